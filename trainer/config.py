@@ -1,0 +1,107 @@
+"""The settings of a run: one frozen value, JSON in and out. Together with the base and the dataset it is the run's identity."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from .errors import TrainerError
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What a fine-tune does with its base and its dataset.
+
+    Defaults follow EveryDream2's 2023 baseline for Stable Diffusion 1.5, with bf16 in place of fp16.
+    """
+
+    resolution: int = 512
+    """Side in pixels of the square whose area every bucket stays within."""
+    bucket_step: int = 64
+    """Sides of buckets are multiples of this, in pixels; a multiple of 8."""
+    epochs: int = 10
+    batch_size: int = 4
+    learning_rate: float = 1.5e-6
+    """AdamW's learning rate for the UNet."""
+    train_text_encoder: bool = True
+    text_encoder_learning_rate: float = 1.5e-6
+    conditional_dropout: float = 0.04
+    """Share of draws in which the caption is replaced by the empty one (classifier-free guidance)."""
+    clip_skip: int = 1
+    """1 = last layer, 2 = the one before it (A1111's numbers)."""
+    weight_decay: float = 0.01
+    gradient_clip: float = 1.0
+    """Largest L2 norm of the gradient of each trained part; 0 = no clipping."""
+    seed: int = 555
+    save_every_epochs: int = 1
+    validation_timesteps: int = 4
+    """Noise levels at which every validation pair is measured, one in each equal stretch of the schedule."""
+    precision: str = "bf16"
+    """Autocast of the forward and backward pass: bf16 or fp32. Weights, loss and noise are always fp32."""
+    save_precision: str = "fp16"
+    """Type of the trained tensors in saved checkpoints: fp16, bf16 or fp32."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            wanted = type(field.default)
+            if wanted is float and type(value) is int:
+                object.__setattr__(self, field.name, float(value))
+            elif type(value) is not wanted:
+                raise TrainerError(
+                    f"Run setting {field.name} must be of type {wanted.__name__}, but is {value!r}."
+                )
+        for name, (low, high) in RANGES.items():
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise TrainerError(
+                    f"Run setting {name} is {value}; it must be between {low} and {high}."
+                )
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise TrainerError(
+                    f"Run setting {name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}."
+                )
+        for name, step in (("bucket_step", 8), ("resolution", 8), ("resolution", self.bucket_step)):
+            if getattr(self, name) % step:
+                raise TrainerError(
+                    f"Run setting {name} is {getattr(self, name)}; it must be a multiple of {step}."
+                )
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> RunSettings:
+        """Raises TrainerError for an unknown key, naming the nearest known one."""
+        known = [field.name for field in fields(cls)]
+        for key in value:
+            if key not in known:
+                near = difflib.get_close_matches(key, known, n=1)
+                hint = f" Did you mean {near[0]}?" if near else ""
+                raise TrainerError(f"Unknown run setting {key!r}.{hint}")
+        return cls(**value)
+
+
+RANGES: dict[str, tuple[float, float]] = {
+    "resolution": (64, 2048),
+    "bucket_step": (8, 128),
+    "epochs": (1, 10_000),
+    "batch_size": (1, 1024),
+    "learning_rate": (0.0, 1.0),
+    "text_encoder_learning_rate": (0.0, 1.0),
+    "conditional_dropout": (0.0, 1.0),
+    "clip_skip": (1, 12),
+    "weight_decay": (0.0, 1.0),
+    "gradient_clip": (0.0, 1000.0),
+    "seed": (0, 2**53 - 1),
+    "save_every_epochs": (1, 10_000),
+    "validation_timesteps": (1, 100),
+}
+"""Smallest and largest value of every numeric setting; the settings node uses the same."""
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "precision": ("bf16", "fp32"),
+    "save_precision": ("fp16", "bf16", "fp32"),
+}
