@@ -82,9 +82,7 @@ def family_of(shapes: Shapes) -> Family:
     if context == 1024:
         return Family("Stable Diffusion 2", "its cross attention is 1024 wide")
     if context != 768 or conv_in[0] != 320:
-        return Family(
-            "an unknown UNet", f"cross attention {context}, model channels {conv_in[0]}"
-        )
+        return Family("an unknown UNet", f"cross attention {context}, model channels {conv_in[0]}")
     if conv_in[1] == 9:
         return Family("SD1.5 inpainting", "its first convolution has 9 input channels")
     if conv_in[1] != 4:

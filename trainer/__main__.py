@@ -1,0 +1,30 @@
+"""`python -m trainer`, and the entry point of the background process, which is started by this file's path."""
+
+from __future__ import annotations
+
+import sys
+
+
+def _as_package() -> None:
+    """Give the code a package name when it was started by path: embedded Pythons ignore the working directory,
+    and the script's own folder on `sys.path` would let our file names shadow other modules."""
+    import importlib.util
+    from pathlib import Path
+
+    here = Path(__file__).resolve().parent
+    sys.path[:] = [entry for entry in sys.path if not entry or Path(entry).resolve() != here]
+    spec = importlib.util.spec_from_file_location(
+        "trainer", here / "__init__.py", submodule_search_locations=[str(here)]
+    )
+    assert spec and spec.loader
+    package = importlib.util.module_from_spec(spec)
+    sys.modules["trainer"] = package
+    spec.loader.exec_module(package)
+
+
+if __name__ == "__main__":
+    if not __package__:
+        _as_package()
+    from trainer.command_line import main
+
+    sys.exit(main())

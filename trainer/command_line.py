@@ -1,0 +1,71 @@
+"""The commands of `python -m trainer`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from .errors import TrainerError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; a TrainerError becomes one line on standard error and exit status 1."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.run(options)
+    except TrainerError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m trainer", description=main.__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="train the run in a run folder, from where it stands")
+    run.add_argument("folder", type=Path)
+    run.set_defaults(run=_run)
+
+    miniature = commands.add_parser("miniature", help="make a small SD1.5 checkpoint")
+    miniature.add_argument("out", type=Path)
+    miniature.add_argument("--size", default="small", help="small, medium or blocks")
+    miniature.add_argument("--seed", type=int, default=1)
+    miniature.add_argument("--drift", type=float, default=0.0, help="move the UNet by this share")
+    miniature.add_argument("--drift-seed", type=int, default=0)
+    miniature.set_defaults(run=_miniature)
+
+    shapes = commands.add_parser("shapes", help="draw captioned shapes, or judge a grid of them")
+    shapes.add_argument("folder", type=Path)
+    shapes.add_argument("--count", type=int, default=400)
+    shapes.add_argument("--seed", type=int, default=1)
+    shapes.add_argument("--judge", action="store_true", help="score the grid in this folder")
+    shapes.set_defaults(run=_shapes)
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    from .loop import train
+
+    return train(options.folder)
+
+
+def _miniature(options: argparse.Namespace) -> int:
+    from .miniature import make_miniature
+
+    make_miniature(options.out, options.size, options.seed, options.drift, options.drift_seed)
+    print(f"{options.out}: {options.out.stat().st_size / 1e6:.0f} MB")
+    return 0
+
+
+def _shapes(options: argparse.Namespace) -> int:
+    from .shapes import draw_shapes, judge_grid
+
+    if options.judge:
+        for score in judge_grid(options.folder):
+            print(f"{score.right:3d} of {score.asked:3d}  {score.checkpoint}")
+        return 0
+    draw_shapes(options.folder, options.count, options.seed)
+    print(f"{options.folder}: {options.count} pairs")
+    return 0

@@ -1,0 +1,181 @@
+"""A checkpoint as modules: diffusers' UNet and VAE, transformers' text encoder, built from the shapes found in one file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .single_file import (
+    TEXT_ENCODER,
+    UNET,
+    VAE,
+    Level,
+    Shapes,
+    check_sd15,
+    text_encoder_name,
+    unet_levels,
+    unet_name,
+    vae_name,
+)
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextModel
+
+LATENT_SCALE = 0.18215
+"""SD1.5's factor between the VAE's output and the latents that the UNet sees."""
+
+
+@dataclass
+class Model:
+    """The three parts of a checkpoint in fp32 on the CPU, in evaluation mode and without gradients."""
+
+    unet: UNet2DConditionModel
+    text_encoder: CLIPTextModel
+    vae: AutoencoderKL
+    levels: tuple[Level, ...]
+
+
+def load_model(path: Path) -> Model:
+    """Load an SD1.5 single file without any hub access. Raises TrainerError when it is not one."""
+    from safetensors import safe_open
+
+    check_sd15(path)
+    with safe_open(path, framework="pt") as file:
+        names = file.keys()
+        state = {name: file.get_tensor(name) for name in names if name.startswith((UNET, VAE))}
+        for name in names:
+            if name.startswith("cond_stage_model.transformer.") and "position_ids" not in name:
+                state[_with_text_model(name)] = file.get_tensor(name)
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    levels = unet_levels(shapes)
+    unet = unet_on_meta(levels)
+    vae = vae_on_meta(vae_widths(shapes))
+    text_encoder = text_encoder_on_meta(text_encoder_layers(shapes))
+    depth = len(vae.config["block_out_channels"])
+    _fill(unet, {name: state[UNET + unet_name(name, levels)] for name in unet.state_dict()})
+    _fill(vae, {name: state[VAE + vae_name(name, depth)] for name in vae.state_dict()})
+    _fill(
+        text_encoder,
+        {n: state[TEXT_ENCODER + text_encoder_name(n)] for n in text_encoder.state_dict()},
+    )
+    return Model(unet, text_encoder, vae, levels)
+
+
+def unet_on_meta(levels: tuple[Level, ...]) -> UNet2DConditionModel:
+    """SD1.5's UNet with the given levels, without memory for its weights."""
+    import torch
+
+    with torch.device("meta"):
+        return build_unet(levels)
+
+
+def build_unet(levels: tuple[Level, ...]) -> UNet2DConditionModel:
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel(
+        sample_size=64,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=tuple(level.channels for level in levels),
+        layers_per_block=levels[0].blocks,
+        down_block_types=tuple(
+            "CrossAttnDownBlock2D" if level.attention else "DownBlock2D" for level in levels
+        ),
+        up_block_types=tuple(
+            "CrossAttnUpBlock2D" if level.attention else "UpBlock2D" for level in reversed(levels)
+        ),
+        cross_attention_dim=768,
+        attention_head_dim=8,
+    )
+
+
+def vae_on_meta(widths: tuple[int, ...]) -> AutoencoderKL:
+    import torch
+
+    with torch.device("meta"):
+        return build_vae(widths)
+
+
+def build_vae(widths: tuple[int, ...]) -> AutoencoderKL:
+    """SD1.5's autoencoder with one level for each width."""
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        block_out_channels=widths,
+        down_block_types=("DownEncoderBlock2D",) * len(widths),
+        up_block_types=("UpDecoderBlock2D",) * len(widths),
+        layers_per_block=2,
+        latent_channels=4,
+        scaling_factor=LATENT_SCALE,
+    )
+
+
+def text_encoder_on_meta(layers: int) -> CLIPTextModel:
+    import torch
+
+    with torch.device("meta"):
+        return build_text_encoder(layers)
+
+
+def build_text_encoder(layers: int = 12) -> CLIPTextModel:
+    """The text half of CLIP ViT-L/14 with that many layers."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=49408,
+            hidden_size=768,
+            intermediate_size=3072,
+            projection_dim=768,
+            num_hidden_layers=layers,
+            num_attention_heads=12,
+            max_position_embeddings=77,
+            hidden_act="quick_gelu",
+            layer_norm_eps=1e-5,
+            bos_token_id=49406,
+            eos_token_id=49407,
+            pad_token_id=49407,
+        )
+    )
+
+
+def vae_widths(shapes: Shapes) -> tuple[int, ...]:
+    widths = []
+    while (name := f"{VAE}encoder.down.{len(widths)}.block.0.conv1.weight") in shapes:
+        widths.append(shapes[name][0])
+    return tuple(widths)
+
+
+def text_encoder_layers(shapes: Shapes) -> int:
+    layers = 0
+    while f"{TEXT_ENCODER}encoder.layers.{layers}.mlp.fc1.weight" in shapes:
+        layers += 1
+    return layers
+
+
+def _with_text_model(name: str) -> str:
+    """NovelAI-style files leave `text_model.` out of the text encoder's names."""
+    prefix = "cond_stage_model.transformer."
+    rest = name.removeprefix(prefix)
+    return name if rest.startswith("text_model.") else TEXT_ENCODER + rest
+
+
+def _fill(module: Any, state: dict[str, torch.Tensor]) -> None:
+    """Give a module on the meta device its weights, in fp32."""
+    import torch
+
+    wanted = module.state_dict()
+    state = {
+        name: tensor.to(torch.float32).reshape(wanted[name].shape) for name, tensor in state.items()
+    }
+    module.load_state_dict(state, strict=True, assign=True)
+    for owner in module.modules():
+        for name, buffer in owner.named_buffers(recurse=False):
+            if buffer.is_meta and name == "position_ids":
+                owner.register_buffer(
+                    name, torch.arange(buffer.shape[-1]).expand(buffer.shape), persistent=False
+                )
+    module.requires_grad_(False).eval()

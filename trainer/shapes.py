@@ -1,0 +1,145 @@
+"""Drawn pairs: "a red circle on a blue background", in several sizes and aspect ratios, and the score of pictures made from such prompts."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import random
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .errors import TrainerError
+from .files import read_lines, write_json, write_text
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+COLOURS: dict[str, tuple[int, int, int]] = {
+    "red": (220, 30, 30),
+    "green": (30, 170, 50),
+    "blue": (30, 60, 220),
+    "yellow": (240, 220, 30),
+    "magenta": (220, 40, 200),
+    "cyan": (40, 210, 220),
+    "white": (245, 245, 245),
+    "black": (15, 15, 15),
+}
+SHAPES = ("circle", "square", "triangle")
+SIZES = ((128, 128), (160, 128), (128, 160), (192, 128), (128, 192), (96, 96), (256, 256))
+FORMAT = 1
+CAPTION = re.compile(
+    rf"\ba ({'|'.join(COLOURS)}) ({'|'.join(SHAPES)}) on a ({'|'.join(COLOURS)}) background\b"
+)
+
+
+def draw_shapes(
+    folder: Path, count: int, seed: int, progress: Callable[[int, int], None] | None = None
+) -> None:
+    """Fill a new folder with `count` PNGs, a .txt caption beside each, and `pairs.csv` (columns image, prompt).
+
+    Picture i depends on (seed, i) alone. The folder appears whole; one that holds the same pairs is left as it is.
+    Raises TrainerError when the folder holds anything else.
+    """
+    recipe = {"format": FORMAT, "count": count, "seed": seed}
+    if folder.exists():
+        if drawn_recipe(folder) == recipe:
+            return
+        raise TrainerError(
+            f"The folder {folder.name} exists and does not hold {count} shapes drawn with seed {seed}. "
+            "Choose another name: nothing in it is overwritten."
+        )
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    table = io.StringIO()
+    rows = csv.writer(table)
+    rows.writerow(["image", "prompt"])
+    for index in range(count):
+        image, caption = draw_pair(seed, index)
+        name = f"{index:05d}"
+        image.save(part / f"{name}.png", compress_level=1)
+        (part / f"{name}.txt").write_text(caption + "\n", encoding="utf-8")
+        rows.writerow([f"{name}.png", caption])
+        if progress:
+            progress(index + 1, count)
+    write_text(part / "pairs.csv", table.getvalue())
+    write_json(part / "shapes.json", recipe)
+    part.rename(folder)
+
+
+def drawn_recipe(folder: Path) -> dict[str, int] | None:
+    """What `draw_shapes` filled this folder with, or None."""
+    try:
+        return json.loads((folder / "shapes.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def draw_pair(seed: int, index: int) -> tuple[Image.Image, str]:
+    """One picture and its caption."""
+    from PIL import Image, ImageDraw
+
+    choose = random.Random(f"{seed}/{index}")
+    colour, background = choose.sample(list(COLOURS), 2)
+    shape = choose.choice(SHAPES)
+    width, height = choose.choice(SIZES)
+    scale = 4
+    canvas = Image.new("RGB", (width * scale, height * scale), COLOURS[background])
+    side = min(canvas.size) * choose.uniform(0.45, 0.65)
+    left = (canvas.width - side) * choose.uniform(0.4, 0.6)
+    top = (canvas.height - side) * choose.uniform(0.4, 0.6)
+    box = (left, top, left + side, top + side)
+    pen = ImageDraw.Draw(canvas)
+    if shape == "circle":
+        pen.ellipse(box, fill=COLOURS[colour])
+    elif shape == "square":
+        pen.rectangle(box, fill=COLOURS[colour])
+    else:
+        apex = ((box[0] + box[2]) / 2, box[1])
+        pen.polygon([apex, (box[2], box[3]), (box[0], box[3])], fill=COLOURS[colour])
+    image = canvas.resize((width, height), Image.Resampling.LANCZOS)
+    return image, f"a {colour} {shape} on a {background} background"
+
+
+def border_colour(image: Image.Image) -> str:
+    """The named colour nearest to the mean of the picture's border, an eighth of its shorter side wide."""
+    import numpy
+
+    pixels = numpy.asarray(image.convert("RGB"), dtype=numpy.float64)
+    band = max(1, min(pixels.shape[:2]) // 8)
+    inside = numpy.zeros(pixels.shape[:2], dtype=bool)
+    inside[band:-band, band:-band] = True
+    mean = pixels[~inside].mean(axis=0)
+    return min(COLOURS, key=lambda name: float(((mean - COLOURS[name]) ** 2).sum()))
+
+
+@dataclass(frozen=True)
+class Score:
+    """Pictures of one checkpoint whose border has the colour that their prompt asks for."""
+
+    checkpoint: str
+    right: int
+    asked: int
+
+
+def judge_grid(folder: Path) -> list[Score]:
+    """Score every checkpoint of a grid folder by its cells whose prompt is of the drawn kind."""
+    from PIL import Image
+
+    scores: dict[str, Score] = {}
+    latest = {line["file"]: line for line in read_lines(folder / "cells.jsonl") if line.get("file")}
+    for line in latest.values():
+        asked = CAPTION.search(line["settings"]["prompt"])
+        if line["status"] != "finished" or not asked:
+            continue
+        name = line["settings"]["checkpoint"]
+        with Image.open(folder / line["file"]) as image:
+            right = border_colour(image) == asked.group(3)
+        old = scores.get(name, Score(name, 0, 0))
+        scores[name] = Score(name, old.right + right, old.asked + 1)
+    return list(scores.values())
