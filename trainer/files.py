@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,21 @@ def publish(temporary: Path, path: Path) -> None:
     umask = os.umask(0)
     os.umask(umask)
     temporary.chmod(0o666 & ~umask)
-    temporary.replace(path)
+    _replace(temporary, path)
     sync_folder(path.parent)
+
+
+def _replace(temporary: Path, path: Path) -> None:
+    """Rename over `path`; Windows refuses while somebody reads it, so try for a while there."""
+    for pause_s in (0.01, 0.05, 0.2, 0.5, 1.0):
+        try:
+            temporary.replace(path)
+            return
+        except PermissionError:
+            if os.name != "nt":
+                raise
+            time.sleep(pause_s)
+    temporary.replace(path)
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,0 +1,73 @@
+"""The loss chart of one or more runs, as a picture."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .files import write_bytes
+from .runs import Run
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+"""Okabe and Ito's palette, which colour-blind readers can tell apart."""
+SMOOTHING = 0.95
+
+
+def draw_chart(runs: Sequence[Run], path: Path, width: int = 1200, height: int = 900) -> None:
+    """Draw training and validation loss over epochs, and validation loss relative to its value before training.
+
+    Runs at several resolutions can be compared in the second picture only: a larger picture is easier to predict.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width / 100, height / 100), dpi=100, layout="constrained")
+    losses, relative = figure.subplots(2, 1, sharex=True)
+    for run, colour in zip(runs, COLOURS * len(runs), strict=False):
+        _draw_run(losses, relative, run, colour)
+    losses.set_ylabel("loss (mean squared error)")
+    losses.set_ylim(bottom=0)
+    relative.set_ylabel("validation loss, change in %")
+    relative.set_xlabel("epoch")
+    relative.axhline(0, color="#999999", linewidth=0.8)
+    for axes in (losses, relative):
+        axes.grid(alpha=0.3)
+        axes.legend(loc="upper right")
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png")
+    write_bytes(path, picture.getvalue())
+
+
+def _draw_run(losses: Any, relative: Any, run: Run, colour: str) -> None:
+    lines = run.metrics()
+    steps = {line["step"]: line for line in lines if line["kind"] == "step"}
+    validations = {line["step"]: line for line in lines if line["kind"] == "validation"}
+    step_of = sorted(steps)
+    per_epoch = max(
+        1.0, max(step_of, default=1) / max((steps[s]["epoch"] for s in steps), default=1)
+    )
+    raw = [steps[step]["loss"] for step in step_of]
+    x = [step / per_epoch for step in step_of]
+    losses.plot(x, raw, color=colour, alpha=0.2, linewidth=0.8)
+    losses.plot(x, smoothed(raw), color=colour, linewidth=1.5, label=f"{run.name}: training")
+    if not validations:
+        return
+    points = [validations[step] for step in sorted(validations)]
+    x = [point["epoch"] for point in points]
+    y = [point["loss"] for point in points]
+    losses.plot(x, y, "o--", color=colour, markersize=4, label=f"{run.name}: validation")
+    change = [100 * (value / y[0] - 1) for value in y]
+    relative.plot(x, change, "o-", color=colour, markersize=4, label=run.name)
+    best = min(range(len(y)), key=y.__getitem__)
+    label = f"best: epoch {x[best]}, {y[best]:.4f} ({change[best]:+.1f} %)"
+    relative.plot(x[best], change[best], "*", color=colour, markersize=16, label=label)
+
+
+def smoothed(values: Sequence[float], factor: float = SMOOTHING) -> list[float]:
+    """Exponential moving average with its bias at the start taken out (Kingma & Ba 2015, section 3)."""
+    average, result = 0.0, []
+    for count, value in enumerate(values, start=1):
+        average = factor * average + (1 - factor) * value
+        result.append(average / (1 - factor**count))
+    return result
