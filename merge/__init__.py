@@ -1,0 +1,1 @@
+"""Merging of checkpoints, alone: nothing here knows ComfyUI. `python -m merge --help`."""

@@ -1,0 +1,93 @@
+"""From a recipe to a checkpoint file: find and hash the ingredients, see whether the file is there already, make it if not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from .engine import Progress, write_file
+from .errors import MergeError
+from .hashing import file_sha256
+from .metadata import PRECISION, RECIPE_HASH, RECIPE_TEXT, make_metadata
+from .plan import PRECISIONS, make_plan
+from .recipe import Ingredient, Recipe, bind, flatten, ingredients, recipe_hash, to_text
+from .safetensors_file import Header, read_header
+
+
+@dataclass(frozen=True)
+class BoundRecipe:
+    """A recipe whose ingredients are files: each with its content hash and its checked header."""
+
+    recipe: Recipe
+    headers: Mapping[Ingredient, Header]
+
+    @property
+    def hash(self) -> str:
+        return recipe_hash(self.recipe)
+
+
+def bind_to_files(
+    recipe: Recipe,
+    path_of: Callable[[str], Path],
+    hash_cache: Path | None = None,
+    progress: Progress | None = None,
+) -> BoundRecipe:
+    """Find every ingredient with `path_of(name)`, check its header, and bind the recipe to its content hash.
+
+    All headers are checked before the first file is hashed. `progress(done_bytes, total_bytes)` follows the hashing of each
+    file. Raises MergeError for a file that is missing or damaged, or not the one a hash in the recipe asks for.
+    """
+    headers = {i.name: read_header(path_of(i.name)) for i in ingredients(recipe)}
+    hashes = {
+        name: file_sha256(header.path, hash_cache, progress) for name, header in headers.items()
+    }
+    bound = bind(recipe, hashes.__getitem__)
+    return BoundRecipe(bound, {i: headers[i.name] for i in ingredients(bound)})
+
+
+def default_name(bound: BoundRecipe, precision: str) -> str:
+    """The name of a merge that a person gave none: its recipe's hash, and the precision unless it is fp16."""
+    return f"merge-{bound.hash[:12]}" + ("" if precision == "fp16" else f"-{precision}")
+
+
+def make_checkpoint(
+    bound: BoundRecipe,
+    path: Path,
+    precision: str = "fp16",
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> bool:
+    """Write the checkpoint of a bound recipe to `path`; False when exactly it is there already.
+
+    `precision` (fp16, bf16, fp32) is how blended tensors are stored; the VAE keeps its own. Raises MergeError when the
+    ingredients do not fit together or `path` is another file, which stays as it is.
+    """
+    if path.suffix != ".safetensors":
+        raise MergeError(f"{path.name} must end in .safetensors.")
+    if precision not in PRECISIONS:
+        raise MergeError(
+            f"{precision!r} is not a precision. Choose one of {', '.join(PRECISIONS)}."
+        )
+    if path.exists():
+        _check_same_product(bound, path, precision)
+        return False
+    flat = flatten(bound.recipe)
+    used = {ingredient: bound.headers[ingredient] for ingredient, _ in flat}
+    plan = make_plan(flat, used, precision)
+    metadata = make_metadata(bound.recipe, used, plan, precision, path.stem)
+    write_file(plan, path, metadata, threads, progress=progress)
+    return True
+
+
+def _check_same_product(bound: BoundRecipe, path: Path, precision: str) -> None:
+    metadata = read_header(path).metadata
+    if metadata.get(RECIPE_HASH) == bound.hash and metadata.get(PRECISION) == precision:
+        return
+    other = "not a merge of Cocktail"
+    if RECIPE_HASH in metadata:
+        other = f"{metadata.get(RECIPE_TEXT)} in {metadata.get(PRECISION)}"
+    raise MergeError(
+        f"{path} exists already and is {other}, not {to_text(bound.recipe)} in {precision}. Nothing is overwritten: choose "
+        "another name, or leave the name empty."
+    )

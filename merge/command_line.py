@@ -1,0 +1,77 @@
+"""The commands of `python -m merge`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from .checkpoint import bind_to_files, make_checkpoint
+from .errors import MergeError
+from .metadata import read_recipe
+from .plan import PRECISIONS
+from .recipe import decimal, flatten, load_json, to_json, to_text
+from .safetensors_file import read_header
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; a MergeError becomes one line on standard error and exit status 1."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.run(options)
+    except MergeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m merge", description="Mix checkpoints by recipe."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="make the checkpoint of a recipe")
+    run.add_argument("recipe", type=Path, help="recipe as JSON")
+    run.add_argument("out", type=Path, help="the .safetensors file to make; never overwritten")
+    run.add_argument("--models", type=Path, required=True, help="folder the ingredients are in")
+    run.add_argument("--precision", choices=list(PRECISIONS), default="fp16")
+    run.add_argument("--threads", type=int, help="default: one per processor, at most 8")
+    run.set_defaults(run=_run)
+
+    show = commands.add_parser("show", help="print the recipe that a checkpoint was made by")
+    show.add_argument("file", type=Path)
+    show.set_defaults(run=_show)
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    try:
+        recipe = load_json(options.recipe.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise MergeError(f"{options.recipe} cannot be read: {error}.") from error
+
+    def path_of(name: str) -> Path:
+        if Path(name).anchor or ".." in Path(name).parts:
+            raise MergeError(f"The ingredient {name} must be named within {options.models}.")
+        return options.models / name
+
+    def show_progress(done: int, total: int) -> None:
+        if sys.stderr.isatty():
+            end = "\n" if done == total else ""
+            print(f"\r{done / 1e6:.0f} of {total / 1e6:.0f} MB", end=end, file=sys.stderr)
+
+    bound = bind_to_files(recipe, path_of, progress=show_progress)
+    made = make_checkpoint(bound, options.out, options.precision, options.threads, show_progress)
+    print(f"{options.out}: {to_text(bound.recipe)}" + ("" if made else " (there already)"))
+    return 0
+
+
+def _show(options: argparse.Namespace) -> int:
+    recipe = read_recipe(read_header(options.file))
+    print(to_text(recipe))
+    for ingredient, weight in flatten(recipe):
+        print(f"{decimal(weight):>8}  {(ingredient.sha256 or '')[:12]}  {ingredient.name}")
+    print(json.dumps(to_json(recipe), ensure_ascii=False, indent=1))
+    return 0

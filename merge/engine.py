@@ -1,0 +1,288 @@
+"""The pass: every tensor of the plan is read, blended in float64, rounded once and written at its final place, piece by piece.
+
+Memory stays at a few buffers a thread, because a fresh buffer per tensor costs more time in page faults than the arithmetic does.
+Only separate subtractions, multiplications and additions are used, in a fixed order, so the bytes do not depend on the number
+of threads, the size of the pieces or the machine.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+from .errors import MergeError, listed
+from .plan import Blend, Copy, Literal, OutputTensor, Plan, Source
+from .rounding import round_once
+from .safetensors_file import ITEM_BYTES, Tensor, lay_out, new_file
+
+CHUNK_ELEMENTS = 1 << 18
+MOST_THREADS = 8
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """`count` elements of an output tensor from element `start` on."""
+
+    output: OutputTensor
+    place: Tensor
+    start: int
+    count: int
+
+    @property
+    def size_bytes(self) -> int:
+        return self.count * ITEM_BYTES[self.output.dtype]
+
+    @property
+    def offset(self) -> int:
+        return self.place.offset + self.start * ITEM_BYTES[self.output.dtype]
+
+
+def write_file(
+    plan: Plan,
+    path: Path,
+    metadata: Mapping[str, str],
+    threads: int | None = None,
+    chunk_elements: int = CHUNK_ELEMENTS,
+    progress: Progress | None = None,
+) -> None:
+    """Carry out a plan: write the safetensors file `path`, which must not exist.
+
+    `progress(done_bytes, total_bytes)` is called in the calling thread after every piece; what it raises ends the pass. On any
+    exception no file is left. Raises MergeError when an ingredient holds NaN or infinity or the result does not fit its type.
+    """
+    outputs = {output.name: output for output in plan.tensors}
+    start, places = lay_out([(o.name, o.dtype, o.shape) for o in plan.tensors], metadata)
+    pieces = [
+        Piece(outputs[place.name], place, first, min(chunk_elements, place.elements - first))
+        for place in places.values()
+        for first in range(0, place.elements, chunk_elements)
+    ]
+    identities = [_identity(header.path) for header in plan.headers]
+    size = len(start) + sum(place.size_bytes for place in places.values())
+    with new_file(path, size) as temporary:
+        with temporary.open("r+b") as file:
+            file.write(start)
+        faults = Faults(set(), set())
+
+        def worker() -> Worker:
+            return Worker(plan, temporary, chunk_elements, faults)
+
+        _run(pieces, worker, threads or min(os.cpu_count() or 1, MOST_THREADS), progress)
+        faults.refuse(plan)
+        for header, identity in zip(plan.headers, identities, strict=True):
+            if _identity(header.path) != identity:
+                raise MergeError(f"{header.path} changed during the merge. Run it again.")
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+@dataclass(frozen=True)
+class Faults:
+    """Names of the tensors that came out as NaN or infinity, or too large for the stored type."""
+
+    not_finite: set[str]
+    too_large: set[str]
+
+    def refuse(self, plan: Plan) -> None:
+        """Raise MergeError if there are any, saying which ingredient has the values that are not finite."""
+        found = [
+            f"{output.name} in {plan.headers[source.file].path.name}"
+            for output in plan.tensors
+            if output.name in self.not_finite and isinstance(output.content, Blend)
+            for source in output.content.sources
+            if not _is_finite(plan, source)
+        ]
+        if found:
+            raise MergeError(
+                f"These tensors hold NaN or infinity: {listed(found)}. The checkpoint is broken; use another one."
+            )
+        if too_large := sorted(self.too_large | self.not_finite):
+            raise MergeError(
+                f"These tensors become too large for the precision: {listed(too_large)}. Choose bf16 or fp32."
+            )
+
+
+def _run(
+    pieces: Sequence[Piece],
+    open_worker: Callable[[], Worker],
+    threads: int,
+    progress: Progress | None,
+) -> None:
+    """Let `threads` workers take the pieces in turn, reporting to the calling thread."""
+    import torch
+
+    total = sum(piece.size_bytes for piece in pieces)
+    waiting: Iterator[Piece] = iter(pieces)
+    take = threading.Lock()
+    stop = threading.Event()
+    reports: SimpleQueue[int | BaseException | None] = SimpleQueue()
+
+    def work() -> None:
+        # PyTorch's own threads would compete with these; the setting is the process's and is put back below.
+        torch.set_num_threads(1)
+        try:
+            with open_worker() as worker:
+                while not stop.is_set():
+                    with take:
+                        piece = next(waiting, None)
+                    if piece is None:
+                        break
+                    worker.write(piece)
+                    reports.put(piece.size_bytes)
+        except BaseException as error:
+            reports.put(error)
+        finally:
+            reports.put(None)
+
+    torch_threads = torch.get_num_threads()
+    crew = [threading.Thread(target=work, name=f"merge-{n}", daemon=True) for n in range(threads)]
+    done, running = 0, threads
+    try:
+        for thread in crew:
+            thread.start()
+        while running:
+            report = reports.get()
+            if isinstance(report, BaseException):
+                raise report
+            if report is None:
+                running -= 1
+                continue
+            done += report
+            if progress:
+                progress(done, total)
+    finally:
+        stop.set()
+        for thread in crew:
+            if thread.ident:
+                thread.join()
+        torch.set_num_threads(torch_threads)
+
+
+class Worker:
+    """One thread's open files and buffers."""
+
+    def __init__(self, plan: Plan, target: Path, chunk_elements: int, faults: Faults) -> None:
+        import torch
+
+        self._plan = plan
+        self._target_path = target
+        self._faults = faults
+        self._raw = torch.empty(chunk_elements * 8, dtype=torch.uint8)
+        self._rounded = torch.empty(chunk_elements * 4, dtype=torch.uint8)
+        self._first, self._sum, self._term = (
+            torch.empty(chunk_elements, dtype=torch.float64) for _ in range(3)
+        )
+        self._single = torch.empty(chunk_elements, dtype=torch.float32)
+        self._raw_bytes = self._raw.numpy().data
+        self._rounded_bytes = self._rounded.numpy().data
+
+    def __enter__(self) -> Worker:
+        with ExitStack() as files:
+            self._sources = [
+                files.enter_context(header.path.open("rb", buffering=0))
+                for header in self._plan.headers
+            ]
+            self._target = files.enter_context(self._target_path.open("r+b", buffering=0))
+            self._files = files.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._files.close()
+
+    def write(self, piece: Piece) -> None:
+        """Make one piece of the result and write it at its place."""
+        content = piece.output.content
+        if isinstance(content, Literal):
+            first = piece.offset - piece.place.offset
+            data = memoryview(content.data)[first : first + piece.size_bytes]
+        elif isinstance(content, Copy):
+            data = self._read(content.source, piece)
+        else:
+            data = self._blend(content, piece)
+        self._target.seek(piece.offset)
+        while data:
+            data = data[self._target.write(data) :]
+
+    def _blend(self, blend: Blend, piece: Piece) -> memoryview:
+        n = piece.count
+        first, total, term = self._first[:n], self._sum[:n], self._term[:n]
+        first.copy_(self._values(blend.first, piece))
+        total.copy_(first)
+        for source, weight in blend.others:
+            term.copy_(self._values(source, piece)).sub_(first).mul_(weight)
+            total.add_(term)
+        rounded = self._rounded[: piece.size_bytes].view(torch_type(piece.output.dtype))
+        self._check(total, rounded, piece.output.name)
+        round_once(total, rounded, first.view(dtype=torch_type("I64")), self._single[:n])
+        return self._rounded_bytes[: piece.size_bytes]
+
+    def _values(self, source: Source, piece: Piece) -> Any:
+        """The source's elements of this piece, in the type they are stored in."""
+        return self._raw[: len(self._read(source, piece))].view(torch_type(source.tensor.dtype))
+
+    def _read(self, source: Source, piece: Piece) -> memoryview:
+        item = ITEM_BYTES[source.tensor.dtype]
+        wanted = self._raw_bytes[: piece.count * item]
+        file = self._sources[source.file]
+        file.seek(source.tensor.offset + piece.start * item)
+        done = 0
+        while done < len(wanted):
+            count = file.readinto(wanted[done:])
+            if not count:
+                raise MergeError(f"{file.name} became shorter during the merge. Run it again.")
+            done += count
+        return wanted
+
+    def _check(self, total: Any, rounded: Any, name: str) -> None:
+        import torch
+
+        low, high = (float(bound) for bound in torch.aminmax(total))
+        if not (math.isfinite(low) and math.isfinite(high)):
+            self._faults.not_finite.add(name)
+            return
+        info = torch.finfo(rounded.dtype)
+        first_that_rounds_to_infinity = info.max * (1 + info.eps / 2 / (2 - info.eps))
+        if max(-low, high) >= first_that_rounds_to_infinity:
+            self._faults.too_large.add(name)
+
+
+def _is_finite(plan: Plan, source: Source) -> bool:
+    """Whether all values of one ingredient's tensor are numbers."""
+    import torch
+
+    tensor, finite = source.tensor, True
+    item = ITEM_BYTES[tensor.dtype]
+    with plan.headers[source.file].path.open("rb") as file:
+        file.seek(tensor.offset)
+        for first in range(0, tensor.elements, CHUNK_ELEMENTS):
+            data = file.read(min(CHUNK_ELEMENTS, tensor.elements - first) * item)
+            values = torch.frombuffer(bytearray(data), dtype=torch_type(tensor.dtype)).double()
+            finite = finite and bool(torch.isfinite(values).all())
+    return finite
+
+
+def torch_type(dtype: str) -> Any:
+    """PyTorch's type for a safetensors type that is blended."""
+    import torch
+
+    return {
+        "F64": torch.float64,
+        "F32": torch.float32,
+        "F16": torch.float16,
+        "BF16": torch.bfloat16,
+        "F8_E4M3": torch.float8_e4m3fn,
+        "F8_E5M2": torch.float8_e5m2,
+        "I64": torch.int64,
+    }[dtype]

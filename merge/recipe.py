@@ -1,0 +1,305 @@
+"""A merge as data: a tree of ingredients, weighted sums and added differences, without any tensor.
+
+Weights are exact fractions, so that 60/20/20 is 3/5, 1/5, 1/5 and a chain of mixes loses nothing. Every recipe here is a linear
+combination of its ingredients with weights that add up to 1; `flatten` gives that combination.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, TypeAlias
+
+from .errors import MergeError
+
+FORMAT = 1
+DEEPEST = 100
+LARGEST = 1_000_000
+SHA256 = re.compile(r"[0-9a-f]{64}")
+EXACT_NUMBER = re.compile(r"-?[0-9]{1,60}(/[0-9]{1,60}|\.[0-9]{1,60})?")
+
+Number: TypeAlias = int | float | str | Fraction
+
+
+@dataclass(frozen=True)
+class Ingredient:
+    """One checkpoint, by the name ComfyUI lists it under; `sha256` of its file is None until `bind` has seen the file."""
+
+    name: str
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class Part:
+    """A recipe and its weight in a weighted sum."""
+
+    recipe: Recipe
+    weight: Fraction
+
+
+@dataclass(frozen=True)
+class WeightedSum:
+    """The sum of weight x recipe over the parts; the weights add up to 1. Made by `weighted_sum`."""
+
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True)
+class AddDifference:
+    """a + multiplier x (b - c)."""
+
+    a: Recipe
+    b: Recipe
+    c: Recipe
+    multiplier: Fraction
+
+
+Recipe: TypeAlias = Ingredient | WeightedSum | AddDifference
+
+
+def weighted_sum(shares: Iterable[tuple[Recipe, Number]]) -> WeightedSum:
+    """A weighted sum of any number of recipes. Shares are divided by their total; a recipe with share 0 is left out.
+
+    Raises MergeError when a share is not a number or the total is not above 0.
+    """
+    given = [(recipe, exact(share, "a share")) for recipe, share in shares]
+    total = sum((share for _, share in given), Fraction(0))
+    if total <= 0:
+        raise MergeError("The shares add up to 0. Give at least one ingredient a share above 0.")
+    return WeightedSum(tuple(Part(recipe, share / total) for recipe, share in given if share))
+
+
+def add_difference(a: Recipe, b: Recipe, c: Recipe, multiplier: Number) -> AddDifference:
+    """a + multiplier x (b - c). Raises MergeError when the multiplier is not a number."""
+    return AddDifference(a, b, c, exact(multiplier, "the multiplier"))
+
+
+def exact(number: Any, what: str) -> Fraction:
+    """The fraction that a person means by a number: 0.1 is 1/10. Strings such as "0.1" and "1/3" are numbers too."""
+    value: Fraction | None = None
+    if isinstance(number, Fraction | int) and not isinstance(number, bool):
+        value = Fraction(number)
+    elif isinstance(number, float) and math.isfinite(number) and abs(number) <= LARGEST:
+        value = Fraction(repr(number))
+    elif isinstance(number, str) and EXACT_NUMBER.fullmatch(number):
+        numerator, _, denominator = number.partition("/")
+        if not denominator or int(denominator):
+            value = Fraction(numerator) / (int(denominator) if denominator else 1)
+    if value is None or abs(value) > LARGEST:
+        raise MergeError(
+            f'{_shown(number)} is not {what}. Write a number such as 0.6, or a fraction such as "1/3".'
+        )
+    return value
+
+
+def ingredients(recipe: Recipe) -> Iterator[Ingredient]:
+    """Every ingredient of the tree from left to right, as often as it stands there."""
+    if isinstance(recipe, Ingredient):
+        yield recipe
+    else:
+        for child in _children(recipe):
+            yield from ingredients(child)
+
+
+def flatten(recipe: Recipe) -> tuple[tuple[Ingredient, Fraction], ...]:
+    """The linear combination that a recipe is: one exact weight per ingredient, from left to right.
+
+    An ingredient that stands in several places is added up (by file content where it is known, else by name); one whose
+    total is 0 is left out. The weights add up to 1.
+    """
+    totals: dict[str, tuple[Ingredient, Fraction]] = {}
+
+    def add(node: Recipe, weight: Fraction) -> None:
+        if isinstance(node, Ingredient):
+            first, total = totals.get(node.sha256 or node.name, (node, Fraction(0)))
+            totals[node.sha256 or node.name] = (first, total + weight)
+        elif isinstance(node, WeightedSum):
+            for part in node.parts:
+                add(part.recipe, weight * part.weight)
+        else:
+            add(node.a, weight)
+            add(node.b, weight * node.multiplier)
+            add(node.c, -weight * node.multiplier)
+
+    add(recipe, Fraction(1))
+    return tuple((ingredient, total) for ingredient, total in totals.values() if total)
+
+
+def bind(recipe: Recipe, sha256_of: Callable[[str], str]) -> Recipe:
+    """The same recipe with the content hash of every ingredient.
+
+    Raises MergeError when an ingredient was bound before and its file is another one now.
+    """
+    if isinstance(recipe, Ingredient):
+        sha256 = sha256_of(recipe.name)
+        if recipe.sha256 not in (None, sha256):
+            raise MergeError(
+                f"{recipe.name} is not the file that this recipe was made with: its SHA-256 is {sha256[:12]}..., "
+                f"the recipe says {recipe.sha256[:12]}.... Put the original file back, or remove the sha256 from the recipe."
+            )
+        return Ingredient(recipe.name, sha256)
+    if isinstance(recipe, WeightedSum):
+        return WeightedSum(
+            tuple(Part(bind(part.recipe, sha256_of), part.weight) for part in recipe.parts)
+        )
+    a, b, c = (bind(child, sha256_of) for child in _children(recipe))
+    return AddDifference(a, b, c, recipe.multiplier)
+
+
+def recipe_hash(recipe: Recipe) -> str:
+    """Hex SHA-256 of what the recipe makes: its canonical form, with content hashes in place of names.
+
+    Raises MergeError when an ingredient is not bound to a file.
+    """
+    value = {"format": FORMAT, "recipe": _canonical(recipe)}
+    text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def _canonical(recipe: Recipe) -> dict[str, Any]:
+    if isinstance(recipe, Ingredient):
+        if recipe.sha256 is None:
+            raise MergeError(f"{recipe.name} has no content hash yet: its file must be read first.")
+        return {"kind": "ingredient", "sha256": recipe.sha256}
+    if isinstance(recipe, WeightedSum):
+        parts = [{"recipe": _canonical(p.recipe), "weight": str(p.weight)} for p in recipe.parts]
+        return {"kind": "weighted_sum", "parts": parts}
+    a, b, c = (_canonical(child) for child in _children(recipe))
+    return {"kind": "add_difference", "a": a, "b": b, "c": c, "multiplier": str(recipe.multiplier)}
+
+
+def to_json(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as a JSON value; `from_json` gives the equal recipe back."""
+    if isinstance(recipe, Ingredient):
+        value = {"kind": "ingredient", "name": recipe.name}
+        return value if recipe.sha256 is None else {**value, "sha256": recipe.sha256}
+    if isinstance(recipe, WeightedSum):
+        parts = [
+            {"weight": _json_number(p.weight), "recipe": to_json(p.recipe)} for p in recipe.parts
+        ]
+        return {"kind": "weighted_sum", "parts": parts}
+    a, b, c = (to_json(child) for child in _children(recipe))
+    multiplier = _json_number(recipe.multiplier)
+    return {"kind": "add_difference", "a": a, "b": b, "c": c, "multiplier": multiplier}
+
+
+def from_json(value: Any) -> Recipe:
+    """The recipe of a JSON value. Raises MergeError that says where the value is not a recipe."""
+    return _from_json(value, "the recipe", 1)
+
+
+def _from_json(value: Any, where: str, depth: int) -> Recipe:
+    if depth > DEEPEST:
+        raise MergeError(f"The recipe is nested more than {DEEPEST} deep. Write it flatter.")
+    kind = value.get("kind") if isinstance(value, dict) else None
+    if kind == "ingredient":
+        _check_fields(value, where, ("kind", "name"), ("sha256",))
+        name, sha256 = value["name"], value.get("sha256")
+        if not isinstance(name, str) or not name.strip():
+            raise MergeError(f'In {where}, "name" must be the name of a checkpoint.')
+        if sha256 is not None and not (isinstance(sha256, str) and SHA256.fullmatch(sha256)):
+            raise MergeError(f'In {where}, "sha256" must be 64 hexadecimal digits in lower case.')
+        return Ingredient(name, sha256)
+    if kind == "weighted_sum":
+        _check_fields(value, where, ("kind", "parts"))
+        if not isinstance(value["parts"], list) or not value["parts"]:
+            raise MergeError(f'In {where}, "parts" must be a list of one or more parts.')
+        shares = []
+        for number, part in enumerate(value["parts"], 1):
+            place = f"part {number} of {where}"
+            _check_fields(part, place, ("weight", "recipe"))
+            shares.append((_from_json(part["recipe"], place, depth + 1), part["weight"]))
+        return weighted_sum(shares)
+    if kind == "add_difference":
+        _check_fields(value, where, ("kind", "a", "b", "c", "multiplier"))
+        a, b, c = (_from_json(value[side], f"{side} of {where}", depth + 1) for side in "abc")
+        return add_difference(a, b, c, value["multiplier"])
+    raise MergeError(
+        f'{where[0].upper()}{where[1:]} must be an object whose "kind" is "ingredient", "weighted_sum" or '
+        f'"add_difference"; it is {_shown(value)}.'
+    )
+
+
+def _check_fields(
+    value: Any, where: str, required: tuple[str, ...], optional: tuple[str, ...] = ()
+) -> None:
+    if not isinstance(value, dict):
+        raise MergeError(f"{where[0].upper()}{where[1:]} must be an object; it is {_shown(value)}.")
+    for field in required:
+        if field not in value:
+            raise MergeError(f'In {where}, "{field}" is missing.')
+    for field in value:
+        if field not in required + optional:
+            known = ", ".join(required + optional)
+            raise MergeError(f"In {where}, {_shown(field)} is not known. Known are: {known}.")
+
+
+def load_json(text: str) -> Recipe:
+    """The recipe written in a JSON text. Raises MergeError when the text is not JSON or not a recipe."""
+    try:
+        return from_json(json.loads(text))
+    except RecursionError:
+        raise MergeError(
+            f"The recipe is nested more than {DEEPEST} deep. Write it flatter."
+        ) from None
+    except ValueError as error:
+        raise MergeError(f"The recipe is not JSON: {error}.") from error
+
+
+def to_text(recipe: Recipe) -> str:
+    """The recipe as a person writes it: "0.6 vodka + 0.2 epic + 0.2 dream"."""
+    names = _short_names(recipe)
+
+    def term(node: Recipe) -> str:
+        text = write(node)
+        return text if isinstance(node, Ingredient) else f"({text})"
+
+    def write(node: Recipe) -> str:
+        if isinstance(node, Ingredient):
+            return names[node.name]
+        if isinstance(node, WeightedSum):
+            return " + ".join(f"{decimal(p.weight)} {term(p.recipe)}" for p in node.parts)
+        return f"{term(node.a)} + {decimal(node.multiplier)} ({term(node.b)} - {term(node.c)})"
+
+    return write(recipe)
+
+
+def decimal(number: Fraction) -> str:
+    """A fraction for people: all its digits when there are few, else four."""
+    text = f"{float(number):.6f}".rstrip("0").rstrip(".")
+    return text if Fraction(text) == number else f"{float(number):.4f}"
+
+
+def short_name(name: str) -> str:
+    """A checkpoint name without its folder and ending."""
+    return re.split(r"[/\\]", name)[-1].removesuffix(".safetensors")
+
+
+def _short_names(recipe: Recipe) -> dict[str, str]:
+    names = {ingredient.name for ingredient in ingredients(recipe)}
+    short = {name: short_name(name) for name in names}
+    taken = list(short.values())
+    return {name: label if taken.count(label) == 1 else name for name, label in short.items()}
+
+
+def _children(recipe: WeightedSum | AddDifference) -> tuple[Recipe, ...]:
+    if isinstance(recipe, WeightedSum):
+        return tuple(part.recipe for part in recipe.parts)
+    return recipe.a, recipe.b, recipe.c
+
+
+def _json_number(number: Fraction) -> int | float | str:
+    if number.denominator == 1:
+        return number.numerator
+    value = float(number)
+    return value if Fraction(repr(value)) == number else str(number)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
