@@ -1,0 +1,285 @@
+"""Mixing checkpoints: ingredients, weighted sums and differences are data until `CocktailMergeToFile` makes the file."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..merge.checkpoint import bind_to_files, default_name, make_checkpoint
+from ..merge.engine import Progress
+from ..merge.errors import MergeError
+from ..merge.plan import PRECISIONS
+from ..merge.recipe import Ingredient, Recipe, add_difference, flatten, to_text, weighted_sum
+from ..merge.safetensors_file import read_header
+from . import names, types
+from .schema import opt, schema
+
+CATEGORY = "cocktail/merge"
+SIDES = "abcdef"
+
+
+class CocktailIngredient(io.ComfyNode):
+    """A checkpoint as the simplest recipe."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="CocktailIngredient",
+            display_name="Ingredient",
+            category=CATEGORY,
+            description="One checkpoint to mix with others. Nothing is loaded: only its file header is read.",
+            search_aliases=["merge model", "checkpoint merger", "primary model", "model A"],
+            inputs=[
+                opt(
+                    io.Combo.Input,
+                    "checkpoint",
+                    options=names.checkpoint_names(),
+                    tooltip="The checkpoint, a .safetensors file. Can be linked from a node that picks or makes one.",
+                )
+            ],
+            outputs=[
+                types.Recipe.Output(
+                    "recipe",
+                    display_name="recipe",
+                    tooltip="The recipe that is this checkpoint alone.",
+                )
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, checkpoint: str | None) -> bool | str:
+        if checkpoint is None:
+            return True
+        try:
+            read_header(names.checkpoint_path(checkpoint))
+        except (names.BadName, MergeError) as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, checkpoint: str | None) -> list[int]:
+        """A file that was replaced under the same name is another ingredient."""
+        if checkpoint is None:
+            return []
+        status = names.checkpoint_path(checkpoint).stat()
+        return [status.st_size, status.st_mtime_ns]
+
+    @classmethod
+    def execute(cls, checkpoint: str) -> io.NodeOutput:
+        read_header(names.checkpoint_path(checkpoint))
+        return io.NodeOutput(Ingredient(checkpoint))
+
+
+class CocktailWeightedSum(io.ComfyNode):
+    """A mix of two to six recipes."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="CocktailWeightedSum",
+            display_name="Weighted Sum",
+            category=CATEGORY,
+            description="Mixes two to six recipes by their shares. 60, 20, 20 gives exactly 60 %, 20 %, 20 %, in one step.",
+            search_aliases=["merge", "mix", "weighted average", "lerp", "A1111 weighted sum", "N-way merge"],
+            inputs=[
+                *(_recipe_input(side, optional=False) for side in SIDES[:2]),
+                *(_share_input(side, optional=False) for side in SIDES[:2]),
+                *(_recipe_input(side, optional=True) for side in SIDES[2:]),
+                *(_share_input(side, optional=True) for side in SIDES[2:]),
+            ],
+            outputs=[
+                types.Recipe.Output("recipe", display_name="recipe", tooltip="The mix, as a recipe.")
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls,
+        a: Recipe,
+        b: Recipe,
+        share_of_a: float,
+        share_of_b: float,
+        c: Recipe | None = None,
+        d: Recipe | None = None,
+        e: Recipe | None = None,
+        f: Recipe | None = None,
+        share_of_c: float = 50.0,
+        share_of_d: float = 50.0,
+        share_of_e: float = 50.0,
+        share_of_f: float = 50.0,
+    ) -> io.NodeOutput:
+        recipes = (a, b, c, d, e, f)
+        shares = (share_of_a, share_of_b, share_of_c, share_of_d, share_of_e, share_of_f)
+        connected = [pair for pair in zip(recipes, shares, strict=True) if pair[0] is not None]
+        return io.NodeOutput(weighted_sum(connected))
+
+
+class CocktailAddDifference(io.ComfyNode):
+    """a + multiplier x (b - c)."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="CocktailAddDifference",
+            display_name="Add Difference",
+            category=CATEGORY,
+            description="Adds to A what B has learned since C: A + multiplier x (B - C).",
+            search_aliases=["merge", "A1111 add difference", "transfer fine-tune", "task vector"],
+            inputs=[
+                types.Recipe.Input("a", tooltip="The recipe that is changed."),
+                types.Recipe.Input("b", tooltip="The recipe that has what is to be added."),
+                types.Recipe.Input(
+                    "c", tooltip="The recipe that B was made from; it is subtracted from B."
+                ),
+                opt(
+                    io.Float.Input,
+                    "multiplier",
+                    default=1.0,
+                    min=-10.0,
+                    max=10.0,
+                    step=0.05,
+                    round=0.001,
+                    tooltip="How much of the difference B - C is added to A: 0 = none, 1 = all, 0.5 = half. From -10 to 10; "
+                    "below 0 it is taken away, above 1 exaggerated.",
+                ),
+            ],
+            outputs=[
+                types.Recipe.Output(
+                    "recipe",
+                    display_name="recipe",
+                    tooltip="A with the difference added, as a recipe.",
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(cls, a: Recipe, b: Recipe, c: Recipe, multiplier: float) -> io.NodeOutput:
+        return io.NodeOutput(add_difference(a, b, c, multiplier))
+
+
+class CocktailMergeToFile(io.ComfyNode):
+    """The checkpoint file that a recipe makes."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="CocktailMergeToFile",
+            display_name="Merge to File",
+            category=CATEGORY,
+            description="Makes the checkpoint of a recipe in one pass and a few megabytes of memory. The same recipe is made only "
+            "once; no file is ever overwritten.",
+            search_aliases=["save merge", "checkpoint merger", "save checkpoint", "bake"],
+            is_output_node=True,
+            inputs=[
+                types.Recipe.Input("recipe", tooltip="What to mix."),
+                opt(
+                    io.String.Input,
+                    "name",
+                    default="",
+                    placeholder="empty: named by the recipe's hash",
+                    tooltip="Name of the new checkpoint: cocktail/NAME.safetensors in the first checkpoints folder. Up to 64 letters, "
+                    "digits, dots, hyphens and underscores. Empty: merge- and the first 12 digits of the recipe's hash.",
+                ),
+                opt(
+                    io.Combo.Input,
+                    "precision",
+                    options=list(PRECISIONS),
+                    default="fp16",
+                    tooltip="How UNet and text encoder are stored. fp16: 2 bytes a number, what most tools expect. bf16: 2 bytes, "
+                    "coarser with a wider range. fp32: 4 bytes. The VAE keeps its own.",
+                ),
+            ],
+            outputs=[
+                types.CheckpointName.Output(
+                    "checkpoint",
+                    display_name="checkpoint",
+                    tooltip="The new checkpoint's name; link it to any checkpoint input, also that of Load Checkpoint.",
+                )
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, name: str | None) -> bool | str:
+        if not name:
+            return True
+        try:
+            names.check_name(name, "merge")
+        except names.BadName as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def execute(cls, recipe: Recipe, name: str, precision: str) -> io.NodeOutput:
+        if name:
+            names.check_name(name, "merge")
+        hash_cache = names.cocktail_dir("hashes.json")
+        bound = bind_to_files(recipe, names.checkpoint_path, hash_cache, _progress())
+        file_name = f"{name or default_name(bound, precision)}.safetensors"
+        path = names.checkpoint_dir() / file_name
+        made = make_checkpoint(bound, path, precision, progress=_progress())
+        checkpoint = names.checkpoint_name(path)
+        text = to_text(bound.recipe)
+        result = {
+            "checkpoint": checkpoint,
+            "recipe": text,
+            "shares": {i.name: float(weight) for i, weight in flatten(bound.recipe)},
+            "recipe_hash": bound.hash,
+            "precision": precision,
+        }
+        state = "made" if made else "there already"
+        return io.NodeOutput(
+            checkpoint, ui={"text": [f"{checkpoint} = {text} ({state})"], "cocktail": [result]}
+        )
+
+
+def _recipe_input(side: str, optional: bool) -> io.Input:
+    note = " Optional." if optional else ""
+    return types.Recipe.Input(
+        side,
+        optional=optional,
+        tooltip=f"Recipe {side.upper()}: an ingredient or another mix.{note}"
+        + (" The VAE is taken from A's first ingredient." if side == "a" else ""),
+    )
+
+
+def _share_input(side: str, optional: bool) -> io.Input:
+    label = side.upper()
+    note = f" Ignored while {label} is not connected." if optional else ""
+    return opt(
+        io.Float.Input,
+        f"share_of_{side}",
+        optional=optional,
+        default=50.0,
+        min=0.0,
+        max=1000.0,
+        step=1.0,
+        round=0.001,
+        tooltip=f"Share of {label} in the mix, from 0 to 1000. Shares are divided by their total, so 60, 20, 20 and 0.6, 0.2, 0.2 "
+        f"are the same.{note}",
+    )
+
+
+def _progress() -> Progress:
+    """Show progress under the node, and let Interrupt stop the work between two pieces."""
+    import comfy.model_management
+    import comfy.utils
+
+    bar = comfy.utils.ProgressBar(100)
+    shown = -1
+
+    def show(done: int, total: int) -> None:
+        nonlocal shown
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        percent = done * 100 // max(total, 1)
+        if percent != shown:
+            shown = percent
+            bar.update_absolute(percent)
+
+    return show
+
+
+NODES: list[type[io.ComfyNode]] = [
+    CocktailIngredient,
+    CocktailWeightedSum,
+    CocktailAddDifference,
+    CocktailMergeToFile,
+]

@@ -1,0 +1,91 @@
+"""Names, not paths: the one place where what a graph or a request says becomes a path under a known folder."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+"""Names that Windows keeps for devices."""
+
+
+class BadName(ValueError):
+    """A name that is refused. The message says which, why and what to do."""
+
+
+def check_name(name: str, what: str) -> str:
+    """`name` itself if it can name a `what` ("run", "grid", "merge") on every system; otherwise BadName."""
+    if not NAME.fullmatch(name) or name.endswith(".") or RESERVED.fullmatch(name):
+        raise BadName(
+            f"{name!r} cannot name a {what}: use up to 64 letters, digits, '-', '_' and '.', "
+            "beginning with a letter or digit and not ending with a dot."
+        )
+    return name
+
+
+def within(root: Path, relative: str, what: str) -> Path:
+    """The path `relative` (either slash) below `root`, which it cannot leave, links included; otherwise BadName."""
+    parts = _parts(relative, what)
+    path = root.joinpath(*parts)
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise BadName(f"{what} {relative!r} is a link that leads out of its folder.")
+    return path
+
+
+def _parts(relative: str, what: str) -> list[str]:
+    parts = relative.replace("\\", "/").split("/")
+    if any(not part or part.startswith(".") or ":" in part or "\0" in part for part in parts):
+        raise BadName(
+            f"{what} {relative!r} is refused: give a name inside its folder, without '..', drive, "
+            "leading dot or leading slash."
+        )
+    return parts
+
+
+def cocktail_dir(*parts: str) -> Path:
+    """`<output>/cocktail/...`, where all that the pack makes lives, checkpoints excepted."""
+    import folder_paths
+
+    return Path(folder_paths.get_output_directory(), "cocktail", *parts)
+
+
+def checkpoint_dir() -> Path:
+    """`cocktail` in the first checkpoints folder, where trained and merged checkpoints go."""
+    import folder_paths
+
+    return Path(folder_paths.get_folder_paths("checkpoints")[0], "cocktail")
+
+
+def checkpoint_names() -> list[str]:
+    """The checkpoints that ComfyUI lists."""
+    import folder_paths
+
+    return folder_paths.get_filename_list("checkpoints")
+
+
+def checkpoint_path(name: str) -> Path:
+    """The file of a checkpoint that ComfyUI lists. Raises BadName, naming the nearest one, if there is none."""
+    import folder_paths
+
+    relative = "/".join(_parts(name, "Checkpoint"))
+    path = folder_paths.get_full_path("checkpoints", relative)
+    if path is None:
+        near = difflib.get_close_matches(name, checkpoint_names(), n=1, cutoff=0.5)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise BadName(
+            f"There is no checkpoint {name!r} in ComfyUI's checkpoints folders.{hint} "
+            "Put the file there and press R to refresh the lists."
+        )
+    return Path(path)
+
+
+def checkpoint_name(path: Path) -> str:
+    """The name under which ComfyUI lists a checkpoint file. Raises BadName for a file outside its folders."""
+    import folder_paths
+
+    for folder in folder_paths.get_folder_paths("checkpoints"):
+        if path.is_relative_to(folder):
+            return str(path.relative_to(folder))
+    raise BadName(f"{path.name} is not in any of ComfyUI's checkpoints folders.")

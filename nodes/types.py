@@ -1,0 +1,26 @@
+"""What travels on the wires between the nodes. The strings are promises: saved workflows hold them."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+Dataset = io.Custom("COCKTAIL_DATASET")
+"""A `trainer.data.manifest.Dataset`."""
+
+Settings = io.Custom("COCKTAIL_SETTINGS")
+"""A `trainer.config.RunSettings`."""
+
+Run = io.Custom("COCKTAIL_RUN")
+"""A `trainer.runs.Run`."""
+
+Recipe = io.Custom("COCKTAIL_RECIPE")
+"""A `merge.recipe.Recipe`."""
+
+Axis = io.Custom("COCKTAIL_AXIS")
+"""An axis of a grid: `nodes.grid.axes.Axis`."""
+
+Grid = io.Custom("COCKTAIL_GRID")
+"""A resolved plan of a grid: `nodes.grid.plan.Plan`."""
+
+CheckpointName = io.AnyType
+"""The name of a checkpoint as `CheckpointLoaderSimple` takes it. Of any type, because ComfyUI lets nothing else link into a list of choices."""
