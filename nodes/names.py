@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from functools import lru_cache
 from pathlib import Path
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -89,3 +90,61 @@ def checkpoint_name(path: Path) -> str:
         if path.is_relative_to(folder):
             return str(path.relative_to(folder))
     raise BadName(f"{path.name} is not in any of ComfyUI's checkpoints folders.")
+
+
+def dataset_folders() -> list[str]:
+    """The folders that can be loaded as a dataset: datasets folders, and what is directly below them and below input."""
+    found = []
+    for label, root in _dataset_roots().items():
+        if label != "input" and root.is_dir():
+            found.append(label)
+        found += [f"{label}/{name}" for name in _folders_in(root)]
+    return found
+
+
+def dataset_folder(name: str) -> Path:
+    """The folder of a dataset name, `<root>` or `<root>/<folder below it>`; raises BadName if there is none."""
+    label, _, relative = name.replace("\\", "/").partition("/")
+    root = _dataset_roots().get(label)
+    if root is not None and (relative or label != "input"):
+        path = within(root, relative, "Dataset folder") if relative else root
+        if path.is_dir():
+            return path
+    near = difflib.get_close_matches(name, dataset_folders(), n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    raise BadName(
+        f"There is no dataset folder {name!r}.{hint} Put a folder of pictures into ComfyUI's input folder "
+        "(its name is then input/FOLDER), or add a 'datasets' folder to extra_model_paths.yaml."
+    )
+
+
+def _dataset_roots() -> dict[str, Path]:
+    """Known roots by their labels: "input", then every datasets folder under its own name."""
+    import folder_paths
+
+    folders = [Path(folder_paths.base_path, "datasets")]
+    if "datasets" in folder_paths.folder_names_and_paths:
+        folders += map(Path, folder_paths.get_folder_paths("datasets"))
+    roots = {"input": Path(folder_paths.get_input_directory())}
+    for folder in dict.fromkeys(folders):
+        label, number = folder.name, 2
+        while label in roots:
+            label, number = f"{folder.name}-{number}", number + 1
+        roots[label] = folder
+    return roots
+
+
+def _folders_in(root: Path) -> list[str]:
+    """Names of the folders directly below `root`, read again only when `root` has changed."""
+    try:
+        changed = root.stat().st_mtime_ns
+    except OSError:
+        return []
+    return _listed(root, changed)
+
+
+@lru_cache(maxsize=64)
+def _listed(root: Path, changed: int) -> list[str]:
+    return sorted(
+        path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")
+    )

@@ -7,12 +7,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .files import write_bytes
+from .files import canonical_json, sha256_text, write_bytes
 from .runs import Run
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Okabe and Ito's palette, which colour-blind readers can tell apart."""
 SMOOTHING = 0.95
+
+
+def chart_name(runs: Sequence[Run]) -> str:
+    """A file name for the chart of these runs as they are now; it changes with what they have recorded."""
+    digest = sha256_text(canonical_json([[run.id, run.metrics()] for run in runs]))
+    names = "_".join(run.name for run in runs)[:100]
+    return f"{names}_{digest[:8]}.png"
 
 
 def draw_chart(runs: Sequence[Run], path: Path, width: int = 1200, height: int = 900) -> None:

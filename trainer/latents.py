@@ -67,7 +67,8 @@ class Latents:
         import numpy
         import torch
 
-        image = fit(open_rgb(Path(self.dataset.root) / pair.image), *self.buckets[pair.id])
+        bucket = self.buckets[pair.id]
+        image = fit(open_rgb(Path(self.dataset.root) / pair.image, cover=bucket), *bucket)
         array = numpy.asarray(image, dtype=numpy.float32) / 127.5 - 1.0
         return torch.from_numpy(array).permute(2, 0, 1).contiguous()
 

@@ -27,6 +27,18 @@ def enqueue(run: Run) -> None:
             )
 
 
+def stop(run: Run) -> None:
+    """Stop a run: one that waits leaves the queue, one at work is asked to stop after the step it is in."""
+    with _alone(run.folder.parent):
+        state = run.state()
+        if state.status == "queued":
+            run.write_state(
+                replace(state, status="stopped", message="Stopped while it waited for its turn")
+            )
+        elif state.status in ACTIVE:
+            run.request("stop")
+
+
 def tick(runs_dir: Path) -> None:
     """Notice runs whose process is gone, and start the next one if none is at work.
 

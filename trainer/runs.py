@@ -50,6 +50,7 @@ class Paths:
     """Folders of this machine that a run uses; no part of its identity."""
 
     checkpoints: str
+    """Where its checkpoints go: for `create_run` the folder that gets one named like the run, afterwards that one."""
     tokenizer: str
     cache: str
 
@@ -191,7 +192,8 @@ def create_run(
     """The run of that name, made if it is not there yet; nothing is started.
 
     An empty name becomes `run-` and the beginning of the identity. The folder appears whole.
-    Raises TrainerError when the name is taken by a run with another base, dataset or settings.
+    Raises TrainerError when the name is taken by a run with another base, dataset or settings, or by checkpoints
+    of a run that is no longer there.
     """
     identity = run_identity(base.sha256, dataset.fingerprint, settings)
     name = name or f"run-{identity[:12]}"
@@ -214,6 +216,13 @@ def create_run(
                 "Choose another name; the existing run is left as it is."
             )
         return run
+    checkpoints = Path(paths.checkpoints) / name
+    if any(checkpoints.glob("*.safetensors")):
+        raise TrainerError(
+            f"{checkpoints} holds checkpoints of a run that is no longer there. "
+            "Choose another name, or move them: nothing is overwritten."
+        )
+    paths = replace(paths, checkpoints=str(checkpoints))
     part = runs_dir / f".{name}.{os.getpid()}.part"
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)

@@ -52,7 +52,7 @@ def make_run(tmp_path, shapes, miniatures, tokenizer):
             Base(base.name, str(base), sha256_file(base)),
             shapes,
             RunSettings.from_json(SETTINGS.to_json() | settings),
-            Paths(str(tmp_path / "checkpoints" / name), str(tokenizer), str(tmp_path / "cache")),
+            Paths(str(tmp_path / "checkpoints"), str(tokenizer), str(tmp_path / "cache")),
         )
 
     return make

@@ -1,0 +1,27 @@
+"""What ComfyUI sees of the pack: its nodes and HTTP routes."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from . import dataset, finetune, merge, routes, selection, supervisor
+from .grid import nodes as grid
+
+NODES: list[type[io.ComfyNode]] = [
+    *dataset.NODES,
+    *finetune.NODES,
+    *merge.NODES,
+    *selection.NODES,
+    *grid.NODES,
+]
+
+
+class CocktailExtension(ComfyExtension):
+    """The pack, as ComfyUI loads it."""
+
+    async def on_load(self) -> None:
+        routes.add()
+        supervisor.watch()
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return NODES

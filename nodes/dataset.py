@@ -1,0 +1,226 @@
+"""Pairs for training: drawn or loaded, and some of them held back for validation."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict
+from pathlib import Path
+
+from comfy_api.latest import io
+
+from ..trainer.data.folder import CAPTION_TEXTS, ON_PROBLEM, folder_state, has_picture, load_folder
+from ..trainer.data.manifest import Dataset
+from ..trainer.data.split import split
+from ..trainer.shapes import draw_shapes
+from . import names, types
+from .progress import Progress
+from .schema import opt, schema
+
+CATEGORY = "cocktail/dataset"
+
+
+class CocktailDrawShapes(io.ComfyNode):
+    """A folder of drawn pairs, to try the pack with."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="CocktailDrawShapes",
+            display_name="Draw Shapes",
+            category=CATEGORY,
+            description="Draws captioned pictures such as 'a red circle on a blue background' into a new folder below "
+            "ComfyUI's input folder, to try a fine-tune with. Pictures that are there already are left as they are.",
+            search_aliases=["sample data", "demo dataset", "test pictures", "synthetic dataset"],
+            inputs=[
+                io.String.Input(
+                    "name",
+                    default="shapes",
+                    tooltip="Name of the folder below ComfyUI's input folder: up to 64 letters, digits, dots, hyphens and underscores.",
+                ),
+                io.Int.Input(
+                    "count",
+                    default=400,
+                    min=2,
+                    max=100_000,
+                    tooltip="How many pairs to draw. 400 take about 2 s; a folder with another count is refused, not added to.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=1,
+                    min=0,
+                    max=2**53 - 1,
+                    tooltip="Which pictures are drawn: the same seed gives the same pictures.",
+                ),
+            ],
+            outputs=[
+                io.AnyType.Output(
+                    "folder",
+                    display_name="folder",
+                    tooltip="The folder's name, for the folder input of Load Dataset.",
+                )
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, name: str | None) -> bool | str:
+        try:
+            names.check_name(name or "shapes", "folder of drawn shapes")
+        except names.BadName as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def execute(cls, name: str, count: int, seed: int) -> io.NodeOutput:
+        import folder_paths
+
+        names.check_name(name, "folder of drawn shapes")
+        folder = names.within(Path(folder_paths.get_input_directory()), name, "Folder")
+        draw_shapes(folder, count, seed, Progress())
+        return io.NodeOutput(f"input/{name}", ui={"text": [f"{count} pairs in input/{name}"]})
+
+
+class CocktailLoadDataset(io.ComfyNode):
+    """The pairs of a folder."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="CocktailLoadDataset",
+            display_name="Load Dataset",
+            category=CATEGORY,
+            description="Loads the pictures of a folder and of those below it, each with its caption from the .txt file of the same "
+            "name, or from its own name up to the first '_'. Every picture is decoded once, so that a damaged one shows now.",
+            search_aliases=["load images", "image folder", "captions", "data_root", "train data dir", "load pairs"],
+            inputs=[
+                opt(
+                    io.Combo.Input,
+                    "folder",
+                    options=names.dataset_folders(),
+                    tooltip="A folder below ComfyUI's input folder, or one of its datasets folders ('datasets' in extra_model_paths.yaml). "
+                    "Can be linked from Draw Shapes.",
+                ),
+                opt(
+                    io.Combo.Input,
+                    "caption_text",
+                    options=list(CAPTION_TEXTS),
+                    default=CAPTION_TEXTS[0],
+                    tooltip="What of the .txt file is the caption: its first line, or all of it.",
+                ),
+                opt(
+                    io.Combo.Input,
+                    "on_problem",
+                    options=list(ON_PROBLEM),
+                    default=ON_PROBLEM[0],
+                    tooltip="What to do about pictures that do not decode and captions that are empty or not UTF-8: "
+                    "stop = say which and end here; skip = leave them out and report them.",
+                ),
+            ],
+            outputs=[
+                types.Dataset.Output("dataset", display_name="dataset", tooltip="The pairs."),
+                io.String.Output(
+                    "report",
+                    display_name="report",
+                    tooltip="What was found, what was skipped and why, one line each.",
+                ),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, folder: str | None) -> bool | str:
+        if folder is None:
+            return True
+        try:
+            path = names.dataset_folder(folder)
+        except names.BadName as error:
+            return str(error)
+        if not has_picture(path):
+            return f"There is no picture in {folder}. Put pictures there, each with a caption in a .txt file of the same name."
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, folder: str | None, caption_text: str, on_problem: str) -> str:
+        """Changes when a file in the folder does."""
+        try:
+            return folder_state(names.dataset_folder(folder)) if folder else ""
+        except names.BadName:
+            return ""
+
+    @classmethod
+    def execute(cls, folder: str, caption_text: str, on_problem: str) -> io.NodeOutput:
+        path = names.dataset_folder(folder)
+        cache_name = hashlib.sha256(str(path.resolve()).encode("utf-8")).hexdigest()[:16]
+        dataset, report = load_folder(
+            path,
+            folder,
+            caption_text,
+            on_problem,
+            names.cocktail_dir("cache", "pictures", f"{cache_name}.json"),
+            Progress(),
+        )
+        result = {
+            "dataset": folder,
+            "fingerprint": dataset.fingerprint,
+            "found": report.found,
+            "pairs": len(dataset.pairs),
+            "skipped": len(report.problems),
+            "reasons": report.reasons(),
+            "problems": [asdict(problem) for problem in report.problems[:1000]],
+            "other_files": report.other_files,
+        }
+        return io.NodeOutput(dataset, str(report), ui={"text": [str(report)], "cocktail": [result]})
+
+
+class CocktailSplitDataset(io.ComfyNode):
+    """Some pairs held back for validation."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="CocktailSplitDataset",
+            display_name="Split Dataset",
+            category=CATEGORY,
+            description="Holds a share of the pairs back for validation: they are never trained on, and their loss tells "
+            "whether an epoch is really better.",
+            search_aliases=["validation split", "val_split_proportion", "train test split", "hold out"],
+            inputs=[
+                types.Dataset.Input("dataset", tooltip="The pairs to divide."),
+                opt(
+                    io.Float.Input,
+                    "share",
+                    default=0.15,
+                    min=0.001,
+                    max=0.9,
+                    step=0.01,
+                    round=0.001,
+                    tooltip="Share of the pairs held back for validation, from 0.001 to 0.9, rounded up to whole pairs. 0.15 = 15 %.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=555,
+                    min=0,
+                    max=2**53 - 1,
+                    tooltip="Which pairs are held back. The choice hangs on each picture's content, so pairs added later move few others.",
+                ),
+            ],
+            outputs=[
+                types.Dataset.Output(
+                    "split_dataset",
+                    display_name="dataset",
+                    tooltip="The same pairs, each marked for training or validation.",
+                )
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, dataset: Dataset, share: float, seed: int) -> io.NodeOutput:
+        result = split(dataset, share, seed)
+        text = f"{len(result.train)} pairs to train on, {len(result.validation)} for validation"
+        counts = {
+            "train": len(result.train),
+            "validation": len(result.validation),
+            "fingerprint": result.fingerprint,
+        }
+        return io.NodeOutput(result, ui={"text": [text], "cocktail": [counts]})
+
+
+NODES: list[type[io.ComfyNode]] = [CocktailDrawShapes, CocktailLoadDataset, CocktailSplitDataset]

@@ -1,0 +1,120 @@
+"""The HTTP routes: how runs and grids stand, and stopping a run. `GET` only reads; changes are `POST` with a JSON body."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+from collections.abc import Callable
+from typing import Any
+
+from aiohttp import web
+
+from ..trainer.errors import TrainerError
+from ..trainer.runs import Run, list_runs
+from .grid.store import list_grids
+from .names import BadName, check_name, cocktail_dir
+
+
+def add() -> None:
+    """Add the routes to ComfyUI's server, each also below /api. Without a server nothing happens."""
+    import server
+
+    instance = getattr(server.PromptServer, "instance", None)
+    if instance is None:
+        return
+    instance.routes.get("/cocktail/runs")(_runs)
+    instance.routes.get("/cocktail/runs/{name}")(_run)
+    instance.routes.get("/cocktail/runs/{name}/metrics")(_metrics)
+    instance.routes.post("/cocktail/runs/{name}/stop")(_stop)
+    instance.routes.get("/cocktail/grids")(_grids)
+
+
+async def _runs(request: web.Request) -> web.Response:
+    """All runs with their states, by name."""
+    return await _answer(
+        lambda: {"runs": [_summary(run) for run in list_runs(cocktail_dir("runs"))]}
+    )
+
+
+async def _run(request: web.Request) -> web.Response:
+    """One run: state, settings and saved checkpoints."""
+
+    def read() -> dict[str, Any]:
+        run = _open(request)
+        saved = [
+            {
+                "file": checkpoint.file.name,
+                "epoch": checkpoint.epoch,
+                "step": checkpoint.step,
+                "validation_loss": checkpoint.validation_loss,
+                "best": checkpoint.best,
+            }
+            for checkpoint in run.checkpoints()
+        ]
+        return {**_summary(run), "settings": run.settings.to_json(), "checkpoints": saved}
+
+    return await _answer(read)
+
+
+async def _metrics(request: web.Request) -> web.Response:
+    """Lines of a run's metrics from line number `after` on, and the number to ask from next time."""
+
+    def read() -> dict[str, Any]:
+        after = request.query.get("after", "0")
+        if not after.isdecimal():
+            raise web.HTTPBadRequest(text="after must be a number of lines, 0 or more")
+        lines = _open(request).metrics(int(after))
+        return {"lines": lines, "next": int(after) + len(lines)}
+
+    return await _answer(read)
+
+
+async def _stop(request: web.Request) -> web.Response:
+    """Ask a run to stop after the step it is in; a queued one leaves the queue."""
+    try:
+        body = await request.json() if request.content_type == "application/json" else None
+    except json.JSONDecodeError:
+        body = None
+    if not isinstance(body, dict):
+        return _error(400, "Send a JSON object, {} will do, as application/json.")
+
+    def stop() -> dict[str, Any]:
+        from ..trainer.queue import stop as stop_run
+
+        run = _open(request)
+        stop_run(run)
+        return _summary(run)
+
+    return await _answer(stop)
+
+
+async def _grids(request: web.Request) -> web.Response:
+    """All grids: name and how many cells there are, finished and failed."""
+    return await _answer(lambda: {"grids": list_grids(cocktail_dir("grids"))})
+
+
+def _open(request: web.Request) -> Run:
+    name = check_name(request.match_info["name"], "run")
+    folder = cocktail_dir("runs") / name
+    if not (folder / "run.json").is_file():
+        raise web.HTTPNotFound(text=f"There is no run named {name}.")
+    return Run.open(folder)
+
+
+def _summary(run: Run) -> dict[str, Any]:
+    return {"name": run.name, "id": run.id, **dataclasses.asdict(run.state())}
+
+
+async def _answer(read: Callable[[], dict[str, Any]]) -> web.Response:
+    """The JSON that `read` returns, computed outside the event loop; what it refuses becomes {"error": ...}."""
+    try:
+        return web.json_response(await asyncio.to_thread(read))
+    except web.HTTPException as error:
+        return _error(error.status, error.text or error.reason)
+    except (BadName, TrainerError) as error:
+        return _error(400, str(error))
+
+
+def _error(status: int, message: str) -> web.Response:
+    return web.json_response({"error": message}, status=status)
