@@ -19,9 +19,12 @@ NODES: list[type[io.ComfyNode]] = [
 class CocktailExtension(ComfyExtension):
     """The pack, as ComfyUI loads it."""
 
-    async def on_load(self) -> None:
-        routes.add()
-        supervisor.watch()
-
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        """The nodes. Routes and supervisor start here too: ComfyUI 0.3.75 does not call `on_load`."""
+        import server
+
+        instance = getattr(server.PromptServer, "instance", None)
+        if instance is not None:
+            routes.add(instance.routes)
+            supervisor.watch()
         return NODES

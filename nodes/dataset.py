@@ -90,6 +90,7 @@ class CocktailLoadDataset(io.ComfyNode):
             category=CATEGORY,
             description="Loads the pictures of a folder and of those below it, each with its caption from the .txt file of the same "
             "name, or from its own name up to the first '_'. Every picture is decoded once, so that a damaged one shows now.",
+            is_output_node=True,
             search_aliases=["load images", "image folder", "captions", "data_root", "train data dir", "load pairs"],
             inputs=[
                 opt(

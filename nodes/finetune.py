@@ -136,7 +136,12 @@ class CocktailBase(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, checkpoint: str | None) -> bool | str:
-        return _sd15_or_complaint(checkpoint)
+        try:
+            if checkpoint is not None:
+                check_sd15(names.checkpoint_path(checkpoint))
+        except (names.BadName, TrainerError) as error:
+            return str(error)
+        return True
 
     @classmethod
     def fingerprint_inputs(cls, checkpoint: str | None) -> list[int]:
@@ -184,13 +189,13 @@ class CocktailFineTune(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def validate_inputs(cls, base: str | None, run_name: str | None) -> bool | str:
+    def validate_inputs(cls, run_name: str | None) -> bool | str:
         try:
             if run_name:
                 names.check_name(run_name, "run")
         except names.BadName as error:
             return str(error)
-        return _sd15_or_complaint(base)
+        return True
 
     @classmethod
     def fingerprint_inputs(cls, base: str | None, **_: Any) -> list[int]:
@@ -357,17 +362,6 @@ def _checkpoint_input(id: str) -> io.Input:
         tooltip="A full Stable Diffusion 1.5 checkpoint with UNet, text encoder and VAE, as a .safetensors file"
         + (". Usually linked from Base." if id == "base" else "."),
     )
-
-
-def _sd15_or_complaint(checkpoint: str | None) -> bool | str:
-    """For validation: True, or why no run can start from that checkpoint. A linked one is checked when it is known."""
-    if checkpoint is None:
-        return True
-    try:
-        check_sd15(names.checkpoint_path(checkpoint))
-    except (names.BadName, TrainerError) as error:
-        return str(error)
-    return True
 
 
 def _file_state(checkpoint: str | None) -> list[int]:

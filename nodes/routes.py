@@ -16,18 +16,13 @@ from .grid.store import list_grids
 from .names import BadName, check_name, cocktail_dir
 
 
-def add() -> None:
-    """Add the routes to ComfyUI's server, each also below /api. Without a server nothing happens."""
-    import server
-
-    instance = getattr(server.PromptServer, "instance", None)
-    if instance is None:
-        return
-    instance.routes.get("/cocktail/runs")(_runs)
-    instance.routes.get("/cocktail/runs/{name}")(_run)
-    instance.routes.get("/cocktail/runs/{name}/metrics")(_metrics)
-    instance.routes.post("/cocktail/runs/{name}/stop")(_stop)
-    instance.routes.get("/cocktail/grids")(_grids)
+def add(table: web.RouteTableDef) -> None:
+    """Add the routes to ComfyUI's table; it serves each below /api too."""
+    table.get("/cocktail/runs")(_runs)
+    table.get("/cocktail/runs/{name}")(_run)
+    table.get("/cocktail/runs/{name}/metrics")(_metrics)
+    table.post("/cocktail/runs/{name}/stop")(_stop)
+    table.get("/cocktail/grids")(_grids)
 
 
 async def _runs(request: web.Request) -> web.Response:

@@ -12,7 +12,8 @@ from .runs import Run
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Okabe and Ito's palette, which colour-blind readers can tell apart."""
-SMOOTHING = 0.95
+SMOOTHING_SHARE = 0.04
+"""The smoothed training loss follows this share of all steps."""
 
 
 def chart_name(runs: Sequence[Run]) -> str:
@@ -71,8 +72,9 @@ def _draw_run(losses: Any, relative: Any, run: Run, colour: str) -> None:
     relative.plot(x[best], change[best], "*", color=colour, markersize=16, label=label)
 
 
-def smoothed(values: Sequence[float], factor: float = SMOOTHING) -> list[float]:
+def smoothed(values: Sequence[float]) -> list[float]:
     """Exponential moving average with its bias at the start taken out (Kingma & Ba 2015, section 3)."""
+    factor = 1 - 1 / max(3.0, SMOOTHING_SHARE * len(values))
     average, result = 0.0, []
     for count, value in enumerate(values, start=1):
         average = factor * average + (1 - factor) * value

@@ -11,10 +11,13 @@ from .runs import ACTIVE, RESUMABLE, Run, list_runs
 
 
 def enqueue(run: Run) -> None:
-    """Put a run that is new, was stopped, interrupted or failed into the queue; others are left as they are."""
+    """Put a run that is new, was stopped, interrupted or failed into the queue; others are left as they are.
+
+    Its former process may still be on its way out: `tick` waits for it.
+    """
     with _alone(run.folder.parent):
         state = run.state()
-        if state.status in RESUMABLE and not is_alive(run):
+        if state.status in RESUMABLE:
             (run.folder / "control.json").unlink(missing_ok=True)
             run.write_state(
                 replace(
