@@ -1,0 +1,383 @@
+"""Sheets: a picture of a grid, with the first axis as columns, the second as rows and the others as pages."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...trainer.files import canonical_json, sha256_text, write_bytes
+from .axes import Axis
+from .cell import clip_skip_label
+from .errors import GridError
+from .plan import Cell, Plan
+from .store import Store
+
+if TYPE_CHECKING:
+    from PIL import Image, ImageDraw, ImageFont
+
+FORMAT = 1
+"""Counts up when sheets come to look different, so that old files are not taken for new ones."""
+
+READABLE_PX = 160
+"""Cells smaller than this are enlarged, so that there is room for words beside them."""
+
+MOST_PIXELS = 64_000_000
+SMALLEST_CELL_PX = 16
+SMALLEST_FONT, LARGEST_FONT = 11, 30
+MOST_LINES = 14
+
+PAPER = (255, 255, 255)
+INK = (31, 35, 40)
+FAINT = (101, 109, 118)
+FAILED = (253, 236, 234)
+FAILED_INK = (163, 32, 24)
+ABSENT = (238, 240, 242)
+
+
+@dataclass(frozen=True)
+class Page:
+    """What one sheet shows: `cells[row][column]`, and what all of them have in common."""
+
+    title: str
+    subtitle: str
+    columns: tuple[str, ...]
+    rows: tuple[str, ...]
+    cells: tuple[tuple[Cell, ...], ...]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where everything stands, in pixels. `scale` is what the pictures' sides are multiplied with."""
+
+    scale: float
+    font: int
+    margin: int
+    gap: int
+    title: tuple[str, ...]
+    subtitle: tuple[str, ...]
+    columns: tuple[tuple[str, ...], ...]
+    rows: tuple[tuple[str, ...], ...]
+    label_width: int
+    top: int
+    column_widths: tuple[int, ...]
+    row_heights: tuple[int, ...]
+
+    @property
+    def width(self) -> int:
+        label = self.label_width + self.gap if self.label_width else 0
+        cells = sum(self.column_widths) + self.gap * (len(self.column_widths) - 1)
+        return 2 * self.margin + label + cells
+
+    @property
+    def height(self) -> int:
+        return self.top + sum(self.row_heights) + self.gap * (len(self.rows) - 1) + self.margin
+
+
+def make_sheets(plan: Plan, store: Store, max_width: int) -> list[Path]:
+    """The files of all pages, drawn unless a file of the same content is there already.
+
+    No sheet is wider than `max_width`, or has more than MOST_PIXELS: pictures are made smaller for that.
+    Raises GridError when a sheet cannot be saved.
+    """
+    failures = store.failures()
+    paths = []
+    for number, page in enumerate(make_pages(plan), start=1):
+        states = {
+            cell.key: "finished" if store.is_finished(cell.key) else failures.get(cell.key, "")
+            for row in page.cells
+            for cell in row
+        }
+        shown = _content_hash(page, states, max_width)
+        path = store.folder / "sheets" / f"{plan.name}-{shown[:12]}-{number}.png"
+        if not path.is_file():
+            _save(path, draw(page, store, failures, max_width))
+        paths.append(path)
+    return paths
+
+
+def make_pages(plan: Plan) -> list[Page]:
+    """The pages of a plan, in the order of the third and further axes."""
+    columns = _labels(plan.axes, 0)
+    rows = _labels(plan.axes, 1)
+    further = plan.axes[2:]
+    at = {cell.position: cell for cell in plan.cells}
+    fixed = fixed_words(plan.fixed)
+    pages = []
+    for place in itertools.product(*(range(len(axis.values)) for axis in further)):
+        words = [axis.values[number].label for axis, number in zip(further, place, strict=True)]
+        cells = tuple(
+            tuple(
+                at[(column, row, *place)[: len(plan.axes)]]
+                for column in range(len(columns))
+            )
+            for row in range(len(rows))
+        )  # fmt: skip
+        pages.append(Page(" · ".join([plan.name, *words]), fixed, columns, rows, cells))
+    return pages
+
+
+def fixed_words(fixed: dict[str, Any]) -> str:
+    """The settings that all cells share, as one line."""
+    words = []
+    if fixed.get("checkpoint"):
+        words.append(fixed["checkpoint"])
+    if fixed.get("prompt"):
+        words.append(fixed["prompt"])
+    if fixed.get("negative_prompt"):
+        words.append(f"negative: {fixed['negative_prompt']}")
+    if "seed" in fixed:
+        words.append(f"seed {fixed['seed']}")
+    if "width" in fixed:
+        words.append(f"{fixed['width']} x {fixed['height']}")
+    if "steps" in fixed:
+        words.append(f"{fixed['steps']} steps")
+    if "cfg" in fixed:
+        words.append(f"cfg {fixed['cfg']:g}")
+    words += [fixed[name] for name in ("sampler", "scheduler") if name in fixed]
+    if "clip_skip" in fixed:
+        words.append(clip_skip_label(fixed["clip_skip"]))
+    return " · ".join(words)
+
+
+def lay_out(page: Page, max_width: int) -> Layout:
+    """The layout with the largest pictures that fits, small pictures enlarged by a whole number."""
+    sides = [(cell.settings.width, cell.settings.height) for row in page.cells for cell in row]
+    scale: float = max(1, math.ceil(READABLE_PX / max(max(side) for side in sides)))
+    while True:
+        layout = _lay_out(page, max_width, scale)
+        area = layout.width * layout.height
+        excess = max(layout.width / max_width, math.sqrt(area / MOST_PIXELS))
+        if excess <= 1 or scale * max(max(side) for side in sides) <= SMALLEST_CELL_PX:
+            return layout
+        scale /= max(excess, 1.01)
+        if scale >= 1:
+            scale = float(math.floor(scale))
+
+
+def draw(page: Page, store: Store, failures: dict[str, str], max_width: int) -> Image.Image:
+    """The sheet of one page. A cell that failed shows why, one that was not rendered says so."""
+    from PIL import Image, ImageDraw
+
+    layout = lay_out(page, max_width)
+    sheet = Image.new("RGB", (layout.width, layout.height), PAPER)
+    pen = ImageDraw.Draw(sheet)
+    _draw_heading(pen, layout)
+    left_of_cells = layout.margin + (layout.label_width + layout.gap if layout.label_width else 0)
+    y = layout.top
+    for row, height in enumerate(layout.row_heights):
+        _write_block(pen, layout.rows[row], layout.margin, y + height / 2, layout.font, "left")
+        x = left_of_cells
+        for cell, width in zip(page.cells[row], layout.column_widths, strict=True):
+            tile = _tile(cell, store, failures, layout)
+            sheet.paste(tile, (x + (width - tile.width) // 2, y + (height - tile.height) // 2))
+            x += width + layout.gap
+        y += height + layout.gap
+    x = left_of_cells
+    for lines, width in zip(layout.columns, layout.column_widths, strict=True):
+        block = _line_height(layout.font) * len(lines)
+        middle = layout.top - layout.gap - block / 2
+        _write_block(pen, lines, x + width / 2, middle, layout.font, "middle")
+        x += width + layout.gap
+    if sheet.width > max_width:
+        height = max(1, round(sheet.height * max_width / sheet.width))
+        sheet = sheet.resize((max_width, height), Image.Resampling.LANCZOS)
+    return sheet
+
+
+def wrap(text: str, width: float, size: int, most_lines: int = MOST_LINES) -> tuple[str, ...]:
+    """The lines of a text that is at most `width` pixels wide; words that are too long are broken.
+
+    What is beyond `most_lines` is left out, and "..." says so.
+    """
+    font = _font(size)
+    lines: list[str] = []
+    line = ""
+    for word in text.split():
+        joined = f"{line} {word}".strip()
+        if font.getlength(joined) <= width:
+            line = joined
+            continue
+        if line:
+            lines.append(line)
+        while font.getlength(word) > width and len(word) > 1:
+            fits = _fitting(word, width, font)
+            lines.append(word[:fits])
+            word = word[fits:]
+        line = word
+    if line:
+        lines.append(line)
+    if len(lines) > most_lines:
+        last = lines[most_lines - 1]
+        while last and font.getlength(last + "...") > width:
+            last = last[:-1]
+        lines = [*lines[: most_lines - 1], last.rstrip() + "..."]
+    return tuple(lines)
+
+
+def _fitting(word: str, width: float, font: ImageFont.FreeTypeFont) -> int:
+    """How many characters of a word that is too long go on a line; after a separator if one is near."""
+    fits = 1
+    while fits < len(word) and font.getlength(word[: fits + 1]) <= width:
+        fits += 1
+    separator = max(word.rfind(mark, 0, fits) for mark in "-_./\\,")
+    return separator + 1 if separator >= fits // 2 else fits
+
+
+def _lay_out(page: Page, max_width: int, scale: float) -> Layout:
+    column_widths = [
+        max(_scaled(row[column].settings.width, scale) for row in page.cells)
+        for column in range(len(page.columns))
+    ]
+    row_heights = [max(_scaled(cell.settings.height, scale) for cell in row) for row in page.cells]
+    typical = sorted(column_widths)[len(column_widths) // 2]
+    font = min(LARGEST_FONT, max(SMALLEST_FONT, round(typical / 11)))
+    margin, gap = font * 3 // 2, max(4, font // 3)
+    column_lines = tuple(
+        wrap(label, width - 2, font)
+        for label, width in zip(page.columns, column_widths, strict=True)
+    )
+    row_lines, label_width = _row_labels(page.rows, typical, max_width, font)
+    line = _line_height(font)
+    row_heights = [
+        max(height, line * len(lines))
+        for height, lines in zip(row_heights, row_lines, strict=True)
+    ]  # fmt: skip
+    label_space = label_width + gap if label_width else 0
+    across = label_space + sum(column_widths) + gap * (len(column_widths) - 1)
+    title = wrap(page.title, across, _title_size(font), 3)
+    subtitle = wrap(page.subtitle, across, font, 4)
+    top = margin + _line_height(_title_size(font)) * len(title) + line * len(subtitle) + line // 2
+    top += line * max((len(lines) for lines in column_lines), default=0) + gap
+    return Layout(
+        scale, font, margin, gap, title, subtitle, column_lines, row_lines, label_width,
+        top, tuple(column_widths), tuple(row_heights),
+    )  # fmt: skip
+
+
+def _row_labels(
+    labels: Sequence[str], typical: int, max_width: int, font: int
+) -> tuple[tuple[tuple[str, ...], ...], int]:
+    """The wrapped labels of the rows, and how wide they are."""
+    if not any(labels):
+        return tuple(() for _ in labels), 0
+    widest = min(max(typical * 1.25, font * 9), max(max_width // 4, font * 5))
+    lines = tuple(wrap(label, widest, font) for label in labels)
+    metrics = _font(font)
+    longest = max(metrics.getlength(line) for block in lines for line in block)
+    return lines, math.ceil(longest) + font // 2
+
+
+def _draw_heading(pen: ImageDraw.ImageDraw, layout: Layout) -> None:
+    y = layout.margin
+    for line in layout.title:
+        pen.text((layout.margin, y), line, INK, _font(_title_size(layout.font), bold=True))
+        y += _line_height(_title_size(layout.font))
+    for line in layout.subtitle:
+        pen.text((layout.margin, y), line, FAINT, _font(layout.font))
+        y += _line_height(layout.font)
+
+
+def _write_block(
+    pen: ImageDraw.ImageDraw,
+    lines: Sequence[str],
+    x: float,
+    middle: float,
+    size: int,
+    align: str,
+    ink: tuple[int, int, int] = INK,
+) -> None:
+    """Lines one below the other, vertically centred on `middle`; `x` is their left end or their middle."""
+    step = _line_height(size)
+    y = middle - step * (len(lines) - 1) / 2
+    for line in lines:
+        pen.text((round(x), round(y)), line, ink, _font(size), "lm" if align == "left" else "mm")
+        y += step
+
+
+def _tile(cell: Cell, store: Store, failures: dict[str, str], layout: Layout) -> Image.Image:
+    from PIL import Image
+
+    size = (_scaled(cell.settings.width, layout.scale), _scaled(cell.settings.height, layout.scale))
+    if not store.is_finished(cell.key):
+        return _blank_tile(size, failures.get(cell.key), layout.font)
+    with Image.open(store.cell_path(cell.key)) as file:
+        picture = file.convert("RGB")
+    if picture.size == size:
+        return picture
+    enlarged = size[0] > picture.width
+    return picture.resize(size, Image.Resampling.NEAREST if enlarged else Image.Resampling.LANCZOS)
+
+
+def _blank_tile(size: tuple[int, int], reason: str | None, font: int) -> Image.Image:
+    from PIL import Image, ImageDraw
+
+    small = max(SMALLEST_FONT, font * 4 // 5)
+    width, height = size
+    tile = Image.new("RGB", size, ABSENT if reason is None else FAILED)
+    pen = ImageDraw.Draw(tile)
+    room = max(1, (height - 8) // _line_height(small))
+    if reason is None:
+        lines, ink = wrap("not rendered", width - 12, small, room), FAINT
+    else:
+        pen.rectangle((0, 0, width - 1, height - 1), outline=FAILED_INK, width=2)
+        lines, ink = wrap(f"failed: {reason}", width - 12, small, room), FAILED_INK
+    _write_block(pen, lines, width / 2, height / 2, small, "middle", ink)
+    return tile
+
+
+def _labels(axes: Sequence[Axis], number: int) -> tuple[str, ...]:
+    return tuple(value.label for value in axes[number].values) if number < len(axes) else ("",)
+
+
+def _scaled(side: int, scale: float) -> int:
+    return max(1, round(side * scale))
+
+
+def _title_size(font: int) -> int:
+    return font * 4 // 3
+
+
+def _line_height(size: int) -> int:
+    return math.ceil(size * 1.3)
+
+
+@lru_cache(maxsize=64)
+def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which comes with matplotlib and has Latin, Greek and Cyrillic letters; else Pillow's own font."""
+    from PIL import ImageFont
+
+    spec = find_spec("matplotlib")
+    if spec is not None and spec.origin is not None:
+        folder = Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf"
+        file = folder / ("DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf")
+        if file.is_file():
+            return ImageFont.truetype(str(file), size)
+    return ImageFont.load_default(size=size)
+
+
+def _content_hash(page: Page, states: dict[str, str], max_width: int) -> str:
+    """The hash of all that is on a sheet."""
+    keys = [[cell.key for cell in row] for row in page.cells]
+    return sha256_text(
+        canonical_json(
+            [FORMAT, page.title, page.subtitle, page.columns, page.rows, keys, states, max_width]
+        )
+    )
+
+
+def _save(path: Path, sheet: Image.Image) -> None:
+    file = io.BytesIO()
+    sheet.save(file, "PNG", compress_level=4)
+    try:
+        write_bytes(path, file.getvalue())
+    except OSError as error:
+        raise GridError(
+            f"The sheet {path} cannot be saved: {error.strerror}. Free space or change the folder's rights, and queue again."
+        ) from error
