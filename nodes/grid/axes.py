@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -148,18 +149,16 @@ def _number(target: str, line: str) -> Value:
     name = target.replace(" ", "_")
     try:
         value = float(line) if target == "cfg" else int(line)
-        if value != value:
-            raise ValueError
     except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
         kind = "number" if target == "cfg" else "whole number"
-        raise GridError(f"{line!r} is not a {kind}. Write one {target} a line.") from None
-    labels = {
-        "seed": f"seed {value}",
-        "steps": f"{value} step" + ("s" if value != 1 else ""),
-        "cfg": f"cfg {value:g}",
-        "clip_skip": clip_skip_label(int(value)),
-    }
-    return Value(labels[name], {name: value})
+        raise GridError(f"{line!r} is not a {kind}. Write one {target} a line.")
+    if target == "clip skip":
+        return Value(clip_skip_label(int(value)), {name: value})
+    if target == "steps":
+        return Value(f"{value} step" if value == 1 else f"{value} steps", {name: value})
+    return Value(f"{target} {value:g}" if target == "cfg" else f"{target} {value}", {name: value})
 
 
 def _size(line: str) -> Value:

@@ -39,6 +39,7 @@ FAINT = (101, 109, 118)
 FAILED = (253, 236, 234)
 FAILED_INK = (163, 32, 24)
 ABSENT = (238, 240, 242)
+FRAME = (216, 222, 228)
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,9 @@ def draw(page: Page, store: Store, failures: dict[str, str], max_width: int) -> 
         x = left_of_cells
         for cell, width in zip(page.cells[row], layout.column_widths, strict=True):
             tile = _tile(cell, store, failures, layout)
-            sheet.paste(tile, (x + (width - tile.width) // 2, y + (height - tile.height) // 2))
+            left, top = x + (width - tile.width) // 2, y + (height - tile.height) // 2
+            pen.rectangle((left - 1, top - 1, left + tile.width, top + tile.height), FRAME)
+            sheet.paste(tile, (left, top))
             x += width + layout.gap
         y += height + layout.gap
     x = left_of_cells
@@ -238,7 +241,7 @@ def _lay_out(page: Page, max_width: int, scale: float) -> Layout:
     row_heights = [max(_scaled(cell.settings.height, scale) for cell in row) for row in page.cells]
     typical = sorted(column_widths)[len(column_widths) // 2]
     font = min(LARGEST_FONT, max(SMALLEST_FONT, round(typical / 11)))
-    margin, gap = font * 3 // 2, max(4, font // 3)
+    margin, gap = font * 3 // 2, max(4, font // 2)
     column_lines = tuple(
         wrap(label, width - 2, font)
         for label, width in zip(page.columns, column_widths, strict=True)

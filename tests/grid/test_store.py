@@ -1,0 +1,87 @@
+"""The folder of a grid: finished cells are found again, failed ones are remembered."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy
+import pytest
+from PIL import Image
+
+from cocktail.nodes.grid.plan import Plan, make_plan
+from cocktail.nodes.grid.store import Store, list_grids
+from cocktail.nodes.grid.workflow import encode_png
+
+from .test_plan import FIXED, content_of, typed
+
+
+@pytest.fixture
+def plan() -> Plan:
+    return make_plan("g", FIXED, [typed("seed", 1, 2, 3)], content_of)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "grids" / "g")
+
+
+def png() -> bytes:
+    return encode_png(numpy.zeros((8, 8, 3), numpy.uint8), None, "")
+
+
+def test_a_finished_cell_is_not_missing_any_more(plan: Plan, store: Store):
+    assert store.missing(plan) == list(plan.render_order)
+    store.save_cell(plan.cells[1], png(), 0.5)
+    assert store.missing(plan) == [plan.cells[0], plan.cells[2]]
+    key = plan.cells[1].key
+    with Image.open(store.folder / "cells" / key[:2] / f"{key}.png") as file:
+        assert file.size == (8, 8)
+
+
+def test_another_plan_of_the_same_name_finds_the_cells_that_are_the_same(plan: Plan, store: Store):
+    store.save_cell(plan.cells[1], png(), 0.5)
+    other = make_plan("g", FIXED, [typed("steps", 20, 30), typed("seed", 3, 2)], content_of)
+    assert [cell.settings.seed for cell in other.cells if store.is_finished(cell.key)] == [2]
+
+
+def test_a_failed_cell_stays_missing_until_it_succeeds(plan: Plan, store: Store):
+    cell = plan.cells[0]
+    store.save_failure(cell, "out of memory")
+    assert store.failures() == {cell.key: "out of memory"}
+    assert cell in store.missing(plan)
+    store.save_cell(cell, png(), 0.5)
+    assert store.failures() == {}
+    log = [json.loads(line) for line in (store.folder / "cells.jsonl").read_text().splitlines()]
+    assert [(line["key"], line["status"]) for line in log] == [
+        (cell.key, "failed"),
+        (cell.key, "finished"),
+    ]
+
+
+def test_a_line_that_was_cut_off_does_not_matter(plan: Plan, store: Store):
+    store.save_failure(plan.cells[0], "out of memory")
+    with (store.folder / "cells.jsonl").open("ab") as file:
+        file.write(b'{"key": "abc", "sta')
+    assert list(store.failures().values()) == ["out of memory"]
+
+
+def test_grids_are_listed_with_what_is_finished_and_failed(plan: Plan, store: Store):
+    assert list_grids(store.folder.parent) == []
+    store.save_plan(plan)
+    store.save_cell(plan.cells[0], png(), 0.5)
+    store.save_failure(plan.cells[1], "out of memory")
+    assert list_grids(store.folder.parent) == [
+        {"name": "g", "cells": 3, "finished": 1, "failed": 1}
+    ]
+
+
+def test_the_plan_on_disk_names_every_cell(plan: Plan, store: Store):
+    store.save_plan(plan)
+    saved = json.loads((store.folder / "plan.json").read_text(encoding="utf-8"))
+    assert [cell["key"] for cell in saved["cells"]] == [cell.key for cell in plan.cells]
+    assert [value["label"] for value in saved["axes"][0]["values"]] == [
+        "seed 1",
+        "seed 2",
+        "seed 3",
+    ]
