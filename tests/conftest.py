@@ -1,0 +1,101 @@
+"""What all tests share: the pack under the name `cocktail`, miniature checkpoints, and one real ComfyUI."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from .comfy import Comfy
+from .demo import Demo
+
+ROOT = Path(__file__).resolve().parents[1]
+
+if "cocktail" not in sys.modules:
+    # The folder can have any name, and its __init__.py is for ComfyUI: the cores are imported around it.
+    pack = types.ModuleType("cocktail")
+    pack.__path__ = [str(ROOT)]
+    sys.modules["cocktail"] = pack
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The repository."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def dev(root: Path) -> ModuleType:
+    """dev.py as a module."""
+    spec = importlib.util.spec_from_file_location("dev", root / "dev.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["dev"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def comfyui() -> Path:
+    """The ComfyUI to test with."""
+    folder = os.environ.get("COMFYUI_PATH", "")
+    if not Path(folder, "main.py").is_file() or not folder:
+        pytest.fail(
+            "The tests need a ComfyUI: run them by `python dev.py test`, or set COMFYUI_PATH."
+        )
+    return Path(folder).resolve()
+
+
+@pytest.fixture(scope="session")
+def tokenizer(comfyui: Path) -> Path:
+    """The folder of CLIP's tokenizer."""
+    return comfyui / "comfy" / "sd1_tokenizer"
+
+
+@pytest.fixture(scope="session")
+def miniatures(dev: ModuleType, root: Path) -> Path:
+    """A folder with miniature_base, _v1 and _v3.safetensors, kept until the code that makes them changes."""
+    recipe = (root / "trainer" / "miniature.py").read_bytes() + repr(dev.MINIATURES).encode()
+    kept = root / ".comfy" / "test-models"
+    folder = kept / hashlib.sha256(recipe).hexdigest()[:16]
+    if kept.is_dir():
+        for old in kept.iterdir():
+            if old != folder:
+                shutil.rmtree(old)
+    dev.make_miniatures(Path(sys.executable), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def comfy(
+    comfyui: Path, miniatures: Path, root: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Comfy]:
+    """A ComfyUI with this pack and the miniature checkpoints, for all tests together."""
+    server = Comfy(comfyui, tmp_path_factory.mktemp("comfy base"), root)
+    for file in miniatures.glob("*.safetensors"):
+        link_or_copy(file, server.base / "models" / "checkpoints" / file.name)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def demo(comfy: Comfy, root: Path) -> Demo:
+    """The demo's graph, run once on the ComfyUI of the session."""
+    demo = Demo(comfy, root / "workflows" / "api" / "cosmopolitan_miniature.json")
+    demo.run()
+    return demo
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

@@ -1,0 +1,112 @@
+"""dev.py: what it installs, how it adapts the demo to a person's own pictures, and what it prints."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+GRAPH = {
+    "1": {"class_type": "CocktailDrawShapes", "inputs": {"name": "shapes", "count": 400, "seed": 1}},
+    "2": {
+        "class_type": "CocktailLoadDataset",
+        "inputs": {"folder": ["1", 0], "caption_text": "first line", "on_problem": "stop"},
+        "_meta": {"title": "Load dataset"},
+    },
+    "3": {"class_type": "CocktailFineTune", "inputs": {"dataset": ["2", 0], "run_name": "vodka-64"}},
+    "4": {"class_type": "CocktailAxis", "inputs": {"target": "prompt", "values": "a\nb\nc"}},
+    "5": {"class_type": "CocktailAxis", "inputs": {"target": "seed", "values": "1\n2"}},
+    "6": {"class_type": "CocktailGridPlan", "inputs": {"name": "epochs", "axis_1": ["4", 0]}},
+    "7": {"class_type": "CocktailMergeToFile", "inputs": {"name": "mix"}},
+}  # fmt: skip
+
+
+@pytest.fixture
+def stamps(tmp_path):
+    """A folder of nine captions with a name that needs care."""
+    folder = tmp_path / "my stamps (2)"
+    for number in range(9):
+        file = folder / "animals" / f"{number}.txt"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"Animal {number}.\nes=Animal.\n", encoding="utf-8")
+    (folder / "latin.txt").write_bytes("K\xe4fer".encode("latin-1"))
+    (folder / "empty.txt").write_text("")
+    return folder
+
+
+def test_what_is_left_to_torch_is_left_out_and_nothing_else(dev):
+    lines = ["torch", "torchsde", "torchvision>=0.1", "Torch_Audio", "", "# torch", "numpy>=1.25", " torch==2 ; extra"]  # fmt: skip
+    assert dev.without(lines, {"torch", "torchvision", "torch-audio"}) == ["torchsde", "", "# torch", "numpy>=1.25"]  # fmt: skip
+
+
+def test_a_users_install_never_touches_what_comfyui_brings(root):
+    named = re.findall(r"^[A-Za-z0-9_.-]+", (root / "requirements.txt").read_text(), re.MULTILINE)
+    brought = {"torch", "torchvision", "torchaudio", "xformers", "transformers", "safetensors", "numpy", "pillow", "psutil", "scipy", "tqdm", "aiohttp"}  # fmt: skip
+    assert named and not brought & {name.lower() for name in named}
+
+
+def test_own_pairs_take_the_place_of_the_drawn_ones(dev, stamps):
+    before = json.dumps(GRAPH)
+    graph = dev.with_pairs(GRAPH, stamps)
+    assert json.dumps(GRAPH) == before
+    assert "1" not in graph
+    assert graph["2"]["inputs"]["folder"] == "my stamps (2)"
+    assert graph["2"]["inputs"]["on_problem"] == "skip"
+    assert graph["3"]["inputs"]["run_name"] == "my-stamps-2-vodka-64"
+    assert graph["6"]["inputs"]["name"] == "my-stamps-2-epochs"
+    assert graph["7"]["inputs"]["name"] == "my-stamps-2-mix"
+    assert graph["4"]["inputs"]["values"] == "Animal 0.\nAnimal 3.\nAnimal 6."
+    assert graph["5"]["inputs"]["values"] == "1\n2"
+
+
+def test_the_names_it_gives_can_name_runs(dev, tmp_path):
+    from cocktail.trainer.runs import NAME
+
+    for name in ("..dots", "Üben", "-", "a" * 90, "_x y_"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "a.txt").write_text("a caption")
+        assert NAME.fullmatch(dev.with_pairs(GRAPH, folder)["3"]["inputs"]["run_name"])
+
+
+def test_a_folder_without_captions_is_refused_in_words(dev, tmp_path):
+    with pytest.raises(dev.Problem, match=r"No \.txt file"):
+        dev.with_pairs(GRAPH, tmp_path)
+
+
+def test_a_refusal_names_the_node_by_its_title(dev):
+    answer = {"node_errors": {"2": {"errors": [{"details": "folder - There is no folder x", "message": "m"}]}}}  # fmt: skip
+    assert dev.refusals(GRAPH, answer) == ["  Load dataset: folder - There is no folder x"]
+    assert dev.refusals(GRAPH, {"error": {"message": "no prompt"}}) == ["  no prompt"]
+
+
+def test_a_failure_names_the_node_by_its_title(dev):
+    messages = [["execution_start", {}], ["execution_error", {"node_id": "2", "exception_message": "It broke.\n"}]]  # fmt: skip
+    assert dev.failures(GRAPH, messages) == ["Load dataset: It broke."]
+
+
+def test_a_run_is_told_in_a_line(dev):
+    state = {"name": "vodka", "status": "running", "step": 30, "steps": 220, "epoch": 1, "epochs": 10, "steps_per_second": 2.0, "first_validation": 1.0, "last_validation": 0.5}  # fmt: skip
+    assert dev.run_line(state) == "fine-tune vodka: running, step 30 of 220, epoch 2 of 10, 1 min 35 s left, validation loss 1.000 -> 0.500"  # fmt: skip
+
+
+def test_without_a_terminal_a_stage_is_a_plain_line(dev, capsys):
+    ticker = dev.Ticker()
+    ticker.show("a", "first")
+    ticker.show("a", "first, a little later")
+    ticker.show("b", "second")
+    ticker.end()
+    assert capsys.readouterr().out == "  first\n  second\n"
+
+
+def test_a_missing_folder_is_refused_before_anything_is_set_up(root, tmp_path):
+    result = subprocess.run(
+        [sys.executable, root / "dev.py", "demo", "--pairs", tmp_path / "gone"],
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 2
+    assert "there is no folder" in result.stderr and "gone" in result.stderr

@@ -1,0 +1,98 @@
+"""The pack as ComfyUI's loader meets it: under an odd module name, with every node complete."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+
+import pytest
+
+LOAD = """
+import argparse, asyncio, dataclasses, importlib.util, json, os, sys, time
+comfyui, pack = sys.argv[1:]
+sys.argv = ["main.py", "--cpu"]
+sys.path.insert(0, comfyui)
+import comfy.options
+comfy.options.enable_args_parsing()
+import nodes
+from comfy_api.latest import ComfyExtension, io
+
+start = time.perf_counter()
+name = pack.replace(".", "_x_")
+spec = importlib.util.spec_from_file_location(name, os.path.join(pack, "__init__.py"))
+module = importlib.util.module_from_spec(spec)
+sys.modules[name] = module
+spec.loader.exec_module(module)
+extension = asyncio.run(module.comfy_entrypoint())
+found = asyncio.run(extension.get_node_list())
+seconds = time.perf_counter() - start
+
+assert isinstance(extension, ComfyExtension)
+def parts(items):
+    return [{"id": item.id, "tooltip": getattr(item, "tooltip", None)} for item in items]
+result = []
+for node in found:
+    schema = node.GET_SCHEMA()
+    source = vars(sys.modules[node.__module__])
+    result.append({
+        "id": schema.node_id, "display_name": schema.display_name, "category": schema.category,
+        "description": schema.description, "inputs": parts(schema.inputs), "outputs": parts(schema.outputs),
+    })
+heavy = [name for name in ("diffusers", "matplotlib", "accelerate") if name in sys.modules]
+print(json.dumps({"seconds": seconds, "nodes": result, "heavy": heavy, "path": sys.path}))
+"""
+
+
+def load(comfyui, root):
+    result = subprocess.run(
+        [sys.executable, "-c", LOAD, str(comfyui), str(root)], capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def loaded(comfyui, root):
+    return load(comfyui, root)
+
+
+def test_it_loads_under_an_odd_name_and_leaves_the_module_path_alone(loaded, root):
+    assert loaded["nodes"]
+    assert str(root) not in loaded["path"]
+
+
+def test_it_is_imported_in_less_than_three_tenths_of_a_second(loaded, comfyui, root):
+    times = [loaded["seconds"], *(load(comfyui, root)["seconds"] for _ in range(2))]
+    print("import of the pack, seconds:", ", ".join(f"{seconds:.3f}" for seconds in times))
+    assert statistics.median(times) < 0.3
+    assert loaded["heavy"] == []
+
+
+def test_every_node_explains_itself(loaded):
+    for node in loaded["nodes"]:
+        assert node["id"].startswith("Cocktail")
+        assert node["display_name"] and node["category"].startswith("cocktail/"), node["id"]
+        assert len(node["description"]) > 20, node["id"]
+        for part in node["inputs"] + node["outputs"]:
+            assert part["tooltip"], f"{node['id']}.{part['id']} has no tooltip"
+
+
+def test_every_node_has_a_help_page_that_names_every_input(loaded, root):
+    for node in loaded["nodes"]:
+        page = (root / "web" / "docs" / f"{node['id']}.md").read_text(encoding="utf-8")
+        missing = [part["id"] for part in node["inputs"] if f"`{part['id']}`" not in page]
+        assert not missing, f"web/docs/{node['id']}.md does not explain {missing}"
+
+
+def test_no_help_page_is_left_of_a_node_that_is_gone(loaded, root):
+    pages = {page.stem for page in (root / "web" / "docs").glob("*.md")}
+    assert pages == {node["id"] for node in loaded["nodes"]}
+
+
+def test_every_node_gives_search_words(root, loaded):
+    sources = "".join(file.read_text(encoding="utf-8") for file in (root / "nodes").rglob("*.py"))
+    for node in loaded["nodes"]:
+        _, _, rest = sources.partition(f'node_id="{node["id"]}"')
+        assert "search_aliases=" in rest.partition("inputs=")[0], node["id"]
