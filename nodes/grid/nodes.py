@@ -357,7 +357,7 @@ class CocktailGridPlan(io.ComfyNode):
             ],
             outputs=[
                 types.Grid.Output(
-                    "grid", display_name="grid", tooltip="The plan, for Render Grid or Grid Sheet."
+                    "grid", display_name="grid", tooltip="The plan, for Render Grid."
                 )
             ],
         )  # fmt: skip
@@ -545,7 +545,7 @@ class CocktailGridSheet(io.ComfyNode):
     @classmethod
     def execute(cls, grid: plan.Plan, max_width: int) -> io.NodeOutput:
         store = _store(grid)
-        paths = sheet.make_sheets(grid, store, max_width)
+        paths = sheet.make_sheets(grid, store, max_width, Progress())
         folder = _relative_to_output(store.folder / "sheets")
         images = [{"filename": p.name, "subfolder": folder, "type": "output"} for p in paths]
         return io.NodeOutput(_read_images(paths), ui={"images": images})

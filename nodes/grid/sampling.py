@@ -72,6 +72,7 @@ def render(cells: Sequence[Cell], store: Store, show: Callable[[str], None]) -> 
                 show(f"cell {done + 1} of {len(cells)}, {checkpoint}")
                 comfy.model_management.throw_exception_if_processing_interrupted()
                 started = time.monotonic()
+                pixels = None
                 try:
                     with _bar_of_all_cells(done, len(cells)):
                         pixels = model.picture(cell.settings)
@@ -80,6 +81,8 @@ def render(cells: Sequence[Cell], store: Store, show: Callable[[str], None]) -> 
                 except Exception as error:
                     logging.warning("Cocktail: a cell of %s failed", checkpoint, exc_info=True)
                     fail(cell, error)
+                if pixels is None:
+                    _free_memory()
                 else:
                     _save(store, cell, pixels, time.monotonic() - started)
                     outcome.rendered += 1
@@ -162,7 +165,9 @@ def _reason(error: Exception, checkpoint: str) -> str:
 
     lines = str(error).strip().splitlines() or [type(error).__name__]
     path = folder_paths.get_full_path("checkpoints", checkpoint)
-    text = lines[0].replace(path, checkpoint) if path else lines[0]
+    text = lines[0].removeprefix("ERROR: ")
+    if path:
+        text = text.replace(path, checkpoint)
     return text[:LONGEST_REASON]
 
 
@@ -185,7 +190,7 @@ def _bar_of_all_cells(done: int, total: int) -> Iterator[None]:
 
 
 def _free_memory() -> None:
-    """Let go of a checkpoint that nobody refers to any more, before the next one is loaded."""
+    """Let go of what nobody refers to any more: the checkpoint before the next one, or what a failed cell had taken."""
     import comfy.model_management
 
     gc.collect()

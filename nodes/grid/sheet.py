@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
@@ -81,15 +81,20 @@ class Layout:
         return self.top + sum(self.row_heights) + self.gap * (len(self.rows) - 1) + self.margin
 
 
-def make_sheets(plan: Plan, store: Store, max_width: int) -> list[Path]:
+def make_sheets(
+    plan: Plan, store: Store, max_width: int, progress: Callable[[int, int], None] | None = None
+) -> list[Path]:
     """The files of all pages, drawn unless a file of the same content is there already.
 
     No sheet is wider than `max_width`, or has more than MOST_PIXELS: pictures are made smaller for that.
-    Raises GridError when a sheet cannot be saved.
+    `progress(rows drawn, all rows)` is called before every row; what it raises ends the drawing. Raises GridError when a
+    sheet cannot be saved.
     """
     failures = store.failures()
-    paths = []
-    for number, page in enumerate(make_pages(plan), start=1):
+    pages = make_pages(plan)
+    rows = sum(len(page.rows) for page in pages)
+    paths: list[Path] = []
+    for number, page in enumerate(pages, start=1):
         states = {
             cell.key: "finished" if store.is_finished(cell.key) else failures.get(cell.key, "")
             for row in page.cells
@@ -98,7 +103,13 @@ def make_sheets(plan: Plan, store: Store, max_width: int) -> list[Path]:
         shown = _content_hash(page, states, max_width)
         path = store.folder / "sheets" / f"{plan.name}-{shown[:12]}-{number}.png"
         if not path.is_file():
-            _save(path, draw(page, store, failures, max_width))
+            drawn = len(page.rows) * (number - 1)
+
+            def before_row(row: int, drawn: int = drawn) -> None:
+                if progress:
+                    progress(drawn + row, rows)
+
+            _save(path, draw(page, store, failures, max_width, before_row))
         paths.append(path)
     return paths
 
@@ -162,7 +173,13 @@ def lay_out(page: Page, max_width: int) -> Layout:
             scale = float(math.floor(scale))
 
 
-def draw(page: Page, store: Store, failures: dict[str, str], max_width: int) -> Image.Image:
+def draw(
+    page: Page,
+    store: Store,
+    failures: dict[str, str],
+    max_width: int,
+    before_row: Callable[[int], None],
+) -> Image.Image:
     """The sheet of one page. A cell that failed shows why, one that was not rendered says so."""
     from PIL import Image, ImageDraw
 
@@ -173,6 +190,7 @@ def draw(page: Page, store: Store, failures: dict[str, str], max_width: int) -> 
     left_of_cells = layout.margin + (layout.label_width + layout.gap if layout.label_width else 0)
     y = layout.top
     for row, height in enumerate(layout.row_heights):
+        before_row(row)
         _write_block(pen, layout.rows[row], layout.margin, y + height / 2, layout.font, "left")
         x = left_of_cells
         for cell, width in zip(page.cells[row], layout.column_widths, strict=True):

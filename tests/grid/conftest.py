@@ -1,19 +1,27 @@
-"""What the tests of grids on a real ComfyUI share."""
+"""What the tests of grids share."""
 
 from __future__ import annotations
 
-from typing import Any
+import sys
+import types
+from pathlib import Path
 
 import numpy
 import pytest
 
-from .comfy_server import Server
+from ..comfy import Comfy
+
+if "cocktail.nodes" not in sys.modules:
+    # nodes/__init__.py needs ComfyUI, the modules of the grid do not: they are imported around it.
+    nodes = types.ModuleType("cocktail.nodes")
+    nodes.__path__ = [str(Path(__file__).resolve().parents[2] / "nodes")]
+    sys.modules["cocktail.nodes"] = nodes
 
 CHECKPOINT = "lively.safetensors"
 
 
 @pytest.fixture(scope="session")
-def lively(comfy: Any) -> str:
+def lively(comfy: Comfy) -> str:
     """A checkpoint whose pictures depend on all that a cell sets.
 
     The untrained miniature predicts no noise and has silent text layers: with it, wrong prompts or clip skips would go
@@ -30,8 +38,3 @@ def lively(comfy: Any) -> str:
             tensors[name] = noise.astype(tensor.dtype)
     save_file(tensors, folder / CHECKPOINT)
     return CHECKPOINT
-
-
-@pytest.fixture(scope="session")
-def server(comfy: Any) -> Server:
-    return Server(comfy.url.rstrip("/"), comfy.base)

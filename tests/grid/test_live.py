@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import json
 import shutil
-import struct
-from pathlib import Path
 from typing import Any
 
 import numpy
 import pytest
 from PIL import Image
 
-from .comfy_server import Server, axis_node, checkpoints_node, grid_prompt, wait_for
+from ..comfy import Comfy, ComfyError
+from .grids import (
+    axis_node,
+    cells,
+    checkpoints_node,
+    folder_of,
+    grid_prompt,
+    pixels,
+    wait_for,
+    write_no_model,
+)
 
 PROMPTS = ("a red circle on a blue background", "a green square on a yellow background")
 
@@ -60,28 +68,9 @@ def stock_prompt(cell: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def stock_picture(server: Server, cell: dict[str, Any]) -> numpy.ndarray:
-    (image,) = server.run(stock_prompt(cell))["8"]["images"]
-    return pixels(server.base / "output" / image["subfolder"] / image["filename"])
-
-
-def pixels(path: Path) -> numpy.ndarray:
-    return numpy.asarray(Image.open(path).convert("RGB"))
-
-
-def write_no_model(path: Path) -> None:
-    """A sound safetensors file that holds no model."""
-    header = json.dumps({"x": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
-    header += b" " * (-len(header) % 8)
-    path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
-
-
-def cells(folder: Path) -> list[dict[str, Any]]:
-    """The cells of a plan, each with its file."""
-    plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
-    for cell in plan["cells"]:
-        cell["file"] = folder / "cells" / cell["key"][:2] / f"{cell['key']}.png"
-    return plan["cells"]
+def stock_picture(comfy: Comfy, cell: dict[str, Any]) -> numpy.ndarray:
+    (image,) = comfy.run(stock_prompt(cell))["8"]["images"]
+    return pixels(comfy.base / "output" / image["subfolder"] / image["filename"])
 
 
 @pytest.mark.parametrize(
@@ -90,7 +79,7 @@ def cells(folder: Path) -> list[dict[str, Any]]:
         (
             "identity-sampler",
             [
-                axis_node("sampler", "euler", "euler_ancestral", "dpmpp_2m"),
+                axis_node("sampler", "euler", "euler_ancestral"),
                 axis_node("clip skip", 1, 2),
                 axis_node("size", "64x64", "96x64"),
             ],
@@ -110,40 +99,39 @@ def cells(folder: Path) -> list[dict[str, Any]]:
             [
                 axis_node("steps", 2, 4),
                 axis_node("scheduler", "normal", "simple"),
-                axis_node("seed", 0, 3),
             ],
             {"width": 64, "height": 96, "cfg": 7.0, "sampler": "dpmpp_2s_ancestral"},
         ),
     ],
 )
 def test_every_cell_is_the_picture_of_the_stock_nodes(
-    server: Server, lively: str, name: str, axes: list[dict[str, Any]], settings: dict[str, Any]
+    comfy: Comfy, lively: str, name: str, axes: list[dict[str, Any]], settings: dict[str, Any]
 ):
-    server.run(grid_prompt(name, axes, checkpoint=lively, **settings))
-    found = cells(server.grid_folder(name))
+    comfy.run(grid_prompt(name, axes, checkpoint=lively, **settings))
+    found = cells(folder_of(comfy.base, name))
     assert len({pixels(cell["file"]).tobytes() for cell in found}) == len(found)
     for cell in found:
-        mine, stock = pixels(cell["file"]), stock_picture(server, cell["settings"])
+        mine, stock = pixels(cell["file"]), stock_picture(comfy, cell["settings"])
         assert mine.shape == (cell["settings"]["height"], cell["settings"]["width"], 3)
         assert numpy.array_equal(mine, stock), cell["settings"]
 
 
-def test_several_checkpoints_in_one_grid_do_not_influence_each_other(server: Server, lively: str):
+def test_several_checkpoints_in_one_grid_do_not_influence_each_other(comfy: Comfy, lively: str):
     axes = [
         axis_node("seed", 1, 2),
         checkpoints_node(lively, "miniature_v1.safetensors", "miniature_v3.safetensors"),
     ]
-    server.run(grid_prompt("identity-checkpoints", axes))
-    found = cells(server.grid_folder("identity-checkpoints"))
+    comfy.run(grid_prompt("identity-checkpoints", axes))
+    found = cells(folder_of(comfy.base, "identity-checkpoints"))
     for cell in sorted(found, key=lambda cell: cell["settings"]["checkpoint"]):
-        stock = stock_picture(server, cell["settings"])
+        stock = stock_picture(comfy, cell["settings"])
         assert numpy.array_equal(pixels(cell["file"]), stock), cell["settings"]
 
 
-def test_a_cell_carries_the_graph_that_makes_it(server: Server, lively: str):
+def test_a_cell_carries_the_graph_that_makes_it(comfy: Comfy, lively: str):
     prompt = "a {red|green} circle, naïve"
-    server.run(grid_prompt("carried", [axis_node("prompt", prompt)], checkpoint=lively))
-    (cell,) = cells(server.grid_folder("carried"))
+    comfy.run(grid_prompt("carried", [axis_node("prompt", prompt)], checkpoint=lively))
+    (cell,) = cells(folder_of(comfy.base, "carried"))
     text = Image.open(cell["file"]).info
     carried = json.loads(text["prompt"])
     assert carried["8"]["inputs"].pop("filename_prefix") == "cocktail/carried"
@@ -157,15 +145,15 @@ def test_a_cell_carries_the_graph_that_makes_it(server: Server, lively: str):
 
 
 def test_new_values_cost_only_their_cells_and_a_new_order_none_cost_only_their_cells(
-    server: Server, lively: str
+    comfy: Comfy, lively: str
 ):
     def written(name: str) -> dict[str, int]:
-        found = cells(server.grid_folder(name))
+        found = cells(folder_of(comfy.base, name))
         return {cell["key"]: cell["file"].stat().st_mtime_ns for cell in found}
 
     def numbers(*seeds: int) -> dict[str, Any]:
         prompt = grid_prompt("growing", [axis_node("seed", *seeds)], checkpoint=lively)
-        (result,) = server.run(prompt)["render"]["cocktail"]
+        (result,) = comfy.run(prompt)["render"]["cocktail"]
         return {key: result[key] for key in ("cells", "rendered", "reused", "failed")}
 
     assert numbers(1, 2) == {"cells": 2, "rendered": 2, "reused": 0, "failed": 0}
@@ -177,56 +165,55 @@ def test_new_values_cost_only_their_cells_and_a_new_order_none_cost_only_their_c
     assert written("growing") == after
 
 
-def test_interrupt_keeps_what_is_finished_and_the_next_queueing_goes_on(
-    server: Server, lively: str
-):
+def test_interrupt_keeps_what_is_finished_and_the_next_queueing_goes_on(comfy: Comfy, lively: str):
     prompt = grid_prompt("interrupted", [axis_node("seed", *range(8))], checkpoint=lively, steps=16)
-    folder = server.grid_folder("interrupted")
-    running = server.start(prompt)
+    folder = folder_of(comfy.base, "interrupted")
+    running = comfy.queue(prompt)
     wait_for(lambda: len(list(folder.glob("cells/*/*.png"))) >= 2)
-    server.post("/interrupt", {})
-    entry = server.finish(running)
-    assert "execution_interrupted" in [kind for kind, _ in entry["status"]["messages"]]
+    comfy.interrupt()
+    with pytest.raises(ComfyError) as ended:
+        comfy.wait(running)
+    assert ended.value.nodes == {"render": "interrupted"}
     finished = list(folder.glob("cells/*/*.png"))
     assert 2 <= len(finished) < 8
     assert not [path for path in folder.rglob("*.part")]
     log = [json.loads(line) for line in (folder / "cells.jsonl").read_text().splitlines()]
     assert {line["status"] for line in log} == {"finished"}
-    (result,) = server.run(prompt)["render"]["cocktail"]
+    (result,) = comfy.run(prompt)["render"]["cocktail"]
     assert (result["rendered"], result["reused"]) == (8 - len(finished), len(finished))
 
 
 def test_a_checkpoint_that_cannot_be_loaded_fails_its_cells_and_no_others(
-    server: Server, lively: str
+    comfy: Comfy, lively: str
 ):
-    checkpoints = server.base / "models" / "checkpoints"
+    checkpoints = comfy.base / "models" / "checkpoints"
     broken = checkpoints / "no_model.safetensors"
     write_no_model(broken)
     axes = [checkpoints_node(broken.name, lively), axis_node("seed", 1, 2)]
     prompt = grid_prompt("partly-failed", axes)
     try:
-        outputs = server.run(prompt)
+        outputs = comfy.run(prompt)
         (result,) = outputs["render"]["cocktail"]
         assert (result["rendered"], result["failed"]) == (2, 2)
         assert "2 FAILED" in outputs["render"]["text"][0]
         assert str(checkpoints) not in outputs["render"]["text"][0]
         (first_sheet,) = outputs["sheet"]["images"]
         assert (
-            server.get("/cocktail/grids")["grids"]
+            comfy.get("/cocktail/grids")["grids"]
             and {
                 "name": "partly-failed",
                 "cells": 4,
                 "finished": 2,
                 "failed": 2,
             }
-            in server.get("/cocktail/grids")["grids"]
+            in comfy.get("/cocktail/grids")["grids"]
         )
 
-        (again,) = server.run(prompt)["render"]["cocktail"]
+        (again,) = comfy.run(prompt)["render"]["cocktail"]
         assert (again["rendered"], again["reused"], again["failed"]) == (0, 2, 2)
 
         shutil.copyfile(checkpoints / "miniature_v1.safetensors", broken)
-        outputs = server.run(prompt)
+        outputs = comfy.run(prompt)
         (repaired,) = outputs["render"]["cocktail"]
         assert (repaired["rendered"], repaired["reused"], repaired["failed"]) == (2, 2, 0)
         assert outputs["sheet"]["images"] != [first_sheet]
@@ -234,32 +221,32 @@ def test_a_checkpoint_that_cannot_be_loaded_fails_its_cells_and_no_others(
         broken.unlink()
 
 
-def test_a_grid_of_which_every_cell_fails_is_an_error_with_the_reason(server: Server):
-    broken = server.base / "models" / "checkpoints" / "no_model_at_all.safetensors"
+def test_a_grid_of_which_every_cell_fails_is_an_error_with_the_reason(comfy: Comfy):
+    broken = comfy.base / "models" / "checkpoints" / "no_model_at_all.safetensors"
     write_no_model(broken)
     try:
         prompt = grid_prompt("all-failed", [axis_node("seed", 1, 2)], checkpoint=broken.name)
-        error = server.error(prompt)
-        assert error["node_type"] == "CocktailRenderGrid"
-        assert "no_model_at_all.safetensors" in error["exception_message"]
+        with pytest.raises(ComfyError) as failed:
+            comfy.run(prompt)
+        assert "no_model_at_all.safetensors" in failed.value.nodes["render"]
     finally:
         broken.unlink()
 
 
-def test_the_sheet_is_saved_shown_and_handed_on_page_by_page(server: Server, lively: str):
+def test_the_sheet_is_saved_shown_and_handed_on_page_by_page(comfy: Comfy, lively: str):
     axes = [axis_node("seed", 1, 2), axis_node("prompt", *PROMPTS), axis_node("cfg", 2, 4, 6)]
     prompt = grid_prompt("paged", axes, checkpoint=lively)
     prompt["save"] = {
         "class_type": "SaveImage",
         "inputs": {"images": ["sheet", 0], "filename_prefix": "sheets"},
     }
-    outputs = server.run(prompt)
+    outputs = comfy.run(prompt)
     shown = outputs["sheet"]["images"]
     assert len(shown) == len(outputs["save"]["images"]) == 3
     for page, saved in zip(shown, outputs["save"]["images"], strict=True):
         assert page["subfolder"] == "cocktail/grids/paged/sheets"
-        original = server.base / "output" / page["subfolder"] / page["filename"]
-        copy = server.base / "output" / saved["subfolder"] / saved["filename"]
+        original = comfy.base / "output" / page["subfolder"] / page["filename"]
+        copy = comfy.base / "output" / saved["subfolder"] / saved["filename"]
         assert numpy.array_equal(pixels(original), pixels(copy))
 
 
@@ -278,23 +265,24 @@ def test_the_sheet_is_saved_shown_and_handed_on_page_by_page(server: Server, liv
     ],
 )
 def test_bad_input_is_refused_on_its_node_before_anything_runs(
-    server: Server, change: tuple[str, str, Any], node: str, words: str
+    comfy: Comfy, change: tuple[str, str, Any], node: str, words: str
 ):
     axes = [axis_node("seed", 1), checkpoints_node("miniature_v1.safetensors")]
     prompt = grid_prompt("refused", axes)
     changed, input_id, value = change
     prompt[changed]["inputs"][input_id] = value
-    refusal = server.refusal(prompt)
+    refusal = comfy.errors(prompt)
     assert list(refusal) == [node]
     assert words in refusal[node]
-    assert not server.grid_folder("refused").exists()
+    assert not folder_of(comfy.base, "refused").exists()
 
 
-def test_a_grid_without_a_checkpoint_or_with_one_target_twice_is_refused(server: Server):
-    error = server.error(grid_prompt("refused", [axis_node("seed", 1)]))
-    assert error["node_type"] == "CocktailGridPlan"
-    assert "has no checkpoint" in error["exception_message"]
+def test_a_grid_without_a_checkpoint_or_with_one_target_twice_is_refused(comfy: Comfy):
+    with pytest.raises(ComfyError) as failed:
+        comfy.run(grid_prompt("refused", [axis_node("seed", 1)]))
+    assert "has no checkpoint" in failed.value.nodes["plan"]
     axes = [axis_node("seed", 1), axis_node("seed", 2)]
-    error = server.error(grid_prompt("refused", axes, checkpoint="miniature_v1.safetensors"))
-    assert "Axis 1 and axis 2 both vary the seed" in error["exception_message"]
-    assert not server.grid_folder("refused").exists()
+    with pytest.raises(ComfyError) as failed:
+        comfy.run(grid_prompt("refused", axes, checkpoint="miniature_v1.safetensors"))
+    assert "Axis 1 and axis 2 both vary the seed" in failed.value.nodes["plan"]
+    assert not folder_of(comfy.base, "refused").exists()
