@@ -71,6 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Problem as problem:
         print(f"\n{problem}", file=sys.stderr)
         return 1
+    except (ConnectionError, urllib.error.URLError) as error:
+        print(f"\nComfyUI no longer answers ({error}); see {WORK / 'server.log'}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
         return 130
@@ -122,33 +125,33 @@ def setup(options: argparse.Namespace, for_tests: bool = False) -> Path:
     if options.comfyui and not (comfyui / "main.py").is_file():
         raise Problem(f"There is no ComfyUI in {comfyui}: main.py is missing.")
     stamp = VENV / "cocktail.json"
-    wanted = _fingerprint(comfyui) if (comfyui / "main.py").is_file() else ""
     done = read_json(stamp)
-    if wanted and done.get("fingerprint") == wanted and (done["for_tests"] or not for_tests):
-        return comfyui
-    for_tests = for_tests or bool(done.get("for_tests"))
+    made_with = [str(ROOT), sys.version, _interpreter()]
+    if (comfyui / "main.py").is_file() and done.get("made_with") == made_with:
+        if done["packages"] == _packages(comfyui, for_tests=True):
+            return comfyui
+        if done["packages"] == _packages(comfyui, for_tests=False) and not for_tests:
+            return comfyui
     started = time.monotonic()
     say(f"Setting up in {ROOT}")
     WORK.mkdir(exist_ok=True)
-    own_torch = make_environment()
-    if not options.comfyui and not (comfyui / "main.py").is_file():
+    if done.get("made_with") != made_with:
+        done = {"made_with": made_with, "own_torch": make_environment()}
+    if not (comfyui / "main.py").is_file():
         fetch_comfyui(comfyui)
-    install(comfyui, own_torch, bool(options.comfyui), for_tests)
-    fingerprint = _fingerprint(comfyui)
-    stamp.write_text(json.dumps({"fingerprint": fingerprint, "for_tests": for_tests}))
+    install(comfyui, done["own_torch"], bool(options.comfyui), for_tests)
+    done["packages"] = _packages(comfyui, for_tests)
+    stamp.write_text(json.dumps(done), encoding="utf-8")
     say(f"Set up in {duration(time.monotonic() - started)}")
     return comfyui
 
 
-def _fingerprint(comfyui: Path) -> str:
-    """Changes when anything that decides what is installed does."""
-    files = (
-        ROOT / "requirements.txt",
-        ROOT / "tests" / "requirements.txt",
-        comfyui / "requirements.txt",
-    )
-    parts = [str(ROOT), str(comfyui), sys.version, _interpreter(), COMFYUI_WHEEL]
-    parts += [file.read_text(encoding="utf-8") for file in files if file.is_file()]
+def _packages(comfyui: Path, for_tests: bool) -> str:
+    """Changes when anything that decides which packages are installed does."""
+    files = [comfyui / "requirements.txt", ROOT / "requirements.txt"]
+    if for_tests:
+        files.append(ROOT / "tests" / "requirements.txt")
+    parts = [str(comfyui), *(file.read_text(encoding="utf-8") for file in files if file.is_file())]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
@@ -161,7 +164,9 @@ def _interpreter() -> str:
 def make_environment() -> bool:
     """Make .venv. Returns whether it sees a torch that the running Python has, which is then kept."""
     if Path(sys.prefix).resolve() == VENV.resolve():
-        return not (VENV / "pyvenv.cfg").read_text().count("include-system-site-packages = false")
+        raise Problem(
+            "This Python is .venv's own, and .venv has to be made anew: run dev.py with another one."
+        )
     import importlib.util
     import sysconfig
 
@@ -592,6 +597,8 @@ def stage(server: Server, graph: dict[str, Any]) -> tuple[str, str]:
 def run_line(run: dict[str, Any]) -> str:
     """How a run stands, in a line."""
     line = f"fine-tune {run['name']}: {run['status']}"
+    if run["message"] and run["status"] != "running":
+        line += f" ({run['message']})"
     if run["steps"]:
         line += f", step {run['step']} of {run['steps']}, epoch {min(run['epoch'] + 1, run['epochs'])} of {run['epochs']}"
         if run.get("steps_per_second"):

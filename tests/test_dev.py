@@ -89,7 +89,7 @@ def test_a_failure_names_the_node_by_its_title(dev):
 
 
 def test_a_run_is_told_in_a_line(dev):
-    state = {"name": "vodka", "status": "running", "step": 30, "steps": 220, "epoch": 1, "epochs": 10, "steps_per_second": 2.0, "first_validation": 1.0, "last_validation": 0.5}  # fmt: skip
+    state = {"name": "vodka", "status": "running", "message": "", "step": 30, "steps": 220, "epoch": 1, "epochs": 10, "steps_per_second": 2.0, "first_validation": 1.0, "last_validation": 0.5}  # fmt: skip
     assert dev.run_line(state) == "fine-tune vodka: running, step 30 of 220, epoch 2 of 10, 1 min 35 s left, validation loss 1.000 -> 0.500"  # fmt: skip
 
 

@@ -10,13 +10,15 @@ import sys
 import pytest
 
 LOAD = """
-import argparse, asyncio, dataclasses, importlib.util, json, os, sys, time
+import asyncio, importlib.util, json, os, sys, time
 comfyui, pack = sys.argv[1:]
 sys.argv = ["main.py", "--cpu"]
 sys.path.insert(0, comfyui)
 import comfy.options
 comfy.options.enable_args_parsing()
+import utils.extra_config
 import nodes
+import server
 from comfy_api.latest import ComfyExtension, io
 
 start = time.perf_counter()
@@ -35,7 +37,6 @@ def parts(items):
 result = []
 for node in found:
     schema = node.GET_SCHEMA()
-    source = vars(sys.modules[node.__module__])
     result.append({
         "id": schema.node_id, "display_name": schema.display_name, "category": schema.category,
         "description": schema.description, "inputs": parts(schema.inputs), "outputs": parts(schema.outputs),

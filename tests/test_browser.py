@@ -1,0 +1,109 @@
+"""ComfyUI's page in a real browser: the template is found, opens, is queued with a click, and its sheets appear."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+
+from .comfy import Comfy
+from .demo import Demo
+
+TEMPLATE = "cosmopolitan_miniature"
+SHOWN = """kind => window.app.graph.nodes.filter(node => node.type === kind)
+    .map(node => (node.imgs ?? []).filter(image => image.complete && image.naturalWidth > 200).length)"""
+
+
+@pytest.fixture(scope="module")
+def browser(dev) -> Iterator[Browser]:
+    path = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, dev.CHROMIUM)), None)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def baseline(comfyui, browser, tmp_path_factory) -> set[str]:
+    """What the page complains of without the pack."""
+    server = Comfy(comfyui, tmp_path_factory.mktemp("bare base"), pack=None)
+    server.start()
+    try:
+        page, complaints = open_page(browser, server)
+        page.close()
+        return complaints
+    finally:
+        server.stop()
+
+
+def open_page(browser: Browser, server: Comfy) -> tuple[Page, set[str]]:
+    """ComfyUI's page when it is ready to be used, and the set that its complaints go to."""
+    page = browser.new_page(viewport={"width": 1600, "height": 1000})
+    page.set_default_timeout(60_000)
+    complaints: set[str] = set()
+
+    def listen(message: ConsoleMessage) -> None:
+        if message.type == "error":
+            complaints.add(general(f"{message.location['url']} {message.text}"))
+
+    page.on("console", listen)
+    page.on("pageerror", lambda error: complaints.add(general(str(error))))
+    page.goto(server.url)
+    page.get_by_test_id("queue-button").wait_for()
+    page.wait_for_load_state("networkidle")
+    return page, complaints
+
+
+def general(complaint: str) -> str:
+    """A complaint without what differs between two servers: port, and which node types the page looks up on the web."""
+    complaint = re.sub(r"127\.0\.0\.1:\d+", "SERVER", complaint.splitlines()[0])
+    return re.sub(r"https://api\.comfy\.org/[^' ]*", "https://api.comfy.org/", complaint)
+
+
+def open_template(page: Page) -> None:
+    """By hand: the template browser, the pack's name, the graph. A first visit shows the template browser unasked."""
+    dialog = page.get_by_role("dialog")
+    if not dialog.is_visible():
+        page.get_by_role("button", name="Templates").first.click()
+    dialog.get_by_text("cocktail", exact=True).first.click()
+    dialog.get_by_text(TEMPLATE).first.click()
+    dialog.wait_for(state="hidden")
+
+
+def test_the_template_opens_runs_and_shows_its_sheets(demo: Demo, browser, baseline, tmp_path):
+    page, complaints = open_page(browser, demo.comfy)
+    open_template(page)
+    page.wait_for_function("count => window.app.graph.nodes.length === count", arg=len(demo.graph))
+    page.wait_for_load_state("networkidle")
+    with page.expect_response(lambda response: response.url.endswith("/prompt")) as answer:
+        page.get_by_test_id("queue-button").get_by_role("button").first.click()
+    queued = answer.value.json()
+    assert answer.value.status == 200 and not queued["node_errors"]
+    assert demo.comfy.wait(queued["prompt_id"]) == demo.outputs
+    for kind, count in (("CocktailGridSheet", 2), ("CocktailLossChart", 1)):
+        page.wait_for_function(f"kind => ({SHOWN})(kind).filter(n => n > 0).length === {count}", arg=kind)  # fmt: skip
+    page.screenshot(path=tmp_path / "graph.png")
+    print("screenshot:", tmp_path / "graph.png")
+    page.close()
+    assert complaints <= baseline, complaints - baseline
+
+
+def test_the_prompt_that_the_browser_sends_is_the_committed_one(demo: Demo, browser):
+    page, _ = open_page(browser, demo.comfy)
+    open_template(page)
+    page.wait_for_function("count => window.app.graph.nodes.length === count", arg=len(demo.graph))
+    sent = page.evaluate("async () => (await window.app.graphToPrompt()).output")
+    page.close()
+    plain = {key: (node["class_type"], node["inputs"]) for key, node in sent.items()}
+    assert plain == {key: (node["class_type"], node["inputs"]) for key, node in demo.graph.items()}
+
+
+def test_the_help_page_of_a_node_is_served(demo: Demo, browser, root):
+    page = browser.new_page()
+    answer = page.goto(f"{demo.comfy.url}/extensions/cocktail/docs/CocktailFineTune.md")
+    assert answer.text() == (root / "web" / "docs" / "CocktailFineTune.md").read_text("utf-8")
+    page.close()
