@@ -228,7 +228,9 @@ def install(comfyui: Path, own_torch: bool, own_comfyui: bool, for_tests: bool) 
     pip = [PYTHON, "-m", "pip", "install", "--disable-pip-version-check", "--progress-bar", "off"]
     if own_torch:
         # uv does not see the packages below .venv and would install a second torch; pip does.
-        version = run([PYTHON, "-c", "import torch; print(torch.__version__)"], quiet=True).strip()
+        version = run(
+            [PYTHON, "-c", "import importlib.metadata as m; print(m.version('torch'))"], quiet=True
+        ).strip()
         kept = WORK / "constraints.txt"
         kept.write_text(f"torch=={version}\n")
         run([*pip, "--quiet", *wanted, "-c", str(kept)])
