@@ -1,4 +1,4 @@
-"""XYZ grids: axes, a plan that is checked before anything runs, the rendering of its cells, and sheets."""
+"""The nodes of a grid: a plan that is checked before anything runs, the rendering of its cells, and sheets."""
 
 from __future__ import annotations
 
@@ -8,14 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
-from ...merge.errors import MergeError
-from ...merge.hashing import file_sha256
-from ...merge.safetensors_file import read_header
-from ...trainer.runs import Run
 from .. import names, types
 from ..progress import Progress, show_text
 from ..schema import opt, schema
-from . import axes, plan, sampling, sheet
+from . import axes, checkpoints, plan, sampling, sheet
+from .axis_nodes import ALIASES, CATEGORY, CocktailAxis, CocktailAxisCheckpoints, CocktailAxisRuns
 from .cell import LIMITS, SIDE_STEP, check_limits
 from .errors import GridError
 from .store import Store
@@ -23,219 +20,11 @@ from .store import Store
 if TYPE_CHECKING:
     import torch
 
-CATEGORY = "cocktail/grid"
-ALIASES = ["xyz plot", "x/y/z plot", "xy plot", "grid", "comparison"]
-NONE = "none"
-CHECKPOINT_INPUTS = tuple(f"checkpoint_{number}" for number in range(1, 9))
 OUTPUT_PIXELS = 128_000_000
 """The IMAGE outputs of all pages hold no more than this together (12 bytes each); the files are as large as they are."""
 
 _last_failures: dict[str, float] = {}
 """Grids whose last rendering had failed cells, and when that was: queueing such a grid again tries them again."""
-
-
-class CocktailAxis(io.ComfyNode):
-    """An axis of typed values."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return schema(
-            node_id="CocktailAxis",
-            display_name="Grid Axis",
-            category=CATEGORY,
-            description="One thing that varies over a grid - prompts, seeds, sizes and so on - with one value a line.",
-            search_aliases=[*ALIASES, "x values", "y values", "z values", "seeds", "prompt list"],
-            inputs=[
-                opt(
-                    io.Combo.Input,
-                    "target",
-                    options=list(axes.TARGETS),
-                    default=axes.TARGETS[0],
-                    tooltip="What varies. Clip skip counts from the end of the text encoder: 1 = last layer (-1 in ComfyUI), 2 = the "
-                    "one before it (-2).",
-                ),
-                opt(
-                    io.String.Input,
-                    "values",
-                    multiline=True,
-                    default="",
-                    placeholder="one value a line",
-                    tooltip='One value a line; blank lines do not count. Prompts: the text, "" for an empty one. Sizes in pixels: '
-                    "512x768, or 512 for a square; multiples of 8. Seeds, steps, clip skip: whole numbers. Samplers and "
-                    "schedulers: names as on KSampler.",
-                ),
-            ],
-            outputs=[
-                types.Axis.Output(
-                    "axis", display_name="axis", tooltip="The axis, for an axis input of Grid Plan."
-                )
-            ],
-        )
-
-    @classmethod
-    def validate_inputs(cls, target: str | None, values: str | None) -> bool | str:
-        if target is None or values is None:
-            return True
-        try:
-            axes.typed_axis(target, values, _choices())
-        except GridError as error:
-            return str(error)
-        return True
-
-    @classmethod
-    def execute(cls, target: str, values: str) -> io.NodeOutput:
-        return io.NodeOutput(axes.typed_axis(target, values, _choices()))
-
-
-class CocktailAxisCheckpoints(io.ComfyNode):
-    """An axis of checkpoints."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return schema(
-            node_id="CocktailAxisCheckpoints",
-            display_name="Grid Axis: Checkpoints",
-            category=CATEGORY,
-            description="Up to eight checkpoints as an axis of a grid. Each can be chosen here or linked from a node that picks or makes one.",
-            search_aliases=[*ALIASES, "checkpoint name", "model comparison", "compare models"],
-            inputs=[
-                *(
-                    opt(
-                        io.Combo.Input,
-                        name,
-                        options=[NONE, *names.checkpoint_names()],
-                        default=NONE,
-                        tooltip=f"Checkpoint number {number} of the axis, or none. Can be linked. One that is there twice is "
-                        "shown once.",
-                    )
-                    for number, name in enumerate(CHECKPOINT_INPUTS, start=1)
-                ),
-                opt(
-                    io.String.Input,
-                    "labels",
-                    multiline=True,
-                    optional=True,
-                    default="",
-                    placeholder="labels, one a line (optional)",
-                    tooltip="How sheets call the checkpoints: line 1 for checkpoint_1, and so on. A blank line, or none: the file's name.",
-                ),
-            ],
-            outputs=[
-                types.Axis.Output(
-                    "axis", display_name="axis", tooltip="The axis, for an axis input of Grid Plan."
-                )
-            ],
-        )  # fmt: skip
-
-    @classmethod
-    def validate_inputs(
-        cls,
-        checkpoint_1: str | None = NONE,
-        checkpoint_2: str | None = NONE,
-        checkpoint_3: str | None = NONE,
-        checkpoint_4: str | None = NONE,
-        checkpoint_5: str | None = NONE,
-        checkpoint_6: str | None = NONE,
-        checkpoint_7: str | None = NONE,
-        checkpoint_8: str | None = NONE,
-    ) -> bool | str:
-        chosen = (
-            checkpoint_1, checkpoint_2, checkpoint_3, checkpoint_4,
-            checkpoint_5, checkpoint_6, checkpoint_7, checkpoint_8,
-        )  # fmt: skip
-        if all(checkpoint == NONE for checkpoint in chosen):
-            return "The checkpoint axis is empty. Choose at least one checkpoint."
-        for name, checkpoint in zip(CHECKPOINT_INPUTS, chosen, strict=True):
-            if checkpoint is not None and checkpoint != NONE:
-                try:
-                    _readable(checkpoint)
-                except GridError as error:
-                    return f"{name}: {error}"
-        return True
-
-    @classmethod
-    def fingerprint_inputs(cls, labels: str | None = "", **chosen: str | None) -> list[Any]:
-        """A file that was replaced under the same name is another checkpoint."""
-        return [_file_state(chosen.get(name)) for name in CHECKPOINT_INPUTS]
-
-    @classmethod
-    def execute(
-        cls,
-        checkpoint_1: str,
-        checkpoint_2: str,
-        checkpoint_3: str,
-        checkpoint_4: str,
-        checkpoint_5: str,
-        checkpoint_6: str,
-        checkpoint_7: str,
-        checkpoint_8: str,
-        labels: str = "",
-    ) -> io.NodeOutput:
-        chosen = (
-            checkpoint_1, checkpoint_2, checkpoint_3, checkpoint_4,
-            checkpoint_5, checkpoint_6, checkpoint_7, checkpoint_8,
-        )  # fmt: skip
-        lines = [line.strip() for line in labels.splitlines()]
-        if len(lines) > len(chosen):
-            raise GridError(f"There are {len(lines)} labels for {len(chosen)} checkpoints.")
-        lines += [""] * (len(chosen) - len(lines))
-        pairs = [pair for pair in zip(chosen, lines, strict=True) if pair[0] != NONE]
-        return io.NodeOutput(axes.checkpoint_axis(pairs))
-
-
-class CocktailAxisRuns(io.ComfyNode):
-    """An axis of all saved checkpoints of runs."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return schema(
-            node_id="CocktailAxisRuns",
-            display_name="Grid Axis: Epochs of Runs",
-            category=CATEGORY,
-            description="Every saved checkpoint of up to four runs as an axis of a grid, called by run and epoch.",
-            search_aliases=[*ALIASES, "epochs", "compare epochs", "training progress", "all checkpoints"],
-            inputs=[
-                types.Run.Input(
-                    "run_1",
-                    tooltip="A run. Link it through Wait for Run, so that its checkpoints are there.",
-                ),
-                *(
-                    types.Run.Input(
-                        f"run_{number}",
-                        optional=True,
-                        tooltip="A further run, whose checkpoints follow those above. Optional.",
-                    )
-                    for number in (2, 3, 4)
-                ),
-            ],
-            outputs=[
-                types.Axis.Output(
-                    "axis", display_name="axis", tooltip="The axis, for an axis input of Grid Plan."
-                )
-            ],
-        )  # fmt: skip
-
-    @classmethod
-    def execute(
-        cls,
-        run_1: Run,
-        run_2: Run | None = None,
-        run_3: Run | None = None,
-        run_4: Run | None = None,
-    ) -> io.NodeOutput:
-        saved = []
-        for run in (run_1, run_2, run_3, run_4):
-            if run is None:
-                continue
-            checkpoints = run.checkpoints()
-            if not checkpoints:
-                raise GridError(
-                    f"The run {run.name} has saved no checkpoint yet. Put Wait for Run between it and the axis."
-                )
-            saved += [
-                (run.name, c.epoch, c.step, names.checkpoint_name(c.file)) for c in checkpoints
-            ]
-        return io.NodeOutput(axes.runs_axis(saved))  # fmt: skip
 
 
 class CocktailGridPlan(io.ComfyNode):
@@ -274,8 +63,8 @@ class CocktailGridPlan(io.ComfyNode):
                 opt(
                     io.Combo.Input,
                     "checkpoint",
-                    options=[NONE, *names.checkpoint_names()],
-                    default=NONE,
+                    options=[checkpoints.NONE, *names.checkpoint_names()],
+                    default=checkpoints.NONE,
                     tooltip="The checkpoint of all cells, unless an axis varies it. Can be linked.",
                 ),
                 opt(
@@ -369,8 +158,8 @@ class CocktailGridPlan(io.ComfyNode):
         try:
             if name is not None:
                 names.check_name(name, "grid")
-            if checkpoint is not None and checkpoint != NONE:
-                _readable(checkpoint)
+            if checkpoint is not None and checkpoint != checkpoints.NONE:
+                checkpoints.readable(checkpoint)
             sides = {"width": width, "height": height}
             check_limits({side: value for side, value in sides.items() if value is not None})
         except (names.BadName, GridError) as error:
@@ -380,7 +169,7 @@ class CocktailGridPlan(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, checkpoint: str | None = None, **others: Any) -> list[Any]:
         """A file that was replaced under the same name is another checkpoint."""
-        return [_file_state(checkpoint)]
+        return [checkpoints.file_state(checkpoint)]
 
     @classmethod
     def execute(
@@ -407,7 +196,7 @@ class CocktailGridPlan(io.ComfyNode):
         except names.BadName as error:
             raise GridError(str(error)) from None
         fixed = {
-            "checkpoint": "" if checkpoint == NONE else checkpoint,
+            "checkpoint": "" if checkpoint == checkpoints.NONE else checkpoint,
             "prompt": prompt,
             "negative_prompt": negative_prompt,
             "seed": seed,
@@ -420,7 +209,7 @@ class CocktailGridPlan(io.ComfyNode):
             "clip_skip": clip_skip,
         }
         given = [axis for axis in (axis_1, axis_2, axis_3, axis_4) if axis is not None]
-        grid = plan.make_plan(name, fixed, given, _checkpoint_sha256)
+        grid = plan.make_plan(name, fixed, given, checkpoints.content_sha256)
         missing = _store(grid).missing(grid)
         loads = len({cell.settings.checkpoint for cell in missing})
         text = grid.size_words() + (
@@ -551,49 +340,12 @@ class CocktailGridSheet(io.ComfyNode):
         return io.NodeOutput(_read_images(paths), ui={"images": images})
 
 
-def _choices() -> dict[str, list[str]]:
-    import comfy.samplers
-
-    sampler = comfy.samplers.KSampler
-    return {"sampler": list(sampler.SAMPLERS), "scheduler": list(sampler.SCHEDULERS)}
-
-
 def _store(grid: plan.Plan) -> Store:
     return Store(names.cocktail_dir("grids", grid.name))
 
 
 def _relative_to_output(folder: Path) -> str:
     return folder.relative_to(names.cocktail_dir().parent).as_posix()
-
-
-def _readable(checkpoint: str) -> Path:
-    """The file of a checkpoint, if it is there and sound; otherwise GridError."""
-    try:
-        path = names.checkpoint_path(checkpoint)
-        if path.suffix == ".safetensors":
-            read_header(path)
-    except (names.BadName, MergeError) as error:
-        raise GridError(str(error)) from None
-    return path
-
-
-def _checkpoint_sha256(checkpoint: str) -> str:
-    try:
-        show_text(f"reading {checkpoint}")
-        return file_sha256(_readable(checkpoint), names.cocktail_dir("hashes.json"), Progress())
-    except MergeError as error:
-        raise GridError(str(error)) from None
-
-
-def _file_state(checkpoint: str | None) -> list[int]:
-    """Size and modification time of a chosen checkpoint; nothing for a linked or missing one."""
-    if checkpoint is None or checkpoint == NONE:
-        return []
-    try:
-        status = names.checkpoint_path(checkpoint).stat()
-    except (names.BadName, OSError):
-        return []
-    return [status.st_size, status.st_mtime_ns]
 
 
 def _read_images(paths: list[Path]) -> list[torch.Tensor]:

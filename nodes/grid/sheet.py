@@ -242,7 +242,7 @@ def wrap(text: str, width: float, size: int, most_lines: int = MOST_LINES) -> tu
     return tuple(lines)
 
 
-def _fitting(word: str, width: float, font: ImageFont.FreeTypeFont) -> int:
+def _fitting(word: str, width: float, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> int:
     """How many characters of a word that is too long go on a line; after a separator if one is near."""
     fits = 1
     while fits < len(word) and font.getlength(word[: fits + 1]) <= width:
@@ -370,7 +370,7 @@ def _line_height(size: int) -> int:
 
 
 @lru_cache(maxsize=64)
-def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     """DejaVu Sans, which comes with matplotlib and has Latin, Greek and Cyrillic letters; else Pillow's own font."""
     from PIL import ImageFont
 

@@ -13,7 +13,7 @@ import numpy
 from PIL import Image
 
 
-def wait_for(look: Callable[[], Any], timeout_s: float = 60) -> Any:
+def wait_for(look: Callable[[], Any], timeout_s: float = 300) -> Any:
     """What `look()` returns as soon as it is true."""
     end = time.monotonic() + timeout_s
     while not (found := look()):
