@@ -50,14 +50,7 @@ MINIATURES = {
     "miniature_v1.safetensors": ("--seed", "2"),
     "miniature_v3.safetensors": ("--seed", "2", "--drift", "0.03"),
 }
-CHROMIUM = (
-    "chromium",
-    "chromium-browser",
-    "google-chrome",
-    "google-chrome-stable",
-    "chrome",
-    "msedge",
-)
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")  # fmt: skip
 
 
 class Problem(Exception):
@@ -372,22 +365,10 @@ def start_server(comfyui: Path, options: argparse.Namespace, port: int | None) -
     if not is_free(port):
         raise Problem(f"Port {port} is in use. Choose another: --port NUMBER")
     command = [
-        PYTHON,
-        comfyui / "main.py",
-        "--listen",
-        "127.0.0.1",
-        "--port",
-        port,
-        "--base-directory",
-        BASE,
-        "--database-url",
-        "sqlite:///:memory:",
-        "--disable-api-nodes",
-        "--disable-auto-launch",
-        "--disable-all-custom-nodes",
-        "--whitelist-custom-nodes",
-        "cocktail",
-    ]
+        PYTHON, comfyui / "main.py", "--listen", "127.0.0.1", "--port", port, "--base-directory", BASE,
+        "--database-url", "sqlite:///:memory:", "--disable-api-nodes", "--disable-auto-launch",
+        "--disable-all-custom-nodes", "--whitelist-custom-nodes", "cocktail",
+    ]  # fmt: skip
     gpu = "import torch; print(torch.cuda.is_available() or torch.backends.mps.is_available())"
     if run([PYTHON, "-c", gpu], quiet=True).strip() != "True":
         command.append("--cpu")

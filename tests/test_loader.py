@@ -48,7 +48,10 @@ print(json.dumps({"seconds": seconds, "nodes": result, "heavy": heavy, "path": s
 
 def load(comfyui, root):
     result = subprocess.run(
-        [sys.executable, "-c", LOAD, str(comfyui), str(root)], capture_output=True, text=True
+        [sys.executable, "-c", LOAD, str(comfyui), str(root)],
+        capture_output=True,
+        text=True,
+        cwd=comfyui,
     )
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout.splitlines()[-1])
