@@ -84,6 +84,7 @@ def comfy(
     server.start()
     yield server
     server.stop()
+    shutil.rmtree(server.base / "models")
 
 
 @pytest.fixture(scope="session")
