@@ -40,3 +40,12 @@ class Demo:
             for key in self.ids(kind)
             for image in self.outputs[key]["images"]
         ]
+
+
+def products(outputs: dict[str, Any]) -> dict[str, Any]:
+    """The pictures and checkpoints that nodes report; not whether they were made or found."""
+    found = {}
+    for key, output in outputs.items():
+        checkpoints = [result.get("checkpoint") for result in output.get("cocktail", [])]
+        found[key] = (output.get("images"), checkpoints)
+    return found
