@@ -19,11 +19,12 @@ from .demo import Demo
 
 ROOT = Path(__file__).resolve().parents[1]
 
-if "cocktail" not in sys.modules:
-    # The folder can have any name, and its __init__.py is for ComfyUI: the cores are imported around it.
-    pack = types.ModuleType("cocktail")
-    pack.__path__ = [str(ROOT)]
-    sys.modules["cocktail"] = pack
+for name in ("cocktail", "cocktail.nodes"):
+    if name not in sys.modules:
+        # The folder can have any name, and these __init__.py are for ComfyUI: the cores are imported around them.
+        package = types.ModuleType(name)
+        package.__path__ = [str(ROOT.joinpath(*name.split(".")[1:]))]
+        sys.modules[name] = package
 
 
 @pytest.fixture(scope="session")

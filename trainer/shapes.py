@@ -132,13 +132,14 @@ def judge_grid(folder: Path) -> list[Score]:
     from PIL import Image
 
     scores: dict[str, Score] = {}
-    latest = {line["file"]: line for line in read_lines(folder / "cells.jsonl") if line.get("file")}
-    for line in latest.values():
+    lines = {line["key"]: line for line in read_lines(folder / "cells.jsonl")}
+    for key, line in lines.items():
         asked = CAPTION.search(line["settings"]["prompt"])
-        if line["status"] != "finished" or not asked:
+        picture = folder / "cells" / key[:2] / f"{key}.png"
+        if not asked or not picture.is_file():
             continue
         name = line["settings"]["checkpoint"]
-        with Image.open(folder / line["file"]) as image:
+        with Image.open(picture) as image:
             right = border_colour(image) == asked.group(3)
         old = scores.get(name, Score(name, 0, 0))
         scores[name] = Score(name, old.right + right, old.asked + 1)

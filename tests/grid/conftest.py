@@ -2,20 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-import types
-from pathlib import Path
-
 import numpy
 import pytest
 
 from ..comfy import Comfy
-
-if "cocktail.nodes" not in sys.modules:
-    # nodes/__init__.py needs ComfyUI, the modules of the grid do not: they are imported around it.
-    nodes = types.ModuleType("cocktail.nodes")
-    nodes.__path__ = [str(Path(__file__).resolve().parents[2] / "nodes")]
-    sys.modules["cocktail.nodes"] = nodes
 
 CHECKPOINT = "lively.safetensors"
 

@@ -63,11 +63,13 @@ def test_the_score_counts_borders_of_the_asked_colour(tmp_path):
     asked = [("red", "red"), ("blue", "blue"), ("green", "cyan")]
     with (tmp_path / "cells.jsonl").open("w", encoding="utf-8") as lines:
         for index, (background, painted) in enumerate(asked):
-            Image.new("RGB", (64, 64), COLOURS[painted]).save(tmp_path / f"{index}.png")
+            key = f"{index}f"
+            (tmp_path / "cells" / key).mkdir(parents=True)
+            picture = Image.new("RGB", (64, 64), COLOURS[painted])
+            picture.save(tmp_path / "cells" / key / f"{key}.png")
             settings = {
                 "prompt": f"a white circle on a {background} background",
                 "checkpoint": "some/model.safetensors",
             }
-            line = {"settings": settings, "status": "finished", "file": f"{index}.png"}
-            lines.write(json.dumps(line) + "\n")
+            lines.write(json.dumps({"key": key, "settings": settings}) + "\n")
     assert judge_grid(tmp_path) == [Score("some/model.safetensors", right=2, asked=3)]
