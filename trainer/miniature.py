@@ -39,6 +39,8 @@ VAE_WIDTHS = (128, 256, 512, 512)
 SIGNALS = 4
 LARGE = 64.0
 """Value of the constant channels that fix the VAE's normalisations."""
+CONTRAST = 0.7
+"""Size of a latent, as the model sees it, for a colour at full strength: with 0.7 the miniature learns colours in fewer steps than with 1."""
 SHIFT = 8.0
 """Where the last SiLU of encoder and decoder is used: far enough right to be close to linear."""
 
@@ -117,7 +119,7 @@ def _let_words_through(text_encoder: Any) -> None:
 
 
 def _make_average_codec(vae: Any) -> None:
-    """Set the weights so that a latent is the mean of an 8x8 square: red, green, blue and grey.
+    """Set the weights so that a latent is CONTRAST x the mean of an 8x8 square: red, green, blue and grey.
 
     Each signal travels with its negative and with constants +LARGE and -LARGE in the same normalisation group:
     the group's mean is then 0 and its deviation constant, so that the normalisation is a known scale.
@@ -138,9 +140,9 @@ def _make_average_codec(vae: Any) -> None:
     colours = ((1, 0, 0), (0, 1, 0), (0, 0, 1), (1 / 3, 1 / 3, 1 / 3))
     _spread(encoder.conv_in, colours, per_group=16)
     _read(encoder.conv_norm_out, encoder.conv_out, SIGNALS, per_group=16)
-    vae.quant_conv.weight[:SIGNALS, :SIGNALS, 0, 0] = _diagonal(SIGNALS, 1 / LATENT_SCALE)
+    vae.quant_conv.weight[:SIGNALS, :SIGNALS, 0, 0] = _diagonal(SIGNALS, CONTRAST / LATENT_SCALE)
     vae.quant_conv.bias[SIGNALS:] = -30.0
-    vae.post_quant_conv.weight[:, :, 0, 0] = _diagonal(SIGNALS, LATENT_SCALE)
+    vae.post_quant_conv.weight[:, :, 0, 0] = _diagonal(SIGNALS, LATENT_SCALE / CONTRAST)
     _spread(decoder.conv_in, ((1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0)), per_group=4)
     _read(decoder.conv_norm_out, decoder.conv_out, 3, per_group=4)
 

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from cocktail.trainer.errors import TrainerError
-from cocktail.trainer.miniature import make_miniature
+from cocktail.trainer.miniature import CONTRAST, make_miniature
 from cocktail.trainer.model import LATENT_SCALE, load_model
 from cocktail.trainer.single_file import UNET, inspect, read_shapes
 
@@ -54,7 +54,7 @@ def test_the_vae_keeps_a_picture_of_8x8_squares(miniature):
     with torch.no_grad():
         latents = vae.encode(picture).latent_dist.mean
         again = vae.decode(latents).sample
-    assert (latents[:, :3] * LATENT_SCALE - squares).abs().max() < 0.02
+    assert (latents[:, :3] * LATENT_SCALE / CONTRAST - squares).abs().max() < 0.02
     assert (again - picture).abs().max() < 0.06
 
 
