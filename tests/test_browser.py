@@ -102,8 +102,9 @@ def test_the_prompt_that_the_browser_sends_is_the_committed_one(demo: Demo, brow
     assert plain == {key: (node["class_type"], node["inputs"]) for key, node in demo.graph.items()}
 
 
-def test_the_help_page_of_a_node_is_served(demo: Demo, browser, root):
-    page = browser.new_page()
-    answer = page.goto(f"{demo.comfy.url}/extensions/cocktail/docs/CocktailFineTune.md")
-    assert answer.text() == (root / "web" / "docs" / "CocktailFineTune.md").read_text("utf-8")
+def test_the_help_page_of_a_node_is_where_the_page_looks_for_it(demo: Demo, browser, root):
+    page, _ = open_page(browser, demo.comfy)
+    path = "/extensions/cocktail/docs/CocktailFineTune.md"
+    text = page.evaluate("async path => (await fetch(path)).text()", path)
     page.close()
+    assert text == (root / "web" / "docs" / "CocktailFineTune.md").read_text(encoding="utf-8")
