@@ -109,6 +109,9 @@ def _setting(field: dataclasses.Field) -> io.Input:
     limits = {"min": type(field.default)(low), "max": type(field.default)(high), "step": step}
     if kind is io.Float.Input:
         limits["round"] = min(step, 1e-9)
+    if field.name == "seed":
+        # Without this the page adds a widget to every input named seed, and changes it after each queueing.
+        limits["control_after_generate"] = False
     return opt(kind, field.name, **limits, **common)
 
 
