@@ -216,7 +216,7 @@ class CocktailAxisRuns(io.ComfyNode):
                     f"The run {run.name} has saved no checkpoint yet. Put Wait for Run between it and the axis."
                 )
             saved += [
-                (run.name, c.epoch, c.step, names.checkpoint_name(c.file)) for c in checkpoints
+                (run.name, c.epoch, c.step, names.checkpoint_name(c.file)) for c in saved_by_run
             ]
         return io.NodeOutput(axes.runs_axis(saved))  # fmt: skip
 
