@@ -82,7 +82,7 @@ class CocktailTrainingSettings(io.ComfyNode):
         if None in given.values():
             return True
         try:
-            RunSettings(**given)
+            RunSettings.from_json(given)
         except TrainerError as error:
             return str(error)
         return True

@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from .files import write_json
 from .runs import Run
@@ -20,7 +21,7 @@ def start(run: Run) -> int:
     """Start training in a process of its own, which outlives this one; returns its pid."""
     environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
     environment.pop("PYTORCH_CUDA_ALLOC_CONF", None)
-    detached = (
+    detached: dict[str, Any] = (
         {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
         if sys.platform == "win32"
         else {"start_new_session": True}
