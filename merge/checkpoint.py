@@ -76,7 +76,14 @@ def make_checkpoint(
     used = {ingredient: bound.headers[ingredient] for ingredient, _ in flat}
     plan = make_plan(flat, used, precision)
     metadata = make_metadata(bound.recipe, used, plan, precision, path.stem)
-    write_file(plan, path, metadata, threads, progress=progress)
+    try:
+        write_file(plan, path, metadata, threads, progress=progress)
+    except MergeError:
+        if not path.exists():
+            raise
+        # Somebody else has made a file of that name meanwhile.
+        _check_same_product(bound, path, precision)
+        return False
     return True
 
 

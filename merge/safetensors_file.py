@@ -12,7 +12,7 @@ import math
 import os
 import shutil
 import struct
-import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -27,6 +27,7 @@ ITEM_BYTES = {
     "I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8, "C64": 8,
 }  # fmt: skip
 LONGEST_HEADER = 100_000_000
+NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 ALIGNMENT = 8
 SPARE_BYTES = 64 << 20
 ABANDONED_AFTER_S = 3600
@@ -197,8 +198,9 @@ def new_file(path: Path, size_bytes: int) -> Iterator[Path]:
             f"There is no room for {path.name}: it needs {size_bytes / 1e9:.2f} GB and {path.parent} has "
             f"{free / 1e9:.2f} GB left. Free some space there."
         )
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    temporary = Path(name)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
+    temporary.unlink(missing_ok=True)
+    handle = os.open(temporary, NEW_FILE, 0o666)
     try:
         os.ftruncate(handle, size_bytes)
         yield temporary
@@ -215,17 +217,18 @@ def new_file(path: Path, size_bytes: int) -> Iterator[Path]:
 
 
 def _publish(temporary: Path, path: Path) -> None:
-    """Give the temporary file its name, readable as the umask says, without ever replacing another file."""
-    umask = os.umask(0)
-    os.umask(umask)
-    temporary.chmod(0o666 & ~umask)
+    """Give the temporary file its name without ever replacing another file."""
     try:
         path.hardlink_to(temporary)
     except FileExistsError:
         _refuse_existing(path)
     except OSError:
-        _refuse_existing(path)
-        temporary.rename(path)
+        # A file system without hard links: the name is claimed first.
+        try:
+            os.close(os.open(path, NEW_FILE))
+        except FileExistsError:
+            _refuse_existing(path)
+        temporary.replace(path)
     if os.name != "nt":
         folder = os.open(path.parent, os.O_RDONLY)
         try:

@@ -5,16 +5,17 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..merge.checkpoint import bind_to_files, default_name, make_checkpoint
-from ..merge.engine import Progress
 from ..merge.errors import MergeError
 from ..merge.plan import PRECISIONS
 from ..merge.recipe import Ingredient, Recipe, add_difference, flatten, to_text, weighted_sum
 from ..merge.safetensors_file import read_header
 from . import names, types
+from .progress import Progress
 from .schema import opt, schema
 
 CATEGORY = "cocktail/merge"
 SIDES = "abcdef"
+LARGEST_SHARE = 1000.0
 
 
 class CocktailIngredient(io.ComfyNode):
@@ -90,6 +91,25 @@ class CocktailWeightedSum(io.ComfyNode):
                 types.Recipe.Output("recipe", display_name="recipe", tooltip="The mix, as a recipe.")
             ],
         )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(
+        cls,
+        share_of_a: float | None,
+        share_of_b: float | None,
+        share_of_c: float | None = 0.0,
+        share_of_d: float | None = 0.0,
+        share_of_e: float | None = 0.0,
+        share_of_f: float | None = 0.0,
+    ) -> bool | str:
+        """Linked shares are None here; they are checked when they are known."""
+        shares = (share_of_a, share_of_b, share_of_c, share_of_d, share_of_e, share_of_f)
+        known = [share for share in shares if share is not None]
+        if any(not 0 <= share <= LARGEST_SHARE for share in known):
+            return f"Shares go from 0 to {LARGEST_SHARE:.0f}."
+        if len(known) == len(shares) and not any(known):
+            return "All shares are 0. Give at least one recipe a share above 0."
+        return True
 
     @classmethod
     def execute(
@@ -212,10 +232,10 @@ class CocktailMergeToFile(io.ComfyNode):
         if name:
             names.check_name(name, "merge")
         hash_cache = names.cocktail_dir("hashes.json")
-        bound = bind_to_files(recipe, names.checkpoint_path, hash_cache, _progress())
+        bound = bind_to_files(recipe, names.checkpoint_path, hash_cache, Progress())
         file_name = f"{name or default_name(bound, precision)}.safetensors"
         path = names.checkpoint_dir() / file_name
-        made = make_checkpoint(bound, path, precision, progress=_progress())
+        made = make_checkpoint(bound, path, precision, progress=Progress())
         checkpoint = names.checkpoint_name(path)
         text = to_text(bound.recipe)
         result = {
@@ -250,31 +270,12 @@ def _share_input(side: str, optional: bool) -> io.Input:
         optional=optional,
         default=50.0,
         min=0.0,
-        max=1000.0,
+        max=LARGEST_SHARE,
         step=1.0,
         round=0.001,
         tooltip=f"Share of {label} in the mix, from 0 to 1000. Shares are divided by their total, so 60, 20, 20 and 0.6, 0.2, 0.2 "
         f"are the same.{note}",
     )
-
-
-def _progress() -> Progress:
-    """Show progress under the node, and let Interrupt stop the work between two pieces."""
-    import comfy.model_management
-    import comfy.utils
-
-    bar = comfy.utils.ProgressBar(100)
-    shown = -1
-
-    def show(done: int, total: int) -> None:
-        nonlocal shown
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        percent = done * 100 // max(total, 1)
-        if percent != shown:
-            shown = percent
-            bar.update_absolute(percent)
-
-    return show
 
 
 NODES: list[type[io.ComfyNode]] = [

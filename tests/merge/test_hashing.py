@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+
+import pytest
+
+from cocktail.merge import hashing
+from cocktail.merge.errors import MergeError
+from cocktail.merge.hashing import file_sha256
+
+
+def test_a_hash_is_the_files_sha256(tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(os.urandom(5_000_000))
+    seen = []
+    expected = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert file_sha256(path, progress=lambda done, total: seen.append((done, total))) == expected
+    assert seen[-1] == (5_000_000, 5_000_000)
+
+
+def test_a_file_is_hashed_once_until_it_changes(tmp_path, monkeypatch):
+    path, cache = tmp_path / "a", tmp_path / "cache" / "hashes.json"
+    path.write_bytes(b"one")
+    first = file_sha256(path, cache)
+    with monkeypatch.context() as patch:
+        patch.setattr(hashing, "_hash", lambda *_: pytest.fail("the file was hashed again"))
+        assert file_sha256(path, cache) == first
+    path.write_bytes(b"two!")
+    assert file_sha256(path, cache) == hashlib.sha256(b"two!").hexdigest()
+
+
+def test_a_damaged_cache_is_made_again(tmp_path):
+    path, cache = tmp_path / "a", tmp_path / "hashes.json"
+    path.write_bytes(b"one")
+    for damage in ("{", "[]", '{"a": 1}', '{"a": {"identity": 1, "sha256": 2}}'):
+        cache.write_text(damage)
+        assert file_sha256(path, cache) == hashlib.sha256(b"one").hexdigest()
+        assert len(json.loads(cache.read_text())) == 1
+
+
+def test_threads_share_one_cache(tmp_path):
+    cache = tmp_path / "hashes.json"
+    paths = [tmp_path / f"{number}" for number in range(16)]
+    for path in paths:
+        path.write_bytes(path.name.encode())
+    threads = [threading.Thread(target=file_sha256, args=(path, cache)) for path in paths]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(json.loads(cache.read_text())) == 16
+    paths[0].unlink()
+    paths[1].write_bytes(b"new")
+    file_sha256(paths[1], cache)
+    assert str(paths[0].resolve()) not in json.loads(cache.read_text())
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(MergeError, match=r"nothing cannot be read"):
+        file_sha256(tmp_path / "nothing")

@@ -1,0 +1,99 @@
+"""The life of a run in ComfyUI: it goes on without the page, the prompt and the server."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import psutil
+import pytest
+
+from ..comfy import ComfyError
+from .graphs import fine_tune
+
+LONG = 12
+"""Epochs of a run that is still at work when a test interferes with it."""
+
+
+def run_of(comfy, name):
+    return comfy.get(f"/cocktail/runs/{name}")
+
+
+def wait_until(comfy, name, reached, timeout=120):
+    """The run once `reached(run)`; polls, because a run's state is a file that another process writes."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        known = {run["name"]: run for run in comfy.get("/cocktail/runs")["runs"]}
+        if name in known and reached(known[name]):
+            return known[name]
+        time.sleep(0.1)
+    pytest.fail(f"{name} did not get there: {known.get(name)}")
+
+
+def process_of(comfy, name):
+    file = comfy.base / "output" / "cocktail" / "runs" / name / "process.json"
+    return psutil.Process(json.loads(file.read_text(encoding="utf-8"))["pid"])
+
+
+def test_a_run_outlives_interrupt_and_a_restart_of_comfyui(comfy):
+    graph = fine_tune("outlives", epochs=LONG)
+    prompt = comfy.queue(graph)
+    wait_until(comfy, "outlives", lambda run: run["step"] >= 2)
+    process = process_of(comfy, "outlives")
+    comfy.interrupt()
+    with pytest.raises(ComfyError, match="interrupted"):
+        comfy.wait(prompt)
+    assert process.is_running()
+    comfy.restart()
+    assert process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    started = run_of(comfy, "outlives")["step"]
+    outputs = comfy.run(graph)
+    assert outputs["wait"]["cocktail"][0]["status"] == "finished"
+    metrics = comfy.get("/cocktail/runs/outlives/metrics")["lines"]
+    steps = [line["step"] for line in metrics if line["kind"] == "step"]
+    assert steps == list(range(1, len(steps) + 1)) and started <= len(steps)
+    assert comfy.get(f"/cocktail/runs/outlives/metrics?after={len(metrics)}")["lines"] == []
+    files = run_of(comfy, "outlives")["checkpoints"]
+    assert outputs["pick"]["cocktail"][0]["checkpoint"].replace("\\", "/") in {
+        f"cocktail/outlives/{saved['file']}" for saved in files
+    }
+    other = fine_tune("outlives", epochs=LONG + 1)
+    with pytest.raises(ComfyError) as error:
+        comfy.run(other)
+    assert error.value.nodes.keys() == {"run"}
+    assert "taken by another run (epochs 12 there, 13 here)" in str(error.value)
+
+
+def test_runs_take_turns_and_a_stopped_or_killed_one_goes_on_when_queued_again(comfy):
+    first, second = fine_tune("first", epochs=LONG), fine_tune("second", seed=9)
+    prompt = comfy.queue(first)
+    wait_until(comfy, "first", lambda run: run["step"] >= 2)
+    only = {key: second[key] for key in second if key not in ("wait", "pick")}
+    queued = comfy.queue(only)
+    comfy.post("/cocktail/runs/first/stop", {})
+    with pytest.raises(ComfyError, match="was stopped at step"):
+        comfy.wait(prompt)
+    comfy.wait(queued)
+    wait_until(comfy, "second", lambda run: run["status"] == "finished")
+    stopped_at = run_of(comfy, "first")["step"]
+    prompt = comfy.queue(first)
+    wait_until(comfy, "first", lambda run: run["step"] > stopped_at)
+    process_of(comfy, "first").kill()
+    with pytest.raises(ComfyError, match="was interrupted at step"):
+        comfy.wait(prompt)
+    assert comfy.run(first)["wait"]["cocktail"][0]["status"] == "finished"
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("/cocktail/runs/nothing/stop", "no run named nothing"),
+        ("/cocktail/runs/..%2f..%2fx/stop", "cannot name a run"),
+    ],
+)
+def test_a_route_takes_names_of_runs_only(comfy, path, words):
+    assert words in comfy.post(path, {})["error"]
+
+
+def test_a_change_needs_a_json_object(comfy):
+    assert "JSON object" in comfy.post("/cocktail/runs/nothing/stop", [])["error"]
