@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
+from threading import Barrier
 
 import numpy as np
 import pytest
@@ -94,6 +96,23 @@ def test_the_vae_comes_byte_for_byte_from_the_first_ingredient(cellar, tmp_path)
     assert not any(name.startswith("model_ema.") for name in made)
 
 
+def test_an_ingredient_that_is_taken_away_gives_no_vae(cellar, tmp_path):
+    recipe = add_difference(A, B, A, 2)
+    assert flatten(recipe)[0] == (A, -1)
+    make_checkpoint(cellar(recipe), tmp_path / "out.safetensors")
+    made, second = load_file(tmp_path / "out.safetensors"), load_file(tmp_path / "b.safetensors")
+    name = "first_stage_model.decoder.conv_out.weight"
+    assert torch.equal(made[name], second[name])
+
+
+def test_integers_are_copied_not_mixed(write, sd15, cellar, tmp_path):
+    name = UNET + "steps"
+    for seed, file in enumerate("ab", 1):
+        write(file, sd15(seed) | {name: torch.tensor([seed, 1000 * seed])})
+    make_checkpoint(cellar(weighted_sum([(B, 1), (A, 1)])), tmp_path / "out.safetensors")
+    assert load_file(tmp_path / "out.safetensors")[name].tolist() == [2, 2000]
+
+
 def test_the_bytes_do_not_depend_on_threads_or_pieces(cellar, tmp_path):
     bound = cellar(cocktail())
     plan = make_plan(flatten(bound.recipe), bound.headers, "fp16")
@@ -142,6 +161,41 @@ def test_without_hard_links_a_file_still_appears_whole_and_replaces_none(
     monkeypatch.setattr(Path, "hardlink_to", refuse)
     path = tmp_path / "out.safetensors"
     assert make_checkpoint(cellar(cocktail()), path) is True
+    assert len(load_file(path)) > 8
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_without_hard_links_a_file_that_appears_during_the_merge_is_kept(
+    cellar, tmp_path, monkeypatch
+):
+    def refuse(*_):
+        raise PermissionError("no hard links here")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    path = tmp_path / "out.safetensors"
+    with pytest.raises(MergeError):
+        make_checkpoint(
+            cellar(cocktail()), path, progress=lambda *_: path.write_bytes(b"somebody's")
+        )
+    assert path.read_bytes() == b"somebody's"
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_two_that_make_one_merge_at_once_both_get_it(cellar, tmp_path):
+    path, bound = tmp_path / "out.safetensors", cellar(cocktail())
+    started = Barrier(2)
+
+    def one(_):
+        waited = []
+
+        def progress(done, total):
+            if not waited:
+                waited.append(started.wait(20))
+
+        return make_checkpoint(bound, path, threads=1, progress=progress)
+
+    with ThreadPoolExecutor(2) as pool:
+        assert sorted(pool.map(one, range(2))) == [False, True]
     assert len(load_file(path)) > 8
     assert not list(tmp_path.glob(".*"))
 

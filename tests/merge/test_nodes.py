@@ -48,20 +48,20 @@ def test_a_merge_without_a_name_is_named_by_its_recipe(comfy):
 
 @pytest.mark.parametrize("name", ["../up", "/abs", "a/b", ".hidden", "NUL"])
 def test_a_path_is_no_name_of_a_merge(comfy, name):
-    assert "cannot name a merge" in refused(comfy, merge(name))["file"]
+    assert "cannot name a merge" in comfy.errors(merge(name))["file"]
 
 
 def test_a_checkpoint_that_is_missing_or_none_is_refused_on_its_ingredient(comfy):
     bad = comfy.base / "models" / "checkpoints" / "page.safetensors"
     bad.write_text("<html>404</html>", encoding="utf-8")
     for name, words in (("nowhere.safetensors", "There is no checkpoint"), ("page.safetensors", "page.safetensors")):  # fmt: skip
-        errors = refused(comfy, merge("never", b={"checkpoint": name}))
+        errors = comfy.errors(merge("never", b={"checkpoint": name}))
         assert errors.keys() == {"b"} and words in errors["b"]
 
 
 def test_shares_that_are_all_zero_or_out_of_range_are_refused(comfy):
     graph = merge("never")
     graph["sum"] = node("CocktailWeightedSum", a=["a", 0], b=["b", 0], share_of_a=0.0, share_of_b=0.0)  # fmt: skip
-    assert "All shares are 0" in refused(comfy, graph)["sum"]
+    assert "All shares are 0" in comfy.errors(graph)["sum"]
     graph["sum"]["inputs"]["share_of_b"] = -1.0
-    assert "Shares go from 0" in refused(comfy, graph)["sum"]
+    assert "Shares go from 0" in comfy.errors(graph)["sum"]
