@@ -228,7 +228,11 @@ def _publish(temporary: Path, path: Path) -> None:
             os.close(os.open(path, NEW_FILE))
         except FileExistsError:
             _refuse_existing(path)
-        temporary.replace(path)
+        try:
+            temporary.replace(path)
+        except OSError:
+            path.unlink()
+            raise
     if os.name != "nt":
         folder = os.open(path.parent, os.O_RDONLY)
         try:

@@ -6,6 +6,7 @@ import random
 import struct
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -146,6 +147,17 @@ def test_a_file_that_exists_is_never_replaced(tmp_path):
     with pytest.raises(MergeError, match="never overwritten"), new_file(path, 3):
         pytest.fail("the file was there before")
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_name_that_was_claimed_in_vain_is_free_again(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError("not here")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(PermissionError), new_file(tmp_path / "a.safetensors", 3):
+        pass
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_full_disk_is_noticed_before_anything_is_written(tmp_path):
