@@ -29,7 +29,6 @@ class Position:
 
 def save_point(folder: Path, position: Position, parts: dict[str, Any], optimizer: Any) -> None:
     """Write the point of this step and delete all but the newest two."""
-    import torch
     from safetensors.torch import save_file
 
     point = folder / f"step-{position.step:08d}"
@@ -43,12 +42,21 @@ def save_point(folder: Path, position: Position, parts: dict[str, Any], optimize
             {key: tensor.contiguous() for key, tensor in module.state_dict().items()},
             part / f"{name}.safetensors",
         )
-    torch.save(optimizer.state_dict(), part / "optimizer.pt")
+    state = optimizer.state_dict()
+    save_file(
+        {
+            f"{parameter}.{name}": tensor
+            for parameter, values in state["state"].items()
+            for name, tensor in values.items()
+        },
+        part / "optimizer.safetensors",
+    )
     sizes = {file.name: file.stat().st_size for file in part.iterdir()}
     for name in sizes:
         with (part / name).open("rb+") as file:
             os.fsync(file.fileno())
-    write_json(part / "manifest.json", {"position": asdict(position), "sizes": sizes})
+    manifest = {"position": asdict(position), "sizes": sizes, "groups": state["param_groups"]}
+    write_json(part / "manifest.json", manifest)
     part.rename(point)
     sync_folder(folder)
     for old in _points(folder)[KEPT:]:
@@ -57,7 +65,6 @@ def save_point(folder: Path, position: Position, parts: dict[str, Any], optimize
 
 def load_point(folder: Path, parts: dict[str, Any], optimizer: Any) -> Position:
     """Bring weights and optimizer to the newest complete point; the start when there is none."""
-    import torch
     from safetensors.torch import load_file
 
     for point in _points(folder):
@@ -66,9 +73,11 @@ def load_point(folder: Path, parts: dict[str, Any], optimizer: Any) -> Position:
             continue
         for name, module in parts.items():
             module.load_state_dict(load_file(point / f"{name}.safetensors"))
-        optimizer.load_state_dict(
-            torch.load(point / "optimizer.pt", weights_only=True, map_location="cpu")
-        )
+        state: dict[int, dict[str, Any]] = {}
+        for key, tensor in load_file(point / "optimizer.safetensors").items():
+            parameter, name = key.split(".")
+            state.setdefault(int(parameter), {})[name] = tensor
+        optimizer.load_state_dict({"state": state, "param_groups": manifest["groups"]})
         return Position(**manifest["position"])
     return Position()
 
