@@ -168,6 +168,7 @@ class CocktailLoadDataset(io.ComfyNode):
             "reasons": report.reasons(),
             "problems": [asdict(problem) for problem in report.problems[:1000]],
             "other_files": report.other_files,
+            "captions_from_names": report.captions_from_names,
         }
         return io.NodeOutput(dataset, str(report), ui={"text": [str(report)], "cocktail": [result]})
 

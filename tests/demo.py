@@ -21,7 +21,7 @@ class Demo:
 
     def run(self) -> None:
         started = time.monotonic()
-        self.outputs = self.comfy.run(self.graph, timeout=1200)
+        self.outputs = self.comfy.run(self.graph, timeout=3600)
         self.seconds = time.monotonic() - started
 
     def ids(self, kind: str) -> list[str]:

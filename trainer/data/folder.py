@@ -33,11 +33,15 @@ class Problem:
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What was found in a folder: pictures, those that are not pairs and why, and files of other kinds by suffix."""
+    """What was found in a folder: pictures, those that are not pairs and why, and files of other kinds by suffix.
+
+    `captions_from_names` counts the pairs whose picture has no .txt file.
+    """
 
     found: int
     problems: tuple[Problem, ...]
     other_files: dict[str, int]
+    captions_from_names: int = 0
 
     def reasons(self) -> dict[str, int]:
         """How often each reason occurred, the most frequent first."""
@@ -48,6 +52,10 @@ class LoadReport:
             f"{self.found} pictures found, {self.found - len(self.problems)} pairs, {len(self.problems)} skipped"
         ]
         lines += [f"skipped: {count} x {reason}" for reason, count in self.reasons().items()]
+        if self.captions_from_names:
+            lines.append(
+                f"without a .txt file, captioned by their names: {self.captions_from_names}"
+            )
         if self.other_files:
             others = (f"{count} {suffix}" for suffix, count in self.other_files.items())
             lines.append(f"other files, not read: {', '.join(others)}")
@@ -94,7 +102,8 @@ def load_folder(
                 progress(number, len(pictures))
     if cache and facts != known:
         write_json(cache, facts)
-    report = LoadReport(len(pictures), tuple(problems), others)
+    named = sum(not (folder / file).with_suffix(".txt").is_file() for file, *_ in found)
+    report = LoadReport(len(pictures), tuple(problems), others, named)
     if problems and (on_problem == "stop" or not found):
         raise TrainerError(_complaint(name, report))
     ids = pair_ids((image_hash, caption) for _, caption, image_hash, *_ in found)
