@@ -13,7 +13,7 @@ from ..trainer.data.manifest import Dataset
 from ..trainer.data.split import split
 from ..trainer.shapes import draw_shapes
 from . import names, types
-from .progress import Progress
+from .progress import Progress, show_text
 from .schema import opt, schema
 
 CATEGORY = "cocktail/dataset"
@@ -77,7 +77,9 @@ class CocktailDrawShapes(io.ComfyNode):
         names.check_name(name, "folder of drawn shapes")
         folder = names.within(Path(folder_paths.get_input_directory()), name, "Folder")
         draw_shapes(folder, count, seed, Progress())
-        return io.NodeOutput(f"input/{name}", ui={"text": [f"{count} pairs in input/{name}"]})
+        text = f"{count} pairs in input/{name}"
+        show_text(text)
+        return io.NodeOutput(f"input/{name}", ui={"text": [text]})
 
 
 class CocktailLoadDataset(io.ComfyNode):
@@ -170,6 +172,7 @@ class CocktailLoadDataset(io.ComfyNode):
             "other_files": report.other_files,
             "captions_from_names": report.captions_from_names,
         }
+        show_text(str(report))
         return io.NodeOutput(dataset, str(report), ui={"text": [str(report)], "cocktail": [result]})
 
 
@@ -224,6 +227,7 @@ class CocktailSplitDataset(io.ComfyNode):
             "validation": len(result.validation),
             "fingerprint": result.fingerprint,
         }
+        show_text(text)
         return io.NodeOutput(result, ui={"text": [text], "cocktail": [counts]})
 
 

@@ -226,7 +226,9 @@ class CocktailFineTune(io.ComfyNode):
         )
         enqueue(run)
         supervisor.watch()
-        return io.NodeOutput(run, ui=_result(run))
+        result = _result(run)
+        show_text(result["text"][0])
+        return io.NodeOutput(run, ui=result)
 
 
 class CocktailWaitForRun(io.ComfyNode):

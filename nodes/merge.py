@@ -10,7 +10,7 @@ from ..merge.plan import PRECISIONS
 from ..merge.recipe import Ingredient, Recipe, add_difference, flatten, to_text, weighted_sum
 from ..merge.safetensors_file import read_header
 from . import names, types
-from .progress import Progress
+from .progress import Progress, show_text
 from .schema import opt, schema
 
 CATEGORY = "cocktail/merge"
@@ -245,10 +245,9 @@ class CocktailMergeToFile(io.ComfyNode):
             "recipe_hash": bound.hash,
             "precision": precision,
         }
-        state = "made" if made else "there already"
-        return io.NodeOutput(
-            checkpoint, ui={"text": [f"{checkpoint} = {text} ({state})"], "cocktail": [result]}
-        )
+        shown = f"{checkpoint} = {text} ({'made' if made else 'there already'})"
+        show_text(shown)
+        return io.NodeOutput(checkpoint, ui={"text": [shown], "cocktail": [result]})
 
 
 def _recipe_input(side: str, optional: bool) -> io.Input:

@@ -7,6 +7,7 @@ from comfy_api.latest import io
 from ..trainer.runs import Run
 from ..trainer.selection import RULES, pick
 from . import names, types
+from .progress import show_text
 from .schema import opt, schema
 
 CATEGORY = "cocktail/select"
@@ -57,6 +58,7 @@ class CocktailPickCheckpoint(io.ComfyNode):
         text = f"{run.name}, epoch {saved.epoch}"
         if saved.validation_loss is not None:
             text += f", validation loss {saved.validation_loss:.4f}"
+        show_text(text)
         result = {
             "checkpoint": checkpoint,
             "run": run.name,

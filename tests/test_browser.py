@@ -84,6 +84,8 @@ def test_the_template_opens_runs_and_shows_its_sheets(demo: Demo, browser, basel
     queued = answer.value.json()
     assert answer.value.status == 200 and not queued["node_errors"]
     assert products(demo.comfy.wait(queued["prompt_id"])) == products(demo.outputs)
+    # Pictures are loaded when their node is drawn: all of the graph has to be in view.
+    page.evaluate("() => window.app.extensionManager.command.execute('Comfy.Canvas.FitView')")
     for kind, count in (("CocktailGridSheet", 2), ("CocktailLossChart", 1)):
         page.wait_for_function(f"kind => ({SHOWN})(kind).filter(n => n > 0).length === {count}", arg=kind)  # fmt: skip
     page.screenshot(path=tmp_path / "graph.png")

@@ -228,6 +228,7 @@ class CocktailGridPlan(io.ComfyNode):
             "loads": loads,
             "repeats": grid.repeats,
         }
+        show_text(text)
         return io.NodeOutput(grid, ui={"text": [text], "cocktail": [result]})
 
 
