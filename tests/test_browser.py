@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, TimeoutError, sync_playwright
 
 from .comfy import Comfy
 from .demo import Demo, products
 
 TEMPLATE = "cosmopolitan_miniature"
+FOREIGN = {
+    "version": 0.4,
+    "nodes": [
+        {
+            "id": 1,
+            "type": "EmptyLatentImage",
+            "pos": [0, 0],
+            "size": [200, 100],
+            "inputs": [],
+            "outputs": [],
+            "properties": {"cnr_id": "some-pack", "ver": "1.0.0"},
+            "widgets_values": [512, 512, 1],
+        }
+    ],
+    "links": [],
+}
+"""A graph of some other pack. The page looks its name up on the web, and complains that it may not."""
 SHOWN = """kind => window.app.graph.nodes.filter(node => node.type === kind)
     .map(node => (node.imgs ?? []).filter(image => image.complete && image.naturalWidth > 200).length)"""
 
@@ -34,6 +52,13 @@ def baseline(comfyui, browser, tmp_path_factory) -> set[str]:
     server.start()
     try:
         page, complaints = open_page(browser, server)
+        with (
+            contextlib.suppress(TimeoutError),
+            page.expect_console_message(
+                lambda message: "api.comfy.org" in message.text, timeout=10_000
+            ),
+        ):
+            page.evaluate("graph => window.app.loadGraphData(graph)", FOREIGN)
         page.close()
         return complaints
     finally:
