@@ -46,6 +46,8 @@ def products(outputs: dict[str, Any]) -> dict[str, Any]:
     """The pictures and checkpoints that nodes report; not whether they were made or found."""
     found = {}
     for key, output in outputs.items():
-        checkpoints = [result.get("checkpoint") for result in output.get("cocktail", [])]
-        found[key] = (output.get("images"), checkpoints)
+        made = [result.get("checkpoint") for result in output.get("cocktail", [])]
+        made += output.get("images", [])
+        if any(made):
+            found[key] = made
     return found
