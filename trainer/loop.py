@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import sys
 import time
@@ -17,6 +16,7 @@ from typing import Any
 from .checkpoints import save_checkpoint
 from .data.buckets import batches
 from .data.manifest import Pair
+from .disk import check_disk
 from .errors import TrainerError
 from .journal import Journal
 from .latents import Latents
@@ -25,7 +25,7 @@ from .model import Model, load_model
 from .noise import TIMESTEPS, alphas_cumprod, keyed_generator
 from .optimizers import make_optimizer
 from .process import record
-from .resume import Position, load_point, save_point
+from .resume import Position, drop_points, load_point, save_point
 from .runs import Run
 from .text import Text, load_tokenizer
 from .validation import Validation
@@ -44,9 +44,10 @@ def train(folder: Path) -> int:
     with _exclusive(run):
         journal = Journal(run)
         try:
-            _check_disk(run)
+            check_disk(run)
             training = _prepare(run, journal)
             _train_epochs(training)
+            drop_points(run.folder / "resume", keep=1)
             journal.update(status="finished", message=f"Finished {run.settings.epochs} epochs")
             return 0
         except Stopped:
@@ -349,19 +350,3 @@ def _exclusive(run: Run) -> Iterator[None]:
             yield
     except Timeout as error:
         raise TrainerError(f"Another process trains {run.name} already.") from error
-
-
-def _check_disk(run: Run) -> None:
-    """Refuse to start when what the run will write cannot fit: every checkpoint, and three resume points."""
-    settings = run.settings
-    base_bytes = Path(run.base.path).stat().st_size
-    saves = settings.epochs // settings.save_every_epochs + 2
-    checkpoints = Path(run.paths.checkpoints)
-    checkpoints.mkdir(parents=True, exist_ok=True)
-    needed = saves * base_bytes * (2 if settings.save_precision == "fp32" else 1) + 9 * base_bytes
-    free = shutil.disk_usage(checkpoints).free
-    if free < needed:
-        raise TrainerError(
-            f"The run may write {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free in {checkpoints}. "
-            "Free some space, or save less often."
-        )

@@ -59,7 +59,12 @@ def save_point(folder: Path, position: Position, parts: dict[str, Any], optimize
     write_json(part / "manifest.json", manifest)
     part.rename(point)
     sync_folder(folder)
-    for old in _points(folder)[KEPT:]:
+    drop_points(folder, KEPT)
+
+
+def drop_points(folder: Path, keep: int) -> None:
+    """Delete all but the newest `keep` points; a finished run needs one, to be given more epochs."""
+    for old in _points(folder)[keep:]:
         shutil.rmtree(old, ignore_errors=True)
 
 

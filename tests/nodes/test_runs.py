@@ -36,7 +36,7 @@ def process_of(comfy, name):
 
 
 def test_a_run_outlives_interrupt_and_a_restart_of_comfyui(comfy):
-    graph = fine_tune("outlives", epochs=LONG)
+    graph = fine_tune("outlives", epochs=LONG, save_every_epochs=LONG)
     prompt = comfy.queue(graph)
     wait_until(comfy, "outlives", lambda run: run["step"] >= 2)
     process = process_of(comfy, "outlives")
@@ -57,7 +57,7 @@ def test_a_run_outlives_interrupt_and_a_restart_of_comfyui(comfy):
     assert outputs["pick"]["cocktail"][0]["checkpoint"].replace("\\", "/") in {
         f"cocktail/outlives/{saved['file']}" for saved in files
     }
-    other = fine_tune("outlives", epochs=LONG + 1)
+    other = fine_tune("outlives", epochs=LONG + 1, save_every_epochs=LONG)
     with pytest.raises(ComfyError) as error:
         comfy.run(other)
     assert error.value.nodes.keys() == {"run"}
@@ -65,7 +65,8 @@ def test_a_run_outlives_interrupt_and_a_restart_of_comfyui(comfy):
 
 
 def test_runs_take_turns_and_a_stopped_or_killed_one_goes_on_when_queued_again(comfy):
-    first, second = fine_tune("first", epochs=LONG), fine_tune("second", seed=9)
+    first = fine_tune("first", epochs=LONG, save_every_epochs=LONG)
+    second = fine_tune("second", seed=9)
     prompt = comfy.queue(first)
     wait_until(comfy, "first", lambda run: run["step"] >= 2)
     only = {key: second[key] for key in second if key not in ("wait", "pick")}

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,11 +17,13 @@ import cocktail.trainer as trainer
 from cocktail.trainer.config import RunSettings
 from cocktail.trainer.data.folder import load_folder
 from cocktail.trainer.data.split import split
+from cocktail.trainer.disk import check_disk, checkpoint_bytes
+from cocktail.trainer.errors import TrainerError
 from cocktail.trainer.files import sha256_file
 from cocktail.trainer.model import load_model
 from cocktail.trainer.runs import Base, Paths, Run, create_run
 from cocktail.trainer.shapes import draw_shapes
-from cocktail.trainer.single_file import TEXT_ENCODER, UNET, VAE
+from cocktail.trainer.single_file import TEXT_ENCODER, UNET, VAE, read_shapes
 
 SETTINGS = RunSettings(
     resolution=64,
@@ -102,6 +105,24 @@ def test_a_run_learns_and_leaves_the_vae_and_a_frozen_text_encoder_byte_for_byte
         kept = name.startswith((VAE, TEXT_ENCODER))
         assert torch.equal(base[name], trained[name]) == kept or name.endswith("bias"), name
     load_model(run.checkpoints()[-1].file)
+    size = Path(run.base.path).stat().st_size
+    checkpoint, point = checkpoint_bytes(read_shapes(Path(run.base.path)), size, run.settings)
+    for saved in run.checkpoints():
+        assert Path(saved.file).stat().st_size == pytest.approx(checkpoint, rel=0.01)
+    kept = sum(file.stat().st_size for file in (run.folder / "resume").rglob("*") if file.is_file())
+    assert kept == pytest.approx(point, rel=0.01)
+
+
+def test_what_does_not_fit_on_the_disk_is_not_begun(make_run, monkeypatch):
+    run = make_run("large", epochs=10, save_every_epochs=4)
+    base = Path(run.base.path)
+    checkpoint, point = checkpoint_bytes(read_shapes(base), base.stat().st_size, run.settings)
+    needed = 5 * checkpoint + 3 * point
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=needed - 1))
+    with pytest.raises(TrainerError, match=r"may write 3\.3 GB"):
+        check_disk(run)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=needed))
+    check_disk(run)
 
 
 def test_killed_at_any_moment_and_resumed_it_ends_with_the_same_weights(make_run):
