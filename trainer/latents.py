@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .cache import TensorCache, module_hash
 from .data.buckets import choose_bucket, make_buckets
@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 Bucket = tuple[int, int]
 
 
+class Picture(NamedTuple):
+    """The picture of a pair, as it is or mirrored."""
+
+    pair: Pair
+    mirrored: bool = False
+
+
 class Latents:
     """The latents of a dataset at one resolution. The VAE is needed only while they are prepared."""
 
@@ -29,51 +36,64 @@ class Latents:
         }
         self.cache = TensorCache(cache / "latents" / module_hash(vae)[:16])
 
-    def _key(self, pair: Pair) -> str:
+    def _key(self, pair: Pair, mirrored: bool) -> str:
         width, height = self.buckets[pair.id]
-        return f"{pair.image_hash}-{width}x{height}"
+        colour = self.dataset.background
+        background = "" if colour == "#ffffff" else f"-{colour[1:]}"
+        return f"{pair.image_hash}-{width}x{height}{background}{'-mirrored' if mirrored else ''}"
 
     def prepare(
         self, vae: Any, device: Any, batch_size: int, progress: Callable[[int, int], None]
     ) -> None:
-        """Encode what is not cached yet: the mean of the VAE's posterior, in fp32, times 0.18215."""
+        """Encode what is not cached yet: the mean of the VAE's posterior, in fp32, times 0.18215.
+
+        Pairs that can be shown mirrored are encoded both ways.
+        """
         import torch
 
-        missing = [pair for pair in self.dataset.pairs if self._key(pair) not in self.cache]
-        missing.sort(key=lambda pair: self.buckets[pair.id])
-        done = len(self.dataset.pairs) - len(missing)
-        progress(done, len(self.dataset.pairs))
+        wanted = [Picture(pair, False) for pair in self.dataset.pairs]
+        wanted += [Picture(pair, True) for pair in self.dataset.train if pair.flip > 0]
+        missing = [picture for picture in wanted if self._key(*picture) not in self.cache]
+        missing.sort(key=lambda picture: self.buckets[picture.pair.id])
+        done = len(wanted) - len(missing)
+        progress(done, len(wanted))
         for batch in self._batches(missing, batch_size):
-            pixels = torch.stack([self._pixels(pair) for pair in batch]).to(device)
+            pixels = torch.stack([self._pixels(*picture) for picture in batch]).to(device)
             with torch.no_grad():
                 latents = vae.encode(pixels).latent_dist.mean * LATENT_SCALE
-            for pair, latent in zip(batch, latents.cpu(), strict=True):
-                self.cache.put(self._key(pair), latent)
+            for picture, latent in zip(batch, latents.cpu(), strict=True):
+                self.cache.put(self._key(*picture), latent)
             done += len(batch)
-            progress(done, len(self.dataset.pairs))
+            progress(done, len(wanted))
 
-    def _batches(self, pairs: Sequence[Pair], size: int) -> list[list[Pair]]:
-        batches: list[list[Pair]] = []
-        for pair in pairs:
-            bucket = self.buckets[pair.id]
-            if batches and len(batches[-1]) < size and self.buckets[batches[-1][0].id] == bucket:
-                batches[-1].append(pair)
+    def _batches(self, pictures: Sequence[Picture], size: int) -> list[list[Picture]]:
+        batches: list[list[Picture]] = []
+        for picture in pictures:
+            bucket = self.buckets[picture.pair.id]
+            if (
+                batches
+                and len(batches[-1]) < size
+                and self.buckets[batches[-1][0].pair.id] == bucket
+            ):
+                batches[-1].append(picture)
             else:
-                batches.append([pair])
+                batches.append([picture])
         return batches
 
-    def _pixels(self, pair: Pair) -> torch.Tensor:
+    def _pixels(self, pair: Pair, mirrored: bool) -> torch.Tensor:
         """A picture in its bucket, (3, height, width) in -1..1."""
         import numpy
         import torch
 
         bucket = self.buckets[pair.id]
-        image = fit(open_rgb(Path(self.dataset.root) / pair.image, cover=bucket), *bucket)
-        array = numpy.asarray(image, dtype=numpy.float32) / 127.5 - 1.0
-        return torch.from_numpy(array).permute(2, 0, 1).contiguous()
+        image = open_rgb(self.dataset.path(pair), cover=bucket, background=self.dataset.background)
+        array = numpy.asarray(fit(image, *bucket), dtype=numpy.float32) / 127.5 - 1.0
+        if mirrored:
+            array = array[:, ::-1]
+        return torch.from_numpy(array.copy()).permute(2, 0, 1).contiguous()
 
-    def load(self, pairs: Sequence[Pair]) -> torch.Tensor:
-        """The latents of pairs of one bucket, (batch, 4, height / 8, width / 8) fp32."""
+    def load(self, pictures: Sequence[Picture]) -> torch.Tensor:
+        """The latents of pictures of one bucket, (batch, 4, height / 8, width / 8) fp32."""
         import torch
 
-        return torch.stack([self.cache.get(self._key(pair)) for pair in pairs])
+        return torch.stack([self.cache.get(self._key(*picture)) for picture in pictures])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import sys
 import time
@@ -14,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from .checkpoints import save_checkpoint
-from .data.buckets import batches
+from .data.buckets import Showing, batches
+from .data.captions import texts, vary
 from .data.manifest import Pair
 from .disk import check_disk
 from .errors import TrainerError
 from .journal import Journal
-from .latents import Latents
+from .latents import Latents, Picture
 from .loss import noise_losses
 from .model import Model, load_model
 from .noise import TIMESTEPS, alphas_cumprod, keyed_generator
@@ -80,6 +82,7 @@ class Training:
     validation: Validation
     alphas: Any
     position: Position
+    caption_mix: tuple[tuple[str, float], ...] = ()
     stop: bool = False
     save: bool = False
     pairs: dict[str, Pair] = field(default_factory=dict)
@@ -89,47 +92,47 @@ def _train_epochs(training: Training) -> None:
     """The loop: validate, then epoch after epoch of batches, each epoch closed by validation and saving."""
     run, journal = training.run, training.journal
     settings = run.settings
-    ids = {pair.id: training.latents.buckets[pair.id] for pair in training.pairs.values()}
+    buckets = {pair.id: training.latents.buckets[pair.id] for pair in training.pairs.values()}
+    weights = {pair.id: pair.weight for pair in training.pairs.values()}
     if journal.state.first_validation is None:
         _validate(training, epoch=0)
     position = training.position
     for epoch in range(position.epoch, settings.epochs):
-        plan = batches(ids, settings.batch_size, settings.seed, epoch)
-        journal.update(status="running", message="", epoch=epoch, steps=len(plan) * settings.epochs)
+        plan = batches(buckets, settings.batch_size, settings.seed, epoch, weights)
+        steps = position.step - position.batch + len(plan) * (settings.epochs - epoch)
+        journal.update(status="running", message="", epoch=epoch, steps=steps)
         for index in range(position.batch, len(plan)):
             started = time.monotonic()
-            pairs = [training.pairs[pair_id] for pair_id in plan[index]]
-            loss = _step(training, pairs, position.step)
+            loss = _step(training, plan[index], position.step)
             position = Position(epoch, index + 1, position.step + 1)
             training.position = position
-            _note_step(training, loss, len(pairs), time.monotonic() - started)
+            _note_step(training, loss, len(plan[index]), time.monotonic() - started)
             _obey(training)
         position = Position(epoch + 1, 0, position.step)
         training.position = position
         _close_epoch(training)
 
 
-def _step(training: Training, pairs: Sequence[Pair], step: int) -> float:
+def _step(training: Training, showings: Sequence[Showing], step: int) -> float:
     """One optimizer step on one batch; returns its loss. Raises TrainerError before a loss that is not finite does harm."""
     import torch
 
     settings, device = training.run.settings, training.accelerator.device
-    latents = training.latents.load(pairs)
-    draws = [_draw(settings.seed, step, pair, latents.shape[1:]) for pair in pairs]
-    captions = [
-        "" if draw.chance < settings.conditional_dropout else pair.caption
-        for pair, draw in zip(pairs, draws, strict=True)
-    ]
+    pairs = [training.pairs[showing.pair] for showing in showings]
+    choices = [_choices(training, showing, step) for showing in showings]
+    latents = training.latents.load(
+        [Picture(pair, choice.mirrored) for pair, choice in zip(pairs, choices, strict=True)]
+    )
+    draws = [_draw(settings.seed, step, showing, latents.shape[1:]) for showing in showings]
     losses = noise_losses(
         training.parts["unet"],
         latents.to(device),
         torch.stack([draw.noise for draw in draws]).to(device),
         torch.tensor([draw.timestep for draw in draws], device=device),
-        training.text.embed(captions, device),
+        training.text.embed([choice.caption for choice in choices], device),
         training.alphas,
     )
-    weights = torch.tensor([pair.weight for pair in pairs], device=device)
-    loss = (losses * weights).mean()
+    loss = losses.mean()
     value = loss.item()
     if value != value or value in (float("inf"), float("-inf")):
         names = ", ".join(pair.image for pair in pairs)
@@ -147,22 +150,40 @@ def _step(training: Training, pairs: Sequence[Pair], step: int) -> float:
 
 
 @dataclass(frozen=True)
+class Choices:
+    """How one showing looks: what is drawn before the picture is known."""
+
+    caption: str
+    mirrored: bool
+
+
+def _choices(training: Training, showing: Showing, step: int) -> Choices:
+    """Dropout, caption and mirroring as a function of (seed, step, showing)."""
+    settings, pair = training.run.settings, training.pairs[showing.pair]
+    key = f"{settings.seed}/{step}/{showing.key}"
+    draw = random.Random(f"{key}/choices")
+    dropout = pair.conditional_dropout
+    dropped = draw.random() < (settings.conditional_dropout if dropout is None else dropout)
+    mirrored = draw.random() < pair.flip
+    caption = "" if dropped else vary(pair, training.caption_mix, f"{key}/caption")
+    return Choices(caption, mirrored)
+
+
+@dataclass(frozen=True)
 class Draw:
-    """What chance decides for one picture in one step."""
+    """The noise level of one showing and its noise."""
 
     timestep: int
-    chance: float
     noise: Any
 
 
-def _draw(seed: int, step: int, pair: Pair, shape: Sequence[int]) -> Draw:
-    """Noise level, dropout and noise as a function of (seed, step, pair)."""
+def _draw(seed: int, step: int, showing: Showing, shape: Sequence[int]) -> Draw:
+    """Noise level and noise as a function of (seed, step, showing)."""
     import torch
 
-    generator = keyed_generator(seed, "step", step, pair.id)
+    generator = keyed_generator(seed, "step", step, showing.key)
     timestep = int(torch.randint(0, TIMESTEPS, (1,), generator=generator))
-    chance = torch.rand(1, generator=generator).item()
-    return Draw(timestep, chance, torch.randn(tuple(shape), generator=generator))
+    return Draw(timestep, torch.randn(tuple(shape), generator=generator))
 
 
 def _note_step(training: Training, loss: float, pairs: int, seconds: float) -> None:
@@ -289,7 +310,7 @@ def _prepare(run: Run, journal: Journal) -> Training:
         cache,
     )
     text.prepare(
-        [pair.caption for pair in dataset.pairs],
+        [text for pair in dataset.pairs for text in texts(pair, dataset.caption_mix)],
         device,
         lambda done, total: journal.progress(message=f"Encodes captions ({done} of {total})"),
     )
@@ -321,6 +342,7 @@ def _prepare(run: Run, journal: Journal) -> Training:
         validation,
         alphas_cumprod().to(device),
         position,
+        dataset.caption_mix,
         pairs={pair.id: pair for pair in dataset.train},
     )
     _stop_on_signals(training)

@@ -1,7 +1,7 @@
 """A run and its folder, which is the whole interface between the training process and everybody else.
 
 run.json        what the run is: identity, base, dataset, settings; written once
-dataset.jsonl   the manifest it trains on
+dataset.parquet   the manifest it trains on
 state.json      how it stands, replaced several times a second while it works
 process.json    pid and start time of the process that works on it
 control.json    what somebody asks of that process: stop, or save
@@ -120,7 +120,7 @@ class Run:
         )
 
     def dataset(self) -> Dataset:
-        return Dataset.load(self.folder / "dataset.jsonl")
+        return Dataset.load(self.folder / "dataset.parquet")
 
     def state(self) -> State:
         value = json.loads((self.folder / "state.json").read_text(encoding="utf-8"))
@@ -226,7 +226,7 @@ def create_run(
     part = runs_dir / f".{name}.{os.getpid()}.part"
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    dataset.save(part / "dataset.jsonl")
+    dataset.save(part / "dataset.parquet")
     write_json(
         part / "run.json",
         {

@@ -84,9 +84,21 @@ class Text:
                 self.cache.put(sha256_text(caption), embedding)
 
     def embed(self, captions: Sequence[str], device: Any) -> torch.Tensor:
-        """Embeddings (batch, 77, 768) on `device`, with gradients when the text encoder is trained."""
+        """Embeddings (batch, 77, 768) on `device`, with gradients when the text encoder is trained.
+
+        Captions that were not prepared, such as shuffled tags, are encoded where the frozen text encoder is.
+        """
         import torch
 
         if self.cache is None:
             return encode(self.text_encoder, self.tokens(captions).to(device), self.clip_skip)
-        return torch.stack([self.cache.get(sha256_text(c)) for c in captions]).to(device)
+        known = {
+            c: self.cache.get(sha256_text(c)) for c in captions if sha256_text(c) in self.cache
+        }
+        new = [caption for caption in dict.fromkeys(captions) if caption not in known]
+        if new:
+            tokens = self.tokens(new).to(self.text_encoder.device)
+            with torch.no_grad():
+                embeddings = encode(self.text_encoder, tokens, self.clip_skip).float().cpu()
+            known |= dict(zip(new, embeddings, strict=True))
+        return torch.stack([known[caption] for caption in captions]).to(device)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .data.manifest import Pair
-from .latents import Latents
+from .latents import Latents, Picture
 from .loss import noise_losses
 from .noise import TIMESTEPS, keyed_generator
 from .text import Text
@@ -53,7 +53,7 @@ class Validation:
         while position < len(self.measurements):
             batch = self._batch(position, batch_size)
             pairs = [pair for pair, _ in batch]
-            latents = self.latents.load(pairs)
+            latents = self.latents.load([Picture(pair) for pair in pairs])
             noise = torch.stack(
                 [
                     torch.randn(

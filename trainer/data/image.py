@@ -19,8 +19,10 @@ SUFFIXES = frozenset(
 )
 
 
-def open_rgb(source: Path | bytes, cover: tuple[int, int] | None = None) -> Image.Image:
-    """The first frame of a picture, upright, in RGB; transparency becomes white, 16 bits become 8.
+def open_rgb(
+    source: Path | bytes, cover: tuple[int, int] | None = None, background: str = "#ffffff"
+) -> Image.Image:
+    """The first frame of a picture, upright, in RGB; transparency becomes `background` (#rrggbb), 16 bits become 8.
 
     With `cover` (width, height) a JPEG may be decoded at a half, quarter or eighth, not below that size.
     Raises TrainerError when the file is no picture, damaged or larger than MAX_PIXELS.
@@ -37,7 +39,7 @@ def open_rgb(source: Path | bytes, cover: tuple[int, int] | None = None) -> Imag
                     )
                 if cover and image.format == "JPEG":
                     image.draft("RGB", (max(cover), max(cover)))
-                return _rgb(ImageOps.exif_transpose(image))
+                return _rgb(ImageOps.exif_transpose(image), background)
     except TrainerError:
         raise
     except UnidentifiedImageError as error:
@@ -46,14 +48,16 @@ def open_rgb(source: Path | bytes, cover: tuple[int, int] | None = None) -> Imag
         raise TrainerError(f"it does not decode: {error}") from error
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def _rgb(image: Image.Image, background: str) -> Image.Image:
     from PIL import Image
 
     if image.mode.startswith("I"):
         return image.convert("I").point(lambda value: value * (1 / 257)).convert("L").convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         layer = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, background), layer).convert(
+            "RGB"
+        )
     return image.convert("RGB")
 
 

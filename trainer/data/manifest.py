@@ -1,26 +1,37 @@
-"""The dataset: an immutable list of pairs, known by its content."""
+"""The dataset: an immutable list of pairs, known by its content, kept as one Parquet file with a JSON header."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from ..errors import TrainerError
-from ..files import canonical_json, sha256_text, write_text
+from ..files import canonical_json, publish, sha256_text
 
-FORMAT = 1
+FORMAT = 2
+TRAIN = "train"
+VALIDATION = "validation"
+HEADER = "cocktail.dataset"
+"""Key of the JSON header in the Parquet file's metadata."""
 
 
 @dataclass(frozen=True)
 class Pair:
     """An image and its caption.
 
-    `image` is the file, relative to the dataset's root, with forward slashes; `image_hash` the SHA-256 of its bytes.
-    `width` and `height` are pixels after EXIF orientation. `split` is "train" or "validation".
+    `image` is the file, relative to the dataset's root with forward slashes, or absolute when it lies elsewhere;
+    `image_hash` the SHA-256 of its bytes; `width` and `height` are pixels after EXIF orientation.
+    `split` is "train", "validation" or "validation/NAME" for a named validation set.
+    `weight` is how many times an epoch shows the pair (EveryDream2's multiply, kohya's repeats); a fraction is drawn anew
+    for every epoch. `group` names what must stay on one side of a split: a user, a folder, a job.
+    `captions` are further captions by column. The last five change how the pair is shown: `conditional_dropout` in place
+    of the run's own, `flip` the chance of being mirrored, the others see `captions.vary`.
     """
 
     id: str
@@ -30,61 +41,184 @@ class Pair:
     height: int
     caption: str
     weight: float = 1.0
-    split: str = "train"
+    split: str = TRAIN
+    group: str = ""
+    captions: dict[str, str] = field(default_factory=dict, hash=False)
+    conditional_dropout: float | None = None
+    flip: float = 0.0
+    shuffle_tags: bool = False
+    keep_tags: int = 0
+    tag_dropout: float = 0.0
+
+    def content(self) -> list[Any]:
+        """What counts for the fingerprint; options only where they are set, so that plain pairs hash as they always did."""
+        plain = [self.image_hash, self.caption, self.weight, self.split]
+        options = {
+            name: value
+            for name in OPTIONS
+            if (value := getattr(self, name)) not in (None, 0, False, {})
+        }
+        if self.conditional_dropout == 0:
+            options["conditional_dropout"] = 0
+        return [*plain, options] if options else plain
+
+
+OPTIONS = ("captions", "conditional_dropout", "flip", "shuffle_tags", "keep_tags", "tag_dropout")
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Pairs under one root folder."""
+    """Pairs under one root folder.
+
+    `background` is the colour (#rrggbb) that transparency becomes. `caption_mix` gives the chance of each caption column
+    ("caption" is the pair's own) for every showing; empty means always the pair's own. `history` says in one line per
+    step how the dataset came about, and does not count for the fingerprint.
+    """
 
     name: str
     root: str
     pairs: tuple[Pair, ...]
+    background: str = "#ffffff"
+    caption_mix: tuple[tuple[str, float], ...] = ()
+    history: tuple[str, ...] = ()
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over what the pairs are, whatever their order, paths and file times."""
-        content = [
-            [pair.image_hash, pair.caption, pair.weight, pair.split]
-            for pair in sorted(self.pairs, key=lambda pair: pair.id)
-        ]
+        content: list[Any] = [pair.content() for pair in sorted(self.pairs, key=lambda p: p.id)]
+        if self.background != "#ffffff":
+            content.append({"background": self.background})
+        if self.caption_mix:
+            content.append({"caption_mix": self.caption_mix})
         return sha256_text(canonical_json(content))
 
     @property
     def train(self) -> tuple[Pair, ...]:
-        return tuple(pair for pair in self.pairs if pair.split == "train")
+        return tuple(pair for pair in self.pairs if pair.split == TRAIN)
 
     @property
     def validation(self) -> tuple[Pair, ...]:
-        return tuple(pair for pair in self.pairs if pair.split == "validation")
+        """The pairs of all validation sets."""
+        return tuple(pair for pair in self.pairs if pair.split != TRAIN)
 
-    def save(self, path: Path) -> None:
-        """One JSON line that describes the dataset, then one for every pair."""
-        header = {
+    @property
+    def validation_sets(self) -> dict[str, tuple[Pair, ...]]:
+        """Validation pairs by the name of their set; the unnamed one is "validation"."""
+        sets: dict[str, list[Pair]] = {}
+        for pair in self.validation:
+            sets.setdefault(pair.split.partition("/")[2] or VALIDATION, []).append(pair)
+        return {name: tuple(pairs) for name, pairs in sets.items()}
+
+    def path(self, pair: Pair) -> Path:
+        """The file of a pair's image."""
+        return Path(self.root) / pair.image
+
+    def header(self) -> dict[str, Any]:
+        """What a manifest says beside its pairs."""
+        return {
             "format": FORMAT,
             "name": self.name,
             "root": self.root,
             "fingerprint": self.fingerprint,
+            "pairs": len(self.pairs),
+            "background": self.background,
+            "caption_mix": [list(share) for share in self.caption_mix],
+            "history": list(self.history),
         }
-        lines = [header, *(asdict(pair) for pair in self.pairs)]
-        write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+
+    def save(self, path: Path) -> None:
+        """Write the manifest: a Parquet file with one row for every pair and the header, as JSON, in its metadata."""
+        import duckdb
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows = path.with_name(f".{path.name}.{os.getpid()}.jsonl")
+        part = rows.with_suffix(".part")
+        try:
+            with rows.open("w", encoding="utf-8") as file:
+                for pair in self.pairs:
+                    values = asdict(pair) | {"captions": canonical_json(pair.captions)}
+                    file.write(json.dumps(values, ensure_ascii=False) + "\n")
+            with duckdb.connect() as database:
+                header = canonical_json(self.header()).replace("'", "''")
+                database.execute(
+                    f"COPY (SELECT * FROM read_json(?, format='newline_delimited', columns={COLUMNS!r}, "
+                    f"maximum_object_size=67108864)) TO '{_quoted(part)}' "
+                    f"(FORMAT parquet, COMPRESSION zstd, KV_METADATA {{'{HEADER}': '{header}'}})",
+                    [str(rows)],
+                )
+            with part.open("rb+") as file:
+                os.fsync(file.fileno())
+            publish(part, path)
+        finally:
+            rows.unlink(missing_ok=True)
+            part.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: Path) -> Dataset:
-        """Raises TrainerError when the pairs are not the ones that were saved."""
-        header, *pairs = (
-            json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line
-        )
-        if header["format"] != FORMAT:
+        """Raises TrainerError when it is no manifest or its pairs are not the ones that were saved."""
+        import duckdb
+
+        try:
+            with duckdb.connect() as database:
+                metadata = database.execute(
+                    "SELECT key, value FROM parquet_kv_metadata(?)", [str(path)]
+                ).fetchall()
+                header = json.loads(dict(metadata)[HEADER.encode()])
+                if header["format"] != FORMAT:
+                    raise TrainerError(
+                        f"{path.name} was written by another version of Cocktail (format {header['format']}; "
+                        f"this one reads {FORMAT}). Load the pairs anew."
+                    )
+                names = [field.name for field in fields(Pair)]
+                columns = ", ".join(f'"{name}"' for name in names)  # group is a word of SQL
+                rows = database.execute(
+                    f"SELECT {columns} FROM read_parquet(?)", [str(path)]
+                ).fetchall()
+        except (duckdb.Error, KeyError, ValueError) as error:
             raise TrainerError(
-                f"{path} was written by a newer Cocktail (format {header['format']})."
-            )
-        dataset = cls(header["name"], header["root"], tuple(Pair(**pair) for pair in pairs))
+                f"{path.name} is no manifest of a dataset, or damaged: {error}"
+            ) from error
+        captions = names.index("captions")
+        pairs = tuple(
+            Pair(*row[:captions], json.loads(row[captions]), *row[captions + 1 :]) for row in rows
+        )
+        dataset = cls(
+            header["name"],
+            header["root"],
+            pairs,
+            header["background"],
+            tuple((name, share) for name, share in header["caption_mix"]),
+            tuple(header["history"]),
+        )
         if dataset.fingerprint != header["fingerprint"]:
             raise TrainerError(
-                f"{path} has been changed since it was written. Load the pairs anew."
+                f"{path.name} has been changed since it was written. Load the pairs anew."
             )
         return dataset
+
+
+COLUMNS = {
+    "id": "VARCHAR",
+    "image": "VARCHAR",
+    "image_hash": "VARCHAR",
+    "width": "BIGINT",
+    "height": "BIGINT",
+    "caption": "VARCHAR",
+    "weight": "DOUBLE",
+    "split": "VARCHAR",
+    "group": "VARCHAR",
+    "captions": "VARCHAR",
+    "conditional_dropout": "DOUBLE",
+    "flip": "DOUBLE",
+    "shuffle_tags": "BOOLEAN",
+    "keep_tags": "BIGINT",
+    "tag_dropout": "DOUBLE",
+}
+"""Columns of the Parquet file and their types; `captions` is a JSON object."""
+
+
+def _quoted(path: Path) -> str:
+    return str(path).replace("'", "''")
 
 
 def pair_ids(contents: Iterable[tuple[str, str]]) -> list[str]:

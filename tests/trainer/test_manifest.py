@@ -1,0 +1,124 @@
+"""The manifest: one file, whole or not there, known by its content."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import duckdb
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as some
+
+from cocktail.trainer.data.captions import texts, vary
+from cocktail.trainer.data.manifest import Dataset, Pair
+from cocktail.trainer.errors import TrainerError
+
+PLAIN = Pair("0" * 16, "a.png", "f" * 64, 512, 768, "a caption")
+
+word = some.text(some.characters(exclude_categories=["Cs"]), max_size=20)
+chance = some.floats(0, 1)
+pairs = some.builds(
+    Pair,
+    id=word,
+    image=word,
+    image_hash=word,
+    width=some.integers(1, 2**40),
+    height=some.integers(1, 2**40),
+    caption=word,
+    weight=some.floats(0, 1e6),
+    split=some.sampled_from(["train", "validation", "validation/faces"]),
+    group=word,
+    captions=some.dictionaries(word, word, max_size=3),
+    conditional_dropout=some.none() | chance,
+    flip=chance,
+    shuffle_tags=some.booleans(),
+    keep_tags=some.integers(0, 100),
+    tag_dropout=chance,
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    name=word,
+    found=some.lists(pairs, max_size=4),
+    mix=some.lists(some.tuples(word, chance), max_size=2),
+    history=some.lists(word, max_size=2),
+)
+def test_what_is_saved_is_loaded(tmp_path_factory, name, found, mix, history):
+    path = tmp_path_factory.mktemp("it's") / "it's.parquet"
+    dataset = Dataset(name, "/a 'root'", tuple(found), "#ff0080", tuple(mix), tuple(history))
+    dataset.save(path)
+    assert Dataset.load(path) == dataset
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"caption": "another"},
+        {"image_hash": "e" * 64},
+        {"weight": 2.0},
+        {"split": "validation"},
+        {"captions": {"blip": "a cat"}},
+        {"conditional_dropout": 0.0},
+        {"flip": 0.5},
+        {"shuffle_tags": True},
+        {"keep_tags": 1},
+        {"tag_dropout": 0.1},
+    ],
+)
+def test_the_fingerprint_hangs_on_what_is_trained_on(change):
+    plain = Dataset("a", "b", (PLAIN,)).fingerprint
+    changed = Dataset("a", "b", (dataclasses.replace(PLAIN, **change),)).fingerprint
+    assert changed != plain
+
+
+@pytest.mark.parametrize("change", [{"image": "b.png"}, {"group": "b"}, {"id": "1" * 16}])
+def test_the_fingerprint_does_not_hang_on_where_things_lie(change):
+    plain = Dataset("a", "b", (PLAIN,)).fingerprint
+    assert Dataset("c", "d", (dataclasses.replace(PLAIN, **change),)).fingerprint == plain
+
+
+def test_the_fingerprint_of_plain_pairs_is_what_it_always_was():
+    known = "54df788c"
+    assert Dataset("a", "b", (PLAIN,)).fingerprint[:8] == known
+
+
+def test_a_changed_manifest_is_refused(tmp_path):
+    path = tmp_path / "m.parquet"
+    Dataset("a", "b", (PLAIN,)).save(path)
+    with duckdb.connect() as database:
+        (header,) = database.execute(f"SELECT value FROM parquet_kv_metadata('{path}')").fetchone()
+        database.execute(
+            f"COPY (SELECT * REPLACE ('changed' AS caption) FROM '{path}') TO '{tmp_path}/n.parquet' "
+            f"(FORMAT parquet, KV_METADATA {{'cocktail.dataset': '{header.decode()}'}})"
+        )
+    with pytest.raises(TrainerError, match="changed since"):
+        Dataset.load(tmp_path / "n.parquet")
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(TrainerError, match="no manifest of a dataset, or damaged"):
+        Dataset.load(path)
+
+
+def test_a_caption_is_drawn_from_the_columns_by_their_chances():
+    pair = dataclasses.replace(PLAIN, captions={"blip": "a cat", "empty": ""})
+    mix = (("caption", 0.5), ("blip", 0.3), ("empty", 0.1), ("missing", 0.1))
+    shown = [vary(pair, mix, str(number)) for number in range(2000)]
+    assert shown == [vary(pair, mix, str(number)) for number in range(2000)]
+    assert 500 < shown.count("a cat") < 700 and set(shown) == {"a cat", "a caption"}
+    assert texts(pair, mix) == {"a cat", "a caption"}
+    assert texts(pair, (("caption", 1.0), ("blip", 0.0))) == {"a caption"}
+
+
+def test_tags_are_shuffled_and_left_out_behind_the_kept_head():
+    pair = dataclasses.replace(
+        PLAIN, caption="one,two, three ,four,five", shuffle_tags=True, keep_tags=2, tag_dropout=0.25
+    )
+    shown = [vary(pair, (), str(number)).split(", ") for number in range(1000)]
+    assert all(tags[:2] == ["one", "two"] for tags in shown)
+    assert {tags[2] for tags in shown if len(tags) > 2} == {"three", "four", "five"}
+    assert 2150 < sum(len(tags) - 2 for tags in shown) < 2350
+    assert (
+        vary(dataclasses.replace(pair, shuffle_tags=False, tag_dropout=0.0), (), "1")
+        == pair.caption
+    )
