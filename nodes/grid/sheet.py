@@ -7,12 +7,12 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...trainer.files import canonical_json, sha256_text, write_bytes
+from ...trainer.lettering import FAINT, FRAME, INK, PAPER, line_height, wrap
+from ...trainer.lettering import font as letters
 from .axes import Axis
 from .cell import clip_skip_label
 from .errors import GridError
@@ -20,7 +20,7 @@ from .plan import Cell, Plan
 from .store import Store
 
 if TYPE_CHECKING:
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image, ImageDraw
 
 FORMAT = 1
 """Counts up when sheets come to look different, so that old files are not taken for new ones."""
@@ -31,15 +31,10 @@ READABLE_PX = 160
 MOST_PIXELS = 64_000_000
 SMALLEST_CELL_PX = 16
 SMALLEST_FONT, LARGEST_FONT = 11, 30
-MOST_LINES = 14
 
-PAPER = (255, 255, 255)
-INK = (31, 35, 40)
-FAINT = (101, 109, 118)
 FAILED = (253, 236, 234)
 FAILED_INK = (163, 32, 24)
 ABSENT = (238, 240, 242)
-FRAME = (216, 222, 228)
 
 
 @dataclass(frozen=True)
@@ -202,7 +197,7 @@ def draw(
         y += height + layout.gap
     x = left_of_cells
     for lines, width in zip(layout.columns, layout.column_widths, strict=True):
-        block = _line_height(layout.font) * len(lines)
+        block = line_height(layout.font) * len(lines)
         middle = layout.top - layout.gap - block / 2
         _write_block(pen, lines, x + width / 2, middle, layout.font, "middle")
         x += width + layout.gap
@@ -210,45 +205,6 @@ def draw(
         height = max(1, round(sheet.height * max_width / sheet.width))
         sheet = sheet.resize((max_width, height), Image.Resampling.LANCZOS)
     return sheet
-
-
-def wrap(text: str, width: float, size: int, most_lines: int = MOST_LINES) -> tuple[str, ...]:
-    """The lines of a text that is at most `width` pixels wide; words that are too long are broken.
-
-    What is beyond `most_lines` is left out, and "..." says so.
-    """
-    font = _font(size)
-    lines: list[str] = []
-    line = ""
-    for word in text.split():
-        joined = f"{line} {word}".strip()
-        if font.getlength(joined) <= width:
-            line = joined
-            continue
-        if line:
-            lines.append(line)
-        while font.getlength(word) > width and len(word) > 1:
-            fits = _fitting(word, width, font)
-            lines.append(word[:fits])
-            word = word[fits:]
-        line = word
-    if line:
-        lines.append(line)
-    if len(lines) > most_lines:
-        last = lines[most_lines - 1]
-        while last and font.getlength(last + "...") > width:
-            last = last[:-1]
-        lines = [*lines[: most_lines - 1], last.rstrip() + "..."]
-    return tuple(lines)
-
-
-def _fitting(word: str, width: float, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> int:
-    """How many characters of a word that is too long go on a line; after a separator if one is near."""
-    fits = 1
-    while fits < len(word) and font.getlength(word[: fits + 1]) <= width:
-        fits += 1
-    separator = max(word.rfind(mark, 0, fits) for mark in "-_./\\,")
-    return separator + 1 if separator >= fits // 2 else fits
 
 
 def _lay_out(page: Page, max_width: int, scale: float) -> Layout:
@@ -265,7 +221,7 @@ def _lay_out(page: Page, max_width: int, scale: float) -> Layout:
         for label, width in zip(page.columns, column_widths, strict=True)
     )
     row_lines, label_width = _row_labels(page.rows, typical, max_width, font)
-    line = _line_height(font)
+    line = line_height(font)
     row_heights = [
         max(height, line * len(lines))
         for height, lines in zip(row_heights, row_lines, strict=True)
@@ -274,7 +230,7 @@ def _lay_out(page: Page, max_width: int, scale: float) -> Layout:
     across = label_space + sum(column_widths) + gap * (len(column_widths) - 1)
     title = wrap(page.title, across, _title_size(font), 3)
     subtitle = wrap(page.subtitle, across, font, 4)
-    top = margin + _line_height(_title_size(font)) * len(title) + line * len(subtitle) + line // 2
+    top = margin + line_height(_title_size(font)) * len(title) + line * len(subtitle) + line // 2
     top += line * max((len(lines) for lines in column_lines), default=0) + gap
     return Layout(
         scale, font, margin, gap, title, subtitle, column_lines, row_lines, label_width,
@@ -290,7 +246,7 @@ def _row_labels(
         return tuple(() for _ in labels), 0
     widest = min(max(typical * 1.25, font * 9), max(max_width // 4, font * 5))
     lines = tuple(wrap(label, widest, font) for label in labels)
-    metrics = _font(font)
+    metrics = letters(font)
     longest = max(metrics.getlength(line) for block in lines for line in block)
     return lines, math.ceil(longest) + font // 2
 
@@ -298,11 +254,11 @@ def _row_labels(
 def _draw_heading(pen: ImageDraw.ImageDraw, layout: Layout) -> None:
     y = layout.margin
     for line in layout.title:
-        pen.text((layout.margin, y), line, INK, _font(_title_size(layout.font), bold=True))
-        y += _line_height(_title_size(layout.font))
+        pen.text((layout.margin, y), line, INK, letters(_title_size(layout.font), bold=True))
+        y += line_height(_title_size(layout.font))
     for line in layout.subtitle:
-        pen.text((layout.margin, y), line, FAINT, _font(layout.font))
-        y += _line_height(layout.font)
+        pen.text((layout.margin, y), line, FAINT, letters(layout.font))
+        y += line_height(layout.font)
 
 
 def _write_block(
@@ -315,10 +271,10 @@ def _write_block(
     ink: tuple[int, int, int] = INK,
 ) -> None:
     """Lines one below the other, vertically centred on `middle`; `x` is their left end or their middle."""
-    step = _line_height(size)
+    step = line_height(size)
     y = middle - step * (len(lines) - 1) / 2
     for line in lines:
-        pen.text((round(x), round(y)), line, ink, _font(size), "lm" if align == "left" else "mm")
+        pen.text((round(x), round(y)), line, ink, letters(size), "lm" if align == "left" else "mm")
         y += step
 
 
@@ -343,7 +299,7 @@ def _blank_tile(size: tuple[int, int], reason: str | None, font: int) -> Image.I
     width, height = size
     tile = Image.new("RGB", size, ABSENT if reason is None else FAILED)
     pen = ImageDraw.Draw(tile)
-    room = max(1, (height - 8) // _line_height(small))
+    room = max(1, (height - 8) // line_height(small))
     if reason is None:
         lines, ink = wrap("not rendered", width - 12, small, room), FAINT
     else:
@@ -363,24 +319,6 @@ def _scaled(side: int, scale: float) -> int:
 
 def _title_size(font: int) -> int:
     return font * 4 // 3
-
-
-def _line_height(size: int) -> int:
-    return math.ceil(size * 1.3)
-
-
-@lru_cache(maxsize=64)
-def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """DejaVu Sans, which comes with matplotlib and has Latin, Greek and Cyrillic letters; else Pillow's own font."""
-    from PIL import ImageFont
-
-    spec = find_spec("matplotlib")
-    if spec is not None and spec.origin is not None:
-        folder = Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf"
-        file = folder / ("DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf")
-        if file.is_file():
-            return ImageFont.truetype(str(file), size)
-    return ImageFont.load_default(size=size)
 
 
 def _content_hash(page: Page, states: dict[str, str], max_width: int) -> str:

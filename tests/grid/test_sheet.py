@@ -10,9 +10,10 @@ from PIL import Image
 
 from cocktail.nodes.grid.axes import checkpoint_axis
 from cocktail.nodes.grid.plan import Cell, Plan, make_plan
-from cocktail.nodes.grid.sheet import MOST_PIXELS, _font, lay_out, make_pages, make_sheets, wrap
+from cocktail.nodes.grid.sheet import MOST_PIXELS, lay_out, make_pages, make_sheets
 from cocktail.nodes.grid.store import Store
 from cocktail.nodes.grid.workflow import encode_png
+from cocktail.trainer.lettering import font, wrap
 
 from .test_plan import FIXED, content_of, typed
 
@@ -92,7 +93,7 @@ def test_a_sheet_never_has_more_pixels_than_the_limit():
 def test_words_never_run_over_their_width():
     for width in (40, 100, 200):
         lines = wrap(f"a red circle on a blue background {LONG}", width, 14, 100)
-        assert all(_font(14).getlength(line) <= width for line in lines)
+        assert all(font(14).getlength(line) <= width for line in lines)
         assert "".join(lines).replace(" ", "") == f"aredcircleonabluebackground{LONG}"
 
 
@@ -100,7 +101,7 @@ def test_words_that_are_too_many_end_with_dots():
     lines = wrap("word " * 100, 100, 14, 3)
     assert len(lines) == 3
     assert lines[-1].endswith("...")
-    assert _font(14).getlength(lines[-1]) <= 100
+    assert font(14).getlength(lines[-1]) <= 100
 
 
 def test_what_failed_or_is_missing_is_marked(store: Store):

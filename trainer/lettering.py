@@ -1,0 +1,77 @@
+"""Words on pictures: the font, and lines that are broken where they have to be."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL import ImageFont
+
+MOST_LINES = 14
+
+PAPER = (255, 255, 255)
+INK = (31, 35, 40)
+FAINT = (101, 109, 118)
+FRAME = (216, 222, 228)
+
+
+def wrap(text: str, width: float, size: int, most_lines: int = MOST_LINES) -> tuple[str, ...]:
+    """The lines of a text that is at most `width` pixels wide; words that are too long are broken.
+
+    What is beyond `most_lines` is left out, and "..." says so.
+    """
+    letters = font(size)
+    lines: list[str] = []
+    line = ""
+    for word in text.split():
+        joined = f"{line} {word}".strip()
+        if letters.getlength(joined) <= width:
+            line = joined
+            continue
+        if line:
+            lines.append(line)
+        while letters.getlength(word) > width and len(word) > 1:
+            fits = _fitting(word, width, letters)
+            lines.append(word[:fits])
+            word = word[fits:]
+        line = word
+    if line:
+        lines.append(line)
+    if len(lines) > most_lines:
+        last = lines[most_lines - 1]
+        while last and letters.getlength(last + "...") > width:
+            last = last[:-1]
+        lines = [*lines[: most_lines - 1], last.rstrip() + "..."]
+    return tuple(lines)
+
+
+def _fitting(word: str, width: float, letters: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> int:
+    """How many characters of a word that is too long go on a line; after a separator if one is near."""
+    fits = 1
+    while fits < len(word) and letters.getlength(word[: fits + 1]) <= width:
+        fits += 1
+    separator = max(word.rfind(mark, 0, fits) for mark in "-_./\\,")
+    return separator + 1 if separator >= fits // 2 else fits
+
+
+def line_height(size: int) -> int:
+    """Pixels from one line to the next."""
+    return math.ceil(size * 1.3)
+
+
+@lru_cache(maxsize=64)
+def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """DejaVu Sans, which comes with matplotlib and has Latin, Greek and Cyrillic letters; else Pillow's own font."""
+    from PIL import ImageFont
+
+    spec = find_spec("matplotlib")
+    if spec is not None and spec.origin is not None:
+        folder = Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf"
+        file = folder / ("DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf")
+        if file.is_file():
+            return ImageFont.truetype(str(file), size)
+    return ImageFont.load_default(size=size)
