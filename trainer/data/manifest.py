@@ -6,7 +6,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -108,6 +108,10 @@ class Dataset:
         for pair in self.validation:
             sets.setdefault(pair.split.partition("/")[2] or VALIDATION, []).append(pair)
         return {name: tuple(pairs) for name, pairs in sets.items()}
+
+    def noted(self, line: str) -> Dataset:
+        """The same dataset with one more line in its history."""
+        return replace(self, history=(*self.history, line))
 
     def path(self, pair: Pair) -> Path:
         """The file of a pair's image."""

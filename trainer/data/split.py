@@ -4,23 +4,46 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
+from collections.abc import Callable
 
 from ..errors import TrainerError
 from ..files import sha256_text
-from .manifest import Dataset
+from .manifest import TRAIN, VALIDATION, Dataset, Pair
+
+METHODS = ("exact share", "by hash")
+TOGETHER = ("same image", "same group", "same caption")
+SET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
 
 
-def split(dataset: Dataset, share: float, seed: int) -> Dataset:
-    """The dataset with `share` of its pairs, rounded up, marked for validation; earlier marks do not count.
+def split(
+    dataset: Dataset,
+    share: float,
+    seed: int,
+    method: str = "exact share",
+    together: str = "same image",
+) -> Dataset:
+    """The dataset with `share` of its pairs marked for validation; earlier marks do not count.
 
-    Chosen by a hash of (seed, image): the pairs of one image stay together, and pairs that are added later leave
-    most others where they are. Raises TrainerError when nothing would be left on one side.
+    Pairs that belong together (one image, one group, one caption) stay on one side, and where they go hangs on a hash of
+    (seed, what they have in common). "exact share" takes them in the order of their hashes until the share, rounded up,
+    is reached, as EveryDream2 rounds; a pair that is added later can move a few others across. "by hash" takes those whose
+    hash lies below the share: about the share, and a pair that is added moves no other. Raises TrainerError when nothing
+    would be left on one side.
     """
-    wanted = math.ceil(round(share * len(dataset.pairs), 9))
-    order = sorted(dataset.pairs, key=lambda pair: sha256_text(f"{seed}/{pair.image_hash}"))
-    held_back = {pair.image_hash for pair in order[:wanted]}
+    common = _common(together)
+    if method == "by hash":
+        held_back = {
+            key
+            for key in map(common, dataset.pairs)
+            if int(sha256_text(f"{seed}/{key}")[:16], 16) < share * 2**64
+        }
+    else:
+        wanted = math.ceil(round(share * len(dataset.pairs), 9))
+        order = sorted(dataset.pairs, key=lambda pair: sha256_text(f"{seed}/{common(pair)}"))
+        held_back = {common(pair) for pair in order[:wanted]}
     pairs = tuple(
-        dataclasses.replace(pair, split="validation" if pair.image_hash in held_back else "train")
+        dataclasses.replace(pair, split=VALIDATION if common(pair) in held_back else TRAIN)
         for pair in dataset.pairs
     )
     result = dataclasses.replace(dataset, pairs=pairs)
@@ -29,4 +52,60 @@ def split(dataset: Dataset, share: float, seed: int) -> Dataset:
             f"Of {len(dataset.pairs)} pairs, a share of {share} leaves {len(result.train)} to train on and "
             f"{len(result.validation)} for validation. Both need at least one: change the share or add pairs."
         )
-    return result
+    return result.noted(
+        f"{len(result.train)} pairs to train on, {len(result.validation)} held back: {share:g}, {method}, {together}, seed {seed}"
+    )
+
+
+def _common(together: str) -> Callable[[Pair], str]:
+    """What pairs have in common that stay on one side."""
+    if together == "same group":
+        return lambda pair: f"group/{pair.group}" if pair.group else pair.image_hash
+    if together == "same caption":
+        return lambda pair: "caption/" + " ".join(pair.caption.lower().split())
+    return lambda pair: pair.image_hash
+
+
+def add_validation_set(dataset: Dataset, held_back: Dataset, name: str = "") -> Dataset:
+    """The dataset with all pairs of another one as a further validation set; "" is the unnamed set.
+
+    A picture that is on both sides is left out of training. Raises TrainerError when the name is taken or cannot be one,
+    or nothing is left to train on.
+    """
+    if name and not SET_NAME.fullmatch(name):
+        raise TrainerError(
+            f"{name!r} cannot name a validation set: use up to 32 letters, digits, '-', '_' and '.', "
+            "beginning with a letter or digit."
+        )
+    mark = f"{VALIDATION}/{name}" if name else VALIDATION
+    if any(pair.split == mark for pair in dataset.pairs):
+        raise TrainerError(
+            f"The dataset has a validation set {name or 'without a name'} already. Give this one another name."
+        )
+    if held_back.background != dataset.background:
+        raise TrainerError(
+            f"Transparency becomes {dataset.background} in one dataset and {held_back.background} in the other. "
+            "Load both with the same background."
+        )
+    there = {pair.id for pair in dataset.validation}
+    added = tuple(
+        dataclasses.replace(pair, split=mark, image=str(held_back.path(pair)))
+        for pair in held_back.pairs
+        if pair.id not in there
+    )
+    images = {pair.image_hash for pair in added}
+    kept = tuple(
+        pair for pair in dataset.pairs if pair.split != TRAIN or pair.image_hash not in images
+    )
+    left_out = len(dataset.pairs) - len(kept)
+    result = dataclasses.replace(dataset, pairs=kept + added)
+    if not result.train:
+        raise TrainerError(
+            f"All pictures to train on are in {held_back.name} too. Choose another folder for validation."
+        )
+    if not added:
+        raise TrainerError(f"All pairs of {held_back.name} are held back already.")
+    also = f"; {left_out} left out of training, their pictures are in it" if left_out else ""
+    return result.noted(
+        f"{len(added)} pairs of {held_back.name} as validation set {name or VALIDATION}{also}"
+    )
