@@ -10,13 +10,14 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..merge.hashing import file_sha256
-from ..trainer.config import CHOICES, RANGES, RunSettings
+from ..trainer.config import CHOICES, LATER, RANGES, RunSettings
 from ..trainer.data.manifest import Dataset
 from ..trainer.errors import TrainerError
 from ..trainer.queue import enqueue
 from ..trainer.runs import Base, Paths, Run, State, create_run
 from ..trainer.single_file import check_sd15
 from . import names, supervisor, types
+from .pictures import read_image
 from .progress import Progress, show_text, stop_if_interrupted
 from .schema import opt, schema
 
@@ -41,10 +42,12 @@ TOOLTIPS = {
     "save_every_epochs": "A checkpoint is saved after every so many epochs, after the last, and whenever the validation loss is the lowest so far.",
     "validation_timesteps": "At how many noise levels every validation pair is measured. More make a steadier figure and take longer.",
     "precision": "Arithmetic of the network: bf16 is faster and needs half the memory; fp32 is exact. Weights, noise and loss are fp32 in both.",
+    "bucket_table": "Which sizes pictures are fitted to: generated from resolution and bucket step, or EveryDream2's own for resolutions from 256 to "
+    "1536 that are multiples of 64.",
     "save_precision": "How saved checkpoints store the trained weights. fp16: 2 bytes a number, what most tools expect. bf16: 2 bytes, coarser with a "
     "wider range. fp32: 4 bytes.",
 }
-ADVANCED = ("bucket_step", "weight_decay", "gradient_clip", "validation_timesteps", "precision", "save_precision")  # fmt: skip
+ADVANCED = ("bucket_step", "weight_decay", "gradient_clip", "validation_timesteps", "precision", "save_precision", "bucket_table")  # fmt: skip
 STEPS = {
     "learning_rate": 1e-7,
     "text_encoder_learning_rate": 1e-7,
@@ -77,8 +80,14 @@ class CocktailTrainingSettings(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def validate_inputs(cls, resolution: int | None, bucket_step: int | None) -> bool | str:
-        given = {"resolution": resolution, "bucket_step": bucket_step}
+    def validate_inputs(
+        cls, resolution: int | None, bucket_step: int | None, bucket_table: str | None = "generated"
+    ) -> bool | str:
+        given = {
+            "resolution": resolution,
+            "bucket_step": bucket_step,
+            "bucket_table": bucket_table,
+        }
         if None in given.values():
             return True
         try:
@@ -98,6 +107,7 @@ def _setting(field: dataclasses.Field) -> io.Input:
         "default": field.default,
         "tooltip": TOOLTIPS[field.name],
         "advanced": field.name in ADVANCED,
+        "optional": field.name in LATER,
     }
     if field.name in CHOICES:
         return opt(io.Combo.Input, field.name, options=list(CHOICES[field.name]), **common)
@@ -316,7 +326,7 @@ class CocktailLossChart(io.ComfyNode):
         if not path.exists():
             draw_chart(runs, path)
         image = {"filename": path.name, "subfolder": "cocktail/charts", "type": "output"}
-        return io.NodeOutput(_image(path), ui={"images": [image]})
+        return io.NodeOutput(read_image(path), ui={"images": [image]})
 
 
 def describe(run: Run, state: State) -> str:
@@ -385,17 +395,6 @@ def _tokenizer() -> Path:
     import comfy
 
     return Path(next(iter(comfy.__path__)), "sd1_tokenizer")
-
-
-def _image(path: Path) -> Any:
-    """A picture as ComfyUI's IMAGE: (1, height, width, 3) in 0..1."""
-    import numpy
-    import torch
-    from PIL import Image
-
-    with Image.open(path) as image:
-        pixels = numpy.asarray(image.convert("RGB"), dtype=numpy.float32) / 255.0
-    return torch.from_numpy(pixels)[None]
 
 
 NODES: list[type[io.ComfyNode]] = [

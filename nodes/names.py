@@ -148,3 +148,24 @@ def _listed(root: Path, changed: int) -> list[str]:
     return sorted(
         path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")
     )
+
+
+def saved_datasets() -> list[str]:
+    """Names of the datasets that Save Dataset has kept."""
+    root = cocktail_dir("datasets")
+    return [name for name in _folders_in(root) if saved_dataset(name).is_file()]
+
+
+def saved_dataset(name: str) -> Path:
+    """The manifest of a saved dataset, whether it is there or not."""
+    return cocktail_dir("datasets", name, "manifest.parquet")
+
+
+def existing_dataset(name: str) -> Path:
+    """The manifest of a saved dataset. Raises BadName, naming the nearest one, if there is none."""
+    check_name(name, "dataset")
+    if saved_dataset(name).is_file():
+        return saved_dataset(name)
+    near = difflib.get_close_matches(name, saved_datasets(), n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    raise BadName(f"There is no saved dataset {name!r}.{hint} Save Dataset makes one.")

@@ -42,6 +42,20 @@ def _parser() -> argparse.ArgumentParser:
     shapes.add_argument("--seed", type=int, default=1)
     shapes.add_argument("--judge", action="store_true", help="score the grid in this folder")
     shapes.set_defaults(run=_shapes)
+
+    select = commands.add_parser(
+        "select", help="carry out a selection from a table, asked for in JSON"
+    )
+    select.add_argument("request", type=Path)
+    select.set_defaults(run=_select)
+
+    caption = commands.add_parser("caption", help="caption the pictures of a job folder by a model")
+    caption.add_argument("folder", type=Path)
+    caption.set_defaults(run=_caption)
+
+    download = commands.add_parser("download", help="fetch the pictures of a download folder")
+    download.add_argument("folder", type=Path)
+    download.set_defaults(run=_download)
     return parser
 
 
@@ -69,3 +83,21 @@ def _shapes(options: argparse.Namespace) -> int:
     draw_shapes(options.folder, options.count, options.seed)
     print(f"{options.folder}: {options.count} pairs")
     return 0
+
+
+def _select(options: argparse.Namespace) -> int:
+    from .data.select_process import main as select
+
+    return select(options.request)
+
+
+def _caption(options: argparse.Namespace) -> int:
+    from .data.caption_job import main as caption
+
+    return caption(options.folder)
+
+
+def _download(options: argparse.Namespace) -> int:
+    from .data.download_job import main as download
+
+    return download(options.folder)

@@ -6,6 +6,7 @@ import difflib
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from .data.buckets import TABLES, make_buckets
 from .errors import TrainerError
 
 
@@ -41,6 +42,8 @@ class RunSettings:
     """Autocast of the forward and backward pass: bf16 or fp32. Weights, loss and noise are always fp32."""
     save_precision: str = "fp16"
     """Type of the trained tensors in saved checkpoints: fp16, bf16 or fp32."""
+    bucket_table: str = "generated"
+    """Which sizes there are at a resolution: generated ones, or EveryDream2's."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -63,6 +66,8 @@ class RunSettings:
                 raise TrainerError(
                     f"Run setting {name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}."
                 )
+        if self.bucket_table == "EveryDream2":
+            make_buckets(self.resolution, self.bucket_step, table=self.bucket_table)
         for name, step in (("bucket_step", 8), ("resolution", 8), ("resolution", self.bucket_step)):
             if getattr(self, name) % step:
                 raise TrainerError(
@@ -71,6 +76,14 @@ class RunSettings:
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
+
+    def identity(self) -> dict[str, Any]:
+        """What counts for the identity of a run; settings that came later only where they are not at their default."""
+        return {
+            field.name: value
+            for field in fields(self)
+            if (value := getattr(self, field.name)) != field.default or field.name not in LATER
+        }
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> RunSettings:
@@ -104,4 +117,8 @@ RANGES: dict[str, tuple[float, float]] = {
 CHOICES: dict[str, tuple[str, ...]] = {
     "precision": ("bf16", "fp32"),
     "save_precision": ("fp16", "bf16", "fp32"),
+    "bucket_table": TABLES,
 }
+
+LATER = ("bucket_table",)
+"""Settings that came after the first runs were made: these have the identity they always had."""

@@ -28,11 +28,20 @@ class Picture(NamedTuple):
 class Latents:
     """The latents of a dataset at one resolution. The VAE is needed only while they are prepared."""
 
-    def __init__(self, dataset: Dataset, resolution: int, bucket_step: int, cache: Path, vae: Any):
-        buckets = make_buckets(resolution, bucket_step)
+    def __init__(
+        self,
+        dataset: Dataset,
+        resolution: int,
+        bucket_step: int,
+        cache: Path,
+        vae: Any,
+        table: str = "generated",
+    ):
+        buckets = make_buckets(resolution, bucket_step, table=table)
         self.dataset = dataset
         self.buckets: dict[str, Bucket] = {
-            pair.id: choose_bucket(pair.width, pair.height, buckets) for pair in dataset.pairs
+            pair.id: choose_bucket(pair.width, pair.height, buckets, table)
+            for pair in dataset.pairs
         }
         self.cache = TensorCache(cache / "latents" / module_hash(vae)[:16])
 

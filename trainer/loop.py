@@ -293,7 +293,14 @@ def _prepare(run: Run, journal: Journal) -> Training:
     dataset = run.dataset()
     cache = Path(run.paths.cache)
 
-    latents = Latents(dataset, settings.resolution, settings.bucket_step, cache, model.vae)
+    latents = Latents(
+        dataset,
+        settings.resolution,
+        settings.bucket_step,
+        cache,
+        model.vae,
+        settings.bucket_table,
+    )
     latents.prepare(
         model.vae.to(device),
         device,

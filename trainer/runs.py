@@ -181,7 +181,7 @@ def run_identity(base_sha256: str, dataset_fingerprint: str, settings: RunSettin
         "format": FORMAT,
         "base": base_sha256,
         "dataset": dataset_fingerprint,
-        "settings": settings.to_json(),
+        "settings": settings.identity(),
     }
     return sha256_text(canonical_json(identity))
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from comfy_api.latest import io
 
 from .. import names, types
+from ..pictures import as_image
 from ..progress import Progress, show_text
 from ..schema import opt, schema
 from . import axes, checkpoints, plan, sampling, sheet
@@ -351,8 +352,6 @@ def _relative_to_output(folder: Path) -> str:
 
 def _read_images(paths: list[Path]) -> list[torch.Tensor]:
     """Sheets as IMAGE [1, height, width, 3] from 0 to 1, made smaller if they are too much for memory together."""
-    import numpy
-    import torch
     from PIL import Image
 
     sizes = []
@@ -366,7 +365,7 @@ def _read_images(paths: list[Path]) -> list[torch.Tensor]:
             picture = file.convert("RGB")
         if shrink < 1:
             picture = picture.resize((max(1, int(width * shrink)), max(1, int(height * shrink))))
-        images.append(torch.from_numpy(numpy.asarray(picture, numpy.float32) / 255.0)[None])
+        images.append(as_image(picture))
     return images
 
 

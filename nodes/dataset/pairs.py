@@ -1,4 +1,4 @@
-"""Pairs for training: drawn or loaded, and some of them held back for validation."""
+"""Pairs for training: drawn, or loaded from a folder."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ from pathlib import Path
 
 from comfy_api.latest import io
 
-from ..trainer.data.folder import CAPTION_TEXTS, ON_PROBLEM, folder_state, has_picture, load_folder
-from ..trainer.data.manifest import Dataset
-from ..trainer.data.split import split
-from ..trainer.shapes import draw_shapes
-from . import names, types
-from .progress import Progress, show_text
-from .schema import opt, schema
+from ...trainer.data.folder import CAPTION_TEXTS, ON_PROBLEM, folder_state, has_picture, load_folder
+from ...trainer.shapes import draw_shapes
+from .. import names, types
+from ..progress import Progress, show_text
+from ..schema import opt, schema
 
 CATEGORY = "cocktail/dataset"
 
@@ -176,59 +174,4 @@ class CocktailLoadDataset(io.ComfyNode):
         return io.NodeOutput(dataset, str(report), ui={"text": [str(report)], "cocktail": [result]})
 
 
-class CocktailSplitDataset(io.ComfyNode):
-    """Some pairs held back for validation."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return schema(
-            node_id="CocktailSplitDataset",
-            display_name="Split Dataset",
-            category=CATEGORY,
-            description="Holds a share of the pairs back for validation: they are never trained on, and their loss tells "
-            "whether an epoch is really better.",
-            search_aliases=["validation split", "val_split_proportion", "train test split", "hold out"],
-            inputs=[
-                types.Dataset.Input("dataset", tooltip="The pairs to divide."),
-                opt(
-                    io.Float.Input,
-                    "share",
-                    default=0.15,
-                    min=0.001,
-                    max=0.9,
-                    step=0.01,
-                    round=0.001,
-                    tooltip="Share of the pairs held back for validation, from 0.001 to 0.9, rounded up to whole pairs. 0.15 = 15 %.",
-                ),
-                io.Int.Input(
-                    "seed",
-                    default=555,
-                    min=0,
-                    max=2**53 - 1,
-                    control_after_generate=False,
-                    tooltip="Which pairs are held back. The choice hangs on each picture's content, so pairs added later move few others.",
-                ),
-            ],
-            outputs=[
-                types.Dataset.Output(
-                    "split_dataset",
-                    display_name="dataset",
-                    tooltip="The same pairs, each marked for training or validation.",
-                )
-            ],
-        )  # fmt: skip
-
-    @classmethod
-    def execute(cls, dataset: Dataset, share: float, seed: int) -> io.NodeOutput:
-        result = split(dataset, share, seed)
-        text = f"{len(result.train)} pairs to train on, {len(result.validation)} for validation"
-        counts = {
-            "train": len(result.train),
-            "validation": len(result.validation),
-            "fingerprint": result.fingerprint,
-        }
-        show_text(text)
-        return io.NodeOutput(result, ui={"text": [text], "cocktail": [counts]})
-
-
-NODES: list[type[io.ComfyNode]] = [CocktailDrawShapes, CocktailLoadDataset, CocktailSplitDataset]
+NODES: list[type[io.ComfyNode]] = [CocktailDrawShapes, CocktailLoadDataset]

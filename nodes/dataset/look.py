@@ -1,0 +1,169 @@
+"""Looking at a dataset: a sheet of its pictures, and its figures."""
+
+from __future__ import annotations
+
+import io as bytes_io
+import re
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from comfy_api.latest import io
+
+from ...trainer.data.buckets import TABLES, make_buckets
+from ...trainer.data.contact_sheet import ORDERS, contact_sheet
+from ...trainer.data.manifest import Dataset
+from ...trainer.data.overview import draw_overview, overview
+from ...trainer.errors import TrainerError
+from .. import types
+from ..pictures import as_image, keep_png
+from ..progress import Progress, show_text
+from ..schema import schema
+
+CATEGORY = "cocktail/dataset"
+
+
+class CocktailContactSheet(io.ComfyNode):
+    """Pictures of a dataset with their captions."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="CocktailContactSheet",
+            display_name="Contact Sheet",
+            category=CATEGORY,
+            description="Shows pictures of a dataset over their captions, sizes and weights, so that wrong captions and bad crops are seen before "
+            "training. Pictures are read one at a time.",
+            search_aliases=["preview dataset", "show images", "view dataset", "thumbnails", "browse pairs"],
+            is_output_node=True,
+            inputs=[
+                types.Dataset.Input("dataset", tooltip="The pairs to look at."),
+                io.Int.Input("count", default=40, min=1, max=500, tooltip="How many pairs to show, from 1 to 500."),
+                io.Int.Input("columns", default=8, min=1, max=50, tooltip="Pictures in a row."),
+                io.Int.Input("side", default=192, min=64, max=768, step=16, tooltip="Largest side of a shown picture, in pixels."),
+                io.Combo.Input(
+                    "order",
+                    options=list(ORDERS),
+                    default=ORDERS[0],
+                    tooltip="Which pairs: drawn by the seed below, the first ones, or those with the longest captions, fewest pixels or longest shape.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=1,
+                    min=0,
+                    max=2**53 - 1,
+                    control_after_generate=False,
+                    tooltip="Which pairs are drawn: the same seed shows the same ones. Used by 'drawn by seed' only.",
+                ),
+            ],
+            outputs=[io.Image.Output("sheet", display_name="sheet", tooltip="The sheet, one picture.")],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, dataset: Dataset, count: int, columns: int, side: int, order: str, seed: int
+    ) -> io.NodeOutput:
+        sheet = contact_sheet(dataset, count, columns, side, order, seed, Progress())
+        content = (
+            f"sheet/{dataset.name}/{dataset.fingerprint}/{count}/{columns}/{side}/{order}/{seed}"
+        )
+        return io.NodeOutput(as_image(sheet), ui={"images": [keep_png(sheet, "charts", content)]})
+
+
+class CocktailDatasetOverview(io.ComfyNode):
+    """A dataset in figures."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="CocktailDatasetOverview",
+            display_name="Dataset Overview",
+            category=CATEGORY,
+            description="Counts a dataset: aspect ratios, sizes, caption lengths in CLIP's tokens, and for each resolution the buckets its pictures fall "
+            "into, what is enlarged for that and what is cropped away.",
+            search_aliases=["dataset statistics", "histogram", "bucket report", "aspect ratios", "caption length"],
+            is_output_node=True,
+            inputs=[
+                types.Dataset.Input("dataset", tooltip="The pairs to count."),
+                io.String.Input(
+                    "resolutions",
+                    default="512, 768",
+                    tooltip="Resolutions to show buckets for, separated by commas, from 64 to 2048: those you mean to train at.",
+                ),
+                io.Int.Input("bucket_step", default=64, min=8, max=128, step=8, tooltip="Sides of generated buckets are multiples of this many pixels."),
+                io.Combo.Input(
+                    "bucket_table",
+                    options=list(TABLES),
+                    default=TABLES[0],
+                    tooltip="Which sizes there are: generated from resolution and step, or EveryDream2's own.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output("chart", display_name="chart", tooltip="The histograms, one picture."),
+                io.String.Output("report", display_name="report", tooltip="The figures as text, with the steps that made the dataset."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(
+        cls, resolutions: str | None, bucket_step: int | None, bucket_table: str | None
+    ) -> bool | str:
+        try:
+            for resolution in _resolutions("512" if resolutions is None else resolutions):
+                make_buckets(resolution, bucket_step or 64, table=bucket_table or TABLES[0])
+        except TrainerError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def execute(
+        cls, dataset: Dataset, resolutions: str, bucket_step: int, bucket_table: str
+    ) -> io.NodeOutput:
+        from PIL import Image
+
+        facts = overview(
+            dataset, _resolutions(resolutions), bucket_step, bucket_table, _count_tokens
+        )
+        chart = draw_overview(facts)
+        content = f"overview/{dataset.name}/{dataset.fingerprint}/{resolutions}/{bucket_step}/{bucket_table}"
+        told = {
+            "fingerprint": dataset.fingerprint,
+            "pairs": len(dataset.pairs),
+            "buckets": {
+                str(resolution): [asdict(use) for use in uses]
+                for resolution, uses in facts.buckets.items()
+            },
+        }
+        show_text(str(facts))
+        return io.NodeOutput(
+            as_image(Image.open(bytes_io.BytesIO(chart))),
+            str(facts),
+            ui={
+                "images": [keep_png(chart, "charts", content)],
+                "text": [str(facts)],
+                "cocktail": [told],
+            },
+        )
+
+
+def _resolutions(text: str) -> list[int]:
+    """The resolutions a person has written. Raises TrainerError."""
+    found = [word for word in re.split(r"[,;\s]+", text) if word]
+    if not found or not all(word.isdecimal() and 64 <= int(word) <= 2048 for word in found):
+        raise TrainerError(
+            f"{text!r} names no resolutions. Write numbers from 64 to 2048, separated by commas, such as: 512, 768"
+        )
+    return list(dict.fromkeys(int(word) for word in found))
+
+
+def _count_tokens(captions: Sequence[str]) -> list[int]:
+    """CLIP tokens of each caption, without the marks of beginning and end."""
+    import comfy
+
+    from ...trainer.text import load_tokenizer
+
+    tokenizer = load_tokenizer(Path(next(iter(comfy.__path__)), "sd1_tokenizer"))
+    return [len(ids) for ids in tokenizer(list(captions), add_special_tokens=False).input_ids]
+
+
+NODES: list[type[io.ComfyNode]] = [CocktailContactSheet, CocktailDatasetOverview]
