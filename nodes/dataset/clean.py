@@ -68,11 +68,11 @@ class CocktailCleanDataset(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "near_distance",
-                    default=4,
+                    default=2,
                     min=-1,
                     max=32,
                     tooltip="Pictures whose 64-bit difference hash differs from another's in at most so many bits are left out: smaller, recompressed or "
-                    "brightened copies. 0 = equal hashes only, -1 = keep them all, above 10 other pictures are hit too.",
+                    "brightened copies. 0 = equal hashes only, -1 = keep them all. From about 4 on, drawings that merely have the same outline are hit too.",
                 ),
             ],
             outputs=[

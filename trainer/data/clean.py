@@ -26,7 +26,7 @@ class CleanSettings:
     max_aspect: float = 4.0
     min_deviation: float = 2.0
     same_picture: str = "leave out"
-    near_distance: int = 4
+    near_distance: int = 2
 
 
 SAME_PICTURE = ("leave out", "same caption", "keep")
