@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from pathlib import Path
 from typing import Any
 
 from comfy_api.latest import io
@@ -230,7 +229,7 @@ class CocktailFineTune(io.ComfyNode):
             settings,
             Paths(
                 checkpoints=str(names.checkpoint_dir()),
-                tokenizer=str(_tokenizer()),
+                tokenizer=str(names.tokenizer_dir()),
                 cache=str(names.cocktail_dir("cache")),
             ),
         )
@@ -388,13 +387,6 @@ def _file_state(checkpoint: str | None) -> list[int]:
     except (names.BadName, OSError):
         return []
     return [status.st_size, status.st_mtime_ns]
-
-
-def _tokenizer() -> Path:
-    """The folder of CLIP's tokenizer, which comes with ComfyUI."""
-    import comfy
-
-    return Path(next(iter(comfy.__path__)), "sd1_tokenizer")
 
 
 NODES: list[type[io.ComfyNode]] = [

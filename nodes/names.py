@@ -10,6 +10,8 @@ from pathlib import Path
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 """Names that Windows keeps for devices."""
+TABLE = re.compile(r"\.((csv|tsv|jsonl|ndjson)(\.gz)?|parquet)$")
+"""How the name of a table ends."""
 
 
 class BadName(ValueError):
@@ -50,6 +52,13 @@ def cocktail_dir(*parts: str) -> Path:
     import folder_paths
 
     return Path(folder_paths.get_output_directory(), "cocktail", *parts)
+
+
+def tokenizer_dir() -> Path:
+    """The folder of CLIP's tokenizer, which comes with ComfyUI."""
+    import comfy
+
+    return Path(next(iter(comfy.__path__)), "sd1_tokenizer")
 
 
 def checkpoint_dir() -> Path:
@@ -169,3 +178,83 @@ def existing_dataset(name: str) -> Path:
     near = difflib.get_close_matches(name, saved_datasets(), n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]}?" if near else ""
     raise BadName(f"There is no saved dataset {name!r}.{hint} Save Dataset makes one.")
+
+
+def tables() -> list[str]:
+    """The tables in the input folder, in the datasets folders, and in the folders directly below these."""
+    found = []
+    for label, root in _dataset_roots().items():
+        for folder in ("", *_folders_in(root)):
+            inside = "/".join(filter(None, (label, folder)))
+            found += [f"{inside}/{name}" for name in _tables_in(root / folder)]
+    return found
+
+
+def table_path(name: str) -> Path:
+    """The file of a table name, `<root>/.../<file>`; raises BadName if there is none."""
+    label, _, relative = name.replace("\\", "/").partition("/")
+    root = _dataset_roots().get(label)
+    if root is not None and relative:
+        path = within(root, relative, "Table")
+        if path.is_file():
+            return path
+    near = difflib.get_close_matches(name, tables(), n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    raise BadName(
+        f"There is no table {name!r}.{hint} Put a CSV, TSV, JSONL or Parquet file into ComfyUI's input folder "
+        "(its name is then input/FILE), or into a 'datasets' folder, and press R to refresh the lists."
+    )
+
+
+def _tables_in(folder: Path) -> list[str]:
+    """Names of the tables directly in `folder`, read again only when it has changed."""
+    try:
+        return _listed_tables(folder, folder.stat().st_mtime_ns)
+    except OSError:
+        return []
+
+
+@lru_cache(maxsize=256)
+def _listed_tables(folder: Path, changed: int) -> list[str]:
+    return sorted(
+        path.name
+        for path in folder.iterdir()
+        if TABLE.search(path.name.lower()) and not path.name.startswith(".") and path.is_file()
+    )
+
+
+def captioners() -> list[str]:
+    """The folders below models/LLM and models/captioners that hold a model."""
+    return [
+        f"{label}/{name}"
+        for label, roots in _captioner_roots().items()
+        for root in roots
+        for name in _folders_in(root)
+        if (root / name / "config.json").is_file()
+    ]
+
+
+def captioner_folder(name: str) -> Path:
+    """The folder of a captioning model; raises BadName if there is none."""
+    label, _, relative = name.replace("\\", "/").partition("/")
+    for root in _captioner_roots().get(label, []):
+        if relative and (path := within(root, relative, "Model folder")).is_dir():
+            return path
+    near = difflib.get_close_matches(name, captioners(), n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    raise BadName(
+        f"There is no captioning model {name!r}.{hint} Put its folder (config.json, safetensors weights, tokenizer) into "
+        "models/LLM or models/captioners, and press R to refresh the lists."
+    )
+
+
+def _captioner_roots() -> dict[str, list[Path]]:
+    """Folders of models by the label that names begin with."""
+    import folder_paths
+
+    roots = {}
+    for label in ("LLM", "captioners"):
+        known = folder_paths.folder_names_and_paths
+        folders = folder_paths.get_folder_paths(label) if label in known else []
+        roots[label] = [Path(folder_paths.models_dir, label), *map(Path, folders)]
+    return {label: list(dict.fromkeys(folders)) for label, folders in roots.items()}

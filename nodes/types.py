@@ -7,6 +7,9 @@ from comfy_api.latest import io
 Dataset = io.Custom("COCKTAIL_DATASET")
 """A `trainer.data.manifest.Dataset`."""
 
+Selection = io.Custom("COCKTAIL_SELECTION")
+"""Chosen rows of a table, without their images yet: a `trainer.data.chosen.Chosen`."""
+
 Settings = io.Custom("COCKTAIL_SETTINGS")
 """A `trainer.config.RunSettings`."""
 

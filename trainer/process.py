@@ -1,6 +1,6 @@
-"""The background process of a run. The only file of the pack that starts a process.
+"""The background process of a run, or of another job that is a folder.
 
-It starts this Python on this pack's own `__main__.py` with a run folder as its argument, as a list and without a shell;
+It starts this Python on this pack's own `__main__.py` with the folder as its argument, as a list and without a shell;
 nothing that a user or a request wrote becomes part of the command.
 """
 
@@ -11,14 +11,20 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from .files import write_json
-from .runs import Run
 
 
-def start(run: Run) -> int:
-    """Start training in a process of its own, which outlives this one; returns its pid."""
+class Job(Protocol):
+    """Work that is described by a folder and done by a process: a run, a download, captioning."""
+
+    @property
+    def folder(self) -> Path: ...
+
+
+def start(job: Job, command: str = "run") -> int:
+    """Start a command of `python -m trainer` in a process of its own, which outlives this one; returns its pid."""
     environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
     environment.pop("PYTORCH_CUDA_ALLOC_CONF", None)
     detached: dict[str, Any] = (
@@ -26,43 +32,43 @@ def start(run: Run) -> int:
         if sys.platform == "win32"
         else {"start_new_session": True}
     )
-    with (run.folder / "log.txt").open("ab") as log:
+    with (job.folder / "log.txt").open("ab") as log:
         process = subprocess.Popen(
             [
                 sys.executable,
                 "-u",
                 str(Path(__file__).with_name("__main__.py")),
-                "run",
-                str(run.folder),
+                command,
+                str(job.folder),
             ],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            cwd=run.folder,
+            cwd=job.folder,
             env=environment,
             **detached,
         )
-    record(run, process.pid)
+    record(job, process.pid)
     return process.pid
 
 
-def record(run: Run, pid: int) -> None:
-    """Note which process works on a run; the start time tells it from a later one with the same pid."""
+def record(job: Job, pid: int) -> None:
+    """Note which process works on a job; the start time tells it from a later one with the same pid."""
     import psutil
 
     try:
         started = psutil.Process(pid).create_time()
     except psutil.NoSuchProcess:
         started = 0.0
-    write_json(run.folder / "process.json", {"pid": pid, "started": started})
+    write_json(job.folder / "process.json", {"pid": pid, "started": started})
 
 
-def is_alive(run: Run) -> bool:
-    """Whether the process noted for the run is still there and still the same one."""
+def is_alive(job: Job) -> bool:
+    """Whether the process noted for the job is still there and still the same one."""
     import psutil
 
     try:
-        noted = json.loads((run.folder / "process.json").read_text(encoding="utf-8"))
+        noted = json.loads((job.folder / "process.json").read_text(encoding="utf-8"))
         process = psutil.Process(noted["pid"])
         return (
             abs(process.create_time() - noted["started"]) < 1.0
@@ -72,10 +78,10 @@ def is_alive(run: Run) -> bool:
         return False
 
 
-def kill(run: Run) -> None:
-    """End the run's process at once, without saving."""
+def kill(job: Job) -> None:
+    """End the job's process at once, without saving."""
     import psutil
 
-    if is_alive(run):
-        noted = json.loads((run.folder / "process.json").read_text(encoding="utf-8"))
+    if is_alive(job):
+        noted = json.loads((job.folder / "process.json").read_text(encoding="utf-8"))
         psutil.Process(noted["pid"]).kill()

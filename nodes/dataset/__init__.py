@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from . import clean, look, pairs, saved, split
+from . import caption, clean, look, pairs, saved, split, table
 
 NODES: list[type[io.ComfyNode]] = [
+    *table.NODES,
     *pairs.NODES,
     *clean.NODES,
+    *caption.NODES,
     *split.NODES,
     *look.NODES,
     *saved.NODES,

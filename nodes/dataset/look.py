@@ -6,7 +6,6 @@ import io as bytes_io
 import re
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 from comfy_api.latest import io
 
@@ -15,7 +14,7 @@ from ...trainer.data.contact_sheet import ORDERS, contact_sheet
 from ...trainer.data.manifest import Dataset
 from ...trainer.data.overview import draw_overview, overview
 from ...trainer.errors import TrainerError
-from .. import types
+from .. import names, types
 from ..pictures import as_image, keep_png
 from ..progress import Progress, show_text
 from ..schema import schema
@@ -158,11 +157,9 @@ def _resolutions(text: str) -> list[int]:
 
 def _count_tokens(captions: Sequence[str]) -> list[int]:
     """CLIP tokens of each caption, without the marks of beginning and end."""
-    import comfy
-
     from ...trainer.text import load_tokenizer
 
-    tokenizer = load_tokenizer(Path(next(iter(comfy.__path__)), "sd1_tokenizer"))
+    tokenizer = load_tokenizer(names.tokenizer_dir())
     return [len(ids) for ids in tokenizer(list(captions), add_special_tokens=False).input_ids]
 
 

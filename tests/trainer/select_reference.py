@@ -1,0 +1,232 @@
+"""Selection in plain Python, one record after the other: slow, and what the fast one must agree with.
+
+`read_csv` follows what DuckDB does with damaged records, rule by rule, so that the tests state those rules.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+from cocktail.trainer.data.columns import Mapping
+from cocktail.trainer.data.midjourney import WHITE, read_prompt, read_tail, split_message, words
+from cocktail.trainer.data.select import SelectionSettings
+
+QUOTE, SPACE, RETURN, NEWLINE = b'" \r\n'
+
+
+def read_csv(data: bytes, delimiter: str = ",") -> Iterator[list[str | None] | None]:
+    """The records after the header, None for each that cannot be read.
+
+    A quote opens a quoted field only at its start, spaces before it aside. Whatever follows the closing quote belongs to
+    the field up to the next delimiter or line end; its last character but spaces is then taken for the closing quote. A record with
+    fewer fields than the header, or with bytes that are no UTF-8, is damaged; fields beyond the header's are cut off.
+    """
+    rows = _rows(data.removeprefix(b"\xef\xbb\xbf"), ord(delimiter))
+    width = len(next(rows))
+    for row in rows:
+        try:
+            cells = [cell.decode("utf-8") or None for cell in row[:width]]
+        except UnicodeDecodeError:
+            yield None
+            continue
+        yield cells if len(row) >= width else None
+
+
+def _rows(data: bytes, delimiter: int) -> Iterator[list[bytes]]:
+    row: list[bytes] = []
+    start, place, end = 0, 0, len(data)
+    state = "start"
+    while place < end:
+        byte = data[place]
+        if state == "quoted":
+            state = "closed" if byte == QUOTE else "quoted"
+        elif byte == delimiter or byte in (RETURN, NEWLINE):
+            row.append(_field(data[start:place], state))
+            state, start = "start", place + 1
+            if byte != delimiter:
+                if byte == RETURN and data[place + 1 : place + 2] == b"\n":
+                    place += 1
+                    start += 1
+                if row != [b""]:
+                    yield row
+                row = []
+        elif byte == QUOTE and state in ("start", "closed", "after"):
+            state = "quoted"
+        elif state == "start" and byte != SPACE:
+            state = "plain"
+        elif state == "closed":
+            state = "after"
+        place += 1
+    if start < end or row:
+        row.append(_field(data[start:], state))
+        yield row
+
+
+def _field(raw: bytes, state: str) -> bytes:
+    if state in ("start", "plain"):
+        return raw
+    inner = raw.strip(b" ")[1:-1] if state == "after" else raw.lstrip(b" ")[1:-1]
+    kept, place = bytearray(), 0
+    while place < len(inner):
+        if inner[place] == QUOTE:
+            place += 1
+        kept += inner[place : place + 1]
+        place += 1
+    return bytes(kept)
+
+
+def read_jsonl(data: bytes, columns: Iterable[str]) -> Iterator[list[str | None] | None]:
+    """The objects of a JSONL file as cells, None for a line that holds none."""
+    for line in data.split(b"\n"):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except ValueError:
+            value = None
+        yield [_text(value.get(name)) for name in columns] if isinstance(value, dict) else None
+
+
+def _text(value: object) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    return json.dumps(value, separators=(",", ":"))
+
+
+def select(
+    records: Iterable[dict[str, str | None] | None],
+    mapping: Mapping,
+    settings: SelectionSettings,
+    salt: str,
+    unreadable_count: bool = False,
+) -> list[tuple]:
+    """Rows of the result for records by column name; only `where`, `max_tokens` and `version`, `aspect` columns are not known.
+
+    None stands for a record that cannot be read: it gets no number, or, with `unreadable_count`, one nevertheless.
+    """
+    found, upscales, first_upscale = [], Counter(), {}
+    number = -1
+    for record in records:
+        if record is None:
+            number += unreadable_count
+            continue
+        number += 1
+        row = _read(record, mapping)
+        if row["kind"] == "upscaled" and not row["unfinished"] and row["account"]:
+            upscales[row["account"]] += 1
+            first_upscale.setdefault(row["account"], number)
+        if _passes(row, settings):
+            found.append({**row, "row": number})
+    if settings.top_users:
+        best = sorted(upscales, key=lambda user: (-upscales[user], first_upscale[user]))
+        best = set(best[: settings.top_users])
+        found = [row for row in found if row["account"] in best]
+    if settings.deduplicate:
+        seen: set[str] = set()
+        found = [row for row in found if _is_new("".join(map(str.lower, row["prompt"])), seen)]
+    if settings.per_user:
+        had: Counter = Counter()
+        kept = []
+        for row in found:
+            had[row["account"]] += 1
+            if had[row["account"]] <= settings.per_user:
+                kept.append(row)
+        found = kept
+    if settings.sample:
+        found.sort(
+            key=lambda row: hashlib.md5(f"{settings.seed}/{row['row']}".encode()).hexdigest()
+        )
+        found = sorted(found[: settings.sample], key=lambda row: row["row"])
+    return [_result(row, salt, len(mapping.captions)) for row in found]
+
+
+def _is_new(key: str, seen: set[str]) -> bool:
+    new = key not in seen
+    seen.add(key)
+    return new
+
+
+def _read(record: dict[str, str | None], mapping: Mapping) -> dict:
+    cells = {role: record[name] for role, name in mapping.columns().items()}
+    if mapping.content:
+        typed, tail_text = split_message(cells["content"] or "")
+    else:
+        typed, tail_text = cells["prompt"] or "", ""
+        if mapping.arguments:
+            typed += " " + (cells["arguments"] or "")
+    said, tail = read_prompt(typed), read_tail(tail_text)
+    own = read_prompt(cells["prompt"] or "") if mapping.content and mapping.prompt else said
+    kind = tail.kind
+    flag = {"true": True, "1": True, "t": True, "false": False, "0": False, "f": False}.get(
+        (cells.get("upscaled") or "").lower()
+    )
+    if flag:
+        kind = "upscaled"
+    elif flag is False and kind == "upscaled":
+        kind = "grid"
+    image = re.sub(rf"(?s),[{WHITE}]*https?://.*", "", cells["image"] or "").strip(WHITE)
+    return {
+        "account": (cells.get("user") or None) if mapping.user else tail.user,
+        "kind": kind,
+        "unfinished": tail.unfinished,
+        "image_no": tail.image_no,
+        "image": image,
+        "prompt": own.prompt,
+        "version": said.version or cells.get("version") or None,
+        "aspect": said.aspect or cells.get("aspect") or None,
+        "stylize": said.stylize,
+        "raw": said.raw,
+        "width": int(cells["width"]) if cells.get("width") else None,
+        "height": int(cells["height"]) if cells.get("height") else None,
+        "image_prompts": own.image_prompts,
+        "negative_weight": own.negative_weight,
+        "truncated": said.truncated,
+        "captions": [cells[f"caption_{number}"] for number in range(len(mapping.captions))],
+    }
+
+
+def _passes(row: dict, settings: SelectionSettings) -> bool:
+    count = words(row["prompt"])
+    return (
+        not row["unfinished"]
+        and (not settings.kinds or row["kind"] in settings.kinds)
+        and (settings.raw != "style_raw" or row["raw"])
+        and bool(row["image"] and row["prompt"])
+        and (
+            settings.raw != "stylize"
+            or (row["stylize"] is not None and row["stylize"] <= settings.max_stylize)
+        )
+        and (settings.image_prompts or row["image_prompts"] == 0)
+        and not row["negative_weight"]
+        and (settings.truncated or not row["truncated"])
+        and count >= settings.min_words
+        and (not settings.max_words or count <= settings.max_words)
+    )
+
+
+def _result(row: dict, salt: str, captions: int) -> tuple:
+    def found(pattern: str) -> str | None:
+        match = re.search(pattern, row["image"])
+        return (match[1] or None) if match else None
+
+    uuid = "-".join(f"[0-9a-f]{{{length}}}" for length in (8, 4, 4, 4, 12))
+    account = row["account"]
+    return (
+        row["row"],
+        row["image"],
+        row["prompt"],
+        hashlib.sha256((salt + account).encode()).hexdigest()[:16] if account else None,
+        *(row[name] for name in ("kind", "image_no", "version", "aspect", "stylize", "raw")),
+        row["width"],
+        row["height"],
+        found(r"/attachments/[0-9]+/([0-9]+)/"),
+        found(f"({uuid})"),
+        found(r"([^/\\?#]*)(?:[?#].*)?$"),
+        row["image_prompts"],
+        row["truncated"],
+        *row["captions"],
+    )

@@ -1,0 +1,48 @@
+"""Chosen rows of a table: prompts, and where their images are, but no images yet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A selection that was made: its Parquet file (columns: see select.py), how many rows, and how it came about."""
+
+    path: str
+    sha256: str
+    table: str
+    rows: int
+    history: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a pair takes over from its row. `captions` are further columns, by name."""
+
+    number: int
+    prompt: str
+    user: str
+    captions: Mapping[str, str]
+
+
+def read_rows(path: Path) -> dict[int, Row]:
+    """The rows of a selection by their number in the table."""
+    import duckdb
+
+    with duckdb.connect() as database:
+        cursor = database.execute("SELECT * FROM read_parquet(?)", [str(path)])
+        names = [column[0] for column in cursor.description]
+        extra = [place for place, name in enumerate(names) if name.startswith("caption_")]
+        number, prompt, user = (names.index(name) for name in ("row", "prompt", "user"))
+        return {
+            values[number]: Row(
+                values[number],
+                values[prompt] or "",
+                values[user] or "",
+                {names[place]: values[place] for place in extra if values[place]},
+            )
+            for values in cursor.fetchall()
+        }
