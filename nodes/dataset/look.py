@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io as bytes_io
 import re
-from collections.abc import Sequence
 from dataclasses import asdict
 
 from comfy_api.latest import io
@@ -13,6 +12,7 @@ from ...trainer.data.buckets import TABLES, make_buckets
 from ...trainer.data.contact_sheet import ORDERS, contact_sheet
 from ...trainer.data.manifest import Dataset
 from ...trainer.data.overview import draw_overview, overview
+from ...trainer.data.tokens import count_tokens
 from ...trainer.errors import TrainerError
 from .. import names, types
 from ..pictures import as_image, keep_png
@@ -120,8 +120,13 @@ class CocktailDatasetOverview(io.ComfyNode):
     ) -> io.NodeOutput:
         from PIL import Image
 
+        tokenizer = names.tokenizer_dir()
         facts = overview(
-            dataset, _resolutions(resolutions), bucket_step, bucket_table, _count_tokens
+            dataset,
+            _resolutions(resolutions),
+            bucket_step,
+            bucket_table,
+            lambda captions: count_tokens(captions, tokenizer),
         )
         chart = draw_overview(facts)
         content = f"overview/{dataset.name}/{dataset.fingerprint}/{resolutions}/{bucket_step}/{bucket_table}"
@@ -153,14 +158,6 @@ def _resolutions(text: str) -> list[int]:
             f"{text!r} names no resolutions. Write numbers from 64 to 2048, separated by commas, such as: 512, 768"
         )
     return list(dict.fromkeys(int(word) for word in found))
-
-
-def _count_tokens(captions: Sequence[str]) -> list[int]:
-    """CLIP tokens of each caption, without the marks of beginning and end."""
-    from ...trainer.text import load_tokenizer
-
-    tokenizer = load_tokenizer(names.tokenizer_dir())
-    return [len(ids) for ids in tokenizer(list(captions), add_special_tokens=False).input_ids]
 
 
 NODES: list[type[io.ComfyNode]] = [CocktailContactSheet, CocktailDatasetOverview]

@@ -12,9 +12,7 @@ from statistics import median
 from ..errors import TrainerError
 from .buckets import BucketUse, bucket_use, make_buckets
 from .manifest import Dataset
-
-LIMIT = 75
-"""Tokens of a caption that CLIP reads at once."""
+from .tokens import LIMIT
 
 
 @dataclass(frozen=True)

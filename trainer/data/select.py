@@ -33,10 +33,10 @@ from .table import (
     read_rejects,
     source_sql,
 )
+from .tokens import LIMIT, count_tokens
 
 RAW = ("any", "style_raw", "stylize")
 MEMORY_MB = 256
-CLIP_TOKENS = 75
 _DERIVED = 1
 """Changes whenever the columns of derived tables or their meaning do."""
 
@@ -141,7 +141,7 @@ class Selection:
             lines.append(f"damaged records, not read: {self.rejects.count}")
             lines += [f"  {reject}" for reject in self.rejects.first[:5]]
         if self.over_75_tokens:
-            lines.append(f"prompts beyond {CLIP_TOKENS} CLIP tokens: {self.over_75_tokens}")
+            lines.append(f"prompts beyond {LIMIT} CLIP tokens: {self.over_75_tokens}")
         return "\n".join(lines)
 
 
@@ -753,15 +753,10 @@ def _count(connection: Any, name: str) -> Step:
 
 def _token_counts(connection: Any, tokenizer: Path) -> Iterator[tuple[int, int]]:
     """(number, CLIP tokens without start and end) of every kept record."""
-    from ..text import load_tokenizer
-
-    clip = load_tokenizer(tokenizer)
-    rows = connection.cursor().execute(
-        "SELECT number, prompt FROM records SEMI JOIN kept USING (number)"
-    )
+    rows = connection.execute("SELECT number, prompt FROM records SEMI JOIN kept USING (number)")
     while batch := rows.fetchmany(2048):
-        ids = clip([prompt for _, prompt in batch], add_special_tokens=False).input_ids
-        yield from ((number, len(tokens)) for (number, _), tokens in zip(batch, ids, strict=True))
+        counts = count_tokens([prompt for _, prompt in batch], tokenizer)
+        yield from zip((number for number, _ in batch), counts, strict=True)
 
 
 def _limit_tokens(connection: Any, tokenizer: Path, most: int) -> None:
@@ -773,7 +768,7 @@ def _limit_tokens(connection: Any, tokenizer: Path, most: int) -> None:
 def _over_tokens(connection: Any, tokenizer: Path | None) -> int | None:
     if tokenizer is None:
         return None
-    return sum(count > CLIP_TOKENS for _, count in _token_counts(connection, tokenizer))
+    return sum(count > LIMIT for _, count in _token_counts(connection, tokenizer))
 
 
 _ATTACHMENT = r"/attachments/[0-9]+/([0-9]+)/"
