@@ -83,12 +83,12 @@ def load_folder(
             f"There is no picture in {name}. Put pictures ({', '.join(sorted(SUFFIXES))}) there, "
             "each with a caption in a .txt file of the same name."
         )
-    known = _read_cache(cache)
+    known = read_cache(cache)
     facts: dict[str, list] = {}
     found: list[tuple[str, str, str, int, int]] = []
     problems: list[Problem] = []
     with ThreadPoolExecutor() as pool:
-        examined = pool.map(lambda file: _examine(folder, file, known.get(file)), pictures)
+        examined = pool.map(lambda file: examine(folder, file, known.get(file)), pictures)
         for number, (file, result) in enumerate(zip(pictures, examined, strict=True), start=1):
             caption = _caption(folder / file, caption_text)
             if isinstance(result, list):
@@ -142,7 +142,7 @@ def folder_state(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _read_cache(cache: Path | None) -> dict[str, list]:
+def read_cache(cache: Path | None) -> dict[str, list]:
     """What is known of each picture: [size, time in ns, SHA-256, width, height]."""
     if cache is None:
         return {}
@@ -152,7 +152,7 @@ def _read_cache(cache: Path | None) -> dict[str, list]:
         return {}
 
 
-def _examine(folder: Path, file: str, known: list | None) -> list | Problem:
+def examine(folder: Path, file: str, known: list | None) -> list | Problem:
     """Size, time, hash, width and height of a picture, decoded in full unless it is known."""
     try:
         status = (folder / file).stat()
