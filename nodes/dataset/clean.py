@@ -71,7 +71,7 @@ class CocktailCleanDataset(io.ComfyNode):
                     default=2,
                     min=-1,
                     max=32,
-                    tooltip="Pictures whose 64-bit difference hash differs from another's in at most so many bits are left out: smaller, recompressed or "
+                    tooltip="Pictures of like colours whose 64-bit difference hash differs from another's in at most so many bits are left out: smaller, recompressed or "
                     "brightened copies. 0 = equal hashes only, -1 = keep them all. From about 4 on, drawings that merely have the same outline are hit too.",
                 ),
             ],

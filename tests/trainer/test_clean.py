@@ -138,7 +138,7 @@ def test_the_difference_hash_compares_each_field_with_the_next():
     assert (
         look_at(falling.rotate(180)).difference_hash ^ look_at(falling).difference_hash == 2**64 - 1
     )
-    assert look_at(Image.new("RGB", (50, 50))) == Look(0, 0.0)
+    assert look_at(Image.new("RGB", (50, 50))) == Look(0, 0.0, bytes(48))
 
 
 @pytest.mark.parametrize("counter", [True, False])
@@ -166,5 +166,16 @@ def test_near_duplicates_are_those_that_a_plain_loop_finds(monkeypatch, counter)
         ]
         if kept and min(kept)[0] <= 3:
             dropped[place] = min(kept)[1]
-    found = near_duplicates(hashes, 3)
+    found = near_duplicates([Look(value, 50.0, bytes(48)) for value in hashes], 3)
     assert {likeness.picture: likeness.like for likeness in found} == dropped
+
+
+def test_the_same_outline_in_other_colours_is_another_picture(folder):
+    red, blue = Image.new("RGB", (200, 200), "white"), Image.new("RGB", (200, 200), "white")
+    red.paste("red", (50, 50, 150, 150))
+    blue.paste("blue", (50, 50, 150, 150))
+    save(folder, "red.png", red)
+    save(folder, "blue.png", blue)
+    save(folder, "red again.png", red.resize((150, 150)))
+    report = cleaned(load(folder))[1]
+    assert [entry.image for entry in report.left_out] == ["red again.png"]

@@ -19,7 +19,7 @@ class CleanSettings:
     `min_side`: pictures whose shorter side has fewer pixels. `max_aspect`: pictures longer than this times their width,
     either way. `min_deviation`: nearly uniform pictures, see `looks.Look`; 0 = none.
     `same_picture`: "leave out" all but one pair of each picture, "same caption" = only where the caption is the same too,
-    or "keep". `near_distance`: pictures with a difference hash within so many bits of another's; -1 = none.
+    or "keep". `near_distance`: pictures of like colours with a difference hash within so many bits of another's; -1 = none.
     """
 
     min_side: int = 64
@@ -148,9 +148,9 @@ def _duplicates(
         first.setdefault((pair.image_hash, pair.caption), place)
     if settings.near_distance < 0:
         return found
-    hashes = [looks[pairs[place].image_hash].difference_hash for place in pictures]
+    seen = [looks[pairs[place].image_hash] for place in pictures]
     dropped: dict[str, tuple[int, int]] = {}
-    for likeness in near_duplicates(hashes, settings.near_distance, progress):
+    for likeness in near_duplicates(seen, settings.near_distance, progress):
         picture, like = pictures[likeness.picture], pictures[likeness.like]
         dropped[pairs[picture].image_hash] = (like, likeness.distance)
     gone = {place for place, *_ in found}

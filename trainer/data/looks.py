@@ -1,4 +1,4 @@
-"""What a picture looks like in two numbers: a hash that like pictures share, and how much there is to see."""
+"""What a picture looks like in a few numbers: a hash that like pictures share, its colours, and how much there is to see."""
 
 from __future__ import annotations
 
@@ -19,15 +19,20 @@ if TYPE_CHECKING:
     from PIL import Image
 
 BLOCK = 512
+PART = 65_536
+MOST_CHANGE = 16.0
+"""Mean difference of colours, of 255, up to which pictures can be alike; a tenth brighter is about 13."""
 
 
 @dataclass(frozen=True)
 class Look:
     """`difference_hash`: 64 bits, each saying whether one of 8 x 8 fields is brighter than the next to its right
-    (dHash, Neal Krawetz 2013). `deviation`: the largest standard deviation of the three colours, from 0 to 127.5."""
+    (dHash, Neal Krawetz 2013). `deviation`: the largest standard deviation of the three colours, from 0 to 127.5.
+    `colours`: the mean red, green and blue of 4 x 4 fields, 48 bytes."""
 
     difference_hash: int
     deviation: float
+    colours: bytes
 
 
 def look_at(image: Image.Image) -> Look:
@@ -39,7 +44,8 @@ def look_at(image: Image.Image) -> Look:
     bits = (grey[:, 1:] < grey[:, :-1]).flatten()
     small = numpy.asarray(image.resize((32, 32), Image.Resampling.BOX), dtype=numpy.float32)
     value = int.from_bytes(numpy.packbits(bits).tobytes(), "big")
-    return Look(value, round(float(small.std(axis=(0, 1)).max()), 2))
+    colours = image.resize((4, 4), Image.Resampling.BOX).tobytes()
+    return Look(value, round(float(small.std(axis=(0, 1)).max()), 2), colours)
 
 
 def looks(
@@ -68,13 +74,7 @@ def looks(
             for pair, look in zip(missing, pool.map(measure, missing), strict=True):
                 if look is not None:
                     known[pair.image_hash] = look
-                    new.append(
-                        {
-                            "image": pair.image_hash,
-                            "hash": f"{look.difference_hash:016x}",
-                            "deviation": look.deviation,
-                        }
-                    )
+                    new.append(_line(pair.image_hash, look))
                 done += 1
                 if progress:
                     progress(done, len(first))
@@ -88,12 +88,23 @@ def _known(cache: Path) -> dict[str, Look]:
     """What the cache knows; one that a kill left with a torn line in the middle is begun anew."""
     try:
         return {
-            line["image"]: Look(int(line["hash"], 16), line["deviation"])
+            line["image"]: Look(
+                int(line["hash"], 16), line["deviation"], bytes.fromhex(line["colours"])
+            )
             for line in read_lines(cache)
         }
     except (ValueError, KeyError, TypeError):
         cache.unlink(missing_ok=True)
         return {}
+
+
+def _line(image_hash: str, look: Look) -> dict:
+    return {
+        "image": image_hash,
+        "hash": f"{look.difference_hash:016x}",
+        "deviation": look.deviation,
+        "colours": look.colours.hex(),
+    }
 
 
 def _keep(cache: Path, lines: Sequence[dict]) -> None:
@@ -112,22 +123,29 @@ class Likeness:
 
 
 def near_duplicates(
-    hashes: Sequence[int], distance: int, progress: Callable[[int, int], None] | None = None
+    looks: Sequence[Look], distance: int, progress: Callable[[int, int], None] | None = None
 ) -> list[Likeness]:
     """The pictures within `distance` bits of one that stands before them and is itself none of these.
 
-    Every picture is compared with every other, in blocks; 11,475 of them take about a second.
+    Their colours must be close too: the same outline in other colours is another picture. Every picture is compared with
+    every other, in blocks; 11,475 of them take about a second.
     """
     import numpy
 
-    values = numpy.array(hashes, dtype=numpy.uint64)
+    values = numpy.array([look.difference_hash for look in looks], dtype=numpy.uint64)
+    colours = numpy.array([list(look.colours) for look in looks], dtype=numpy.int16)
     close: dict[int, list[tuple[int, int]]] = {}
     for start in range(0, len(values), BLOCK):
         block = values[start : start + BLOCK]
         differing = _bits(block[:, None] ^ values[None, : start + len(block)])
         rows, columns = numpy.nonzero(differing <= distance)
-        for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
-            if column < start + row:
+        before = columns < rows + start
+        rows, columns = rows[before], columns[before]
+        for part in range(0, len(rows), PART):
+            some, others = rows[part : part + PART], columns[part : part + PART]
+            change = numpy.abs(colours[some + start] - colours[others]).mean(axis=1)
+            alike = change <= MOST_CHANGE
+            for row, column in zip(some[alike].tolist(), others[alike].tolist(), strict=True):
                 close.setdefault(start + row, []).append((int(differing[row, column]), column))
         if progress:
             progress(min(start + BLOCK, len(values)), len(values))
