@@ -54,6 +54,13 @@ def cocktail_dir(*parts: str) -> Path:
     return Path(folder_paths.get_output_directory(), "cocktail", *parts)
 
 
+def network_file() -> Path:
+    """The settings file by which the server's owner allows the network; it is no place that a graph can write to."""
+    import folder_paths
+
+    return Path(folder_paths.get_user_directory(), "cocktail", "network.json")
+
+
 def tokenizer_dir() -> Path:
     """The folder of CLIP's tokenizer, which comes with ComfyUI."""
     import comfy

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from ..trainer.errors import TrainerError
-from ..trainer.process import start
 from .progress import Progress, show_text, stop_if_interrupted
 
 POLL_S = 0.25
@@ -23,23 +21,13 @@ class Job(Protocol):
     @property
     def name(self) -> str: ...
     def state(self) -> Any: ...
-    def write_state(self, state: Any) -> None: ...
 
 
-def work_off(
-    job: Job, command: str, active: tuple[str, ...], describe: Callable[[Any], str]
-) -> Any:
-    """Start a job that is not at work and not finished, and wait for its end; returns its last state.
+def work_off(job: Job, active: tuple[str, ...], describe: Callable[[Any], str]) -> Any:
+    """Wait for the end of a job that has been started; returns its last state.
 
     Interrupt ends the waiting, not the job. Raises TrainerError when the job was stopped or has failed.
     """
-    state = job.state()
-    if state.status == "finished":
-        return state
-    if state.status not in active:
-        (job.folder / "control.json").unlink(missing_ok=True)
-        job.write_state(replace(state, status=active[0], message="Starts"))
-        start(job, command)
     progress, shown = Progress(), ""
     while True:
         stop_if_interrupted()

@@ -10,6 +10,16 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 GRAPHS = sorted((ROOT / "workflows").glob("*.json"))
+ELSEWHERE = {
+    "CocktailDownloadImages",
+    "CocktailCaptionDataset",
+    "CocktailDatasetImages",
+    "CocktailSetCaptions",
+    "CocktailMixCaptions",
+    "CocktailOpenDataset",
+    "CocktailAddValidationSet",
+}
+"""Nodes that need the network, a model of one's own or an earlier result: their help pages show how they are linked."""
 PATH = re.compile(r"^(/|~|[A-Za-z]:[\\/]|\\\\)|\.\.[\\/]")
 
 
@@ -59,7 +69,7 @@ def test_a_saved_graph_uses_nodes_that_exist_and_names_no_path(file, object_info
 
 
 def test_every_node_of_the_pack_is_shown_in_a_saved_graph(object_info):
-    ours = {name for name in object_info if name.startswith("Cocktail")}
+    ours = {name for name in object_info if name.startswith("Cocktail")} - ELSEWHERE
     assert ours <= {node["type"] for file in GRAPHS for node in read(file)["nodes"]}
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from . import caption, clean, look, pairs, saved, split, table
+from . import caption, clean, images, look, pairs, saved, split, table
 
 NODES: list[type[io.ComfyNode]] = [
     *table.NODES,
+    *images.NODES,
     *pairs.NODES,
     *clean.NODES,
     *caption.NODES,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from comfy_api.latest import io
 
+from ...trainer import process
 from ...trainer.data.caption_job import (
     ACTIVE,
     MODES,
@@ -106,7 +108,12 @@ class CocktailCaptionDataset(io.ComfyNode):
         folder = names.captioner_folder(model)
         wanted = CaptionSettings(str(folder), column=column, **settings)
         job = create_job(names.cocktail_dir("captions"), "", dataset, wanted)
-        work_off(job, "caption", ACTIVE, lambda state: _describe(model, state))
+        state = job.state()
+        if state.status != "finished" and state.status not in ACTIVE:
+            (job.folder / "control.json").unlink(missing_ok=True)
+            job.write_state(replace(state, status=ACTIVE[0], message="Starts"))
+            process.start(job, "caption")
+        work_off(job, ACTIVE, lambda state: _describe(model, state))
         texts = result(job.folder)
         captioned, report = apply_captions(
             dataset, column.strip(), texts, mode, keep_own_as.strip()

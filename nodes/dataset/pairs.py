@@ -56,7 +56,12 @@ class CocktailDrawShapes(io.ComfyNode):
                     "folder",
                     display_name="folder",
                     tooltip="The folder's name, for the folder input of Load Dataset.",
-                )
+                ),
+                io.AnyType.Output(
+                    "drawn_table",
+                    display_name="table",
+                    tooltip="The name of the same pairs as a table, pairs.csv in that folder with the columns image and prompt, for Select Pairs.",
+                ),
             ],
         )
 
@@ -77,7 +82,7 @@ class CocktailDrawShapes(io.ComfyNode):
         draw_shapes(folder, count, seed, Progress())
         text = f"{count} pairs in input/{name}"
         show_text(text)
-        return io.NodeOutput(f"input/{name}", ui={"text": [text]})
+        return io.NodeOutput(f"input/{name}", f"input/{name}/pairs.csv", ui={"text": [text]})
 
 
 class CocktailLoadDataset(io.ComfyNode):

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import http.server
 import importlib.util
 import sys
+import threading
 from types import ModuleType
+from typing import ClassVar
 
 import duckdb
 import pytest
+
+from cocktail.trainer.data.manifest import Dataset
 
 from ..comfy import ComfyError
 from .graphs import node
@@ -132,10 +138,104 @@ def test_when_no_row_is_left_the_funnel_says_why(comfy, table):
 
 def test_users_are_in_the_result_as_hashes_only(comfy, table):
     comfy.run(select(table, kind="upscaled"))
-    files = sorted((comfy.base / "output" / "cocktail" / "cache" / "tables").rglob("*.parquet"))
-    assert files
+    folder = comfy.base / "output" / "cocktail" / "cache" / "tables" / "selections"
     with duckdb.connect() as database:
-        users = database.execute(
-            f"SELECT DISTINCT \"user\" FROM read_parquet('{files[0]}')"
+        found = database.execute(
+            'SELECT DISTINCT "user" FROM read_parquet(?, union_by_name=true)',
+            [f"{folder}/*.parquet"],
         ).fetchall()
-    assert users and all(len(user) == 16 and int(user, 16) >= 0 for (user,) in users if user)
+    users = [user for (user,) in found if user]
+    assert len(users) > 100 and all(len(user) == 16 and int(user, 16) >= 0 for user in users)
+
+
+@pytest.fixture(scope="module")
+def drawn(comfy) -> str:
+    """A folder of drawn pictures, and a table that names them beside some that are not there."""
+    comfy.run({"draw": node("CocktailDrawShapes", name="joined", count=12, seed=8), "load": node("CocktailLoadDataset", folder=["draw", 0], caption_text="first line", on_problem="stop")})  # fmt: skip
+    with (comfy.base / "input" / "joined" / "pairs.csv").open("a", encoding="utf-8") as file:
+        file.write("nowhere.png,a picture that is not there\n")
+    return "input/joined/pairs.csv"
+
+
+def joined(table, **join):
+    return {
+        **select(table, "columns below", image_column="image", prompt_column="prompt", deduplicate=False),
+        "join": node("CocktailJoinImages", selection=["select", 0], **{"folder": "input/joined", "key": "column", "on_problem": "skip", **join}),
+        "save": node("CocktailSaveDataset", dataset=["join", 0], name="joined"),
+    }  # fmt: skip
+
+
+def test_rows_are_joined_to_the_files_of_a_folder(comfy, drawn):
+    outputs = comfy.run(joined(drawn))
+    found = outputs["join"]["cocktail"][0]
+    assert (found["rows"], found["matched"], found["missing"], found["pairs"]) == (13, 12, 1, 12)
+    assert "nowhere.png" in outputs["join"]["text"][0]
+    dataset = Dataset.load(comfy.base / "output" / "cocktail" / "datasets" / "joined" / "manifest.parquet")  # fmt: skip
+    for pair in dataset.pairs:
+        assert (
+            dataset.path(pair).with_suffix(".txt").read_text(encoding="utf-8").strip()
+            == pair.caption
+        )
+    assert dataset.history[0].startswith("from input/joined/pairs.csv: 13 ")
+
+
+def test_rows_and_pictures_that_have_nothing_in_common_say_what_was_wanted(comfy, drawn):
+    with pytest.raises(ComfyError, match="rows has a job uuid"):
+        comfy.run(joined(drawn, key="job uuid"))
+
+
+@pytest.fixture
+def server(comfy):
+    """The drawn pictures behind a real HTTP server on this machine."""
+    handler = functools.partial(Quiet, directory=str(comfy.base / "input" / "joined"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    """Notes what is asked for, and says nothing."""
+
+    asked: ClassVar[list[str]] = []
+
+    def do_GET(self):
+        self.asked.append(self.path)
+        super().do_GET()
+
+    def log_message(self, *_):
+        pass
+
+
+def test_the_network_is_off_until_the_servers_owner_allows_it_and_then_nothing_is_fetched_twice(
+    comfy, drawn, server
+):
+    address = f"http://127.0.0.1:{server.server_port}"
+    urls = comfy.base / "input" / "urls.csv"
+    lines = [f"{address}/{number:05d}.png,a drawing of number {number}" for number in range(12)]
+    urls.write_text("\n".join(["image,prompt", *lines, f"{address}/none.png,there is none"]) + "\n", encoding="utf-8")  # fmt: skip
+    values = {"concurrency": 4, "timeout_s": 20.0, "retries": 1, "max_megabytes": 50.0, "max_megapixels": 64.0, "respect_robots": True, "retry_failed": "nothing"}  # fmt: skip
+    graph = {
+        **select("input/urls.csv", "columns below", image_column="image", prompt_column="prompt"),
+        "get": node("CocktailDownloadImages", selection=["select", 0], name="fetched", **values),
+    }
+    with pytest.raises(ComfyError, match='"download": true'):
+        comfy.run(graph)
+    allowed = comfy.base / "user" / "cocktail" / "network.json"
+    allowed.parent.mkdir(parents=True, exist_ok=True)
+    allowed.write_text('{"download": true}', encoding="utf-8")
+    try:
+        with pytest.raises(ComfyError, match="refused_address"):
+            comfy.run(graph)
+        assert Quiet.asked == []
+        allowed.write_text('{"download": true, "private_addresses": true}', encoding="utf-8")
+        graph["get"]["inputs"]["retry_failed"] = "all"
+        found = comfy.run(graph)["get"]["cocktail"][0]
+        assert (found["rows"], found["downloaded"], found["pairs"]) == (13, 12, 12)
+        assert found["errors"] == {"http_404": 1}
+        assert len(Quiet.asked) == 13
+        graph["get"]["inputs"]["retry_failed"] = "nothing"
+        again = comfy.run(graph)["get"]["cocktail"][0]
+        assert again["fingerprint"] == found["fingerprint"] and len(Quiet.asked) == 13
+    finally:
+        allowed.unlink()
