@@ -68,7 +68,7 @@ def test_by_row_index_with_or_without_zeros_in_any_folder(folder):
     ],
 )
 def test_by_attachment_id(folder, name):
-    put(folder, name, f"{OTHER_ATTACHMENT}.png", f"1{ATTACHMENT}.png")
+    put(folder, name, f"{OTHER_ATTACHMENT}.png", f"1{ATTACHMENT}.png", f"{ATTACHMENT}0.png")
     found = find(folder, "attachment id", [{"attachment": ATTACHMENT}])
     assert found.files == {1: name}
 

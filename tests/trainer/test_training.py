@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ from safetensors.torch import load_file, save_file
 import cocktail.trainer as trainer
 from cocktail.trainer.config import RunSettings
 from cocktail.trainer.data.folder import load_folder
+from cocktail.trainer.data.manifest import Dataset
 from cocktail.trainer.data.split import split
 from cocktail.trainer.disk import check_disk, checkpoint_bytes
 from cocktail.trainer.errors import TrainerError
@@ -48,12 +50,17 @@ def shapes(tmp_path_factory):
 def make_run(tmp_path, shapes, miniatures, tokenizer):
     """Makes run folders that share a cache; `settings` as keywords over SETTINGS."""
 
-    def make(name: str, base: Path = miniatures / "miniature_base.safetensors", **settings) -> Run:
+    def make(
+        name: str,
+        base: Path = miniatures / "miniature_base.safetensors",
+        dataset: Dataset = shapes,
+        **settings,
+    ) -> Run:
         return create_run(
             tmp_path / "runs",
             name,
             Base(base.name, str(base), sha256_file(base)),
-            shapes,
+            dataset,
             RunSettings.from_json(SETTINGS.to_json() | settings),
             Paths(str(tmp_path / "checkpoints"), str(tokenizer), str(tmp_path / "cache")),
         )
@@ -125,8 +132,27 @@ def test_what_does_not_fit_on_the_disk_is_not_begun(make_run, monkeypatch):
     check_disk(run)
 
 
-def test_killed_at_any_moment_and_resumed_it_ends_with_the_same_weights(make_run):
-    whole, killed = make_run("whole"), make_run("killed")
+@pytest.fixture
+def varied(shapes) -> Dataset:
+    """The pairs with everything that chance decides about them."""
+    pairs = tuple(
+        replace(
+            pair,
+            weight=(1.0, 1.5, 0.5)[number % 3],
+            flip=0.5,
+            captions={"tags": "drawn, flat, " + pair.caption.replace(" ", ", ")},
+            shuffle_tags=True,
+            keep_tags=1,
+            tag_dropout=0.2,
+            conditional_dropout=(None, 0.5)[number % 2],
+        )
+        for number, pair in enumerate(shapes.pairs)
+    )
+    return replace(shapes, pairs=pairs, caption_mix=(("caption", 0.5), ("tags", 0.5)))
+
+
+def test_killed_at_any_moment_and_resumed_it_ends_with_the_same_weights(make_run, varied):
+    whole, killed = make_run("whole", dataset=varied), make_run("killed", dataset=varied)
     assert train(whole) == 0, whole.log_tail()
     steps = whole.state().step
     for step in (1, steps // 2 + 1, steps - 1):

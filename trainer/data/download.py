@@ -148,9 +148,9 @@ class Result:
     file: str = ""
 
     def line(self) -> dict[str, Any]:
-        return {key: value for key, value in asdict(self).items() if value not in ("", 0)} | {
-            "row": self.row
-        }
+        """As JSON, without what is not known."""
+        values = asdict(self)
+        return {key: values[key] for key in values if key in ("row", "url") or values[key]}
 
 
 @dataclass(frozen=True)
@@ -262,8 +262,7 @@ class _Download:
         """Find out what earlier calls have settled; the rest becomes `fresh`."""
         images = self.folder / IMAGES
         images.mkdir(parents=True, exist_ok=True)
-        for part in images.rglob(".*.part"):
-            part.unlink()
+        self._remove_parts()
         files = {
             int(path.stem): path
             for path in sorted(images.rglob("[0-9]*.*"))
@@ -283,6 +282,10 @@ class _Download:
             else:
                 self._settle(asked, result, [row for row in asked.rows if row not in known])
         self.journal.flush()
+
+    def _remove_parts(self) -> None:
+        for part in (self.folder / IMAGES).rglob(".*.part"):
+            part.unlink()
 
     def _standing(self, asked: _Asked, result: Result | None, file: Path | None) -> Result | None:
         """The result of a URL from earlier calls, or None when it has to be asked for."""
@@ -340,20 +343,23 @@ class _Download:
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"User-Agent": USER_AGENT, "Accept": "image/*", "Accept-Encoding": "identity"},
         )
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            async with session:
-                workers = [
-                    asyncio.create_task(self._work(session, pool))
-                    for _ in range(min(self.settings.concurrency, len(self.fresh)))
-                ]
-                try:
-                    await self._watch(workers, report, asked_to_stop)
-                finally:
-                    for worker in workers:
-                        worker.cancel()
-                    await asyncio.gather(*workers, return_exceptions=True)
-                    self.journal.flush()
-        report(self.progress())
+        try:
+            with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+                async with session:
+                    workers = [
+                        asyncio.create_task(self._work(session, pool))
+                        for _ in range(min(self.settings.concurrency, len(self.fresh)))
+                    ]
+                    try:
+                        await self._watch(workers, report, asked_to_stop)
+                    finally:
+                        for worker in workers:
+                            worker.cancel()
+                        await asyncio.gather(*workers, return_exceptions=True)
+        finally:
+            self._remove_parts()
+            self.journal.flush()
+            report(self.progress())
 
     async def _watch(
         self,
@@ -451,7 +457,9 @@ class _Download:
                 if response.status not in (301, 302, 303, 307, 308):
                     self._check_answer(response)
                     return await self._receive(response, part)
-                target = response.headers.get("Location", "")
+                target = response.headers.get("Location")
+            if not target:
+                raise Failure("bad_redirect", "it does not say where to")
             try:
                 url = check_url(str(url.join(type(url)(target))), self.network)
             except (BadURL, ValueError) as error:
@@ -476,7 +484,7 @@ class _Download:
     async def _receive(self, response: ClientResponse, part: Path) -> str:
         """Write the body into `part`; returns its SHA-256."""
         digest, size = hashlib.sha256(), 0
-        with _disk_errors(part):
+        with disk_errors(part):
             file = part.open("wb", buffering=0)
         with file:
             async for piece in response.content.iter_chunked(PIECE_BYTES):
@@ -484,7 +492,7 @@ class _Download:
                 if size > self.settings.max_bytes:
                     raise Failure("too_large", f"more than {self.settings.max_bytes} bytes")
                 digest.update(piece)
-                with _disk_errors(part):
+                with disk_errors(part):
                     _write(file, piece)
         return digest.hexdigest()
 
@@ -493,10 +501,10 @@ class _Download:
         try:
             suffix, width, height = examine(part, self.settings.max_pixels)
             kept = part.with_name(f"{asked.row:06d}{suffix}")
-            with _disk_errors(part), part.open("rb+") as file:
+            with disk_errors(part), part.open("rb+") as file:
                 os.fsync(file.fileno())
                 size = file.seek(0, os.SEEK_END)
-            with _disk_errors(part):
+            with disk_errors(part):
                 publish(part, kept)
         except BaseException:
             part.unlink(missing_ok=True)
@@ -525,7 +533,7 @@ class _Journal:
             if not lines:
                 return
             try:
-                with _disk_errors(self.file), self.file.open("ab", buffering=0) as file:
+                with disk_errors(self.file), self.file.open("ab", buffering=0) as file:
                     file.truncate(whole_lines(self.file))
                     _write(file, b"".join(lines))
                     os.fsync(file.fileno())
@@ -591,7 +599,7 @@ def _write(file: io.FileIO, data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def _disk_errors(file: Path) -> Iterator[None]:
+def disk_errors(file: Path) -> Iterator[None]:
     """Turn an error of the disk into a message: it ends the download, it is not the picture's fault."""
     try:
         yield

@@ -36,6 +36,7 @@ from .download import (
     DownloadSettings,
     Progress,
     Stopped,
+    disk_errors,
     download,
     read_results,
 )
@@ -300,7 +301,8 @@ class _StateWriter:
 
     def write(self, status: str, message: str) -> None:
         self.state = replace(self.state, status=status, message=message)
-        self.job.write_state(self.state)
+        with disk_errors(self.job.folder / "state.json"):
+            self.job.write_state(self.state)
 
     def report(self, progress: Progress) -> None:
         """Write how far it is; the rate is that of this process."""
