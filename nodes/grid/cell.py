@@ -37,6 +37,11 @@ class CellSettings:
     height: int
     clip_skip: int
 
+    @property
+    def models(self) -> list[str]:
+        """The model files that must be in memory for this picture: cells that need the same ones stand together."""
+        return [self.checkpoint]
+
     def key(self, checkpoint_sha256: str) -> str:
         """Hex SHA-256 of the settings, with the checkpoint's content in place of its name."""
         identity = {"format": FORMAT, **asdict(self), "cfg": float(self.cfg)}

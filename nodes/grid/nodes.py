@@ -12,7 +12,7 @@ from .. import names, types
 from ..pictures import as_image
 from ..progress import Progress, show_text
 from ..schema import opt, schema
-from . import axes, checkpoints, plan, sampling, sheet
+from . import axes, cell_file, checkpoints, execution, plan, sampling, sheet
 from .axis_nodes import ALIASES, CATEGORY, CocktailAxis, CocktailAxisCheckpoints, CocktailAxisRuns
 from .cell import LIMITS, SIDE_STEP, check_limits
 from .errors import GridError
@@ -250,7 +250,25 @@ class CocktailRenderGrid(io.ComfyNode):
                 types.Grid.Input(
                     "grid",
                     tooltip="The plan. Checkpoints are loaded one after the other, each once, whatever the order of the axes.",
-                )
+                ),
+                opt(
+                    io.Combo.Input,
+                    "save_as",
+                    options=list(cell_file.SUFFIXES),
+                    default=cell_file.PNG,
+                    optional=True,
+                    tooltip="The format of new cells, both without loss: PNG opens everywhere, lossless WebP takes a quarter of the time "
+                    "to save. Cells that are there stay as they are.",
+                ),
+                io.Boolean.Input(
+                    "retry_failed",
+                    default=True,
+                    optional=True,
+                    label_on="try again",
+                    label_off="leave",
+                    tooltip="What happens to cells that failed before: they are tried again, or left as they are and shown with their "
+                    "reason on sheets.",
+                ),
             ],
             outputs=[
                 types.Grid.Output(
@@ -267,25 +285,49 @@ class CocktailRenderGrid(io.ComfyNode):
         return sorted(_last_failures.items())
 
     @classmethod
-    def execute(cls, grid: plan.Plan) -> io.NodeOutput:
+    def execute(
+        cls, grid: plan.Plan, save_as: str = cell_file.PNG, retry_failed: bool = True
+    ) -> io.NodeOutput:
+        from comfy.cli_args import args
+
         started = time.monotonic()
         store = _store(grid)
         store.save_plan(grid)
+        show_text("reading the cells that are there")
+        damaged = len(store.set_aside_damaged(grid))
         missing = store.missing(grid)
-        outcome = sampling.render(missing, store, show_text)
-        failed = len(outcome.reasons)
+        left = {} if retry_failed else store.failures()
+        renderer = sampling.ComfyRenderer(grid.contents)
+        outcome = execution.render(
+            [cell for cell in missing if cell.key not in left],
+            store,
+            renderer,
+            show_text,
+            save_as,
+            with_graphs=not args.disable_metadata,
+        )
+        failures = store.failures()
+        reasons = [failures.get(cell.key, "unknown") for cell in store.missing(grid)]
+        failed = len(reasons)
         _last_failures.pop(grid.name, None)
-        if failed:
+        if outcome.reasons:
             _last_failures[grid.name] = time.time()
-        reused = len(grid.render_order) - len(missing)
+        reused = len(grid.render_order) - outcome.rendered - failed
         if failed and not reused and not outcome.rendered:
-            raise GridError(f"No cell of the grid {grid.name} was rendered: {outcome.reasons[0]}")
+            raise GridError(f"No cell of the grid {grid.name} was rendered: {reasons[0]}")
         text = f"{len(grid.cells)} cells: {outcome.rendered} rendered"
         if outcome.rendered:
             text += f" in {time.monotonic() - started:.0f} s"
         text += f", {reused} there already"
+        if damaged:
+            text += f", {damaged} had damaged files, which are in the folder damaged now"
         if failed:
-            text += f", {failed} FAILED ({outcome.reasons[0]}). Queue again to try them again."
+            text += f", {failed} FAILED ({reasons[0]})."
+            text += (
+                " Queue again to try them again."
+                if retry_failed
+                else " retry_failed tries them again."
+            )
         show_text(text)
         result = {
             "name": grid.name,
@@ -294,6 +336,9 @@ class CocktailRenderGrid(io.ComfyNode):
             "rendered": outcome.rendered,
             "reused": reused,
             "failed": failed,
+            "damaged": damaged,
+            "loads": outcome.loads,
+            "encodings": renderer.passes,
         }
         return io.NodeOutput(grid, ui={"text": [text], "cocktail": [result]})
 

@@ -16,6 +16,17 @@ from .errors import GridError
 FORMAT = 1
 MOST_CELLS = 20_000
 
+RENDER_ORDER = (
+    ("checkpoint",),
+    ("prompt",),
+    ("negative_prompt",),
+    ("clip_skip",),
+    ("width", "height"),
+    ("steps", "cfg", "sampler", "scheduler"),
+    ("seed",),
+)
+"""What cells are ordered by when they are rendered, the dearest change first."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -34,20 +45,33 @@ class Plan:
     fixed: dict[str, Any]
     axes: tuple[Axis, ...]
     cells: tuple[Cell, ...]
+    contents: dict[str, str]
+    """SHA-256 of the model files by name, as they were when the plan was made."""
 
     @cached_property
     def render_order(self) -> tuple[Cell, ...]:
-        """Every different picture once, all of a checkpoint together: the fewest loads there can be."""
+        """Every different picture once, in the order with the fewest loads and the fewest changes of text.
+
+        All of a checkpoint stand together, in these all of a prompt, in these all of a clip skip and so on, seeds last.
+        """
         pictures: dict[str, Cell] = {}
         for cell in self.cells:
             pictures.setdefault(cell.key, cell)
-        checkpoints = list(dict.fromkeys(cell.settings.checkpoint for cell in pictures.values()))
-        rank = {checkpoint: number for number, checkpoint in enumerate(checkpoints)}
-        return tuple(
-            sorted(
-                pictures.values(), key=lambda cell: (rank[cell.settings.checkpoint], cell.position)
-            )
-        )
+        cells = list(pictures.values())
+        ranks = []
+        for traits in RENDER_ORDER:
+            seen: dict[Any, int] = {}
+            for cell in cells:
+                seen.setdefault(_traits(cell, traits), len(seen))
+            ranks.append(seen)
+
+        def rank(cell: Cell) -> list[int]:
+            return [
+                seen[_traits(cell, traits)]
+                for traits, seen in zip(RENDER_ORDER, ranks, strict=True)
+            ]
+
+        return tuple(sorted(cells, key=rank))
 
     @property
     def repeats(self) -> int:
@@ -65,6 +89,7 @@ class Plan:
             "name": self.name,
             "fixed": self.fixed,
             "axes": [axis.to_json() for axis in self.axes],
+            "contents": self.contents,
             "cells": [
                 {"position": cell.position, "key": cell.key, "settings": asdict(cell.settings)}
                 for cell in self.cells
@@ -107,7 +132,11 @@ def make_plan(
         if resolved.checkpoint not in hashes:
             hashes[resolved.checkpoint] = sha256_of(resolved.checkpoint)
         cells.append(Cell(position, resolved, resolved.key(hashes[resolved.checkpoint])))
-    return Plan(name, kept, tuple(axes), tuple(cells))
+    return Plan(name, kept, tuple(axes), tuple(cells), hashes)
+
+
+def _traits(cell: Cell, names: tuple[str, ...]) -> tuple[Any, ...]:
+    return tuple(getattr(cell.settings, name) for name in names)
 
 
 def _check_targets(axes: Sequence[Axis]) -> None:

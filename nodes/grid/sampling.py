@@ -7,19 +7,15 @@ calls it.
 from __future__ import annotations
 
 import gc
-import itertools
-import logging
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from . import checkpoints, numerics
 from .cell import CellSettings
+from .encoding import TextEncoder
 from .errors import GridError
 from .plan import Cell
-from .store import Store
-from .workflow import encode_png
 
 if TYPE_CHECKING:
     import numpy
@@ -27,69 +23,69 @@ if TYPE_CHECKING:
 LONGEST_REASON = 300
 
 
-@dataclass
-class Outcome:
-    """How many cells were rendered, and why the others failed."""
+class ComfyRenderer:
+    """Renders with one checkpoint in memory at a time. `contents` are the SHA-256 of the plan's checkpoints by name.
 
-    rendered: int = 0
-    reasons: list[str] = field(default_factory=list)
-
-
-def render(cells: Sequence[Cell], store: Store, show: Callable[[str], None]) -> Outcome:
-    """Render cells, which stand together by checkpoint, and save each at once.
-
-    A cell that fails is recorded with its reason and the next one is tried; Interrupt ends everything and keeps what is
-    saved. `show` is called with a line of text before every cell. Raises GridError when a picture cannot be saved.
+    `passes` counts the passes through text encoders of the checkpoints that have been unloaded.
     """
-    import comfy.model_management
-    import torch
 
-    interrupt = comfy.model_management.InterruptProcessingException
-    outcome = Outcome()
+    def __init__(self, contents: Mapping[str, str]) -> None:
+        import comfy.model_management
 
-    def fail(cell: Cell, error: Exception) -> None:
-        reason = _reason(error, cell.settings.checkpoint)
-        store.save_failure(cell, reason)
-        outcome.reasons.append(reason)
+        self.interrupt = comfy.model_management.InterruptProcessingException
+        self.contents = contents
+        self.passes = 0
+        self.loaded: LoadedCheckpoint | None = None
 
-    done = 0
-    with torch.inference_mode():
-        for checkpoint, group in itertools.groupby(cells, lambda cell: cell.settings.checkpoint):
-            alike = list(group)
-            show(f"loading {checkpoint}")
-            comfy.model_management.throw_exception_if_processing_interrupted()
-            try:
-                model = LoadedCheckpoint(checkpoint)
-            except interrupt:
-                raise
-            except Exception as error:
-                logging.warning("Cocktail: %s cannot be loaded", checkpoint, exc_info=True)
-                for cell in alike:
-                    fail(cell, error)
-                done += len(alike)
-                continue
-            for cell in alike:
-                show(f"cell {done + 1} of {len(cells)}, {checkpoint}")
-                comfy.model_management.throw_exception_if_processing_interrupted()
-                started = time.monotonic()
-                pixels = None
-                try:
-                    with _bar_of_all_cells(done, len(cells)):
-                        pixels = model.picture(cell.settings)
-                except interrupt:
-                    raise
-                except Exception as error:
-                    logging.warning("Cocktail: a cell of %s failed", checkpoint, exc_info=True)
-                    fail(cell, error)
-                if pixels is None:
-                    _free_memory()
-                else:
-                    _save(store, cell, pixels, time.monotonic() - started)
-                    outcome.rendered += 1
-                done += 1
-            del model
-            _free_memory()
-    return outcome
+    def load(self, cell: Cell) -> None:
+        """Load the checkpoint of a cell. Raises GridError if its file is not the one that was planned with."""
+        import torch
+
+        checkpoint = cell.settings.checkpoint
+        self.unload()
+        self._check_unchanged(checkpoint)
+        with torch.inference_mode():
+            self.loaded = LoadedCheckpoint(checkpoint)
+        self._check_unchanged(checkpoint)
+
+    def picture(self, cell: Cell, done: int, total: int) -> numpy.ndarray:
+        import torch
+
+        assert self.loaded is not None
+        with torch.inference_mode(), _bar_of_all_cells(done, total):
+            return self.loaded.picture(cell.settings)
+
+    def numerics(self) -> dict[str, Any]:
+        assert self.loaded is not None
+        return numerics.describe(self.loaded.model, self.loaded.clip, self.loaded.vae)
+
+    def reason(self, error: Exception, cell: Cell) -> str:
+        return _reason(error, cell.settings.checkpoint)
+
+    def free(self) -> None:
+        """Let go of what nobody refers to any more."""
+        import comfy.model_management
+
+        gc.collect()
+        comfy.model_management.cleanup_models()
+        comfy.model_management.soft_empty_cache()
+
+    def unload(self) -> None:
+        if self.loaded is not None:
+            self.passes += self.loaded.texts.layers.passes
+        self.loaded = None
+        self.free()
+
+    def stop_if_interrupted(self) -> None:
+        import comfy.model_management
+
+        comfy.model_management.throw_exception_if_processing_interrupted()
+
+    def _check_unchanged(self, checkpoint: str) -> None:
+        if checkpoints.content_sha256(checkpoint) != self.contents[checkpoint]:
+            raise GridError(
+                f"{checkpoint} has been replaced by another file since the grid was planned. Queue again."
+            )
 
 
 class LoadedCheckpoint:
@@ -97,8 +93,7 @@ class LoadedCheckpoint:
 
     def __init__(self, checkpoint: str) -> None:
         self.model, self.clip, self.vae = _call("CheckpointLoaderSimple", ckpt_name=checkpoint)
-        self.clips: dict[int, Any] = {}
-        self.encoded: dict[tuple[int, str], Any] = {}
+        self.texts = TextEncoder(self.clip, _call)
 
     def picture(self, cell: CellSettings) -> numpy.ndarray:
         """The pixels [height, width, 3] of a cell, as SaveImage would write them."""
@@ -113,26 +108,14 @@ class LoadedCheckpoint:
             cfg=cell.cfg,
             sampler_name=cell.sampler,
             scheduler=cell.scheduler,
-            positive=self.encode(cell.clip_skip, cell.prompt),
-            negative=self.encode(cell.clip_skip, cell.negative_prompt),
+            positive=self.texts.encode(cell.clip_skip, cell.prompt),
+            negative=self.texts.encode(cell.clip_skip, cell.negative_prompt),
             latent_image=empty,
             denoise=1.0,
         )
         (images,) = _call("VAEDecode", samples=samples, vae=self.vae)
         scaled = 255.0 * images[0].cpu().numpy()
         return numpy.clip(scaled, 0, 255).astype(numpy.uint8)
-
-    def encode(self, clip_skip: int, text: str) -> Any:
-        """The conditioning of a text, computed once."""
-        if clip_skip not in self.clips:
-            (self.clips[clip_skip],) = _call(
-                "CLIPSetLastLayer", clip=self.clip, stop_at_clip_layer=-clip_skip
-            )
-        if (clip_skip, text) not in self.encoded:
-            (self.encoded[clip_skip, text],) = _call(
-                "CLIPTextEncode", clip=self.clips[clip_skip], text=text
-            )
-        return self.encoded[clip_skip, text]
 
 
 def _call(kind: str, **inputs: Any) -> tuple[Any, ...]:
@@ -143,20 +126,6 @@ def _call(kind: str, **inputs: Any) -> tuple[Any, ...]:
     outputs = getattr(node(), node.FUNCTION)(**inputs)
     outputs = getattr(outputs, "result", outputs)
     return outputs[:3]
-
-
-def _save(store: Store, cell: Cell, pixels: numpy.ndarray, seconds: float) -> None:
-    from comfy.cli_args import args
-
-    described = None if args.disable_metadata else cell.settings
-    try:
-        png = encode_png(pixels, described, f"cocktail/{store.folder.name}")
-        store.save_cell(cell, png, seconds)
-    except OSError as error:
-        raise GridError(
-            f"A cell cannot be saved in {store.folder}: {error.strerror}. Free space or change the folder's rights, and "
-            "queue again: the cells that are there stay."
-        ) from error
 
 
 def _reason(error: Exception, checkpoint: str) -> str:
@@ -187,12 +156,3 @@ def _bar_of_all_cells(done: int, total: int) -> Iterator[None]:
         yield
     finally:
         comfy.utils.set_progress_bar_global_hook(hook)
-
-
-def _free_memory() -> None:
-    """Let go of what nobody refers to any more: the checkpoint before the next one, or what a failed cell had taken."""
-    import comfy.model_management
-
-    gc.collect()
-    comfy.model_management.cleanup_models()
-    comfy.model_management.soft_empty_cache()

@@ -1,8 +1,12 @@
 """The folder of a grid: its plan, its finished cells by content key, and what went wrong.
 
 plan.json           the plan that was rendered last
+plans/<id>.json     every plan that was rendered under this name, without its cells
 cells.jsonl         one line for every cell that was finished or failed; append-only
-cells/<ab>/<key>.png  finished cells, with the graph that makes each; <ab> is how the key begins
+cells/<ab>/<key>.png  finished cells (or .webp), with the graph that makes each; <ab> is how the key begins
+numerics/<id>.json  what the numerics classes in cells.jsonl are
+damaged/            files of cells that were found damaged, kept for whoever wants to look
+workers/            who is rendering which cell
 sheets/             pictures of the grid
 """
 
@@ -14,8 +18,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ...trainer.files import append_line, read_lines, write_bytes, write_json
+from ...trainer.files import canonical_json, sha256_text, write_bytes, write_json
+from . import journal
+from .cell_file import SUFFIXES, fault
 from .plan import Cell, Plan
+
+LITTER_S = 600
+"""A temporary file that is older than this was left by a process that is gone."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +34,9 @@ class Store:
     folder: Path
 
     def cell_path(self, key: str) -> Path:
-        return self.folder / "cells" / key[:2] / f"{key}.png"
+        """The file of a cell; where its PNG would be when there is none."""
+        paths = [self._path(key, suffix) for suffix in SUFFIXES.values()]
+        return next((path for path in paths if path.is_file()), paths[0])
 
     def is_finished(self, key: str) -> bool:
         return self.cell_path(key).is_file()
@@ -34,30 +45,84 @@ class Store:
         """The pictures that are not there yet, in the order to render them."""
         return [cell for cell in plan.render_order if not self.is_finished(cell.key)]
 
-    def save_plan(self, plan: Plan) -> None:
-        write_json(self.folder / "plan.json", plan.to_json())
+    def set_aside_damaged(self, plan: Plan) -> list[str]:
+        """Read the files of all cells, and move those that are damaged or another cell's out of the way; their keys."""
+        found = []
+        for cell in plan.render_order:
+            path = self.cell_path(cell.key)
+            try:
+                wrong = fault(path, cell.key)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            if wrong is not None:
+                aside = self.folder / "damaged" / f"{time.time_ns()}-{path.name}"
+                aside.parent.mkdir(exist_ok=True)
+                path.rename(aside)
+                self._log(cell, {"status": "damaged", "reason": f"its file {wrong}"})
+                found.append(cell.key)
+        return found
 
-    def save_cell(self, cell: Cell, png: bytes, seconds: float) -> None:
-        write_bytes(self.cell_path(cell.key), png)
-        self._log(cell, {"status": "finished", "seconds": round(seconds, 3)})
+    def sweep(self) -> None:
+        """Remove the temporary files of processes that were killed."""
+        for file in self.folder.glob("cells/*/.*.part"):
+            try:
+                if time.time() - file.stat().st_mtime > LITTER_S:
+                    file.unlink()
+            except FileNotFoundError:
+                continue
+
+    def save_plan(self, plan: Plan) -> None:
+        described = plan.to_json()
+        write_json(self.folder / "plan.json", described)
+        del described["cells"]
+        file = self.folder / "plans" / f"{sha256_text(canonical_json(described))[:12]}.json"
+        if not file.is_file():
+            write_json(file, described)
+
+    def save_cell(
+        self, cell: Cell, data: bytes, seconds: float, save_as: str = "PNG", numerics: str = ""
+    ) -> None:
+        """Save the file of a cell and note it. Raises OSError."""
+        write_bytes(self._path(cell.key, SUFFIXES[save_as]), data)
+        line: dict[str, Any] = {"status": "finished", "seconds": round(seconds, 3)}
+        self._log(cell, {**line, "bytes": len(data), "numerics": numerics})
 
     def save_failure(self, cell: Cell, reason: str) -> None:
         self._log(cell, {"status": "failed", "reason": reason})
 
-    def _log(self, cell: Cell, outcome: dict[str, Any]) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        line = {"key": cell.key, **outcome, "settings": asdict(cell.settings), "time": time.time()}
-        append_line(self.folder / "cells.jsonl", line)
+    def save_numerics(self, id: str, described: dict[str, Any]) -> None:
+        file = self.folder / "numerics" / f"{id}.json"
+        if not file.is_file():
+            write_json(file, described)
+
+    def log(self) -> list[dict[str, Any]]:
+        """The lines of cells.jsonl."""
+        return list(journal.read(self.folder / "cells.jsonl"))
 
     def failures(self) -> dict[str, str]:
         """Why the cells failed that did when they were last tried, by key."""
         found: dict[str, str] = {}
-        for line in read_lines(self.folder / "cells.jsonl"):
+        for line in journal.read(self.folder / "cells.jsonl"):
             if line["status"] == "failed":
                 found[line["key"]] = line["reason"]
             else:
                 found.pop(line["key"], None)
         return {key: reason for key, reason in found.items() if not self.is_finished(key)}
+
+    def numerics(self) -> dict[str, str]:
+        """The numerics class of every finished cell of which it is known, by key."""
+        return {
+            line["key"]: line["numerics"]
+            for line in journal.read(self.folder / "cells.jsonl")
+            if line["status"] == "finished" and line.get("numerics")
+        }
+
+    def _path(self, key: str, suffix: str) -> Path:
+        return self.folder / "cells" / key[:2] / f"{key}{suffix}"
+
+    def _log(self, cell: Cell, outcome: dict[str, Any]) -> None:
+        line = {"key": cell.key, **outcome, "settings": asdict(cell.settings), "time": time.time()}
+        journal.append(self.folder / "cells.jsonl", line)
 
 
 def list_grids(root: Path) -> list[dict[str, Any]]:

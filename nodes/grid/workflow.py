@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-import io
-import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .cell import CellSettings
-
-if TYPE_CHECKING:
-    import numpy
-
-COMPRESS_LEVEL = 4
-"""As ComfyUI's SaveImage."""
 
 
 @dataclass(frozen=True)
@@ -181,17 +173,3 @@ def _widgets(node: _Node) -> list[Any]:
             value = value.replace("{", "\\{").replace("}", "\\}")
         values += [value, "fixed"] if name == "seed" else [value]
     return values
-
-
-def encode_png(pixels: numpy.ndarray, cell: CellSettings | None, prefix: str) -> bytes:
-    """A PNG of uint8 pixels [height, width, 3] that carries the graph of `cell`, or nothing when it is None."""
-    from PIL import Image
-    from PIL.PngImagePlugin import PngInfo
-
-    text = PngInfo()
-    if cell is not None:
-        text.add_text("prompt", json.dumps(api_prompt(cell, prefix)))
-        text.add_text("workflow", json.dumps(ui_workflow(cell, prefix)))
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG", pnginfo=text, compress_level=COMPRESS_LEVEL)
-    return file.getvalue()

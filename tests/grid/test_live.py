@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file, save_file
 
 from ..comfy import Comfy, ComfyError
 from .grids import (
@@ -212,6 +214,15 @@ def test_a_checkpoint_that_cannot_be_loaded_fails_its_cells_and_no_others(
         (again,) = comfy.run(prompt)["render"]["cocktail"]
         assert (again["rendered"], again["reused"], again["failed"]) == (0, 2, 2)
 
+        left = copy.deepcopy(prompt)
+        left["render"]["inputs"]["retry_failed"] = False
+        (kept,) = comfy.run(left)["render"]["cocktail"]
+        assert (kept["rendered"], kept["failed"], again["loads"], kept["loads"]) == (0, 2, 0, 0)
+        assert (
+            len((folder_of(comfy.base, "partly-failed") / "cells.jsonl").read_text().splitlines())
+            == 6
+        )
+
         shutil.copyfile(checkpoints / "miniature_v1.safetensors", broken)
         outputs = comfy.run(prompt)
         (repaired,) = outputs["render"]["cocktail"]
@@ -248,6 +259,44 @@ def test_the_sheet_is_saved_shown_and_handed_on_page_by_page(comfy: Comfy, livel
         original = comfy.base / "output" / page["subfolder"] / page["filename"]
         copy = comfy.base / "output" / saved["subfolder"] / saved["filename"]
         assert numpy.array_equal(pixels(original), pixels(copy))
+
+
+def test_one_load_and_one_pass_of_the_text_encoder_serve_all_clip_skips_and_seeds(
+    comfy: Comfy, lively: str
+):
+    axes = [axis_node("seed", 1, 2), axis_node("clip skip", 1, 2, 3), axis_node("prompt", *PROMPTS)]
+    prompt = grid_prompt("shared", axes, checkpoint=lively, steps=1)
+    prompt["render"]["inputs"]["save_as"] = "WebP lossless"
+    (result,) = comfy.run(prompt)["render"]["cocktail"]
+    assert (result["rendered"], result["loads"], result["encodings"]) == (12, 1, 3)
+    found = cells(folder_of(comfy.base, "shared"))
+    for cell in found:
+        cell["file"] = cell["file"].with_suffix(".webp")
+    assert len({pixels(cell["file"]).tobytes() for cell in found}) == 12
+    for cell in (found[1], found[-1]):
+        assert numpy.array_equal(pixels(cell["file"]), stock_picture(comfy, cell["settings"]))
+
+
+def test_a_checkpoint_that_is_replaced_after_planning_gets_no_cell_under_its_old_key(
+    comfy: Comfy, lively: str
+):
+    checkpoints = comfy.base / "models" / "checkpoints"
+    changing = checkpoints / "changing.safetensors"
+    save_file(load_file(checkpoints / lively), changing, {"title": "the same model, another file"})
+    axes = [checkpoints_node(lively, changing.name), axis_node("seed", *range(4))]
+    folder = folder_of(comfy.base, "replaced")
+    try:
+        running = comfy.queue(grid_prompt("replaced", axes, steps=16))
+        wait_for(lambda: list(folder.glob("cells/*/*.png")))
+        other = checkpoints / "other.part"
+        shutil.copyfile(checkpoints / "miniature_v1.safetensors", other)
+        other.replace(changing)
+        result = comfy.wait(running)["render"]
+        assert "has been replaced" in result["text"][0]
+        counts = result["cocktail"][0]
+        assert (counts["rendered"], counts["failed"]) == (4, 4)
+    finally:
+        changing.unlink()
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from cocktail.nodes.grid.axes import checkpoint_axis
+from cocktail.nodes.grid.cell_file import PNG, encode
 from cocktail.nodes.grid.plan import Cell, Plan, make_plan
 from cocktail.nodes.grid.sheet import MOST_PIXELS, lay_out, make_pages, make_sheets
 from cocktail.nodes.grid.store import Store
-from cocktail.nodes.grid.workflow import encode_png
 from cocktail.trainer.lettering import font, wrap
 
 from .test_plan import FIXED, content_of, typed
@@ -38,7 +38,7 @@ def finish(store: Store, plan: Plan) -> None:
     for cell in plan.cells:
         pixels = numpy.empty((cell.settings.height, cell.settings.width, 3), numpy.uint8)
         pixels[:] = colour(cell)
-        store.save_cell(cell, encode_png(pixels, None, ""), 0.1)
+        store.save_cell(cell, encode(pixels, PNG, None, ""), 0.1)
 
 
 def box(sheet: Path, cell: Cell) -> tuple[int, int, int, int]:

@@ -9,9 +9,9 @@ import numpy
 import pytest
 from PIL import Image
 
+from cocktail.nodes.grid.cell_file import PNG, encode
 from cocktail.nodes.grid.plan import Plan, make_plan
 from cocktail.nodes.grid.store import Store, list_grids
-from cocktail.nodes.grid.workflow import encode_png
 
 from .test_plan import FIXED, content_of, typed
 
@@ -27,7 +27,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def png() -> bytes:
-    return encode_png(numpy.zeros((8, 8, 3), numpy.uint8), None, "")
+    return encode(numpy.zeros((8, 8, 3), numpy.uint8), PNG, None, "")
 
 
 def test_a_finished_cell_is_not_missing_any_more(plan: Plan, store: Store):

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import io
-import json
 from dataclasses import replace
 from typing import Any
 
-import numpy
 import pytest
-from PIL import Image
 
-from cocktail.nodes.grid.workflow import api_prompt, encode_png, ui_workflow
+from cocktail.nodes.grid.workflow import api_prompt, ui_workflow
 
 from .test_plan import SETTINGS
 
@@ -63,16 +59,3 @@ def as_the_page_converts_it(workflow: dict[str, Any]) -> dict[str, Any]:
 )
 def test_the_workflow_converts_to_the_prompt(cell):
     assert as_the_page_converts_it(ui_workflow(cell, "cell")) == api_prompt(cell, "cell")
-
-
-def test_a_png_carries_both_graphs_and_its_pixels():
-    pixels = numpy.arange(8 * 16 * 3, dtype=numpy.uint8).reshape(8, 16, 3)
-    picture = Image.open(io.BytesIO(encode_png(pixels, SETTINGS, "cell")))
-    assert numpy.array_equal(numpy.asarray(picture), pixels)
-    assert json.loads(picture.info["prompt"]) == api_prompt(SETTINGS, "cell")
-    assert json.loads(picture.info["workflow"]) == ui_workflow(SETTINGS, "cell")
-
-
-def test_a_png_without_graphs_says_nothing():
-    pixels = numpy.zeros((8, 8, 3), numpy.uint8)
-    assert Image.open(io.BytesIO(encode_png(pixels, None, ""))).info == {}

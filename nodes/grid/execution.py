@@ -1,0 +1,175 @@
+"""One pass over the cells of a grid: take, render, save; whatever happens, what is finished stays."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from . import cell_file, numerics
+from .errors import GridError
+from .plan import Cell
+from .store import Store
+from .workers import Work, Worker
+from .writer import Writer
+
+if TYPE_CHECKING:
+    import numpy
+
+WAIT_S = 0.2
+"""How often a process looks whether another has finished the last cells."""
+
+
+class Renderer(Protocol):
+    """What makes pictures. What it raises is the failure of one cell, unless it is its `interrupt`."""
+
+    interrupt: type[BaseException]
+
+    def load(self, cell: Cell) -> None:
+        """Bring the models of a cell into memory. Called when they are others than the cell before had."""
+
+    def picture(self, cell: Cell, done: int, total: int) -> numpy.ndarray:
+        """The uint8 pixels [height, width, 3] of a cell, which is number `done` of `total`."""
+        ...
+
+    def numerics(self) -> dict[str, Any]:
+        """What besides its settings decides the last bits of a cell."""
+        ...
+
+    def reason(self, error: Exception, cell: Cell) -> str:
+        """An error in one line that fits a tile."""
+        ...
+
+    def free(self) -> None:
+        """Let go of the memory that a failed cell had taken."""
+
+    def unload(self) -> None:
+        """Let go of the models."""
+
+    def stop_if_interrupted(self) -> None:
+        """Raise ComfyUI's exception, which is no failure of a cell, when the person has pressed Interrupt."""
+
+
+@dataclass
+class Outcome:
+    """The keys of the cells that were rendered, and why others failed."""
+
+    saved: list[str] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)
+    loads: int = 0
+
+    @property
+    def rendered(self) -> int:
+        return len(self.saved)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A picture on its way to the disk."""
+
+    cell: Cell
+    pixels: numpy.ndarray
+    seconds: float
+    numerics: str
+
+
+def render(
+    cells: Iterable[Cell],
+    store: Store,
+    renderer: Renderer,
+    show: Callable[[str], None],
+    save_as: str = cell_file.PNG,
+    with_graphs: bool = True,
+) -> Outcome:
+    """Render cells, those of one checkpoint together, and save each in the background.
+
+    A cell that fails is recorded with its reason and the next one is tried; Interrupt ends everything and keeps what is
+    finished. Cells that another process is at are left to it, and waited for. `show` is called with a line of text before
+    every cell. Raises GridError when a picture cannot be saved.
+    """
+    work = Work(cells)
+    total = work.count()
+    outcome, loaded, made_by = Outcome(), None, ""
+    store.sweep()
+    with Worker(store.folder) as worker:
+
+        def save(finished: Finished) -> None:
+            try:
+                _save(store, finished, save_as, with_graphs)
+            finally:
+                worker.saved(finished.cell.key)
+            outcome.saved.append(finished.cell.key)
+
+        with Writer(save) as writer:
+            while work:
+                renderer.stop_if_interrupted()
+                cell = worker.take(work, store.is_finished)
+                if cell is None:
+                    if work:
+                        show(f"waiting for another ComfyUI, which renders {work.count()} cells")
+                        time.sleep(WAIT_S)
+                    continue
+                done = total - work.count() - 1
+                try:
+                    if cell.settings.models != loaded:
+                        loaded = None
+                        show(f"loading {cell.settings.checkpoint}")
+                        renderer.load(cell)
+                        loaded, made_by = cell.settings.models, _note_numerics(store, renderer)
+                        outcome.loads += 1
+                    show(f"cell {done + 1} of {total}, {cell.settings.checkpoint}")
+                    started = time.monotonic()
+                    pixels = renderer.picture(cell, done, total)
+                    seconds = time.monotonic() - started
+                except renderer.interrupt:
+                    raise
+                except Exception as error:
+                    logging.warning("Cocktail: a cell of %s failed", store.folder.name, exc_info=True)  # fmt: skip
+                    reason = renderer.reason(error, cell)
+                    for failed in [cell] if loaded else [cell, *work.take_alike(cell)]:
+                        with _disk(store):
+                            store.save_failure(failed, reason)
+                        worker.has_failed(failed.key)
+                        outcome.reasons.append(reason)
+                    renderer.free()
+                else:
+                    writer.put(Finished(cell, pixels, seconds, made_by))
+    renderer.unload()
+    return outcome
+
+
+def _note_numerics(store: Store, renderer: Renderer) -> str:
+    described = renderer.numerics()
+    id = numerics.class_id(described)
+    with _disk(store):
+        store.save_numerics(id, described)
+    return id
+
+
+def _save(store: Store, finished: Finished, save_as: str, with_graphs: bool) -> None:
+    cell = finished.cell
+    note = {"key": cell.key, "numerics": finished.numerics} if with_graphs else None
+    data = cell_file.encode(
+        finished.pixels,
+        save_as,
+        cell.settings if with_graphs else None,
+        f"cocktail/{store.folder.name}",
+        note,
+    )
+    with _disk(store):
+        store.save_cell(cell, data, finished.seconds, save_as, finished.numerics)
+
+
+@contextmanager
+def _disk(store: Store) -> Iterator[None]:
+    """Says what to do when the disk refuses."""
+    try:
+        yield
+    except OSError as error:
+        raise GridError(
+            f"A cell cannot be saved in {store.folder}: {error.strerror}. Free space or change the folder's rights, and "
+            "queue again: the cells that are there stay."
+        ) from error

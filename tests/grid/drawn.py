@@ -1,0 +1,85 @@
+"""Grids whose pictures are drawn from their keys in no time, for what does not depend on ComfyUI's sampling."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy
+
+from cocktail.nodes.grid.axes import checkpoint_axis, typed_axis
+from cocktail.nodes.grid.cell_file import PNG
+from cocktail.nodes.grid.execution import Outcome, render
+from cocktail.nodes.grid.plan import Cell, Plan, make_plan
+from cocktail.nodes.grid.store import Store
+
+from .test_plan import FIXED
+
+
+class Interrupted(BaseException):
+    """What stands for ComfyUI's InterruptProcessingException."""
+
+
+class Drawn:
+    """A renderer. It notes what it is asked for; `fails` says which cells do, `until` when somebody interrupts."""
+
+    interrupt = Interrupted
+
+    def __init__(self, fails: Any = None, until: int = 10**9, seconds: float = 0.0) -> None:
+        self.fails, self.until, self.seconds = fails, until, seconds
+        self.loads: list[str] = []
+        self.drawn: list[Cell] = []
+
+    def load(self, cell: Cell) -> None:
+        self.loads.append(cell.settings.checkpoint)
+        if cell.settings.checkpoint == "broken":
+            raise OSError("broken cannot be read\nand more")
+
+    def picture(self, cell: Cell, done: int, total: int) -> numpy.ndarray:
+        if self.fails and self.fails(cell):
+            raise RuntimeError("out of memory")
+        time.sleep(self.seconds)
+        self.drawn.append(cell)
+        return picture_of(cell)
+
+    def numerics(self) -> dict[str, Any]:
+        return {"device": "pencil"}
+
+    def reason(self, error: Exception, cell: Cell) -> str:
+        return str(error).splitlines()[0]
+
+    def free(self) -> None:
+        pass
+
+    def unload(self) -> None:
+        pass
+
+    def stop_if_interrupted(self) -> None:
+        if len(self.drawn) >= self.until:
+            raise Interrupted
+
+
+def picture_of(cell: Cell) -> numpy.ndarray:
+    """Pixels that are another cell's in no place."""
+    random = numpy.random.default_rng(int(cell.key[:16], 16))
+    return random.integers(0, 256, (16, 16, 3), dtype=numpy.uint8)
+
+
+def drawn_plan(checkpoints: int = 2, prompts: int = 3, seeds: int = 2) -> Plan:
+    def lines(target: str, values: Any) -> Any:
+        return typed_axis(target, "\n".join(map(str, values)), {})
+
+    axes = [
+        lines("seed", range(seeds)),
+        lines("prompt", (f"prompt {number}" for number in range(prompts))),
+        checkpoint_axis([(f"model {number}", "") for number in range(checkpoints)]),
+    ]
+    return make_plan("g", FIXED, axes, lambda name: f"content of {name}")
+
+
+def draw_grid(plan: Plan, folder: Path, renderer: Drawn, save_as: str = PNG) -> Outcome:
+    """What Render Grid does with a plan."""
+    store = Store(folder)
+    store.set_aside_damaged(plan)
+    return render(store.missing(plan), store, renderer, lambda text: None, save_as)
