@@ -36,17 +36,18 @@ class Worker:
         self.failed: set[str] = set()
         self._changes = threading.Lock()
         self._door = FileLock(self.folder / ".lock")
-        self._life: FileLock | None = FileLock(self._file(".lock"))
+        self._life: Any = None
+        life = FileLock(self._file(".lock"))
         try:
             with self._enter():
-                self._life.acquire()
+                life.acquire()
+                self._life = life
         except (NotImplementedError, OSError) as error:
             logging.warning(
                 "Cocktail: %s has no file locks (%s). Let only one ComfyUI work on this grid.",
                 self.folder,
                 error,
             )
-            self._life = None
 
     def __enter__(self) -> Worker:
         return self
