@@ -14,6 +14,7 @@ from ..trainer.data.manifest import Dataset
 from ..trainer.errors import TrainerError
 from ..trainer.queue import enqueue
 from ..trainer.runs import Base, Paths, Run, State, create_run
+from ..trainer.setting_groups import GROUPS
 from ..trainer.single_file import check_sd15
 from . import names, supervisor, types
 from .pictures import read_image
@@ -40,7 +41,8 @@ TOOLTIPS = {
     "seed": "Decides order, noise, noise levels and dropout. Same seed, base and pairs: same result, bit for bit on a CPU.",
     "save_every_epochs": "A checkpoint is saved after every so many epochs, after the last, and whenever the validation loss is the lowest so far.",
     "validation_timesteps": "At how many noise levels every validation pair is measured. More make a steadier figure and take longer.",
-    "precision": "Arithmetic of the network: bf16 is faster and needs half the memory; fp32 is exact. Weights, noise and loss are fp32 in both.",
+    "precision": "Arithmetic of the network: bf16 is faster and needs half the memory; fp32 is exact; fp16 is for older NVIDIA cards. Weights, noise "
+    "and loss are always fp32.",
     "bucket_table": "Which sizes pictures are fitted to: generated from resolution and bucket step, or EveryDream2's own for resolutions from 256 to "
     "1536 that are multiples of 64.",
     "save_precision": "How saved checkpoints store the trained weights. fp16: 2 bytes a number, what most tools expect. bf16: 2 bytes, coarser with a "
@@ -70,7 +72,7 @@ class CocktailTrainingSettings(io.ComfyNode):
             description="The settings of a fine-tune. The defaults are EveryDream2's for Stable Diffusion 1.5; the same settings on the "
             "same base and pairs are the same run.",
             search_aliases=["learning rate", "epochs", "batch size", "hyperparameters", "train.json", "EveryDream2"],
-            inputs=[_setting(field) for field in dataclasses.fields(RunSettings)],
+            inputs=[_setting(field) for field in dataclasses.fields(RunSettings) if field.name not in GROUPS],
             outputs=[
                 types.Settings.Output(
                     "settings", display_name="settings", tooltip="The settings, for Fine-tune."

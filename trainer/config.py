@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-import difflib
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from .data.buckets import TABLES, make_buckets
 from .errors import TrainerError
+from .setting_group import check_keys, check_type, check_value
+from .setting_groups import (
+    GROUPS,
+    ComputeSettings,
+    DataSettings,
+    EmaSettings,
+    LayersSettings,
+    LoggingSettings,
+    LossSettings,
+    OptimizerSettings,
+    SamplesSettings,
+    SavingSettings,
+    ValidationSettings,
+)
 
 
 @dataclass(frozen=True)
@@ -39,33 +52,33 @@ class RunSettings:
     validation_timesteps: int = 4
     """Noise levels at which every validation pair is measured, one in each equal stretch of the schedule."""
     precision: str = "bf16"
-    """Autocast of the forward and backward pass: bf16 or fp32. Weights, loss and noise are always fp32."""
+    """Autocast of the forward and backward pass: bf16, fp32, or fp16 on a GPU. Weights, loss and noise are always fp32."""
     save_precision: str = "fp16"
     """Type of the trained tensors in saved checkpoints: fp16, bf16 or fp32."""
     bucket_table: str = "generated"
     """Which sizes there are at a resolution: generated ones, or EveryDream2's."""
+    unet_optimizer: OptimizerSettings = OptimizerSettings()
+    text_encoder_optimizer: OptimizerSettings = OptimizerSettings()
+    layers: LayersSettings = LayersSettings()
+    loss: LossSettings = LossSettings()
+    data: DataSettings = DataSettings()
+    validation: ValidationSettings = ValidationSettings()
+    ema: EmaSettings = EmaSettings()
+    compute: ComputeSettings = ComputeSettings()
+    samples: SamplesSettings = SamplesSettings()
+    saving: SavingSettings = SavingSettings()
+    logging: LoggingSettings = LoggingSettings()
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value = getattr(self, field.name)
-            wanted = type(field.default)
-            if wanted is float and type(value) is int:
-                object.__setattr__(self, field.name, float(value))
-            elif type(value) is not wanted:
-                raise TrainerError(
-                    f"Run setting {field.name} must be of type {wanted.__name__}, but is {value!r}."
-                )
-        for name, (low, high) in RANGES.items():
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise TrainerError(
-                    f"Run setting {name} is {value}; it must be between {low} and {high}."
-                )
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise TrainerError(
-                    f"Run setting {name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}."
-                )
+            value = check_type(field.name, getattr(self, field.name), field.default)
+            object.__setattr__(self, field.name, value)
+            low, high = RANGES.get(field.name, (None, None))
+            check_value(field.name, value, low, high, CHOICES.get(field.name))
+        if not self.layers.train_unet and not self.train_text_encoder:
+            raise TrainerError(
+                "Neither the UNet nor the text encoder is to learn. Switch one of them on."
+            )
         if self.bucket_table == "EveryDream2":
             make_buckets(self.resolution, self.bucket_step, table=self.bucket_table)
         for name, step in (("bucket_step", 8), ("resolution", 8), ("resolution", self.bucket_step)):
@@ -75,26 +88,40 @@ class RunSettings:
                 )
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return {
+            field.name: value.to_json() if field.name in GROUPS else value
+            for field in fields(self)
+            for value in (getattr(self, field.name),)
+        }
 
     def identity(self) -> dict[str, Any]:
-        """What counts for the identity of a run; settings that came later only where they are not at their default."""
-        return {
-            field.name: value
-            for field in fields(self)
-            if (value := getattr(self, field.name)) != field.default or field.name not in LATER
-        }
+        """What counts for the identity of a run: the weights follow from it.
+
+        Settings that came after the first runs were made count where they are not at their defaults, so that old runs
+        keep theirs; what only shows or saves (HARMLESS) never counts.
+        """
+        found: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name in GROUPS:
+                if field.name not in HARMLESS and (changed := value.changed()):
+                    found[field.name] = changed
+            elif value != field.default or field.name not in LATER:
+                found[field.name] = value
+        return found
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> RunSettings:
         """Raises TrainerError for an unknown key, naming the nearest known one."""
-        known = [field.name for field in fields(cls)]
-        for key in value:
-            if key not in known:
-                near = difflib.get_close_matches(key, known, n=1)
-                hint = f" Did you mean {near[0]}?" if near else ""
-                raise TrainerError(f"Unknown run setting {key!r}.{hint}")
-        return cls(**value)
+        check_keys(cls, value)
+        return cls(
+            **{
+                name: GROUPS[name].from_json(entry)
+                if name in GROUPS and not isinstance(entry, GROUPS[name])
+                else entry
+                for name, entry in value.items()
+            }
+        )
 
 
 RANGES: dict[str, tuple[float, float]] = {
@@ -115,10 +142,13 @@ RANGES: dict[str, tuple[float, float]] = {
 """Smallest and largest value of every numeric setting; the settings node uses the same."""
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "precision": ("bf16", "fp32"),
+    "precision": ("bf16", "fp32", "fp16"),
     "save_precision": ("fp16", "bf16", "fp32"),
     "bucket_table": TABLES,
 }
 
 LATER = ("bucket_table",)
 """Settings that came after the first runs were made: these have the identity they always had."""
+
+HARMLESS = ("samples", "saving", "logging")
+"""Groups that change nothing about the weights: they may change while a run is under way."""

@@ -31,7 +31,7 @@ def test_every_number_has_bounds_that_are_kept(name):
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"precision": "fp8"}, "precision is 'fp8'; it must be one of bf16, fp32"),
+        ({"precision": "fp8"}, "precision is 'fp8'; it must be one of bf16, fp32, fp16"),
         ({"epochs": "ten"}, "epochs must be of type int"),
         ({"train_text_encoder": 1}, "train_text_encoder must be of type bool"),
         ({"resolution": 500, "bucket_step": 64}, "resolution is 500; it must be a multiple of"),

@@ -30,8 +30,8 @@ class Pair:
     `split` is "train", "validation" or "validation/NAME" for a named validation set.
     `weight` is how many times an epoch shows the pair (EveryDream2's multiply, kohya's repeats); a fraction is drawn anew
     for every epoch. `group` names what must stay on one side of a split: a user, a folder, a job.
-    `captions` are further captions by column. The last five change how the pair is shown: `conditional_dropout` in place
-    of the run's own, `flip` the chance of being mirrored, the others see `captions.vary`.
+    `captions` are further captions by column. The next five change how the pair is shown: `conditional_dropout` in place
+    of the run's own, `flip` the chance of being mirrored, the others see `captions.vary`. `loss_scale` multiplies its loss.
     """
 
     id: str
@@ -49,6 +49,7 @@ class Pair:
     shuffle_tags: bool = False
     keep_tags: int = 0
     tag_dropout: float = 0.0
+    loss_scale: float = 1.0
 
     def content(self) -> list[Any]:
         """What counts for the fingerprint; options only where they are set, so that plain pairs hash as they always did."""
@@ -60,6 +61,8 @@ class Pair:
         }
         if self.conditional_dropout == 0:
             options["conditional_dropout"] = 0
+        if self.loss_scale != 1:
+            options["loss_scale"] = self.loss_scale
         return [*plain, options] if options else plain
 
 
@@ -173,7 +176,9 @@ class Dataset:
                         f"{path.name} was written by another version of Cocktail (format {header['format']}; "
                         f"this one reads {FORMAT}). Load the pairs anew."
                     )
-                names = [field.name for field in fields(Pair)]
+                found = database.execute("SELECT * FROM read_parquet(?) LIMIT 0", [str(path)])
+                there = {column[0] for column in found.description}
+                names = [field.name for field in fields(Pair) if field.name in there]
                 columns = ", ".join(f'"{name}"' for name in names)  # group is a word of SQL
                 rows = database.execute(
                     f"SELECT {columns} FROM read_parquet(?)", [str(path)]
@@ -217,6 +222,7 @@ COLUMNS = {
     "shuffle_tags": "BOOLEAN",
     "keep_tags": "BIGINT",
     "tag_dropout": "DOUBLE",
+    "loss_scale": "DOUBLE",
 }
 """Columns of the Parquet file and their types; `captions` is a JSON object."""
 
