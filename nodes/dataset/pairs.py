@@ -5,10 +5,20 @@ from __future__ import annotations
 import hashlib
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from comfy_api.latest import io
 
-from ...trainer.data.folder import CAPTION_TEXTS, ON_PROBLEM, folder_state, has_picture, load_folder
+from ...trainer.data.folder import (
+    CAPTION_TEXTS,
+    LAYOUTS,
+    ON_PROBLEM,
+    check_background,
+    folder_state,
+    has_picture,
+    load_folder,
+)
+from ...trainer.errors import TrainerError
 from ...trainer.shapes import draw_shapes
 from .. import names, types
 from ..progress import Progress, show_text
@@ -95,9 +105,10 @@ class CocktailLoadDataset(io.ComfyNode):
             display_name="Load Dataset",
             category=CATEGORY,
             description="Loads the pictures of a folder and of those below it, each with its caption from the .txt file of the same "
-            "name, or from its own name up to the first '_'. Every picture is decoded once, so that a damaged one shows now.",
+            "name, or from its own name up to the first '_'. Reads folders made for EveryDream2, kohya's scripts and Hugging Face as "
+            "these tools do. Every picture is decoded once, so that a damaged one shows now.",
             is_output_node=True,
-            search_aliases=["load images", "image folder", "captions", "data_root", "train data dir", "load pairs"],
+            search_aliases=["load images", "image folder", "captions", "data_root", "train data dir", "load pairs", "EveryDream2", "kohya", "imagefolder", "metadata.jsonl"],
             inputs=[
                 opt(
                     io.Combo.Input,
@@ -111,7 +122,7 @@ class CocktailLoadDataset(io.ComfyNode):
                     "caption_text",
                     options=list(CAPTION_TEXTS),
                     default=CAPTION_TEXTS[0],
-                    tooltip="What of the .txt file is the caption: its first line, or all of it.",
+                    tooltip="What of a .txt or .caption file is the caption: its first line, or all of it.",
                 ),
                 opt(
                     io.Combo.Input,
@@ -121,9 +132,36 @@ class CocktailLoadDataset(io.ComfyNode):
                     tooltip="What to do about pictures that do not decode and captions that are empty or not UTF-8: "
                     "stop = say which and end here; skip = leave them out and report them.",
                 ),
+                opt(
+                    io.Combo.Input,
+                    "layout",
+                    options=list(LAYOUTS),
+                    default=LAYOUTS[0],
+                    optional=True,
+                    tooltip="How the folder says what belongs to a picture. auto = look, and say in the report what it is and why; plain = caption files or "
+                    "names; everydream = also yaml, multiply.txt and the like; kohya = folders such as 10_cat, or metadata.json; hugging face = metadata.jsonl, "
+                    ".csv or .parquet.",
+                ),
+                opt(
+                    io.String.Input,
+                    "caption_column",
+                    default="",
+                    optional=True,
+                    advanced=True,
+                    tooltip="For Hugging Face folders: the column with the captions; empty = the likeliest, which the report names. The other text columns become "
+                    "further captions for Mix Captions.",
+                ),
+                opt(
+                    io.String.Input,
+                    "background",
+                    default="#ffffff",
+                    optional=True,
+                    advanced=True,
+                    tooltip="The colour that transparent parts become, as #rrggbb.",
+                ),
             ],
             outputs=[
-                types.Dataset.Output("dataset", display_name="dataset", tooltip="The pairs."),
+                types.Dataset.Output("dataset", display_name="dataset", tooltip="The pairs; each pair's group is the folder of its picture."),
                 io.String.Output(
                     "report",
                     display_name="report",
@@ -133,27 +171,37 @@ class CocktailLoadDataset(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def validate_inputs(cls, folder: str | None) -> bool | str:
-        if folder is None:
-            return True
+    def validate_inputs(cls, folder: str | None, background: str | None = None) -> bool | str:
         try:
+            if background is not None:
+                check_background(background)
+            if folder is None:
+                return True
             path = names.dataset_folder(folder)
-        except names.BadName as error:
+        except (names.BadName, TrainerError) as error:
             return str(error)
         if not has_picture(path):
             return f"There is no picture in {folder}. Put pictures there, each with a caption in a .txt file of the same name."
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, folder: str | None, caption_text: str, on_problem: str) -> str:
+    def fingerprint_inputs(cls, folder: str | None, **_: Any) -> str:
         """Changes when a file in the folder does."""
         try:
             return folder_state(names.dataset_folder(folder)) if folder else ""
-        except names.BadName:
+        except (names.BadName, TrainerError):
             return ""
 
     @classmethod
-    def execute(cls, folder: str, caption_text: str, on_problem: str) -> io.NodeOutput:
+    def execute(
+        cls,
+        folder: str,
+        caption_text: str,
+        on_problem: str,
+        layout: str = LAYOUTS[0],
+        caption_column: str = "",
+        background: str = "#ffffff",
+    ) -> io.NodeOutput:
         path = names.dataset_folder(folder)
         cache_name = hashlib.sha256(str(path.resolve()).encode("utf-8")).hexdigest()[:16]
         dataset, report = load_folder(
@@ -163,15 +211,21 @@ class CocktailLoadDataset(io.ComfyNode):
             on_problem,
             names.cocktail_dir("cache", "pictures", f"{cache_name}.json"),
             Progress(),
+            layout,
+            caption_column.strip(),
+            background,
         )
         result = {
             "dataset": folder,
             "fingerprint": dataset.fingerprint,
+            "layout": report.layout,
             "found": report.found,
             "pairs": len(dataset.pairs),
             "skipped": len(report.problems),
             "reasons": report.reasons(),
             "problems": [asdict(problem) for problem in report.problems[:1000]],
+            "not_understood": [asdict(problem) for problem in report.unread[:1000]],
+            "notes": list(report.notes),
             "other_files": report.other_files,
             "captions_from_names": report.captions_from_names,
         }

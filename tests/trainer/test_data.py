@@ -90,7 +90,7 @@ def test_a_folder_without_a_usable_picture_is_refused_even_when_skipping(tmp_pat
 
 
 def test_a_picture_is_decoded_once_for_as_long_as_it_stays_the_same(tmp_path, monkeypatch):
-    from cocktail.trainer.data import folder as module
+    from cocktail.trainer.data import examined as module
 
     pictures, cache = tmp_path / "pictures", tmp_path / "cache.json"
     add(pictures, "a.png", "a")

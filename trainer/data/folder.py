@@ -2,46 +2,66 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
+import re
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import TrainerError
-from ..files import write_json
-from .image import SUFFIXES, open_rgb
+from .everydream_folder import FOLDER_FILES, pair_list, read_everydream
+from .examined import Examination
+from .hugging_face_folder import metadata_files, names_pictures, read_hugging_face
+from .image import SUFFIXES
+from .kohya_folder import looks_like_repeats, metadata_file, read_kohya
+from .layout import CAPTION_TEXTS, LAYOUTS, Entry, Problem, Reading, count_notes, listed, shown
+from .listing import (
+    LINK_AGAIN,
+    LINK_TO_NOTHING,
+    NO_FILE,
+    Listing,
+    folder_state,
+    has_picture,
+    list_folder,
+    suffix,
+)
 from .manifest import Dataset, Pair, pair_ids
+from .plain_folder import read_plain
 
-CAPTION_TEXTS = ("first line", "whole file")
+__all__ = [
+    "CAPTION_TEXTS",
+    "LAYOUTS",
+    "ON_PROBLEM",
+    "LoadReport",
+    "Problem",
+    "check_background",
+    "folder_state",
+    "has_picture",
+    "load_folder",
+]
 ON_PROBLEM = ("stop", "skip")
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Why a picture is not a pair. `reason` is what others may share, `detail` belongs to this file alone."""
-
-    file: str
-    reason: str
-    detail: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.file}: {self.reason}{f' ({self.detail})' if self.detail else ''}"
+ENTRY = re.compile(rb'\{\s*"[^"]*"\s*:\s*\{\s*("(caption|tags|train_resolution|image_size)"|\})')
+"""How kohya's metadata begins: a picture, and for it an object with one of the keys that its tools write."""
+HARMLESS = frozenset((LINK_AGAIN, LINK_TO_NOTHING, NO_FILE))
+COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
 
 
 @dataclass(frozen=True)
 class LoadReport:
     """What was found in a folder: pictures, those that are not pairs and why, and files of other kinds by suffix.
 
-    `captions_from_names` counts the pairs whose picture has no .txt file.
+    `captions_from_names` counts the pairs whose picture has no .txt file. `layout` is how the folder was read, and `why`;
+    `unread` are files of settings that are not understood, `notes` what else a person should know.
     """
 
     found: int
     problems: tuple[Problem, ...]
     other_files: dict[str, int]
     captions_from_names: int = 0
+    layout: str = "plain"
+    why: str = ""
+    unread: tuple[Problem, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def reasons(self) -> dict[str, int]:
         """How often each reason occurred, the most frequent first."""
@@ -51,13 +71,17 @@ class LoadReport:
         lines = [
             f"{self.found} pictures found, {self.found - len(self.problems)} pairs, {len(self.problems)} skipped"
         ]
-        lines += [f"skipped: {count} x {reason}" for reason, count in self.reasons().items()]
+        if self.why:
+            lines.append(f"read as {self.layout}: {self.why}")
+        lines += [f"skipped: {count} x {shown(reason)}" for reason, count in self.reasons().items()]
+        lines += [f"not understood, left out: {problem}" for problem in self.unread]
         if self.captions_from_names:
             lines.append(
                 f"without a .txt file, captioned by their names: {self.captions_from_names}"
             )
+        lines += self.notes
         if self.other_files:
-            others = (f"{count} {suffix}" for suffix, count in self.other_files.items())
+            others = (f"{count} {shown(end)}" for end, count in self.other_files.items())
             lines.append(f"other files, not read: {', '.join(others)}")
         return "\n".join(lines)
 
@@ -69,141 +93,179 @@ def load_folder(
     on_problem: str = "stop",
     cache: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
+    layout: str = "auto",
+    caption_column: str = "",
+    background: str = "#ffffff",
 ) -> tuple[Dataset, LoadReport]:
-    """The pictures below `folder`, in order of their paths, each with its caption.
+    """The pictures below `folder`, in order of their paths or of the rows that name them, each with its caption.
 
-    The caption of `a.png` is in `a.txt`, UTF-8; without that file it is the picture's name up to the first `_`, as in
-    EveryDream2. Every picture is decoded once; what was learned is kept in the JSON file `cache` for as long as the
-    picture's size and time stay the same. Names that begin with a dot are passed over.
+    How the captions are found is the `layout` (LAYOUTS); "auto" looks what the folder has. `caption_text` says what of a
+    caption file counts, `caption_column` where a table of pairs has the caption. `background` is the colour that
+    transparency becomes. A pair's group is the folder its picture is in.
+    Every picture is decoded once; what was learned is kept in the JSON file `cache` for as long as the picture's size and
+    time stay the same, also when `progress` ends the work by raising. Names that begin with a dot are passed over.
     Raises TrainerError when there is no picture, when none is left, or, unless `on_problem` is "skip", at any problem.
     """
-    pictures, others = _listing(folder)
-    if not pictures:
+    background = check_background(background)
+    listing = list_folder(folder)
+    if not listing.pictures:
         raise TrainerError(
             f"There is no picture in {name}. Put pictures ({', '.join(sorted(SUFFIXES))}) there, "
             "each with a caption in a .txt file of the same name."
         )
-    known = read_cache(cache)
-    facts: dict[str, list] = {}
-    found: list[tuple[str, str, str, int, int]] = []
-    problems: list[Problem] = []
-    with ThreadPoolExecutor() as pool:
-        examined = pool.map(lambda file: examine(folder, file, known.get(file)), pictures)
-        for number, (file, result) in enumerate(zip(pictures, examined, strict=True), start=1):
-            caption = _caption(folder / file, caption_text)
-            if isinstance(result, list):
-                facts[file] = result
-            if isinstance(caption, Problem) or isinstance(result, Problem):
-                bad = [value for value in (result, caption) if isinstance(value, Problem)]
-                problems.append(Problem(file, bad[0].reason, bad[0].detail))
-            else:
-                found.append((file, caption, *result[2:]))
-            if progress:
-                progress(number, len(pictures))
-    if cache and facts != known:
-        write_json(cache, facts)
-    named = sum(not (folder / file).with_suffix(".txt").is_file() for file, *_ in found)
-    report = LoadReport(len(pictures), tuple(problems), others, named)
-    if problems and (on_problem == "stop" or not found):
+    reading = read_layout(listing, layout, caption_text, caption_column, progress)
+    found = len(reading.entries) + len(reading.problems)
+    facts = _facts(listing, reading, cache, progress)
+    good = [entry for entry in reading.entries if entry.file in facts]
+    report = _report(listing, reading, found, good)
+    if (report.problems or report.unread) and (on_problem == "stop" or not good):
         raise TrainerError(_complaint(name, report))
-    ids = pair_ids((image_hash, caption) for _, caption, image_hash, *_ in found)
+    if not good:
+        raise TrainerError(f"There is no pair in {name}.\n{report}")
+    ids = pair_ids((facts[entry.file][2], entry.caption) for entry in good)
     pairs = tuple(
-        Pair(pair_id, file, image_hash, width, height, caption)
-        for pair_id, (file, caption, image_hash, width, height) in zip(ids, found, strict=True)
+        Pair(pair_id, entry.file, *facts[entry.file][2:5], entry.caption, **entry.options)
+        for pair_id, entry in zip(ids, good, strict=True)
     )
-    return Dataset(name, str(folder.resolve()), pairs), report
+    return Dataset(name, str(folder.resolve()), pairs, background), report
 
 
-def _listing(folder: Path) -> tuple[list[str], dict[str, int]]:
-    """Relative paths of all pictures, sorted, and how many files there are of other kinds, captions left out."""
-    pictures: list[str] = []
-    others: Counter[str] = Counter()
-    for path in folder.rglob("*"):
-        relative = path.relative_to(folder)
-        if any(part.startswith(".") for part in relative.parts) or not path.is_file():
+def check_background(colour: str) -> str:
+    """A colour as #rrggbb in lower case. Raises TrainerError when it is none."""
+    if not COLOUR.fullmatch(colour.strip()):
+        raise TrainerError(
+            f"{shown(colour)!r} is no colour. Write it as #rrggbb, such as #ffffff for white."
+        )
+    return colour.strip().lower()
+
+
+def read_layout(
+    listing: Listing,
+    layout: str,
+    caption_text: str,
+    caption_column: str,
+    progress: Callable[[int, int], None] | None = None,
+) -> Reading:
+    """What the folder's layout says of its pictures, before any of them is opened."""
+    reading = Reading(*detect(listing)) if layout == "auto" else Reading(layout, "as asked")
+    if reading.layout == "hugging face":
+        awake = None if progress is None else lambda: progress(0, 1)
+        read_hugging_face(listing, reading, caption_column, awake)
+    elif reading.layout == "kohya":
+        read_kohya(listing, reading, caption_text)
+    elif reading.layout == "everydream":
+        read_everydream(listing, reading, caption_text)
+    else:
+        read_plain(listing, reading, caption_text)
+    return reading
+
+
+def detect(listing: Listing) -> tuple[str, str]:
+    """The layout that a folder has, and what shows it.
+
+    Of several signs the first counts: a metadata file of Hugging Face that names pictures, kohya's metadata file, a file
+    that only EveryDream2 has, folders named like kohya's with nothing beside them.
+    """
+    signs: list[tuple[str, str]] = []
+    metadata = [file for file in metadata_files(listing) if names_pictures(listing, file)]
+    if metadata:
+        signs.append(("hugging face", f"{listed(metadata[:1])} names pictures"))
+    if (kohya := metadata_file(listing)) and looks_like_metadata(listing, kohya):
+        signs.append(("kohya", f"{kohya} has captions"))
+    stems = {file.rpartition(".")[0] for file in listing.pictures}
+    for file in sorted(listing.files):
+        base = file.rpartition("/")[2]
+        beside = suffix(file) in (".yaml", ".yml") and file.rpartition(".")[0] in stems
+        if beside or (base in FOLDER_FILES and file.rpartition(".")[0] not in stems):
+            signs.append(("everydream", f"it has {shown(file)}"))
+            break
+    else:
+        if (pairs := pair_list(listing)) and not metadata:
+            signs.append(("everydream", f"{pairs} is a list of pairs"))
+    if looks_like_repeats(listing):
+        signs.append(("kohya", "all pictures are in folders named like 10_cat"))
+    if not signs:
+        return "plain", ""
+    layout, why = signs[0]
+    others = [f"{other} ({sign})" for other, sign in signs[1:] if other != layout]
+    return layout, f"{why}{f'; it could be {listed(others)} too' if others else ''}"
+
+
+def looks_like_metadata(listing: Listing, file: str) -> bool:
+    """Whether a JSON file maps pictures to captions, by its beginning."""
+    try:
+        with (listing.root / file).open("rb") as opened:
+            head = opened.read(65536)
+    except OSError:
+        return False
+    return head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{") and bool(ENTRY.search(head))
+
+
+def _facts(
+    listing: Listing,
+    reading: Reading,
+    cache: Path | None,
+    progress: Callable[[int, int], None] | None,
+) -> dict[str, list]:
+    """What is known of each picture that can be read; a problem for each other one is added to the reading."""
+    wanted = dict.fromkeys(
+        [entry.file for entry in reading.entries] + [problem.file for problem in reading.problems]
+    )
+    files = {file: listing.files[file] for file in wanted if file in listing.files}
+    results = Examination(cache, listing.files).all(listing.root, files, progress)
+    for file, why in listing.odd.items():
+        results[file] = Problem(file, "the picture cannot be read", why)
+    bad = {file: result for file, result in results.items() if isinstance(result, Problem)}
+    reading.problems[:] = [bad.get(problem.file, problem) for problem in reading.problems]
+    reading.problems += [bad[entry.file] for entry in reading.entries if entry.file in bad]
+    reading.problems.sort(key=lambda problem: _natural(problem.file))
+    for file, why in sorted(listing.odd.items()):
+        if suffix(file) in SUFFIXES or file in reading.read:
             continue
-        suffix = path.suffix.lower()
-        if suffix in SUFFIXES:
-            pictures.append(relative.as_posix())
-        elif suffix != ".txt":
-            others[suffix or "without a suffix"] += 1
-    return sorted(pictures), dict(others.most_common())
+        if why in HARMLESS:
+            reading.notes.append(f"not read: {shown(file)} ({why})")
+        else:
+            reading.unread.append(Problem(file, why))
+    return {file: result for file, result in results.items() if isinstance(result, list)}
 
 
-def folder_state(folder: Path) -> str:
-    """A hash of names, sizes and times below a folder: the same while nothing in it changes. No file is opened."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            status = path.stat()
-            digest.update(
-                f"{path.relative_to(folder).as_posix()}\0{status.st_size}\0{status.st_mtime_ns}\n".encode()
-            )
-    return digest.hexdigest()
+def _natural(file: str) -> list[str | int]:
+    """Sorts line 10 after line 2."""
+    parts = re.split(r"(\d+)", file)
+    return [int(part) if place % 2 else part for place, part in enumerate(parts)]
 
 
-def read_cache(cache: Path | None) -> dict[str, list]:
-    """What is known of each picture: [size, time in ns, SHA-256, width, height]."""
-    if cache is None:
-        return {}
-    try:
-        return json.loads(cache.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return {}
-
-
-def examine(folder: Path, file: str, known: list | None) -> list | Problem:
-    """Size, time, hash, width and height of a picture, decoded in full unless it is known."""
-    try:
-        status = (folder / file).stat()
-        if known and known[:2] == [status.st_size, status.st_mtime_ns]:
-            return known
-        data = (folder / file).read_bytes()
-        image = open_rgb(data)
-    except TrainerError as error:
-        return Problem(file, "the picture is damaged or none", str(error))
-    except OSError as error:
-        return Problem(file, "the picture cannot be read", str(error))
-    digest = hashlib.sha256(data).hexdigest()
-    return [status.st_size, status.st_mtime_ns, digest, image.width, image.height]
-
-
-def _caption(picture: Path, caption_text: str) -> str | Problem:
-    """The caption of a picture, from its .txt file or its name."""
-    file = picture.with_suffix(".txt")
-    try:
-        text = file.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
-        text = picture.stem.split("_", 1)[0]
-    except UnicodeDecodeError as error:
-        byte = error.object[error.start]
-        where = f"{file.name}, byte {byte:#04x} at {error.start}; save it as UTF-8"
-        return Problem(picture.name, "the caption is not UTF-8", where)
-    except OSError as error:
-        return Problem(picture.name, "the caption cannot be read", str(error))
-    caption = text.strip()
-    if caption_text == "first line":
-        caption = caption.split("\n", 1)[0].strip()
-    return caption or Problem(picture.name, "the caption is empty", file.name)
+def _report(listing: Listing, reading: Reading, found: int, good: list[Entry]) -> LoadReport:
+    named = {entry.file for entry in reading.entries} | {p.file for p in reading.problems}
+    others = Counter(
+        suffix(file) or "without a suffix"
+        for file in listing.files
+        if file not in named and file not in reading.read
+    )
+    return LoadReport(
+        found,
+        tuple(reading.problems),
+        dict(others.most_common()),
+        sum(entry.file in reading.named for entry in good),
+        reading.layout,
+        reading.why,
+        tuple(reading.unread),
+        (*reading.notes, *count_notes(+reading.unused)),
+    )
 
 
 def _complaint(name: str, report: LoadReport) -> str:
-    shown = [f"  {problem}" for problem in report.problems[:10]]
-    if len(report.problems) > len(shown):
-        shown.append(f"  and {len(report.problems) - len(shown)} more")
+    lines: list[str] = []
+    for what, problems in (
+        (f"{len(report.problems)} of {report.found} pictures in {name} cannot be used", report.problems),
+        (f"{len(report.unread)} other files in {name} cannot be used", report.unread),
+    ):  # fmt: skip
+        if problems:
+            lines += [f"{what}:", *(f"  {problem}" for problem in problems[:10])]
+        if len(problems) > 10:
+            lines.append(f"  and {len(problems) - 10} more")
     if len(report.problems) == report.found:
-        advice = "No pair is left: mend the files."
+        lines.append("No pair is left: mend the files.")
     else:
-        advice = 'Mend or remove them, or set on_problem to "skip" to go on without them.'
-    return "\n".join(
-        [
-            f"{len(report.problems)} of {report.found} pictures in {name} cannot be used:",
-            *shown,
-            advice,
-        ]
-    )
-
-
-def has_picture(folder: Path) -> bool:
-    """Whether there is at least one picture below a folder, by suffix."""
-    return any(path.suffix.lower() in SUFFIXES for path in folder.rglob("[!.]*"))
+        lines.append('Mend or remove them, or set on_problem to "skip" to go on without them.')
+    return "\n".join(lines)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ..errors import TrainerError
-from ..files import write_json
 from .chosen import Row
-from .folder import LoadReport, Problem, examine, read_cache
+from .examined import Examination
+from .folder import LoadReport, Problem
+from .listing import File
 from .manifest import Dataset, Pair, pair_ids
 
 
@@ -32,25 +32,18 @@ def join(
     wanted = [(rows[number], files[number]) for number in sorted(files) if number in rows]
     if not wanted:
         raise TrainerError(f"None of the {len(rows)} rows has an image in {name}.")
-    known = read_cache(cache)
-    facts: dict[str, list] = {}
+    files: dict[str, File | None] = {file: None for _, file in wanted}
+    results = Examination(cache, files).all(root, files, progress)
     problems: list[Problem] = []
     found: list[tuple[Row, str, str, int, int]] = []
-    with ThreadPoolExecutor() as pool:
-        examined = pool.map(lambda entry: examine(root, entry[1], known.get(entry[1])), wanted)
-        for done, ((row, file), result) in enumerate(zip(wanted, examined, strict=True), start=1):
-            if isinstance(result, Problem):
-                problems.append(result)
-            else:
-                facts[file] = result
-                if row.prompt.strip():
-                    found.append((row, file, *result[2:]))
-                else:
-                    problems.append(Problem(file, "the row has no prompt", f"row {row.number}"))
-            if progress:
-                progress(done, len(wanted))
-    if cache and facts != known:
-        write_json(cache, facts)
+    for row, file in wanted:
+        result = results[file]
+        if isinstance(result, Problem):
+            problems.append(result)
+        elif row.prompt.strip():
+            found.append((row, file, *result[2:5]))
+        else:
+            problems.append(Problem(file, "the row has no prompt", f"row {row.number}"))
     report = LoadReport(len(wanted), tuple(problems), {})
     if problems and (on_problem == "stop" or not found):
         shown = "\n".join(f"  {problem}" for problem in problems[:10])

@@ -1,0 +1,124 @@
+"""Text, JSON and YAML that somebody else wrote: read strictly, and only as deep as a person would write it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+MAX_DEPTH = 20
+MAX_TEXT_BYTES = 1 << 20
+"""Larger captions and settings are not read."""
+MAX_JSON_BYTES = 32 << 20
+"""Larger lists of pairs in one JSON value are not read: parsed, they would take some ten times that in memory."""
+
+
+class Unreadable(Exception):
+    """Why a text is not read: `reason` is what others may share, `detail` belongs to this one."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason} ({detail})" if detail else reason)
+        self.reason, self.detail = reason, detail
+
+
+def read_text(file: Path, what: str = "the caption", most_bytes: int = MAX_TEXT_BYTES) -> str:
+    """The UTF-8 text of a file, byte order marks left out. Raises Unreadable, in which `what` stands for the text."""
+    try:
+        with file.open("rb") as opened:
+            data = opened.read(most_bytes + 1)
+    except OSError as error:
+        raise Unreadable(f"{what} cannot be read", f"{file.name}: {error.strerror}") from error
+    if len(data) > most_bytes:
+        raise Unreadable(f"{what} is too large", f"{file.name}, more than {most_bytes:,} bytes")
+    return decode(data, file.name, what)
+
+
+def decode(data: bytes, name: str, what: str = "the caption") -> str:
+    """Bytes as UTF-8 text, byte order marks left out. Raises Unreadable."""
+    for mark, encoding in MARKS:
+        if data.startswith(mark):
+            raise Unreadable(f"{what} is not UTF-8", f"{name} is {encoding}; save it as UTF-8")
+    try:
+        text = data.decode("utf-8").lstrip("\ufeff")
+    except UnicodeDecodeError as error:
+        where = f"{name}, byte {data[error.start]:#04x} at {error.start}; save it as UTF-8"
+        raise Unreadable(f"{what} is not UTF-8", where) from error
+    if "\0" in text:
+        raise Unreadable(
+            f"{what} holds NUL characters", f"{name}; if it is UTF-16, save it as UTF-8"
+        )
+    return text
+
+
+MARKS = (
+    (b"\xff\xfe\0\0", "UTF-32"),
+    (b"\0\0\xfe\xff", "UTF-32"),
+    (b"\xff\xfe", "UTF-16"),
+    (b"\xfe\xff", "UTF-16"),
+)
+
+
+def parse_json(text: str) -> Any:
+    """A JSON value without NaN, without a key that stands twice in an object. Raises ValueError which says what and where."""
+    try:
+        return json.loads(text, parse_constant=_no_constant, object_pairs_hook=_no_key_twice)
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise ValueError(f"it is no JSON: {error.msg} at {where}") from error
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"it has {name}, which is no number in JSON")
+
+
+def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice!r} stands twice in it")
+    return values
+
+
+def parse_yaml(text: str) -> Any:
+    """A YAML value of plain types, without anchors, tags and keys that stand twice.
+
+    Raises ValueError which says what and where. The parser's events are looked at first: what is built from them could be
+    too large (aliases of aliases) or too deep for the stack.
+    """
+    import yaml
+
+    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    depth = 0
+    try:
+        for event in yaml.parse(text, Loader=loader):
+            where = f"line {event.start_mark.line + 1}"
+            if isinstance(event, yaml.AliasEvent):
+                raise ValueError(
+                    f"it has an alias (*{event.anchor} in {where}); write the value out"
+                )
+            if isinstance(event, (yaml.SequenceStartEvent, yaml.MappingStartEvent)):
+                depth += 1
+            elif isinstance(event, (yaml.SequenceEndEvent, yaml.MappingEndEvent)):
+                depth -= 1
+            if depth > MAX_DEPTH:
+                raise ValueError(f"it is nested too deeply ({where})")
+            tag = getattr(event, "tag", None)
+            if tag not in (None, "!"):
+                raise ValueError(f"it has a tag ({tag} in {where}); write plain values")
+        reader = loader(text)
+        node = reader.get_single_node()
+        if isinstance(node, yaml.MappingNode):
+            keys = [str(key.value) for key, _ in node.value]
+            twice = next((key for key in keys if keys.count(key) > 1), None)
+            if twice is not None:
+                raise ValueError(f"the key {twice!r} stands twice in it")
+        return None if node is None else reader.construct_document(node)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ValueError(f"it is no YAML: {error.problem}{where}") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"it is no YAML: {' '.join(str(error).split())}") from error
