@@ -32,10 +32,11 @@ SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".jfif"))
 TEXTS = (".txt", ".caption")
 SIDECARS = (*TEXTS, ".json", ".yml", ".yaml")
 """Files beside a picture, the later the stronger. EveryDream2 can read .json but does not look for it there."""
-NUMBERS = ("multiply.txt", "cond_dropout.txt", "flip_p.txt")
+NUMBERS = ("multiply.txt", "cond_dropout.txt", "flip_p.txt", "loss_scale.txt")
 TREE_FILES = ("global.yaml", "global.yml")
 LOCAL_FILES = ("local.yaml", "local.yml")
-WITHOUT_COUNTERPART = ("batch_id.txt", "loss_scale.txt")
+WITHOUT_COUNTERPART = ("batch_id.txt",)
+MAX_LOSS_SCALE = 100
 FOLDER_FILES = (*NUMBERS, *TREE_FILES, *LOCAL_FILES, *WITHOUT_COUNTERPART, "shuffle_tags.txt")
 
 
@@ -48,6 +49,7 @@ class Config:
     multiply: float | None = None
     cond_dropout: float | None = None
     flip_p: float | None = None
+    loss_scale: float | None = None
     shuffle_tags: bool | None = None
     unused: tuple[str, ...] = ()
     text: str | None = None
@@ -62,6 +64,7 @@ class Config:
             self.multiply if other.multiply is None else other.multiply,
             self.cond_dropout if other.cond_dropout is None else other.cond_dropout,
             self.flip_p if other.flip_p is None else other.flip_p,
+            self.loss_scale if other.loss_scale is None else other.loss_scale,
             self.shuffle_tags if other.shuffle_tags is None else other.shuffle_tags,
             tuple(dict.fromkeys(self.unused + other.unused)),
             text,
@@ -74,7 +77,16 @@ class Config:
 
 NOTHING = Config()
 KEYS = frozenset(
-    ("main_prompt", "tags", "multiply", "cond_dropout", "flip_p", "shuffle_tags", "caption")
+    (
+        "main_prompt",
+        "tags",
+        "multiply",
+        "cond_dropout",
+        "flip_p",
+        "loss_scale",
+        "shuffle_tags",
+        "caption",
+    )
 )
 
 
@@ -150,6 +162,8 @@ def _entry(file: str, levels: list[Config], reading: Reading) -> Entry:
         options["conditional_dropout"] = config.cond_dropout
     if config.flip_p:
         options["flip"] = config.flip_p
+    if config.loss_scale is not None:
+        options["loss_scale"] = config.loss_scale
     if shuffle and tags:
         options |= {"shuffle_tags": True, "keep_tags": main.count(",") + 1}
         reading.unused["weights of tags when they are shuffled"] += len({weight for _, weight in config.tags}) > 1  # fmt: skip
@@ -297,14 +311,15 @@ def _tags(value: Any) -> list[tuple[str, float]]:
 def _numbers(values: dict[Any, Any]) -> Config:
     """The settings that are numbers, within their limits."""
 
-    def value(key: str, most: float, above: bool) -> float | None:
+    def value(key: str, least: float, most: float, above: bool = False) -> float | None:
         found = values.get(key)
-        return None if found is None else number(found, key, 0, most, above)
+        return None if found is None else number(found, key, least, most, above)
 
     return Config(
-        multiply=value("multiply", MAX_WEIGHT, True),
-        cond_dropout=value("cond_dropout", 1, False),
-        flip_p=value("flip_p", 1, False),
+        multiply=value("multiply", 0, MAX_WEIGHT, above=True),
+        cond_dropout=value("cond_dropout", 0, 1),
+        flip_p=value("flip_p", 0, 1),
+        loss_scale=value("loss_scale", -MAX_LOSS_SCALE, MAX_LOSS_SCALE),
     )
 
 

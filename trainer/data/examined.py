@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotYet
 from pathlib import Path
@@ -40,7 +40,7 @@ class Examination:
     def all(
         self,
         folder: Path,
-        files: dict[str, File | None],
+        files: Mapping[str, File | None],
         progress: Callable[[int, int], None] | None = None,
     ) -> dict[str, list | Problem]:
         """Facts or a problem for each file, by its path in the folder. What has been learned is kept whatever happens."""
@@ -78,7 +78,7 @@ def read_cache(cache: Path | None) -> dict[str, list]:
 
 def examine_all(
     folder: Path,
-    files: dict[str, File | None],
+    files: Mapping[str, File | None],
     known: dict[str, list],
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[tuple[str, list | Problem]]:

@@ -124,10 +124,14 @@ def load_folder(
         raise TrainerError(f"There is no pair in {name}.\n{report}")
     ids = pair_ids((facts[entry.file][2], entry.caption) for entry in good)
     pairs = tuple(
-        Pair(pair_id, entry.file, *facts[entry.file][2:5], entry.caption, **entry.options)
-        for pair_id, entry in zip(ids, good, strict=True)
+        _pair(pair_id, entry, facts[entry.file]) for pair_id, entry in zip(ids, good, strict=True)
     )
     return Dataset(name, str(folder.resolve()), pairs, background), report
+
+
+def _pair(pair_id: str, entry: Entry, facts: list) -> Pair:
+    _, _, image_hash, width, height = facts
+    return Pair(pair_id, entry.file, image_hash, width, height, entry.caption, **entry.options)
 
 
 def check_background(colour: str) -> str:

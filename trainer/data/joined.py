@@ -32,8 +32,8 @@ def join(
     wanted = [(rows[number], files[number]) for number in sorted(files) if number in rows]
     if not wanted:
         raise TrainerError(f"None of the {len(rows)} rows has an image in {name}.")
-    files: dict[str, File | None] = {file: None for _, file in wanted}
-    results = Examination(cache, files).all(root, files, progress)
+    images: dict[str, File | None] = {file: None for _, file in wanted}
+    results = Examination(cache, images).all(root, images, progress)
     problems: list[Problem] = []
     found: list[tuple[Row, str, str, int, int]] = []
     for row, file in wanted:
