@@ -10,6 +10,11 @@ own reason.
 
 from __future__ import annotations
 
+import sys
+
+# Run by its path, this file's folder would put its select.py before the standard library's.
+sys.path.insert(0, sys.path.pop(0).removesuffix("benchmarks"))
+
 import argparse
 import asyncio
 import io
@@ -18,15 +23,12 @@ import os
 import platform
 import random
 import subprocess
-import sys
 import tempfile
 import time
 import urllib.request
 from collections import Counter
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from trainer import process
 from trainer.data import download_job

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import re
+import threading
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import TrainerError
 
@@ -14,51 +18,286 @@ if TYPE_CHECKING:
 
 MAX_PIXELS = 178_956_970
 """Larger pictures are refused before they are decoded (Pillow's own limit against decompression bombs)."""
+TOO_MANY = f"it has more than {MAX_PIXELS} pixels, the most that are read"
 SUFFIXES = frozenset(
     (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
+)
+FORMATS = (
+    *("PNG", "JPEG", "MPO", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "JPEG2000", "PPM", "HEIF"),
+)
+"""What is read, by Pillow's names, whatever the suffix says. HEIF is there when pillow-heif is installed and registered.
+
+Others are left out on purpose: to open PostScript, for one, Pillow starts another program.
+"""
+ORIENTATION = 0x0112
+"""The Exif tag that says how a camera was held."""
+BLACK_POINT_COMPENSATION = 0x2000
+"""LittleCMS' flag: the darkest ink becomes black."""
+DOWNLOADED = "it is a web page, no picture: whatever saved it got an answer in HTML"
+NOT_READ = (
+    (rb"\s*(<!--.*?-->\s*)?<(!doctype\s+html|html|head|body)\b", DOWNLOADED),
+    (rb"\s*(<\?xml.*?)?(<!doctype\s+svg.*?)?<svg\b", "it is an SVG drawing; save it as PNG"),
+    (rb"....ftyp(hei[cfmsx]|hev[cx]|mif1|msf1)", "it is an HEIC picture; save it as JPEG or PNG"),
+    (rb"(\xff\x0a|\0\0\0\x0cJXL )", "it is a JPEG XL picture; save it as JPEG or PNG"),
+    (rb"8BPS", "it is a Photoshop document; save it as PNG"),
+    (rb"%!PS|\xc5\xd0\xd3\xc6", "it is a PostScript drawing; save it as PNG"),
+    (rb"%PDF-", "it is a PDF document; save its pictures as PNG"),
+    (rb"version https://git-lfs", "it is a Git LFS pointer, no picture; fetch it by: git lfs pull"),
+)
+"""How files begin that people take for pictures, and what to tell them."""
+BEGINNINGS = (
+    (rb"\x89PNG", "PNG"),
+    (rb"\xff\xd8\xff", "JPEG"),
+    (rb"GIF8", "GIF"),
+    (rb"RIFF....WEBP", "WebP"),
+    (rb"BM", "BMP"),
+    (rb"II\*\0|MM\0\*|II\+\0|MM\0\+", "TIFF"),
+    (rb"....ftypavi[fs]", "AVIF"),
 )
 
 
 def open_rgb(
     source: Path | bytes, cover: tuple[int, int] | None = None, background: str = "#ffffff"
 ) -> Image.Image:
-    """The first frame of a picture, upright, in RGB; transparency becomes `background` (#rrggbb), 16 bits become 8.
+    """The first frame of a picture, upright (Exif), in RGB with 8 bits; transparency becomes `background` (#rrggbb).
 
-    With `cover` (width, height) a JPEG may be decoded at a half, quarter or eighth, not below that size.
-    Raises TrainerError when the file is no picture, damaged or larger than MAX_PIXELS.
+    With `cover` (width, height, of the upright picture) a JPEG may be decoded at a half, quarter or eighth, never below
+    that size. `info["animated"]` of the result says whether the file holds frames or pages after this one; a second
+    picture inside a photograph (MPO) does not count.
+
+    Colours: values of RGB and grey pictures are taken as they are, embedded profile or not, as EveryDream2, kohya's
+    scripts, Hugging Face's datasets and ComfyUI's Load Image do. CMYK is converted by its embedded profile, because
+    without it the colours are far off; without a profile by Pillow's formula. Lab becomes sRGB. 16 bits are cut to the
+    upper 8, floats are taken from 0 to 1.
+
+    Raises TrainerError when the file is no picture, is damaged, cut off, or has more than MAX_PIXELS.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, ImageColor, UnidentifiedImageError
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise TrainerError(
-                        f"it has {image.width} x {image.height} pixels; at most {MAX_PIXELS} are read"
-                    )
-                if cover and image.format == "JPEG":
-                    image.draft("RGB", (max(cover), max(cover)))
-                return _rgb(ImageOps.exif_transpose(image), background)
+        ImageColor.getrgb(background)
+    except ValueError as error:
+        raise TrainerError(f"{background!r} is no colour; write it like #ffffff") from error
+    try:
+        data = source if isinstance(source, bytes) else source.read_bytes()
+    except OSError as error:
+        raise TrainerError(f"it cannot be read: {error.strerror or error}") from error
+    try:
+        with _strictly(), Image.open(io.BytesIO(data), formats=_formats()) as image:
+            return _decode(image, cover, background)
     except TrainerError:
         raise
     except UnidentifiedImageError as error:
-        raise TrainerError("it is not a picture of a known format") from error
+        raise TrainerError(_what_it_is(data)) from error
+    except Image.DecompressionBombError as error:
+        raise TrainerError(TOO_MANY) from error
     except Exception as error:
-        raise TrainerError(f"it does not decode: {error}") from error
+        raise TrainerError(_what_is_wrong(error, data)) from error
+
+
+def _decode(image: Any, cover: tuple[int, int] | None, background: str) -> Image.Image:
+    """An opened file as open_rgb gives it."""
+    if image.width * image.height > MAX_PIXELS:
+        raise TrainerError(TOO_MANY)
+    photograph = image.format in ("JPEG", "MPO")
+    animated = not photograph and _is_animated(image)
+    if photograph and cover:
+        image.draft("RGB", cover[::-1] if _orientation(image) >= 5 else cover)
+    image.load()
+    orientation = _orientation(image)
+    picture = _rgb(image, background)
+    if orientation > 1:
+        picture = picture.transpose(_turns()[orientation])
+    picture.info = {"animated": animated}
+    return picture
 
 
 def _rgb(image: Image.Image, background: str) -> Image.Image:
+    """A loaded picture of any mode in RGB."""
+
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode == "F":
+        return _from_floats(image).convert("RGB")
+    if image.mode.startswith("I"):
+        return _from_16_bits(image, background)
+    if image.mode in ("CMYK", "LAB"):
+        return _from_print(image)
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        return _on(background, _with_alpha(image))
+    return image.convert("RGB")
+
+
+def _with_alpha(image: Image.Image) -> Image.Image:
+    """RGBA. The one transparent colour of a PNG with 16 bits is cut to 8 as its pixels have been."""
+    colour = image.info.get("transparency")
+    if isinstance(colour, tuple) and max(colour) > 255:
+        image.info["transparency"] = tuple(value >> 8 for value in colour)
+    return image.convert("RGBA")
+
+
+def _on(background: str, layer: Image.Image) -> Image.Image:
     from PIL import Image
 
-    if image.mode.startswith("I"):
-        return image.convert("I").point(lambda value: value * (1 / 257)).convert("L").convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        layer = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", layer.size, background), layer).convert(
-            "RGB"
+    return Image.alpha_composite(Image.new("RGBA", layer.size, background), layer).convert("RGB")
+
+
+def _from_16_bits(image: Image.Image, background: str) -> Image.Image:
+    """Grey with 16 bits; one value may be transparent. Raises TrainerError when there are 32 bits and they are used."""
+    values = image.convert("I")
+    low, high = values.getextrema()
+    if not 0 <= low <= high <= 65_535:
+        raise TrainerError(
+            f"its values go from {low} to {high}; at most 16 bits are read. Save it with 8 or 16 bits"
         )
-    return image.convert("RGB")
+    grey = values.point(lambda value: value * (1 / 257)).convert("L")
+    clear = image.info.get("transparency")
+    if not isinstance(clear, int):
+        return grey.convert("RGB")
+    import numpy
+    from PIL import Image
+
+    layer = grey.convert("RGBA")
+    opaque = (numpy.asarray(values) != clear).astype(numpy.uint8) * 255
+    layer.putalpha(Image.fromarray(opaque))
+    return _on(background, layer)
+
+
+def _from_floats(image: Image.Image) -> Image.Image:
+    """Grey floats from 0 to 1. Raises TrainerError when they go beyond that: nobody can tell what would be white."""
+    import numpy
+    from PIL import Image
+
+    values = numpy.asarray(image, dtype=numpy.float32)
+    low, high = float(values.min()), float(values.max())
+    if not 0 <= low <= high <= 1:
+        raise TrainerError(
+            f"its values are floats from {low:g} to {high:g}; they are read from 0 to 1. Save it with 8 or 16 bits"
+        )
+    return Image.fromarray((values * 255 + 0.5).astype(numpy.uint8))
+
+
+def _from_print(image: Image.Image) -> Image.Image:
+    """CMYK or Lab in sRGB."""
+    from PIL import ImageCms
+
+    profile = image.info.get("icc_profile")
+    if image.mode == "CMYK" and not profile:
+        return image.convert("RGB")
+    try:
+        given = (
+            ImageCms.createProfile("LAB")
+            if image.mode == "LAB"
+            else ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        )
+        converted = ImageCms.profileToProfile(
+            image,
+            given,
+            ImageCms.createProfile("sRGB"),
+            renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
+            outputMode="RGB",
+            flags=BLACK_POINT_COMPENSATION,
+        )
+        assert converted is not None
+        return converted
+    except (ImportError, OSError, ImageCms.PyCMSError) as error:
+        if image.mode == "LAB":
+            raise TrainerError("it has Lab colours; save it in RGB") from error
+        return image.convert("RGB")
+
+
+def _formats() -> list[str]:
+    """Those of FORMATS that this Pillow has."""
+    from PIL import Image
+
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
+def _turns() -> dict[int, Any]:
+    """What makes a picture of each Exif orientation upright."""
+    from PIL.Image import Transpose
+
+    return {
+        2: Transpose.FLIP_LEFT_RIGHT,
+        3: Transpose.ROTATE_180,
+        4: Transpose.FLIP_TOP_BOTTOM,
+        5: Transpose.TRANSPOSE,
+        6: Transpose.ROTATE_270,
+        7: Transpose.TRANSVERSE,
+        8: Transpose.ROTATE_90,
+    }
+
+
+def _orientation(image: Image.Image) -> int:
+    """From 1 (upright) to 8. A damaged Exif block is no reason to do without the picture."""
+    try:
+        value = image.getexif().get(ORIENTATION, 1)
+    except Exception:
+        return 1
+    return value if value in range(1, 9) else 1
+
+
+def _is_animated(image: Any) -> bool:
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except Exception:
+        return True
+
+
+_guard = threading.Lock()
+_restore = contextlib.ExitStack()
+_inside: list[int] = []
+
+
+@contextlib.contextmanager
+def _strictly() -> Iterator[None]:
+    """Makes Pillow silent, and refuse pictures that are cut off where another extension told it to fill them up with grey.
+
+    Both are switches of the whole process: the first thread that comes in sets them, the last one out restores them.
+    """
+    from PIL import ImageFile
+
+    with _guard:
+        if not _inside:
+            filled = ImageFile.LOAD_TRUNCATED_IMAGES
+            _restore.callback(setattr, ImageFile, "LOAD_TRUNCATED_IMAGES", filled)
+            _restore.enter_context(warnings.catch_warnings())
+            warnings.simplefilter("ignore")
+            ImageFile.LOAD_TRUNCATED_IMAGES = False
+        _inside.append(threading.get_ident())
+    try:
+        yield
+    finally:
+        with _guard:
+            _inside.pop()
+            if not _inside:
+                _restore.close()
+
+
+def _what_it_is(data: bytes) -> str:
+    """What to say of a file that Pillow does not know."""
+    begin = data[:1024].removeprefix(b"\xef\xbb\xbf")
+    if not data:
+        return "the file is empty"
+    for pattern, words in NOT_READ:
+        if re.match(pattern, begin, re.IGNORECASE | re.DOTALL):
+            return words
+    for pattern, name in BEGINNINGS:
+        if re.match(pattern, begin, re.DOTALL):
+            return f"it begins as {name}, but is damaged, cut off or of a kind that cannot be read; save it as PNG"
+    return f"it is not a picture of a known format; it begins with {data[:16]!r}"
+
+
+def _what_is_wrong(error: Exception, data: bytes) -> str:
+    """What to say of a picture that Pillow knows but cannot decode."""
+    words = str(error)
+    short = data[:4] == b"RIFF" and int.from_bytes(data[4:8], "little") + 8 > len(data)
+    if short or "truncated" in words.lower():
+        return "it is cut off: the file ends before the picture does"
+    if "MAX_TEXT" in words:
+        return "the text or profile inside the file is too large; save the picture without it"
+    return f"it does not decode: {words or type(error).__name__}"
 
 
 def fit(image: Image.Image, width: int, height: int) -> Image.Image:
