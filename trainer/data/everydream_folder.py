@@ -1,7 +1,8 @@
 """A folder as EveryDream2 reads it: captions of main prompt and tags, settings by picture, folder and tree.
 
 Follows what its data/dataset.py does (commit 5098db8), with three differences. `shuffle_tags: true` in a global.yaml holds
-below it too, as its documentation says; there a folder without a global.yaml of its own loses it. A caption in a single
+below it too, as its documentation says; there a folder without a global.yaml of its own loses it, and so does a picture
+that is captioned by its name. A caption in a single
 text file stays as it is written; there `a,b,b` becomes `a, b`. A path as a caption is a file only in a list of pairs.
 """
 
@@ -24,7 +25,7 @@ from .layout import (
     number,
     text_from_file,
 )
-from .listing import Listing, suffix
+from .listing import Listing, split_suffix, suffix
 from .structured_text import MAX_JSON_BYTES, Unreadable, parse_json, parse_yaml, read_text
 
 SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".jfif"))
@@ -110,9 +111,10 @@ def read_everydream(listing: Listing, reading: Reading, caption_text: str) -> No
         if folder not in local:
             local[folder] = _local(listing, reading, folder)
         levels = [_tree(listing, reading, folder, trees), local[folder]]
-        reading.read.update(_beside(listing, file))
+        sidecars = _beside(listing, file)
+        reading.read.update(sidecars)
         try:
-            for sidecar in _beside(listing, file):
+            for sidecar in sidecars:
                 config, more = _sidecar(listing, sidecar, caption_text)
                 levels.append(config)
                 lines += more
@@ -127,15 +129,26 @@ def read_everydream(listing: Listing, reading: Reading, caption_text: str) -> No
         )
 
 
+def everydream_sign(listing: Listing) -> str | None:
+    """A file that only EveryDream2 has: settings of a folder, or YAML beside a picture."""
+    for file in listing.files:
+        settings = file.rpartition("/")[2] in FOLDER_FILES
+        if settings or file.endswith((".yaml", ".yml")):
+            beside = split_suffix(file)[0] in listing.by_stem
+            if settings != beside:
+                return file
+    return None
+
+
 def _beside(listing: Listing, file: str) -> list[str]:
     """The files that speak of one picture alone, the weakest first."""
-    found = [sidecar for end in SIDECARS if (sidecar := listing.sidecar(file, end))]
-    return [sidecar for sidecar in found if posixpath.basename(sidecar) not in FOLDER_FILES]
+    found = listing.sidecars(file, SIDECARS)
+    return [sidecar for sidecar in found if sidecar.rpartition("/")[2] not in FOLDER_FILES]
 
 
 def _has_settings(listing: Listing) -> bool:
     """Whether a picture has a caption or settings of its own, or a folder has settings."""
-    return any(posixpath.basename(file) in FOLDER_FILES for file in listing.files) or any(
+    return any(file.rpartition("/")[2] in FOLDER_FILES for file in listing.files) or any(
         _beside(listing, file) for file in listing.pictures
     )
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import TrainerError
-from .everydream_folder import FOLDER_FILES, pair_list, read_everydream
+from .everydream_folder import everydream_sign, pair_list, read_everydream
 from .examined import Examination
 from .hugging_face_folder import metadata_files, names_pictures, read_hugging_face
 from .image import SUFFIXES
@@ -176,13 +176,8 @@ def detect(listing: Listing) -> tuple[str, str]:
         signs.append(("hugging face", f"{listed(metadata[:1])} names pictures"))
     if (kohya := metadata_file(listing)) and looks_like_metadata(listing, kohya):
         signs.append(("kohya", f"{kohya} has captions"))
-    stems = {file.rpartition(".")[0] for file in listing.pictures}
-    for file in sorted(listing.files):
-        base = file.rpartition("/")[2]
-        beside = suffix(file) in (".yaml", ".yml") and file.rpartition(".")[0] in stems
-        if beside or (base in FOLDER_FILES and file.rpartition(".")[0] not in stems):
-            signs.append(("everydream", f"it has {shown(file)}"))
-            break
+    if sign := everydream_sign(listing):
+        signs.append(("everydream", f"it has {shown(sign)}"))
     else:
         if (pairs := pair_list(listing)) and not metadata:
             signs.append(("everydream", f"{pairs} is a list of pairs"))
@@ -249,7 +244,7 @@ def _report(listing: Listing, reading: Reading, found: int, good: list[Entry]) -
     return LoadReport(
         found,
         tuple(reading.problems),
-        dict(others.most_common()),
+        dict(sorted(others.items(), key=lambda end: (-end[1], end[0]))),
         sum(entry.file in reading.named for entry in good),
         reading.layout,
         reading.why,

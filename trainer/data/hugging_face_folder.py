@@ -82,7 +82,7 @@ def read_hugging_face(
     """A pair for every row of every metadata file, in the order of the rows.
 
     The caption is in `caption_column`, or in the likeliest text column; the other text columns are further captions.
-    Raises TrainerError when there is no metadata file, none with a column of file names, or no such caption column.
+    Where metadata files are in split folders, others do not count. Raises TrainerError when there is no metadata file, none with a column of file names, or no such caption column.
     """
     files = metadata_files(listing)
     if not files:
@@ -93,6 +93,12 @@ def read_hugging_face(
     others = [file for name in METADATA for file in sorted(listing.files) if posixpath.basename(file) == name and file not in files]  # fmt: skip
     if others:
         reading.notes.append(f"metadata of another kind, not read: {listed(others)}")
+    inside = [file for file in files if split_of(file)]
+    if inside and len(inside) < len(files):
+        outside = [file for file in files if file not in inside]
+        reading.notes.append(f"outside of the split folders, not read: {listed(outside)}")
+        reading.read.update(outside)
+        files = inside
     rows: list[tuple[str, Row]] = []
     for file in files:
         reading.read.add(file)

@@ -29,7 +29,7 @@ METADATA = ("metadata.json", "meta_lat.json", "meta_clean.json", "meta_cap_dd.js
 """Names of the metadata file in its documentation, the most worked on first."""
 ENDS = (".caption", ".txt")
 """Caption files; the first is the scripts' default, the second what most people set."""
-LIKELY = re.compile(r"\d{1,3}_[^/]+")
+LIKELY = re.compile(r"\d{1,3}_[^/]*")
 """Folder names that are taken for repeats without asking."""
 FOR_ITSELF = frozenset(("caption", "tags", "train_resolution", "image_size"))
 """What kohya's tools write into a metadata entry; the two sizes are its own bookkeeping."""
@@ -104,11 +104,11 @@ def _read_repeats(listing: Listing, reading: Reading, caption_text: str) -> None
 
 def _captions(listing: Listing, file: str) -> list[str]:
     """Caption files of a picture; also one of its name without the last four parts, as its face cutter leaves them."""
-    found = [sidecar for end in ENDS if (sidecar := listing.sidecar(file, end))]
+    found = listing.sidecars(file, ENDS)
     stem = posixpath.splitext(posixpath.basename(file))[0].split("_")
     if not found and len(stem) >= 5:
         shorter = posixpath.join(posixpath.dirname(file), "_".join(stem[:-4]) + ".png")
-        found = [sidecar for end in ENDS if (sidecar := listing.sidecar(shorter, end))]
+        found = listing.sidecars(shorter, ENDS)
     return found
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import posixpath
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -56,21 +55,23 @@ class Listing:
         """The files and folders that are no pictures by their path without suffix and, in lower case, their suffix."""
         found: dict[str, dict[str, str]] = {}
         for path in sorted((*self.files, *self.folders, *self.odd)):
-            stem, end = posixpath.splitext(path)
-            if end.lower() not in SUFFIXES:  # sorted: a.TXT stands before a.txt, which wins
-                found.setdefault(stem, {})[end.lower()] = path
+            stem, end = split_suffix(path)
+            end = end.lower()
+            if end not in SUFFIXES:  # sorted: a.TXT stands before a.txt, which wins
+                found.setdefault(stem, {})[end] = path
         return found
 
-    def sidecar(self, picture: str, end: str) -> str | None:
-        """The file named like a picture with the suffix `end`, in whatever case that is written."""
-        return self.beside.get(posixpath.splitext(picture)[0], {}).get(end)
+    def sidecars(self, picture: str, ends: Iterable[str]) -> list[str]:
+        """The files named like a picture with the suffixes `ends`, in their order, in whatever case they are written."""
+        there = self.beside.get(split_suffix(picture)[0])
+        return [there[end] for end in ends if end in there] if there else []
 
     @cached_property
     def by_stem(self) -> dict[str, list[str]]:
         """Pictures by their path without suffix."""
         found: dict[str, list[str]] = {}
         for path in self.pictures:
-            found.setdefault(posixpath.splitext(path)[0], []).append(path)
+            found.setdefault(split_suffix(path)[0], []).append(path)
         return found
 
     @property
@@ -84,9 +85,15 @@ class Listing:
         return digest.hexdigest()
 
 
+def split_suffix(path: str) -> tuple[str, str]:
+    """A path without its suffix, and the suffix with its dot; for names that do not begin with a dot."""
+    stem, dot, end = path.rpartition(".")
+    return (stem, f".{end}") if dot and "/" not in end else (path, "")
+
+
 def suffix(path: str) -> str:
     """The suffix of a path in lower case, with its dot."""
-    return posixpath.splitext(path)[1].lower()
+    return split_suffix(path)[1].lower()
 
 
 def list_folder(folder: Path) -> Listing:

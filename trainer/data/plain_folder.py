@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .layout import Entry, Problem, Reading, caption_from_file, caption_from_name, group_of
-from .listing import Listing
+from .listing import Listing, split_suffix
 from .structured_text import Unreadable
 
 ENDS = (".txt", ".caption")
@@ -13,9 +13,9 @@ def read_plain(listing: Listing, reading: Reading, caption_text: str) -> None:
     """The caption of a.png is in a.txt, else in a.caption, else it is the picture's name up to the first `_`."""
     both, shared = 0, 0
     for file in listing.pictures:
-        sidecars = [found for end in ENDS if (found := listing.sidecar(file, end))]
+        sidecars = listing.sidecars(file, ENDS)
         both += len(sidecars) > 1
-        shared += bool(sidecars) and len(listing.by_stem[file.rpartition(".")[0]]) > 1
+        shared += bool(sidecars) and len(listing.by_stem[split_suffix(file)[0]]) > 1
         reading.read.update(sidecars)
         try:
             caption = caption_from_file(listing, sidecars[0], caption_text) if sidecars else caption_from_name(file)  # fmt: skip
