@@ -29,6 +29,8 @@ FORMATS = (
 
 Others are left out on purpose: to open PostScript, for one, Pillow starts another program.
 """
+STRIP = 256
+"""Rows that are composited at a time."""
 ORIENTATION = 0x0112
 """The Exif tag that says how a camera was held."""
 BLACK_POINT_COMPENSATION = 0x2000
@@ -124,7 +126,7 @@ def _rgb(image: Image.Image, background: str) -> Image.Image:
     if image.mode in ("CMYK", "LAB"):
         return _from_print(image)
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        return _on(background, _with_alpha(image))
+        return _on(background, image)
     return image.convert("RGB")
 
 
@@ -137,9 +139,16 @@ def _with_alpha(image: Image.Image) -> Image.Image:
 
 
 def _on(background: str, layer: Image.Image) -> Image.Image:
+    """A picture with transparency on a colour, strip by strip: at once, a large one would be in memory five times."""
     from PIL import Image
 
-    return Image.alpha_composite(Image.new("RGBA", layer.size, background), layer).convert("RGB")
+    result = Image.new("RGB", layer.size)
+    for top in range(0, layer.height, STRIP):
+        box = (0, top, layer.width, min(top + STRIP, layer.height))
+        strip = _with_alpha(layer.crop(box))
+        below = Image.new("RGBA", strip.size, background)
+        result.paste(Image.alpha_composite(below, strip).convert("RGB"), box)
+    return result
 
 
 def _from_16_bits(image: Image.Image, background: str) -> Image.Image:
