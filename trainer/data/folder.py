@@ -208,7 +208,8 @@ def _facts(
 ) -> dict[str, list]:
     """What is known of each picture that can be read; a problem for each other one is added to the reading."""
     wanted = dict.fromkeys(
-        [entry.file for entry in reading.entries] + [problem.file for problem in reading.problems]
+        [entry.file for entry in reading.entries]
+        + [problem.file for problem in reading.problems if suffix(problem.file) in SUFFIXES]
     )
     files = {file: listing.files[file] for file in wanted if file in listing.files}
     results = Examination(cache, listing.files).all(listing.root, files, progress)

@@ -16,7 +16,7 @@ from ..errors import TrainerError
 from .layout import Entry, Problem, Reading, check_caption, group_of, kind, listed, locate
 from .listing import Listing
 from .manifest import TRAIN, VALIDATION
-from .structured_text import Unreadable, decode, parse_json
+from .structured_text import Unreadable, parse_json
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 """Names of metadata files; where there are several kinds, the first is read. Hugging Face refuses that."""
@@ -24,6 +24,7 @@ FILE_NAME = "file_name"
 CAPTION_COLUMNS = ("text", "caption", "prompt", "description", "additional_feature")
 """Columns taken for the caption, the likeliest first; the last is the name in Hugging Face's documentation."""
 MAX_LINE_BYTES = 1 << 20
+NOT_UTF8 = "it is not UTF-8; save the file as UTF-8"
 MAX_ROW_LINES = 100
 """Longest row of a CSV file; a quote that is open longer than that was forgotten."""
 SPLITS = {
@@ -254,17 +255,21 @@ def _jsonl(file: Path) -> Iterator[Row]:
             try:
                 if len(line) > MAX_LINE_BYTES:
                     raise ValueError(f"more than {MAX_LINE_BYTES:,} bytes")
-                value = parse_json(decode(line, file.name, "the line"))
+                value = parse_json(line.decode().lstrip("\ufeff").strip())
                 if not isinstance(value, dict):
                     raise ValueError(kind(value))
-            except (Unreadable, ValueError) as error:
+            except UnicodeDecodeError:
+                yield Row(where, {}, NOT_UTF8)
+            except ValueError as error:
                 yield Row(where, {}, str(error))
             else:
                 yield Row(where, value)
 
 
 def _lines(opened: Any) -> Iterator[bytes]:
-    """Lines of at most MAX_LINE_BYTES + 1 bytes; of a longer one only its beginning."""
+    """Lines of at most MAX_LINE_BYTES + 1 bytes; of a longer one only its beginning. Raises Unreadable for UTF-16."""
+    if opened.peek(2)[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise Unreadable("the file is not UTF-8", "it is UTF-16; save it as UTF-8")
     while line := opened.readline(MAX_LINE_BYTES + 1):
         end = line
         while len(end) > MAX_LINE_BYTES and not end.endswith(b"\n"):
@@ -276,7 +281,7 @@ def _csv(file: Path) -> Iterator[Row]:
     """Rows of a CSV file. A row with more or fewer values than the header, or a quote that is not closed, is no row."""
     header: list[str] | None = None
     with file.open("rb") as opened:
-        for where, values in _csv_rows(_csv_lines(opened, file.name)):
+        for where, values in _csv_rows(_csv_lines(opened)):
             if isinstance(values, str):
                 yield Row(where, {}, values)
             elif header is None:
@@ -309,7 +314,7 @@ def _csv_rows(lines: Iterator[str]) -> Iterator[tuple[str, list[str] | str]]:
                 number += len(row) - 1
                 break
             except UnicodeEncodeError:
-                yield where, "it is not UTF-8; save the file as UTF-8"
+                yield where, NOT_UTF8
                 number += len(row) - 1
                 break
             except csv.Error as error:
@@ -324,11 +329,9 @@ def _csv_rows(lines: Iterator[str]) -> Iterator[tuple[str, list[str] | str]]:
                 row.append(more)
 
 
-def _csv_lines(opened: Any, name: str) -> Iterator[str]:
+def _csv_lines(opened: Any) -> Iterator[str]:
     """Lines as text; bytes that are not UTF-8 stay in it, so that they are seen in the row that has them."""
     for number, line in enumerate(_lines(opened)):
-        if number == 0 and line[:2] in (b"\xff\xfe", b"\xfe\xff"):
-            raise Unreadable("the file is not UTF-8", f"{name} is UTF-16; save it as UTF-8")
         text = line.decode("utf-8", "surrogateescape")
         yield text.lstrip("\ufeff") if number == 0 else text
 

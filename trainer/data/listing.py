@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
@@ -152,7 +153,8 @@ def walk(folder: Path) -> Iterator[Found]:
             except UnicodeEncodeError:
                 yield Found(relative, why_not="its name is not UTF-8; rename it")
             except OSError as error:
-                yield Found(relative, why_not=f"it cannot be read: {error.strerror}")
+                circle = error.errno == errno.ELOOP
+                yield Found(relative, why_not=LINK_TO_NOTHING if circle else str(error.strerror))
 
 
 def folder_state(folder: Path) -> str:
