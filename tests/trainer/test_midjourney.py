@@ -201,20 +201,20 @@ def test_sql_reads_generated_messages_as_python_does(seed):
         if draw.random() < 0.8:
             text = f"**{text}** - {draw.choice(PIECES)} {draw.choice(PIECES)}"
         messages.append(text)
-    links, prompt = midjourney.links_sql("text"), midjourney.prompt_sql("plain")
-    parameters = midjourney.parameters_sql("parameters", "typed")
+    layers = [
+        *midjourney.tail_layers("m"),
+        {"typed": midjourney.typed_sql("m")},
+        {"text": midjourney.text_sql("typed"), "raw": midjourney.raw_sql("typed", "m")},
+        {"parameters": "substr(typed, length(text) + 1)"},
+        *midjourney.prompt_layers("text"),
+        *midjourney.parameter_layers("parameters", "typed"),
+        *midjourney.account_layers("tail"),
+    ]
     query = f"""
-        SELECT typed, prompt, {midjourney.words_sql("prompt")}, {parameters["version"]}, {parameters["aspect"]},
-            {parameters["stylize"]}, {midjourney.raw_sql("typed")}, image_prompts, negative, {parameters["truncated"]},
-            {midjourney.kind_sql("tail")}, {midjourney.image_no_sql("tail")}, {midjourney.account_sql("tail")},
+        SELECT typed, prompt, {midjourney.words_sql("prompt")}, version, aspect, stylize, raw, image_prompts,
+            negative_weight, truncated, {midjourney.kind_sql("tail")}, {midjourney.image_no_sql("tail")}, account,
             {midjourney.unfinished_sql("tail")}
-        FROM (SELECT *, {prompt["prompt"]} AS prompt, {prompt["negative_weight"]} AS negative
-        FROM (SELECT *, {links["plain"]} AS plain, {links["image_prompts"]} AS image_prompts,
-            substr(typed, length(text) + 1) AS parameters
-        FROM (SELECT *, {midjourney.text_sql("typed")} AS text
-        FROM (SELECT *, {midjourney.typed_sql("m", "tail")} AS typed
-        FROM (SELECT *, {midjourney.tail_sql("m")} AS tail
-        FROM (SELECT unnest(?::VARCHAR[]) AS m))))))
+        FROM {midjourney.layered("(SELECT unnest(?::VARCHAR[]) AS m)", layers)}
     """
     with duckdb.connect() as connection:
         found = connection.execute(query, [messages]).fetchall()

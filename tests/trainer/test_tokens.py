@@ -23,6 +23,33 @@ def test_any_text_has_as_many_tokens_as_transformers_makes_of_it(theirs, tokeniz
     assert count_tokens(texts, tokenizer) == wanted
 
 
+PLAIN = some.characters(min_codepoint=32, max_codepoint=126)
+PARTS = some.sampled_from(
+    [
+        "cat",
+        " ",
+        "'s",
+        "'",
+        "'re",
+        "42",
+        "<|endoftext|>",
+        "<|",
+        "--ar 16:9",
+        "!!",
+        "Dog's",
+        ",",
+        "x",
+    ]
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(some.lists(some.one_of(some.text(PLAIN, max_size=40), some.lists(PARTS).map("".join))))
+def test_plain_text_too_where_each_word_is_encoded_once(theirs, tokenizer, texts):
+    wanted = [len(theirs(text, add_special_tokens=False).input_ids) for text in texts]
+    assert count_tokens(texts, tokenizer) == wanted
+
+
 def test_a_prompt_as_people_write_it(tokenizer):
     assert count_tokens(["a photo of an astronaut riding a horse on mars", ""], tokenizer) == [
         10,

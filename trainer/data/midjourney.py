@@ -7,6 +7,7 @@ Other texts (a prompt column of any table) go through the same cleaning, without
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 KINDS = ("grid", "variation", "upscaled", "pan", "zoom", "other")
@@ -189,20 +190,33 @@ def text_literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def tail_sql(message: str) -> str:
-    """SQL of the tail, where `message` is the SQL of a text that is never NULL; '' when it is no message."""
-    return (
-        f"CASE WHEN {message} LIKE {text_literal('**%' + _END + '%')}"
-        f" THEN split_part({message}, {text_literal(_END)}, -1) ELSE '' END"
-    )
+Layer = dict[str, str]
+"""Columns by name, each as SQL over the columns of the layer before."""
 
 
-def typed_sql(message: str, tail: str) -> str:
-    """SQL of what was typed."""
-    return (
-        f"CASE WHEN {message} LIKE {text_literal('**%' + _END + '%')}"
-        f" THEN substr({message}, 3, length({message}) - length({tail}) - {len(_END) + 2}) ELSE '' END"
-    )
+def layered(relation: str, layers: list[Layer]) -> str:
+    """SQL of a relation with the columns of every layer added, one layer upon the other.
+
+    A column that several others use is computed once that way; DuckDB leaves out those that nobody uses.
+    """
+    for layer in layers:
+        columns = ", ".join(f"{sql} AS {name}" for name, sql in layer.items())
+        relation = f"(SELECT *, {columns} FROM {relation})"
+    return relation
+
+
+def tail_layers(message: str) -> list[Layer]:
+    """`tail`, '' where the text is no message; `message` is the SQL of a text that is never NULL."""
+    is_message = f"{message} LIKE {text_literal('**%' + _END + '%')}"
+    last = f"split_part({message}, {text_literal(_END)}, -1)"
+    return [{"tail": f"CASE WHEN {is_message} THEN {last} ELSE '' END"}]
+
+
+def typed_sql(message: str) -> str:
+    """SQL of what was typed, over `tail_layers`."""
+    length = f"length({message}) - length(tail) - {len(_END) + 2}"
+    is_message = f"{message} LIKE {text_literal('**%' + _END + '%')}"
+    return f"CASE WHEN {is_message} THEN substr({message}, 3, {length}) ELSE '' END"
 
 
 def kind_sql(tail: str) -> str:
@@ -218,74 +232,102 @@ def image_no_sql(tail: str) -> str:
     return f"TRY_CAST(regexp_extract({tail}, {text_literal(_CHOSEN)}, 1) AS INTEGER)"
 
 
-def account_sql(tail: str) -> str:
-    """SQL of the user's id or name; NULL when there is none."""
-    named = f"trim(regexp_extract({tail}, {text_literal(_NAMED)}, 1), {text_literal(WHITE)})"
+def account_layers(tail: str, when: str = "true") -> list[Layer]:
+    """`account`, the user's id or name; NULL when there is none, and where the SQL `when` does not hold."""
     mention = f"regexp_extract({tail}, {text_literal(_MENTION)}, 1)"
-    return f"coalesce(nullif({mention}, ''), nullif({named}, ''))"
+    named = f"trim(regexp_extract({tail}, {text_literal(_NAMED)}, 1), {text_literal(WHITE)})"
+    return [
+        {"mention": f"CASE WHEN {when} THEN {mention} END"},
+        {"named": f"CASE WHEN mention = '' THEN {named} END"},
+        {"account": "CASE WHEN mention <> '' THEN mention WHEN named <> '' THEN named END"},
+    ]
 
 
 def unfinished_sql(tail: str) -> str:
-    states = "".join(f" OR contains({tail}, {text_literal(state)})" for state in _STATES)
-    percent = f"(contains({tail}, '%)') AND regexp_matches({tail}, {text_literal(_PERCENT)}))"
-    return f"(starts_with({tail}, {text_literal(_IN_PROGRESS)}) OR {percent}{states})"
+    states = " ".join(
+        f"WHEN contains({tail}, {text_literal(state)}) THEN true" for state in _STATES
+    )
+    return (
+        f"CASE WHEN starts_with({tail}, {text_literal(_IN_PROGRESS)}) THEN true {states}"
+        f" WHEN contains({tail}, '%)') THEN regexp_matches({tail}, {text_literal(_PERCENT)}) ELSE false END"
+    )
 
 
-def raw_sql(typed: str) -> str:
-    """SQL of `raw`. The words are looked for first: that is many times faster than the pattern."""
-    some = " OR ".join(f"contains({typed}, {text_literal(word)})" for word in _RAW_WORDS)
-    return f"(({some}) AND regexp_matches({typed}, {text_literal(_RAW)}))"
+def raw_sql(typed: str, within: str = "") -> str:
+    """SQL of `raw`. The words are looked for first, in `within` that holds all of `typed`: that is many times faster."""
+    some = _contains(within or typed, _RAW_WORDS)
+    return f"CASE WHEN {some} THEN regexp_matches({typed}, {text_literal(_RAW)}) ELSE false END"
 
 
 def text_sql(typed: str) -> str:
     """SQL of the text before the first known parameter."""
-    return (
-        f"CASE WHEN contains({typed}, '--') OR contains({typed}, '\u2014') OR contains({typed}, '\u2013')"
-        f" THEN regexp_replace({typed}, {text_literal(_PARAMETERS)}, '') ELSE {typed} END"
-    )
+    parameters = f"regexp_replace({typed}, {text_literal(_PARAMETERS)}, '')"
+    return f"CASE WHEN {_contains(typed, ('--', chr(0x2014), chr(0x2013)))} THEN {parameters} ELSE {typed} END"
 
 
-def links_sql(text: str) -> dict[str, str]:
-    """SQL of image_prompts and of the text without links."""
-    link = text_literal(_LINK)
-    has = f"contains({text}, '://')"
-    return {
-        "image_prompts": f"CASE WHEN {has} THEN len(regexp_extract_all({text}, {link}))::INTEGER ELSE 0 END",
-        "plain": f"CASE WHEN {has} THEN regexp_replace({text}, {link}, ' ', 'g') ELSE {text} END",
-    }
+def prompt_layers(text: str) -> list[Layer]:
+    """`prompt`, `image_prompts` and `negative_weight`, from the text before the first parameter."""
+    link, weight = text_literal(_LINK), text_literal(_WEIGHT)
+    links = f"len(regexp_extract_all({text}, {link}))::INTEGER"
+    wide = _contains("weightless", ("  ", *WHITE[1:]))
+    return [
+        {
+            "image_prompts": f"CASE WHEN contains({text}, '://') THEN {links} ELSE 0 END",
+            "plain": f"CASE WHEN contains({text}, '://') THEN regexp_replace({text}, {link}, ' ', 'g') ELSE {text} END",
+        },
+        {
+            "negative_weight": f"CASE WHEN contains(plain, '::-')"
+            f" THEN regexp_matches(plain, {text_literal(_NEGATIVE_WEIGHT)}) ELSE false END",
+            "weightless": f"CASE WHEN contains(plain, '::')"
+            f" THEN regexp_replace(plain, {weight}, ', ', 'g') ELSE plain END",
+        },
+        {
+            "narrow": f"CASE WHEN {wide}"
+            f" THEN regexp_replace(weightless, {text_literal(_WIDE_SPACE)}, ' ', 'g') ELSE weightless END"
+        },
+        {"prompt": trimmed_sql("narrow", " ,")},
+    ]
 
 
-def prompt_sql(plain: str) -> dict[str, str]:
-    """SQL of prompt and negative_weight, from the text without links."""
-    has = f"contains({plain}, '::')"
-    weightless = f"CASE WHEN {has} THEN regexp_replace({plain}, {text_literal(_WEIGHT)}, ', ', 'g') ELSE {plain} END"
-    return {
-        "prompt": f"trim(regexp_replace({weightless}, {text_literal(_WIDE_SPACE)}, ' ', 'g'), ' ,')",
-        "negative_weight": f"({has} AND regexp_matches({plain}, {text_literal(_NEGATIVE_WEIGHT)}))",
-    }
+def parameter_layers(parameters: str, typed: str) -> list[Layer]:
+    """`version`, `aspect`, `stylize` and `truncated`."""
 
-
-def parameters_sql(parameters: str, typed: str) -> dict[str, str]:
-    """SQL of version, aspect, stylize and truncated."""
-
-    def found(pattern: str, group: int = 1) -> str:
-        return f"regexp_extract({parameters}, {text_literal(pattern)}, {group})"
+    def found(pattern: str, group: int = 0) -> str:
+        pattern = text_literal(pattern)
+        return f"CASE WHEN {parameters} <> '' THEN regexp_extract({parameters}, {pattern}, {group}) ELSE '' END"
 
     ending = f"rtrim({typed}, {text_literal(WHITE)})"
-    version = (
-        f"CASE WHEN {found(_NIJI)} <> '' THEN trim('niji ' || {found(_NIJI, 2)})"
-        f" ELSE nullif({found(_VERSION)}, '') END"
-    )
-    aspect = (
-        f"CASE WHEN {found(_ASPECT)} <> '' THEN {found(_ASPECT)} || ':' || {found(_ASPECT, 2)} END"
-    )
-    return {
-        "version": f"CASE WHEN {parameters} = '' THEN NULL ELSE {version} END",
-        "aspect": f"CASE WHEN {parameters} = '' THEN NULL ELSE {aspect} END",
-        "stylize": f"CASE WHEN {parameters} = '' THEN NULL ELSE TRY_CAST({found(_STYLIZE)} AS INTEGER) END",
-        "truncated": f"(ends_with({ending}, '...') OR ends_with({ending}, '\u2026'))",
-    }
+    ends = f"(ends_with({ending}, '...') OR ends_with({ending}, chr({0x2026})))"
+    return [
+        {
+            "niji_found": found(_NIJI),
+            "version_found": found(_VERSION, 1),
+            "aspect_found": found(_ASPECT),
+            "stylize": f"TRY_CAST({found(_STYLIZE, 1)} AS INTEGER)",
+            "truncated": f"CASE WHEN {_contains(typed, ('...', chr(0x2026)))} THEN {ends} ELSE false END",
+        },
+        {
+            "version": f"CASE WHEN niji_found <> '' THEN trim('niji ' || regexp_extract(niji_found, {text_literal(_NIJI)}, 2))"
+            " WHEN version_found <> '' THEN version_found END",
+            "aspect": "CASE WHEN aspect_found <> ''"
+            rf" THEN regexp_replace(aspect_found, {text_literal(_ASPECT)}, '\1:\2') END",
+        },
+    ]
 
 
 def words_sql(prompt: str) -> str:
     return f"CASE WHEN {prompt} = '' THEN 0 ELSE (length({prompt}) - length(replace({prompt}, ' ', '')) + 1)::INTEGER END"
+
+
+def trimmed_sql(column: str, characters: str) -> str:
+    """SQL of a text without some characters at its ends, which few texts have there: `trim` itself is slow."""
+    some = " OR ".join(
+        f"{where}_with({column}, {text_literal(one)})"
+        for where in ("starts", "ends")
+        for one in characters
+    )
+    return f"CASE WHEN {some} THEN trim({column}, {text_literal(characters)}) ELSE {column} END"
+
+
+def _contains(text: str, parts: Sequence[str]) -> str:
+    return "(" + " OR ".join(f"contains({text}, {text_literal(part)})" for part in parts) + ")"

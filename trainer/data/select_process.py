@@ -21,7 +21,8 @@ from typing import Any
 from ..errors import TrainerError
 from ..files import write_json
 from .columns import Mapping, describe, guess, preset
-from .select import MEMORY_MB, Selection, SelectionSettings, derived_path, ingest, select
+from .records import MEMORY_MB, derived_path, ingest
+from .select import Selection, SelectionSettings, select
 from .table import Table, open_table
 
 ACTIONS = ("look", "select", "ingest")

@@ -26,7 +26,6 @@ FORMATS = {
 MAX_RECORD_BYTES = 1 << 20
 """The longest record that is read; DuckDB's buffers are sixteen times this."""
 SAMPLE_ROWS = 1000
-KEPT_REJECTS = 1000
 MEBIBYTE = 1 << 20
 
 
@@ -40,27 +39,6 @@ class Table:
     compressed: bool
     columns: tuple[str, ...]
     samples: tuple[tuple[str | None, ...], ...]
-
-
-@dataclass(frozen=True)
-class Reject:
-    """A record that could not be read. `line` counts records, the header being line 1; `column` may be ""."""
-
-    line: int
-    column: str
-    reason: str
-
-    def __str__(self) -> str:
-        where = f", column {self.column}" if self.column else ""
-        return f"line {self.line}{where}: {self.reason}"
-
-
-@dataclass(frozen=True)
-class Rejects:
-    """How many records could not be read, and the first thousand of them."""
-
-    count: int = 0
-    first: tuple[Reject, ...] = ()
 
 
 def open_table(path: Path, name: str = "") -> Table:
@@ -113,14 +91,24 @@ def check_compression(table: Table) -> None:
     """Unpack a .gz file once and throw the bytes away: some DuckDB versions take half of a torn one for all of it."""
     if not table.compressed:
         return
-    for _ in _unpacked(table.path, table.name):
+    for _ in blocks(table):
         pass
+
+
+def blocks(table: Table) -> Iterator[bytes]:
+    """The bytes of a table that is not Parquet, unpacked, a MiB at a time."""
+    if table.compressed:
+        yield from _unpacked(table.path, table.name)
+        return
+    with table.path.open("rb") as file:
+        while block := file.read(MEBIBYTE):
+            yield block
 
 
 def source_sql(table: Table, columns: Sequence[str]) -> tuple[str, list[Any]]:
     """SQL of a relation with the given columns as text, named c0, c1, ..., and `readable`; and the values to bind.
 
-    Damaged records are passed over and noted by DuckDB (`read_rejects`), except that lines of a JSONL file that hold
+    Damaged records are passed over and noted by DuckDB (see rejects.py), except that lines of a JSONL file that hold
     no object stand there with `readable` false.
     """
     wanted = [table.columns.index(name) for name in columns]
@@ -157,44 +145,9 @@ _LENIENT = (
 )
 
 
-def read_rejects(connection: Any, table: Table) -> Rejects:
-    """What DuckDB passed over on this connection."""
-    known = connection.execute(
-        "SELECT count(*) FROM duckdb_tables() WHERE table_name = 'reject_errors'"
-    ).fetchone()
-    if not known[0]:
-        return Rejects()
-    (count,) = connection.execute(
-        "SELECT count(DISTINCT (scan_id, line)) FROM reject_errors"
-    ).fetchone()
-    rows = connection.execute(
-        "SELECT line, min(column_idx), arg_min(error_message, column_idx) FROM reject_errors"
-        " GROUP BY scan_id, line ORDER BY line LIMIT ?",
-        [KEPT_REJECTS],
-    ).fetchall()
-    return Rejects(
-        count, tuple(Reject(line, _column(table, place), _reason(why)) for line, place, why in rows)
-    )
-
-
 def identifier(name: str) -> str:
     """A column name as SQL."""
     return '"' + name.replace('"', '""') + '"'
-
-
-def _column(table: Table, place: int | None) -> str:
-    if table.format == "jsonl" or not place or place > len(table.columns):
-        return ""
-    return table.columns[place - 1]
-
-
-def _reason(message: str) -> str:
-    first = (message or "").split("\n", 1)[0].strip()
-    if first.startswith("Invalid unicode"):
-        return "not UTF-8"
-    if first.startswith("Maximum line size"):
-        return f"longer than {MAX_RECORD_BYTES} bytes"
-    return first
 
 
 def _suffixes() -> str:

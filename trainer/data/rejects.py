@@ -1,0 +1,141 @@
+"""Records of a table that could not be read: how many, and the first of them with line and reason."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from .table import MAX_RECORD_BYTES, Table, blocks
+
+KEPT = 1000
+
+
+@dataclass(frozen=True)
+class Reject:
+    """A record that could not be read. `line` is where it begins in the unpacked file, from 1; `column` may be ""."""
+
+    line: int
+    column: str
+    reason: str
+
+    def __str__(self) -> str:
+        where = f", column {self.column}" if self.column else ""
+        return f"line {self.line}{where}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Rejects:
+    """How many records could not be read, and the first thousand of them."""
+
+    count: int = 0
+    first: tuple[Reject, ...] = ()
+
+
+def read_rejects(connection: Any, table: Table, unreadable: str) -> Rejects:
+    """What DuckDB passed over on this connection, and the lines of a JSONL file that hold no object.
+
+    `unreadable` is the SQL of a relation of those lines, in which `rowid` numbers the lines that DuckDB delivered.
+    """
+    count, noted = _noted(connection, table)
+    if table.format == "jsonl":
+        (objectless,) = connection.execute(f"SELECT count(*) FROM {unreadable}").fetchone()
+        if objectless:
+            numbers = connection.execute(
+                f"SELECT rowid FROM {unreadable} ORDER BY rowid LIMIT {KEPT}"
+            ).fetchall()
+            first = _walk(table, noted, {number for (number,) in numbers})
+            return Rejects(count + objectless, first)
+    if not noted:
+        return Rejects(count)
+    lines = _lines(table, list(noted))
+    return Rejects(
+        count, tuple(Reject(line, *why) for line, why in zip(lines, noted.values(), strict=True))
+    )
+
+
+def _noted(connection: Any, table: Table) -> tuple[int, dict[int, tuple[str, str]]]:
+    """How many records DuckDB passed over; column and reason of the first ones by their place in bytes."""
+    (known,) = connection.execute(
+        "SELECT count(*) FROM duckdb_tables() WHERE table_name = 'reject_errors'"
+    ).fetchone()
+    if not known:
+        return 0, {}
+    (count,) = connection.execute(
+        "SELECT count(DISTINCT line_byte_position) FROM reject_errors"
+    ).fetchone()
+    rows = connection.execute(
+        "SELECT line_byte_position, min(column_idx), arg_min(error_message, column_idx) FROM reject_errors"
+        f" GROUP BY line_byte_position ORDER BY line_byte_position LIMIT {KEPT}"
+    ).fetchall()
+    return count, {place: (_column(table, column), _reason(why)) for place, column, why in rows}
+
+
+def _column(table: Table, place: int | None) -> str:
+    if table.format == "jsonl" or not place or place > len(table.columns):
+        return ""
+    return table.columns[place - 1]
+
+
+def _reason(message: str) -> str:
+    first = (message or "").split("\n", 1)[0].strip()
+    if first.startswith("Invalid unicode"):
+        return "not UTF-8"
+    if first.startswith("Maximum line size"):
+        return f"longer than {MAX_RECORD_BYTES} bytes"
+    return first
+
+
+def _lines(table: Table, places: list[int]) -> list[int]:
+    """Line, from 1, of each place in bytes, ascending. A place on empty lines is the line after them."""
+    lines: list[int] = []
+    line, offset, newline = 1, 0, b""
+    for block in blocks(table):
+        newline = newline or (b"\n" if b"\n" in block else b"\r")
+        counted = 0
+        while len(lines) < len(places) and places[len(lines)] < offset + len(block):
+            place = places[len(lines)] - offset
+            while block[place : place + 1] in (b"\r", b"\n"):
+                place += 1
+            line += block.count(newline, counted, place)
+            counted = place
+            lines.append(line)
+        if len(lines) == len(places):
+            break
+        line += block.count(newline, counted)
+        offset += len(block)
+    return lines + [line] * (len(places) - len(lines))
+
+
+def _walk(
+    table: Table, noted: dict[int, tuple[str, str]], unreadable: set[int]
+) -> tuple[Reject, ...]:
+    """The first lines of a JSONL file that DuckDB passed over or delivered as `unreadable`, by number of delivery."""
+    found: list[Reject] = []
+    number = offset = 0
+    pending: tuple[str, str] | None = None
+    for line, text in enumerate(_text_lines(table), start=1):
+        pending = pending or noted.get(offset)
+        offset += len(text)
+        if not text.strip(b"\r\n"):
+            continue
+        if pending:
+            found.append(Reject(line, *pending))
+            pending = None
+            continue
+        if number in unreadable:
+            found.append(Reject(line, "", "not a JSON object"))
+        number += 1
+        if len(found) == min(KEPT, len(noted) + len(unreadable)):
+            break
+    return tuple(found)
+
+
+def _text_lines(table: Table) -> Iterator[bytes]:
+    rest = b""
+    for block in blocks(table):
+        *lines, rest = (rest + block).split(b"\n")
+        for line in lines:
+            yield line + b"\n"
+    if rest:
+        yield rest
