@@ -123,7 +123,7 @@ def test_bad_input_is_refused_before_anything_runs(comfy, table, change, words):
     [
         ("1=1); DROP TABLE pairs --", "cannot be read|more than one expression"),
         ("prompt IN (SELECT content FROM read_text('/etc/passwd'))", "not allowed"),
-        ("nothing > 3", "does not fit the table"),
+        ("nothing > 3", "names nothing, which is no column"),
     ],
 )
 def test_a_condition_can_read_nothing_else(comfy, table, where, words):
