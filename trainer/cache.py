@@ -25,9 +25,9 @@ class TensorCache:
         return self._file(key).is_file()
 
     def get(self, key: str) -> torch.Tensor:
-        from safetensors.torch import load_file
+        from safetensors.torch import load
 
-        return load_file(self._file(key))["tensor"]
+        return load(self._file(key).read_bytes())["tensor"]
 
     def put(self, key: str, tensor: torch.Tensor) -> None:
         from safetensors.torch import save

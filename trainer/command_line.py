@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from .data.buckets import TABLES
 from .errors import TrainerError
 
 
@@ -27,6 +28,19 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="train the run in a run folder, from where it stands")
     run.add_argument("folder", type=Path)
     run.set_defaults(run=_run)
+
+    latents = commands.add_parser(
+        "latents",
+        help="encode the pictures of a dataset beforehand, for runs at several resolutions from one decode",
+    )
+    latents.add_argument("base", type=Path, help="the checkpoint whose VAE encodes")
+    latents.add_argument("dataset", type=Path, help="the manifest, dataset.parquet")
+    latents.add_argument("--cache", type=Path, required=True, help="OUTPUT/cocktail/cache")
+    latents.add_argument("--resolution", type=int, action="append", required=True)
+    latents.add_argument("--bucket-table", choices=TABLES, default=TABLES[0])
+    latents.add_argument("--bucket-step", type=int, default=64)
+    latents.add_argument("--batch-size", type=int, default=4)
+    latents.set_defaults(run=_latents)
 
     miniature = commands.add_parser("miniature", help="make a small SD1.5 checkpoint")
     miniature.add_argument("out", type=Path)
@@ -63,6 +77,44 @@ def _run(options: argparse.Namespace) -> int:
     from .loop import train
 
     return train(options.folder)
+
+
+def _latents(options: argparse.Namespace) -> int:
+    """Exit status 1 when pictures were skipped."""
+    from tqdm import tqdm
+
+    from .config import RunSettings
+    from .data.manifest import Dataset
+    from .latents import fill_cache
+
+    for resolution in options.resolution:
+        RunSettings(
+            resolution=resolution,
+            bucket_step=options.bucket_step,
+            bucket_table=options.bucket_table,
+        )
+    dataset = Dataset.load(options.dataset)
+    with tqdm(unit="latent", unit_scale=True) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            if not bar.n:
+                bar.initial = done
+            bar.update(done - bar.n)
+
+        skipped = fill_cache(
+            options.base,
+            dataset,
+            options.resolution,
+            options.bucket_step,
+            options.bucket_table,
+            options.cache,
+            options.batch_size,
+            progress,
+        )
+    for reason in dict.fromkeys(skipped.values()):
+        print(f"skipped: {reason}", file=sys.stderr)
+    return 1 if skipped else 0
 
 
 def _miniature(options: argparse.Namespace) -> int:

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from os import cpu_count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .cache import TensorCache, module_hash
 from .data.buckets import choose_bucket, make_buckets
-from .data.image import fit, open_rgb
-from .data.manifest import Dataset, Pair
+from .data.image import fit, open_rgb, reduction
+from .data.manifest import TRAIN, Dataset, Pair
+from .errors import TrainerError
 from .model import LATENT_SCALE
 
 if TYPE_CHECKING:
+    import numpy
     import torch
 
 Bucket = tuple[int, int]
+
+FOLDER = "latents-2"
+"""Where latents lie in a cache. The number changes whenever the same picture gives other bits."""
+WORKERS = min(4, cpu_count() or 1)
+AHEAD = 2 * WORKERS
+"""So many pictures are decoded, or about to be, before the VAE has come to them."""
+PIXELS_AHEAD = 64_000_000
+"""These have no more pixels than this together, unless a single one has."""
 
 
 class Picture(NamedTuple):
@@ -43,9 +58,10 @@ class Latents:
             pair.id: choose_bucket(pair.width, pair.height, buckets, table)
             for pair in dataset.pairs
         }
-        self.cache = TensorCache(cache / "latents" / module_hash(vae)[:16])
+        self.cache = TensorCache(cache / FOLDER / module_hash(vae)[:16])
 
-    def _key(self, pair: Pair, mirrored: bool) -> str:
+    def key(self, pair: Pair, mirrored: bool) -> str:
+        """What a latent is known by in the cache."""
         width, height = self.buckets[pair.id]
         colour = self.dataset.background
         background = "" if colour == "#ffffff" else f"-{colour[1:]}"
@@ -53,56 +69,207 @@ class Latents:
 
     def prepare(
         self, vae: Any, device: Any, batch_size: int, progress: Callable[[int, int], None]
-    ) -> None:
-        """Encode what is not cached yet: the mean of the VAE's posterior, in fp32, times 0.18215.
-
-        Pairs that can be shown mirrored are encoded both ways.
-        """
-        import torch
-
-        wanted = [Picture(pair, False) for pair in self.dataset.pairs]
-        wanted += [Picture(pair, True) for pair in self.dataset.train if pair.flip > 0]
-        missing = [picture for picture in wanted if self._key(*picture) not in self.cache]
-        missing.sort(key=lambda picture: self.buckets[picture.pair.id])
-        done = len(wanted) - len(missing)
-        progress(done, len(wanted))
-        for batch in self._batches(missing, batch_size):
-            pixels = torch.stack([self._pixels(*picture) for picture in batch]).to(device)
-            with torch.no_grad():
-                latents = vae.encode(pixels).latent_dist.mean * LATENT_SCALE
-            for picture, latent in zip(batch, latents.cpu(), strict=True):
-                self.cache.put(self._key(*picture), latent)
-            done += len(batch)
-            progress(done, len(wanted))
-
-    def _batches(self, pictures: Sequence[Picture], size: int) -> list[list[Picture]]:
-        batches: list[list[Picture]] = []
-        for picture in pictures:
-            bucket = self.buckets[picture.pair.id]
-            if (
-                batches
-                and len(batches[-1]) < size
-                and self.buckets[batches[-1][0].pair.id] == bucket
-            ):
-                batches[-1].append(picture)
-            else:
-                batches.append([picture])
-        return batches
-
-    def _pixels(self, pair: Pair, mirrored: bool) -> torch.Tensor:
-        """A picture in its bucket, (3, height, width) in -1..1."""
-        import numpy
-        import torch
-
-        bucket = self.buckets[pair.id]
-        image = open_rgb(self.dataset.path(pair), cover=bucket, background=self.dataset.background)
-        array = numpy.asarray(fit(image, *bucket), dtype=numpy.float32) / 127.5 - 1.0
-        if mirrored:
-            array = array[:, ::-1]
-        return torch.from_numpy(array.copy()).permute(2, 0, 1).contiguous()
+    ) -> dict[str, str]:
+        """`encode_missing` for these alone."""
+        return encode_missing([self], vae, device, batch_size, progress)
 
     def load(self, pictures: Sequence[Picture]) -> torch.Tensor:
         """The latents of pictures of one bucket, (batch, 4, height / 8, width / 8) fp32."""
         import torch
 
-        return torch.stack([self.cache.get(self._key(*picture)) for picture in pictures])
+        return torch.stack([self.cache.get(self.key(*picture)) for picture in pictures])
+
+
+class Form(NamedTuple):
+    """A size that a picture is wanted in, as it is or mirrored."""
+
+    bucket: Bucket
+    mirrored: bool
+
+
+@dataclass(frozen=True)
+class Work:
+    """A picture file and the forms that it is wanted in, by their key in the cache; `pairs` are all that show it."""
+
+    file: Path
+    pair: Pair
+    pairs: list[str] = field(default_factory=list)
+    forms: dict[str, Form] = field(default_factory=dict)
+
+    @property
+    def pixels(self) -> int:
+        return self.pair.width * self.pair.height
+
+
+def encode_missing(
+    tables: Sequence[Latents],
+    vae: Any,
+    device: Any,
+    batch_size: int,
+    progress: Callable[[int, int], None],
+) -> dict[str, str]:
+    """Encode what the cache lacks: the mean of the VAE's posterior, in fp32, times 0.18215.
+
+    `tables` are the latents of one dataset at one or several resolutions; each picture is read and hashed once for all of
+    them, and decoded once (a JPEG once for each size that it is decoded at). Pairs that can be shown mirrored are encoded
+    both ways. Threads decode ahead while the VAE is at work. Every latent is on disk as soon as it is there: after a kill
+    the next call goes on from it. On a CPU pictures are encoded one by one, because there the bits of a latent hang on how
+    many others share its batch; elsewhere in batches of one size.
+
+    Returns what could not be encoded, and why, by the pairs' ids: pictures that are gone, damaged or changed since the
+    dataset was made.
+    """
+    works = _works(tables)
+    forms = {key: form for work in works for key, form in work.forms.items()}
+    missing = [
+        Work(work.file, work.pair, work.pairs, lacking)
+        for work in works
+        if (lacking := {k: f for k, f in work.forms.items() if k not in tables[0].cache})
+    ]
+    missing.sort(key=lambda work: [form.bucket for form in work.forms.values()])
+    done = len(forms) - sum(len(work.forms) for work in missing)
+    progress(done, len(forms))
+    skipped: dict[str, str] = {}
+    size = 1 if str(device).startswith("cpu") else batch_size
+    with ThreadPoolExecutor(WORKERS) as pool:
+        writes: deque[Future] = deque()
+        try:
+            pictures = _decoded(missing, tables[0].dataset.background, pool)
+            for batch in _batches(pictures, missing, size, skipped):
+                pixels = [pixels for _, pixels in batch]
+                for (key, _), latent in zip(batch, _encode(vae, device, pixels), strict=True):
+                    writes.append(pool.submit(tables[0].cache.put, key, latent))
+                while len(writes) > AHEAD:
+                    writes.popleft().result()
+                done += len(batch)
+                progress(done, len(forms))
+            for write in writes:
+                write.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+    return skipped
+
+
+def _works(tables: Sequence[Latents]) -> list[Work]:
+    """What is wanted of every picture, each once however many pairs show it."""
+    dataset = tables[0].dataset
+    works: dict[str, Work] = {}
+    for pair in dataset.pairs:
+        work = works.setdefault(pair.image_hash, Work(dataset.path(pair), pair))
+        work.pairs.append(pair.id)
+        for table in tables:
+            for mirrored in (False, True) if pair.flip > 0 and pair.split == TRAIN else (False,):
+                form = Form(table.buckets[pair.id], mirrored)
+                work.forms[table.key(pair, mirrored)] = form
+    return list(works.values())
+
+
+Decoded = tuple[str, "numpy.ndarray"]
+"""The key of a form and its pixels, (height, width, 3) in 0..255."""
+
+
+def _decoded(
+    works: Sequence[Work], background: str, pool: ThreadPoolExecutor
+) -> Iterator[tuple[Work, list[Decoded] | TrainerError]]:
+    """The forms of every picture, or why there are none, in order and a little ahead of who asks."""
+    coming: deque[tuple[Work, Future]] = deque()
+    waiting = deque(works)
+    while waiting or coming:
+        while waiting and _has_room([work for work, _ in coming], waiting[0]):
+            work = waiting.popleft()
+            coming.append((work, pool.submit(_forms, work, background)))
+        work, future = coming.popleft()
+        try:
+            yield work, future.result()
+        except TrainerError as error:
+            yield work, error
+
+
+def _has_room(coming: Sequence[Work], work: Work) -> bool:
+    pixels = sum(other.pixels for other in coming) + work.pixels
+    return not coming or (len(coming) < AHEAD and pixels <= PIXELS_AHEAD)
+
+
+def _forms(work: Work, background: str) -> list[Decoded]:
+    """Read, check, decode, scale and crop a picture. Raises TrainerError when it is not what the dataset knows."""
+    import numpy
+
+    try:
+        data = work.file.read_bytes()
+    except OSError as error:
+        raise TrainerError(f"it cannot be read: {error.strerror or error}") from error
+    if hashlib.sha256(data).hexdigest() != work.pair.image_hash:
+        raise TrainerError("it has changed since the dataset was made; load the pairs anew")
+    images: dict[int, Any] = {}
+    fitted: dict[Bucket, numpy.ndarray] = {}
+    found = []
+    for key, (bucket, mirrored) in work.forms.items():
+        if bucket not in fitted:
+            smaller = reduction(data, (work.pair.width, work.pair.height), bucket)
+            if smaller not in images:
+                images[smaller] = open_rgb(data, bucket, background)
+            fitted[bucket] = numpy.asarray(fit(images[smaller], *bucket))
+        found.append((key, fitted[bucket][:, ::-1] if mirrored else fitted[bucket]))
+    return found
+
+
+def _batches(
+    pictures: Iterator[tuple[Work, list[Decoded] | TrainerError]],
+    works: Sequence[Work],
+    size: int,
+    skipped: dict[str, str],
+) -> Iterator[list[Decoded]]:
+    """Forms of one bucket, `size` at a time or as many as there are; what fails goes to `skipped`."""
+    left = Counter(form.bucket for work in works for form in work.forms.values())
+    open_batches: dict[Bucket, list[Decoded]] = {}
+    for work, forms in pictures:
+        if isinstance(forms, TrainerError):
+            reason = f"{work.pair.image}: {forms}"
+            skipped.update(dict.fromkeys(work.pairs, reason))
+            forms = []
+        for key, pixels in forms:
+            open_batches.setdefault(work.forms[key].bucket, []).append((key, pixels))
+        left.subtract(form.bucket for form in work.forms.values())
+        for bucket in list(open_batches):
+            while len(open_batches[bucket]) >= size:
+                yield open_batches[bucket][:size]
+                del open_batches[bucket][:size]
+            if not left[bucket] and (last := open_batches.pop(bucket)):
+                yield last
+
+
+def _encode(vae: Any, device: Any, pixels: Sequence[numpy.ndarray]) -> torch.Tensor:
+    """Latents (batch, 4, height / 8, width / 8) in fp32 on the CPU."""
+    import numpy
+    import torch
+
+    values = torch.from_numpy(numpy.stack(pixels)).to(device).permute(0, 3, 1, 2).contiguous()
+    with torch.no_grad():
+        return (vae.encode(values.float() / 127.5 - 1.0).latent_dist.mean * LATENT_SCALE).cpu()
+
+
+def fill_cache(
+    base: Path,
+    dataset: Dataset,
+    resolutions: Sequence[int],
+    bucket_step: int,
+    table: str,
+    cache: Path,
+    batch_size: int,
+    progress: Callable[[int, int], None],
+) -> dict[str, str]:
+    """Fill a cache with the latents that runs on this base at these resolutions will ask for.
+
+    Returns what was skipped, as `encode_missing` does. Raises TrainerError when the base is no SD1.5 checkpoint.
+    """
+    from accelerate import Accelerator
+
+    from .model import load_vae
+
+    device = Accelerator().device
+    vae = load_vae(base)
+    tables = [
+        Latents(dataset, resolution, bucket_step, cache, vae, table)
+        for resolution in dict.fromkeys(resolutions)
+    ]
+    return encode_missing(tables, vae.to(device), device, batch_size, progress)

@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -301,13 +301,14 @@ def _prepare(run: Run, journal: Journal) -> Training:
         model.vae,
         settings.bucket_table,
     )
-    latents.prepare(
+    skipped = latents.prepare(
         model.vae.to(device),
         device,
         settings.batch_size,
         lambda done, total: journal.progress(message=f"Encodes pictures ({done} of {total})"),
     )
     model.vae.to("cpu")
+    train, validate = _without(skipped, dataset.train), _without(skipped, dataset.validation)
 
     text = Text(
         load_tokenizer(Path(run.paths.tokenizer)),
@@ -334,9 +335,7 @@ def _prepare(run: Run, journal: Journal) -> Training:
     if settings.train_text_encoder:
         text.text_encoder = parts["text_encoder"]
 
-    validation = Validation(
-        dataset.validation, latents, text, settings.validation_timesteps, settings.seed
-    )
+    validation = Validation(validate, latents, text, settings.validation_timesteps, settings.seed)
     training = Training(
         run,
         journal,
@@ -350,10 +349,22 @@ def _prepare(run: Run, journal: Journal) -> Training:
         alphas_cumprod().to(device),
         position,
         dataset.caption_mix,
-        pairs={pair.id: pair for pair in dataset.train},
+        pairs={pair.id: pair for pair in train},
     )
     _stop_on_signals(training)
     return training
+
+
+def _without(skipped: Mapping[str, str], pairs: Sequence[Pair]) -> list[Pair]:
+    """The pairs whose pictures could be encoded; the log says which could not. Raises TrainerError when none is left."""
+    kept = [pair for pair in pairs if pair.id not in skipped]
+    for pair in pairs:
+        if pair.id in skipped:
+            print(f"skipped: {skipped[pair.id]}", file=sys.stderr)
+    if pairs and not kept:
+        reason = skipped[pairs[0].id]
+        raise TrainerError(f"None of {len(pairs)} pictures can be encoded. The first: {reason}")
+    return kept
 
 
 def _stop_on_signals(training: Training) -> None:

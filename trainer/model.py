@@ -64,6 +64,20 @@ def load_model(path: Path) -> Model:
     return Model(unet, text_encoder, vae, levels)
 
 
+def load_vae(path: Path) -> AutoencoderKL:
+    """The VAE of an SD1.5 single file, as `load_model` gives it. Raises TrainerError when it is not one."""
+    from safetensors import safe_open
+
+    check_sd15(path)
+    with safe_open(path, framework="pt") as file:
+        names = [name for name in file.keys() if name.startswith(VAE)]  # noqa: SIM118
+        state = {name: file.get_tensor(name) for name in names}
+    vae = vae_on_meta(vae_widths({name: tuple(tensor.shape) for name, tensor in state.items()}))
+    depth = len(vae.config["block_out_channels"])
+    _fill(vae, {name: state[VAE + vae_name(name, depth)] for name in vae.state_dict()})
+    return vae
+
+
 def unet_on_meta(levels: tuple[Level, ...]) -> UNet2DConditionModel:
     """SD1.5's UNet with the given levels, without memory for its weights."""
     import torch

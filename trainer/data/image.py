@@ -9,7 +9,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from ..errors import TrainerError
 
@@ -33,8 +33,6 @@ STRIP = 256
 """Rows that are composited at a time."""
 ORIENTATION = 0x0112
 """The Exif tag that says how a camera was held."""
-BLACK_POINT_COMPENSATION = 0x2000
-"""LittleCMS' flag: the darkest ink becomes black."""
 DOWNLOADED = "it is a web page, no picture: whatever saved it got an answer in HTML"
 NOT_READ = (
     (rb"\s*(<!--.*?-->\s*)?<(!doctype\s+html|html|head|body)\b", DOWNLOADED),
@@ -81,20 +79,21 @@ def open_rgb(
     except ValueError as error:
         raise TrainerError(f"{background!r} is no colour; write it like #ffffff") from error
     try:
-        data = source if isinstance(source, bytes) else source.read_bytes()
+        file = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
     except OSError as error:
         raise TrainerError(f"it cannot be read: {error.strerror or error}") from error
-    try:
-        with _strictly(), Image.open(io.BytesIO(data), formats=_formats()) as image:
-            return _decode(image, cover, background)
-    except TrainerError:
-        raise
-    except UnidentifiedImageError as error:
-        raise TrainerError(_what_it_is(data)) from error
-    except Image.DecompressionBombError as error:
-        raise TrainerError(TOO_MANY) from error
-    except Exception as error:
-        raise TrainerError(_what_is_wrong(error, data)) from error
+    with file:
+        try:
+            with _strictly(), Image.open(file, formats=_formats()) as image:
+                return _decode(image, cover, background)
+        except TrainerError:
+            raise
+        except UnidentifiedImageError as error:
+            raise TrainerError(_what_it_is(file)) from error
+        except Image.DecompressionBombError as error:
+            raise TrainerError(TOO_MANY) from error
+        except Exception as error:
+            raise TrainerError(_what_is_wrong(error, file)) from error
 
 
 def _decode(image: Any, cover: tuple[int, int] | None, background: str) -> Image.Image:
@@ -154,7 +153,7 @@ def _on(background: str, layer: Image.Image) -> Image.Image:
 def _from_16_bits(image: Image.Image, background: str) -> Image.Image:
     """Grey with 16 bits; one value may be transparent. Raises TrainerError when there are 32 bits and they are used."""
     values = image.convert("I")
-    low, high = values.getextrema()
+    low, high = cast("tuple[int, int]", values.getextrema())
     if not 0 <= low <= high <= 65_535:
         raise TrainerError(
             f"its values go from {low} to {high}; at most 16 bits are read. Save it with 8 or 16 bits"
@@ -190,7 +189,7 @@ def _from_print(image: Image.Image) -> Image.Image:
     """CMYK or Lab in sRGB."""
     from PIL import ImageCms
 
-    profile = image.info.get("icc_profile")
+    profile: bytes = image.info.get("icc_profile") or b""
     if image.mode == "CMYK" and not profile:
         return image.convert("RGB")
     try:
@@ -205,7 +204,7 @@ def _from_print(image: Image.Image) -> Image.Image:
             ImageCms.createProfile("sRGB"),
             renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
             outputMode="RGB",
-            flags=BLACK_POINT_COMPENSATION,
+            flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
         )
         assert converted is not None
         return converted
@@ -284,10 +283,11 @@ def _strictly() -> Iterator[None]:
                 _restore.close()
 
 
-def _what_it_is(data: bytes) -> str:
+def _what_it_is(file: IO[bytes]) -> str:
     """What to say of a file that Pillow does not know."""
-    begin = data[:1024].removeprefix(b"\xef\xbb\xbf")
-    if not data:
+    file.seek(0)
+    begin = file.read(1024).removeprefix(b"\xef\xbb\xbf")
+    if not begin:
         return "the file is empty"
     for pattern, words in NOT_READ:
         if re.match(pattern, begin, re.IGNORECASE | re.DOTALL):
@@ -295,18 +295,29 @@ def _what_it_is(data: bytes) -> str:
     for pattern, name in BEGINNINGS:
         if re.match(pattern, begin, re.DOTALL):
             return f"it begins as {name}, but is damaged, cut off or of a kind that cannot be read; save it as PNG"
-    return f"it is not a picture of a known format; it begins with {data[:16]!r}"
+    return f"it is not a picture of a known format; it begins with {begin[:16]!r}"
 
 
-def _what_is_wrong(error: Exception, data: bytes) -> str:
+def _what_is_wrong(error: Exception, file: IO[bytes]) -> str:
     """What to say of a picture that Pillow knows but cannot decode."""
     words = str(error)
-    short = data[:4] == b"RIFF" and int.from_bytes(data[4:8], "little") + 8 > len(data)
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    begin = file.read(8)
+    short = begin[:4] == b"RIFF" and int.from_bytes(begin[4:], "little") + 8 > size
     if short or "truncated" in words.lower():
         return "it is cut off: the file ends before the picture does"
     if "MAX_TEXT" in words:
         return "the text or profile inside the file is too large; save the picture without it"
     return f"it does not decode: {words or type(error).__name__}"
+
+
+def reduction(data: bytes, size: tuple[int, int], cover: tuple[int, int]) -> int:
+    """By how much `open_rgb` makes a picture of that upright size smaller while it decodes it for `cover`: 1, 2, 4 or 8."""
+    if not data.startswith(b"\xff\xd8\xff"):
+        return 1
+    most = min(size[0] // cover[0], size[1] // cover[1])
+    return next(number for number in (8, 4, 2, 1) if number <= max(1, most))
 
 
 def fit(image: Image.Image, width: int, height: int) -> Image.Image:
