@@ -70,8 +70,8 @@ def load_vae(path: Path) -> AutoencoderKL:
 
     check_sd15(path)
     with safe_open(path, framework="pt") as file:
-        names = [name for name in file.keys() if name.startswith(VAE)]  # noqa: SIM118
-        state = {name: file.get_tensor(name) for name in names}
+        names = file.keys()
+        state = {name: file.get_tensor(name) for name in names if name.startswith(VAE)}
     vae = vae_on_meta(vae_widths({name: tuple(tensor.shape) for name, tensor in state.items()}))
     depth = len(vae.config["block_out_channels"])
     _fill(vae, {name: state[VAE + vae_name(name, depth)] for name in vae.state_dict()})
