@@ -1,13 +1,11 @@
-"""The pass: every tensor of the plan is read, blended in float64, rounded once and written at its final place, piece by piece.
+"""The pass: every tensor of the plan is read, blended as if in float64, rounded once and written at its final place, piece by piece.
 
 Memory stays at a few buffers a thread, because a fresh buffer per tensor costs more time in page faults than the arithmetic does.
-Only separate subtractions, multiplications and additions are used, in a fixed order, so the bytes do not depend on the number
-of threads, the size of the pieces or the machine.
+The bytes do not depend on the number of threads, the size of the pieces or the machine (see `blending`).
 """
 
 from __future__ import annotations
 
-import math
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,9 +15,9 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+from .blending import Blender
 from .errors import MergeError, listed
 from .plan import Blend, Copy, Literal, OutputTensor, Plan, Source
-from .rounding import round_once
 from .safetensors_file import ITEM_BYTES, Tensor, lay_out, new_file
 
 CHUNK_ELEMENTS = 1 << 18
@@ -71,7 +69,7 @@ def write_file(
     with new_file(path, size) as temporary:
         with temporary.open("r+b") as file:
             file.write(start)
-        faults = Faults(set(), set())
+        faults = Faults(set())
 
         def worker() -> Worker:
             return Worker(plan, temporary, chunk_elements, faults)
@@ -90,13 +88,12 @@ def _identity(path: Path) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Faults:
-    """Names of the tensors that came out as NaN or infinity, or too large for the stored type."""
+    """Names of the tensors that came out as NaN or infinity."""
 
     not_finite: set[str]
-    too_large: set[str]
 
     def refuse(self, plan: Plan) -> None:
-        """Raise MergeError if there are any, saying which ingredient has the values that are not finite."""
+        """Raise MergeError if there are any: an ingredient has such values, or the result does not fit its type."""
         found = [
             f"{output.name} in {plan.headers[source.file].path.name}"
             for output in plan.tensors
@@ -108,9 +105,9 @@ class Faults:
             raise MergeError(
                 f"These tensors hold NaN or infinity: {listed(found)}. The checkpoint is broken; use another one."
             )
-        if too_large := sorted(self.too_large | self.not_finite):
+        if self.not_finite:
             raise MergeError(
-                f"These tensors become too large for the precision: {listed(too_large)}. Choose bf16 or fp32."
+                f"These tensors become too large for the precision: {listed(sorted(self.not_finite))}. Choose bf16 or fp32."
             )
 
 
@@ -179,14 +176,11 @@ class Worker:
         self._plan = plan
         self._target_path = target
         self._faults = faults
-        self._raw = torch.empty(chunk_elements * 8, dtype=torch.uint8)
-        self._rounded = torch.empty(chunk_elements * 4, dtype=torch.uint8)
-        self._first, self._sum, self._term = (
-            torch.empty(chunk_elements, dtype=torch.float64) for _ in range(3)
-        )
-        self._single = torch.empty(chunk_elements, dtype=torch.float32)
-        self._raw_bytes = self._raw.numpy().data
+        self._chunk_elements = chunk_elements
+        self._raw: list[tuple[Any, memoryview]] = []
+        self._rounded = torch.empty(chunk_elements * 8, dtype=torch.uint8)
         self._rounded_bytes = self._rounded.numpy().data
+        self._blender = Blender(chunk_elements)
 
     def __enter__(self) -> Worker:
         with ExitStack() as files:
@@ -216,25 +210,22 @@ class Worker:
             data = data[self._target.write(data) :]
 
     def _blend(self, blend: Blend, piece: Piece) -> memoryview:
-        n = piece.count
-        first, total, term = self._first[:n], self._sum[:n], self._term[:n]
-        first.copy_(self._values(blend.first, piece))
-        total.copy_(first)
-        for source, weight in blend.others:
-            term.copy_(self._values(source, piece)).sub_(first).mul_(weight)
-            total.add_(term)
-        rounded = self._rounded[: piece.size_bytes].view(torch_type(piece.output.dtype))
-        self._check(total, rounded, piece.output.name)
-        round_once(total, rounded, first.view(dtype=torch_type("I64")), self._single[:n])
+        sources = [
+            self._values(source, piece, number) for number, source in enumerate(blend.sources)
+        ]
+        out = self._rounded[: piece.size_bytes].view(torch_type(piece.output.dtype))
+        if not self._blender.blend(sources, [weight for _, weight in blend.others], out):
+            self._faults.not_finite.add(piece.output.name)
         return self._rounded_bytes[: piece.size_bytes]
 
-    def _values(self, source: Source, piece: Piece) -> Any:
-        """The source's elements of this piece, in the type they are stored in."""
-        return self._raw[: len(self._read(source, piece))].view(torch_type(source.tensor.dtype))
+    def _values(self, source: Source, piece: Piece, number: int) -> Any:
+        """The source's elements of this piece, in the type they are stored in, in the buffer of that number."""
+        size = len(self._read(source, piece, number))
+        return self._raw[number][0][:size].view(torch_type(source.tensor.dtype))
 
-    def _read(self, source: Source, piece: Piece) -> memoryview:
+    def _read(self, source: Source, piece: Piece, number: int = 0) -> memoryview:
         item = ITEM_BYTES[source.tensor.dtype]
-        wanted = self._raw_bytes[: piece.count * item]
+        wanted = self._buffer(number, piece.count * item)
         file = self._sources[source.file]
         file.seek(source.tensor.offset + piece.start * item)
         done = 0
@@ -245,17 +236,16 @@ class Worker:
             done += count
         return wanted
 
-    def _check(self, total: Any, rounded: Any, name: str) -> None:
+    def _buffer(self, number: int, size: int) -> memoryview:
+        """The first bytes of the reading buffer of that number, made or grown when it is needed."""
         import torch
 
-        low, high = (float(bound) for bound in torch.aminmax(total))
-        if not (math.isfinite(low) and math.isfinite(high)):
-            self._faults.not_finite.add(name)
-            return
-        info = torch.finfo(rounded.dtype)
-        first_that_rounds_to_infinity = info.max * (1 + info.eps / 2 / (2 - info.eps))
-        if max(-low, high) >= first_that_rounds_to_infinity:
-            self._faults.too_large.add(name)
+        while len(self._raw) <= number:
+            self._raw.append((torch.empty(0, dtype=torch.uint8), memoryview(b"")))
+        if len(self._raw[number][1]) < size:
+            grown = torch.empty(max(size, 2 * self._chunk_elements), dtype=torch.uint8)
+            self._raw[number] = (grown, grown.numpy().data)
+        return self._raw[number][1][:size]
 
 
 def _is_finite(plan: Plan, source: Source) -> bool:
