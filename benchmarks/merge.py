@@ -1,14 +1,10 @@
-"""Merging full-size SD1.5 checkpoints: this pack beside plain copying and the tools users would pick instead.
+"""Merging full-size SD1.5 checkpoints, beside plain reading and writing of the same bytes.
 
     python benchmarks/merge.py
-    python benchmarks/merge.py --peers-python PATH --comfyui FOLDER
 
 Makes three fp16 checkpoints of 2.13 GB in a temporary folder (8.6 GB of disk with the result, removed at the end), prints a table of medians
 and, on the last line, the figures as JSON. Every measurement runs in a process of its own; times are those of the engine, without
 starting Python and importing PyTorch, without fsync, with the inputs in the page cache.
-
-`--peers-python` is a Python that has sd-mecha and sd-meh (and `tensordict`, which sd-meh needs and does not name); `--comfyui` is a
-ComfyUI folder whose own merge nodes are measured by that or this Python. What is not given is not measured.
 """
 
 from __future__ import annotations
@@ -26,7 +22,6 @@ import statistics
 import struct
 import subprocess
 import tempfile
-import threading
 import time
 import types
 from collections.abc import Callable, Sequence
@@ -35,7 +30,6 @@ from typing import Any
 
 HERE = Path(__file__).resolve()
 ROOT = HERE.parents[1]
-PEERS = HERE.with_name("merge_peers.py")
 
 for package in ("cocktail", "cocktail.merge", "cocktail.trainer"):
     module = types.ModuleType(package)
@@ -207,28 +201,14 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def changed_block(folder: Path) -> dict[str, float]:
-    """Seconds for a two-ingredient UNet in memory, and for one block of it changed afterwards, into the same buffers."""
-    import torch  # noqa: F401
+def peak_mb() -> float:
+    """The largest resident size of this process in MB."""
+    if sys.platform == "win32":
+        return float("nan")
+    import resource
 
-    try:
-        from cocktail.merge.memory import MergedModel
-    except ImportError:
-        return {}
-    return MergedModel.benchmark(folder)  # type: ignore[attr-defined]
-
-
-class PeakMemory(threading.Thread):
-    """The largest resident size of this process in MB, as the kernel keeps it."""
-
-    @staticmethod
-    def read() -> float:
-        if sys.platform == "win32":
-            return float("nan")
-        import resource
-
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak / (1024 if sys.platform == "linux" else 1 << 20)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1024 if sys.platform == "linux" else 1 << 20)
 
 
 def run_task(task: Sequence[str], folder: Path) -> dict[str, Any]:
@@ -243,13 +223,13 @@ def run_task(task: Sequence[str], folder: Path) -> dict[str, Any]:
     if kind == "ours":
         mix, threads, chunk = rest
         seconds = ours(folder, mix, out, int(threads) or None, int(chunk) or None)
-        return {"seconds": seconds, "peak_mb": PeakMemory.read()}
+        return {"seconds": seconds, "peak_mb": peak_mb()}
     if kind == "misrounded":
         return misrounded(folder, rest[0], out)
     if kind == "import":
         import torch
 
-        return {"peak_mb": PeakMemory.read(), "torch": torch.__version__}
+        return {"peak_mb": peak_mb(), "torch": torch.__version__}
     raise SystemExit(f"unknown task {kind}")
 
 
@@ -284,8 +264,6 @@ def main() -> None:
     )
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--folder", type=Path, help="where the files are made; kept when given")
-    parser.add_argument("--peers-python", help="a Python that has sd-mecha and sd-meh")
-    parser.add_argument("--comfyui", type=Path, help="a ComfyUI folder")
     parser.add_argument("--task", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.task:
@@ -337,49 +315,18 @@ def report(options: argparse.Namespace, folder: Path) -> None:
             f"{label:34}{merge_s:9.2f}{merge_s / copy_s:12.2f}{results[mix]['peak_mb']:9.0f}"
             f"{wrong['misrounded']:14.2e}"
         )
-    peers = peer_times(options, folder)
-    for name, seconds in peers.items():
-        print(f"{name:34}{seconds:9.2f}")
     (folder / "out.safetensors").unlink(missing_ok=True)
     both = {
         "vs_copy_2": round(results["two"]["vs_copy"], 2),
         "vs_copy_3": round(max(results[m]["vs_copy"] for m in ("difference", "three")), 2),
         "vs_copy_nested": round(results["nested"]["vs_copy"], 2),
-        **peer_ratios(peers, results),
         "peak_mb": round(max(r["peak_mb"] for r in results.values())),
+        "peak_mb_over_torch": round(max(r["peak_mb"] for r in results.values()) - idle["peak_mb"]),
         "misrounded_2": max(results[m]["misrounded"] for m in ("two", "difference")),
         "misrounded_n": results["three"]["misrounded"],
         "hashes_equal": all(r["hashes_equal"] for r in results.values()),
     }
     print(json.dumps(both))
-
-
-def peer_times(options: argparse.Namespace, folder: Path) -> dict[str, float]:
-    """Seconds of the other tools for 0.6 A + 0.4 B, as far as they are there."""
-    found = {}
-    tools = {"sd-meh": options.peers_python, "sd-mecha": options.peers_python}
-    if options.comfyui:
-        tools["ComfyUI"] = sys.executable
-    for tool, python in tools.items():
-        if not python:
-            continue
-        times = []
-        for _ in range(3):
-            (folder / "out.safetensors").unlink(missing_ok=True)
-            os.sync() if hasattr(os, "sync") else None
-            extra = [str(options.comfyui)] if tool == "ComfyUI" else []
-            times.append(_json([python, str(PEERS), tool, str(folder), *extra]))
-        found[tool] = middle(times)
-    return found
-
-
-def peer_ratios(peers: dict[str, float], results: dict[str, Any]) -> dict[str, float]:
-    names = {"vs_sd_meh": "sd-meh", "vs_sd_mecha": "sd-mecha", "vs_comfyui": "ComfyUI"}
-    return {
-        key: round(peers[tool] / results["two"]["seconds"], 1)
-        for key, tool in names.items()
-        if tool in peers
-    }
 
 
 if __name__ == "__main__":
