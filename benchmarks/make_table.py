@@ -220,8 +220,8 @@ def _damaged(
 ) -> str:
     """One record as text with one fault of a kind in `dirt`; bytes that are not UTF-8 stand as surrogates."""
     buffer = io.StringIO()
-    csv.writer(buffer, delimiter=delimiter, lineterminator="").writerow(record)
-    line = buffer.getvalue()
+    csv.writer(buffer, delimiter=delimiter, lineterminator="\n").writerow(record)
+    line = buffer.getvalue().removesuffix("\n")
     place = draw.randrange(len(line))
     faults = [fault for fault in DIRT[:5] if fault in dirt]
     fault = draw.choice(faults) if faults else ""

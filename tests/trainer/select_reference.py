@@ -18,27 +18,45 @@ from cocktail.trainer.data.select import SelectionSettings
 QUOTE, SPACE, RETURN, NEWLINE = b'" \r\n'
 
 
-def read_csv(data: bytes, delimiter: str = ",") -> Iterator[list[str | None] | None]:
+def read_csv(
+    data: bytes, delimiter: str = ",", wanted: set[int] | None = None
+) -> Iterator[list[str | None] | None]:
     """The records after the header, None for each that cannot be read.
 
     A quote opens a quoted field only at its start, spaces before it aside. Whatever follows the closing quote belongs to
     the field up to the next delimiter or line end; its last character but spaces is then taken for the closing quote. A record with
     fewer fields than the header, or with bytes that are no UTF-8, is damaged; fields beyond the header's are cut off.
+    With `wanted`, places of columns, bytes in other columns do not matter.
     """
-    rows = _rows(data.removeprefix(b"\xef\xbb\xbf"), ord(delimiter))
-    width = len(next(rows))
-    for row in rows:
+    for _, cells in read_csv_lines(data, delimiter, wanted):
+        yield cells
+
+
+def read_csv_lines(
+    data: bytes, delimiter: str = ",", wanted: set[int] | None = None
+) -> Iterator[tuple[int, list[str | None] | None]]:
+    """The records after the header as `read_csv` reads them, each with the line that it begins in, from 1."""
+    data = data.removeprefix(b"\xef\xbb\xbf")
+    rows = _rows(data, ord(delimiter))
+    width = len(next(rows)[1])
+    line, counted = 1, 0
+    for place, row in rows:
+        line += data.count(b"\n", counted, place)
+        counted = place
         try:
-            cells = [cell.decode("utf-8") or None for cell in row[:width]]
+            cells = [
+                (cell.decode("utf-8") or None) if wanted is None or place in wanted else None
+                for place, cell in enumerate(row[:width])
+            ]
         except UnicodeDecodeError:
-            yield None
+            yield line, None
             continue
-        yield cells if len(row) >= width else None
+        yield line, cells if len(row) >= width else None
 
 
-def _rows(data: bytes, delimiter: int) -> Iterator[list[bytes]]:
+def _rows(data: bytes, delimiter: int) -> Iterator[tuple[int, list[bytes]]]:
     row: list[bytes] = []
-    start, place, end = 0, 0, len(data)
+    start, place, end, begin = 0, 0, len(data), 0
     state = "start"
     while place < end:
         byte = data[place]
@@ -52,8 +70,8 @@ def _rows(data: bytes, delimiter: int) -> Iterator[list[bytes]]:
                     place += 1
                     start += 1
                 if row != [b""]:
-                    yield row
-                row = []
+                    yield begin, row
+                row, begin = [], start
         elif byte == QUOTE and state in ("start", "closed", "after"):
             state = "quoted"
         elif state == "start" and byte != SPACE:
@@ -63,7 +81,7 @@ def _rows(data: bytes, delimiter: int) -> Iterator[list[bytes]]:
         place += 1
     if start < end or row:
         row.append(_field(data[start:], state))
-        yield row
+        yield begin, row
 
 
 def _field(raw: bytes, state: str) -> bytes:
@@ -122,8 +140,7 @@ def select(
         if _passes(row, settings):
             found.append({**row, "row": number})
     if settings.top_users:
-        best = sorted(upscales, key=lambda user: (-upscales[user], first_upscale[user]))
-        best = set(best[: settings.top_users])
+        best = _best(upscales, first_upscale, settings)
         found = [row for row in found if row["account"] in best]
     if settings.deduplicate:
         seen: set[str] = set()
@@ -142,6 +159,77 @@ def select(
         )
         found = sorted(found[: settings.sample], key=lambda row: row["row"])
     return [_result(row, salt, len(mapping.captions)) for row in found]
+
+
+def _best(upscales: Counter, first_upscale: dict[str, int], settings: SelectionSettings) -> set:
+    ranked = sorted(upscales, key=lambda user: (-upscales[user], first_upscale[user]))
+    return set(ranked[: settings.top_users])
+
+
+def funnel(
+    records: Iterable[dict[str, str | None] | None],
+    mapping: Mapping,
+    settings: SelectionSettings,
+    salt: str = "",
+) -> list[tuple[str, int]]:
+    """What every step leaves, in the order of the steps."""
+    records = list(records)
+    rows = [_read(record, mapping) for record in records if record is not None]
+    upscales, first_upscale = Counter(), {}
+    for number, row in enumerate(rows):
+        if row["kind"] == "upscaled" and not row["unfinished"] and row["account"]:
+            upscales[row["account"]] += 1
+            first_upscale.setdefault(row["account"], number)
+    best = _best(upscales, first_upscale, settings)
+    tests = [
+        (
+            settings.kinds,
+            f"kind: {' or '.join(settings.kinds)}",
+            lambda r: r["kind"] in settings.kinds,
+        ),
+        (True, "finished", lambda r: not r["unfinished"]),
+        (settings.raw == "style_raw", "raw", lambda r: r["raw"]),
+        (
+            settings.top_users,
+            f"top {settings.top_users} users by upscales",
+            lambda r: r["account"] in best,
+        ),
+        (True, "with picture and prompt", lambda r: bool(r["image"] and r["prompt"])),
+        (
+            settings.raw == "stylize",
+            f"stylize at most {settings.max_stylize}",
+            lambda r: r["stylize"] is not None and r["stylize"] <= settings.max_stylize,
+        ),
+        (not settings.image_prompts, "no image prompts", lambda r: r["image_prompts"] == 0),
+        (True, "no negative weights", lambda r: not r["negative_weight"]),
+        (not settings.truncated, "not cut off", lambda r: not r["truncated"]),
+        (
+            settings.min_words,
+            f"at least {settings.min_words} words",
+            lambda r: words(r["prompt"]) >= settings.min_words,
+        ),
+        (
+            settings.max_words,
+            f"at most {settings.max_words} words",
+            lambda r: words(r["prompt"]) <= settings.max_words,
+        ),
+    ]
+    steps = [("records", len(rows))]
+    for asked, name, passes in tests:
+        if asked:
+            rows = [row for row in rows if passes(row)]
+            steps.append((name, len(rows)))
+    if settings.deduplicate:
+        seen: set[str] = set()
+        rows = [row for row in rows if _is_new("".join(map(str.lower, row["prompt"])), seen)]
+        steps.append(("first of equal prompts", len(rows)))
+    if settings.per_user:
+        had = Counter(row["account"] for row in rows)
+        left = sum(min(count, settings.per_user) for count in had.values())
+        steps.append((f"at most {settings.per_user} a user", left))
+    if settings.sample:
+        steps.append((f"sample of {settings.sample}", min(settings.sample, steps[-1][1])))
+    return steps
 
 
 def _is_new(key: str, seen: set[str]) -> bool:

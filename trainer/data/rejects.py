@@ -26,7 +26,10 @@ class Reject:
 
 @dataclass(frozen=True)
 class Rejects:
-    """How many records could not be read, and the first thousand of them."""
+    """How many records could not be read, and the first thousand of them.
+
+    A record that is damaged just where DuckDB's buffers meet, every 16 MiB, can be missing here.
+    """
 
     count: int = 0
     first: tuple[Reject, ...] = ()
@@ -38,20 +41,16 @@ def read_rejects(connection: Any, table: Table, unreadable: str) -> Rejects:
     `unreadable` is the SQL of a relation of those lines, in which `rowid` numbers the lines that DuckDB delivered.
     """
     count, noted = _noted(connection, table)
+    lines = dict(zip(_lines(table, list(noted)), noted.values(), strict=True)) if noted else {}
     if table.format == "jsonl":
         (objectless,) = connection.execute(f"SELECT count(*) FROM {unreadable}").fetchone()
         if objectless:
             numbers = connection.execute(
                 f"SELECT rowid FROM {unreadable} ORDER BY rowid LIMIT {KEPT}"
             ).fetchall()
-            first = _walk(table, noted, {number for (number,) in numbers})
+            first = _walk(table, lines, {number for (number,) in numbers})
             return Rejects(count + objectless, first)
-    if not noted:
-        return Rejects(count)
-    lines = _lines(table, list(noted))
-    return Rejects(
-        count, tuple(Reject(line, *why) for line, why in zip(lines, noted.values(), strict=True))
-    )
+    return Rejects(count, tuple(Reject(line, *why) for line, why in lines.items()))
 
 
 def _noted(connection: Any, table: Table) -> tuple[int, dict[int, tuple[str, str]]]:
@@ -68,7 +67,8 @@ def _noted(connection: Any, table: Table) -> tuple[int, dict[int, tuple[str, str
         "SELECT line_byte_position, min(column_idx), arg_min(error_message, column_idx) FROM reject_errors"
         f" GROUP BY line_byte_position ORDER BY line_byte_position LIMIT {KEPT}"
     ).fetchall()
-    return count, {place: (_column(table, column), _reason(why)) for place, column, why in rows}
+    # DuckDB counts bytes from 1, and from the line feed of a CRLF before the record.
+    return count, {place - 1: (_column(table, column), _reason(why)) for place, column, why in rows}
 
 
 def _column(table: Table, place: int | None) -> str:
@@ -110,22 +110,16 @@ def _lines(table: Table, places: list[int]) -> list[int]:
 def _walk(
     table: Table, noted: dict[int, tuple[str, str]], unreadable: set[int]
 ) -> tuple[Reject, ...]:
-    """The first lines of a JSONL file that DuckDB passed over or delivered as `unreadable`, by number of delivery."""
+    """The first lines of a JSONL file that DuckDB noted or delivered as `unreadable`, by number of delivery."""
     found: list[Reject] = []
-    number = offset = 0
-    pending: tuple[str, str] | None = None
+    number = 0
     for line, text in enumerate(_text_lines(table), start=1):
-        pending = pending or noted.get(offset)
-        offset += len(text)
-        if not text.strip(b"\r\n"):
-            continue
-        if pending:
-            found.append(Reject(line, *pending))
-            pending = None
-            continue
-        if number in unreadable:
-            found.append(Reject(line, "", "not a JSON object"))
-        number += 1
+        if line in noted:
+            found.append(Reject(line, *noted[line]))
+        elif text.strip(b" \t\r\n"):
+            if number in unreadable:
+                found.append(Reject(line, "", "not a JSON object"))
+            number += 1
         if len(found) == min(KEPT, len(noted) + len(unreadable)):
             break
     return tuple(found)

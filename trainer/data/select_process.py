@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import queue
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -134,12 +135,14 @@ def _follow(
 
 
 def _remove_left_over(request: dict[str, Any], pid: int) -> None:
-    """Temporary files that a killed child could not remove itself; they carry its pid."""
+    """What a killed child could not remove itself; such files and folders carry its pid."""
     for folder in {Path(request[key]) for key in ("cache",) if request.get(key)} | {
         Path(request[key]).parent for key in ("output",) if request.get(key)
     }:
         for path in folder.glob(f".*.{pid}.part*"):
             path.unlink(missing_ok=True)
+        for path in folder.glob(f".spill-{pid}-*"):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _do(asked: dict[str, Any]) -> dict[str, Any]:

@@ -126,7 +126,7 @@ def source_sql(table: Table, columns: Sequence[str]) -> tuple[str, list[Any]]:
         return (
             f"(SELECT readable, {picked} FROM (SELECT readable,"
             f" CASE WHEN readable THEN json_extract_string(line, ?::VARCHAR[]) END AS cells"
-            f" FROM (SELECT line, {is_object} AS readable FROM {lines} WHERE line IS NOT NULL)))",
+            f" FROM (SELECT line, {is_object} AS readable FROM {lines} WHERE trim(line, ' \t\r') <> '')))",
             [pointers, str(table.path)],
         )
     names = ", ".join(f"'f{number}': 'VARCHAR'" for number in range(len(table.columns)))
