@@ -14,6 +14,7 @@ from ...trainer.data.folder import (
     LAYOUTS,
     ON_PROBLEM,
     check_background,
+    check_layout,
     folder_state,
     has_picture,
     load_folder,
@@ -171,8 +172,12 @@ class CocktailLoadDataset(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def validate_inputs(cls, folder: str | None, background: str | None = None) -> bool | str:
+    def validate_inputs(
+        cls, folder: str | None, layout: str | None = None, background: str | None = None
+    ) -> bool | str:
         try:
+            if layout is not None:
+                check_layout(layout)
             if background is not None:
                 check_background(background)
             if folder is None:

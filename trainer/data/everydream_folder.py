@@ -107,6 +107,7 @@ def read_everydream(listing: Listing, reading: Reading, caption_text: str) -> No
     for file in listing.pictures:
         if suffix(file) not in SUFFIXES:
             continue
+        reading.awake()
         folder = posixpath.dirname(file)
         if folder not in local:
             local[folder] = _local(listing, reading, folder)
@@ -361,6 +362,7 @@ def _read_pair_list(listing: Listing, reading: Reading, file: str, caption_text:
         reading.problems.append(Problem(file, "the list is not understood", str(error)))
         return
     for place, value in enumerate(values, start=1):
+        reading.awake()
         where = f"{file}, entry {place}"
         if not isinstance(value, dict) or not isinstance(value.get("image"), str):
             reading.problems.append(Problem(where, "the entry names no picture"))

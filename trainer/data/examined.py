@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import os
+import sys
 import threading
 import time
 from collections import deque
@@ -19,9 +21,11 @@ from .image import open_rgb
 from .layout import Problem
 from .listing import File
 
-WORKERS = min(8, os.cpu_count() or 1)
+WORKERS = min(4, os.cpu_count() or 1)
 PIXELS_AT_ONCE = 6_000_000
-"""Pixels that are decoded at the same time; a larger picture is decoded alone. Each takes some twelve bytes meanwhile."""
+"""Pixels that are decoded at the same time; a larger picture is decoded alone. Each takes some ten bytes meanwhile."""
+LARGE_PIXELS = 3_000_000
+"""Larger pictures are all decoded by one thread: the system's allocator keeps what a thread has freed for that thread."""
 WHOLE_BYTES = 8 << 20
 """Larger files are not held in memory beside their pixels."""
 SAVE_EVERY_S = 15.0
@@ -56,6 +60,7 @@ class Examination:
                     self.save()
         finally:
             self.save()
+            give_back()
         return found
 
     def save(self) -> None:
@@ -85,10 +90,12 @@ def examine_all(
     """Each file with its facts or its problem, in order.
 
     Only a few wait to be decoded at any time, by as many threads as there are processors. `progress` is called with (done,
-    all) several times a second and may raise, which ends the work: what waits is dropped, what is being decoded left alone.
+    all) some times a second and may raise, which ends the work: what waits is dropped, what is being decoded left alone.
     """
     done = 0
-    decoding = Decoding()
+    pace = Pace(lambda: progress(done, len(files))) if progress else None
+    large = ThreadPoolExecutor(1, thread_name_prefix="cocktail-examine-large")
+    decoding = Decoding(large)
     waiting: deque[tuple[str, list | Future]] = deque()
     names = iter(files)
     pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="cocktail-examine")
@@ -111,35 +118,68 @@ def examine_all(
                         progress(done, len(files))
             yield file, result
             done += 1
-            if progress and (done % 16 == 0 or done == len(files)):
-                progress(done, len(files))
+            if progress and done == len(files):
+                progress(done, done)
+            elif pace:
+                pace()
     finally:
         decoding.stopped = True
         pool.shutdown(wait=False, cancel_futures=True)
+        large.shutdown(wait=False, cancel_futures=True)
+
+
+class Pace:
+    """A call that is passed on ten times a second at most."""
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self.call, self.last = call, time.monotonic()
+
+    def __call__(self) -> None:
+        if time.monotonic() - self.last > 0.1:
+            self.last = time.monotonic()
+            self.call()
 
 
 class Decoding:
-    """How many pixels may be decoded at once."""
+    """How many pixels may be decoded at once, and by whom."""
 
-    def __init__(self) -> None:
+    def __init__(self, large: ThreadPoolExecutor) -> None:
+        self.large = large
         self.free = threading.Condition()
         self.pixels = 0
         self.stopped = False
 
     def examine(self, folder: Path, file: str, known: list | None) -> list | Problem:
         """`examine`, begun when there is room for the picture's pixels."""
-        pixels = min(_pixels(folder / file), PIXELS_AT_ONCE)
+        size = _pixels(folder / file)
+        pixels = min(size, PIXELS_AT_ONCE)
         with self.free:
             self.free.wait_for(lambda: self.stopped or self.pixels + pixels <= PIXELS_AT_ONCE)
             if self.stopped:
                 return Problem(file, "the work was ended")
             self.pixels += pixels
         try:
+            if size > LARGE_PIXELS and not self.stopped:
+                return self.large.submit(self.examine_large, folder, file, known).result()
             return examine(folder, file, known)
         finally:
             with self.free:
                 self.pixels -= pixels
                 self.free.notify_all()
+
+    def examine_large(self, folder: Path, file: str, known: list | None) -> list | Problem:
+        give_back()
+        try:
+            return examine(folder, file, known)
+        finally:
+            give_back()
+
+
+def give_back() -> None:
+    """Return freed memory to the system: glibc's allocator would keep up to 64 MB for every thread that decodes."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim:
+        trim(0)
 
 
 def _pixels(path: Path) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..errors import TrainerError
 from .everydream_folder import everydream_sign, pair_list, read_everydream
-from .examined import Examination
+from .examined import Examination, Pace
 from .hugging_face_folder import metadata_files, names_pictures, read_hugging_face
 from .image import SUFFIXES
 from .kohya_folder import looks_like_repeats, metadata_file, read_kohya
@@ -35,6 +35,7 @@ __all__ = [
     "LoadReport",
     "Problem",
     "check_background",
+    "check_layout",
     "folder_state",
     "has_picture",
     "load_folder",
@@ -107,6 +108,7 @@ def load_folder(
     Raises TrainerError when there is no picture, when none is left, or, unless `on_problem` is "skip", at any problem.
     """
     background = check_background(background)
+    check_layout(layout)
     listing = list_folder(folder)
     if not listing.pictures:
         raise TrainerError(
@@ -134,6 +136,13 @@ def _pair(pair_id: str, entry: Entry, facts: list) -> Pair:
     return Pair(pair_id, entry.file, image_hash, width, height, entry.caption, **entry.options)
 
 
+def check_layout(layout: str) -> str:
+    """A word of LAYOUTS. Raises TrainerError for another."""
+    if layout not in LAYOUTS:
+        raise TrainerError(f"There is no layout {layout!r}. Choose one of {', '.join(LAYOUTS)}.")
+    return layout
+
+
 def check_background(colour: str) -> str:
     """A colour as #rrggbb in lower case. Raises TrainerError when it is none."""
     if not COLOUR.fullmatch(colour.strip()):
@@ -152,9 +161,10 @@ def read_layout(
 ) -> Reading:
     """What the folder's layout says of its pictures, before any of them is opened."""
     reading = Reading(*detect(listing)) if layout == "auto" else Reading(layout, "as asked")
+    if progress:
+        reading.awake = Pace(lambda: progress(0, len(listing.files)))
     if reading.layout == "hugging face":
-        awake = None if progress is None else lambda: progress(0, 1)
-        read_hugging_face(listing, reading, caption_column, awake)
+        read_hugging_face(listing, reading, caption_column)
     elif reading.layout == "kohya":
         read_kohya(listing, reading, caption_text)
     elif reading.layout == "everydream":

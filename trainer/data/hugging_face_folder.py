@@ -7,7 +7,7 @@ import json
 import posixpath
 import re
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -74,12 +74,7 @@ def names_pictures(listing: Listing, file: str) -> bool:
         return False
 
 
-def read_hugging_face(
-    listing: Listing,
-    reading: Reading,
-    caption_column: str = "",
-    progress: Callable[[], None] | None = None,
-) -> None:
+def read_hugging_face(listing: Listing, reading: Reading, caption_column: str = "") -> None:
     """A pair for every row of every metadata file, in the order of the rows.
 
     The caption is in `caption_column`, or in the likeliest text column; the other text columns are further captions.
@@ -106,8 +101,7 @@ def read_hugging_face(
         try:
             for row in _rows(listing.root / file):
                 rows.append((posixpath.dirname(file), row._replace(where=f"{file}, {row.where}")))
-                if progress and len(rows) % 1000 == 0:
-                    progress()
+                reading.awake()
         except Unreadable as error:
             reading.problems.append(Problem(file, error.reason, error.detail))
     column = _caption_column(files, rows, caption_column, reading)
@@ -115,6 +109,7 @@ def read_hugging_face(
     used: Counter[str] = Counter()
     not_text: Counter[str] = Counter()
     for inside, row in rows:
+        reading.awake()
         entry = _entry(listing, reading, inside, row, column, not_text)
         if entry:
             reading.entries.append(entry)

@@ -68,6 +68,7 @@ def _read_repeats(listing: Listing, reading: Reading, caption_text: str) -> None
     passed_over: Counter[str] = Counter()
     both = 0
     for file in listing.pictures:
+        reading.awake()
         folder, _, name = file.partition("/")
         times = repeats(folder) if name else None
         if times is None or times < 1 or "/" in name or suffix(file) not in SUFFIXES:
@@ -123,6 +124,7 @@ def _read_metadata(listing: Listing, reading: Reading, name: str) -> None:
         raise TrainerError(f"{name} is not understood: {error}. Mend it, or choose another layout.") from error  # fmt: skip
     named = set()
     for key, value in values.items():
+        reading.awake()
         try:
             file = locate(listing, key)
             named.add(file)

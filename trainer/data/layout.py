@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,6 +70,8 @@ class Reading:
     named: set[str] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
     unused: Counter[str] = field(default_factory=Counter)
+    awake: Callable[[], None] = lambda: None
+    """Called for every picture or row; raises when the person has interrupted."""
 
 
 def check_caption(value: Any, where: str) -> str:

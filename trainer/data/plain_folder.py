@@ -13,6 +13,7 @@ def read_plain(listing: Listing, reading: Reading, caption_text: str) -> None:
     """The caption of a.png is in a.txt, else in a.caption, else it is the picture's name up to the first `_`."""
     both, shared = 0, 0
     for file in listing.pictures:
+        reading.awake()
         sidecars = listing.sidecars(file, ENDS)
         both += len(sidecars) > 1
         shared += bool(sidecars) and len(listing.by_stem[split_suffix(file)[0]]) > 1
