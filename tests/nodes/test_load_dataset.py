@@ -139,10 +139,10 @@ def test_a_folder_of_the_real_size_loads_in_two_seconds_the_second_time(comfy):
     assert memory.grown_mb < 200
 
 
-def large(folder, count):
-    """Pictures of 16 megapixels, with transparency, which take the most memory."""
+def large(folder, count, side):
+    """Square pictures with transparency, which take the most memory."""
     folder.mkdir()
-    layer = Image.effect_noise((200, 200), 60).resize((4000, 4000)).convert("RGBA")
+    layer = Image.effect_noise((200, 200), 60).resize((side, side)).convert("RGBA")
     layer.putalpha(100)
     layer.save(folder / "0.png", compress_level=1)
     data = (folder / "0.png").read_bytes()
@@ -151,7 +151,7 @@ def large(folder, count):
 
 
 def test_large_pictures_are_decoded_one_after_the_other(comfy):
-    large(comfy.base / "input" / "large", 6)
+    large(comfy.base / "input" / "large", 6, 4000)
     with Memory(comfy.process.pid) as memory:
         told = comfy.run(load("input/large"))["load"]["cocktail"][0]
     assert told["pairs"] == 6
@@ -173,7 +173,7 @@ async def under_way(comfy, graph, known):
 
 def test_interrupt_ends_a_load_within_a_second_and_what_was_examined_is_kept(comfy):
     folder = comfy.base / "input" / "many-large"
-    large(folder, 20)
+    large(folder, 20, 2800)
     kept = comfy.base / "output" / "cocktail" / "cache" / "pictures"
     before = set(kept.glob("*.json"))
     times, facts = [], {}
