@@ -131,14 +131,14 @@ def ours(folder: Path, mix: str, out: Path, threads: int | None, chunk: int | No
     from cocktail.merge import safetensors_file
     from cocktail.merge.engine import CHUNK_ELEMENTS, write_file
     from cocktail.merge.plan import make_plan
-    from cocktail.merge.recipe import flatten
+    from cocktail.merge.recipe import ingredients
     from cocktail.merge.safetensors_file import read_header
 
     safetensors_file.os = types.SimpleNamespace(**{**vars(os), "fsync": lambda _: None})
     start = time.perf_counter()
-    flat = flatten(recipe(mix))
-    headers = {ingredient: read_header(folder / ingredient.name) for ingredient, _ in flat}
-    plan = make_plan(flat, headers, "fp16")
+    mixed = recipe(mix)
+    headers = {i: read_header(folder / i.name) for i in ingredients(mixed)}
+    plan = make_plan(mixed, headers, "fp16")
     write_file(plan, out, {"format": "pt"}, threads, chunk or CHUNK_ELEMENTS)
     return time.perf_counter() - start
 

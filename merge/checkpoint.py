@@ -11,7 +11,7 @@ from .errors import MergeError
 from .hashing import file_sha256
 from .metadata import PRECISION, RECIPE_HASH, RECIPE_TEXT, make_metadata
 from .plan import PRECISIONS, make_plan
-from .recipe import Ingredient, Recipe, bind, flatten, ingredients, recipe_hash, to_text
+from .recipe import Ingredient, Recipe, bind, ingredients, recipe_hash, to_text
 from .safetensors_file import Header, read_header
 
 
@@ -72,9 +72,8 @@ def make_checkpoint(
     if path.exists():
         _check_same_product(bound, path, precision)
         return False
-    flat = flatten(bound.recipe)
-    used = {ingredient: bound.headers[ingredient] for ingredient, _ in flat}
-    plan = make_plan(flat, used, precision)
+    plan = make_plan(bound.recipe, bound.headers, precision)
+    used = dict(zip(plan.ingredients, plan.headers, strict=True))
     metadata = make_metadata(bound.recipe, used, plan, precision, path.stem)
     try:
         write_file(plan, path, metadata, threads, progress=progress)

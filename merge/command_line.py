@@ -11,9 +11,11 @@ from pathlib import Path
 from .checkpoint import bind_to_files, make_checkpoint
 from .errors import MergeError
 from .metadata import read_recipe
+from .numbers import decimal
 from .plan import PRECISIONS
-from .recipe import decimal, flatten, load_json, to_json, to_text
+from .recipe import Recipe, flatten, load_json, to_json, to_text
 from .safetensors_file import read_header
+from .text import name_finder, parse
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,7 +35,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     run = commands.add_parser("run", help="make the checkpoint of a recipe")
-    run.add_argument("recipe", type=Path, help="recipe as JSON")
+    run.add_argument(
+        "recipe", help='a .json file with the recipe, or its text: "0.6 vodka + 0.4 epic"'
+    )
     run.add_argument("out", type=Path, help="the .safetensors file to make; never overwritten")
     run.add_argument("--models", type=Path, required=True, help="folder the ingredients are in")
     run.add_argument("--precision", choices=list(PRECISIONS), default="fp16")
@@ -47,10 +51,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    try:
-        recipe = load_json(options.recipe.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise MergeError(f"{options.recipe} cannot be read: {error}.") from error
+    recipe = _read_recipe(options.recipe, options.models)
 
     def path_of(name: str) -> Path:
         if Path(name).anchor or ".." in Path(name).parts:
@@ -66,6 +67,18 @@ def _run(options: argparse.Namespace) -> int:
     made = make_checkpoint(bound, options.out, options.precision, options.threads, show_progress)
     print(f"{options.out}: {to_text(bound.recipe)}" + ("" if made else " (there already)"))
     return 0
+
+
+def _read_recipe(recipe: str, models: Path) -> Recipe:
+    if not recipe.lower().endswith(".json"):
+        files = sorted(
+            file.relative_to(models).as_posix() for file in models.rglob("*.safetensors")
+        )
+        return parse(recipe, name_finder(files))
+    try:
+        return load_json(Path(recipe).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise MergeError(f"{recipe} cannot be read: {error}.") from error
 
 
 def _show(options: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Any
 
 from .errors import MergeError
@@ -17,7 +18,6 @@ from .recipe import (
     Ingredient,
     Recipe,
     WeightedSum,
-    flatten,
     ingredients,
     load_json,
     recipe_hash,
@@ -44,7 +44,7 @@ def make_metadata(
         RECIPE_HASH: recipe_hash(recipe),
         RECIPE_TEXT: to_text(recipe),
         PRECISION: precision,
-        "sd_merge_recipe": json.dumps(_web_ui_recipe(recipe, precision, title)),
+        "sd_merge_recipe": json.dumps(_web_ui_recipe(recipe, plan, precision, title)),
         "sd_merge_models": json.dumps(_web_ui_models(headers)),
     }
     if plan.vae_from:
@@ -56,7 +56,7 @@ def make_metadata(
             "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
             "modelspec.title": title,
             "modelspec.resolution": f"{plan.family.resolution}x{plan.family.resolution}",
-            "modelspec.merged_from": ", ".join(short_name(i.name) for i, _ in flatten(recipe)),
+            "modelspec.merged_from": ", ".join(short_name(i.name) for i in plan.ingredients),
         }
     return metadata
 
@@ -69,15 +69,15 @@ def read_recipe(header: Header) -> Recipe:
     return load_json(text)
 
 
-def _web_ui_recipe(recipe: Recipe, precision: str, title: str) -> dict[str, Any]:
+def _web_ui_recipe(recipe: Recipe, plan: Plan, precision: str, title: str) -> dict[str, Any]:
     """The recipe in A1111's terms, where it has terms for it; its multiplier is the share of the second model."""
     method, multiplier = "Cocktail", None
-    models = [ingredient for ingredient, _ in flatten(recipe)]
+    models = list(plan.ingredients)
     if isinstance(recipe, WeightedSum) and len(recipe.parts) == 2:
         if all(isinstance(part.recipe, Ingredient) for part in recipe.parts):
             method, multiplier = "Weighted sum", float(recipe.parts[1].weight)
             models = list(ingredients(recipe))
-    elif isinstance(recipe, AddDifference):
+    elif isinstance(recipe, AddDifference) and isinstance(recipe.multiplier, Fraction):
         sides = (recipe.a, recipe.b, recipe.c)
         if all(isinstance(side, Ingredient) for side in sides):
             method, multiplier = "Add difference", float(recipe.multiplier)

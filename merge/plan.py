@@ -11,19 +11,20 @@ Rules (those that people rely on in other tools, made explicit):
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TypeAlias
 
 from .errors import MergeError, listed
-from .family import Family, family_of
-from .recipe import Ingredient, short_name
+from .family import SDXL, Family, family_of
+from .recipe import Ingredient, Recipe, flatten, ingredients, layouts, short_name
 from .safetensors_file import Header, Tensor
 
 VAE = "first_stage_model."
 EMA = "model_ema."
 POSITION_IDS = "embeddings.position_ids"
+Flat: TypeAlias = Sequence[tuple[Ingredient, Fraction]]
 FLOATS = ("F16", "BF16", "F32", "F64", "F8_E4M3", "F8_E5M2")
 PRECISIONS = {"fp16": "F16", "bf16": "BF16", "fp32": "F32"}
 
@@ -72,32 +73,36 @@ class OutputTensor:
     content: Blend | Copy | Literal
 
 
-Flat: TypeAlias = Sequence[tuple[Ingredient, Fraction]]
-
-
 @dataclass(frozen=True)
 class Plan:
-    """The result tensor by tensor, before anything is read: `vae_from` names the ingredient whose VAE it keeps."""
+    """The result tensor by tensor, before anything is read: `vae_from` names the ingredient whose VAE it keeps.
 
+    `ingredients` are those that the result depends on, in the order of `headers`.
+    """
+
+    ingredients: tuple[Ingredient, ...]
     headers: tuple[Header, ...]
     tensors: tuple[OutputTensor, ...]
     family: Family
     vae_from: Ingredient | None
 
 
-def make_plan(flat: Flat, headers: Mapping[Ingredient, Header], precision: str) -> Plan:
-    """Plan the file that a linear combination of checkpoints makes, blended tensors stored as fp16, bf16 or fp32.
+def make_plan(recipe: Recipe, headers: Mapping[Ingredient, Header], precision: str) -> Plan:
+    """Plan the file that a recipe makes, blended tensors stored as fp16, bf16 or fp32.
 
-    Raises MergeError when the ingredients do not fit together; it names them and the tensors.
+    `headers` has those of all ingredients. Raises MergeError when the ingredients do not fit together; it names them and the tensors.
     """
     if precision not in PRECISIONS:
         raise MergeError(
             f"{precision!r} is not a precision. Choose one of {', '.join(PRECISIONS)}."
         )
-    family = _common_family([(ingredient, headers[ingredient]) for ingredient, _ in flat])
-    base = next(ingredient for ingredient, weight in flat if weight > 0)
-    order = [base, *(ingredient for ingredient, _ in flat if ingredient != base)]
-    weights = {ingredient: float(weight) for ingredient, weight in flat}
+    names = {name: None for header in headers.values() for name in header.tensors}
+    flats = {name: flatten(recipe, name) for name in ("", *names)}
+    order = _order(recipe, flats.values())
+    base = order[0]
+    number = {ingredient: file for file, ingredient in enumerate(order)}
+    family = _common_family([(ingredient, headers[ingredient]) for ingredient in order])
+    _check_layouts(recipe, family)
     _check_same_tensors(order, headers)
     has_vae = _check_vae(order, headers)
 
@@ -107,20 +112,42 @@ def make_plan(flat: Flat, headers: Mapping[Ingredient, Header], precision: str) 
             return OutputTensor(tensor.name, "I64", tensor.shape, Literal(numbers))
         if not _is_blended(tensor):
             return OutputTensor(tensor.name, tensor.dtype, tensor.shape, Copy(Source(0, tensor)))
-        others = tuple(
-            (Source(file, headers[other].tensors[tensor.name]), weights[other])
-            for file, other in enumerate(order[1:], 1)
-        )
-        blend = Blend(Source(0, tensor), others)
+        weights = dict(flats[tensor.name])
+        used = [ingredient for ingredient in order if ingredient in weights]
+        sources = [Source(number[i], headers[i].tensors[tensor.name]) for i in used]
+        others = zip(sources[1:], (float(weights[i]) for i in used[1:]), strict=True)
+        blend = Blend(sources[0], tuple(others))
         return OutputTensor(tensor.name, PRECISIONS[precision], tensor.shape, blend)
 
     kept = (t for t in headers[base].tensors.values() if not t.name.startswith(EMA))
     return Plan(
+        ingredients=tuple(order),
         headers=tuple(headers[ingredient] for ingredient in order),
         tensors=tuple(output(tensor) for tensor in kept),
         family=family,
         vae_from=base if has_vae else None,
     )
+
+
+def _order(recipe: Recipe, flats: Iterable[Flat]) -> list[Ingredient]:
+    """The ingredients that matter to any tensor, from left to right, but first one that is added and not only taken away."""
+    used: dict[Ingredient, bool] = {}
+    for flat in flats:
+        for ingredient, weight in flat:
+            used[ingredient] = used.get(ingredient, False) or weight > 0
+    order = list(dict.fromkeys(i for i in ingredients(recipe) if i in used))
+    base = next(ingredient for ingredient in order if used[ingredient])
+    return [base, *(ingredient for ingredient in order if ingredient != base)]
+
+
+def _check_layouts(recipe: Recipe, family: Family) -> None:
+    """Refuse block weights for another kind of UNet."""
+    for layout in layouts(recipe):
+        if (layout == "SDXL") != (family == SDXL):
+            raise MergeError(
+                f"These block weights are for {layout}, the checkpoints are {family.name}. SD1.5 and SD2 have 25 blocks, "
+                "SDXL has 19."
+            )
 
 
 def _is_blended(tensor: Tensor) -> bool:

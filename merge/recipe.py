@@ -1,29 +1,28 @@
 """A merge as data: a tree of ingredients, weighted sums and added differences, without any tensor.
 
-Weights are exact fractions, so that 60/20/20 is 3/5, 1/5, 1/5 and a chain of mixes loses nothing. Every recipe here is a linear
-combination of its ingredients with weights that add up to 1; `flatten` gives that combination.
+Weights are exact fractions, so that 60/20/20 is 3/5, 1/5, 1/5 and a chain of mixes loses nothing. Every recipe here is, for each
+tensor, a linear combination of its ingredients with weights that add up to 1; `flatten` gives that combination.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, TypeAlias
 
+from .blocks import LAYOUTS, BlockWeights, block_weights, parse_rules
 from .errors import MergeError
+from .numbers import Number, exact, json_number, shown, written
 
 FORMAT = 1
 DEEPEST = 100
-LARGEST = 1_000_000
 SHA256 = re.compile(r"[0-9a-f]{64}")
-EXACT_NUMBER = re.compile(r"-?[0-9]{1,60}(/[0-9]{1,60}|\.[0-9]{1,60})?")
-
-Number: TypeAlias = int | float | str | Fraction
+PLAIN_NAME = re.compile(r"[^\W\d][\w./\\@-]*")
+"""A name that stands in a recipe's text without quotation marks."""
 
 
 @dataclass(frozen=True)
@@ -51,15 +50,24 @@ class WeightedSum:
 
 @dataclass(frozen=True)
 class AddDifference:
-    """a + multiplier x (b - c)."""
+    """a + multiplier x (b - c), the multiplier one for all tensors or one for each block."""
 
     a: Recipe
     b: Recipe
     c: Recipe
-    multiplier: Fraction
+    multiplier: Fraction | BlockWeights
 
 
-Recipe: TypeAlias = Ingredient | WeightedSum | AddDifference
+@dataclass(frozen=True)
+class BlockSum:
+    """(1 - share of b) x a + share of b x b, the share being another one for each block."""
+
+    a: Recipe
+    b: Recipe
+    share_of_b: BlockWeights
+
+
+Recipe: TypeAlias = Ingredient | WeightedSum | AddDifference | BlockSum
 
 
 def weighted_sum(shares: Iterable[tuple[Recipe, Number]]) -> WeightedSum:
@@ -74,27 +82,13 @@ def weighted_sum(shares: Iterable[tuple[Recipe, Number]]) -> WeightedSum:
     return WeightedSum(tuple(Part(recipe, share / total) for recipe, share in given if share))
 
 
-def add_difference(a: Recipe, b: Recipe, c: Recipe, multiplier: Number) -> AddDifference:
+def add_difference(
+    a: Recipe, b: Recipe, c: Recipe, multiplier: Number | BlockWeights
+) -> AddDifference:
     """a + multiplier x (b - c). Raises MergeError when the multiplier is not a number."""
+    if isinstance(multiplier, BlockWeights):
+        return AddDifference(a, b, c, multiplier)
     return AddDifference(a, b, c, exact(multiplier, "the multiplier"))
-
-
-def exact(number: Any, what: str) -> Fraction:
-    """The fraction that a person means by a number: 0.1 is 1/10. Strings such as "0.1" and "1/3" are numbers too."""
-    value: Fraction | None = None
-    if isinstance(number, Fraction | int) and not isinstance(number, bool):
-        value = Fraction(number)
-    elif isinstance(number, float) and math.isfinite(number) and abs(number) <= LARGEST:
-        value = Fraction(repr(number))
-    elif isinstance(number, str) and EXACT_NUMBER.fullmatch(number):
-        numerator, _, denominator = number.partition("/")
-        if not denominator or int(denominator):
-            value = Fraction(numerator) / (int(denominator) if denominator else 1)
-    if value is None or abs(value) > LARGEST:
-        raise MergeError(
-            f'{_shown(number)} is not {what}. Write a number such as 0.6, or a fraction such as "1/3".'
-        )
-    return value
 
 
 def ingredients(recipe: Recipe) -> Iterator[Ingredient]:
@@ -106,11 +100,11 @@ def ingredients(recipe: Recipe) -> Iterator[Ingredient]:
             yield from ingredients(child)
 
 
-def flatten(recipe: Recipe) -> tuple[tuple[Ingredient, Fraction], ...]:
-    """The linear combination that a recipe is: one exact weight per ingredient, from left to right.
+def flatten(recipe: Recipe, tensor: str = "") -> tuple[tuple[Ingredient, Fraction], ...]:
+    """The linear combination that a recipe is for the tensor of that name: one exact weight per ingredient, from left to right.
 
-    An ingredient that stands in several places is added up (by file content where it is known, else by name); one whose
-    total is 0 is left out. The weights add up to 1.
+    Without a name it is that of all that is not in the UNet. An ingredient that stands in several places is added up (by file
+    content where it is known, else by name); one whose total is 0 is left out. The weights add up to 1.
     """
     totals: dict[str, tuple[Ingredient, Fraction]] = {}
 
@@ -121,13 +115,31 @@ def flatten(recipe: Recipe) -> tuple[tuple[Ingredient, Fraction], ...]:
         elif isinstance(node, WeightedSum):
             for part in node.parts:
                 add(part.recipe, weight * part.weight)
+        elif isinstance(node, BlockSum):
+            share = node.share_of_b.of(tensor)
+            add(node.a, weight * (1 - share))
+            add(node.b, weight * share)
         else:
+            multiplier = node.multiplier
+            if isinstance(multiplier, BlockWeights):
+                multiplier = multiplier.of(tensor)
             add(node.a, weight)
-            add(node.b, weight * node.multiplier)
-            add(node.c, -weight * node.multiplier)
+            add(node.b, weight * multiplier)
+            add(node.c, -weight * multiplier)
 
     add(recipe, Fraction(1))
     return tuple((ingredient, total) for ingredient, total in totals.values() if total)
+
+
+def layouts(recipe: Recipe) -> set[str]:
+    """The layouts of the block weights in the tree."""
+    if isinstance(recipe, Ingredient):
+        return set()
+    own = recipe.share_of_b if isinstance(recipe, BlockSum) else None
+    if isinstance(recipe, AddDifference) and isinstance(recipe.multiplier, BlockWeights):
+        own = recipe.multiplier
+    found = {own.layout} if own else set()
+    return found.union(*(layouts(child) for child in _children(recipe)))
 
 
 def bind(recipe: Recipe, sha256_of: Callable[[str], str]) -> Recipe:
@@ -147,6 +159,9 @@ def bind(recipe: Recipe, sha256_of: Callable[[str], str]) -> Recipe:
         return WeightedSum(
             tuple(Part(bind(part.recipe, sha256_of), part.weight) for part in recipe.parts)
         )
+    if isinstance(recipe, BlockSum):
+        a, b = (bind(child, sha256_of) for child in _children(recipe))
+        return BlockSum(a, b, recipe.share_of_b)
     a, b, c = (bind(child, sha256_of) for child in _children(recipe))
     return AddDifference(a, b, c, recipe.multiplier)
 
@@ -169,8 +184,34 @@ def _canonical(recipe: Recipe) -> dict[str, Any]:
     if isinstance(recipe, WeightedSum):
         parts = [{"recipe": _canonical(p.recipe), "weight": str(p.weight)} for p in recipe.parts]
         return {"kind": "weighted_sum", "parts": parts}
+    if isinstance(recipe, BlockSum):
+        a, b = (_canonical(child) for child in _children(recipe))
+        return {
+            "kind": "block_sum",
+            "a": a,
+            "b": b,
+            "share_of_b": _weights_json(recipe.share_of_b, str),
+        }
     a, b, c = (_canonical(child) for child in _children(recipe))
-    return {"kind": "add_difference", "a": a, "b": b, "c": c, "multiplier": str(recipe.multiplier)}
+    multiplier = _multiplier_json(recipe.multiplier, str)
+    return {"kind": "add_difference", "a": a, "b": b, "c": c, "multiplier": multiplier}
+
+
+def _multiplier_json(multiplier: Fraction | BlockWeights, number: Callable[[Fraction], Any]) -> Any:
+    if isinstance(multiplier, BlockWeights):
+        return _weights_json(multiplier, number)
+    return number(multiplier)
+
+
+def _weights_json(weights: BlockWeights, number: Callable[[Fraction], Any]) -> dict[str, Any]:
+    """Block weights as JSON, with `number` for each number; rules in the form that `parse_rules` reads."""
+    value: dict[str, Any] = {
+        "layout": weights.layout,
+        "base": number(weights.base),
+        "time": number(weights.time),
+        "blocks": [number(block) for block in weights.blocks],
+    }
+    return {**value, "rules": [str(rule) for rule in weights.rules]} if weights.rules else value
 
 
 def to_json(recipe: Recipe) -> dict[str, Any]:
@@ -180,11 +221,15 @@ def to_json(recipe: Recipe) -> dict[str, Any]:
         return value if recipe.sha256 is None else {**value, "sha256": recipe.sha256}
     if isinstance(recipe, WeightedSum):
         parts = [
-            {"weight": _json_number(p.weight), "recipe": to_json(p.recipe)} for p in recipe.parts
+            {"weight": json_number(p.weight), "recipe": to_json(p.recipe)} for p in recipe.parts
         ]
         return {"kind": "weighted_sum", "parts": parts}
+    if isinstance(recipe, BlockSum):
+        a, b = (to_json(child) for child in _children(recipe))
+        share = _weights_json(recipe.share_of_b, json_number)
+        return {"kind": "block_sum", "a": a, "b": b, "share_of_b": share}
     a, b, c = (to_json(child) for child in _children(recipe))
-    multiplier = _json_number(recipe.multiplier)
+    multiplier = _multiplier_json(recipe.multiplier, json_number)
     return {"kind": "add_difference", "a": a, "b": b, "c": c, "multiplier": multiplier}
 
 
@@ -218,25 +263,45 @@ def _from_json(value: Any, where: str, depth: int) -> Recipe:
     if kind == "add_difference":
         _check_fields(value, where, ("kind", "a", "b", "c", "multiplier"))
         a, b, c = (_from_json(value[side], f"{side} of {where}", depth + 1) for side in "abc")
-        return add_difference(a, b, c, value["multiplier"])
+        multiplier = value["multiplier"]
+        if isinstance(multiplier, dict):
+            multiplier = _weights_from_json(multiplier, f'"multiplier" of {where}')
+        return add_difference(a, b, c, multiplier)
+    if kind == "block_sum":
+        _check_fields(value, where, ("kind", "a", "b", "share_of_b"))
+        a, b = (_from_json(value[side], f"{side} of {where}", depth + 1) for side in "ab")
+        return BlockSum(a, b, _weights_from_json(value["share_of_b"], f'"share_of_b" of {where}'))
     raise MergeError(
-        f'{where[0].upper()}{where[1:]} must be an object whose "kind" is "ingredient", "weighted_sum" or '
-        f'"add_difference"; it is {_shown(value)}.'
+        f'{where[0].upper()}{where[1:]} must be an object whose "kind" is "ingredient", "weighted_sum", '
+        f'"add_difference" or "block_sum"; it is {shown(value)}.'
     )
+
+
+def _weights_from_json(value: Any, where: str) -> BlockWeights:
+    _check_fields(value, where, ("layout", "base", "time", "blocks"), ("rules",))
+    layout, blocks, rules = value["layout"], value["blocks"], value.get("rules", [])
+    if not isinstance(layout, str) or layout not in LAYOUTS:
+        raise MergeError(f'In {where}, "layout" must be one of {", ".join(LAYOUTS)}.')
+    if not isinstance(blocks, list) or len(blocks) != len(LAYOUTS[layout]):
+        raise MergeError(f'In {where}, "blocks" must be a list of {len(LAYOUTS[layout])} numbers.')
+    if not isinstance(rules, list) or not all(isinstance(rule, str) for rule in rules):
+        raise MergeError(f'In {where}, "rules" must be a list of texts.')
+    parsed = parse_rules("\n".join(rules), layout)
+    return block_weights(blocks, value["base"], value["time"], parsed)
 
 
 def _check_fields(
     value: Any, where: str, required: tuple[str, ...], optional: tuple[str, ...] = ()
 ) -> None:
     if not isinstance(value, dict):
-        raise MergeError(f"{where[0].upper()}{where[1:]} must be an object; it is {_shown(value)}.")
+        raise MergeError(f"{where[0].upper()}{where[1:]} must be an object; it is {shown(value)}.")
     for field in required:
         if field not in value:
             raise MergeError(f'In {where}, "{field}" is missing.')
     for field in value:
         if field not in required + optional:
             known = ", ".join(required + optional)
-            raise MergeError(f"In {where}, {_shown(field)} is not known. Known are: {known}.")
+            raise MergeError(f"In {where}, {shown(field)} is not known. Known are: {known}.")
 
 
 def load_json(text: str) -> Recipe:
@@ -252,27 +317,37 @@ def load_json(text: str) -> Recipe:
 
 
 def to_text(recipe: Recipe) -> str:
-    """The recipe as a person writes it: "0.6 vodka + 0.2 epic + 0.2 dream"."""
+    """The recipe as a person writes it: "0.6 vodka + 0.2 epic + 0.2 dream". `merge.text.parse` reads it back."""
     names = _short_names(recipe)
 
     def term(node: Recipe) -> str:
         text = write(node)
-        return text if isinstance(node, Ingredient) else f"({text})"
+        return text if isinstance(node, Ingredient | BlockSum) else f"({text})"
 
     def write(node: Recipe) -> str:
         if isinstance(node, Ingredient):
             return names[node.name]
         if isinstance(node, WeightedSum):
-            return " + ".join(f"{decimal(p.weight)} {term(p.recipe)}" for p in node.parts)
-        return f"{term(node.a)} + {decimal(node.multiplier)} ({term(node.b)} - {term(node.c)})"
+            text = " + ".join(f"{written(p.weight)} {term(p.recipe)}" for p in node.parts)
+            return text.replace(" + -", " - ")
+        if isinstance(node, BlockSum):
+            return f"mix({write(node.a)}, {write(node.b)}, {_weights_text(node.share_of_b)})"
+        multiplier = node.multiplier
+        if isinstance(multiplier, BlockWeights):
+            sign, number = "+", _weights_text(multiplier)
+        else:
+            sign, number = "-" if multiplier < 0 else "+", written(abs(multiplier))
+        return f"{term(node.a)} {sign} {number} ({term(node.b)} - {term(node.c)})"
 
     return write(recipe)
 
 
-def decimal(number: Fraction) -> str:
-    """A fraction for people: all its digits when there are few, else four."""
-    text = f"{float(number):.6f}".rstrip("0").rstrip(".")
-    return text if Fraction(text) == number else f"{float(number):.4f}"
+def _weights_text(weights: BlockWeights) -> str:
+    """BASE and the blocks in the field's order, then TIME and rules where there are any: [0, 1, ...; TIME 0.5; OUT03:attn2:0.5]."""
+    parts = [", ".join(written(value) for value in (weights.base, *weights.blocks))]
+    if weights.time != weights.blocks[0]:
+        parts.append(f"TIME {written(weights.time)}")
+    return "[" + "; ".join([*parts, *map(str, weights.rules)]) + "]"
 
 
 def short_name(name: str) -> str:
@@ -281,25 +356,22 @@ def short_name(name: str) -> str:
 
 
 def _short_names(recipe: Recipe) -> dict[str, str]:
+    """What every ingredient is called in a text: shortly where that is clear, in quotation marks where it needs them."""
     names = {ingredient.name for ingredient in ingredients(recipe)}
     short = {name: short_name(name) for name in names}
     taken = list(short.values())
-    return {name: label if taken.count(label) == 1 else name for name, label in short.items()}
+    labels = {name: label if taken.count(label) == 1 else name for name, label in short.items()}
+    return {
+        name: label
+        if PLAIN_NAME.fullmatch(label) and label != "mix"
+        else json.dumps(label, ensure_ascii=False)
+        for name, label in labels.items()
+    }
 
 
-def _children(recipe: WeightedSum | AddDifference) -> tuple[Recipe, ...]:
+def _children(recipe: WeightedSum | AddDifference | BlockSum) -> tuple[Recipe, ...]:
     if isinstance(recipe, WeightedSum):
         return tuple(part.recipe for part in recipe.parts)
+    if isinstance(recipe, BlockSum):
+        return recipe.a, recipe.b
     return recipe.a, recipe.b, recipe.c
-
-
-def _json_number(number: Fraction) -> int | float | str:
-    if number.denominator == 1:
-        return number.numerator
-    value = float(number)
-    return value if Fraction(repr(value)) == number else str(number)
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

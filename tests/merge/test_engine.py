@@ -115,7 +115,7 @@ def test_integers_are_copied_not_mixed(write, sd15, cellar, tmp_path):
 
 def test_the_bytes_do_not_depend_on_threads_or_pieces(cellar, tmp_path):
     bound = cellar(cocktail())
-    plan = make_plan(flatten(bound.recipe), bound.headers, "fp16")
+    plan = make_plan(bound.recipe, bound.headers, "fp16")
     contents = set()
     for number, (threads, elements) in enumerate([(1, 1 << 18), (4, 1000), (3, 77)]):
         path = tmp_path / f"{number}.safetensors"
@@ -261,6 +261,8 @@ def test_it_runs_from_the_command_line(cellar, tmp_path):
     command = ("run", tmp_path / "recipe.json", tmp_path / "out.safetensors", "--models", tmp_path)
     assert run(*command).stdout.endswith("0.75 a + 0.25 b\n")
     assert run(*command).stdout.endswith("(there already)\n")
+    written = run("run", "3/4 a + 1/4 b", tmp_path / "out.safetensors", "--models", tmp_path)
+    assert written.stdout.endswith("(there already)\n"), written.stderr
     assert "0.75" in run("show", tmp_path / "out.safetensors").stdout
     recipe["parts"][0]["recipe"]["name"] = "../a.safetensors"
     (tmp_path / "recipe.json").write_text(json.dumps(recipe), encoding="utf-8")

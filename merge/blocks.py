@@ -1,0 +1,177 @@
+"""Block weights: a number for every block of the UNet, as the field writes them, and finer rules for parts of blocks.
+
+SD1.5 and SD2 have 25 blocks (IN00..IN11, M00, OUT00..OUT11), SDXL has 19 (IN00..IN08, M00, OUT00..OUT08). BASE is all that is not in the
+UNet: in practice the text encoder, since a VAE is never blended. The time embedding acts on every block; merging tools put it into
+four different ones, so it has a slot of its own, TIME, together with SDXL's label embedding. It follows IN00 unless it is given, as in
+merge-block-weighted and supermerger.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property, lru_cache
+
+from .errors import MergeError
+from .numbers import exact
+
+UNET = "model.diffusion_model."
+BASE = "BASE"
+TIME = "TIME"
+LAYOUTS: dict[str, tuple[str, ...]] = {
+    layout: (
+        *(f"IN{n:02}" for n in range(side)),
+        "M00",
+        *(f"OUT{n:02}" for n in range(side)),
+    )
+    for layout, side in (("SD1.5", 12), ("SDXL", 9))
+}
+"""The blocks of each layout in the order in which weights are written."""
+ELEMENTS = {
+    "ATTENTION": (".attn1.", ".attn2."),
+    "SELF_ATTENTION": (".attn1.",),
+    "CROSS_ATTENTION": (".attn2.",),
+    "FEED_FORWARD": (".ff.",),
+    "CONVOLUTION": (".in_layers.2.", ".out_layers.3.", ".skip_connection.", ".op.", ".conv."),
+    "NORM": (".norm", ".in_layers.0.", ".out_layers.0."),
+}
+"""Names for kinds of tensors; any other word of a rule is a part of a tensor's name, as in supermerger."""
+
+
+@dataclass(frozen=True)
+class ElementRule:
+    """A value for the tensors of certain blocks whose names hold certain words; no blocks or no words stand for all."""
+
+    value: Fraction
+    blocks: tuple[str, ...] = ()
+    elements: tuple[str, ...] = ()
+    not_blocks: bool = False
+    not_elements: bool = False
+
+    def holds(self, slot: str, name: str) -> bool:
+        """Whether the rule is for this tensor."""
+        in_block = not self.blocks or (slot in self.blocks) != self.not_blocks
+        words = [part for word in self.elements for part in ELEMENTS.get(word, (word,))]
+        has_word = not words or any(part in name for part in words) != self.not_elements
+        return in_block and has_word
+
+    def __str__(self) -> str:
+        blocks = ("NOT " if self.not_blocks else "") + " ".join(self.blocks)
+        elements = ("NOT " if self.not_elements else "") + " ".join(self.elements)
+        return f"{blocks}:{elements}:{self.value}"
+
+
+@dataclass(frozen=True)
+class BlockWeights:
+    """One number for every tensor: by its block, unless a rule (the last that holds) says otherwise."""
+
+    layout: str
+    base: Fraction
+    time: Fraction
+    blocks: tuple[Fraction, ...]
+    rules: tuple[ElementRule, ...] = ()
+
+    @cached_property
+    def by_slot(self) -> Mapping[str, Fraction]:
+        """The numbers by the slots' names."""
+        named = dict(zip(LAYOUTS[self.layout], self.blocks, strict=True))
+        return {BASE: self.base, TIME: self.time, **named}
+
+    def of(self, name: str) -> Fraction:
+        """The number for the tensor of that name."""
+        slot = slot_of(name, self.layout)
+        for rule in reversed(self.rules):
+            if rule.holds(slot, name):
+                return rule.value
+        return self.by_slot[slot]
+
+
+def block_weights(
+    values: Sequence[object],
+    base: object = None,
+    time: object = None,
+    rules: Sequence[ElementRule] = (),
+) -> BlockWeights:
+    """Block weights from 25 or 19 numbers in the field's order, or from 26 or 20 with BASE first.
+
+    `base` replaces BASE (else 0 where the values have none); `time` is IN00's number where it is not given.
+    Raises MergeError for another count, or for what is not a number.
+    """
+    given = [exact(value, "a block weight") for value in values]
+    layout = next((k for k, blocks in LAYOUTS.items() if 0 <= len(given) - len(blocks) <= 1), None)
+    if layout is None:
+        raise MergeError(
+            f"{len(given)} block weights: SD1.5 has 25 blocks (26 values with BASE first), SDXL has 19 (20 with BASE)."
+        )
+    first = given.pop(0) if len(given) > len(LAYOUTS[layout]) else Fraction(0)
+    return BlockWeights(
+        layout,
+        first if base is None else exact(base, "the weight of BASE"),
+        given[0] if time is None else exact(time, "the weight of the time embedding"),
+        tuple(given),
+        tuple(rules),
+    )
+
+
+def parse_values(text: str) -> list[str]:
+    """The numbers of a list such as "0, 0.5, 1", separated by commas, spaces or lines."""
+    return re.split(r"[\s,]+", text.strip().strip("[]").strip(" ,"))
+
+
+def parse_rules(text: str, layout: str) -> tuple[ElementRule, ...]:
+    """Rules in supermerger's form BLOCKS:ELEMENTS:VALUE, separated by commas or lines; later ones win.
+
+    Blocks are ids or ranges such as OUT03-OUT06, elements are parts of tensor names or one of `ELEMENTS`; a leading NOT turns a
+    field round. Raises MergeError for a rule of another form, and for an unknown block.
+    """
+    return tuple(_parse_rule(rule, layout) for rule in re.split(r"[,\n]", text) if rule.strip())
+
+
+def _parse_rule(text: str, layout: str) -> ElementRule:
+    fields = text.split(":")
+    if len(fields) != 3:
+        raise MergeError(
+            f"{text.strip()!r} is not a rule. Write BLOCKS:ELEMENTS:VALUE, such as OUT03-OUT06:attn2:0.5."
+        )
+    (not_blocks, blocks), (not_elements, elements) = (_words(field) for field in fields[:2])
+    slots = (BASE, *LAYOUTS[layout], TIME)
+    found: list[str] = []
+    for block in blocks:
+        first, _, last = block.partition("-")
+        for end in filter(None, (first, last)):
+            if end not in slots:
+                raise MergeError(f"{end!r} is not a block of {layout}: {', '.join(slots)}.")
+        begin = slots.index(first)
+        found += slots[begin : (slots.index(last) if last else begin) + 1]
+    value = exact(fields[2].strip(), "the value of a rule")
+    return ElementRule(value, tuple(found), tuple(elements), not_blocks, not_elements)
+
+
+def _words(field: str) -> tuple[bool, list[str]]:
+    words = field.split()
+    turned = bool(words) and words[0] == "NOT"
+    return turned, words[1:] if turned else words
+
+
+SLOT = re.compile(r"(input_blocks|output_blocks)\.(\d+)\.")
+
+
+@lru_cache(maxsize=1 << 14)
+def slot_of(name: str, layout: str) -> str:
+    """The slot of a tensor: a block, TIME or BASE."""
+    if not name.startswith(UNET):
+        return BASE
+    name = name[len(UNET) :]
+    if name.startswith(("time_embed.", "label_emb.")):
+        return TIME
+    if name.startswith("middle_block."):
+        return "M00"
+    if name.startswith("out."):
+        return LAYOUTS[layout][-1]
+    if match := SLOT.match(name):
+        slot = f"{'IN' if match[1] == 'input_blocks' else 'OUT'}{int(match[2]):02}"
+        if slot in LAYOUTS[layout]:
+            return slot
+    return BASE

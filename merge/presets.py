@@ -1,0 +1,155 @@
+"""The named block weights that the field uses, and own ones from a file.
+
+The curves are those of merge-block-weighted's and supermerger's lists, by their formulas over x = 0..1 from the first block to the
+last, rounded to ten digits as those lists are; steps and tables are taken from the lists. On SDXL a curve is drawn over its 19 blocks
+and a list is resampled. As in those lists BASE is 0 except in ALL_B: choosing a preset keeps the text encoder of A.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+from .blocks import LAYOUTS, BlockWeights, block_weights, parse_values
+from .errors import MergeError
+
+
+def _smooth(x: float) -> float:
+    return 3 * x * x - 2 * x**3
+
+
+def _fold(y: float) -> float:
+    y %= 2
+    return 2 - y if y > 1 else y
+
+
+def _hermite(x: float) -> float:
+    return 19 / 3 * x**3 - 19 / 2 * x * x + 25 / 6 * x
+
+
+CURVES: dict[str, Callable[[float], float]] = {
+    "GRAD_V": lambda x: abs(1 - 2 * x),
+    "GRAD_A": lambda x: 1 - abs(1 - 2 * x),
+    "FLAT_25": lambda x: 0.25,
+    "FLAT_75": lambda x: 0.75,
+    "SMOOTHSTEP": _smooth,
+    "REVERSE-SMOOTHSTEP": lambda x: 1 - _smooth(x),
+    "COSINE": lambda x: (1 + math.cos(math.pi * x)) / 2,
+    "REVERSE_COSINE": lambda x: (1 - math.cos(math.pi * x)) / 2,
+    "FAKE_CUBIC_HERMITE": _hermite,
+    "FAKE_REVERSE_CUBIC_HERMITE": lambda x: 1 - _hermite(x),
+    "ALL_A": lambda x: 0.0,
+    "ALL_B": lambda x: 1.0,
+}
+for _q in (2, 3, 4):
+    CURVES |= {
+        f"SMOOTHSTEP*{_q}": lambda x, q=_q: _fold(q * _smooth(x)),
+        f"R_SMOOTHSTEP*{_q}": lambda x, q=_q: 1 - _fold(q * _smooth(x)),
+        f"SMOOTHSTEP/{_q}": lambda x, q=_q: _smooth(_fold(q * x)),
+        f"R_SMOOTHSTEP/{_q}": lambda x, q=_q: 1 - _smooth(_fold(q * x)),
+    }
+
+
+def _steps(*ranges: tuple[int, int, float]) -> list[float]:
+    """25 numbers: `value` on the blocks first..last of every (first, last, value), else 0."""
+    values = [0.0] * 25
+    for first, last, value in ranges:
+        values[first : last + 1] = [value] * (last + 1 - first)
+    return values
+
+
+_TRUE_HERMITE = [
+    0, 0.199032, 0.325762, 0.424642, 0.498457, 0.549992, 0.582031, 0.597361, 0.598765, 0.589030, 0.570939, 0.547279, 0.520833,
+    0.494388, 0.470727, 0.452637, 0.442901, 0.444306, 0.459635, 0.491675, 0.543210, 0.617025, 0.715905, 0.842635, 1,
+]  # fmt: skip
+_LOW_OFFSET_HERMITE = [
+    0, 0.0995, 0.1629, 0.2123, 0.2492, 0.2750, 0.2910, 0.2987, 0.2994, 0.2945, 0.2855, 0.2736, 0.2615,
+    0.2494, 0.2457, 0.2376, 0.2229, 0.2243, 0.2346, 0.2477, 0.2732, 0.3120, 0.3609, 0.4226, 0.5,
+]  # fmt: skip
+LISTS: dict[str, list[float]] = {
+    "WRAP08": _steps((0, 3, 1), (21, 24, 1)),
+    "WRAP12": _steps((0, 5, 1), (19, 24, 1)),
+    "WRAP14": _steps((0, 6, 1), (18, 24, 1)),
+    "WRAP16": _steps((0, 7, 1), (17, 24, 1)),
+    "MID12_50": _steps((5, 18, 0.5)),
+    "OUT07": _steps((18, 24, 1)),
+    "OUT12": _steps((13, 24, 1)),
+    "OUT12_5": _steps((12, 12, 0.5), (13, 24, 1)),
+    "RING08_5": _steps((6, 9, 1), (15, 18, 1)),
+    "RING08_SOFT": _steps((5, 5, 0.5), (6, 8, 1), (9, 9, 0.5), (15, 15, 0.5), (16, 18, 1), (19, 19, 0.5)),
+    "RING10_5": _steps((5, 9, 1), (15, 19, 1)),
+    "RING10_3": _steps((6, 10, 1), (14, 18, 1)),
+    "TRUE_CUBIC_HERMITE": _TRUE_HERMITE,
+    "TRUE_REVERSE_CUBIC_HERMITE": [1 - value for value in _TRUE_HERMITE],
+    "LOW_OFFSET_CUBIC_HERMITE": _LOW_OFFSET_HERMITE,
+}  # fmt: skip
+OTHER_NAMES = {
+    "REVERSE_SMOOTHSTEP": "REVERSE-SMOOTHSTEP",
+    **{f"{q}SMOOTHSTEP": f"SMOOTHSTEP*{q}" for q in (2, 3, 4)},
+    **{f"{q}R_SMOOTHSTEP": f"R_SMOOTHSTEP*{q}" for q in (2, 3, 4)},
+    **{
+        f"{word}_{r}SMOOTHSTEP": f"{r}SMOOTHSTEP/{q}"
+        for q, word in ((2, "HALF"), (3, "ONE_THIRD"), (4, "ONE_FOURTH"))
+        for r in ("", "R_")
+    },
+}
+"""Spellings of sd-meh."""
+PRESETS: tuple[str, ...] = (*CURVES, *LISTS)
+
+
+def preset(name: str, layout: str = "SD1.5") -> BlockWeights:
+    """The block weights of a preset's name, in either spelling. Raises MergeError for an unknown one."""
+    name = OTHER_NAMES.get(name, name)
+    count = len(LAYOUTS[layout])
+    if name in CURVES:
+        values = [CURVES[name](i / (count - 1)) for i in range(count)]
+    elif name in LISTS:
+        values = [LISTS[name][round(i * 24 / (count - 1))] for i in range(count)]
+    else:
+        raise MergeError(f"There is no preset {name!r}. Known are: {', '.join(PRESETS)}.")
+    exact = [Fraction(f"{value:.10f}") for value in values]
+    return block_weights(exact, base=1 if name == "ALL_B" else 0)
+
+
+def between(first: BlockWeights, second: BlockWeights, part: Fraction) -> BlockWeights:
+    """(1 - part) x first + part x second, slot by slot. Raises MergeError for two layouts."""
+    if first.layout != second.layout:
+        raise MergeError(
+            f"Block weights of {first.layout} and {second.layout} cannot be mixed with each other."
+        )
+
+    def mix(a: Fraction, b: Fraction) -> Fraction:
+        return a + part * (b - a)
+
+    blocks = tuple(mix(a, b) for a, b in zip(first.blocks, second.blocks, strict=True))
+    return BlockWeights(
+        first.layout, mix(first.base, second.base), mix(first.time, second.time), blocks
+    )
+
+
+def read_presets(path: Path) -> dict[str, BlockWeights]:
+    """Own presets from a text file in the field's form: a name, then a tab or a colon, then the values; none without a file.
+
+    Raises MergeError naming the line that is no preset.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise MergeError(f"{path} cannot be read: {error}.") from error
+    found = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        match = re.fullmatch(r"([^\t:]+)[\t:](.+)", line)
+        try:
+            if not match:
+                raise MergeError("it is not NAME: VALUES")
+            found[match[1].strip()] = block_weights(parse_values(match[2]))
+        except MergeError as error:
+            raise MergeError(f"Line {number} of {path.name} is no preset: {error}") from None
+    return found

@@ -1,0 +1,194 @@
+"""Which tensor belongs to which block, what presets say, and that the engine gives every block its own share."""
+
+from __future__ import annotations
+
+import json
+from fractions import Fraction
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cocktail.merge.blocks import block_weights, parse_rules, parse_values, slot_of
+from cocktail.merge.checkpoint import bind_to_files, make_checkpoint
+from cocktail.merge.errors import MergeError
+from cocktail.merge.presets import PRESETS, between, preset, read_presets
+from cocktail.merge.recipe import (
+    BlockSum,
+    Ingredient,
+    add_difference,
+    recipe_hash,
+    to_json,
+    weighted_sum,
+)
+
+from .conftest import TEXT, UNET
+
+A, B = Ingredient("a"), Ingredient("b")
+
+
+@pytest.mark.parametrize(
+    ("name", "sd15", "sdxl"),
+    [
+        ("input_blocks.0.0.weight", "IN00", "IN00"),
+        ("input_blocks.11.0.in_layers.0.bias", "IN11", "BASE"),
+        ("middle_block.1.proj_in.weight", "M00", "M00"),
+        ("output_blocks.1.0.emb_layers.1.weight", "OUT01", "OUT01"),
+        ("output_blocks.3.1.transformer_blocks.0.attn1.to_out.0.weight", "OUT03", "OUT03"),
+        ("out.2.bias", "OUT11", "OUT08"),
+        ("time_embed.0.weight", "TIME", "TIME"),
+        ("label_emb.0.0.weight", "TIME", "TIME"),
+    ],
+)
+def test_tensors_of_the_unet_are_in_the_blocks_of_the_field(name, sd15, sdxl):
+    assert (slot_of(UNET + name, "SD1.5"), slot_of(UNET + name, "SDXL")) == (sd15, sdxl)
+
+
+def test_all_else_is_base():
+    for name in (TEXT + "final_layer_norm.bias", "first_stage_model.out.2.bias", "model_ema.x"):
+        assert slot_of(name, "SD1.5") == "BASE"
+
+
+def test_25_values_are_the_blocks_and_26_begin_with_base():
+    values = parse_values("[" + ", ".join(str(n) for n in range(26)) + "]")
+    weights = block_weights(values)
+    assert (weights.base, weights.by_slot["IN00"], weights.by_slot["M00"], weights.by_slot["OUT11"]) == (0, 1, 13, 25)  # fmt: skip
+    assert weights.time == 1, "the time embedding follows IN00"
+    assert (
+        block_weights(values[1:]).base == 0 and block_weights(values[1:]).blocks == weights.blocks
+    )
+    assert block_weights(values[:20]).layout == "SDXL"
+    assert block_weights(values, base=0.5, time=0.25).of(UNET + "time_embed.2.bias") == Fraction(1, 4)  # fmt: skip
+    for wrong in (values[:24], [], [*values, 1], [*values[:25], "much"]):
+        with pytest.raises(MergeError, match="block weight"):
+            block_weights(wrong)
+
+
+def test_rules_are_those_of_supermerger_and_the_last_that_holds_wins():
+    rules = parse_rules("OUT03-OUT05:attn2 attn1.to_out:0.5\nNOT M00:ATTENTION:1,OUT04:NOT attn:0.2", "SD1.5")  # fmt: skip
+    weights = block_weights([0] * 25, rules=rules)
+    out3, out4, middle = (UNET + block for block in ("output_blocks.3.1.", "output_blocks.4.1.", "middle_block.1."))  # fmt: skip
+    assert weights.of(out3 + "transformer_blocks.0.attn2.to_k.weight") == 1
+    assert weights.of(out4 + "proj_in.weight") == Fraction(1, 5)
+    assert weights.of(middle + "transformer_blocks.0.attn2.to_k.weight") == 0
+    assert block_weights([0] * 25, rules=rules[:1]).of(out3 + "transformer_blocks.0.attn1.to_out.0.bias") == Fraction(1, 2)  # fmt: skip
+    for wrong, message in (("OUT03:attn", "not a rule"), ("OUT12:attn:1", "not a block"), ("::x", "not the value")):  # fmt: skip
+        with pytest.raises(MergeError, match=message):
+            parse_rules(wrong, "SD1.5")
+
+
+def test_presets_are_those_of_the_field():
+    def blocks(name, layout="SD1.5"):
+        return [float(value) for value in preset(name, layout).blocks]
+
+    assert blocks("GRAD_V")[:3] == [1, 0.9166666667, 0.8333333333] and blocks("GRAD_V")[12] == 0
+    assert blocks("GRAD_A") == [pytest.approx(1 - value) for value in blocks("GRAD_V")]
+    assert blocks("WRAP12") == [1] * 6 + [0] * 13 + [1] * 6
+    assert blocks("MID12_50").count(0.5) == 14
+    assert blocks("OUT12_5")[11:14] == [0, 0.5, 1]
+    assert blocks("SMOOTHSTEP")[6] == pytest.approx(0.15625)
+    assert blocks("TRUE_CUBIC_HERMITE")[12] == 0.520833
+    assert blocks("COSINE")[0] == 1 and blocks("COSINE")[24] == 0
+    assert preset("2SMOOTHSTEP") == preset("SMOOTHSTEP*2")
+    assert preset("HALF_R_SMOOTHSTEP") == preset("R_SMOOTHSTEP/2")
+    assert blocks("GRAD_V", "SDXL")[0] == blocks("GRAD_V", "SDXL")[18] == 1 and blocks("GRAD_V", "SDXL")[9] == 0  # fmt: skip
+    assert [name for name in PRESETS if preset(name).base] == ["ALL_B"]
+    half = between(preset("ALL_A"), preset("ALL_B"), Fraction(1, 2))
+    assert set(half.blocks) == {half.base, half.time} == {Fraction(1, 2)}
+    with pytest.raises(MergeError, match="no preset 'X'"):
+        preset("X")
+
+
+def test_own_presets_are_read_from_a_file(tmp_path):
+    file = tmp_path / "presets.tsv"
+    assert read_presets(file) == {}
+    file.write_text("name\t" + ",".join(["0.5"] * 26) + "\n# note\nother: " + ",".join(["1"] * 25) + "\n", encoding="utf-8")  # fmt: skip
+    assert list(read_presets(file)) == ["name", "other"]
+    file.write_text("name: 1, 2\n", encoding="utf-8")
+    with pytest.raises(MergeError, match="Line 1 of presets.tsv"):
+        read_presets(file)
+
+
+@pytest.fixture
+def cellar(write, sd15, tmp_path):
+    for seed, name in enumerate("abc", 1):
+        write(name, sd15(seed))
+
+    def bind(recipe):
+        return bind_to_files(recipe, lambda name: tmp_path / f"{name}.safetensors")
+
+    return bind
+
+
+def test_every_block_gets_its_share(cellar, tmp_path):
+    values = [0] * 25
+    values[1], values[12], values[16] = 0.25, 1, 0.75
+    rules = parse_rules("OUT03:to_out:0", "SD1.5")
+    weights = block_weights(values, base=0.5, time=0.1, rules=rules)
+    make_checkpoint(cellar(BlockSum(A, B, weights)), tmp_path / "out.safetensors")
+    made, a, b = (load_file(tmp_path / f"{name}.safetensors") for name in ("out", "a", "b"))
+    expected = {
+        UNET + "input_blocks.0.0.weight": 0,
+        UNET + "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": 0.25,
+        UNET + "middle_block.1.transformer_blocks.0.attn2.to_k.weight": 1,
+        UNET + "output_blocks.3.1.transformer_blocks.0.attn2.to_k.weight": 0.75,
+        UNET + "output_blocks.3.1.transformer_blocks.0.attn2.to_out.0.bias": 0,
+        UNET + "time_embed.0.weight": 0.1,
+        TEXT + "final_layer_norm.bias": 0.5,
+    }
+    for name, share in expected.items():
+        x, y = a[name].double(), b[name].double()
+        if share in (0, 1):
+            assert torch.equal(made[name], (a, b)[share][name]), name
+        assert torch.allclose(made[name].double(), x + share * (y - x), rtol=5e-4, atol=3e-8), name
+    vae = "first_stage_model.decoder.conv_out.weight"
+    assert torch.equal(made[vae], a[vae])
+
+
+def test_equal_weights_in_all_blocks_are_the_plain_recipe(cellar, tmp_path):
+    flat = block_weights([0.3] * 25, base=0.3)
+    pairs = (
+        (BlockSum(A, B, flat), weighted_sum([(A, 7), (B, 3)])),
+        (add_difference(A, B, Ingredient("c"), flat), add_difference(A, B, Ingredient("c"), 0.3)),
+    )
+    for number, pair in enumerate(pairs):
+        made = []
+        for kind, recipe in enumerate(pair):
+            path = tmp_path / f"{number}{kind}.safetensors"
+            make_checkpoint(cellar(recipe), path)
+            made.append(load_file(path))
+        assert all(torch.equal(made[0][name], made[1][name]) for name in made[0])
+
+
+def test_weights_of_all_a_or_all_b_give_that_ingredient_bit_for_bit(cellar, tmp_path):
+    for name, side in (("ALL_A", "a"), ("ALL_B", "b")):
+        path = tmp_path / f"{name}.safetensors"
+        make_checkpoint(cellar(BlockSum(A, B, preset(name))), path)
+        made, given = load_file(path), load_file(tmp_path / f"{side}.safetensors")
+        assert all(torch.equal(made[key], given[key]) for key in made)
+
+
+def test_weights_for_another_kind_of_unet_are_refused(cellar, tmp_path):
+    recipe = BlockSum(A, B, preset("GRAD_V", "SDXL"))
+    with pytest.raises(MergeError, match=r"for SDXL, the checkpoints are SD1\.5"):
+        make_checkpoint(cellar(recipe), tmp_path / "out.safetensors")
+
+
+def test_the_hash_tells_block_weights_apart_and_json_has_them_all(cellar):
+    recipes = [
+        BlockSum(A, B, block_weights([0.5] * 25, time=time, rules=parse_rules(rules, "SD1.5")))
+        for time, rules in ((0.5, ""), (0.4, ""), (0.5, "M00:attn2:1"))
+    ]
+    assert len({recipe_hash(cellar(recipe).recipe) for recipe in recipes}) == 3
+    assert json.dumps(to_json(recipes[2])).count("0.5") == 26
+
+
+def test_plain_recipes_keep_the_hashes_they_had():
+    """Merged files are found by these."""
+    a, b, c = (Ingredient(name, name * 64) for name in "abc")
+    assert recipe_hash(weighted_sum([(a, 60), (b, 20), (c, 20)])) == (
+        "b5cf0e1e1754ee0ecc24c11faf78ce84d5682067ebeb50fb1b6d37b5a295f0cc"
+    )
+    assert recipe_hash(add_difference(a, b, c, 0.5)) == (
+        "afc93b33b87b7c2045235f74cd32e81164b5dec8039ce2a2a22c54d98438e451"
+    )
