@@ -26,7 +26,7 @@ Bucket = tuple[int, int]
 
 FOLDER = "latents-2"
 """Where latents lie in a cache. The number changes whenever the same picture gives other bits."""
-WORKERS = min(4, cpu_count() or 1)
+WORKERS = min(8, cpu_count() or 1)
 AHEAD = 2 * WORKERS
 """So many pictures are decoded, or about to be, before the VAE has come to them."""
 PIXELS_AHEAD = 64_000_000

@@ -135,6 +135,8 @@ def grey16(kind: str, **options) -> bytes:
     return encoded(Image.fromarray(values), kind, **options)
 
 
+WORD = b"II*\0\x08\0\0\0\x01\0\x12\x01\x02\0\x04\0\0\0abc\0\0\0\0\0"
+"""Exif with an orientation of "abc"."""
 HALF = (200, 100, 50, 128)
 ON_WHITE = (227, 177, 152)
 RGB = (200, 100, 50)
@@ -167,7 +169,7 @@ GOOD = {
     "16 bit grey, another clear": (lambda: png(1, 16, 0, words16(25_701), (b"tRNS", words16(25_700))), (100, 100, 100), 1),
     "16 bit grey and alpha": (lambda: png(1, 16, 4, words16(25_700, 0)), WHITE, 0),
     "16 bit RGB PNG": (lambda: png(1, 16, 2, words16(51_400, 25_700, 12_850)), RGB, 1),
-    "16 bit RGB, its colour clear": (lambda: png(1, 16, 2, words16(51_400, 25_700, 12_850), (b"tRNS", words16(51_400, 25_700, 12_850))), WHITE, 0),
+    "16 bit RGB, its colour clear": (lambda: png(1, 16, 2, words16(51_300, 25_600, 12_900), (b"tRNS", words16(51_300, 25_600, 12_900))), WHITE, 0),
     "16 bit RGBA PNG": (lambda: png(1, 16, 6, words16(51_400, 25_700, 12_850, 32_896)), ON_WHITE, 1),
     "16 bit RGB TIFF": (lambda: tiff16(3, (51_400, 25_700, 12_850)), RGB, 1),
     "16 bit RGBA TIFF": (lambda: tiff16(4, (51_400, 25_700, 12_850, 0)), WHITE, 0),
@@ -182,6 +184,8 @@ GOOD = {
     "pages of a TIFF": (lambda: frames("TIFF"), (255, 0, 0), 0),
     "text before the pixels": (lambda: png(1, 8, 2, bytes(RGB), (b"tEXt", b"workflow\0" + b"{" * 900_000)), RGB, 0),
     "junk after the end": (lambda: encoded(Image.new("RGB", (4, 4), RGB), "PNG") + b"junk", RGB, 0),
+    "damaged Exif in a PNG": (lambda: png(1, 8, 2, bytes(RGB), (b"eXIf", b"nonsense")), RGB, 0),
+    "an Exif orientation that is a word": (lambda: png(1, 8, 2, bytes(RGB), (b"eXIf", WORD)), RGB, 0),
     "damaged Exif": (lambda: encoded(Image.new("RGB", (16, 16), RGB), "JPEG", quality=100, exif=b"Exif\0\0nonsense"), RGB, 2),
 }  # fmt: skip
 
