@@ -307,7 +307,7 @@ def _what_is_wrong(error: Exception, file: IO[bytes]) -> str:
     short = begin[:4] == b"RIFF" and int.from_bytes(begin[4:], "little") + 8 > size
     if short or "truncated" in words.lower():
         return "it is cut off: the file ends before the picture does"
-    if "MAX_TEXT" in words:
+    if "MAX_TEXT" in words or "data too large" in words.lower():
         return "the text or profile inside the file is too large; save the picture without it"
     return f"it does not decode: {words or type(error).__name__}"
 
