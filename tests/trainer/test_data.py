@@ -46,7 +46,8 @@ def test_captions_come_from_the_text_file_or_the_file_name(tmp_path):
     }
     assert str(report).splitlines() == [
         "3 pictures found, 3 pairs, 0 skipped",
-        "without a .txt file, captioned by their names: 1",
+        "read as plain: it has no file of another layout",
+        "without a caption file, captioned by their names: 1",
     ]
     whole, _ = load(tmp_path, caption_text="whole file")
     assert "ein rotes Ding" in {p.image: p.caption for p in whole.pairs}["a.png"]

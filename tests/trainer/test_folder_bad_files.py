@@ -277,11 +277,14 @@ def test_bad_entries_of_kohyas_metadata(folder):
         "bad": {"tags": ["a", "b"]},
         "sub/../bad.png": {"caption": " "},
         "https://example.org/a.png": {"caption": "a"},
+        "9" * 5000: {"caption": "a"},
     }
+    digits = f"{'9' * 300}..."
     text(folder, "metadata.json", json.dumps(entries))
     check(
         folder,
         [
+            f"{digits}: there is no such picture ({digits})",
             "../outside: the path leads out of the folder (../outside)",
             "./bad.png: the caption is no text (caption: it is the number 5)",
             "/etc/passwd: there is no such picture (/etc/passwd)",
@@ -333,6 +336,7 @@ ROWS = {
     "a NUL in a caption": ('{"file_name": "bad.png", "text": "a\\u0000b"}', "the caption holds NUL characters (column 'text')"),
     "Latin-1": ('{"file_name": "bad.png", "text": "caf\xe9"}'.encode("latin-1"), "the row is not understood (it is not UTF-8; save the file as UTF-8)"),
     "a line of two megabytes": ('{"file_name": "bad.png", "text": "' + "b" * 2_000_000 + '"}', "the row is not understood (more than 1,048,576 bytes)"),
+    "half of a character for a column": ('{"file_name": "bad.png", "text": "b", "\\ud800": "c"}', "the caption holds half of a character (the name of a column)"),
     "a row for a text file": ('{"file_name": "good.txt", "text": "b"}', None),
 }  # fmt: skip
 

@@ -131,6 +131,14 @@ def test_the_caption_column_is_chosen_and_the_others_are_further_captions(tmp_pa
     )
 
 
+def test_a_further_column_called_caption_does_not_hide_behind_the_pairs_own(tmp_path):
+    picture(tmp_path, "a.png")
+    jsonl(tmp_path, "metadata.jsonl", {"file_name": "a.png", "text": "one", "caption": "two"})
+    dataset, report = load(tmp_path)
+    assert (dataset.pairs[0].caption, dataset.pairs[0].captions) == ("one", {"caption_": "two"})
+    assert report.notes[0].endswith("further captions: caption_")
+
+
 def test_a_column_named_like_picture_file_name_names_the_pictures(tmp_path):
     picture(tmp_path, "a.png")
     jsonl(tmp_path, "metadata.jsonl", {"image_file_name": "a.png", "note": "n", "additional_feature": "f"})  # fmt: skip

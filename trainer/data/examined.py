@@ -102,7 +102,12 @@ def examine_all(
         while True:
             while len(waiting) < 4 * WORKERS and (file := next(names, None)) is not None:
                 facts, status = known.get(file), files[file]
-                if facts and status and facts[:2] == [status.size, status.time_ns]:
+                if (
+                    facts
+                    and len(facts) == 5
+                    and status
+                    and facts[:2] == [status.size, status.time_ns]
+                ):
                     waiting.append((file, facts))
                 else:
                     waiting.append((file, pool.submit(decoding.examine, folder, file, facts)))

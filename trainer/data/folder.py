@@ -51,7 +51,7 @@ COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
 class LoadReport:
     """What was found in a folder: pictures, those that are not pairs and why, and files of other kinds by suffix.
 
-    `captions_from_names` counts the pairs whose picture has no .txt file. `layout` is how the folder was read, and `why`;
+    `captions_from_names` counts the pairs whose picture has no caption file. `layout` is how the folder was read, and `why`;
     `unread` are files of settings that are not understood, `notes` what else a person should know.
     """
 
@@ -77,8 +77,9 @@ class LoadReport:
         lines += [f"skipped: {count} x {shown(reason)}" for reason, count in self.reasons().items()]
         lines += [f"not understood, left out: {problem}" for problem in self.unread]
         if self.captions_from_names:
+            whose = "the names of their folders" if self.layout == "kohya" else "their names"
             lines.append(
-                f"without a .txt file, captioned by their names: {self.captions_from_names}"
+                f"without a caption file, captioned by {whose}: {self.captions_from_names}"
             )
         lines += self.notes
         if self.other_files:
@@ -188,13 +189,12 @@ def detect(listing: Listing) -> tuple[str, str]:
         signs.append(("kohya", f"{kohya} has captions"))
     if sign := everydream_sign(listing):
         signs.append(("everydream", f"it has {shown(sign)}"))
-    else:
-        if (pairs := pair_list(listing)) and not metadata:
-            signs.append(("everydream", f"{pairs} is a list of pairs"))
+    elif (pairs := pair_list(listing)) and not metadata:
+        signs.append(("everydream", f"{pairs} is a list of pairs"))
     if looks_like_repeats(listing):
         signs.append(("kohya", "all pictures are in folders named like 10_cat"))
     if not signs:
-        return "plain", ""
+        return "plain", "it has no file of another layout"
     layout, why = signs[0]
     others = [f"{other} ({sign})" for other, sign in signs[1:] if other != layout]
     return layout, f"{why}{f'; it could be {listed(others)} too' if others else ''}"
@@ -239,10 +239,10 @@ def _facts(
     return {file: result for file, result in results.items() if isinstance(result, list)}
 
 
-def _natural(file: str) -> list[str | int]:
+def _natural(file: str) -> list[tuple[int, str]]:
     """Sorts line 10 after line 2."""
-    parts = re.split(r"(\d+)", file)
-    return [int(part) if place % 2 else part for place, part in enumerate(parts)]
+    parts = re.split(r"0*(\d+)", file)
+    return [(len(part) if place % 2 else 0, part) for place, part in enumerate(parts)]
 
 
 def _report(listing: Listing, reading: Reading, found: int, good: list[Entry]) -> LoadReport:

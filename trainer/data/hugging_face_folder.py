@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import posixpath
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import TrainerError
+from .captions import OWN
 from .layout import Entry, Problem, Reading, check_caption, group_of, kind, listed, locate
 from .listing import Listing
 from .manifest import TRAIN, VALIDATION
@@ -135,7 +137,8 @@ def _entry(
             if key in (name, column) or value is None or value == "":
                 continue
             if isinstance(value, str):
-                captions[key] = check_caption(value, f"column {key!r}") if value.strip() else ""
+                if value.strip():
+                    captions[_kept_as(key)] = check_caption(value, f"column {key!r}")
             else:
                 not_text[key] += 1
     except Unreadable as error:
@@ -147,6 +150,12 @@ def _entry(
     if split := split_of(file):
         options["split"] = split
     return Entry(file, caption, options)
+
+
+def _kept_as(column: str) -> str:
+    """The name of a further caption: its column's, but not that of the pair's own caption. Raises Unreadable."""
+    check_caption(column, "the name of a column")
+    return f"{column}_" if column == OWN else column
 
 
 def locate_row(listing: Listing, name: str, inside: str) -> str:
@@ -215,7 +224,10 @@ def _caption_column(
         if not column:
             raise TrainerError(f"{files[0]} has no column of captions, only {listed(present)}. Add a column text.")  # fmt: skip
     how = "as asked" if wanted else "the likeliest; caption_column chooses another"
-    others = [name for name in texts if name != column]
+    others = []
+    for name in texts:
+        with contextlib.suppress(Unreadable):  # its rows have told
+            others += [_kept_as(name)] if name != column else []
     kept = f"; further captions: {listed(others)}" if others else ""
     reading.notes.append(f"captions from the column {shown_column(column)} ({how}){kept}")
     return column

@@ -15,6 +15,8 @@ LAYOUTS = ("auto", "plain", "everydream", "kohya", "hugging face")
 CAPTION_TEXTS = ("first line", "whole file")
 MAX_CAPTION = 20_000
 """Longest caption in characters. A text encoder reads some 75 tokens, and prompts of several thousand characters exist."""
+MAX_SHOWN = 300
+"""Characters of a name or a value that a message repeats."""
 MAX_WEIGHT = 10_000
 """How often an epoch may show a pair."""
 
@@ -33,7 +35,9 @@ class Problem:
 
 
 def shown(text: str) -> str:
-    """A text with what would break a line, turn its direction or not print written out, such as \\n or \\u202e."""
+    """A text with what would break a line, turn its direction or not print written out, such as \\n or \\u202e, and not too long."""
+    if len(text) > MAX_SHOWN:
+        text = f"{text[:MAX_SHOWN]}..."
     if text.isprintable():
         return text
     return "".join(
@@ -177,7 +181,10 @@ def count_notes(unused: Counter[str]) -> list[str]:
     """The line about settings that training has nothing for."""
     if not unused:
         return []
-    return ["not used: " + ", ".join(f"{name} ({count} x)" for name, count in unused.most_common())]
+    return [
+        "not used: "
+        + ", ".join(f"{shown(name)} ({count} x)" for name, count in unused.most_common())
+    ]
 
 
 def number(value: Any, what: str, least: float, most: float, above: bool = False) -> float:
