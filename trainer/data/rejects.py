@@ -64,7 +64,7 @@ def _noted(connection: Any, table: Table) -> tuple[int, dict[int, tuple[str, str
         "SELECT count(DISTINCT line_byte_position) FROM reject_errors"
     ).fetchone()
     rows = connection.execute(
-        "SELECT line_byte_position, min(column_idx), arg_min(error_message, column_idx) FROM reject_errors"
+        "SELECT line_byte_position, min(column_idx), arg_min(error_message, coalesce(column_idx, 0)) FROM reject_errors"
         f" GROUP BY line_byte_position ORDER BY line_byte_position LIMIT {KEPT}"
     ).fetchall()
     # DuckDB counts bytes from 1, and from the line feed of a CRLF before the record.

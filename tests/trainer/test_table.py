@@ -1,0 +1,299 @@
+"""Opening tables: what each bad one is told, and that no bad record takes a good neighbour with it."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as some
+
+from cocktail.trainer.data.columns import Mapping
+from cocktail.trainer.data.rejects import read_rejects
+from cocktail.trainer.data.select import SelectionSettings, select
+from cocktail.trainer.data.table import open_table, source_sql
+from cocktail.trainer.errors import TrainerError
+
+from . import select_reference as slow
+
+EVERY = SelectionSettings(kinds=(), raw="any", min_words=0, deduplicate=False)
+GOOD = b"image,prompt\na.png,a red cat\n"
+
+
+@dataclass(frozen=True)
+class Bad:
+    """A table that cannot be opened, and all that is said about it; {table} stands for its name."""
+
+    name: str
+    data: bytes
+    said: str
+
+
+def parquet(data: str = "SELECT 'a.png' AS image, 'a red cat' AS prompt") -> bytes:
+    with tempfile.TemporaryDirectory() as folder, duckdb.connect() as database:
+        path = Path(folder, "t.parquet")
+        database.execute(f"COPY ({data}) TO '{path}' (FORMAT parquet)")
+        return path.read_bytes()
+
+
+SUFFIXES = ".csv, .tsv, .jsonl, .ndjson, .parquet, .csv.gz, .tsv.gz, .jsonl.gz"
+NO_TABLE = f"{{table}} is not a table by its name. A table ends in one of {SUFFIXES}; give the file the right suffix."
+AGAIN = "Export or copy the table again."
+DAMAGED_GZ = "{table} is a damaged .gz file ("
+BAD = [
+    Bad("t.csv", b"", f"{{table}} is empty (0 bytes). {AGAIN}"),
+    Bad("t.jsonl", b"", f"{{table}} is empty (0 bytes). {AGAIN}"),
+    Bad("t.parquet", b"", f"{{table}} is empty (0 bytes). {AGAIN}"),
+    Bad("t.csv.gz", gzip.compress(b""), f"{{table}} holds an empty file. {AGAIN}"),
+    Bad("t.txt", GOOD, NO_TABLE),
+    Bad("t", GOOD, NO_TABLE),
+    Bad("t.gz", gzip.compress(GOOD), NO_TABLE),
+    Bad("t.parquet.gz", gzip.compress(GOOD), NO_TABLE),
+    Bad("t.xlsx", b"PK\x03\x04", NO_TABLE),
+    Bad("t.csv", GOOD.decode().encode("utf-16"), "{table} is UTF-16 text. Save it as UTF-8."),
+    Bad("t.csv", b"\xfe\xff" + GOOD, "{table} is UTF-16 text. Save it as UTF-8."),
+    Bad("t.csv", b"PAR1" + bytes(50), "{table} is a Parquet file. Name it .parquet."),
+    Bad("t.tsv", gzip.compress(GOOD), "{table} is compressed by gzip. Name it .tsv.gz."),
+    Bad("t.jsonl", gzip.compress(GOOD), "{table} is compressed by gzip. Name it .jsonl.gz."),
+    Bad(
+        "t.csv",
+        b"PK\x03\x04" + bytes(50),
+        "{table} is a zip archive or a spreadsheet. Unpack it, or save it as CSV in UTF-8.",
+    ),
+    Bad(
+        "t.csv",
+        b"\x89PNG\r\n\x1a\n" + bytes(range(32)) * 20,
+        "{table} is not text: it begins with binary data. Choose a table file.",
+    ),
+    Bad("t.csv", bytes(500), "{table} is not text: it begins with binary data. Choose a table file."),
+    Bad("t.csv.gz", GOOD, DAMAGED_GZ + "Not a gzipped file (b'im')). Copy or download it again."),
+    Bad(
+        "t.csv.gz",
+        gzip.compress(GOOD * 500)[:-20],
+        DAMAGED_GZ
+        + "Compressed file ended before the end-of-stream marker was reached). Copy or download it again.",
+    ),
+    Bad(
+        "t.csv",
+        b"\n\n\n",
+        "{table} has no header: its first line is empty. Put the column names there.",
+    ),
+    Bad(
+        "t.csv",
+        b",,\na,b,c\n",
+        "{table} has no header: its first line is empty. Put the column names there.",
+    ),
+    Bad("t.csv", b"image,prompt\n", f"{{table}} has a header but no records. {AGAIN}"),
+    Bad("t.csv", b"\xef\xbb\xbfimage,prompt", f"{{table}} has a header but no records. {AGAIN}"),
+    Bad("t.parquet", parquet("SELECT 'a' AS image LIMIT 0"), f"{{table}} has a header but no records. {AGAIN}"),
+    Bad(
+        "t.csv",
+        b"image,prompt,image,text,text\na,b,c,d,e\n",
+        "The header of {table} names image, text more than once. Give every column its own name.",
+    ),
+    Bad(
+        "t.csv",
+        b'image,"prompt\n' + b"a,b\n" * 300_000,
+        "The header of {table} is longer than 1048576 bytes. Is there a quote that is never closed?",
+    ),
+    Bad(
+        "t.csv",
+        b"image\tprompt\na\tb\n",
+        "{table} has one column only, 'image\\tprompt'; its columns seem to be separated otherwise. "
+        "Name it .tsv, or save it again.",
+    ),
+    Bad(
+        "t.tsv",
+        GOOD,
+        "{table} has one column only, 'image,prompt'; its columns seem to be separated otherwise. "
+        "Name it .csv, or save it again.",
+    ),
+    Bad(
+        "t.csv",
+        b"image;prompt\na;b\n",
+        "{table} has one column only, 'image;prompt'; its columns seem to be separated by semicolons. "
+        "Save it again with commas.",
+    ),
+    Bad(
+        "t.csv",
+        b"image,prompt,user\na.png,a cat\nb.png,a dog\n",
+        "{table} has 3 columns in its header, but none of the first 2 records has as many. Is the first line the header?",
+    ),
+    Bad("t.jsonl", b"text\n[1]\n\n5\n", "{table} holds no JSON object on any of its first lines."),
+    Bad(
+        "t.jsonl",
+        json.dumps([{"image": "a"}]).encode(),
+        "{table} holds no JSON object on any of its first lines. It begins with [: write one object a line instead.",
+    ),
+    Bad("t.jsonl", b"{}\n{}\n", "{table} holds JSON objects without any keys."),
+    Bad("t.parquet", GOOD, "{table} is not a whole Parquet file. Copy or download it again."),
+    Bad("t.parquet", parquet()[:-9], "{table} is not a whole Parquet file. Copy or download it again."),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("bad", BAD, ids=[f"{i}-{bad.name}" for i, bad in enumerate(BAD)])
+def test_a_bad_table_is_told_what_is_wrong_with_it(tmp_path, bad):
+    path = tmp_path / bad.name
+    path.write_bytes(bad.data)
+    with pytest.raises(TrainerError) as error:
+        open_table(path, "input/the table")
+    assert str(error.value) == bad.said.format(table="input/the table")
+
+
+def test_what_is_no_file_is_no_table(tmp_path):
+    (tmp_path / "folder.csv").mkdir()
+    for name, said in (
+        ("none.csv", "There is no table none.csv."),
+        ("folder.csv", f"folder.csv is a folder. Choose a table file in it: {SUFFIXES}."),
+    ):
+        with pytest.raises(TrainerError) as error:
+            open_table(tmp_path / name)
+        assert str(error.value) == said
+
+
+ROWS = [b"0.png,a red cat", b"1.png,a blue dog in a bog", b"2.png,a green bird"]
+DAMAGE = {
+    "not UTF-8": (b"x.png,a \xff fox", ["not UTF-8"]),
+    "a NUL byte": (b"x.png,a \0 fox", []),
+    "too few fields": (b"x.png", ["Expected Number of Columns: 2 Found: 1"]),
+    "too many fields": (b"x.png,a fox,in,a,box", []),
+    "an empty line": (b"", []),
+    "a line of spaces": (b"   ", ["Expected Number of Columns: 2 Found: 1"]),
+    "a stray quote in a field": (b'x.png,a "sly" fox', []),
+    "text behind a closing quote": (b'x.png,"a sly" fox', []),
+    "a doubled quote": (b'x.png,"a ""sly"" fox"', []),
+    "a quoted line end": (b'x.png,"a sly\nfox"', []),
+    "a field too long": (b"x.png," + b"fox " * 300_000, ["longer than 1048576 bytes"]),
+    "backslashes": (rb"x.png,a \"sly\" \, fox\\", []),
+    "letters of many alphabets": ("x.png,лиса 狐 ثعلب 🦊 \u202e\u200b".encode(), []),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_a_damaged_record_is_listed_and_its_neighbours_are_kept(tmp_path, damage, end, mark):
+    record, reasons = DAMAGE[damage]
+    path = tmp_path / "t.csv"
+    path.write_bytes(mark + end.join([b"image,prompt", *ROWS[:2], record, ROWS[2]]) + end)
+    table = open_table(path)
+    mapping = Mapping(image="image", prompt="prompt")
+    found = select(table, mapping, EVERY, tmp_path / "rows.parquet", tmp_path / "cache")
+    with duckdb.connect() as database:
+        images = database.execute(f"SELECT image FROM '{tmp_path / 'rows.parquet'}'").fetchall()
+    images = [image for (image,) in images]
+    assert [image for image in images if image != "x.png"] == ["0.png", "1.png", "2.png"]
+    assert [reject.reason for reject in found.rejects.first] == reasons
+    assert all(reject.line == 4 for reject in found.rejects.first)
+    assert ("x.png" in images) == (not reasons and damage != "an empty line")
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.csv.gz"])
+def test_a_quote_that_is_never_closed_takes_what_is_behind_it_and_is_listed(tmp_path, name):
+    path = tmp_path / name
+    data = b"image,prompt\n" + b"\n".join(ROWS) + b'\n3.png,"never closed\n4.png,a fox\n'
+    path.write_bytes(gzip.compress(data) if name.endswith("gz") else data)
+    found = select(
+        open_table(path), Mapping(image="image", prompt="prompt"), EVERY, tmp_path / "rows.parquet", tmp_path
+    )  # fmt: skip
+    wanted = [(line, row) for line, row in slow.read_csv_lines(data)]
+    assert found.funnel[0].rows == sum(row is not None for _, row in wanted)
+    assert [reject.line for reject in found.rejects.first] == [line for line, row in wanted if row is None]  # fmt: skip
+    assert found.funnel[0].rows + found.rejects.count == len(wanted) == 4
+
+
+def test_a_torn_gz_is_refused_before_any_of_it_is_taken_for_all(tmp_path):
+    path = tmp_path / "t.csv.gz"
+    lines = "".join(f"{n}.png,a cat of number {n * 7919 % 10007}\n" for n in range(400_000))
+    whole = gzip.compress(b"image,prompt\n" + lines.encode(), 1)
+    path.write_bytes(whole[: len(whole) - 1000])
+    mapping = Mapping(image="image", prompt="prompt")
+    with pytest.raises(TrainerError, match=r"t.csv.gz is a damaged .gz file"):
+        select(open_table(path), mapping, EVERY, tmp_path / "rows.parquet", tmp_path / "cache")
+    assert not (tmp_path / "rows.parquet").exists()
+
+
+PIECES = some.sampled_from(
+    [b"a", b"b c", b'"', b'""', b",", b",", b"\n", b"\n", b"\r\n", b"\xff", b"\0", b" ", "é".encode(), b"\\", b'",', b',"', b'"\n', b"\t", b"1"]
+)  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    some.lists(PIECES, max_size=25), some.booleans(), some.sampled_from([b"a,b\n", b"a,b,c\r\n"])
+)
+def test_any_small_table_is_read_as_the_rules_say(tmp_path_factory, pieces, mark, header):
+    """Every record comes as plain Python reads it, or is listed with its line; none is lost."""
+    data = (b"\xef\xbb\xbf" if mark else b"") + header + b"".join(pieces)
+    path = tmp_path_factory.getbasetemp() / "any.csv"
+    path.write_bytes(data)
+    try:
+        table = open_table(path)
+    except TrainerError:
+        return
+    wanted = list(slow.read_csv_lines(data))
+    sql, values = source_sql(table, table.columns)
+    with duckdb.connect() as database:
+        found = database.execute(f"SELECT * FROM {sql}", values).fetchall()
+        rejects = read_rejects(database, table, "")
+    assert [list(row[1:]) for row in found] == [row for _, row in wanted if row is not None]
+    assert [reject.line for reject in rejects.first] == [line for line, row in wanted if row is None]  # fmt: skip
+    assert rejects.count == len(rejects.first)
+
+
+VALUES = some.recursive(
+    some.none() | some.booleans() | some.integers() | some.text(max_size=5),
+    lambda inner: (
+        some.lists(inner, max_size=2) | some.dictionaries(some.text(max_size=3), inner, max_size=2)
+    ),
+    max_leaves=4,
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    some.lists(
+        some.dictionaries(some.sampled_from(["a", "b/c", "d~", 'e"', "é"]), VALUES, max_size=3)
+        | some.sampled_from(["", "{", "[1]", "nothing", '"a"']),
+        min_size=1,
+        max_size=8,
+    )
+)
+def test_any_small_jsonl_is_read_as_python_reads_it(tmp_path_factory, lines):
+    texts = [line if isinstance(line, str) else json.dumps(line) for line in lines]
+    data = "\n".join(texts).encode()
+    path = tmp_path_factory.getbasetemp() / "any.jsonl"
+    path.write_bytes(data)
+    try:
+        table = open_table(path)
+    except TrainerError:
+        assert not any(isinstance(line, dict) and line for line in lines)
+        return
+    wanted = list(slow.read_jsonl(data, table.columns))
+    sql, values = source_sql(table, table.columns)
+    with duckdb.connect() as database:
+        database.execute(f"CREATE TEMP TABLE found AS SELECT * FROM {sql}", values)
+        found = database.execute("SELECT * FROM found").fetchall()
+        rejects = read_rejects(database, table, "(SELECT rowid FROM found WHERE NOT readable)")
+    assert [list(map(as_value, row[1:])) if row[0] else None for row in found] == [
+        row and list(map(as_value, row)) for row in wanted
+    ]
+    bad = [
+        number
+        for number, line in enumerate(lines, start=1)
+        if isinstance(line, str) and line.strip()
+    ]
+    assert [reject.line for reject in rejects.first] == bad
+
+
+def as_value(cell: str | None):
+    """A cell of JSON by its meaning: engines space and escape it differently."""
+    try:
+        return json.loads(cell) if cell and cell[0] in "[{" else cell
+    except ValueError:
+        return cell
