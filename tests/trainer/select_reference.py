@@ -63,13 +63,14 @@ def _rows(data: bytes, delimiter: int) -> Iterator[tuple[int, list[bytes]]]:
         if state == "quoted":
             state = "closed" if byte == QUOTE else "quoted"
         elif byte == delimiter or byte in (RETURN, NEWLINE):
+            empty = byte != delimiter and place == begin
             row.append(_field(data[start:place], state))
             state, start = "start", place + 1
             if byte != delimiter:
                 if byte == RETURN and data[place + 1 : place + 2] == b"\n":
                     place += 1
                     start += 1
-                if row != [b""]:
+                if not empty:
                     yield begin, row
                 row, begin = [], start
         elif byte == QUOTE and state in ("start", "closed", "after"):

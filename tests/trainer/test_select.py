@@ -64,7 +64,10 @@ def csv_records(path: Path, mapping=None, delimiter=",") -> list[dict[str, str |
     return [None if row is None else dict(zip(table.columns, row, strict=True)) for row in rows]
 
 
-def places(table, mapping: Mapping) -> set[int]:
+def places(table, mapping: Mapping) -> set[int] | None:
+    """Columns whose bytes must be UTF-8."""
+    if int(duckdb.__version__.split(".")[0]) < 2:
+        return None
     return {table.columns.index(name) for name in mapping.columns().values()}
 
 
@@ -330,7 +333,7 @@ REFUSED = {
     "caption_0 = 'x'": "names caption_0, which is no column",
     "prompt = '\0'": "holds a NUL character",
     "prompt + 1 > 2": "does not fit the table",
-    "width > 'wide'": "fails on a record",
+    "width > 'wide'": "Could not convert string 'wide' to INT32",
 }
 
 
@@ -473,7 +476,8 @@ def test_a_process_of_its_own_gives_the_same_and_says_how_far_it_is(clean, tmp_p
 @pytest.mark.parametrize("action", ["select", "ingest"])
 def test_a_stopped_selection_leaves_nothing_behind(make_table, tmp_path, action):
     path, cache = tmp_path / "t.csv", tmp_path / "cache"
-    make_table.write_table(path, rows=40_000, seed=2)
+    cache.mkdir()
+    make_table.write_table(path, rows=20_000, seed=2)
 
     class Stop(Exception):
         pass
@@ -487,7 +491,7 @@ def test_a_stopped_selection_leaves_nothing_behind(make_table, tmp_path, action)
     with pytest.raises(Stop):
         run_select(request(path, cache, action=action), said.append, stop)
     assert [file.name for file in cache.iterdir() if file.name != "user-salt"] == []
-    assert run_select(request(path, cache))["rows"] > 30_000
+    assert run_select(request(path, cache))["rows"] > 10_000
 
 
 @pytest.mark.parametrize(

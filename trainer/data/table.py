@@ -129,12 +129,18 @@ def source_sql(table: Table, columns: Sequence[str]) -> tuple[str, list[Any]]:
             f" FROM (SELECT line, {is_object} AS readable FROM {lines} WHERE trim(line, ' \t\r') <> '')))",
             [pointers, str(table.path)],
         )
-    names = ", ".join(f"'f{number}': 'VARCHAR'" for number in range(len(table.columns)))
+    import duckdb
+
+    places = range(len(table.columns))
+    names = ", ".join(f"'f{number}': 'VARCHAR'" for number in places)
+    # DuckDB before 2.0 fails at a record that is no UTF-8 unless it reads every column.
+    every = f" WHERE coalesce({', '.join(f'f{number}' for number in places)}, '') IS NOT NULL"
+    every = every if int(duckdb.__version__.split(".")[0]) < 2 else ""
     delimiter = "\t" if table.format == "tsv" else ","
     picked = ", ".join(f"f{place} AS c{number}" for number, place in enumerate(wanted))
     return (
         f"(SELECT true AS readable, {picked} FROM read_csv(?, columns = {{{names}}}, header = true,"
-        f" delim = '{delimiter}', quote = '\"', escape = '\"', {_LENIENT}))",
+        f" delim = '{delimiter}', quote = '\"', escape = '\"', {_LENIENT}){every})",
         [str(table.path)],
     )
 
