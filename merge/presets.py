@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from pathlib import Path
 
-from .blocks import LAYOUTS, BlockWeights, block_weights, parse_values
+from .blocks import LAYOUTS, BlockWeights, block_weights, parse_rules, parse_values
 from .errors import MergeError
 
 
@@ -112,6 +112,33 @@ def preset(name: str, layout: str = "SD1.5") -> BlockWeights:
         raise MergeError(f"There is no preset {name!r}. Known are: {', '.join(PRESETS)}.")
     exact = [Fraction(f"{value:.10f}") for value in values]
     return block_weights(exact, base=1 if name == "ALL_B" else 0)
+
+
+def read_weights(
+    text: str,
+    layout: str = "SD1.5",
+    base: str = "",
+    time: str = "",
+    rules: str = "",
+    own: Mapping[str, BlockWeights] | None = None,
+) -> BlockWeights:
+    """Block weights from a preset's name (an own one's first) or a list of numbers, changed by what else is not empty.
+
+    `layout` is that of a preset; numbers tell theirs by how many they are. Raises MergeError for what is none of these.
+    """
+    text = text.strip()
+    if own and text in own:
+        found = own[text]
+    elif text[:1].isalpha() or text in OTHER_NAMES:
+        found = preset(text, layout)
+    else:
+        found = block_weights(parse_values(text))
+    return block_weights(
+        found.blocks,
+        base or found.base,
+        time or found.time,
+        parse_rules(rules, found.layout),
+    )
 
 
 def between(first: BlockWeights, second: BlockWeights, part: Fraction) -> BlockWeights:

@@ -18,6 +18,9 @@ ELSEWHERE = {
     "CocktailMixCaptions",
     "CocktailOpenDataset",
     "CocktailAddValidationSet",
+    "CocktailBlockWeights",
+    "CocktailRecipeFromText",
+    "CocktailRecipeFromFile",
 }
 """Nodes that need the network, a model of one's own or an earlier result: their help pages show how they are linked."""
 PATH = re.compile(r"^(/|~|[A-Za-z]:[\\/]|\\\\)|\.\.[\\/]")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from ..comfy import ComfyError
 
@@ -65,3 +67,63 @@ def test_shares_that_are_all_zero_or_out_of_range_are_refused(comfy):
     assert "All shares are 0" in comfy.errors(graph)["sum"]
     graph["sum"]["inputs"]["share_of_b"] = -1.0
     assert "Shares go from 0" in comfy.errors(graph)["sum"]
+
+
+def text_merge(text, name):
+    graph = {"text": node("CocktailRecipeFromText", text=text)}
+    graph["file"] = node("CocktailMergeToFile", recipe=["text", 0], name=name, precision="fp16")
+    return graph
+
+
+def test_a_recipe_written_as_text_makes_the_file_of_the_same_graph(comfy):
+    drawn = comfy.run(merge("drawn", multiplier=0.4))["file"]["cocktail"][0]
+    text = "miniature_base + 0.4 (miniature_v3 - miniature_v1)"
+    assert drawn["recipe"] == text
+    written = comfy.run(text_merge(text, "written"))["file"]["cocktail"][0]
+    assert written["recipe_hash"] == drawn["recipe_hash"]
+    for wrong, words in (
+        ("0.5 miniature_base", "add up to 0.5"),
+        ("miniature_bace", "Did you mean miniature_base"),
+        ("", "at 'the end'"),
+    ):
+        assert words in comfy.errors(text_merge(wrong, "never"))["text"]
+
+
+def test_a_merged_file_gives_its_recipe_back(comfy):
+    first = comfy.run(merge("keeper", multiplier=0.3))["file"]["cocktail"][0]
+    graph = {"read": node("CocktailRecipeFromFile", checkpoint=first["checkpoint"])}
+    graph["file"] = node("CocktailMergeToFile", recipe=["read", 0], name="again", precision="fp16")
+    again = comfy.run(graph)["file"]["cocktail"][0]
+    assert again["recipe_hash"] == first["recipe_hash"]
+    graph["read"]["inputs"]["checkpoint"] = "miniature_base.safetensors"
+    assert "has no recipe" in comfy.errors(graph)["read"]
+
+
+def test_block_weights_reach_the_file_and_bad_ones_are_refused_on_their_node(comfy):
+    blocks = {"preset": "custom", "weights": ", ".join(["0"] * 12 + ["1"] + ["0"] * 12), "base": "", "time_embed": "", "rules": "", "layout": "SD1.5"}  # fmt: skip
+    graph = {
+        "a": node("CocktailIngredient", checkpoint="miniature_v1.safetensors"),
+        "b": node("CocktailIngredient", checkpoint="miniature_v3.safetensors"),
+        "blocks": node("CocktailBlockWeights", a=["a", 0], b=["b", 0], **blocks),
+        "file": node("CocktailMergeToFile", recipe=["blocks", 0], name="blocked", precision="fp16"),
+    }
+    made = comfy.run(graph)["file"]["cocktail"][0]
+    models = comfy.base / "models" / "checkpoints"
+    mixed, v1, v3 = (load_file(models / name) for name in (made["checkpoint"], "miniature_v1.safetensors", "miniature_v3.safetensors"))  # fmt: skip
+    from_b = [name for name in mixed if not torch.equal(mixed[name], v1[name])]
+    assert from_b and all(".middle_block." in name for name in from_b)
+    assert all(torch.equal(mixed[name], v3[name]) for name in from_b)
+    loaded = {"load": node("CheckpointLoaderSimple", ckpt_name=made["checkpoint"])}
+    loaded["text"] = node("CLIPTextEncode", clip=["load", 1], text="a red circle")
+    loaded["empty"] = node("EmptyLatentImage", width=64, height=64, batch_size=1)
+    loaded["sample"] = node("KSampler", model=["load", 0], positive=["text", 0], negative=["text", 0], latent_image=["empty", 0], seed=1, steps=1, cfg=1.0, sampler_name="euler", scheduler="normal", denoise=1.0)  # fmt: skip
+    loaded["decode"] = node("VAEDecode", samples=["sample", 0], vae=["load", 2])
+    loaded["show"] = node("PreviewImage", images=["decode", 0])
+    assert comfy.run(loaded)["show"]
+    for wrong, words in (
+        ({"weights": "1, 2"}, "2 block weights"),
+        ({"preset": "GRAD_V", "rules": "OUT99:attn:1"}, "not a block"),
+        ({"base": "much"}, "not the weight of BASE"),
+    ):
+        graph["blocks"]["inputs"] |= blocks | wrong
+        assert words in comfy.errors(graph)["blocks"]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..merge.checkpoint import bind_to_files, default_name, make_checkpoint
-from ..merge.errors import MergeError
-from ..merge.plan import PRECISIONS
-from ..merge.recipe import Ingredient, Recipe, add_difference, flatten, to_text, weighted_sum
-from ..merge.safetensors_file import read_header
-from . import names, types
-from .progress import Progress, show_text
-from .schema import opt, schema
+from ...merge.checkpoint import bind_to_files, default_name, make_checkpoint
+from ...merge.errors import MergeError
+from ...merge.plan import PRECISIONS
+from ...merge.recipe import Ingredient, Recipe, add_difference, flatten, to_text, weighted_sum
+from ...merge.safetensors_file import read_header
+from .. import names, types
+from ..progress import Progress, show_text
+from ..schema import opt, schema
 
 CATEGORY = "cocktail/merge"
 SIDES = "abcdef"

@@ -1,0 +1,9 @@
+"""The nodes of the stage that mixes checkpoints."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from . import recipes, sums
+
+NODES: list[type[io.ComfyNode]] = [*sums.NODES, *recipes.NODES]
