@@ -336,7 +336,6 @@ ROWS = {
     "a NUL in a caption": ('{"file_name": "bad.png", "text": "a\\u0000b"}', "the caption holds NUL characters (column 'text')"),
     "Latin-1": ('{"file_name": "bad.png", "text": "caf\xe9"}'.encode("latin-1"), "the row is not understood (it is not UTF-8; save the file as UTF-8)"),
     "a line of two megabytes": ('{"file_name": "bad.png", "text": "' + "b" * 2_000_000 + '"}', "the row is not understood (more than 1,048,576 bytes)"),
-    "half of a character for a column": ('{"file_name": "bad.png", "text": "b", "\\ud800": "c"}', "the caption holds half of a character (the name of a column)"),
     "a row for a text file": ('{"file_name": "good.txt", "text": "b"}', None),
 }  # fmt: skip
 

@@ -139,6 +139,27 @@ def test_a_further_column_called_caption_does_not_hide_behind_the_pairs_own(tmp_
     assert report.notes[0].endswith("further captions: caption_")
 
 
+def test_what_cannot_be_a_further_caption_does_not_cost_the_pair(tmp_path):
+    picture(tmp_path, "a.png")
+    row = {"file_name": "a.png", "text": "one", "page": "x" * 30_000, "\ud800": "name", "n": 3}
+    jsonl(tmp_path, "metadata.jsonl", row)
+    dataset, report = load(tmp_path, on_problem="stop")
+    assert (dataset.pairs[0].caption, dataset.pairs[0].captions) == ("one", {})
+    assert report.notes[1:] == (
+        "columns that are no text, not read: '\\ud800', 'n'",
+        "further captions that are none, left out: 1 of page",
+    )
+
+
+def test_numbers_and_the_index_in_a_csv_file_are_no_captions(tmp_path):
+    """As pandas writes it, with an unnamed first column."""
+    picture(tmp_path, "a.png")
+    text(tmp_path, "metadata.csv", ",file_name,width,caption,score\n0,a.png,512,1girl,9.5e-1\n")
+    dataset, report = load(tmp_path, on_problem="stop")
+    assert (dataset.pairs[0].caption, dataset.pairs[0].captions) == ("1girl", {})
+    assert report.notes[1] == "columns that are no text, not read: '', 'width', 'score'"
+
+
 def test_a_column_named_like_picture_file_name_names_the_pictures(tmp_path):
     picture(tmp_path, "a.png")
     jsonl(tmp_path, "metadata.jsonl", {"image_file_name": "a.png", "note": "n", "additional_feature": "f"})  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import json
 import posixpath
@@ -26,6 +25,7 @@ FILE_NAME = "file_name"
 CAPTION_COLUMNS = ("text", "caption", "prompt", "description", "additional_feature")
 """Columns taken for the caption, the likeliest first; the last is the name in Hugging Face's documentation."""
 MAX_LINE_BYTES = 1 << 20
+NUMBER = re.compile(r"[-+]?[\d.,]+([eE][-+]?\d+)?%?")
 NOT_UTF8 = "it is not UTF-8; save the file as UTF-8"
 MAX_ROW_LINES = 100
 """Longest row of a CSV file; a quote that is open longer than that was forgotten."""
@@ -47,6 +47,13 @@ class Row(NamedTuple):
     where: str
     values: dict[str, Any]
     why_not: str = ""
+
+
+class Columns(NamedTuple):
+    """The column of the captions, and the columns of further ones with the names under which pairs keep them."""
+
+    caption: str
+    others: dict[str, str]
 
 
 def split_of(file: str) -> str | None:
@@ -80,7 +87,8 @@ def read_hugging_face(listing: Listing, reading: Reading, caption_column: str = 
     """A pair for every row of every metadata file, in the order of the rows.
 
     The caption is in `caption_column`, or in the likeliest text column; the other text columns are further captions.
-    Where metadata files are in split folders, others do not count. Raises TrainerError when there is no metadata file, none with a column of file names, or no such caption column.
+    Where metadata files are in split folders, others do not count. Raises TrainerError when there is no metadata file,
+    none with a column of file names, or no such caption column.
     """
     files = metadata_files(listing)
     if not files:
@@ -106,56 +114,51 @@ def read_hugging_face(listing: Listing, reading: Reading, caption_column: str = 
                 reading.awake()
         except Unreadable as error:
             reading.problems.append(Problem(file, error.reason, error.detail))
-    column = _caption_column(files, rows, caption_column, reading)
-    split_folders = {split_of(file) for file in listing.pictures} - {None}
-    used: Counter[str] = Counter()
-    not_text: Counter[str] = Counter()
-    for inside, row in rows:
+    columns = _columns(files, rows, caption_column, reading)
+    left_out: Counter[str] = Counter()
+    for folder, row in rows:
         reading.awake()
-        entry = _entry(listing, reading, inside, row, column, not_text)
+        entry = _entry(listing, reading, folder, row, columns, left_out)
         if entry:
             reading.entries.append(entry)
-            used[entry.file] += 1
-    _note(listing, reading, used, not_text, split_folders)
+    _note(listing, reading, left_out)
 
 
 def _entry(
-    listing: Listing, reading: Reading, inside: str, row: Row, column: str, not_text: Counter[str]
+    listing: Listing,
+    reading: Reading,
+    folder: str,
+    row: Row,
+    columns: Columns,
+    left_out: Counter[str],
 ) -> Entry | None:
-    """The pair of a row; None, with a problem noted, when it is none."""
-    where = row.where
+    """The pair of a row; None, with a problem noted, when it is none. Further captions that are none are counted."""
     try:
         if row.why_not:
             raise Unreadable("the row is not understood", row.why_not)
         name = _file_column(row.values)
         if name is None or not isinstance(row.values[name], str) or not row.values[name].strip():
             raise Unreadable("the row names no picture", "" if name is None else kind(row.values[name]))  # fmt: skip
-        file = locate_row(listing, row.values[name], inside)
-        caption = check_caption(row.values.get(column), f"column {column!r}")
-        captions = {}
-        for key, value in row.values.items():
-            if key in (name, column) or value is None or value == "":
-                continue
-            if isinstance(value, str):
-                if value.strip():
-                    captions[_kept_as(key)] = check_caption(value, f"column {key!r}")
-            else:
-                not_text[key] += 1
+        file = locate_row(listing, row.values[name], folder)
+        caption = check_caption(row.values.get(columns.caption), f"column {columns.caption!r}")
     except Unreadable as error:
-        reading.problems.append(Problem(where, error.reason, error.detail))
+        reading.problems.append(Problem(row.where, error.reason, error.detail))
         return None
+    captions = {}
+    for column, kept_as in columns.others.items():
+        value = row.values.get(column)
+        if value is None or (isinstance(value, str) and not value.strip()):
+            continue
+        try:
+            captions[kept_as] = check_caption(value, column)
+        except Unreadable:
+            left_out[column] += 1
     options: dict[str, Any] = group_of(file)
     if captions:
         options["captions"] = captions
     if split := split_of(file):
         options["split"] = split
     return Entry(file, caption, options)
-
-
-def _kept_as(column: str) -> str:
-    """The name of a further caption: its column's, but not that of the pair's own caption. Raises Unreadable."""
-    check_caption(column, "the name of a column")
-    return f"{column}_" if column == OWN else column
 
 
 def locate_row(listing: Listing, name: str, inside: str) -> str:
@@ -165,20 +168,15 @@ def locate_row(listing: Listing, name: str, inside: str) -> str:
     return locate(listing, name, inside)
 
 
-def _note(
-    listing: Listing,
-    reading: Reading,
-    used: Counter[str],
-    not_text: Counter[str],
-    split_folders: set[str | None],
-) -> None:
+def _note(listing: Listing, reading: Reading, left_out: Counter[str]) -> None:
     """What the report says beside the pairs; without a pair to train on, splits do not count."""
+    used = Counter(entry.file for entry in reading.entries)
     again = sum(count > 1 for count in used.values())
     if again:
         reading.notes.append(f"pictures that stand in more than one row: {again}")
-    if not_text:
-        columns = (f"{name!r}" for name in not_text)
-        reading.notes.append(f"columns that are no text, not read: {listed(columns)}")
+    if left_out:
+        counts = (f"{count} of {column}" for column, count in left_out.most_common())
+        reading.notes.append(f"further captions that are none, left out: {listed(counts)}")
     missing = [file for file in listing.pictures if file not in used]
     if missing:
         reading.notes.append(f"pictures without a row, not read: {len(missing)}")
@@ -187,54 +185,57 @@ def _note(
         for entry in reading.entries:
             entry.options.pop("split", None)
         reading.notes.append("split folders without one to train on: all pairs are for training")
-    elif split_folders:
+    elif any(map(split_of, listing.pictures)):
         parts = (f"{count} {split}" for split, count in sorted(splits.items()))
         reading.notes.append(f"split by folder: {', '.join(parts)}")
 
 
-def _caption_column(
+def _columns(
     files: list[str], rows: list[tuple[str, Row]], wanted: str, reading: Reading
-) -> str:
-    """The column to take captions from; the guess is noted."""
+) -> Columns:
+    """The column to take captions from, and those of further captions; the guess is noted.
+
+    Raises TrainerError when no column names pictures, when there is no column of captions, or not the wanted one.
+    """
     good = [row for _, row in rows if not row.why_not]
-    if good and all(_file_column(row.values) is None for row in good):
+    names = {name for row in good if (name := _file_column(row.values)) is not None}
+    if good and not names:
         raise TrainerError(
             f"{files[0]} has no column {FILE_NAME}, only {listed(good[0].values)}. "
             "Name the column of picture files file_name, or choose another layout."
         )
-    texts: dict[str, None] = {}
-    for row in good:
-        name = _file_column(row.values)
-        texts |= {key: None for key, value in row.values.items() if isinstance(value, str) and key != name}  # fmt: skip
-    if wanted:
-        if wanted not in texts and not any(wanted in row.values for row in good):
-            raise TrainerError(
-                f"There is no column {wanted!r} in {files[0]}; there are {listed(texts) or 'none with text'}. "
-                "Choose one as caption_column, or leave it empty."
-            )
-        column = wanted
-    elif texts:
-        lower = {name.lower(): name for name in reversed(list(texts))}
-        column = next((lower[name] for name in CAPTION_COLUMNS if name in lower), next(iter(texts)))
-    elif any(CAPTION_COLUMNS[0] in row.values for row in good) or not good:
-        column = CAPTION_COLUMNS[0]
-    else:
-        present = {key: None for row in good for key in row.values}
-        column = next((name for name in CAPTION_COLUMNS if name in present), "")
-        if not column:
-            raise TrainerError(f"{files[0]} has no column of captions, only {listed(present)}. Add a column text.")  # fmt: skip
+    present = {key: None for row in good for key in row.values if key not in names}
+    texts = [key for key in present if _is_text(key, good, files[0].endswith(".csv"))]
+    lower = {name.lower(): name for name in reversed(texts or list(present))}
+    likely = next((lower[name] for name in CAPTION_COLUMNS if name in lower), next(iter(texts), ""))
+    if wanted and wanted not in present:
+        raise TrainerError(
+            f"There is no column {wanted!r} in {files[0]}; there are {listed(texts) or 'none with text'}. "
+            "Choose one as caption_column, or leave it empty."
+        )
+    if good and not wanted and not likely:
+        raise TrainerError(
+            f"{files[0]} has no column of captions, only {listed(present) or listed(names)}. Add a column text."
+        )
+    caption = wanted or likely or CAPTION_COLUMNS[0]
+    others = {key: f"{key}_" if key == OWN else key for key in texts if key != caption}
     how = "as asked" if wanted else "the likeliest; caption_column chooses another"
-    others = []
-    for name in texts:
-        with contextlib.suppress(Unreadable):  # its rows have told
-            others += [_kept_as(name)] if name != column else []
-    kept = f"; further captions: {listed(others)}" if others else ""
-    reading.notes.append(f"captions from the column {shown_column(column)} ({how}){kept}")
-    return column
+    kept = f"; further captions: {listed(others.values())}" if others else ""
+    reading.notes.append(f"captions from the column {listed([caption])} ({how}){kept}")
+    no_text = [repr(key) for key in present if key not in (caption, *others)]
+    if no_text:
+        reading.notes.append(f"columns that are no text, not read: {listed(no_text)}")
+    return Columns(caption, others)
 
 
-def shown_column(name: str) -> str:
-    return listed([name])
+def _is_text(column: str, rows: list[Row], csv_file: bool) -> bool:
+    """Whether a column has a name that can be kept and texts in it. In a CSV file numbers are texts too, but not captions."""
+    try:
+        check_caption(column, "")
+    except Unreadable:
+        return False
+    texts = (row.values[column] for row in rows if isinstance(row.values.get(column), str))
+    return any(text.strip() and not (csv_file and NUMBER.fullmatch(text.strip())) for text in texts)
 
 
 def _file_column(values: dict[str, Any]) -> str | None:
