@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from .engine import Progress, write_file
 from .errors import MergeError
-from .hashing import file_sha256
-from .metadata import PRECISION, RECIPE_HASH, RECIPE_TEXT, make_metadata
+from .hashing import file_sha256, tensors_sha256
+from .metadata import PRECISION, RECIPE_HASH, RECIPE_TEXT, make_metadata, read_recipe, read_title
 from .plan import PRECISIONS, make_plan
 from .recipe import Ingredient, Recipe, bind, ingredients, recipe_hash, to_text
 from .safetensors_file import Header, read_header
+
+SAME_FILE = "the same file, bit for bit"
+SAME_TENSORS = "the same tensors, bit for bit, with other metadata"
+DIFFERENT = "another result"
 
 
 @dataclass(frozen=True)
@@ -57,10 +61,12 @@ def make_checkpoint(
     precision: str = "fp16",
     threads: int | None = None,
     progress: Progress | None = None,
+    title: str | None = None,
 ) -> bool:
     """Write the checkpoint of a bound recipe to `path`; False when exactly it is there already.
 
-    `precision` (fp16, bf16, fp32) is how blended tensors are stored; the VAE keeps its own. Raises MergeError when the
+    `precision` (fp16, bf16, fp32) is how blended tensors are stored; the VAE keeps its own. `title` is what the file calls itself,
+    else its name. Raises MergeError when the
     ingredients do not fit together or `path` is another file, which stays as it is.
     """
     if path.suffix != ".safetensors":
@@ -74,7 +80,7 @@ def make_checkpoint(
         return False
     plan = make_plan(bound.recipe, bound.headers, precision)
     used = dict(zip(plan.ingredients, plan.headers, strict=True))
-    metadata = make_metadata(bound.recipe, used, plan, precision, path.stem)
+    metadata = make_metadata(bound.recipe, used, plan, precision, title or path.stem)
     try:
         write_file(plan, path, metadata, threads, progress=progress)
     except MergeError:
@@ -84,6 +90,56 @@ def make_checkpoint(
         _check_same_product(bound, path, precision)
         return False
     return True
+
+
+def remake(
+    file: Path,
+    out: Path,
+    path_of: Callable[[str], Path],
+    others: Iterable[Path] = (),
+    hash_cache: Path | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> str:
+    """Make a merged checkpoint again by its own metadata, as `out`, and compare: SAME_FILE, SAME_TENSORS or DIFFERENT.
+
+    An ingredient that is not where `path_of` says, or is another file by now, is looked for by its hash among `others`. Raises
+    MergeError when the file carries no recipe, an ingredient is nowhere, or `out` is another file.
+    """
+    header = read_header(file)
+    recipe, precision = read_recipe(header), header.metadata.get(PRECISION, "")
+    places = _find(recipe, path_of, others, hash_cache, progress)
+    bound = bind_to_files(recipe, places.__getitem__, hash_cache, progress)
+    make_checkpoint(bound, out, precision, threads, progress, read_title(header))
+    if file_sha256(file) == file_sha256(out):
+        return SAME_FILE
+    return SAME_TENSORS if tensors_sha256(file) == tensors_sha256(out) else DIFFERENT
+
+
+def _find(
+    recipe: Recipe,
+    path_of: Callable[[str], Path],
+    others: Iterable[Path],
+    hash_cache: Path | None,
+    progress: Progress | None,
+) -> dict[str, Path]:
+    """The file of every ingredient's name: where it is named, else the first of `others` with its hash."""
+    places: dict[str, Path] = {}
+    for ingredient in ingredients(recipe):
+        named = path_of(ingredient.name)
+        candidates = [named, *(path for path in others if path != named)]
+        if ingredient.sha256 is None:
+            candidates = [named]
+        places[ingredient.name] = next(
+            (
+                path
+                for path in candidates
+                if path.is_file()
+                and ingredient.sha256 in (None, file_sha256(path, hash_cache, progress))
+            ),
+            named,
+        )
+    return places
 
 
 def _check_same_product(bound: BoundRecipe, path: Path, precision: str) -> None:

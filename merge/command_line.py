@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from .checkpoint import bind_to_files, make_checkpoint
+from .checkpoint import DIFFERENT, bind_to_files, make_checkpoint, remake
 from .errors import MergeError
 from .metadata import read_recipe
 from .numbers import decimal
@@ -44,6 +44,15 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--threads", type=int, help="default: one per processor, at most 8")
     run.set_defaults(run=_run)
 
+    again = commands.add_parser(
+        "remake", help="make a merged checkpoint again by its own metadata, and compare the two"
+    )
+    again.add_argument("file", type=Path, help="the merged checkpoint")
+    again.add_argument("out", type=Path, help="the .safetensors file to make; never overwritten")
+    again.add_argument("--models", type=Path, required=True, help="folder the ingredients are in")
+    again.add_argument("--threads", type=int, help="default: one per processor, at most 8")
+    again.set_defaults(run=_remake)
+
     show = commands.add_parser("show", help="print the recipe that a checkpoint was made by")
     show.add_argument("file", type=Path)
     show.set_defaults(run=_show)
@@ -53,20 +62,39 @@ def _parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> int:
     recipe = _read_recipe(options.recipe, options.models)
 
-    def path_of(name: str) -> Path:
-        if Path(name).anchor or ".." in Path(name).parts:
-            raise MergeError(f"The ingredient {name} must be named within {options.models}.")
-        return options.models / name
-
-    def show_progress(done: int, total: int) -> None:
-        if sys.stderr.isatty():
-            end = "\n" if done == total else ""
-            print(f"\r{done / 1e6:.0f} of {total / 1e6:.0f} MB", end=end, file=sys.stderr)
-
-    bound = bind_to_files(recipe, path_of, progress=show_progress)
-    made = make_checkpoint(bound, options.out, options.precision, options.threads, show_progress)
+    bound = bind_to_files(recipe, _finder(options.models), progress=_show_progress)
+    made = make_checkpoint(bound, options.out, options.precision, options.threads, _show_progress)
     print(f"{options.out}: {to_text(bound.recipe)}" + ("" if made else " (there already)"))
     return 0
+
+
+def _remake(options: argparse.Namespace) -> int:
+    others = sorted(options.models.rglob("*.safetensors"))
+    found = remake(
+        options.file,
+        options.out,
+        _finder(options.models),
+        others,
+        threads=options.threads,
+        progress=_show_progress,
+    )
+    print(f"{options.out}: {found}")
+    return 0 if found != DIFFERENT else 1
+
+
+def _finder(models: Path) -> Callable[[str], Path]:
+    def path_of(name: str) -> Path:
+        if Path(name).anchor or ".." in Path(name).parts:
+            raise MergeError(f"The ingredient {name} must be named within {models}.")
+        return models / name
+
+    return path_of
+
+
+def _show_progress(done: int, total: int) -> None:
+    if sys.stderr.isatty():
+        end = "\n" if done == total else ""
+        print(f"\r{done / 1e6:.0f} of {total / 1e6:.0f} MB", end=end, file=sys.stderr)
 
 
 def _read_recipe(recipe: str, models: Path) -> Recipe:

@@ -42,6 +42,17 @@ def file_sha256(
     return sha256
 
 
+def tensors_sha256(path: Path) -> str:
+    """Hex SHA-256 of all that follows a safetensors file's header, which editing its metadata does not change (AutoV3)."""
+    digest = hashlib.sha256()
+    block = memoryview(bytearray(BLOCK_BYTES))
+    with path.open("rb", buffering=0) as file:
+        file.seek(8 + int.from_bytes(file.read(8), "little"))
+        while count := file.readinto(block):
+            digest.update(block[:count])
+    return digest.hexdigest()
+
+
 def legacy_hash(path: Path) -> str:
     """The short hash that old web UIs show: 8 hex digits over 64 KiB at 1 MiB. Different files can share it."""
     with path.open("rb") as file:

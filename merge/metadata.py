@@ -69,6 +69,13 @@ def read_recipe(header: Header) -> Recipe:
     return load_json(text)
 
 
+def read_title(header: Header) -> str | None:
+    """What a merged file calls itself, where it says so."""
+    named = _json_object(header.metadata.get("sd_merge_recipe")).get("custom_name")
+    title = header.metadata.get("modelspec.title", named)
+    return title if isinstance(title, str) and title else None
+
+
 def _web_ui_recipe(recipe: Recipe, plan: Plan, precision: str, title: str) -> dict[str, Any]:
     """The recipe in A1111's terms, where it has terms for it; its multiplier is the share of the second model."""
     method, multiplier = "Cocktail", None
