@@ -12,7 +12,7 @@ from aiohttp import web
 
 from ..trainer.errors import TrainerError
 from ..trainer.runs import Run, list_runs
-from .grid.store import list_grids
+from .grid import routes as grid_routes
 from .names import BadName, check_name, cocktail_dir
 
 
@@ -22,7 +22,7 @@ def add(table: web.RouteTableDef) -> None:
     table.get("/cocktail/runs/{name}")(_run)
     table.get("/cocktail/runs/{name}/metrics")(_metrics)
     table.post("/cocktail/runs/{name}/stop")(_stop)
-    table.get("/cocktail/grids")(_grids)
+    grid_routes.add(table)
 
 
 async def _runs(request: web.Request) -> web.Response:
@@ -82,11 +82,6 @@ async def _stop(request: web.Request) -> web.Response:
         return _summary(run)
 
     return await _answer(stop)
-
-
-async def _grids(request: web.Request) -> web.Response:
-    """All grids: name and how many cells there are, finished and failed."""
-    return await _answer(lambda: {"grids": list_grids(cocktail_dir("grids"))})
 
 
 def _open(request: web.Request) -> Run:

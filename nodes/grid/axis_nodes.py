@@ -6,10 +6,11 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ...trainer.data.manifest import Dataset
 from ...trainer.runs import Run
 from .. import names, types
 from ..schema import opt, schema
-from . import axes, checkpoints
+from . import axes, files, prompts
 from .errors import GridError
 
 CATEGORY = "cocktail/grid"
@@ -43,9 +44,27 @@ class CocktailAxis(io.ComfyNode):
                     multiline=True,
                     default="",
                     placeholder="one value a line",
-                    tooltip='One value a line; blank lines do not count. Prompts: the text, "" for an empty one. Sizes in pixels: '
-                    "512x768, or 512 for a square; multiples of 8. Seeds, steps, clip skip: whole numbers. Samplers and "
-                    "schedulers: names as on KSampler.",
+                    tooltip='One value a line; blank lines do not count. Prompts: the text, "" for an empty one. All others can stand on one '
+                    "line too, with commas. Numbers also as ranges: 1-5, 1-9 (+2), 1-10 [4] and 1, 2, .., 8; seeds as 4 seeds. Sizes in pixels: "
+                    "512x768, or 512 for a square; multiples of 8. Files: names, with * for all that match; LoRAs with strength, FILE:0.8.",
+                ),
+                opt(
+                    io.String.Input,
+                    "search",
+                    default="",
+                    optional=True,
+                    placeholder="what to replace",
+                    tooltip="Only for search and replace: the words in the prompt whose place the values take, exactly as they stand there. A value "
+                    "that is the same words leaves the prompt as it is.",
+                ),
+                opt(
+                    io.String.Input,
+                    "labels",
+                    multiline=True,
+                    default="",
+                    optional=True,
+                    placeholder="labels, one a line (optional)",
+                    tooltip="How sheets call the values: line 1 for the first, and so on. A blank line, or none: the value itself.",
                 ),
             ],
             outputs=[
@@ -56,18 +75,32 @@ class CocktailAxis(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, target: str | None, values: str | None) -> bool | str:
-        if target is None or values is None:
+    def validate_inputs(
+        cls,
+        target: str | None,
+        values: str | None,
+        search: str | None = "",
+        labels: str | None = "",
+    ) -> bool | str:
+        if target is None or values is None or search is None or labels is None:
             return True
         try:
-            axes.typed_axis(target, values, _choices())
+            axes.typed_axis(target, values, choices(), search, labels)
         except GridError as error:
             return str(error)
         return True
 
     @classmethod
-    def execute(cls, target: str, values: str) -> io.NodeOutput:
-        return io.NodeOutput(axes.typed_axis(target, values, _choices()))
+    def fingerprint_inputs(
+        cls, target: str | None = None, values: str | None = None, **others: Any
+    ) -> list[Any]:
+        """Files may have been replaced, and a pattern may match others than before."""
+        kind = axes.FILES.get(target or "")
+        return [[name, files.state(kind, name)] for name in files.listed(kind)] if kind else []
+
+    @classmethod
+    def execute(cls, target: str, values: str, search: str = "", labels: str = "") -> io.NodeOutput:
+        return io.NodeOutput(axes.typed_axis(target, values, choices(), search, labels))
 
 
 class CocktailAxisCheckpoints(io.ComfyNode):
@@ -86,8 +119,8 @@ class CocktailAxisCheckpoints(io.ComfyNode):
                     opt(
                         io.Combo.Input,
                         name,
-                        options=[checkpoints.NONE, *names.checkpoint_names()],
-                        default=checkpoints.NONE,
+                        options=[files.NONE, *names.checkpoint_names()],
+                        default=files.NONE,
                         tooltip=f"Checkpoint number {number} of the axis, or none. Can be linked. One that is there twice is "
                         "shown once.",
                     )
@@ -113,25 +146,25 @@ class CocktailAxisCheckpoints(io.ComfyNode):
     @classmethod
     def validate_inputs(
         cls,
-        checkpoint_1: str | None = checkpoints.NONE,
-        checkpoint_2: str | None = checkpoints.NONE,
-        checkpoint_3: str | None = checkpoints.NONE,
-        checkpoint_4: str | None = checkpoints.NONE,
-        checkpoint_5: str | None = checkpoints.NONE,
-        checkpoint_6: str | None = checkpoints.NONE,
-        checkpoint_7: str | None = checkpoints.NONE,
-        checkpoint_8: str | None = checkpoints.NONE,
+        checkpoint_1: str | None = files.NONE,
+        checkpoint_2: str | None = files.NONE,
+        checkpoint_3: str | None = files.NONE,
+        checkpoint_4: str | None = files.NONE,
+        checkpoint_5: str | None = files.NONE,
+        checkpoint_6: str | None = files.NONE,
+        checkpoint_7: str | None = files.NONE,
+        checkpoint_8: str | None = files.NONE,
     ) -> bool | str:
         chosen = (
             checkpoint_1, checkpoint_2, checkpoint_3, checkpoint_4,
             checkpoint_5, checkpoint_6, checkpoint_7, checkpoint_8,
         )  # fmt: skip
-        if all(checkpoint == checkpoints.NONE for checkpoint in chosen):
+        if all(checkpoint == files.NONE for checkpoint in chosen):
             return "The checkpoint axis is empty. Choose at least one checkpoint."
         for name, checkpoint in zip(CHECKPOINT_INPUTS, chosen, strict=True):
-            if checkpoint is not None and checkpoint != checkpoints.NONE:
+            if checkpoint is not None and checkpoint != files.NONE:
                 try:
-                    checkpoints.readable(checkpoint)
+                    files.readable("checkpoint", checkpoint)
                 except GridError as error:
                     return f"{name}: {error}"
         return True
@@ -139,7 +172,7 @@ class CocktailAxisCheckpoints(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, labels: str | None = "", **chosen: str | None) -> list[Any]:
         """A file that was replaced under the same name is another checkpoint."""
-        return [checkpoints.file_state(chosen.get(name)) for name in CHECKPOINT_INPUTS]
+        return [files.state("checkpoint", chosen.get(name)) for name in CHECKPOINT_INPUTS]
 
     @classmethod
     def execute(
@@ -162,7 +195,7 @@ class CocktailAxisCheckpoints(io.ComfyNode):
         if len(lines) > len(chosen):
             raise GridError(f"There are {len(lines)} labels for {len(chosen)} checkpoints.")
         lines += [""] * (len(chosen) - len(lines))
-        pairs = [pair for pair in zip(chosen, lines, strict=True) if pair[0] != checkpoints.NONE]
+        pairs = [pair for pair in zip(chosen, lines, strict=True) if pair[0] != files.NONE]
         return io.NodeOutput(axes.checkpoint_axis(pairs))
 
 
@@ -221,8 +254,151 @@ class CocktailAxisRuns(io.ComfyNode):
         return io.NodeOutput(axes.runs_axis(saved))  # fmt: skip
 
 
-def _choices() -> dict[str, list[str]]:
+class CocktailAxisPrompts(io.ComfyNode):
+    """An axis of prompts out of a dataset or a file."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="CocktailAxisPrompts",
+            display_name="Grid Axis: Prompts",
+            category=CATEGORY,
+            description="Prompts as an axis of a grid: the captions of a dataset's validation set, or the lines of a text file or table in the input folder.",
+            search_aliases=[*ALIASES, "prompt list", "captions", "prompts from file", "validation captions"],
+            inputs=[
+                types.Dataset.Input(
+                    "dataset",
+                    optional=True,
+                    tooltip="Take the captions of this dataset. Without it, the file is read.",
+                ),
+                opt(
+                    io.Combo.Input,
+                    "part",
+                    options=["validation", "training", "all"],
+                    default="validation",
+                    tooltip="Which pairs of the dataset: those held back, those trained on, or all.",
+                ),
+                opt(
+                    io.Combo.Input,
+                    "file",
+                    options=[files.NONE, *prompts.listed()],
+                    default=files.NONE,
+                    tooltip="A file of the input folder, or of a folder in it: .txt with one prompt a line, .csv, .tsv or .jsonl with a column of prompts.",
+                ),
+                io.String.Input(
+                    "column",
+                    default="prompt",
+                    tooltip="The column of a table that holds the prompts.",
+                ),
+                io.String.Input(
+                    "label_column",
+                    default="",
+                    tooltip="The column of a table that says how sheets call the prompts. Empty: the prompts themselves.",
+                ),
+                io.Int.Input(
+                    "most",
+                    default=20,
+                    min=1,
+                    max=10_000,
+                    tooltip="How many prompts at most, from 1 to 10000: the first ones of a file; of a dataset, ones spread evenly over it.",
+                ),
+            ],
+            outputs=[
+                types.Axis.Output(
+                    "axis", display_name="axis", tooltip="The axis, for an axis input of Grid Plan."
+                )
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, file: str | None) -> bool | str:
+        try:
+            if file is not None and file != files.NONE:
+                prompts.path_of(file)
+        except GridError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, file: str | None = None, **others: Any) -> list[Any]:
+        """A file that was edited has other prompts."""
+        return prompts.state(file)
+
+    @classmethod
+    def execute(
+        cls,
+        part: str,
+        file: str,
+        column: str,
+        label_column: str,
+        most: int,
+        dataset: Dataset | None = None,
+    ) -> io.NodeOutput:
+        if dataset is not None:
+            found = prompts.captions(dataset, part, most)
+        elif file != files.NONE:
+            found = prompts.of_file(prompts.path_of(file), column, label_column, most)
+        else:
+            raise GridError(
+                "Grid Axis: Prompts has neither a dataset nor a file. Link one, or choose the other."
+            )
+        return io.NodeOutput(axes.prompt_axis(found))
+
+
+class CocktailCombineAxes(io.ComfyNode):
+    """Several axes as one."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="CocktailCombineAxes",
+            display_name="Combine Axes",
+            category=CATEGORY,
+            description="Makes one axis of several: their values move together, such as each checkpoint with its own size, or every value meets every other.",
+            search_aliases=[*ALIASES, "zip", "combined axis", "nested axis", "move together"],
+            inputs=[
+                types.Axis.Input("axis_1", tooltip="The first axis."),
+                types.Axis.Input("axis_2", tooltip="The second axis."),
+                *(
+                    types.Axis.Input(f"axis_{number}", optional=True, tooltip="One more axis. Optional.")
+                    for number in (3, 4)
+                ),
+                opt(
+                    io.Combo.Input,
+                    "how",
+                    options=["together", "every combination"],
+                    default="together",
+                    tooltip="together: the first values, then the second ones, and so on; all axes must be equally long. every combination: all values of "
+                    "axis 1 with all of axis 2, the last axis fastest.",
+                ),
+            ],
+            outputs=[
+                types.Axis.Output(
+                    "axis", display_name="axis", tooltip="The axis, for an axis input of Grid Plan."
+                )
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls,
+        axis_1: axes.Axis,
+        axis_2: axes.Axis,
+        how: str,
+        axis_3: axes.Axis | None = None,
+        axis_4: axes.Axis | None = None,
+    ) -> io.NodeOutput:
+        given = [axis for axis in (axis_1, axis_2, axis_3, axis_4) if axis is not None]
+        return io.NodeOutput(axes.combine(given, how == "together"))
+
+
+def choices() -> axes.Choices:
+    """What ComfyUI has to choose from: samplers, schedulers and files."""
     import comfy.samplers
 
     sampler = comfy.samplers.KSampler
-    return {"sampler": list(sampler.SAMPLERS), "scheduler": list(sampler.SCHEDULERS)}
+    return {
+        "sampler": list(sampler.SAMPLERS),
+        "scheduler": list(sampler.SCHEDULERS),
+        **{kind: files.listed(kind) for kind in ("checkpoint", "vae", "lora")},
+    }

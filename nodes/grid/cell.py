@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from ...trainer.files import canonical_json, sha256_text
@@ -17,13 +18,24 @@ LIMITS: dict[str, tuple[float, float]] = {
     "width": (16, 16_384),
     "height": (16, 16_384),
     "clip_skip": (1, 12),
+    "denoise": (0.01, 1.0),
 }
 """Smallest and largest value: those of ComfyUI's stock nodes, and the twelve layers of SD1.5's text encoder."""
+
+STRONGEST = 100.0
+"""The limit of LoraLoader, either way."""
+
+Lora = tuple[str, float, float]
+"""The file of a LoRA, and its strengths on the model and on the text encoder."""
 
 
 @dataclass(frozen=True)
 class CellSettings:
-    """All that decides one picture. `clip_skip` counts from the end: 1 is the last layer, ComfyUI's -1."""
+    """All that decides one picture. `clip_skip` counts from the end: 1 is the last layer, ComfyUI's -1.
+
+    `vae` is the file of a VAE, "" for the checkpoint's own. With `image`, a file of the input folder, sampling begins at
+    that picture, scaled and cut to the size, and goes back by `denoise`.
+    """
 
     checkpoint: str
     prompt: str
@@ -36,17 +48,62 @@ class CellSettings:
     width: int
     height: int
     clip_skip: int
+    vae: str = ""
+    loras: tuple[Lora, ...] = ()
+    image: str = ""
+    denoise: float = 1.0
 
     @property
-    def models(self) -> list[str]:
-        """The model files that must be in memory for this picture: cells that need the same ones stand together."""
-        return [self.checkpoint]
+    def models(self) -> tuple[str, ...]:
+        """What must be in memory for this picture: cells that need the same stand together."""
+        return (self.checkpoint, *(lora_words(lora) for lora in self.loras))
 
-    def key(self, checkpoint_sha256: str) -> str:
-        """Hex SHA-256 of the settings, with the checkpoint's content in place of its name."""
-        identity = {"format": FORMAT, **asdict(self), "cfg": float(self.cfg)}
-        identity["checkpoint"] = checkpoint_sha256
+    @property
+    def files(self) -> tuple[tuple[str, str], ...]:
+        """The kind and name of every file that decides the picture."""
+        found = [("checkpoint", self.checkpoint)]
+        found += [("vae", self.vae)] if self.vae else []
+        found += [("lora", name) for name, on_model, on_clip in self.loras if on_model or on_clip]
+        found += [("image", self.image)] if self.image else []
+        return tuple(found)
+
+    def key(self, sha256_of: Callable[[str, str], str]) -> str:
+        """Hex SHA-256 of the settings, with the content of files in place of their names.
+
+        `sha256_of(kind, name)` is the hash of a file. Settings that came later count only where they are set.
+        """
+        identity: dict[str, Any] = {"format": FORMAT}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name not in LATER or value != field.default:
+                identity[field.name] = value
+        identity["cfg"] = float(self.cfg)
+        for kind in ("checkpoint", "vae", "image"):
+            if identity.get(kind):
+                identity[kind] = sha256_of(kind, identity[kind])
+        loras = [
+            [sha256_of("lora", name), float(on_model), float(on_clip)]
+            for name, on_model, on_clip in self.loras
+            if on_model or on_clip
+        ]
+        identity.pop("loras", None)
+        if loras:
+            identity["loras"] = loras
         return sha256_text(canonical_json(identity))
+
+    def to_json(self) -> dict[str, Any]:
+        """The settings, of the later ones those that are set."""
+        return {
+            name: value
+            for name, value in asdict(self).items()
+            if name not in LATER or value != DEFAULTS[name]
+        }
+
+
+LATER = ("vae", "loras", "image", "denoise")
+"""Settings that cells of older grids do not know."""
+
+DEFAULTS = {field.name: field.default for field in fields(CellSettings) if field.name in LATER}
 
 
 def check_limits(values: dict[str, Any]) -> None:
@@ -68,5 +125,12 @@ def check_limits(values: dict[str, Any]) -> None:
 
 
 def clip_skip_label(clip_skip: int) -> str:
-    """Clip skip in our count, with ComfyUI's number behind it."""
-    return f"clip skip {clip_skip} (-{clip_skip})"
+    """Clip skip in our count, which is A1111's, with ComfyUI's number and EveryDream2's behind it."""
+    everydream = "0 or 1" if clip_skip == 1 else str(clip_skip)
+    return f"clip skip {clip_skip} (ComfyUI -{clip_skip}, EveryDream2 {everydream})"
+
+
+def lora_words(lora: Lora) -> str:
+    """A LoRA as it is written on an axis: its file and strengths."""
+    name, on_model, on_clip = lora
+    return f"{name}:{on_model:g}" + (f":{on_clip:g}" if on_clip != on_model else "")

@@ -1,4 +1,4 @@
-"""Texts, encoded once for all cells, and one pass through the text encoder for all clip skips.
+"""One pass through the text encoder for all clip skips.
 
 A clip skip takes another layer of the same pass. What ComfyUI's own CLIPTextEncode returns is left to it; only the layers
 that it would compute anew for the next clip skip are remembered.
@@ -11,41 +11,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-MOST_TEXTS = 256
-"""Encoded texts in memory, the oldest of which is dropped; 77 tokens of SD1.5 are 0.24 MB."""
-
 MOST_PASSES = 4
 """Passes whose layers are in memory, 2.8 MB each for 77 tokens."""
 
 
-class TextEncoder:
-    """The text encoder of a checkpoint. `call(node id, inputs)` calls one of ComfyUI's nodes."""
-
-    def __init__(self, clip: Any, call: Callable[..., tuple[Any, ...]]) -> None:
-        self.clip, self.call = clip, call
-        self.clips: dict[int, Any] = {}
-        self.encoded: OrderedDict[tuple[int, str], Any] = OrderedDict()
-        self.layers = Layers()
-
-    def encode(self, clip_skip: int, text: str) -> Any:
-        """The conditioning of a text."""
-        wanted = (clip_skip, text)
-        if wanted not in self.encoded:
-            if clip_skip not in self.clips:
-                (self.clips[clip_skip],) = self.call(
-                    "CLIPSetLastLayer", clip=self.clip, stop_at_clip_layer=-clip_skip
-                )
-            clip = self.clips[clip_skip]
-            with self.layers.remembered_in(clip):
-                (self.encoded[wanted],) = self.call("CLIPTextEncode", clip=clip, text=text)
-            if len(self.encoded) > MOST_TEXTS:
-                self.encoded.popitem(last=False)
-        self.encoded.move_to_end(wanted)
-        return self.encoded[wanted]
-
-
 class Layers:
-    """What every layer of a CLIP text encoder has put out for the inputs it was last given."""
+    """What every layer of a CLIP text encoder has put out for the inputs it was last given.
+
+    Of one set of weights: with a LoRA on it, an encoder is another one.
+    """
 
     def __init__(self) -> None:
         self.known: OrderedDict[tuple[Any, ...], tuple[Any, list[Any]]] = OrderedDict()

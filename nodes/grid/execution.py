@@ -39,6 +39,10 @@ class Renderer(Protocol):
         """What besides its settings decides the last bits of a cell."""
         ...
 
+    def times(self) -> dict[str, float]:
+        """Seconds spent since this was last asked, by what they were spent for."""
+        ...
+
     def reason(self, error: Exception, cell: Cell) -> str:
         """An error in one line that fits a tile."""
         ...
@@ -59,7 +63,6 @@ class Outcome:
 
     saved: list[str] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
-    loads: int = 0
 
     @property
     def rendered(self) -> int:
@@ -72,7 +75,7 @@ class Finished:
 
     cell: Cell
     pixels: numpy.ndarray
-    seconds: float
+    times: dict[str, float]
     numerics: str
 
 
@@ -119,11 +122,10 @@ def render(
                         show(f"loading {cell.settings.checkpoint}")
                         renderer.load(cell)
                         loaded, made_by = cell.settings.models, _note_numerics(store, renderer)
-                        outcome.loads += 1
                     show(f"cell {done + 1} of {total}, {cell.settings.checkpoint}")
                     started = time.monotonic()
                     pixels = renderer.picture(cell, done, total)
-                    seconds = time.monotonic() - started
+                    times = {"seconds": round(time.monotonic() - started, 3), **renderer.times()}
                 except renderer.interrupt:
                     raise
                 except Exception as error:
@@ -136,7 +138,7 @@ def render(
                         outcome.reasons.append(reason)
                     renderer.free()
                 else:
-                    writer.put(Finished(cell, pixels, seconds, made_by))
+                    writer.put(Finished(cell, pixels, times, made_by))
     renderer.unload()
     return outcome
 
@@ -160,7 +162,7 @@ def _save(store: Store, finished: Finished, save_as: str, with_graphs: bool) -> 
         note,
     )
     with _disk(store):
-        store.save_cell(cell, data, finished.seconds, save_as, finished.numerics)
+        store.save_cell(cell, data, finished.times, save_as, finished.numerics)
 
 
 @contextmanager

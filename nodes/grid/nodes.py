@@ -1,4 +1,4 @@
-"""The nodes of a grid: a plan that is checked before anything runs, the rendering of its cells, and sheets."""
+"""The nodes that render a grid and draw its sheets, and the list of all nodes of grids."""
 
 from __future__ import annotations
 
@@ -12,10 +12,18 @@ from .. import names, types
 from ..pictures import as_image
 from ..progress import Progress, show_text
 from ..schema import opt, schema
-from . import axes, cell_file, checkpoints, execution, plan, sampling, sheet
-from .axis_nodes import ALIASES, CATEGORY, CocktailAxis, CocktailAxisCheckpoints, CocktailAxisRuns
-from .cell import LIMITS, SIDE_STEP, check_limits
+from . import cell_file, execution, plan, sampling, sheet
+from .axis_nodes import (
+    ALIASES,
+    CATEGORY,
+    CocktailAxis,
+    CocktailAxisCheckpoints,
+    CocktailAxisPrompts,
+    CocktailAxisRuns,
+    CocktailCombineAxes,
+)
 from .errors import GridError
+from .plan_nodes import CocktailGridPlan, CocktailGridPlanJson
 from .store import Store
 
 if TYPE_CHECKING:
@@ -26,211 +34,6 @@ OUTPUT_PIXELS = 128_000_000
 
 _last_failures: dict[str, float] = {}
 """Grids whose last rendering had failed cells, and when that was: queueing such a grid again tries them again."""
-
-
-class CocktailGridPlan(io.ComfyNode):
-    """A grid, resolved to its cells."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        import comfy.samplers
-
-        return schema(
-            node_id="CocktailGridPlan",
-            display_name="Grid Plan",
-            category=CATEGORY,
-            description="Resolves axes and fixed settings to the cells of a grid, and checks them all before anything is rendered. What an "
-            "axis varies takes the place of the setting here.",
-            search_aliases=[*ALIASES, "xyz script", "grid generator", "plan"],
-            is_output_node=True,
-            inputs=[
-                opt(
-                    io.String.Input,
-                    "name",
-                    default="grid",
-                    tooltip="Name of the grid and of its folder, output/cocktail/grids/NAME. Up to 64 letters, digits, dots, hyphens "
-                    "and underscores. A name can be used again: cells that are the same are not rendered again.",
-                ),
-                types.Axis.Input("axis_1", tooltip="The columns of the sheets."),
-                types.Axis.Input("axis_2", optional=True, tooltip="The rows of the sheets. Optional."),
-                types.Axis.Input(
-                    "axis_3", optional=True, tooltip="One page of the sheets for each value. Optional."
-                ),
-                types.Axis.Input(
-                    "axis_4",
-                    optional=True,
-                    tooltip="More pages: one for each pair of values of axis 3 and 4. Optional.",
-                ),
-                opt(
-                    io.Combo.Input,
-                    "checkpoint",
-                    options=[checkpoints.NONE, *names.checkpoint_names()],
-                    default=checkpoints.NONE,
-                    tooltip="The checkpoint of all cells, unless an axis varies it. Can be linked.",
-                ),
-                opt(
-                    io.String.Input,
-                    "prompt",
-                    multiline=True,
-                    default="",
-                    placeholder="prompt",
-                    tooltip="The prompt of all cells, unless an axis varies it.",
-                ),
-                opt(
-                    io.String.Input,
-                    "negative_prompt",
-                    multiline=True,
-                    default="",
-                    placeholder="negative prompt",
-                    tooltip="The negative prompt of all cells, unless an axis varies it.",
-                ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=2**64 - 1,
-                    control_after_generate=False,
-                    tooltip="The seed of the noise that all cells begin with, from 0 to 2^64 - 1, unless an axis varies it. It stays "
-                    "as it is after queueing.",
-                ),
-                io.Int.Input(
-                    "steps",
-                    default=20,
-                    min=1,
-                    max=10_000,
-                    tooltip="Sampling steps, from 1 to 10000, unless an axis varies them. More take longer; 20 to 30 is usual.",
-                ),
-                io.Float.Input(
-                    "cfg",
-                    default=7.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    round=0.01,
-                    tooltip="Classifier-free guidance, from 0 to 100, unless an axis varies it: how closely the prompt is followed. 1 "
-                    "ignores the negative prompt; 7 is usual.",
-                ),
-                opt(
-                    io.Combo.Input,
-                    "sampler",
-                    options=list(comfy.samplers.KSampler.SAMPLERS),
-                    default="euler",
-                    tooltip="The sampler, as on KSampler, unless an axis varies it.",
-                ),
-                opt(
-                    io.Combo.Input,
-                    "scheduler",
-                    options=list(comfy.samplers.KSampler.SCHEDULERS),
-                    default="normal",
-                    tooltip="The scheduler, as on KSampler, unless an axis varies it.",
-                ),
-                *(
-                    io.Int.Input(
-                        side,
-                        default=512,
-                        min=int(LIMITS[side][0]),
-                        max=int(LIMITS[side][1]),
-                        step=SIDE_STEP,
-                        tooltip=f"{side.capitalize()} of the pictures in pixels, a multiple of {SIDE_STEP}, unless an axis varies "
-                        "the size. SD1.5 was made for 512.",
-                    )
-                    for side in ("width", "height")
-                ),
-                io.Int.Input(
-                    "clip_skip",
-                    default=1,
-                    min=1,
-                    max=12,
-                    tooltip="Which layer of the text encoder is used, counted from the end, from 1 to 12, unless an axis varies it: 1 = "
-                    "the last one (-1 in ComfyUI), 2 = the one before it (-2). Use the number the checkpoint was trained with.",
-                ),
-            ],
-            outputs=[
-                types.Grid.Output(
-                    "grid", display_name="grid", tooltip="The plan, for Render Grid."
-                )
-            ],
-        )  # fmt: skip
-
-    @classmethod
-    def validate_inputs(
-        cls, name: str | None, checkpoint: str | None, width: int | None, height: int | None
-    ) -> bool | str:
-        try:
-            if name is not None:
-                names.check_name(name, "grid")
-            if checkpoint is not None and checkpoint != checkpoints.NONE:
-                checkpoints.readable(checkpoint)
-            sides = {"width": width, "height": height}
-            check_limits({side: value for side, value in sides.items() if value is not None})
-        except (names.BadName, GridError) as error:
-            return str(error)
-        return True
-
-    @classmethod
-    def fingerprint_inputs(cls, checkpoint: str | None = None, **others: Any) -> list[Any]:
-        """A file that was replaced under the same name is another checkpoint."""
-        return [checkpoints.file_state(checkpoint)]
-
-    @classmethod
-    def execute(
-        cls,
-        name: str,
-        axis_1: axes.Axis,
-        checkpoint: str,
-        prompt: str,
-        negative_prompt: str,
-        seed: int,
-        steps: int,
-        cfg: float,
-        sampler: str,
-        scheduler: str,
-        width: int,
-        height: int,
-        clip_skip: int,
-        axis_2: axes.Axis | None = None,
-        axis_3: axes.Axis | None = None,
-        axis_4: axes.Axis | None = None,
-    ) -> io.NodeOutput:
-        try:
-            names.check_name(name, "grid")
-        except names.BadName as error:
-            raise GridError(str(error)) from None
-        fixed = {
-            "checkpoint": "" if checkpoint == checkpoints.NONE else checkpoint,
-            "prompt": prompt,
-            "negative_prompt": negative_prompt,
-            "seed": seed,
-            "steps": steps,
-            "cfg": cfg,
-            "sampler": sampler,
-            "scheduler": scheduler,
-            "width": width,
-            "height": height,
-            "clip_skip": clip_skip,
-        }
-        given = [axis for axis in (axis_1, axis_2, axis_3, axis_4) if axis is not None]
-        grid = plan.make_plan(name, fixed, given, checkpoints.content_sha256)
-        missing = _store(grid).missing(grid)
-        loads = len({cell.settings.checkpoint for cell in missing})
-        text = grid.size_words() + (
-            f": {len(missing)} to render, {loads} checkpoint{'s' * (loads != 1)} to load"
-            if missing
-            else ": all rendered already"
-        )
-        if grid.repeats:
-            text += (
-                f"; {grid.repeats} show a picture twice, because checkpoints have the same content"
-            )
-        result = {
-            "name": name,
-            "cells": len(grid.cells),
-            "missing": len(missing),
-            "loads": loads,
-            "repeats": grid.repeats,
-        }
-        show_text(text)
-        return io.NodeOutput(grid, ui={"text": [text], "cocktail": [result]})
 
 
 class CocktailRenderGrid(io.ComfyNode):
@@ -337,7 +140,7 @@ class CocktailRenderGrid(io.ComfyNode):
             "reused": reused,
             "failed": failed,
             "damaged": damaged,
-            "loads": outcome.loads,
+            "loads": renderer.loads,
             "encodings": renderer.passes,
         }
         return io.NodeOutput(grid, ui={"text": [text], "cocktail": [result]})
@@ -418,7 +221,10 @@ NODES: list[type[io.ComfyNode]] = [
     CocktailAxis,
     CocktailAxisCheckpoints,
     CocktailAxisRuns,
+    CocktailAxisPrompts,
+    CocktailCombineAxes,
     CocktailGridPlan,
+    CocktailGridPlanJson,
     CocktailRenderGrid,
     CocktailGridSheet,
 ]

@@ -14,7 +14,7 @@ from ...trainer.files import canonical_json, sha256_text, write_bytes
 from ...trainer.lettering import FAINT, FRAME, INK, PAPER, line_height, wrap
 from ...trainer.lettering import font as letters
 from .axes import Axis
-from .cell import clip_skip_label
+from .cell import clip_skip_label, lora_words
 from .errors import GridError
 from .plan import Cell, Plan
 from .store import Store
@@ -45,7 +45,8 @@ class Page:
     subtitle: str
     columns: tuple[str, ...]
     rows: tuple[str, ...]
-    cells: tuple[tuple[Cell, ...], ...]
+    cells: tuple[tuple[Cell | None, ...], ...]
+    """None where a rule leaves the cell out."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,7 @@ def make_sheets(
             cell.key: "finished" if store.is_finished(cell.key) else failures.get(cell.key, "")
             for row in page.cells
             for cell in row
+            if cell is not None
         }
         shown = _content_hash(page, states, max_width)
         path = store.folder / "sheets" / f"{plan.name}-{shown[:12]}-{number}.png"
@@ -121,12 +123,13 @@ def make_pages(plan: Plan) -> list[Page]:
         words = [axis.values[number].label for axis, number in zip(further, place, strict=True)]
         cells = tuple(
             tuple(
-                at[(column, row, *place)[: len(plan.axes)]]
+                at.get((column, row, *place)[: len(plan.axes)])
                 for column in range(len(columns))
             )
             for row in range(len(rows))
         )  # fmt: skip
-        pages.append(Page(" · ".join([plan.name, *words]), fixed, columns, rows, cells))
+        if any(cell is not None for row in cells for cell in row):
+            pages.append(Page(" · ".join([plan.name, *words]), fixed, columns, rows, cells))
     return pages
 
 
@@ -150,12 +153,16 @@ def fixed_words(fixed: dict[str, Any]) -> str:
     words += [fixed[name] for name in ("sampler", "scheduler") if name in fixed]
     if "clip_skip" in fixed:
         words.append(clip_skip_label(fixed["clip_skip"]))
+    words += [fixed["vae"]] if "vae" in fixed else []
+    words += [lora_words(lora) for lora in fixed.get("loras", ())]
+    words += [f"from {fixed['image']}"] if "image" in fixed else []
+    words += [f"denoise {fixed['denoise']:g}"] if "denoise" in fixed else []
     return " · ".join(words)
 
 
 def lay_out(page: Page, max_width: int) -> Layout:
     """The layout with the largest pictures that fits, small pictures enlarged by a whole number."""
-    sides = [(cell.settings.width, cell.settings.height) for row in page.cells for cell in row]
+    sides = [(c.settings.width, c.settings.height) for row in page.cells for c in row if c]
     scale: float = max(1, math.ceil(READABLE_PX / max(max(side) for side in sides)))
     while True:
         layout = _lay_out(page, max_width, scale)
@@ -189,6 +196,9 @@ def draw(
         _write_block(pen, layout.rows[row], layout.margin, y + height / 2, layout.font, "left")
         x = left_of_cells
         for cell, width in zip(page.cells[row], layout.column_widths, strict=True):
+            if cell is None:
+                x += width + layout.gap
+                continue
             tile = _tile(cell, store, failures, layout)
             left, top = x + (width - tile.width) // 2, y + (height - tile.height) // 2
             pen.rectangle((left - 1, top - 1, left + tile.width, top + tile.height), FRAME)
@@ -208,11 +218,14 @@ def draw(
 
 
 def _lay_out(page: Page, max_width: int, scale: float) -> Layout:
+    smallest = min(c.settings.width for row in page.cells for c in row if c)
     column_widths = [
-        max(_scaled(row[column].settings.width, scale) for row in page.cells)
-        for column in range(len(page.columns))
+        _scaled(max((c.settings.width for c in column if c), default=smallest), scale)
+        for column in zip(*page.cells, strict=True)
     ]
-    row_heights = [max(_scaled(cell.settings.height, scale) for cell in row) for row in page.cells]
+    row_heights = [
+        _scaled(max((c.settings.height for c in row if c), default=0), scale) for row in page.cells
+    ]
     typical = sorted(column_widths)[len(column_widths) // 2]
     font = min(LARGEST_FONT, max(SMALLEST_FONT, round(typical / 11)))
     margin, gap = font * 3 // 2, max(4, font // 2)
@@ -323,7 +336,7 @@ def _title_size(font: int) -> int:
 
 def _content_hash(page: Page, states: dict[str, str], max_width: int) -> str:
     """The hash of all that is on a sheet."""
-    keys = [[cell.key for cell in row] for row in page.cells]
+    keys = [[cell and cell.key for cell in row] for row in page.cells]
     return sha256_text(
         canonical_json(
             [FORMAT, page.title, page.subtitle, page.columns, page.rows, keys, states, max_width]

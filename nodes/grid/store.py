@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...trainer.files import canonical_json, sha256_text, write_bytes, write_json
 from . import journal
-from .cell_file import SUFFIXES, fault
+from .cell_file import PNG, SUFFIXES, fault
 from .plan import Cell, Plan
 
 LITTER_S = 600
@@ -80,12 +80,17 @@ class Store:
             write_json(file, described)
 
     def save_cell(
-        self, cell: Cell, data: bytes, seconds: float, save_as: str = "PNG", numerics: str = ""
+        self,
+        cell: Cell,
+        data: bytes,
+        times: dict[str, float],
+        save_as: str = PNG,
+        numerics: str = "",
     ) -> None:
-        """Save the file of a cell and note it. Raises OSError."""
+        """Save the file of a cell and note it, with the seconds that it took. Raises OSError."""
         write_bytes(self._path(cell.key, SUFFIXES[save_as]), data)
-        line: dict[str, Any] = {"status": "finished", "seconds": round(seconds, 3)}
-        self._log(cell, {**line, "bytes": len(data), "numerics": numerics})
+        found = {"bytes": len(data), "save_as": save_as, "numerics": numerics}
+        self._log(cell, {"status": "finished", **times, **found})
 
     def save_failure(self, cell: Cell, reason: str) -> None:
         self._log(cell, {"status": "failed", "reason": reason})
@@ -121,7 +126,12 @@ class Store:
         return self.folder / "cells" / key[:2] / f"{key}{suffix}"
 
     def _log(self, cell: Cell, outcome: dict[str, Any]) -> None:
-        line = {"key": cell.key, **outcome, "settings": asdict(cell.settings), "time": time.time()}
+        line = {
+            "key": cell.key,
+            **outcome,
+            "settings": cell.settings.to_json(),
+            "time": time.time(),
+        }
         journal.append(self.folder / "cells.jsonl", line)
 
 

@@ -7,9 +7,12 @@ from typing import Any
 
 from .cell import CellSettings
 
+PICTURE = 7
+"""The node that puts out the picture."""
+
 
 @dataclass(frozen=True)
-class _Link:
+class Link:
     """An input that takes output number `slot` of a node."""
 
     node: int
@@ -17,7 +20,7 @@ class _Link:
 
 
 @dataclass(frozen=True)
-class _Node:
+class Node:
     """A stock node: its inputs in the order of its widgets, and where it stands on the page."""
 
     kind: str
@@ -27,78 +30,103 @@ class _Node:
     size: tuple[int, int]
 
 
-def _graph(cell: CellSettings, prefix: str) -> dict[int, _Node]:
-    """The nodes by their numbers. Only `_Link` inputs are sockets; all others are widgets."""
-    clip = _Link(2, 0)
+def graph_of(cell: CellSettings, prefix: str = "ComfyUI") -> dict[int, Node]:
+    """The nodes by their numbers. Only `Link` inputs are sockets; all others are widgets."""
+    loras, model, clip = _loras(cell)
+    vae = Link(9, 0) if cell.vae else Link(1, 2)
+    texts = {
+        number: Node("CLIPTextEncode", {"text": text, "clip": Link(2, 0)}, ("CONDITIONING",), (690, y), (400, 180))
+        for number, text, y in ((3, cell.prompt, 20), (4, cell.negative_prompt, 250))
+    }  # fmt: skip
     return {
-        1: _Node(
+        1: Node(
             "CheckpointLoaderSimple",
             {"ckpt_name": cell.checkpoint},
             ("MODEL", "CLIP", "VAE"),
             (20, 200),
             (320, 100),
         ),
-        2: _Node(
+        2: Node(
             "CLIPSetLastLayer",
-            {"clip": _Link(1, 1), "stop_at_clip_layer": -cell.clip_skip},
+            {"clip": clip, "stop_at_clip_layer": -cell.clip_skip},
             ("CLIP",),
             (380, 20),
             (270, 60),
         ),
-        3: _Node(
-            "CLIPTextEncode",
-            {"text": cell.prompt, "clip": clip},
-            ("CONDITIONING",),
-            (690, 20),
-            (400, 180),
-        ),
-        4: _Node(
-            "CLIPTextEncode",
-            {"text": cell.negative_prompt, "clip": clip},
-            ("CONDITIONING",),
-            (690, 250),
-            (400, 180),
-        ),
-        5: _Node(
-            "EmptyLatentImage",
-            {"width": cell.width, "height": cell.height, "batch_size": 1},
-            ("LATENT",),
-            (740, 480),
-            (300, 110),
-        ),
-        6: _Node(
+        **texts,
+        **_start(cell, vae),
+        6: Node(
             "KSampler",
             {
-                "model": _Link(1, 0),
+                "model": model,
                 "seed": cell.seed,
                 "steps": cell.steps,
                 "cfg": cell.cfg,
                 "sampler_name": cell.sampler,
                 "scheduler": cell.scheduler,
-                "positive": _Link(3, 0),
-                "negative": _Link(4, 0),
-                "latent_image": _Link(5, 0),
-                "denoise": 1.0,
+                "positive": Link(3, 0),
+                "negative": Link(4, 0),
+                "latent_image": Link(5, 0),
+                "denoise": cell.denoise,
             },
             ("LATENT",),
             (1130, 20),
             (300, 470),
         ),
-        7: _Node(
+        PICTURE: Node(
             "VAEDecode",
-            {"samples": _Link(6, 0), "vae": _Link(1, 2)},
+            {"samples": Link(6, 0), "vae": vae},
             ("IMAGE",),
             (1470, 20),
             (200, 50),
         ),
-        8: _Node(
+        8: Node(
             "SaveImage",
-            {"images": _Link(7, 0), "filename_prefix": prefix},
+            {"images": Link(7, 0), "filename_prefix": prefix},
             (),
             (1470, 130),
             (320, 320),
         ),
+        **({9: Node("VAELoader", {"vae_name": cell.vae}, ("VAE",), (1130, 540), (300, 60))} if cell.vae else {}),
+        **loras,
+    }  # fmt: skip
+
+
+def _start(cell: CellSettings, vae: Link) -> dict[int, Node]:
+    """Number 5 is the latent that sampling begins with: an empty one, or a picture scaled and cut to the size."""
+    if not cell.image:
+        empty = {"width": cell.width, "height": cell.height, "batch_size": 1}
+        return {5: Node("EmptyLatentImage", empty, ("LATENT",), (740, 480), (300, 110))}
+    scaled = {
+        "image": Link(10, 0),
+        "upscale_method": "lanczos",
+        "width": cell.width,
+        "height": cell.height,
+        "crop": "center",
     }
+    return {
+        5: Node("VAEEncode", {"pixels": Link(11, 0), "vae": vae}, ("LATENT",), (740, 480), (200, 50)),
+        10: Node("LoadImage", {"image": cell.image}, ("IMAGE", "MASK"), (20, 400), (320, 320)),
+        11: Node("ImageScale", scaled, ("IMAGE",), (380, 400), (300, 140)),
+    }  # fmt: skip
+
+
+def _loras(cell: CellSettings) -> tuple[dict[int, Node], Link, Link]:
+    """The chain of LoRAs from number 12 on, and where the model and the text encoder come from behind it."""
+    nodes: dict[int, Node] = {}
+    model, clip = Link(1, 0), Link(1, 1)
+    for number, (name, on_model, on_clip) in enumerate(cell.loras, start=12):
+        inputs = {
+            "model": model,
+            "clip": clip,
+            "lora_name": name,
+            "strength_model": on_model,
+            "strength_clip": on_clip,
+        }
+        y = 760 + 160 * (number - 12)
+        nodes[number] = Node("LoraLoader", inputs, ("MODEL", "CLIP"), (20, y), (320, 130))
+        model, clip = Link(number, 0), Link(number, 1)
+    return nodes, model, clip
 
 
 def api_prompt(cell: CellSettings, prefix: str = "ComfyUI") -> dict[str, Any]:
@@ -107,23 +135,23 @@ def api_prompt(cell: CellSettings, prefix: str = "ComfyUI") -> dict[str, Any]:
         str(number): {
             "class_type": node.kind,
             "inputs": {
-                name: [str(value.node), value.slot] if isinstance(value, _Link) else value
+                name: [str(value.node), value.slot] if isinstance(value, Link) else value
                 for name, value in node.inputs.items()
             },
         }
-        for number, node in _graph(cell, prefix).items()
+        for number, node in sorted(graph_of(cell, prefix).items())
     }
 
 
 def ui_workflow(cell: CellSettings, prefix: str = "ComfyUI") -> dict[str, Any]:
     """The same graph as the page saves it, so that dropping the picture on ComfyUI opens it."""
-    graph = _graph(cell, prefix)
+    graph = graph_of(cell, prefix)
     links: list[list[Any]] = []
     nodes: list[dict[str, Any]] = []
-    for number, node in graph.items():
+    for number, node in sorted(graph.items()):
         sockets = []
         for name, value in node.inputs.items():
-            if isinstance(value, _Link):
+            if isinstance(value, Link):
                 kind = graph[value.node].outputs[value.slot]
                 link = len(links) + 1
                 links.append([link, value.node, value.slot, number, len(sockets), kind])
@@ -135,7 +163,7 @@ def ui_workflow(cell: CellSettings, prefix: str = "ComfyUI") -> dict[str, Any]:
                 "pos": list(node.position),
                 "size": list(node.size),
                 "flags": {},
-                "order": number - 1,
+                "order": len(nodes),
                 "mode": 0,
                 "inputs": sockets,
                 "outputs": [
@@ -146,10 +174,11 @@ def ui_workflow(cell: CellSettings, prefix: str = "ComfyUI") -> dict[str, Any]:
                 "widgets_values": _widgets(node),
             }
         )
+    by_number = {node["id"]: node for node in nodes}
     for link, source, slot, *_ in links:
-        nodes[source - 1]["outputs"][slot]["links"].append(link)
+        by_number[source]["outputs"][slot]["links"].append(link)
     return {
-        "last_node_id": len(nodes),
+        "last_node_id": max(graph),
         "last_link_id": len(links),
         "nodes": nodes,
         "links": links,
@@ -160,16 +189,17 @@ def ui_workflow(cell: CellSettings, prefix: str = "ComfyUI") -> dict[str, Any]:
     }
 
 
-def _widgets(node: _Node) -> list[Any]:
-    """Widget values by position. A seed is followed by what the page does to it after queueing: here nothing.
+def _widgets(node: Node) -> list[Any]:
+    """Widget values by position. A seed is followed by what the page does to it after queueing: here nothing; a picture to
+    load by what its upload button is for.
 
     The page reads `{a|b}` in a prompt as a choice, unless the braces are escaped.
     """
     values: list[Any] = []
     for name, value in node.inputs.items():
-        if isinstance(value, _Link):
+        if isinstance(value, Link):
             continue
         if name == "text":
             value = value.replace("{", "\\{").replace("}", "\\}")
         values += [value, "fixed"] if name == "seed" else [value]
-    return values
+    return [*values, "image"] if node.kind == "LoadImage" else values

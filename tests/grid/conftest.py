@@ -28,3 +28,33 @@ def lively(comfy: Comfy) -> str:
             tensors[name] = noise.astype(tensor.dtype)
     save_file(tensors, folder / CHECKPOINT)
     return CHECKPOINT
+
+
+@pytest.fixture(scope="session")
+def extras(comfy: Comfy, lively: str) -> None:
+    """A VAE, a LoRA and a picture to begin with, all of which are seen in the pictures."""
+    from PIL import Image
+    from safetensors.numpy import load_file, save_file
+
+    models = comfy.base / "models"
+    for folder in ("vae", "loras"):
+        (models / folder).mkdir(exist_ok=True)
+    tensors = load_file(models / "checkpoints" / lively)
+    prefix = "first_stage_model."
+    vae = {name[len(prefix) :]: t for name, t in tensors.items() if name.startswith(prefix)}
+    vae["decoder.conv_out.bias"] = vae["decoder.conv_out.bias"] + numpy.float32(0.3).astype(
+        vae["decoder.conv_out.bias"].dtype
+    )
+    save_file(vae, models / "vae" / "bright.safetensors")
+    random = numpy.random.default_rng(3)
+    lora = {}
+    for name, rows, columns in (
+        ("lora_unet_input_blocks_1_1_transformer_blocks_0_attn2_to_v", 320, 768),
+        ("lora_te_text_model_encoder_layers_3_mlp_fc1", 3072, 768),
+    ):
+        down, up = random.normal(0, 0.5, (4, columns)), random.normal(0, 0.5, (rows, 4))
+        lora[f"{name}.lora_down.weight"] = down.astype(numpy.float32)
+        lora[f"{name}.lora_up.weight"] = up.astype(numpy.float32)
+    save_file(lora, models / "loras" / "loud.safetensors")
+    drawn = random.integers(0, 256, (80, 100, 3), dtype=numpy.uint8)
+    Image.fromarray(drawn).save(comfy.base / "input" / "start.png")

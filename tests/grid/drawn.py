@@ -46,6 +46,9 @@ class Drawn:
     def numerics(self) -> dict[str, Any]:
         return {"device": "pencil"}
 
+    def times(self) -> dict[str, float]:
+        return {}
+
     def reason(self, error: Exception, cell: Cell) -> str:
         return str(error).splitlines()[0]
 
@@ -75,7 +78,7 @@ def drawn_plan(checkpoints: int = 2, prompts: int = 3, seeds: int = 2) -> Plan:
         lines("prompt", (f"prompt {number}" for number in range(prompts))),
         checkpoint_axis([(f"model {number}", "") for number in range(checkpoints)]),
     ]
-    return make_plan("g", FIXED, axes, lambda name: f"content of {name}")
+    return make_plan("g", FIXED, axes, lambda kind, name: f"content of {name}")
 
 
 def draw_grid(plan: Plan, folder: Path, renderer: Drawn, save_as: str = PNG) -> Outcome:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import pytest
 
-from cocktail.nodes.grid.axes import checkpoint_axis, runs_axis, typed_axis
+from cocktail.nodes.grid.axes import axis_from_json, checkpoint_axis, combine, runs_axis, typed_axis
 from cocktail.nodes.grid.errors import GridError
 
 CHOICES = {
     "sampler": ["euler", "euler_ancestral", "dpmpp_2m"],
     "scheduler": ["normal", "karras"],
+    "checkpoint": ["run/e10.safetensors", "run/e9.safetensors", "sd15.safetensors"],
+    "vae": ["mse.safetensors"],
+    "lora": ["style/ink.safetensors", "style/oil.safetensors"],
 }
 
 
@@ -34,13 +40,36 @@ CHOICES = {
             ("768 x 512", {"width": 768, "height": 512}),
         ]),
         ("clip skip", "1\n2", [
-            ("clip skip 1 (-1)", {"clip_skip": 1}),
-            ("clip skip 2 (-2)", {"clip_skip": 2}),
+            ("clip skip 1 (ComfyUI -1, EveryDream2 0 or 1)", {"clip_skip": 1}),
+            ("clip skip 2 (ComfyUI -2, EveryDream2 2)", {"clip_skip": 2}),
         ]),
         ("cfg", "7\n7.5", [("cfg 7", {"cfg": 7.0}), ("cfg 7.5", {"cfg": 7.5})]),
         ("steps", "1\n20", [("1 step", {"steps": 1}), ("20 steps", {"steps": 20})]),
         ("sampler", "euler", [("euler", {"sampler": "euler"})]),
         ("scheduler", "karras", [("karras", {"scheduler": "karras"})]),
+        ("sampler", "euler, dpmpp_2m", [
+            ("euler", {"sampler": "euler"}),
+            ("dpmpp_2m", {"sampler": "dpmpp_2m"}),
+        ]),
+        ("cfg", "4-8 [3]", [("cfg 4", {"cfg": 4.0}), ("cfg 6", {"cfg": 6.0}), ("cfg 8", {"cfg": 8.0})]),
+        ("size", "64, 64x96", [
+            ("64 x 64", {"width": 64, "height": 64}),
+            ("64 x 96", {"width": 64, "height": 96}),
+        ]),
+        ("seed", "1 seed", [("seed 3399012036751255", {"seed": 3399012036751255})]),
+        ("checkpoint", "run/*\nsd15", [
+            ("e9", {"checkpoint": "run/e9.safetensors"}),
+            ("e10", {"checkpoint": "run/e10.safetensors"}),
+            ("sd15", {"checkpoint": "sd15.safetensors"}),
+        ]),
+        ("VAE", "none\nmse", [("the checkpoint's VAE", {"vae": ""}), ("mse", {"vae": "mse.safetensors"})]),
+        ("LoRA", "none, style/ink:0.5, style/oil:1:0", [
+            ("no LoRA", {"loras": ()}),
+            ("ink:0.5", {"loras": (("style/ink.safetensors", 0.5, 0.5),)}),
+            ("oil:1:0", {"loras": (("style/oil.safetensors", 1.0, 0.0),)}),
+        ]),
+        ("LoRA strength", "0.5", [("LoRA strength 0.5", {"lora_strength": 0.5})]),
+        ("denoise", "0.5-1 [2]", [("denoise 0.5", {"denoise": 0.5}), ("denoise 1", {"denoise": 1.0})]),
     ],
 )  # fmt: skip
 def test_values_are_read_one_a_line(target, text, expected):
@@ -53,7 +82,7 @@ def test_values_are_read_one_a_line(target, text, expected):
     ("target", "text", "words"),
     [
         ("seed", "1\n1.5", "Line 2 of the values: '1.5' is not a whole number"),
-        ("seed", "1, 2, 3", "Write one seed a line"),
+        ("seed", "1, x, 3", "Write one seed a line"),
         ("seed", "-1", "seed -1 is out of range: give a number from 0"),
         ("cfg", "high", "'high' is not a number"),
         ("cfg", "nan", "'nan' is not a number"),
@@ -69,6 +98,14 @@ def test_values_are_read_one_a_line(target, text, expected):
         ("cfg", "7\n7.0", "is there twice"),
         ("prompt", " \n", "The prompt axis has no values"),
         ("mood", "good", "'mood' cannot be varied"),
+        ("seed", "-1", "or draw some: 4 seeds"),
+        ("steps", "1-10 (-1)", "leads nowhere"),
+        ("checkpoint", "sd16", "Did you mean sd15.safetensors?"),
+        ("checkpoint", "run2/*", "No checkpoint matches 'run2/*'"),
+        ("LoRA", "style/ink:much", "Write FILE:0.8"),
+        ("LoRA", "style/ink:101", "Write FILE:0.8"),
+        ("denoise", "0", "denoise 0.0 is out of range"),
+        ("prompt search and replace", "a", "Write it into the search box"),
     ],
 )
 def test_a_wrong_value_is_refused_with_its_line_and_what_to_do(target, text, words):
@@ -115,4 +152,68 @@ def test_epochs_of_runs_are_called_by_run_and_epoch():
         "v64 epoch 2 step 15",
         "v64 epoch 2 step 20",
         "v96 epoch 2",
+    ]
+
+
+def test_search_and_replace_names_what_it_looks_for():
+    axis = typed_axis("prompt search and replace", 'circle\nsquare\n""', CHOICES, "circle")
+    assert [(value.label, value.set) for value in axis.values] == [
+        ("circle", {"replace_in_prompt": ("circle", "circle")}),
+        ("square", {"replace_in_prompt": ("circle", "square")}),
+        ("without circle", {"replace_in_prompt": ("circle", "")}),
+    ]
+    with pytest.raises(GridError, match="search box is for search and replace"):
+        typed_axis("seed", "1", CHOICES, "circle")
+
+
+def test_labels_are_given_line_by_line():
+    axis = typed_axis("seed", "1-3", CHOICES, labels="first\n\nlast\n")
+    assert [value.label for value in axis.values] == ["first", "seed 2", "last"]
+    with pytest.raises(GridError, match="4 labels for 3 values"):
+        typed_axis("seed", "1-3", CHOICES, labels="a\nb\nc\nd")
+
+
+def test_axes_move_together_or_meet_each_other():
+    sizes, steps = typed_axis("size", "64, 96", CHOICES), typed_axis("steps", "4, 8", CHOICES)
+    both = combine([sizes, steps], together=True)
+    assert [value.set for value in both.values] == [
+        {"width": 64, "height": 64, "steps": 4},
+        {"width": 96, "height": 96, "steps": 8},
+    ]
+    assert both.target == "size + steps"
+    assert both.values[0].label == "64 x 64 · 4 steps"
+    assert len(combine([sizes, steps], together=False).values) == 4
+    with pytest.raises(GridError, match="equally many values; these have: size 2, steps 3"):
+        combine([sizes, typed_axis("steps", "1-3", CHOICES)], together=True)
+    with pytest.raises(GridError, match="both vary the size"):
+        combine([sizes, both], together=False)
+
+
+@pytest.mark.parametrize(
+    ("described", "words"),
+    [
+        ([], 'Axis 3: give an object with "target" and "values"'),
+        ({"target": "mood", "values": "1"}, "Axis 3: 'mood' cannot be varied"),
+        ({"target": "seed", "values": []}, "Axis 3: The seed axis has no values"),
+        ({"target": "x", "values": [{"label": "a"}]}, 'Axis 3: a value needs "set"'),
+        ({"target": "x", "values": [{"set": {"sede": 1}}]}, "Did you mean seed?"),
+        ({"target": "x", "values": [{"set": {"seed": "1"}}]}, "seed must be a int, and is '1'"),
+        ({"target": "x", "values": [{"set": {"seed": -1}}]}, "seed -1 is out of range"),
+        ({"target": "x", "values": [{"set": {"loras": ["a"]}}]}, "loras must be a list of [file"),
+    ],
+)
+def test_an_axis_as_json_that_is_wrong_is_refused_with_its_number(described: Any, words: str):
+    with pytest.raises(GridError) as error:
+        axis_from_json(described, 3, CHOICES)
+    assert words in str(error.value)
+
+
+def test_an_axis_comes_back_from_its_json():
+    axis = typed_axis("LoRA", "none, style/ink:0.5", CHOICES, labels="plain")
+    assert axis_from_json(json.loads(json.dumps(axis.to_json())), 1, CHOICES) == axis
+    typed = {"target": "seed", "values": ["1-2", 5], "labels": ["one"]}
+    assert [value.label for value in axis_from_json(typed, 1, CHOICES).values] == [
+        "one",
+        "seed 2",
+        "seed 5",
     ]

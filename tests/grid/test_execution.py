@@ -43,7 +43,7 @@ def assert_right(plan: Plan, folder: Path, all_there: bool = True) -> None:
 def test_every_cell_is_drawn_once_with_one_load_a_checkpoint(tmp_path: Path, save_as: str):
     plan, renderer = drawn_plan(checkpoints=3), Drawn()
     outcome = draw_grid(plan, tmp_path, renderer, save_as)
-    assert (outcome.rendered, outcome.loads) == (18, 3)
+    assert outcome.rendered == 18
     assert renderer.loads == ["model 0", "model 1", "model 2"]
     assert_right(plan, tmp_path)
     assert {file.suffix for file in tmp_path.glob("cells/*/*")} == {SUFFIXES[save_as]}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+from pathlib import Path
 from typing import Any
 
 import numpy
@@ -116,6 +117,103 @@ def test_every_cell_is_the_picture_of_the_stock_nodes(
         mine, stock = pixels(cell["file"]), stock_picture(comfy, cell["settings"])
         assert mine.shape == (cell["settings"]["height"], cell["settings"]["width"], 3)
         assert numpy.array_equal(mine, stock), cell["settings"]
+
+
+def carried_picture(comfy: Comfy, file: Path) -> numpy.ndarray:
+    """What ComfyUI's own executor makes of the graph that a cell carries."""
+    graph = json.loads(Image.open(file).info["prompt"])
+    (image,) = comfy.run(graph)["8"]["images"]
+    return pixels(comfy.base / "output" / image["subfolder"] / image["filename"])
+
+
+def test_vaes_loras_and_pictures_to_begin_with_are_those_of_the_stock_nodes(
+    comfy: Comfy, lively: str, extras: None
+):
+    axes = [
+        axis_node("VAE", "none", "bright"),
+        axis_node("LoRA", "none, loud:0.5:1"),
+        axis_node("denoise", 0.4, 1),
+    ]
+    prompt = grid_prompt("extras", axes, checkpoint=lively, image="start.png", width=96)
+    outputs = comfy.run(prompt)
+    (result,) = outputs["render"]["cocktail"]
+    assert (result["rendered"], result["loads"]) == (8, 1)
+    found = cells(folder_of(comfy.base, "extras"))
+    assert len({pixels(cell["file"]).tobytes() for cell in found}) == 8
+    for cell in (found[1], found[2], found[4], found[6]):
+        mine = pixels(cell["file"])
+        assert mine.shape == (64, 96, 3)
+        assert numpy.array_equal(mine, carried_picture(comfy, cell["file"])), cell["settings"]
+    (planned,) = outputs["plan"]["cocktail"]
+    assert (planned["loads"], planned["encodings"]) == (1, 4)
+
+
+def test_axes_can_search_and_replace_move_together_and_leave_cells_out(comfy: Comfy, lively: str):
+    sizes, steps = axis_node("size", "64, 96x64"), axis_node("steps", "2, 3")
+    words = axis_node("prompt search and replace", "red", "blue")
+    words["inputs"].update(search="red", labels="as it is\nin blue")
+    both = {
+        "class_type": "CocktailCombineAxes",
+        "inputs": {"axis_1": ["sizes", 0], "axis_2": ["steps", 0], "how": "together"},
+    }
+    prompt = grid_prompt("ruled", [both, words], checkpoint=lively)
+    prompt.update(sizes=sizes, steps=steps)
+    prompt["plan"]["inputs"]["rules"] = "size = 96x64 and prompt search and replace: red = in blue"
+    outputs = comfy.run(prompt)
+    assert outputs["plan"]["cocktail"][0]["left_out"] == 1
+    found = cells(folder_of(comfy.base, "ruled"))
+    seen = [
+        (c["settings"]["width"], c["settings"]["steps"], c["settings"]["prompt"]) for c in found
+    ]
+    assert seen == [(64, 2, "a red circle"), (64, 2, "a blue circle"), (96, 3, "a red circle")]
+    assert len(outputs["sheet"]["images"]) == 1
+
+    described = json.loads((folder_of(comfy.base, "ruled") / "plan.json").read_text())
+    answer = comfy.post("/cocktail/grids/plan", {**described, "name": "other"})
+    assert (answer["cells"], answer["missing"], answer["left_out"]) == (3, 3, 1)
+    assert answer["seconds"][0] > 0
+    from_json = {
+        "plan": {
+            "class_type": "CocktailGridPlanJson",
+            "inputs": {"plan": json.dumps(described)},
+        },
+        "render": {"class_type": "CocktailRenderGrid", "inputs": {"grid": ["plan", 0]}},
+    }
+    (again,) = comfy.run(from_json)["render"]["cocktail"]
+    assert (again["rendered"], again["reused"]) == (0, 3)
+
+
+def test_prompts_come_from_files_and_patterns_from_folders(comfy: Comfy, lively: str):
+    lines = comfy.base / "input" / "prompts.csv"
+    lines.write_text('name,prompt\none,"a red circle, large"\ntwo,a square\n', encoding="utf-8")
+    prompts = {
+        "class_type": "CocktailAxisPrompts",
+        "inputs": {"part": "all", "file": "prompts.csv", "column": "prompt", "label_column": "name", "most": 9},
+    }  # fmt: skip
+    axes = [prompts, axis_node("checkpoint", "miniature_v*")]
+    comfy.run(grid_prompt("from-files", axes, steps=1))
+    plan = json.loads((folder_of(comfy.base, "from-files") / "plan.json").read_text())
+    assert [[value["label"] for value in axis["values"]] for axis in plan["axes"]] == [
+        ["one", "two"],
+        ["miniature_v1", "miniature_v3"],
+    ]
+    assert plan["axes"][0]["values"][0]["set"] == {"prompt": "a red circle, large"}
+    prompts["inputs"]["column"] = "text"
+    with pytest.raises(ComfyError) as failed:
+        comfy.run(grid_prompt("from-files", axes, steps=1))
+    assert "row 2 has no column 'text'. There are: name, prompt" in str(failed.value)
+
+
+@pytest.mark.parametrize(
+    ("plan", "words"),
+    [
+        ("none", "Send a plan"),
+        ({"name": "../up", "fixed": {}, "axes": []}, 'needs "axes"'),
+        ({"name": "g", "fixed": {"checkpoint": "gone"}, "axes": [{"target": "seed", "values": "1"}]}, "sets no prompt"),
+    ],
+)  # fmt: skip
+def test_a_plan_that_cannot_work_is_refused_by_the_route(comfy: Comfy, plan: Any, words: str):
+    assert words in comfy.post("/cocktail/grids/plan", plan)["error"]
 
 
 def test_several_checkpoints_in_one_grid_do_not_influence_each_other(comfy: Comfy, lively: str):

@@ -38,7 +38,7 @@ def finish(store: Store, plan: Plan) -> None:
     for cell in plan.cells:
         pixels = numpy.empty((cell.settings.height, cell.settings.width, 3), numpy.uint8)
         pixels[:] = colour(cell)
-        store.save_cell(cell, encode(pixels, PNG, None, ""), 0.1)
+        store.save_cell(cell, encode(pixels, PNG, None, ""), {})
 
 
 def box(sheet: Path, cell: Cell) -> tuple[int, int, int, int]:
@@ -135,6 +135,9 @@ def test_the_heading_tells_what_all_cells_share():
     plan = plan_of(checkpoint_axis([("a", ""), ("b", "")]), typed("prompt", "x"), typed("seed", 5))
     (page,) = make_pages(plan)
     assert page.title == "demo · seed 5"
-    assert page.subtitle == "64 x 64 · 20 steps · cfg 7 · euler · normal · clip skip 1 (-1)"
+    assert (
+        page.subtitle
+        == "64 x 64 · 20 steps · cfg 7 · euler · normal · clip skip 1 (ComfyUI -1, EveryDream2 0 or 1)"
+    )
     assert page.columns == ("a", "b")
     assert page.rows == ("x",)

@@ -32,7 +32,7 @@ def png() -> bytes:
 
 def test_a_finished_cell_is_not_missing_any_more(plan: Plan, store: Store):
     assert store.missing(plan) == list(plan.render_order)
-    store.save_cell(plan.cells[1], png(), 0.5)
+    store.save_cell(plan.cells[1], png(), {})
     assert store.missing(plan) == [plan.cells[0], plan.cells[2]]
     key = plan.cells[1].key
     with Image.open(store.folder / "cells" / key[:2] / f"{key}.png") as file:
@@ -40,7 +40,7 @@ def test_a_finished_cell_is_not_missing_any_more(plan: Plan, store: Store):
 
 
 def test_another_plan_of_the_same_name_finds_the_cells_that_are_the_same(plan: Plan, store: Store):
-    store.save_cell(plan.cells[1], png(), 0.5)
+    store.save_cell(plan.cells[1], png(), {})
     other = make_plan("g", FIXED, [typed("steps", 20, 30), typed("seed", 3, 2)], content_of)
     assert [cell.settings.seed for cell in other.cells if store.is_finished(cell.key)] == [2]
 
@@ -50,7 +50,7 @@ def test_a_failed_cell_stays_missing_until_it_succeeds(plan: Plan, store: Store)
     store.save_failure(cell, "out of memory")
     assert store.failures() == {cell.key: "out of memory"}
     assert cell in store.missing(plan)
-    store.save_cell(cell, png(), 0.5)
+    store.save_cell(cell, png(), {})
     assert store.failures() == {}
     log = [json.loads(line) for line in (store.folder / "cells.jsonl").read_text().splitlines()]
     assert [(line["key"], line["status"]) for line in log] == [
@@ -69,7 +69,7 @@ def test_a_line_that_was_cut_off_does_not_matter(plan: Plan, store: Store):
 def test_grids_are_listed_with_what_is_finished_and_failed(plan: Plan, store: Store):
     assert list_grids(store.folder.parent) == []
     store.save_plan(plan)
-    store.save_cell(plan.cells[0], png(), 0.5)
+    store.save_cell(plan.cells[0], png(), {})
     store.save_failure(plan.cells[1], "out of memory")
     assert list_grids(store.folder.parent) == [
         {"name": "g", "cells": 3, "finished": 1, "failed": 1}

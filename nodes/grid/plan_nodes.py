@@ -1,0 +1,426 @@
+"""The nodes that plan a grid: resolved to its cells and checked before anything is rendered."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+from comfy_api.latest import io
+
+from .. import names, types
+from ..progress import show_text
+from ..schema import opt, schema
+from . import axes, estimate, files, plan
+from .axis_nodes import ALIASES, CATEGORY, choices
+from .cell import LIMITS, SIDE_STEP, check_limits
+from .errors import GridError
+from .store import Store
+
+
+class CocktailGridPlan(io.ComfyNode):
+    """A grid, resolved to its cells."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        import comfy.samplers
+
+        return schema(
+            node_id="CocktailGridPlan",
+            display_name="Grid Plan",
+            category=CATEGORY,
+            description="Resolves axes and fixed settings to the cells of a grid, and checks them all before anything is rendered. What an "
+            "axis varies takes the place of the setting here.",
+            search_aliases=[*ALIASES, "xyz script", "grid generator", "plan"],
+            is_output_node=True,
+            inputs=[
+                opt(
+                    io.String.Input,
+                    "name",
+                    default="grid",
+                    tooltip="Name of the grid and of its folder, output/cocktail/grids/NAME. Up to 64 letters, digits, dots, hyphens "
+                    "and underscores. A name can be used again: cells that are the same are not rendered again.",
+                ),
+                types.Axis.Input("axis_1", tooltip="The columns of the sheets."),
+                types.Axis.Input("axis_2", optional=True, tooltip="The rows of the sheets. Optional."),
+                types.Axis.Input(
+                    "axis_3", optional=True, tooltip="One page of the sheets for each value. Optional."
+                ),
+                types.Axis.Input(
+                    "axis_4",
+                    optional=True,
+                    tooltip="More pages: one for each pair of values of axis 3 and 4. Optional.",
+                ),
+                opt(
+                    io.Combo.Input,
+                    "checkpoint",
+                    options=[files.NONE, *names.checkpoint_names()],
+                    default=files.NONE,
+                    tooltip="The checkpoint of all cells, unless an axis varies it. Can be linked.",
+                ),
+                opt(
+                    io.String.Input,
+                    "prompt",
+                    multiline=True,
+                    default="",
+                    placeholder="prompt",
+                    tooltip="The prompt of all cells, unless an axis varies it.",
+                ),
+                opt(
+                    io.String.Input,
+                    "negative_prompt",
+                    multiline=True,
+                    default="",
+                    placeholder="negative prompt",
+                    tooltip="The negative prompt of all cells, unless an axis varies it.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**64 - 1,
+                    control_after_generate=False,
+                    tooltip="The seed of the noise that all cells begin with, from 0 to 2^64 - 1, unless an axis varies it. It stays "
+                    "as it is after queueing.",
+                ),
+                io.Int.Input(
+                    "steps",
+                    default=20,
+                    min=1,
+                    max=10_000,
+                    tooltip="Sampling steps, from 1 to 10000, unless an axis varies them. More take longer; 20 to 30 is usual.",
+                ),
+                io.Float.Input(
+                    "cfg",
+                    default=7.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    round=0.01,
+                    tooltip="Classifier-free guidance, from 0 to 100, unless an axis varies it: how closely the prompt is followed. 1 "
+                    "ignores the negative prompt; 7 is usual.",
+                ),
+                opt(
+                    io.Combo.Input,
+                    "sampler",
+                    options=list(comfy.samplers.KSampler.SAMPLERS),
+                    default="euler",
+                    tooltip="The sampler, as on KSampler, unless an axis varies it.",
+                ),
+                opt(
+                    io.Combo.Input,
+                    "scheduler",
+                    options=list(comfy.samplers.KSampler.SCHEDULERS),
+                    default="normal",
+                    tooltip="The scheduler, as on KSampler, unless an axis varies it.",
+                ),
+                *(
+                    io.Int.Input(
+                        side,
+                        default=512,
+                        min=int(LIMITS[side][0]),
+                        max=int(LIMITS[side][1]),
+                        step=SIDE_STEP,
+                        tooltip=f"{side.capitalize()} of the pictures in pixels, a multiple of {SIDE_STEP}, unless an axis varies "
+                        "the size. SD1.5 was made for 512.",
+                    )
+                    for side in ("width", "height")
+                ),
+                io.Int.Input(
+                    "clip_skip",
+                    default=1,
+                    min=1,
+                    max=12,
+                    tooltip="Which layer of the text encoder is used, counted from the end, from 1 to 12, unless an axis varies it: 1 = "
+                    "the last one (-1 in ComfyUI), 2 = the one before it (-2). Use the number the checkpoint was trained with.",
+                ),
+                *(
+                    types.Axis.Input(
+                        f"axis_{number}",
+                        optional=True,
+                        tooltip="More pages: one for each combination of the values of axis 3 and all after it. Optional. Still more axes go in "
+                        "through Combine Axes.",
+                    )
+                    for number in range(5, 9)
+                ),
+                opt(
+                    io.String.Input,
+                    "rules",
+                    multiline=True,
+                    default="",
+                    optional=True,
+                    placeholder="cells to leave out (optional)",
+                    tooltip="Cells to leave out, one rule a line: checkpoint = *768* and size = 512x512. Names are those of settings and axes; * "
+                    "stands for any letters, != for anything but. Patterns are compared with values and with their labels.",
+                ),
+                opt(
+                    io.Combo.Input,
+                    "vae",
+                    options=[files.NONE, *files.listed("vae")],
+                    default=files.NONE,
+                    optional=True,
+                    tooltip="The VAE of all cells, unless an axis varies it; none: the checkpoint's own.",
+                ),
+                opt(
+                    io.Combo.Input,
+                    "lora",
+                    options=[files.NONE, *files.listed("lora")],
+                    default=files.NONE,
+                    optional=True,
+                    tooltip="A LoRA on all cells, unless an axis varies it.",
+                ),
+                io.Float.Input(
+                    "lora_strength",
+                    default=1.0,
+                    min=-100.0,
+                    max=100.0,
+                    step=0.05,
+                    round=0.01,
+                    optional=True,
+                    tooltip="Strength of that LoRA on model and text encoder, from -100 to 100, unless an axis varies it. 0 is without it.",
+                ),
+                opt(
+                    io.Combo.Input,
+                    "image",
+                    options=[files.NONE, *files.listed("image")],
+                    default=files.NONE,
+                    optional=True,
+                    tooltip="A picture in the input folder that sampling begins with, scaled and cut to the size of each cell; none: noise alone.",
+                ),
+                io.Float.Input(
+                    "denoise",
+                    default=1.0,
+                    min=0.01,
+                    max=1.0,
+                    step=0.01,
+                    round=0.001,
+                    optional=True,
+                    tooltip="How far to go back from the picture, from 0.01 to 1, unless an axis varies it: little keeps it, 1 forgets it. Without "
+                    "a picture it must be 1.",
+                ),
+            ],
+            outputs=[
+                types.Grid.Output(
+                    "grid", display_name="grid", tooltip="The plan, for Render Grid."
+                )
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(
+        cls,
+        name: str | None,
+        checkpoint: str | None,
+        width: int | None,
+        height: int | None,
+        vae: str | None = files.NONE,
+        lora: str | None = files.NONE,
+        image: str | None = files.NONE,
+    ) -> bool | str:
+        try:
+            if name is not None:
+                names.check_name(name, "grid")
+            chosen = {"checkpoint": checkpoint, "vae": vae, "lora": lora, "image": image}
+            for kind, file in chosen.items():
+                if file is not None and file != files.NONE:
+                    files.readable(kind, file)
+            sides = {"width": width, "height": height}
+            check_limits({side: value for side, value in sides.items() if value is not None})
+        except (names.BadName, GridError) as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(
+        cls,
+        checkpoint: str | None = None,
+        vae: str | None = None,
+        lora: str | None = None,
+        image: str | None = None,
+        **others: Any,
+    ) -> list[Any]:
+        """A file that was replaced under the same name is another one."""
+        chosen = {"checkpoint": checkpoint, "vae": vae, "lora": lora, "image": image}
+        return [files.state(kind, name) for kind, name in chosen.items()]
+
+    @classmethod
+    def execute(
+        cls,
+        name: str,
+        axis_1: axes.Axis,
+        checkpoint: str,
+        prompt: str,
+        negative_prompt: str,
+        seed: int,
+        steps: int,
+        cfg: float,
+        sampler: str,
+        scheduler: str,
+        width: int,
+        height: int,
+        clip_skip: int,
+        axis_2: axes.Axis | None = None,
+        axis_3: axes.Axis | None = None,
+        axis_4: axes.Axis | None = None,
+        axis_5: axes.Axis | None = None,
+        axis_6: axes.Axis | None = None,
+        axis_7: axes.Axis | None = None,
+        axis_8: axes.Axis | None = None,
+        rules: str = "",
+        vae: str = files.NONE,
+        lora: str = files.NONE,
+        lora_strength: float = 1.0,
+        image: str = files.NONE,
+        denoise: float = 1.0,
+    ) -> io.NodeOutput:
+        fixed = {
+            "checkpoint": _file(checkpoint),
+            "prompt": prompt,
+            "negative_prompt": negative_prompt,
+            "seed": seed,
+            "steps": steps,
+            "cfg": cfg,
+            "sampler": sampler,
+            "scheduler": scheduler,
+            "width": width,
+            "height": height,
+            "clip_skip": clip_skip,
+            "vae": _file(vae),
+            "loras": ((lora, lora_strength, lora_strength),) if _file(lora) else (),
+            "image": _file(image),
+            "denoise": denoise,
+        }
+        given = (axis_1, axis_2, axis_3, axis_4, axis_5, axis_6, axis_7, axis_8)
+        return _planned(
+            plan.make_plan(
+                _checked_name(name),
+                fixed,
+                [axis for axis in given if axis is not None],
+                files.content_sha256,
+                rules,
+            )
+        )
+
+
+class CocktailGridPlanJson(io.ComfyNode):
+    """A grid from a plan as JSON."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="CocktailGridPlanJson",
+            display_name="Grid Plan from JSON",
+            category=CATEGORY,
+            description="Resolves a plan that is written as JSON: the same object that a grid's plan.json holds and POST /cocktail/grids/plan takes.",
+            search_aliases=[*ALIASES, "json plan", "recipe", "import grid"],
+            is_output_node=True,
+            inputs=[
+                opt(
+                    io.String.Input,
+                    "plan",
+                    multiline=True,
+                    default="",
+                    placeholder='{"name": ..., "fixed": {...}, "axes": [...]}',
+                    tooltip="The plan: name, fixed settings, axes with typed values or with label and set of each, and rules. The help page has an "
+                    "example.",
+                )
+            ],
+            outputs=[
+                types.Grid.Output(
+                    "grid", display_name="grid", tooltip="The plan, for Render Grid."
+                )
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, plan: str | None) -> bool | str:
+        try:
+            if plan is not None:
+                read_plan(_json(plan), lambda kind, name: name)
+        except GridError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, plan: str | None = None) -> list[Any]:
+        """Files that were replaced under the same name, and folders that patterns look into, may have changed."""
+        return [
+            [kind, name, files.state(kind, name)]
+            for kind in ("checkpoint", "vae", "lora")
+            for name in files.listed(kind)
+        ]
+
+    @classmethod
+    def execute(cls, plan: str) -> io.NodeOutput:
+        return _planned(read_plan(_json(plan), files.content_sha256))
+
+
+def _planned(grid: plan.Plan) -> io.NodeOutput:
+    result = summary(grid)
+    lines = [result["text"], *result["notes"]]
+    show_text("\n".join(lines))
+    return io.NodeOutput(grid, ui={"text": lines, "cocktail": [result]})
+
+
+def summary(grid: plan.Plan) -> dict[str, Any]:
+    """How many cells a plan has, what it will cost, and what the person should know.
+
+    Raises GridError if its cells would not fit on the disk.
+    """
+    missing = Store(names.cocktail_dir("grids", grid.name)).missing(grid)
+    cost = estimate.estimate(missing, estimate.learn(names.cocktail_dir("grids")))
+    free = shutil.disk_usage(names.cocktail_dir().parent).free
+    if cost.bytes > free:
+        raise GridError(
+            f"The grid {grid.name} needs about {estimate.size(cost.bytes)}, and {estimate.size(free)} are free in the output folder. "
+            "Free space, or plan fewer or smaller cells."
+        )
+    text = f"{grid.size_words()}: " + (
+        f"{len(missing)} to render, {cost.words()}" if missing else "all rendered already"
+    )
+    if grid.repeats:
+        text += f"; {grid.repeats} show a picture that another cell shows too"
+    return {
+        "name": grid.name,
+        "cells": len(grid.cells),
+        "missing": len(missing),
+        "loads": cost.loads,
+        "repeats": grid.repeats,
+        "left_out": grid.left_out,
+        "encodings": cost.encodings,
+        "seconds": cost.seconds,
+        "bytes": cost.bytes,
+        "notes": list(grid.notes),
+        "text": text,
+    }
+
+
+def read_plan(described: Any, sha256_of: Callable[[str, str], str]) -> plan.Plan:
+    """The plan of a JSON object, with all its files looked at. Raises GridError."""
+
+    def found(kind: str, name: str) -> str:
+        files.readable(kind, name)
+        return sha256_of(kind, name)
+
+    grid = plan.plan_from_json(described, choices(), found)
+    _checked_name(grid.name)
+    return grid
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise GridError(f"The plan is not JSON: {error}.") from None
+
+
+def _checked_name(name: str) -> str:
+    try:
+        return names.check_name(name, "grid")
+    except names.BadName as error:
+        raise GridError(str(error)) from None
+
+
+def _file(chosen: str) -> str:
+    return "" if chosen == files.NONE else chosen
