@@ -91,6 +91,12 @@ class CellSettings:
             identity["loras"] = loras
         return sha256_text(canonical_json(identity))
 
+    @classmethod
+    def from_json(cls, settings: dict[str, Any]) -> CellSettings:
+        """What `to_json` has given."""
+        loras = tuple((name, *strengths) for name, *strengths in settings.get("loras", ()))
+        return cls(**{**settings, "loras": loras})
+
     def to_json(self) -> dict[str, Any]:
         """The settings, of the later ones those that are set."""
         return {

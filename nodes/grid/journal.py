@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 
 def append(path: Path, line: dict[str, Any]) -> None:
     """Append a line and bring it to the disk. Raises OSError."""
+    from filelock import FileLock
+
     path.parent.mkdir(parents=True, exist_ok=True)
     data = json.dumps(line, ensure_ascii=False).encode("utf-8") + b"\n"
     with FileLock(path.with_name(f".{path.name}.lock")), path.open("a+b") as file:

@@ -12,7 +12,7 @@ from .. import names, types
 from ..pictures import as_image
 from ..progress import Progress, show_text
 from ..schema import opt, schema
-from . import cell_file, execution, plan, sampling, sheet
+from . import cell_file, execution, export, plan, sampling, sheet
 from .axis_nodes import (
     ALIASES,
     CATEGORY,
@@ -109,6 +109,7 @@ class CocktailRenderGrid(io.ComfyNode):
             save_as,
             with_graphs=not args.disable_metadata,
         )
+        export.write(store)
         failures = store.failures()
         reasons = [failures.get(cell.key, "unknown") for cell in store.missing(grid)]
         failed = len(reasons)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import itertools
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from ...trainer.lettering import FAINT, FRAME, INK, PAPER, line_height, wrap
 from ...trainer.lettering import font as letters
 from .axes import Axis
 from .cell import clip_skip_label, lora_words
+from .cell_file import fault
 from .errors import GridError
 from .plan import Cell, Plan
 from .store import Store
@@ -22,15 +24,29 @@ from .store import Store
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw
 
-FORMAT = 1
+FORMAT = 2
 """Counts up when sheets come to look different, so that old files are not taken for new ones."""
 
 READABLE_PX = 160
 """Cells smaller than this are enlarged, so that there is room for words beside them."""
 
 MOST_PIXELS = 64_000_000
+MOST_SIDE = 16_000
+"""Below what WebP (16383), browsers' canvases (32767) and JPEG (65500) can hold."""
+
 SMALLEST_CELL_PX = 16
+SPLIT_BELOW_PX = 96
+"""A page whose cells would become smaller than this, and than they are, is split."""
+
+LABEL_LINES = 6
+"""Lines of a label; what does not fit in them in the smallest font goes to a footnote."""
+
 SMALLEST_FONT, LARGEST_FONT = 11, 30
+
+OTHER_NUMERICS = (
+    "* made with other versions, on another device or in other precision than the rest (numerics in the grid's folder): "
+    "the last bits can differ for that reason."
+)
 
 FAILED = (253, 236, 234)
 FAILED_INK = (163, 32, 24)
@@ -47,6 +63,8 @@ class Page:
     rows: tuple[str, ...]
     cells: tuple[tuple[Cell | None, ...], ...]
     """None where a rule leaves the cell out."""
+    marked: frozenset[str] = frozenset()
+    """Keys of cells that bear a star, because they were made with other numerics than most."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +83,7 @@ class Layout:
     top: int
     column_widths: tuple[int, ...]
     row_heights: tuple[int, ...]
+    footnotes: tuple[str, ...]
 
     @property
     def width(self) -> int:
@@ -74,7 +93,13 @@ class Layout:
 
     @property
     def height(self) -> int:
-        return self.top + sum(self.row_heights) + self.gap * (len(self.rows) - 1) + self.margin
+        cells = sum(self.row_heights) + self.gap * (len(self.rows) - 1)
+        return self.top + cells + self.below + self.margin
+
+    @property
+    def below(self) -> int:
+        """The height of the footnotes."""
+        return line_height(self.font) * len(self.footnotes) + (self.gap if self.footnotes else 0)
 
 
 def make_sheets(
@@ -87,8 +112,14 @@ def make_sheets(
     sheet cannot be saved.
     """
     failures = store.failures()
-    pages = make_pages(plan)
+    marked = _of_other_numerics(plan, store)
+    pages = [
+        replace(part, marked=marked & {cell.key for row in part.cells for cell in row if cell})
+        for page in make_pages(plan)
+        for part in split(page, max_width)
+    ]
     rows = sum(len(page.rows) for page in pages)
+    drawn = 0
     paths: list[Path] = []
     for number, page in enumerate(pages, start=1):
         states = {
@@ -100,15 +131,25 @@ def make_sheets(
         shown = _content_hash(page, states, max_width)
         path = store.folder / "sheets" / f"{plan.name}-{shown[:12]}-{number}.png"
         if not path.is_file():
-            drawn = len(page.rows) * (number - 1)
 
             def before_row(row: int, drawn: int = drawn) -> None:
                 if progress:
                     progress(drawn + row, rows)
 
             _save(path, draw(page, store, failures, max_width, before_row))
+        drawn += len(page.rows)
         paths.append(path)
     return paths
+
+
+def _of_other_numerics(plan: Plan, store: Store) -> frozenset[str]:
+    """The cells that were not made as most of them were: by other versions, on another device, in other precision."""
+    made_by = store.numerics()
+    classes = {cell.key: made_by[cell.key] for cell in plan.cells if cell.key in made_by}
+    if len(set(classes.values())) < 2:
+        return frozenset()
+    ((usual, _),) = Counter(classes.values()).most_common(1)
+    return frozenset(key for key, made in classes.items() if made != usual)
 
 
 def make_pages(plan: Plan) -> list[Page]:
@@ -131,6 +172,35 @@ def make_pages(plan: Plan) -> list[Page]:
         if any(cell is not None for row in cells for cell in row):
             pages.append(Page(" · ".join([plan.name, *words]), fixed, columns, rows, cells))
     return pages
+
+
+def split(page: Page, max_width: int) -> list[Page]:
+    """The page, or its parts, so that cells need not be drawn too small."""
+    layout = lay_out(page, max_width)
+    sides = [max(c.settings.width, c.settings.height) for row in page.cells for c in row if c]
+    largest = max(sides, default=0)
+    small = largest * layout.scale < min(SPLIT_BELOW_PX, largest)
+    too_large = (
+        layout.width > max_width
+        or layout.width * layout.height > MOST_PIXELS
+        or layout.height > MOST_SIDE
+    )
+    count = (len(page.columns), len(page.rows))
+    if not (small or too_large) or count == (1, 1):
+        return [page]
+    across = count[1] == 1 or (count[0] > 1 and layout.width > max_width * 0.9)
+    half = (count[0] if across else count[1] + 1) // 2
+    parts = []
+    for part in (slice(0, half), slice(half, None)):
+        columns = page.columns[part] if across else page.columns
+        rows = page.rows if across else page.rows[part]
+        cells = tuple(row[part] for row in page.cells) if across else page.cells[part]
+        if columns and rows and any(cell for row in cells for cell in row):
+            parts += split(replace(page, columns=columns, rows=rows, cells=cells), max_width)
+    return [
+        replace(part, title=f"{page.title} · part {number} of {len(parts)}")
+        for number, part in enumerate(parts, start=1)
+    ]
 
 
 def fixed_words(fixed: dict[str, Any]) -> str:
@@ -167,7 +237,11 @@ def lay_out(page: Page, max_width: int) -> Layout:
     while True:
         layout = _lay_out(page, max_width, scale)
         area = layout.width * layout.height
-        excess = max(layout.width / max_width, math.sqrt(area / MOST_PIXELS))
+        excess = max(
+            layout.width / max_width,
+            layout.height / MOST_SIDE,
+            math.sqrt(area / MOST_PIXELS),
+        )
         if excess <= 1 or scale * max(max(side) for side in sides) <= SMALLEST_CELL_PX:
             return layout
         scale /= max(excess, 1.01)
@@ -203,8 +277,13 @@ def draw(
             left, top = x + (width - tile.width) // 2, y + (height - tile.height) // 2
             pen.rectangle((left - 1, top - 1, left + tile.width, top + tile.height), FRAME)
             sheet.paste(tile, (left, top))
+            if cell.key in page.marked:
+                _star(pen, left, top, layout.font)
             x += width + layout.gap
         y += height + layout.gap
+    for number, line in enumerate(layout.footnotes):
+        top = y + number * line_height(layout.font)
+        pen.text((layout.margin, top), line, FAINT, letters(layout.font))
     x = left_of_cells
     for lines, width in zip(layout.columns, layout.column_widths, strict=True):
         block = line_height(layout.font) * len(lines)
@@ -227,13 +306,17 @@ def _lay_out(page: Page, max_width: int, scale: float) -> Layout:
         _scaled(max((c.settings.height for c in row if c), default=0), scale) for row in page.cells
     ]
     typical = sorted(column_widths)[len(column_widths) // 2]
-    font = min(LARGEST_FONT, max(SMALLEST_FONT, round(typical / 11)))
+    font = _fitting_font(
+        page, column_widths, min(LARGEST_FONT, max(SMALLEST_FONT, round(typical / 11)))
+    )
     margin, gap = font * 3 // 2, max(4, font // 2)
+    notes: list[str] = []
+    stars = [OTHER_NUMERICS] if page.marked else []
     column_lines = tuple(
-        wrap(label, width - 2, font)
+        _label(label, width - 2, font, notes)
         for label, width in zip(page.columns, column_widths, strict=True)
     )
-    row_lines, label_width = _row_labels(page.rows, typical, max_width, font)
+    row_lines, label_width = _row_labels(page.rows, typical, max_width, font, notes)
     line = line_height(font)
     row_heights = [
         max(height, line * len(lines))
@@ -248,19 +331,43 @@ def _lay_out(page: Page, max_width: int, scale: float) -> Layout:
     return Layout(
         scale, font, margin, gap, title, subtitle, column_lines, row_lines, label_width,
         top, tuple(column_widths), tuple(row_heights),
+        tuple(line for note in [*stars, *notes] for line in wrap(note, across, font, 40)),
     )  # fmt: skip
 
 
+def _fitting_font(page: Page, widths: Sequence[int], size: int) -> int:
+    """The size in which all labels of columns fit, at most `size` and at least the smallest one."""
+    while size > SMALLEST_FONT and any(
+        len(wrap(label, width - 2, size, LABEL_LINES + 1)) > LABEL_LINES
+        for label, width in zip(page.columns, widths, strict=True)
+    ):
+        size -= 1
+    return size
+
+
+def _label(label: str, width: float, font: int, notes: list[str]) -> tuple[str, ...]:
+    """The lines of a label. One that is too long is cut, and numbered for a footnote with all of it."""
+    if len(wrap(label, width, font, LABEL_LINES + 1)) <= LABEL_LINES:
+        return wrap(label, width, font, LABEL_LINES)
+    notes.append(f"[{len(notes) + 1}] {label}")
+    mark = f"... [{len(notes)}]"
+    lines = list(wrap(label, width, font, 10_000)[:LABEL_LINES])
+    last = lines[-1]
+    while last and letters(font).getlength(last + mark) > width:
+        last = last[:-1]
+    return (*lines[:-1], last.rstrip() + mark)
+
+
 def _row_labels(
-    labels: Sequence[str], typical: int, max_width: int, font: int
+    labels: Sequence[str], typical: int, max_width: int, font: int, notes: list[str]
 ) -> tuple[tuple[tuple[str, ...], ...], int]:
     """The wrapped labels of the rows, and how wide they are."""
     if not any(labels):
         return tuple(() for _ in labels), 0
     widest = min(max(typical * 1.25, font * 9), max(max_width // 4, font * 5))
-    lines = tuple(wrap(label, widest, font) for label in labels)
+    lines = tuple(_label(label, widest, font, notes) for label in labels)
     metrics = letters(font)
-    longest = max(metrics.getlength(line) for block in lines for line in block)
+    longest = max((metrics.getlength(line) for block in lines for line in block), default=0)
     return lines, math.ceil(longest) + font // 2
 
 
@@ -291,13 +398,21 @@ def _write_block(
         y += step
 
 
+def _star(pen: ImageDraw.ImageDraw, left: int, top: int, size: int) -> None:
+    pen.rectangle((left, top, left + size, top + size), PAPER, FRAME)
+    pen.text((left + size / 2, top + size * 0.75), "*", INK, letters(size, bold=True), "mm")
+
+
 def _tile(cell: Cell, store: Store, failures: dict[str, str], layout: Layout) -> Image.Image:
     from PIL import Image
 
     size = (_scaled(cell.settings.width, layout.scale), _scaled(cell.settings.height, layout.scale))
     if not store.is_finished(cell.key):
         return _blank_tile(size, failures.get(cell.key), layout.font)
-    with Image.open(store.cell_path(cell.key)) as file:
+    path = store.cell_path(cell.key)
+    if wrong := fault(path, cell.key):
+        return _blank_tile(size, f"its file {wrong}; queue Render Grid again", layout.font)
+    with Image.open(path) as file:
         picture = file.convert("RGB")
     if picture.size == size:
         return picture
@@ -339,7 +454,17 @@ def _content_hash(page: Page, states: dict[str, str], max_width: int) -> str:
     keys = [[cell and cell.key for cell in row] for row in page.cells]
     return sha256_text(
         canonical_json(
-            [FORMAT, page.title, page.subtitle, page.columns, page.rows, keys, states, max_width]
+            [
+                FORMAT,
+                page.title,
+                page.subtitle,
+                page.columns,
+                page.rows,
+                keys,
+                states,
+                max_width,
+                sorted(page.marked),
+            ]
         )
     )
 

@@ -114,6 +114,13 @@ class Store:
                 found.pop(line["key"], None)
         return {key: reason for key, reason in found.items() if not self.is_finished(key)}
 
+    def classes(self) -> dict[str, Any]:
+        """The numerics classes that cells were made in, by the names that `numerics` gives."""
+        return {
+            file.stem: json.loads(file.read_text(encoding="utf-8"))
+            for file in sorted(self.folder.glob("numerics/*.json"))
+        }
+
     def numerics(self) -> dict[str, str]:
         """The numerics class of every finished cell of which it is known, by key."""
         return {

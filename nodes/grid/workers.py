@@ -17,8 +17,6 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from .plan import Cell
 
 DOOR_POLL_S = 0.005
@@ -28,6 +26,8 @@ class Worker:
     """This process as one of those that work on a grid: takes cells so that no other takes them too."""
 
     def __init__(self, folder: Path) -> None:
+        from filelock import FileLock
+
         self.folder = folder / "workers"
         self.folder.mkdir(parents=True, exist_ok=True)
         self.name = f"{os.getpid()}-{secrets.token_hex(4)}"
@@ -174,6 +174,8 @@ class Work:
 
 
 def _is_held(lock: Path) -> bool:
+    from filelock import FileLock, Timeout
+
     probe = FileLock(lock)
     try:
         probe.acquire(timeout=0)

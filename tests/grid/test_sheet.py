@@ -11,7 +11,17 @@ from PIL import Image
 from cocktail.nodes.grid.axes import checkpoint_axis
 from cocktail.nodes.grid.cell_file import PNG, encode
 from cocktail.nodes.grid.plan import Cell, Plan, make_plan
-from cocktail.nodes.grid.sheet import MOST_PIXELS, lay_out, make_pages, make_sheets
+from cocktail.nodes.grid.sheet import (
+    LABEL_LINES,
+    MOST_PIXELS,
+    MOST_SIDE,
+    SMALLEST_FONT,
+    SPLIT_BELOW_PX,
+    lay_out,
+    make_pages,
+    make_sheets,
+    split,
+)
 from cocktail.nodes.grid.store import Store
 from cocktail.trainer.lettering import font, wrap
 
@@ -78,9 +88,70 @@ def test_no_sheet_is_wider_than_asked(store: Store, max_width: int):
     plan = plan_of(
         typed("seed", *range(30)), typed("prompt", "a red circle on a blue background", LONG)
     )
-    (path,) = make_sheets(plan, store, max_width)
+    for path in make_sheets(plan, store, max_width):
+        with Image.open(path) as sheet:
+            assert max_width * 0.3 < sheet.width <= max_width
+
+
+def test_a_page_whose_cells_would_be_too_small_is_split_and_shows_every_cell_once():
+    plan = plan_of(typed("seed", *range(40)), typed("cfg", *range(1, 11)), width=512, height=512)
+    (page,) = make_pages(plan)
+    assert split(page, 16_000) == [page]
+    parts = split(page, 1200)
+    shown = [cell for part in parts for row in part.cells for cell in row]
+    assert sorted(cell.position for cell in shown) == sorted(cell.position for cell in plan.cells)
+    assert len({cell.position for cell in shown}) == 400
+    assert parts[0].title == f"demo · part 1 of {len(parts)}"
+    for part in parts:
+        layout = lay_out(part, 1200)
+        assert 512 * layout.scale >= SPLIT_BELOW_PX
+        assert layout.width <= 1200
+        assert len(part.columns) == len(part.cells[0])
+        for row in part.cells:
+            assert [typed("seed", cell.settings.seed).values[0].label for cell in row] == [
+                *part.columns
+            ]
+
+
+def test_a_tall_page_is_split_before_it_is_higher_than_formats_allow():
+    plan = plan_of(typed("cfg", 4), typed("seed", *range(200)), width=512, height=512)
+    (page,) = make_pages(plan)
+    parts = split(page, 2000)
+    assert len(parts) > 1
+    assert all(lay_out(part, 2000).height <= MOST_SIDE for part in parts)
+
+
+def test_a_label_that_is_too_long_goes_to_a_footnote():
+    words = " ".join(f"word{number}" for number in range(120))
+    (page,) = make_pages(plan_of(typed("prompt", words, "a circle")))
+    layout = lay_out(page, 2000)
+    assert layout.font == SMALLEST_FONT
+    assert len(layout.columns[0]) == LABEL_LINES
+    assert layout.columns[0][-1].endswith("... [1]")
+    assert " ".join(layout.footnotes) == f"[1] {words}"
+    assert layout.columns[1] == ("a circle",)
+
+
+def test_a_label_that_fits_in_a_smaller_font_is_not_cut():
+    words = " ".join(f"word{number}" for number in range(22))
+    (page,) = make_pages(plan_of(typed("prompt", words, "a circle"), width=256, height=256))
+    layout = lay_out(page, 2000)
+    assert SMALLEST_FONT <= layout.font < round(256 / 11)
+    assert " ".join(layout.columns[0]) == words
+    assert layout.footnotes == ()
+
+
+def test_cells_that_rules_leave_out_stay_empty(store: Store):
+    axes = [typed("seed", 1, 2), typed("cfg", 1, 2), typed("steps", 1, 2)]
+    settings = {**FIXED, "width": 64, "height": 64}
+    rules = "seed = 1 and cfg = 1\nsteps = 2"
+    plan = make_plan("demo", settings, axes, content_of, rules)
+    finish(store, plan)
+    (page,) = make_pages(plan)
+    assert [[cell is None for cell in row] for row in page.cells] == [[True, False], [False, False]]
+    (path,) = make_sheets(plan, store, 2000)
     with Image.open(path) as sheet:
-        assert max_width * 0.6 < sheet.width <= max_width
+        assert sheet.width > 300
 
 
 def test_a_sheet_never_has_more_pixels_than_the_limit():
@@ -141,3 +212,33 @@ def test_the_heading_tells_what_all_cells_share():
     )
     assert page.columns == ("a", "b")
     assert page.rows == ("x",)
+
+
+def test_cells_of_other_numerics_bear_a_star_and_a_footnote(store: Store):
+    plan = plan_of(typed("seed", 1, 2, 3))
+    finish(store, plan)
+    plain = make_sheets(plan, store, 2000)
+    for cell, made_by in zip(plan.cells, ("a", "b", "a"), strict=True):
+        pixels = numpy.full((64, 64, 3), colour(cell), numpy.uint8)
+        store.save_cell(cell, encode(pixels, PNG, None, ""), {}, numerics=made_by)
+    (path,) = make_sheets(plan, store, 2000)
+    assert [path] != plain
+    with Image.open(plain[0]) as before, Image.open(path) as after:
+        assert after.height > before.height
+        sheet = numpy.asarray(after.convert("RGB"))
+    for cell in plan.cells:
+        left, top, *_ = box(path, cell)
+        corner = tuple(sheet[top + 2, left + 2])
+        assert (corner == colour(cell)) == (cell != plan.cells[1])
+
+
+def test_a_damaged_file_is_never_shown(store: Store):
+    plan = plan_of(typed("seed", 1, 2))
+    finish(store, plan)
+    file = store.cell_path(plan.cells[0].key)
+    file.write_bytes(file.read_bytes()[:-30])
+    (path,) = make_sheets(plan, store, 2000)
+    with Image.open(path) as sheet:
+        colours = {tuple(pixel) for pixel in numpy.asarray(sheet.convert("RGB")).reshape(-1, 3)}
+    assert colour(plan.cells[0]) not in colours
+    assert colour(plan.cells[1]) in colours

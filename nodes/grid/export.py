@@ -1,0 +1,77 @@
+"""What other programs read of a grid: manifest.json and cells.csv in its folder.
+
+Both tell how every cell of the plan that was rendered last stands. Files are named relative to the folder, so that it can
+be copied as a whole.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from typing import Any
+
+from ...trainer.files import write_json, write_text
+from .cell import CellSettings
+from .store import Store
+
+FORMAT = 1
+
+
+def manifest(store: Store) -> dict[str, Any]:
+    """The plan with its cells: position, labels, settings, status ("finished", "failed", "missing"), file, numerics."""
+    plan = _plan(store)
+    failures, made_by = store.failures(), store.numerics()
+    cells = []
+    for cell in plan["cells"]:
+        key = cell["key"]
+        finished = store.is_finished(key)
+        found = {
+            **cell,
+            "labels": [
+                axis["values"][number]["label"]
+                for axis, number in zip(plan["axes"], cell["position"], strict=True)
+            ],
+            "status": "finished" if finished else "failed" if key in failures else "missing",
+        }
+        if finished:
+            found["file"] = store.cell_path(key).relative_to(store.folder).as_posix()
+            found["numerics"] = made_by.get(key, "")
+        elif key in failures:
+            found["reason"] = failures[key]
+        cells.append(found)
+    return {**plan, "format": FORMAT, "cells": cells, "numerics": store.classes()}
+
+
+def settings_of(store: Store, key: str) -> CellSettings | None:
+    """The settings of a cell of the plan."""
+    for cell in _plan(store)["cells"]:
+        if cell["key"] == key:
+            return CellSettings.from_json(cell["settings"])
+    return None
+
+
+def write(store: Store) -> None:
+    """Write manifest.json and cells.csv anew."""
+    found = manifest(store)
+    write_json(store.folder / "manifest.json", found)
+    write_text(store.folder / "cells.csv", table(found))
+
+
+def table(found: dict[str, Any]) -> str:
+    """The cells of a manifest as CSV: a column for each axis, then one for each setting, then state and file."""
+    axes = [f"axis {number}: {axis['target']}" for number, axis in enumerate(found["axes"], 1)]
+    settings = list(dict.fromkeys(name for cell in found["cells"] for name in cell["settings"]))
+    last = ["status", "file", "reason", "numerics", "key"]
+    text = io.StringIO(newline="")
+    rows = csv.writer(text)
+    rows.writerow([*axes, *settings, *last])
+    for cell in found["cells"]:
+        values = [cell["settings"].get(name, "") for name in settings]
+        plain = [json.dumps(v) if isinstance(v, list) else v for v in values]
+        rows.writerow([*cell["labels"], *plain, *(cell.get(name, "") for name in last)])
+    return text.getvalue()
+
+
+def _plan(store: Store) -> dict[str, Any]:
+    return json.loads((store.folder / "plan.json").read_text(encoding="utf-8"))
