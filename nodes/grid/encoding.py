@@ -33,8 +33,8 @@ class Layers:
         """
         model = getattr(clip, "cond_stage_model", None)
         inner = getattr(model, getattr(model, "clip", ""), None)
-        encoder = getattr(getattr(inner, "transformer", None), "text_model", None)
-        encoder = getattr(encoder, "encoder", None)
+        text_model = getattr(getattr(inner, "transformer", None), "text_model", None)
+        encoder: Any = getattr(text_model, "encoder", None)
         if not hasattr(encoder, "layers"):
             yield
             return
