@@ -3,7 +3,12 @@
     python benchmarks/make_table.py big.csv --bytes 2000000000
     python benchmarks/select.py big.csv
 
-Prints a table of medians and, on the last line, the figures as JSON. Every measurement runs in a process of its own.
+    python benchmarks/make_table.py small.csv --bytes 50000000
+    python benchmarks/select.py small.csv --runs 1 --without pandas stdlib reference
+
+Prints a table of medians and, on the last line, the figures as JSON; null stands for what was left out. Every
+measurement runs in a process of its own; the seconds of our queries include that process's start and its imports.
+"DuckDB's bare count" is `SELECT count(*)` by DuckDB, with the columns given: what reading the file costs at least.
 The reference makes the whole selection in plain Python; its rows are compared with ours, field by field.
 """
 
@@ -15,8 +20,10 @@ import sys
 sys.path.pop(0)
 
 import argparse
+import contextlib
 import csv
 import hashlib
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -40,6 +47,23 @@ for package in ("cocktail", "cocktail.trainer", "cocktail.trainer.data"):
 
 SETTINGS = {"top_users": 1000, "per_user": 25}
 SALT = "benchmark"
+PEERS = ("pandas", "stdlib", "reference")
+
+
+def bare(path: Path) -> dict[str, Any]:
+    import duckdb
+
+    from cocktail.trainer.data.table import open_table
+
+    start = time.perf_counter()
+    columns = ", ".join(f"'f{place}': 'VARCHAR'" for place in range(len(open_table(path).columns)))
+    with duckdb.connect() as connection:
+        (rows,) = connection.execute(
+            f"SELECT count(*) FROM read_csv(?, columns = {{{columns}}}, header = true, delim = ',', quote = '\"',"
+            " escape = '\"', auto_detect = false)",
+            [str(path)],
+        ).fetchone()
+    return {"seconds": time.perf_counter() - start, "rows": rows}
 
 
 def ours(path: Path, work: Path, number: int) -> dict[str, Any]:
@@ -62,7 +86,7 @@ def ours(path: Path, work: Path, number: int) -> dict[str, Any]:
 
 def derive(path: Path, work: Path) -> dict[str, Any]:
     from cocktail.trainer.data.columns import guess
-    from cocktail.trainer.data.select import ingest
+    from cocktail.trainer.data.records import ingest
     from cocktail.trainer.data.table import open_table
 
     start = time.perf_counter()
@@ -187,21 +211,24 @@ def _hash(rows: list[tuple]) -> str:
 
 def measured(task: str, path: Path, work: Path, number: int = 0) -> dict[str, Any]:
     """A task in a process of its own, with its peak of resident memory in MB."""
+    start = time.perf_counter()
     done = subprocess.run(
         [sys.executable, str(HERE), str(path), "--work", str(work), "--task", f"{task}:{number}"],
         check=True,
         stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONUTF8": "1"},
     )
-    return json.loads(done.stdout.splitlines()[-1])
+    whole = time.perf_counter() - start
+    return {**json.loads(done.stdout.splitlines()[-1]), "process_seconds": whole}
 
 
 def run_task(task: str, path: Path, work: Path) -> None:
     name, number = task.split(":")
     tasks = {
+        "bare": lambda: bare(path),
         "ours": lambda: ours(path, work, int(number)),
         "derive": lambda: derive(path, work),
-        "standard_library": lambda: standard_library(path),
+        "stdlib": lambda: standard_library(path),
         "pandas": lambda: pandas(path),
         "reference": lambda: reference(path),
         "result": lambda: result(work),
@@ -216,6 +243,9 @@ def main() -> None:
     parser.add_argument("path", type=Path)
     parser.add_argument("--work", type=Path, default=Path("select-work"))
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument(
+        "--without", nargs="*", default=[], choices=PEERS, help="slow peers to leave out"
+    )
     parser.add_argument("--task", help=argparse.SUPPRESS)
     options = parser.parse_args()
     path, work = options.path.resolve(), options.work.resolve()
@@ -226,53 +256,46 @@ def main() -> None:
 
     work.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(work / "cache", ignore_errors=True)
-    counted, first = [], []
+    counted, floor, first = [], [], []
     for _ in range(options.runs):
-        # Beside each other, so that both meet the same load and the same file cache.
+        # Beside each other, so that all meet the same load and the same file cache.
         subprocess.run(["wc", "-l", path], check=True, stdout=subprocess.DEVNULL)
         start = time.perf_counter()
         subprocess.run(["wc", "-l", path], check=True, stdout=subprocess.DEVNULL)
         counted.append(time.perf_counter() - start)
+        floor.append(measured("bare", path, work))
         first.append(measured("ours", path, work))
     fast = measured("result", path, work)
-    slow = measured("reference", path, work)
-    library = measured("standard_library", path, work)
-    try:
-        frames = measured("pandas", path, work)
-    except subprocess.CalledProcessError:
-        frames = {"seconds": float("nan"), "peak_mb": float("nan"), "rows": 0}
+    slow = _peer("reference", path, work, options.without)
+    library = _peer("stdlib", path, work, options.without)
+    frames = _peer("pandas", path, work, options.without)
     derived = measured("derive", path, work)
     later = [measured("ours", path, work, number) for number in range(1, options.runs + 1)]
     again = measured("ours", path, work)
-    equal = fast["hash"] == slow["hash"] == measured("result", path, work)["hash"]
+    equal = slow and fast["hash"] == slow["hash"] == measured("result", path, work)["hash"]
 
-    def middle(runs: list[dict], key: str) -> float:
+    def middle(runs: list[dict], key: str = "process_seconds") -> float:
         return statistics.median(run[key] for run in runs)
 
     wc = statistics.median(counted)
-    print(
-        f"Python {platform.python_version()}, DuckDB {duckdb.__version__}, {platform.platform()}, {os.cpu_count()} cores"
-    )
+    versions = f"Python {platform.python_version()}, DuckDB {duckdb.__version__}"
+    if frames:
+        versions += f", pandas {importlib.metadata.version('pandas')}"
+    print(f"{versions}, {platform.platform()}, {_processor()}, {os.cpu_count()} cores")
     print(
         f"{path.name}: {path.stat().st_size / 1e9:.2f} GB, {first[0]['records']} records, {options.runs} runs, medians"
     )
     lines = [
         ("wc -l, warm", wc, 0, ""),
-        (
-            "first query",
-            middle(first, "seconds"),
-            max(r["peak_mb"] for r in first),
-            first[0]["rows"],
-        ),
+        ("DuckDB's bare count", middle(floor), _peak(floor), floor[0]["rows"]),
+        ("first query", middle(first), _peak(first), first[0]["rows"]),
         ("derived table, once", derived["seconds"], derived["peak_mb"], f"{derived['rows']} MB"),
-        (
-            "later queries",
-            middle(later, "seconds"),
-            max(r["peak_mb"] for r in later),
-            again["rows"],
+        ("later queries", middle(later), _peak(later), again["rows"]),
+        *(
+            (name, run["seconds"], run["peak_mb"], run["rows"])
+            for name, run in (("pandas, chunks", frames), ("standard library", library))
+            if run
         ),
-        ("pandas, chunks", frames["seconds"], frames["peak_mb"], frames["rows"]),
-        ("standard library", library["seconds"], library["peak_mb"], library["rows"]),
     ]
     print(f"{'':22}{'seconds':>10}{'peak MB':>10}{'rows':>10}")
     for name, seconds, peak, rows in lines:
@@ -280,17 +303,33 @@ def main() -> None:
     print(
         json.dumps(
             {
-                "first_query_vs_wc": round(middle(first, "seconds") / wc, 2),
-                "later_query_s": round(middle(later, "seconds"), 3),
-                "peak_mb": round(max(r["peak_mb"] for r in first + later)),
+                "first_query_vs_wc": round(middle(first) / wc, 2),
+                "first_query_vs_bare_count": round(middle(first) / middle(floor), 2),
+                "later_query_s": round(middle(later), 3),
+                "peak_mb": round(_peak([*first, *later, derived])),
                 "ingest_s": round(derived["seconds"], 2),
-                "ingest_peak_mb": round(derived["peak_mb"]),
-                "vs_pandas": round(frames["seconds"] / middle(first, "seconds"), 2),
-                "vs_stdlib": round(library["seconds"] / middle(first, "seconds"), 2),
+                "vs_pandas": round(frames["seconds"] / middle(first), 2) if frames else None,
+                "vs_stdlib": round(library["seconds"] / middle(first), 2) if library else None,
                 "rows_equal_reference": equal,
             }
         )
     )
+
+
+def _peer(name: str, path: Path, work: Path, without: list[str]) -> dict[str, Any] | None:
+    return None if name in without else measured(name, path, work)
+
+
+def _peak(runs: list[dict[str, Any]]) -> float:
+    return max(run["peak_mb"] for run in runs)
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
 
 
 if __name__ == "__main__":

@@ -200,7 +200,8 @@ class CocktailSelectPairs(io.ComfyNode):
         )
         show_text(found["text"])
         told = {
-            key: found[key] for key in ("rows", "funnel", "rejects", "over_75_tokens", "mapping")
+            key: found[key]
+            for key in ("rows", "funnel", "rejects", "over_75_tokens", "mapping", "from_derived")
         }
         return io.NodeOutput(
             chosen, found["text"], ui={"text": [found["text"]], "cocktail": [told]}

@@ -7,10 +7,12 @@ import http.server
 import importlib.util
 import sys
 import threading
+import time
 from types import ModuleType
 from typing import ClassVar
 
 import duckdb
+import psutil
 import pytest
 
 from cocktail.trainer.data.manifest import Dataset
@@ -146,6 +148,103 @@ def test_users_are_in_the_result_as_hashes_only(comfy, table):
         ).fetchall()
     users = [user for (user,) in found if user]
     assert len(users) > 100 and all(len(user) == 16 and int(user, 16) >= 0 for user in users)
+
+
+def test_rows_that_cannot_be_read_are_counted_and_listed_with_line_and_reason(comfy):
+    path = comfy.base / "input" / "damaged.csv"
+    path.write_bytes(
+        b'image,prompt\na.png,"a red cat\non a mat"\nb.png\nc.png,a blue \xff dog\nd.png,a green bird\n'
+    )
+    outputs = comfy.run(select("input/damaged.csv", "columns below", image_column="image", prompt_column="prompt"))["select"]  # fmt: skip
+    found = outputs["cocktail"][0]
+    assert found["rows"] == 2 and found["funnel"][0] == {"name": "records", "rows": 2}
+    assert [(reject["line"], reject["reason"]) for reject in found["rejects"]["first"]] == [
+        (4, "Expected Number of Columns: 2 Found: 1"),
+        (5, "not UTF-8"),
+    ]
+    assert "damaged records, not read: 2\n  line 4" in outputs["text"][0]
+
+
+@pytest.fixture(scope="module")
+def large(comfy, make_table):
+    """A table that is large enough for a derived one, and a condition that takes long on it."""
+    path = comfy.base / "input" / "large.csv"
+    make_table.write_table(path, size_bytes=66_000_000, seed=4)
+    yield path
+    path.unlink()
+
+
+LONG = "damerau_levenshtein(image, concat(prompt, image)) < 5"
+
+
+def children(comfy):
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        command = process.info["cmdline"] or []
+        if "select" in command and any("cocktail-select-" in part for part in command):
+            found.append(process)
+    return found
+
+
+def started(comfy, graph):
+    """The prompt's id and its selecting process, once that runs."""
+    prompt = comfy.queue(graph)
+    while not (running := children(comfy)):
+        assert comfy.history(prompt) is None
+    return prompt, running
+
+
+def tables_folder(comfy):
+    return comfy.base / "output" / "cocktail" / "cache" / "tables"
+
+
+def new_derived(comfy, before):
+    """The derived table that is made in the background, once it is there."""
+    deadline = time.monotonic() + 120
+    while not (new := set(tables_folder(comfy).glob("*.duckdb")) - before):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    (path,) = new
+    return path
+
+
+def left_over(comfy):
+    return [path.name for path in tables_folder(comfy).rglob(".*")]
+
+
+def test_interrupt_ends_a_selection_and_leaves_nothing_of_it(comfy, large):
+    prompt, running = started(comfy, select("input/large.csv", where=LONG))
+    comfy.interrupt()
+    with pytest.raises(ComfyError, match="interrupted"):
+        comfy.wait(prompt, timeout=5)
+    assert psutil.wait_procs(running, timeout=2)[1] == []
+    assert left_over(comfy) == []
+
+
+def test_a_large_table_is_derived_once_found_after_a_restart_and_derived_again_when_it_changes(
+    comfy, large, make_table
+):
+    before = set(tables_folder(comfy).glob("*.duckdb"))
+    first = chosen(comfy, select("input/large.csv", min_words=4))
+    assert not first["from_derived"]
+    derived = new_derived(comfy, before)
+    stamp = derived.stat().st_mtime_ns
+    # ComfyUI ends in the middle of a selection; the process that it had started finds nobody to tell and ends too.
+    _, left = started(comfy, select("input/large.csv", where=LONG))
+    comfy.process.kill()
+    comfy.restart()
+    assert psutil.wait_procs(left, timeout=60)[1] == []
+    again = chosen(comfy, select("input/large.csv", min_words=5))
+    assert again["from_derived"] and derived.stat().st_mtime_ns == stamp
+    with duckdb.connect() as database:
+        for path in (tables_folder(comfy) / "selections").glob("*.parquet"):
+            database.execute("SELECT count(*) FROM read_parquet(?)", [str(path)])
+    make_table.write_table(large, size_bytes=66_100_000, seed=4)
+    changed = chosen(comfy, select("input/large.csv", min_words=5))
+    assert not changed["from_derived"] and changed["funnel"][0]["rows"] > again["funnel"][0]["rows"]
+    assert new_derived(comfy, {*before, derived}) and not derived.exists()
+    assert chosen(comfy, select("input/large.csv", min_words=6))["from_derived"]
+    assert left_over(comfy) == []
 
 
 @pytest.fixture(scope="module")
