@@ -239,10 +239,12 @@ def test_a_large_table_is_derived_once_found_after_a_restart_and_derived_again_w
     with duckdb.connect() as database:
         for path in (tables_folder(comfy) / "selections").glob("*.parquet"):
             database.execute("SELECT count(*) FROM read_parquet(?)", [str(path)])
-    make_table.write_table(large, size_bytes=66_100_000, seed=4)
+    make_table.write_table(large, size_bytes=69_000_000, seed=4)
     changed = chosen(comfy, select("input/large.csv", min_words=5))
     assert not changed["from_derived"] and changed["funnel"][0]["rows"] > again["funnel"][0]["rows"]
-    assert new_derived(comfy, {*before, derived}) and not derived.exists()
+    assert new_derived(comfy, {*before, derived})
+    assert psutil.wait_procs(children(comfy), timeout=60)[1] == []
+    assert not derived.exists()
     assert chosen(comfy, select("input/large.csv", min_words=6))["from_derived"]
     assert left_over(comfy) == []
 
