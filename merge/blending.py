@@ -26,6 +26,9 @@ LARGEST_DENOMINATOR = 500
 TOO_MANY = 16
 """Where more than one element in this many is in doubt, the whole piece is computed in float64."""
 
+TELLING = 1 << 16
+"""Elements of a piece that says something about all pieces with the same weights."""
+
 
 class Blender:
     """One thread's buffers for pieces of up to `elements` elements, made when they are first needed."""
@@ -33,6 +36,7 @@ class Blender:
     def __init__(self, elements: int) -> None:
         self._elements = elements
         self._buffers: dict[tuple[str, Any], Tensor] = {}
+        self._in_vain: set[tuple[float, ...]] = set()
 
     def blend(self, sources: Sequence[Tensor], weights: Sequence[float], out: Tensor) -> bool:
         """Write sources[0] + the sum of weights[i] x (sources[i + 1] - sources[0]) to `out`; False if an element is not finite.
@@ -42,11 +46,14 @@ class Blender:
         import torch
 
         doubtful = None
-        if out.dtype == torch.float16:
+        # Halves of differences lie in the middle of two numbers so often that float32 is tried once and then no more.
+        if out.dtype == torch.float16 and tuple(weights) not in self._in_vain:
             if len(weights) == 1 and _is_simple(weights[0]) and _are_half(sources):
                 doubtful = self._blend_two(sources[0], sources[1], weights[0], out)
             elif all(source.dtype != torch.float64 for source in sources):
                 doubtful = self._blend_single(sources, weights, out)
+            if doubtful is None and len(out) >= TELLING:
+                self._in_vain.add(tuple(weights))
         if doubtful is None:
             self._blend_double(sources, weights, out)
         elif len(doubtful):
