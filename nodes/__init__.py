@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import dataset, finetune, merge, routes, selection, supervisor
+from . import dataset, finetune, finetune_settings, merge, routes, selection, supervisor
 from .grid import nodes as grid
 
 NODES: list[type[io.ComfyNode]] = [
     *dataset.NODES,
     *finetune.NODES,
+    *finetune_settings.NODES,
     *merge.NODES,
     *selection.NODES,
     *grid.NODES,

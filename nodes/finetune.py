@@ -20,6 +20,7 @@ from . import names, supervisor, types
 from .pictures import read_image
 from .progress import Progress, show_text, stop_if_interrupted
 from .schema import opt, schema
+from .setting_input import setting_input
 
 CATEGORY = "cocktail/fine-tune"
 POLL_S = 0.25
@@ -72,7 +73,15 @@ class CocktailTrainingSettings(io.ComfyNode):
             description="The settings of a fine-tune. The defaults are EveryDream2's for Stable Diffusion 1.5; the same settings on the "
             "same base and pairs are the same run.",
             search_aliases=["learning rate", "epochs", "batch size", "hyperparameters", "train.json", "EveryDream2"],
-            inputs=[_setting(field) for field in dataclasses.fields(RunSettings) if field.name not in GROUPS],
+            inputs=[
+                *(_setting(field) for field in dataclasses.fields(RunSettings) if field.name not in GROUPS),
+                types.Settings.Input(
+                    "settings",
+                    optional=True,
+                    tooltip="Settings whose groups (optimizers, loss and so on) are kept, such as a preset's; what this node shows replaces "
+                    "the rest. Optional.",
+                ),
+            ],
             outputs=[
                 types.Settings.Output(
                     "settings", display_name="settings", tooltip="The settings, for Fine-tune."
@@ -98,32 +107,24 @@ class CocktailTrainingSettings(io.ComfyNode):
         return True
 
     @classmethod
-    def execute(cls, **settings: Any) -> io.NodeOutput:
-        return io.NodeOutput(RunSettings(**settings))
+    def execute(cls, settings: RunSettings | None = None, **values: Any) -> io.NodeOutput:
+        return io.NodeOutput(dataclasses.replace(settings or RunSettings(), **values))
 
 
 def _setting(field: dataclasses.Field) -> io.Input:
     """The input of one run setting, with the trainer's own default and range."""
-    common = {
-        "default": field.default,
-        "tooltip": TOOLTIPS[field.name],
-        "advanced": field.name in ADVANCED,
-        "optional": field.name in LATER,
-    }
-    if field.name in CHOICES:
-        return opt(io.Combo.Input, field.name, options=list(CHOICES[field.name]), **common)
-    if type(field.default) is bool:
-        return opt(io.Boolean.Input, field.name, **common)
-    low, high = RANGES[field.name]
-    kind = io.Int.Input if type(field.default) is int else io.Float.Input
-    step = STEPS.get(field.name, 1)
-    limits = {"min": type(field.default)(low), "max": type(field.default)(high), "step": step}
-    if kind is io.Float.Input:
-        limits["round"] = min(step, 1e-9)
-    if field.name == "seed":
-        # Without this the page adds a widget to every input named seed, and changes it after each queueing.
-        limits["control_after_generate"] = False
-    return opt(kind, field.name, **limits, **common)
+    low, high = RANGES.get(field.name, (None, None))
+    return setting_input(
+        field.name,
+        field.default,
+        TOOLTIPS[field.name],
+        low,
+        high,
+        CHOICES.get(field.name, ()),
+        STEPS.get(field.name),
+        advanced=field.name in ADVANCED,
+        optional=field.name in LATER,
+    )
 
 
 class CocktailBase(io.ComfyNode):

@@ -187,6 +187,24 @@ def existing_dataset(name: str) -> Path:
     raise BadName(f"There is no saved dataset {name!r}.{hint} Save Dataset makes one.")
 
 
+def input_text(name: str, limit_bytes: int = 1_000_000) -> str:
+    """The text of a small UTF-8 file in the input folder. Raises BadName if it is not there, too large or no text."""
+    import folder_paths
+
+    relative = name.strip().replace("\\", "/").removeprefix("input/")
+    path = within(Path(folder_paths.get_input_directory()), relative, "File")
+    if not path.is_file():
+        raise BadName(
+            f"There is no file {name!r} in ComfyUI's input folder. Put it there, or paste its text."
+        )
+    if path.stat().st_size > limit_bytes:
+        raise BadName(f"{name!r} has more than {limit_bytes} bytes; a settings file is smaller.")
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadName(f"{name!r} is not UTF-8 text.") from error
+
+
 def tables() -> list[str]:
     """The tables in the input folder, in the datasets folders, and in the folders directly below these."""
     found = []

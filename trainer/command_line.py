@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from . import settings_commands
 from .data.buckets import TABLES
 from .errors import TrainerError
 
@@ -25,8 +26,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m trainer", description=main.__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
+    settings_commands.add(commands)
     run = commands.add_parser("run", help="train the run in a run folder, from where it stands")
-    run.add_argument("folder", type=Path)
+    run.add_argument("folder", type=Path, help="the folder that holds run.json")
     run.set_defaults(run=_run)
 
     latents = commands.add_parser(

@@ -116,7 +116,7 @@ class RunSettings:
         check_keys(cls, value)
         return cls(
             **{
-                name: GROUPS[name].from_json(entry)
+                name: GROUPS[name].from_json(entry, f"{name}.")
                 if name in GROUPS and not isinstance(entry, GROUPS[name])
                 else entry
                 for name, entry in value.items()

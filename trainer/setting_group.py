@@ -54,9 +54,18 @@ class Group:
         }
 
     @classmethod
-    def from_json(cls: type[G], value: Any) -> G:
-        """Raises TrainerError for an unknown key, naming the nearest known one."""
-        check_keys(cls, value, cls.path(""))
+    def from_json(cls: type[G], value: Any, prefix: str = "") -> G:
+        """Raises TrainerError for an unknown key, naming the nearest known one, and for a wrong value.
+
+        `prefix` is how messages name the group, such as "text_encoder_optimizer."; without it the group's kind.
+        """
+        prefix = prefix or cls.path("")
+        check_keys(cls, value, prefix)
+        for field in fields(cls):
+            if field.name in value:
+                entry = check_type(prefix + field.name, value[field.name], field.default)
+                low, high = field.metadata.get("low"), field.metadata.get("high")
+                check_value(prefix + field.name, entry, low, high, field.metadata.get("choices"))
         return cls(**value)
 
 

@@ -194,8 +194,10 @@ class SamplesSettings(Group):
     def __post_init__(self) -> None:
         super().__post_init__()
         prompts = tuple(
-            prompt if isinstance(prompt, SamplePrompt) else SamplePrompt.from_json(prompt)
-            for prompt in self.prompts
+            prompt
+            if isinstance(prompt, SamplePrompt)
+            else SamplePrompt.from_json(prompt, f"samples.prompts[{number}].")
+            for number, prompt in enumerate(self.prompts)
         )
         object.__setattr__(self, "prompts", prompts)
 
