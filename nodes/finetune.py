@@ -84,7 +84,7 @@ class CocktailTrainingSettings(io.ComfyNode):
             ],
             outputs=[
                 types.Settings.Output(
-                    "settings", display_name="settings", tooltip="The settings, for Fine-tune."
+                    "training_settings", display_name="settings", tooltip="The settings, for Fine-tune."
                 )
             ],
         )  # fmt: skip

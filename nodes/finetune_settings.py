@@ -41,24 +41,17 @@ def _settings_output(tooltip: str = "The changed settings, for Fine-tune or the 
 class _GroupNode(io.ComfyNode):
     """A node that replaces one group of the settings by what it shows."""
 
-    ID: ClassVar[str]
-    NAME: ClassVar[str]
-    DESCRIPTION: ClassVar[str]
-    ALIASES: ClassVar[list[str]]
     GROUP: ClassVar[type[Group]]
     FIELD: ClassVar[str]
     ADVANCED: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
-    def define_schema(cls) -> io.Schema:
+    def group_schema(cls, **keywords: Any) -> io.Schema:
         return schema(
-            node_id=cls.ID,
-            display_name=cls.NAME,
             category=CATEGORY,
-            description=cls.DESCRIPTION,
-            search_aliases=cls.ALIASES,
             inputs=[_settings_input(), *group_inputs(cls.GROUP, cls.ADVANCED)],
             outputs=[_settings_output()],
+            **keywords,
         )
 
     @classmethod
@@ -275,15 +268,18 @@ class CocktailShowSettings(io.ComfyNode):
 class CocktailOptimizerSettings(_GroupNode):
     """The optimizer and schedule of UNet, text encoder or both."""
 
-    ID, NAME = "CocktailOptimizerSettings", "Optimizer Settings"
-    DESCRIPTION = "Optimizer and learning-rate schedule of the UNet, the text encoder or both. The learning rates themselves stand in Training Settings."
-    ALIASES: ClassVar = ["AdamW", "D-Adaptation", "Prodigy", "Lion", "Adafactor", "learning rate schedule", "warm-up", "cosine", "optimizer.json"]  # fmt: skip
     GROUP, FIELD = groups.OptimizerSettings, "unet_optimizer"
     ADVANCED = ("beta1", "beta2", "epsilon", "momentum", "d0", "growth_rate", "decouple", "safeguard_warmup", "decay_steps", "cycles", "power", "end_share")  # fmt: skip
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        found = super().define_schema()
+        found = cls.group_schema(
+            node_id="CocktailOptimizerSettings",
+            display_name="Optimizer Settings",
+            description="Optimizer and learning-rate schedule of the UNet, the text encoder or both. The learning rates themselves stand in "
+            "Training Settings.",
+            search_aliases=["AdamW", "D-Adaptation", "Prodigy", "Lion", "Adafactor", "learning rate schedule", "warm-up", "cosine", "optimizer.json"],
+        )  # fmt: skip
         part = opt(
             io.Combo.Input,
             "part",
@@ -309,58 +305,94 @@ class CocktailOptimizerSettings(_GroupNode):
 class CocktailLayerSettings(_GroupNode):
     """Which layers learn."""
 
-    ID, NAME = "CocktailLayerSettings", "Layer Settings"
-    DESCRIPTION = "Which layers of UNet and text encoder learn. What does not learn costs neither gradient nor optimizer state."
-    ALIASES: ClassVar = ["freeze layers", "train UNet", "cross attention only", "text encoder freezing", "unfreeze_last_n_layers"]  # fmt: skip
     GROUP, FIELD = groups.LayersSettings, "layers"
     ADVANCED = ("freeze_embeddings", "freeze_final_norm")
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return cls.group_schema(
+            node_id="CocktailLayerSettings",
+            display_name="Layer Settings",
+            description="Which layers of UNet and text encoder learn. What does not learn costs neither gradient nor optimizer state.",
+            search_aliases=["freeze layers", "train UNet", "cross attention only", "text encoder freezing", "unfreeze_last_n_layers"],
+        )  # fmt: skip
 
 
 class CocktailLossSettings(_GroupNode):
     """What is minimised."""
 
-    ID, NAME = "CocktailLossSettings", "Loss Settings"
-    DESCRIPTION = "What a fine-tune minimises: prediction, measure of the error, weights over the noise levels, and kinds of noise. Validation always uses the plain mean squared error."
-    ALIASES: ClassVar = ["min SNR gamma", "huber", "offset noise", "pyramid noise", "v-prediction", "zero terminal SNR", "debiased estimation", "timesteps"]  # fmt: skip
     GROUP, FIELD = groups.LossSettings, "loss"
     ADVANCED = ("prediction", "huber_c", "huber_schedule", "debiased", "zero_terminal_snr", "timestep_start", "timestep_end", "timestep_sampling")  # fmt: skip
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return cls.group_schema(
+            node_id="CocktailLossSettings",
+            display_name="Loss Settings",
+            description="What a fine-tune minimises: prediction, measure of the error, weights over the noise levels, and kinds of noise. Validation always uses the plain mean squared error.",
+            search_aliases=["min SNR gamma", "huber", "offset noise", "pyramid noise", "v-prediction", "zero terminal SNR", "debiased estimation", "timesteps"],
+        )  # fmt: skip
 
 
 class CocktailDataSettings(_GroupNode):
     """How pairs become batches."""
 
-    ID, NAME = "CocktailDataSettings", "Data Settings"
-    DESCRIPTION = "How pairs become batches: gradient accumulation, mirroring, crop jitter and long captions."  # fmt: skip
-    ALIASES: ClassVar = ["gradient accumulation", "grad_accum", "flip", "crop jitter", "long prompts", "75 tokens"]  # fmt: skip
     GROUP, FIELD = groups.DataSettings, "data"
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return cls.group_schema(
+            node_id="CocktailDataSettings",
+            display_name="Data Settings",
+            description="How pairs become batches: gradient accumulation, mirroring, crop jitter and long captions.",
+            search_aliases=["gradient accumulation", "grad_accum", "flip", "crop jitter", "long prompts", "75 tokens"],
+        )  # fmt: skip
 
 
 class CocktailValidationSettings(_GroupNode):
     """When a run is measured."""
 
-    ID, NAME = "CocktailValidationSettings", "Validation Settings"
-    DESCRIPTION = "When a run measures its validation loss, and what it does when that loss has been rising consistently."  # fmt: skip
-    ALIASES: ClassVar = ["validation loss", "early stopping", "overfitting", "stabilize training loss", "validation.json"]  # fmt: skip
     GROUP, FIELD = groups.ValidationSettings, "validation"
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return cls.group_schema(
+            node_id="CocktailValidationSettings",
+            display_name="Validation Settings",
+            description="When a run measures its validation loss, and what it does when that loss has been rising consistently.",
+            search_aliases=["validation loss", "early stopping", "overfitting", "stabilize training loss", "validation.json"],
+        )  # fmt: skip
 
 
 class CocktailEmaSettings(_GroupNode):
     """A running mean of the weights."""
 
-    ID, NAME = "CocktailEmaSettings", "EMA Settings"
-    DESCRIPTION = "A running mean of the weights (exponential moving average), often better than the last weights."  # fmt: skip
-    ALIASES: ClassVar = ["EMA", "exponential moving average", "ema_decay_rate"]
     GROUP, FIELD = groups.EmaSettings, "ema"
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return cls.group_schema(
+            node_id="CocktailEmaSettings",
+            display_name="EMA Settings",
+            description="A running mean of the weights (exponential moving average), often better than the last weights.",
+            search_aliases=["EMA", "exponential moving average", "ema_decay_rate"],
+        )  # fmt: skip
 
 
 class CocktailComputeSettings(_GroupNode):
     """Speed, memory and exactness."""
 
-    ID, NAME = "CocktailComputeSettings", "Compute Settings"
-    DESCRIPTION = "Speed, memory and exactness of a fine-tune."
-    ALIASES: ClassVar = ["gradient checkpointing", "xformers", "sdpa", "TF32", "torch.compile", "deterministic", "low VRAM"]  # fmt: skip
     GROUP, FIELD = groups.ComputeSettings, "compute"
     ADVANCED = ("tf32", "compile", "deterministic")
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return cls.group_schema(
+            node_id="CocktailComputeSettings",
+            display_name="Compute Settings",
+            description="Speed, memory and exactness of a fine-tune.",
+            search_aliases=["gradient checkpointing", "xformers", "sdpa", "TF32", "torch.compile", "deterministic", "low VRAM"],
+        )  # fmt: skip
 
 
 class CocktailSample(io.ComfyNode):
@@ -395,10 +427,16 @@ class CocktailSample(io.ComfyNode):
 class CocktailSampleSettings(_GroupNode):
     """When samples are drawn."""
 
-    ID, NAME = "CocktailSampleSettings", "Sample Settings"
-    DESCRIPTION = "When a run draws its samples. What it draws are the Sample nodes before or after this one."  # fmt: skip
-    ALIASES: ClassVar = ["sample_steps", "sample every n steps", "preview during training"]
     GROUP, FIELD = groups.SamplesSettings, "samples"
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return cls.group_schema(
+            node_id="CocktailSampleSettings",
+            display_name="Sample Settings",
+            description="When a run draws its samples. What it draws are the Sample nodes before or after this one.",
+            search_aliases=["sample_steps", "sample every n steps", "preview during training"],
+        )  # fmt: skip
 
     @classmethod
     def execute(cls, settings: RunSettings, **values: Any) -> io.NodeOutput:
@@ -409,19 +447,31 @@ class CocktailSampleSettings(_GroupNode):
 class CocktailSavingSettings(_GroupNode):
     """Which checkpoints are saved and kept."""
 
-    ID, NAME = "CocktailSavingSettings", "Saving Settings"
-    DESCRIPTION = "Which checkpoints a run saves and keeps besides those of every so many epochs, and how often it writes a resume point."  # fmt: skip
-    ALIASES: ClassVar = ["save every n steps", "keep last checkpoints", "ckpt_every_n_minutes", "resume point"]  # fmt: skip
     GROUP, FIELD = groups.SavingSettings, "saving"
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return cls.group_schema(
+            node_id="CocktailSavingSettings",
+            display_name="Saving Settings",
+            description="Which checkpoints a run saves and keeps besides those of every so many epochs, and how often it writes a resume point.",
+            search_aliases=["save every n steps", "keep last checkpoints", "ckpt_every_n_minutes", "resume point"],
+        )  # fmt: skip
 
 
 class CocktailLoggingSettings(_GroupNode):
     """What is written down."""
 
-    ID, NAME = "CocktailLoggingSettings", "Logging Settings"
-    DESCRIPTION = "What a run writes down besides losses and learning rates."
-    ALIASES: ClassVar = ["wandb", "Weights & Biases", "gradient norm", "log_step"]
     GROUP, FIELD = groups.LoggingSettings, "logging"
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return cls.group_schema(
+            node_id="CocktailLoggingSettings",
+            display_name="Logging Settings",
+            description="What a run writes down besides losses and learning rates.",
+            search_aliases=["wandb", "Weights & Biases", "gradient norm", "log_step"],
+        )  # fmt: skip
 
 
 def _shown(settings: RunSettings, text: str, with_text: bool = False) -> io.NodeOutput:

@@ -378,7 +378,7 @@ class _Reading:
             told = "a constant rate has neither warm-up nor decay"
         elif decay or batches:
             decay = decay if decay >= 1 else int(batches * 1.5)
-            warmup = int(decay / 50) if not warmup else warmup
+            warmup = warmup or int(decay / 50)
             self.put(f"{part}.decay_steps", self.steps(decay))
             self.put(f"{part}.warmup_steps", self.steps(warmup) if warmup else 0)
             told = f"in optimizer steps: {self.settings[part]['warmup_steps']} of warm-up, {self.settings[part]['decay_steps']} to the end of the schedule"  # fmt: skip

@@ -1,0 +1,93 @@
+"""The commands that work without ComfyUI: presets, EveryDream2's files, and a new run folder."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from cocktail.trainer.command_line import main
+from cocktail.trainer.config import RunSettings
+from cocktail.trainer.presets import PRESETS, preset
+from cocktail.trainer.runs import Run
+from cocktail.trainer.shapes import draw_shapes
+
+
+def output(capsys, *arguments):
+    assert main([str(argument) for argument in arguments]) == 0
+    return capsys.readouterr().out
+
+
+def test_presets_are_printed_as_json_that_new_takes(capsys):
+    assert json.loads(output(capsys, "presets")) == list(PRESETS)
+    found = json.loads(output(capsys, "presets", "Cosmopolitan 768 AdamW"))
+    assert RunSettings.from_json(found) == preset("Cosmopolitan 768 AdamW")
+
+
+def test_everydream2s_files_become_a_file_of_settings_and_nothing_is_overwritten(tmp_path, capsys):
+    train, out = tmp_path / "train.json", tmp_path / "settings.json"
+    train.write_text('{"max_epochs": 7}', encoding="utf-8")
+    assert "max_epochs = 7: taken, as epochs" in output(capsys, "import-everydream2", train, "-o", out)  # fmt: skip
+    assert RunSettings.from_json(json.loads(out.read_text(encoding="utf-8"))).epochs == 7
+    assert main(["import-everydream2", str(train), "-o", str(out)]) == 1
+    assert "is there already" in capsys.readouterr().err
+
+
+@pytest.fixture
+def given(tmp_path, miniatures, tokenizer):
+    """Arguments of `new` for twelve drawn pairs."""
+    draw_shapes(tmp_path / "pictures", 12, 1)
+    return [
+        "new", str(tmp_path / "runs"), "first", "--base", str(miniatures / "miniature_base.safetensors"),
+        "--dataset", str(tmp_path / "pictures"), "--tokenizer", str(tokenizer), "--validation-share", "0.25",
+    ]  # fmt: skip
+
+
+def test_new_makes_a_run_folder_with_a_preset_and_changes(given, tmp_path, capsys):
+    chosen = ["--preset", "ED2 2023 baseline", "--set", "epochs=2", "--set", "loss.min_snr_gamma = 5"]  # fmt: skip
+    printed = output(capsys, *given, *chosen)
+    run = Run.open(tmp_path / "runs" / "first")
+    assert (run.settings.epochs, run.settings.loss.min_snr_gamma) == (2, 5.0)
+    assert run.settings.loss.offset_noise == 0.02
+    assert (len(run.dataset().train), len(run.dataset().validation)) == (9, 3)
+    assert f"run {run.folder}" in printed
+    assert output(capsys, *given, *chosen) == printed, "the same again is the same run"
+    assert main([*given, "--set", "epochs=3"]) == 1
+    assert "taken by another run" in capsys.readouterr().err
+
+
+def test_a_run_made_by_new_trains(given, tmp_path, capsys):
+    small = ["resolution=64", "bucket_step=16", "epochs=1", "batch_size=4", "validation_timesteps=1", "train_text_encoder=false"]  # fmt: skip
+    output(capsys, *given, *(part for line in small for part in ("--set", line)))
+    folder = tmp_path / "runs" / "first"
+    assert main(["run", str(folder)]) == 0
+    assert Run.open(folder).state().status == "finished"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (["--set", "epoch=3"], "'epoch'. Did you mean epochs"),
+        (["--preset", "ED2"], "There is no preset 'ED2'"),
+        (["--settings", "nothing.json"], "nothing.json cannot be read"),
+        (["--validation-share", "1.5"], "validation share is 1.5"),
+        (["--dataset", "nowhere"], "neither a folder nor a manifest"),
+        (["--base", "nowhere.safetensors"], "no file nowhere.safetensors"),
+        (["--tokenizer", "nowhere"], "no tokenizer in nowhere"),
+    ],
+)
+def test_new_refuses_in_words_and_leaves_nothing(given, tmp_path, capsys, changes, words):
+    assert main([*given, *changes]) == 1
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("command", ["", "new", "presets", "import-everydream2", "run"])
+def test_every_command_documents_itself(command, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([*filter(None, [command]), "--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    for name in ("new", "presets", "import-everydream2", "run") if not command else ():
+        assert name in text
+    assert "usage: python -m trainer" in text and len(text.splitlines()) > 4
