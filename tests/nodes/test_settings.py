@@ -121,9 +121,10 @@ def test_everydream2s_files_come_as_text_or_by_name(comfy):
 )
 def test_a_wrong_combination_is_refused_before_anything_runs(comfy, kind, changes, words):
     values = values_of(GROUPS[CHANGES[kind][0]], **changes)
+    flat = {key: value for key, value in RunSettings().to_json().items() if key not in GROUPS}
     graph = {
-        "preset": node("CocktailTrainingPreset", preset="ED2 2023 baseline"),
-        "wrong": node(kind, settings=["preset", 0], **values),
+        "flat": node("CocktailTrainingSettings", **flat),
+        "wrong": node(kind, settings=["flat", 0], **values),
         "show": node("CocktailShowSettings", settings=["wrong", 0]),
     }
     assert words in json.dumps(comfy.errors(graph))
