@@ -343,6 +343,10 @@ def describe(run: Run, state: State) -> str:
     if state.first_validation is not None and state.last_validation is not None:
         change = 100 * (state.last_validation / state.first_validation - 1)
         parts.append(f"validation loss {state.first_validation:.4f} -> {state.last_validation:.4f} ({change:+.0f} %)")  # fmt: skip
+    if state.trend:
+        parts.append(state.trend)
+    if state.skipped:
+        parts.append(f"{state.skipped} pairs skipped: see skipped.jsonl in the run's folder")
     if state.message and state.status not in ("failed", "finished"):
         parts.append(state.message)
     return ", ".join(parts)
@@ -367,6 +371,9 @@ def _result(run: Run) -> dict[str, list]:
         "first_validation": state.first_validation,
         "last_validation": state.last_validation,
         "best": state.best,
+        "trend": state.trend,
+        "skipped": state.skipped,
+        "message": state.message,
     }
     return {"text": [describe(run, state)], "cocktail": [result]}
 

@@ -21,8 +21,23 @@ ELSEWHERE = {
     "CocktailBlockWeights",
     "CocktailRecipeFromText",
     "CocktailRecipeFromFile",
+    "CocktailChangeSettings",
+    "CocktailComputeSettings",
+    "CocktailDataSettings",
+    "CocktailEmaSettings",
+    "CocktailImportEveryDream2",
+    "CocktailLayerSettings",
+    "CocktailLoggingSettings",
+    "CocktailLossSettings",
+    "CocktailOptimizerSettings",
+    "CocktailSample",
+    "CocktailSampleSettings",
+    "CocktailSavingSettings",
+    "CocktailShowSettings",
+    "CocktailTrainingPreset",
+    "CocktailValidationSettings",
 }
-"""Nodes that need the network, a model of one's own or an earlier result: their help pages show how they are linked."""
+"""Nodes that need the network, a model of one's own, an earlier result or a choice: their help pages show how they are linked."""
 PATH = re.compile(r"^(/|~|[A-Za-z]:[\\/]|\\\\)|\.\.[\\/]")
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .config import RunSettings
 from .errors import TrainerError
 from .files import publish
 from .runs import Run
@@ -19,22 +23,28 @@ if TYPE_CHECKING:
 HALF_LIMIT = 65504.0
 
 
-def checkpoint_file(run: Run, epoch: int, step: int) -> str:
+def checkpoint_file(run: Run, epoch: int, step: int, suffix: str = "") -> str:
     """A name that no other checkpoint has: ComfyUI keeps a loaded file by its name."""
-    return f"{run.name}-e{epoch:03d}-s{step:06d}.safetensors"
+    return f"{run.name}-e{epoch:03d}-s{step:06d}{suffix}.safetensors"
 
 
 def save_checkpoint(
-    run: Run, parts: dict[str, Any], levels: tuple[Level, ...], epoch: int, step: int
+    run: Run,
+    parts: dict[str, Any],
+    levels: tuple[Level, ...],
+    epoch: int,
+    step: int,
+    suffix: str = "",
 ) -> Path:
     """Write the trained parts into a copy of the base; every other tensor, the VAE above all, is copied as it is.
 
-    EMA copies (`model_ema.*`) are left out. Raises TrainerError when a weight is not finite or does not fit the type.
+    EMA copies (`model_ema.*`) of the base are left out. The file is opened again and compared before it gets its name.
+    Raises TrainerError when a weight is not finite or does not fit the type, or when the file is not what was written.
     """
     from safetensors import safe_open
     from safetensors.torch import save_file
 
-    path = Path(run.paths.checkpoints) / checkpoint_file(run, epoch, step)
+    path = Path(run.paths.checkpoints) / checkpoint_file(run, epoch, step, suffix)
     if path.exists():
         return path
     trained = trained_tensors(parts, levels, run.settings.save_precision)
@@ -54,7 +64,8 @@ def save_checkpoint(
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        save_file(tensors, temporary, metadata=_metadata(run, epoch, step))
+        save_file(tensors, temporary, metadata=_metadata(run, epoch, step, suffix))
+        _verify(temporary, tensors)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         publish(temporary, path)
@@ -95,13 +106,74 @@ def trained_tensors(
     return tensors
 
 
-def _metadata(run: Run, epoch: int, step: int) -> dict[str, str]:
+def _verify(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Compare a written file with what was to be written: names, shapes, types and values."""
+    import torch
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        wrong = sorted(set(file.keys()) ^ tensors.keys())
+        wrong += [
+            name
+            for name, tensor in tensors.items()
+            if name not in wrong and not torch.equal(_bits(file.get_tensor(name)), _bits(tensor))
+        ]
+    if wrong:
+        raise TrainerError(
+            f"{path.name} could not be written: {', '.join(wrong[:3])} came out otherwise. Check the disk and its cables."
+        )
+
+
+def _bits(tensor: torch.Tensor) -> torch.Tensor:
+    """The bytes of a tensor, so that two are equal only when all bits are."""
+    import torch
+
+    return tensor.contiguous().flatten().view(torch.uint8)
+
+
+def prune_checkpoints(run: Run, former_best: dict[str, Any] | None = None) -> None:
+    """Delete checkpoints that the settings do not keep: a former best that was not due, and all but the newest few.
+
+    The best, the newest and those of pinned epochs always stay; files of other runs are never looked at.
+    """
+    settings, folder, metrics = run.settings, Path(run.paths.checkpoints), run.metrics()
+    kinds = ("checkpoint", "ema checkpoint")
+    lines = {line["file"]: line for line in metrics if line["kind"] in kinds}
+    best = run.state().best
+    always = {best["step"]} if best else set()
+    for line in lines.values():
+        if line["epoch"] in settings.saving.pinned or line["epoch"] == settings.epochs:
+            always.add(line["step"])
+    steps = sorted({line["step"] for line in lines.values()})
+    gone = set(steps[: -settings.saving.keep_last]) if settings.saving.keep_last else set()
+    if former_best and not _was_due(settings, former_best, metrics):
+        gone.add(former_best["step"])
+    for name, line in lines.items():
+        if line["step"] in gone - always:
+            with contextlib.suppress(OSError):
+                (folder / name).unlink()
+
+
+def _was_due(
+    settings: RunSettings, best: dict[str, Any], metrics: Sequence[dict[str, Any]]
+) -> bool:
+    """Whether a checkpoint of the best's step was to be saved anyway."""
+    every, step = settings.saving.every_steps, best["step"]
+    if every and step % every == 0:
+        return True
+    epochs = {line["step"]: line["epoch"] for line in metrics if line["kind"] == "step"}
+    closes_epoch = epochs.get(step + 1, math.inf) > best["epoch"]
+    return closes_epoch and best["epoch"] % settings.save_every_epochs == 0
+
+
+def _metadata(run: Run, epoch: int, step: int, suffix: str) -> dict[str, str]:
     """ModelSpec 1.0.1 and the card of the run, as safetensors metadata."""
     card = {
         "run": run.name,
         "id": run.id,
         "epoch": epoch,
         "step": step,
+        "ema": bool(suffix),
         "base": {"name": run.base.name, "sha256": run.base.sha256},
         "dataset": json.loads((run.folder / "run.json").read_text(encoding="utf-8"))["dataset"],
         "settings": run.settings.to_json(),
@@ -112,8 +184,10 @@ def _metadata(run: Run, epoch: int, step: int) -> dict[str, str]:
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": "stable-diffusion-v1",
         "modelspec.implementation": "https://github.com/CompVis/stable-diffusion",
-        "modelspec.title": f"{run.name}, epoch {epoch}",
+        "modelspec.title": f"{run.name}, epoch {epoch}{', EMA' if suffix else ''}",
         "modelspec.resolution": f"{run.settings.resolution}x{run.settings.resolution}",
-        "modelspec.prediction_type": "epsilon",
+        "modelspec.prediction_type": "epsilon"
+        if run.settings.loss.prediction == "epsilon"
+        else "v",
         "cocktail.run": json.dumps(card, ensure_ascii=False, sort_keys=True),
     }

@@ -9,31 +9,34 @@ from pathlib import Path
 
 from .config import RunSettings
 from .errors import TrainerError
+from .memory import state_bytes, trained_counts
 from .resume import KEPT
 from .runs import Run
-from .single_file import UNET, read_shapes
+from .single_file import read_shapes
 
 SAVED_BYTES = {"fp16": 2, "bf16": 2, "fp32": 4}
-POINT_BYTES = 12
-"""Bytes of a resume point for each trained parameter: the fp32 weight and AdamW's two moments."""
 
 
 def checkpoint_bytes(
     shapes: Mapping[str, tuple[int, ...]], base_bytes: int, settings: RunSettings
 ) -> tuple[int, int]:
     """Bytes of one checkpoint and of one resume point of a run on a base with these tensor shapes."""
-    trained = (UNET, "cond_stage_model.") if settings.train_text_encoder else (UNET,)
-    parameters = {name: prod(shape) for name, shape in shapes.items()}
-    moved = sum(count for name, count in parameters.items() if name.startswith(trained))
-    total = sum(parameters.values())
+    counts = trained_counts(shapes, settings)
+    moved = sum(counts.values())
+    total = sum(prod(shape) for shape in shapes.values())
     kept_bytes = base_bytes * (total - moved) / total
-    return ceil(moved * SAVED_BYTES[settings.save_precision] + kept_bytes), moved * POINT_BYTES
+    weights = 4 * moved * (2 if settings.ema.decay else 1)
+    checkpoint = ceil(moved * SAVED_BYTES[settings.save_precision] + kept_bytes)
+    return checkpoint, weights + state_bytes(counts, settings)
 
 
 def saves(settings: RunSettings) -> int:
     """The most checkpoints that lie there at one time: those due, the best, and the next best while it is written."""
     due = ceil(settings.epochs / settings.save_every_epochs)
-    return due if settings.save_every_epochs == 1 else due + 2
+    if settings.saving.keep_last:
+        due = min(due, settings.saving.keep_last + len(settings.saving.pinned) + 1)
+    files = due if settings.save_every_epochs == 1 and due == settings.epochs else due + 2
+    return 2 * files if settings.ema.decay and settings.ema.save == "both" else files
 
 
 def check_disk(run: Run) -> None:

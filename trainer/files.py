@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -9,6 +11,9 @@ import threading
 import time
 from pathlib import Path
 from typing import Any
+
+DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+"""Error numbers of a write for which there is no room."""
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -65,17 +70,29 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def append_line(path: Path, value: dict[str, Any]) -> None:
-    """Append one JSON line. A torn last line (power loss) is what `read_lines` leaves out."""
-    with path.open("ab") as file:
-        file.write(json.dumps(value, ensure_ascii=False).encode("utf-8") + b"\n")
+    """Append one JSON line. A torn line (a kill, a full disk) stands alone; `read_lines` leaves it out."""
+    line = json.dumps(value, ensure_ascii=False).encode("utf-8") + b"\n"
+    with path.open("a+b", buffering=0) as file:
+        if file.tell() and not _ends_a_line(file):
+            line = b"\n" + line
+        if file.write(line) != len(line):
+            raise OSError(errno.ENOSPC, "a line was written in part", str(path))
+
+
+def _ends_a_line(file: Any) -> bool:
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) == b"\n"
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The whole JSON lines of a file that may still be written to; [] when it does not exist."""
     if not path.exists():
         return []
-    lines = path.read_bytes().split(b"\n")
-    return [json.loads(line) for line in lines[:-1] if line.strip()]
+    found = []
+    for line in path.read_bytes().split(b"\n")[:-1]:
+        with contextlib.suppress(ValueError):
+            found.append(json.loads(line))
+    return found
 
 
 def canonical_json(value: Any) -> str:

@@ -2,29 +2,46 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from .files import append_line
+from .errors import TrainerError
+from .files import DISK_FULL, append_line
 from .runs import Run, State
 
 STATE_EVERY_S = 0.5
+SMOOTHING = 0.98
+"""Share of the smoothed loss and speed that stays at each step."""
 
 
 class Journal:
-    """Keeps a run's state.json current and appends to its metrics.jsonl."""
+    """Keeps a run's state.json current and appends to its metrics.jsonl; a silent one writes nothing.
 
-    def __init__(self, run: Run) -> None:
+    A full disk loses nothing: lines wait in memory until there is room.
+    """
+
+    def __init__(self, run: Run, silent: bool = False) -> None:
         self.run = run
+        self.silent = silent
         self.state: State = run.state()
         self._written = 0.0
-        self._events = _tensorboard(run)
+        self._waiting: list[tuple[Path, dict[str, Any]]] = []
+        self._events = None if silent else _tensorboard(run)
+        self._wandb = _wandb(run) if run.settings.logging.wandb and not silent else None
+        self._bar: Any = None
 
     def update(self, **changes: Any) -> None:
         """Change the state and write it at once."""
         self.state = replace(self.state, **changes)
-        self.run.write_state(self.state)
+        if self.silent:
+            return
+        with _room_permitting():
+            self.run.write_state(self.state)
         self._written = time.monotonic()
 
     def progress(self, **changes: Any) -> None:
@@ -34,28 +51,83 @@ class Journal:
             self.update()
 
     def record(self, kind: str, epoch: int, step: int, **values: Any) -> None:
-        """Append a line of that kind (step, validation, checkpoint) to metrics.jsonl."""
+        """Append a line of that kind (step, validation, checkpoint, ...) to metrics.jsonl."""
         line = {"kind": kind, "epoch": epoch, "step": step, "time": time.time(), **values}
-        append_line(self.run.folder / "metrics.jsonl", line)
+        self._append(self.run.folder / "metrics.jsonl", line)
+        figures = {name: value for name, value in values.items() if isinstance(value, float)}
         if self._events:
-            for name, value in values.items():
-                if isinstance(value, float):
-                    self._events.add_scalar(f"{name}/{kind}", value, step)
+            for name, value in figures.items():
+                self._events.add_scalar(f"{name}/{kind}", value, step)
+        if self._wandb and figures:
+            self._wandb.log({f"{kind}/{name}": value for name, value in figures.items()}, step=step)
 
     def record_pairs(self, epoch: int, step: int, losses: dict[str, float]) -> None:
         """Append the loss of every validation pair to validation.jsonl."""
-        append_line(
-            self.run.folder / "validation.jsonl",
-            {
-                "epoch": epoch,
-                "step": step,
-                "pairs": {key: round(loss, 7) for key, loss in losses.items()},
-            },
+        rounded = {key: round(loss, 7) for key, loss in losses.items()}
+        line = {"epoch": epoch, "step": step, "pairs": rounded}
+        self._append(self.run.folder / "validation.jsonl", line)
+
+    def note_skipped(self, pair: str, reason: str) -> None:
+        """Append a pair that cannot be shown to skipped.jsonl."""
+        if not self.silent:
+            print(f"skipped: {reason}", file=sys.stderr)
+        self._append(self.run.folder / "skipped.jsonl", {"pair": pair, "reason": reason})
+
+    def note_speed(self, step: int, steps: int, loss: float, seconds: float) -> None:
+        """After a step: loss and speed, raw and smoothed, and when the run will be done; a bar when run by hand."""
+        former = self.state
+        speed = 1 / max(seconds, 1e-9)
+        if former.steps_per_second is not None:
+            speed = 0.9 * former.steps_per_second + 0.1 * speed
+        smoothed = loss
+        if former.smoothed_loss is not None:
+            smoothed = SMOOTHING * former.smoothed_loss + (1 - SMOOTHING) * loss
+        self.progress(
+            step=step,
+            loss=loss,
+            smoothed_loss=smoothed,
+            steps_per_second=speed,
+            eta_s=max(0, steps - step) / speed,
         )
+        if self._events:
+            self._events.add_scalar("loss_smoothed/step", smoothed, step)
+        if not self.silent and sys.stderr.isatty():
+            self._show_bar(step, steps, smoothed)
+
+    def _show_bar(self, step: int, steps: int, loss: float) -> None:
+        from tqdm import tqdm
+
+        if self._bar is None:
+            self._bar = tqdm(total=steps, initial=step - 1, unit="step", desc=self.run.name)
+        self._bar.set_postfix(loss=f"{loss:.4f}", epoch=self.state.epoch + 1, refresh=False)
+        self._bar.update(step - self._bar.n)
+
+    def _append(self, path: Path, line: dict[str, Any]) -> None:
+        if self.silent:
+            return
+        self._waiting.append((path, line))
+        with _room_permitting():
+            while self._waiting:
+                append_line(*self._waiting[0])
+                del self._waiting[0]
 
     def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
         if self._events:
             self._events.close()
+        if self._wandb:
+            self._wandb.finish()
+
+
+@contextlib.contextmanager
+def _room_permitting() -> Iterator[None]:
+    """Let a write that fails for want of room on the disk pass: it is tried again with the next one."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
 
 
 def _tensorboard(run: Run) -> Any:
@@ -65,3 +137,22 @@ def _tensorboard(run: Run) -> Any:
     except ImportError:
         return None
     return SummaryWriter(str(run.folder / "tensorboard"))
+
+
+def _wandb(run: Run) -> Any:
+    """A Weights & Biases run that goes on where it stopped. Raises TrainerError without the package."""
+    try:
+        import wandb
+    except ImportError as error:
+        raise TrainerError(
+            "The run wants to log to Weights & Biases (logging.wandb), but the package wandb is not installed. "
+            "Run `pip install wandb`, or switch it off."
+        ) from error
+    return wandb.init(
+        project="cocktail",
+        name=run.name,
+        id=run.id[:32],
+        resume="allow",
+        dir=str(run.folder),
+        config=run.settings.to_json(),
+    )

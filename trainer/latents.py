@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -34,10 +35,11 @@ PIXELS_AHEAD = 64_000_000
 
 
 class Picture(NamedTuple):
-    """The picture of a pair, as it is or mirrored."""
+    """The picture of a pair, as it is or mirrored; variant 0 is cropped around its centre, others elsewhere."""
 
     pair: Pair
     mirrored: bool = False
+    variant: int = 0
 
 
 class Latents:
@@ -51,6 +53,8 @@ class Latents:
         cache: Path,
         vae: Any,
         table: str = "generated",
+        variants: int = 1,
+        jitter: float = 0.0,
     ):
         buckets = make_buckets(resolution, bucket_step, table=table)
         self.dataset = dataset
@@ -58,14 +62,19 @@ class Latents:
             pair.id: choose_bucket(pair.width, pair.height, buckets, table)
             for pair in dataset.pairs
         }
+        self.variants = variants
+        self.jitter = jitter
         self.cache = TensorCache(cache / FOLDER / module_hash(vae)[:16])
 
-    def key(self, pair: Pair, mirrored: bool) -> str:
+    def key(self, pair: Pair, mirrored: bool, variant: int = 0) -> str:
         """What a latent is known by in the cache."""
         width, height = self.buckets[pair.id]
         colour = self.dataset.background
         background = "" if colour == "#ffffff" else f"-{colour[1:]}"
-        return f"{pair.image_hash}-{width}x{height}{background}{'-mirrored' if mirrored else ''}"
+        crop = f"-jitter{self.jitter:g}-{variant}" if variant else ""
+        return (
+            f"{pair.image_hash}-{width}x{height}{background}{crop}{'-mirrored' if mirrored else ''}"
+        )
 
     def prepare(
         self, vae: Any, device: Any, batch_size: int, progress: Callable[[int, int], None]
@@ -81,10 +90,15 @@ class Latents:
 
 
 class Form(NamedTuple):
-    """A size that a picture is wanted in, as it is or mirrored."""
+    """A size that a picture is wanted in, as it is or mirrored, and how much of its sides a crop may take away.
+
+    `variant` numbers the crops; 0 takes nothing away but what the size asks for.
+    """
 
     bucket: Bucket
     mirrored: bool
+    variant: int = 0
+    jitter: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -158,9 +172,11 @@ def _works(tables: Sequence[Latents]) -> list[Work]:
         work = works.setdefault(pair.image_hash, Work(dataset.path(pair), pair))
         work.pairs.append(pair.id)
         for table in tables:
-            for mirrored in (False, True) if pair.flip > 0 and pair.split == TRAIN else (False,):
-                form = Form(table.buckets[pair.id], mirrored)
-                work.forms[table.key(pair, mirrored)] = form
+            learned = pair.split == TRAIN
+            for mirrored in (False, True) if pair.flip > 0 and learned else (False,):
+                for variant in range(table.variants if learned else 1):
+                    form = Form(table.buckets[pair.id], mirrored, variant, table.jitter)
+                    work.forms[table.key(pair, mirrored, variant)] = form
     return list(works.values())
 
 
@@ -201,16 +217,31 @@ def _forms(work: Work, background: str) -> list[Decoded]:
     if hashlib.sha256(data).hexdigest() != work.pair.image_hash:
         raise TrainerError("it has changed since the dataset was made; load the pairs anew")
     images: dict[int, Any] = {}
-    fitted: dict[Bucket, numpy.ndarray] = {}
+    fitted: dict[Form, numpy.ndarray] = {}
     found = []
-    for key, (bucket, mirrored) in work.forms.items():
-        if bucket not in fitted:
+    for key, form in work.forms.items():
+        upright = form._replace(mirrored=False)
+        if upright not in fitted:
+            bucket = form.bucket
             smaller = reduction(data, (work.pair.width, work.pair.height), bucket)
             if smaller not in images:
                 images[smaller] = open_rgb(data, bucket, background)
-            fitted[bucket] = numpy.asarray(fit(images[smaller], *bucket))
-        found.append((key, fitted[bucket][:, ::-1] if mirrored else fitted[bucket]))
+            image = _jittered(images[smaller], form, work.pair)
+            fitted[upright] = numpy.asarray(fit(image, *bucket))
+        found.append((key, fitted[upright][:, ::-1] if form.mirrored else fitted[upright]))
     return found
+
+
+def _jittered(image: Any, form: Form, pair: Pair) -> Any:
+    """The picture less a random part at each side: of the smaller side up to the jitter, and not so much that what is
+    left has to be enlarged (as EveryDream2 does). A function of the picture and the variant."""
+    if not form.variant:
+        return image
+    spare = min(pair.width / form.bucket[0], pair.height / form.bucket[1]) - 1
+    most = min(form.jitter, max(0.0, spare)) * min(image.size)
+    draw = random.Random(f"{pair.image_hash}/crop/{form.variant}")
+    left, top, right, bottom = (draw.random() * most for _ in range(4))
+    return image.crop((int(left), int(top), image.width - int(right), image.height - int(bottom)))
 
 
 def _batches(

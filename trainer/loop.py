@@ -4,53 +4,75 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
+import shutil
 import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-from .checkpoints import save_checkpoint
-from .data.buckets import Showing, batches
-from .data.captions import texts, vary
-from .data.manifest import Pair
+from .checkpoints import prune_checkpoints, save_checkpoint
+from .data.buckets import Showing
 from .disk import check_disk
 from .errors import TrainerError
+from .files import DISK_FULL
 from .journal import Journal
-from .latents import Latents, Picture
-from .loss import noise_losses
-from .model import Model, load_model
-from .noise import TIMESTEPS, alphas_cumprod, keyed_generator
-from .optimizers import make_optimizer
+from .memory import estimate, out_of_memory_advice
 from .process import record
-from .resume import Position, drop_points, load_point, save_point
+from .resume import Position, drop_points
 from .runs import Run
-from .text import Text, load_tokenizer
-from .validation import Validation
+from .samples import draw_samples
+from .single_file import read_shapes
+from .step import Batch, StepResult, make_batches, take_step
+from .training import Training, prepare
+from .trend import trend
+from .validation import Validation, mean
+from .workers import Workers
+
+T = TypeVar("T")
+ROOM_POLL_S = 2.0
 
 
 class Stopped(Exception):
     """Somebody asked the run to stop; its resume point is saved."""
 
 
+class EndedEarly(Exception):
+    """The run has nothing more to learn: its validation loss has been rising."""
+
+
 def train(folder: Path) -> int:
     """Train a run from where it stands to its last epoch; returns the process' exit status.
 
-    Whatever happens is in the run's state afterwards: finished, stopped, or failed with the reason.
+    Whatever happens is in the run's state afterwards: finished, stopped, or failed with the reason. Under
+    `accelerate launch` all processes come here; only the first writes.
     """
     run = Run.open(folder)
-    with _exclusive(run):
-        journal = Journal(run)
+    workers = Workers(run.settings)
+    with _exclusive(run) if workers.main else contextlib.nullcontext():
+        journal = Journal(run, silent=not workers.main)
         try:
-            check_disk(run)
-            training = _prepare(run, journal)
-            _train_epochs(training)
-            drop_points(run.folder / "resume", keep=1)
-            journal.update(status="finished", message=f"Finished {run.settings.epochs} epochs")
+            if workers.main:
+                check_disk(run)
+                print(
+                    f"Memory, estimated: {estimate(read_shapes(Path(run.base.path)), run.settings)}"
+                )
+            training = prepare(run, journal, workers)
+            try:
+                _stop_on_signals(training)
+                message = _train_epochs(training)
+            except EndedEarly as reason:
+                _save(training)
+                _save_point(training, wait=True)
+                message = str(reason)
+            finally:
+                training.writer.close()
+            if workers.main:
+                drop_points(run.folder / "resume", keep=1)
+            journal.update(status="finished", message=message, eta_s=0.0)
             return 0
         except Stopped:
             journal.update(status="stopped", message="Stopped on request; queue it again to go on")
@@ -61,316 +83,327 @@ def train(folder: Path) -> int:
             return 1
         except Exception as error:
             traceback.print_exc()
-            journal.update(status="failed", message=f"{type(error).__name__}: {error}")
+            journal.update(status="failed", message=_explained(run, error))
             return 1
         finally:
             journal.close()
 
 
-@dataclass
-class Training:
-    """A run at work: everything the loop reads and changes."""
+def _train_epochs(training: Training) -> str:
+    """The loop: validate, then epoch after epoch of steps, each epoch closed by validation and saving.
 
-    run: Run
-    journal: Journal
-    accelerator: Any
-    model: Model
-    parts: dict[str, Any]
-    optimizer: Any
-    text: Text
-    latents: Latents
-    validation: Validation
-    alphas: Any
-    position: Position
-    caption_mix: tuple[tuple[str, float], ...] = ()
-    stop: bool = False
-    save: bool = False
-    pairs: dict[str, Pair] = field(default_factory=dict)
-
-
-def _train_epochs(training: Training) -> None:
-    """The loop: validate, then epoch after epoch of batches, each epoch closed by validation and saving."""
-    run, journal = training.run, training.journal
-    settings = run.settings
-    buckets = {pair.id: training.latents.buckets[pair.id] for pair in training.pairs.values()}
-    weights = {pair.id: pair.weight for pair in training.pairs.values()}
-    if journal.state.first_validation is None:
-        _validate(training, epoch=0)
-    position = training.position
-    for epoch in range(position.epoch, settings.epochs):
-        plan = batches(buckets, settings.batch_size, settings.seed, epoch, weights)
-        steps = position.step - position.batch + len(plan) * (settings.epochs - epoch)
-        journal.update(status="running", message="", epoch=epoch, steps=steps)
-        for index in range(position.batch, len(plan)):
+    Returns what to say at the end. Raises EndedEarly when the validation says that it is time.
+    """
+    settings, journal = training.run.settings, training.journal
+    start = training.position
+    journal.record(
+        "start",
+        start.epoch,
+        start.step,
+        device=str(training.workers.device),
+        processes=training.workers.count,
+    )
+    if start.step == 0:
+        if journal.state.first_validation is None:
+            _validate(training, epoch=0)
+        _draw_samples(training, epoch=0)
+    for epoch in range(training.position.epoch, settings.epochs):
+        plan = training.plan(epoch)
+        position = training.position
+        journal.update(status="running", message="", epoch=epoch, steps=training.total_steps)
+        for index, batches in _ahead(training, plan, position.batch, position.step):
             started = time.monotonic()
-            loss = _step(training, plan[index], position.step)
-            position = Position(epoch, index + 1, position.step + 1)
-            training.position = position
-            _note_step(training, loss, len(plan[index]), time.monotonic() - started)
-            _obey(training)
-        position = Position(epoch + 1, 0, position.step)
-        training.position = position
+            step = training.position.step
+            result = take_step(training, batches, step) if batches else None
+            training.position = Position(epoch, index + 1, step + 1)
+            if result:
+                _note_step(training, result, time.monotonic() - started)
+            _after_step(training, last=index + 1 == len(plan))
+        training.position = Position(epoch + 1, 0, training.position.step)
         _close_epoch(training)
+    return f"Finished {settings.epochs} epochs"
 
 
-def _step(training: Training, showings: Sequence[Showing], step: int) -> float:
-    """One optimizer step on one batch; returns its loss. Raises TrainerError before a loss that is not finite does harm."""
-    import torch
-
-    settings, device = training.run.settings, training.accelerator.device
-    pairs = [training.pairs[showing.pair] for showing in showings]
-    choices = [_choices(training, showing, step) for showing in showings]
-    latents = training.latents.load(
-        [Picture(pair, choice.mirrored) for pair, choice in zip(pairs, choices, strict=True)]
-    )
-    draws = [_draw(settings.seed, step, showing, latents.shape[1:]) for showing in showings]
-    losses = noise_losses(
-        training.parts["unet"],
-        latents.to(device),
-        torch.stack([draw.noise for draw in draws]).to(device),
-        torch.tensor([draw.timestep for draw in draws], device=device),
-        training.text.embed([choice.caption for choice in choices], device),
-        training.alphas,
-    )
-    loss = losses.mean()
-    value = loss.item()
-    if value != value or value in (float("inf"), float("-inf")):
-        names = ", ".join(pair.image for pair in pairs)
-        raise TrainerError(
-            f"The loss of step {step + 1} is {value}; the weights are as they were before it. "
-            f"Lower the learning rate, or look at these pictures: {names}."
+def _ahead(
+    training: Training, plan: Sequence[list[list[Showing]]], start: int, step: int
+) -> Iterator[tuple[int, list[Batch]]]:
+    """The steps of a plan from number `start` on, each made ready while the one before it is at work."""
+    with ThreadPoolExecutor(1, thread_name_prefix="data") as pool:
+        pending = (
+            pool.submit(make_batches, training, plan[start], step) if start < len(plan) else None
         )
-    training.accelerator.backward(loss)
-    if settings.gradient_clip:
-        for module in training.parts.values():
-            training.accelerator.clip_grad_norm_(module.parameters(), settings.gradient_clip)
-    training.optimizer.step()
-    training.optimizer.zero_grad(set_to_none=True)
-    return value
+        for index in range(start, len(plan)):
+            waited = time.monotonic()
+            batches = pending.result()
+            training.waited_s += time.monotonic() - waited
+            if index + 1 < len(plan):
+                step += 1
+                pending = pool.submit(make_batches, training, plan[index + 1], step)
+            yield index, batches
 
 
-@dataclass(frozen=True)
-class Choices:
-    """How one showing looks: what is drawn before the picture is known."""
-
-    caption: str
-    mirrored: bool
-
-
-def _choices(training: Training, showing: Showing, step: int) -> Choices:
-    """Dropout, caption and mirroring as a function of (seed, step, showing)."""
-    settings, pair = training.run.settings, training.pairs[showing.pair]
-    key = f"{settings.seed}/{step}/{showing.key}"
-    draw = random.Random(f"{key}/choices")
-    dropout = pair.conditional_dropout
-    dropped = draw.random() < (settings.conditional_dropout if dropout is None else dropout)
-    mirrored = draw.random() < pair.flip
-    caption = "" if dropped else vary(pair, training.caption_mix, f"{key}/caption")
-    return Choices(caption, mirrored)
-
-
-@dataclass(frozen=True)
-class Draw:
-    """The noise level of one showing and its noise."""
-
-    timestep: int
-    noise: Any
-
-
-def _draw(seed: int, step: int, showing: Showing, shape: Sequence[int]) -> Draw:
-    """Noise level and noise as a function of (seed, step, showing)."""
-    import torch
-
-    generator = keyed_generator(seed, "step", step, showing.key)
-    timestep = int(torch.randint(0, TIMESTEPS, (1,), generator=generator))
-    return Draw(timestep, torch.randn(tuple(shape), generator=generator))
-
-
-def _note_step(training: Training, loss: float, pairs: int, seconds: float) -> None:
+def _note_step(training: Training, result: StepResult, seconds: float) -> None:
     position, journal = training.position, training.journal
+    figures = {
+        "loss": result.loss,
+        "loss_conditional": result.conditional,
+        "loss_unconditional": result.unconditional,
+        "learning_rate": result.rates.get("unet", result.rates.get("text_encoder")),
+        "pairs_per_second": result.pairs / seconds,
+        "memory_bytes": float(training.workers.memory_bytes()),
+    }
+    for name in result.rates:
+        figures[f"learning_rate_{name}"] = result.rates[name]
+        figures[f"gradient_norm_{name}"] = result.gradient_norms[name]
+        figures[f"effective_rate_{name}"] = result.effective_rates.get(name)
+        figures[f"update_ratio_{name}"] = result.update_ratios.get(name)
     journal.record(
         "step",
         position.epoch + 1,
         position.step,
-        loss=loss,
-        learning_rate=training.run.settings.learning_rate,
-        pairs_per_second=pairs / seconds,
+        **{key: value for key, value in figures.items() if value is not None},
     )
-    previous = journal.state.steps_per_second
-    speed = 1 / seconds if previous is None else 0.9 * previous + 0.1 / seconds
-    journal.progress(step=position.step, loss=loss, steps_per_second=speed)
+    journal.note_speed(position.step, training.total_steps, result.loss, seconds)
+
+
+def _after_step(training: Training, last: bool) -> None:
+    """Between two steps: validate, draw, save what is due, and do what somebody asks for."""
+    settings, position = training.run.settings, training.position
+    if not last:
+        if _due(position.step, settings.validation.every_steps):
+            _validate(training, position.epoch + 1)
+        if _due(position.step, settings.samples.every_steps):
+            _draw_samples(training, position.epoch + 1)
+        minutes = (time.monotonic() - training.saved_at) / 60
+        if _due(position.step, settings.saving.every_steps) or (
+            settings.saving.every_minutes
+            and training.workers.agree(minutes >= settings.saving.every_minutes)
+        ):
+            _save(training)
+        minutes = (time.monotonic() - training.safe_at) / 60
+        if (
+            settings.saving.resume_minutes
+            and training.workers.main
+            and minutes >= settings.saving.resume_minutes
+        ):
+            _save_point(training, wait=False)
+    _obey(training)
+
+
+def _due(count: int, every: int) -> bool:
+    return bool(every) and count % every == 0
 
 
 def _obey(training: Training) -> None:
-    """Do what control.json or a signal asks for, between two steps."""
-    command = training.run.take_request()
+    """Do what control.json or a signal asks for."""
+    asked = (training.run.take_request() if training.workers.main else None, training.stop)
+    command, stop = training.workers.agree(asked)
     if command == "save":
         _save(training)
-    if command == "stop" or training.stop:
+    if command == "stop" or stop:
         training.journal.update(status="stopping", message="Saves its resume point")
-        _save_point(training)
+        _save_point(training, wait=True)
         raise Stopped
 
 
 def _close_epoch(training: Training) -> None:
-    """Validate, save what is due and what is best, and make the epoch safe against any kill."""
-    epoch = training.position.epoch
-    settings, journal = training.run.settings, training.journal
-    journal.update(epoch=epoch)
-    loss = _validate(training, epoch)
-    best = journal.state.best
-    improved = best is None or loss < best["loss"]
-    due = epoch % settings.save_every_epochs == 0 or epoch == settings.epochs
-    if improved or due:
-        file = _save(training)
-        if improved:
-            step = training.position.step
-            journal.update(
-                best={"epoch": epoch, "step": step, "loss": loss, "checkpoint": file.name}
+    """Validate, save what is due, and make the epoch safe against any kill."""
+    epoch, settings = training.position.epoch, training.run.settings
+    last = epoch == settings.epochs
+    training.journal.update(epoch=epoch)
+    if last or _due(epoch, settings.validation.every_epochs):
+        _validate(training, epoch)
+    if last or _due(epoch, settings.samples.every_epochs):
+        _draw_samples(training, epoch)
+    if last or _due(epoch, settings.save_every_epochs):
+        _save(training)
+    _save_point(training, wait=last)
+
+
+def _validate(training: Training, epoch: int) -> None:
+    """Measure all sets, keep the best weights, and watch the trend."""
+    journal, step, settings = training.journal, training.position.step, training.run.settings
+    with training.evaluation():
+        losses = _measure(training, training.validation, "Validates")
+        figures: dict[str, float] = {"loss": mean(losses)}
+        sets = training.sets
+        if len(sets) > 1:
+            for name, ids in sets.items():
+                figures[f"loss_{name}"] = mean({pair_id: losses[pair_id] for pair_id in ids})
+        if training.measured is not None:
+            figures["train_loss"] = mean(
+                _measure(training, training.measured, "Measures training pairs")
             )
-            _drop_former_best(training, best)
-    _save_point(training)
-
-
-def _validate(training: Training, epoch: int) -> float:
-    """Mean validation loss over all pairs, recorded."""
-    journal, step = training.journal, training.position.step
-    journal.update(message="Validates")
-    losses = training.validation.losses(
-        training.parts["unet"],
-        training.alphas,
-        training.accelerator.device,
-        training.run.settings.batch_size,
-        lambda done, total: journal.progress(message=f"Validates ({done} of {total})"),
-    )
-    loss = sum(losses.values()) / len(losses)
-    journal.record("validation", epoch, step, loss=loss)
+    if training.ema is not None:
+        with training.ema.swapped_in():
+            figures["ema_loss"] = mean(_measure(training, training.validation, "Validates EMA"))
+    journal.record("validation", epoch, step, **figures)
     journal.record_pairs(epoch, step, losses)
-    first = journal.state.first_validation
+    loss, first = figures["loss"], journal.state.first_validation
     journal.update(
         message="", first_validation=loss if first is None else first, last_validation=loss
     )
-    return loss
+    if step:
+        _keep_best(training, epoch, loss)
+        _watch_trend(training, epoch, settings.validation.trend_action)
+
+
+def _measure(training: Training, validation: Validation, words: str) -> dict[str, float]:
+    return validation.losses(
+        training.unet,
+        training.workers,
+        training.run.settings.batch_size,
+        lambda done, total: training.journal.progress(message=f"{words} ({done} of {total})"),
+    )
+
+
+def _keep_best(training: Training, epoch: int, loss: float) -> None:
+    """Save the weights if they are the best so far; the former best goes unless it was due anyway."""
+    journal = training.journal
+    best = journal.state.best
+    if training.workers.agree(best is not None and loss >= best["loss"]):
+        return
+    file = _save(training)
+    step = training.position.step
+    journal.update(best={"epoch": epoch, "step": step, "loss": loss, "checkpoint": file.name})
+    if best and training.workers.main:
+        prune_checkpoints(training.run, former_best=best)
+
+
+def _watch_trend(training: Training, epoch: int, action: str) -> None:
+    """Warn, save or end the run when the validation loss has been rising consistently since its best."""
+    rising = training.workers.agree(
+        trend(training.run.validations(), training.run.settings.validation.trend_patience)
+    )
+    if rising is None:
+        training.journal.update(trend="")
+        return
+    words = f"The validation loss has been rising since epoch {rising.best_epoch}: {rising}"
+    if training.journal.state.trend != words:
+        training.journal.update(trend=words)
+        print(words, file=sys.stderr)
+    if action == "save":
+        _save(training)
+    if action == "stop":
+        raise EndedEarly(f"Ended after epoch {epoch}. {words}")
+
+
+def _draw_samples(training: Training, epoch: int) -> None:
+    """Draw the sample prompts; whatever goes wrong there is written down and the run goes on."""
+    settings = training.run.settings.samples
+    if not settings.prompts or not (settings.every_epochs or settings.every_steps):
+        return
+    if not training.workers.main:
+        return
+    try:
+        with training.evaluation():
+            files = draw_samples(training, epoch)
+        step = training.position.step
+        training.journal.record("samples", epoch, step, files=[file.name for file in files])
+    except Exception as error:
+        traceback.print_exc()
+        training.journal.record(
+            "warning", epoch, training.position.step, text=f"No samples: {error}"
+        )
+    training.journal.update(message="")
 
 
 def _save(training: Training) -> Path:
-    """Save a checkpoint of this step and record it."""
-    position = training.position
-    training.journal.update(message="Saves a checkpoint")
+    """Save checkpoints of this step and record them; returns the one that is recorded as the step's own."""
+    position, run, ema = training.position, training.run, training.ema
     epoch = position.epoch if position.batch == 0 else position.epoch + 1
-    parts = {
-        name: training.accelerator.unwrap_model(module) for name, module in training.parts.items()
-    }
-    file = save_checkpoint(training.run, parts, training.model.levels, epoch, position.step)
-    training.journal.record("checkpoint", epoch, position.step, file=file.name)
+    saved = run.settings.ema.save if ema is not None else "plain only"
+    training.journal.update(message="Saves a checkpoint")
+
+    def save(kind: str, weights: contextlib.AbstractContextManager, suffix: str) -> Path:
+        with weights:
+            file = _when_there_is_room(
+                training,
+                lambda: save_checkpoint(
+                    run, training.modules(), training.model.levels, epoch, position.step, suffix
+                ),
+            )
+        if (kind, file.name) not in training.recorded:
+            training.recorded.add((kind, file.name))
+            training.journal.record(kind, epoch, position.step, file=file.name)
+        return file
+
+    file = Path()
+    if training.workers.main:
+        if saved != "plain only" and ema is not None:
+            kind = "checkpoint" if saved == "ema only" else "ema checkpoint"
+            file = save(kind, ema.swapped_in(), "-ema")
+        if saved != "ema only":
+            file = save("checkpoint", training.evaluation(), "")
+        if run.settings.saving.keep_last:
+            prune_checkpoints(run)
+    training.saved_at = time.monotonic()
     training.journal.update(message="")
     return file
 
 
-def _drop_former_best(training: Training, best: dict[str, Any] | None) -> None:
-    """Delete the former best unless it was due to be saved anyway."""
-    if best and best["epoch"] % training.run.settings.save_every_epochs:
-        with contextlib.suppress(OSError):
-            (Path(training.run.paths.checkpoints) / best["checkpoint"]).unlink()
+def _save_point(training: Training, wait: bool) -> None:
+    """Make the run safe against any kill up to here."""
+    if training.workers.main:
+        point = training.point()
+        in_background = _when_there_is_room(training, lambda: training.writer.write(point, wait))
+        if not wait and not in_background:
+            print(
+                f"Not enough memory to write the resume point ({point.bytes / 1e9:.1f} GB) in the background: the run waited.",
+                file=sys.stderr,
+            )
+    training.safe_at = time.monotonic()
 
 
-def _save_point(training: Training) -> None:
-    parts = {
-        name: training.accelerator.unwrap_model(module) for name, module in training.parts.items()
-    }
-    save_point(training.run.folder / "resume", training.position, parts, training.optimizer)
+def _when_there_is_room(training: Training, write: Callable[[], T]) -> T:
+    """Write; while the disk is full the run pauses, keeps everything in memory, and tries again."""
+    status = training.journal.state.status
+    while True:
+        try:
+            result = write()
+            if training.journal.state.status == "paused":
+                training.journal.update(status=status, message="")
+            return result
+        except Exception as error:
+            if not _disk_full(error):
+                raise
+        folder = training.run.folder
+        free = shutil.disk_usage(folder).free
+        training.journal.update(
+            status="paused",
+            message=f"The disk is full ({free / 1e9:.1f} GB free in {folder}). Make room: the run goes on by itself.",
+        )
+        waited = time.monotonic() + ROOM_POLL_S
+        while time.monotonic() < waited:
+            if training.stop or training.run.take_request() == "stop":
+                raise Stopped
+            time.sleep(0.1)
 
 
-def _prepare(run: Run, journal: Journal) -> Training:
-    """Load the base, encode pictures and captions, and go back to the newest resume point."""
-    from accelerate import Accelerator
+def _disk_full(error: Exception) -> bool:
+    """Whether a write failed for want of room; safetensors says so in words only."""
+    if isinstance(error, OSError):
+        return error.errno in DISK_FULL
+    return type(error).__name__ == "SafetensorError" and "os error 28" in str(error)
 
-    settings = run.settings
-    journal.update(status="preparing", message="Loads the base", epochs=settings.epochs)
-    accelerator = Accelerator(mixed_precision={"bf16": "bf16", "fp32": "no"}[settings.precision])
-    device = accelerator.device
-    model = load_model(Path(run.base.path))
-    dataset = run.dataset()
-    cache = Path(run.paths.cache)
 
-    latents = Latents(
-        dataset,
-        settings.resolution,
-        settings.bucket_step,
-        cache,
-        model.vae,
-        settings.bucket_table,
+def _explained(run: Run, error: Exception) -> str:
+    """A failure in words; running out of memory with the settings that would fit."""
+    import torch
+
+    out_of_memory = isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError | MemoryError)
+        and ("not enough memory" in str(error) or isinstance(error, MemoryError))
     )
-    skipped = latents.prepare(
-        model.vae.to(device),
-        device,
-        settings.batch_size,
-        lambda done, total: journal.progress(message=f"Encodes pictures ({done} of {total})"),
-    )
-    model.vae.to("cpu")
-    train, validate = _without(skipped, dataset.train), _without(skipped, dataset.validation)
-
-    text = Text(
-        load_tokenizer(Path(run.paths.tokenizer)),
-        model.text_encoder.to(device),
-        settings.clip_skip,
-        settings.train_text_encoder,
-        cache,
-    )
-    text.prepare(
-        [text for pair in dataset.pairs for text in texts(pair, dataset.caption_mix)],
-        device,
-        lambda done, total: journal.progress(message=f"Encodes captions ({done} of {total})"),
-    )
-
-    parts = {"unet": model.unet.requires_grad_(True).train()}
-    if settings.train_text_encoder:
-        parts["text_encoder"] = model.text_encoder.requires_grad_(True).train()
-    else:
-        model.text_encoder.to("cpu")
-    optimizer = make_optimizer(parts, settings)
-    position = load_point(run.folder / "resume", parts, optimizer)
-    *modules, optimizer = accelerator.prepare(*parts.values(), optimizer)
-    parts = dict(zip(parts, modules, strict=True))
-    if settings.train_text_encoder:
-        text.text_encoder = parts["text_encoder"]
-
-    validation = Validation(validate, latents, text, settings.validation_timesteps, settings.seed)
-    training = Training(
-        run,
-        journal,
-        accelerator,
-        model,
-        parts,
-        optimizer,
-        text,
-        latents,
-        validation,
-        alphas_cumprod().to(device),
-        position,
-        dataset.caption_mix,
-        pairs={pair.id: pair for pair in train},
-    )
-    _stop_on_signals(training)
-    return training
-
-
-def _without(skipped: Mapping[str, str], pairs: Sequence[Pair]) -> list[Pair]:
-    """The pairs whose pictures could be encoded; the log says which could not. Raises TrainerError when none is left."""
-    kept = [pair for pair in pairs if pair.id not in skipped]
-    for pair in pairs:
-        if pair.id in skipped:
-            print(f"skipped: {skipped[pair.id]}", file=sys.stderr)
-    if pairs and not kept:
-        reason = skipped[pairs[0].id]
-        raise TrainerError(f"None of {len(pairs)} pictures can be encoded. The first: {reason}")
-    return kept
+    if out_of_memory:
+        return out_of_memory_advice(run)
+    return f"{type(error).__name__}: {error}"
 
 
 def _stop_on_signals(training: Training) -> None:
     """SIGTERM and Ctrl-C (Ctrl-Break on Windows) stop the run after the step it is in, saved."""
 
-    def stop(*_: Any) -> None:
+    def stop(*_: object) -> None:
         training.stop = True
 
     signal.signal(signal.SIGTERM, stop)

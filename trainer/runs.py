@@ -8,6 +8,8 @@ control.json    what somebody asks of that process: stop, or save
 metrics.jsonl   one line for every step, validation and saved checkpoint; append-only
 validation.jsonl  the loss of every validation pair at every validation; append-only
 resume/         points from which training goes on exactly
+samples/        pictures drawn on the way
+skipped.jsonl   pairs that could not be shown, and why
 tensorboard/    the same figures as TensorBoard events
 log.txt         what the process printed
 """
@@ -30,7 +32,7 @@ from .files import canonical_json, read_lines, sha256_text, write_json
 
 FORMAT = 1
 NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}")
-ACTIVE = ("preparing", "running", "stopping")
+ACTIVE = ("preparing", "running", "stopping", "paused")
 """States in which a process must be alive; without one the run has been interrupted."""
 RESUMABLE = ("stopped", "interrupted", "failed")
 COMMANDS = ("stop", "save")
@@ -57,9 +59,10 @@ class Paths:
 
 @dataclass(frozen=True)
 class State:
-    """How a run stands. `status` is queued, preparing, running, stopping, stopped, finished, failed or interrupted.
+    """How a run stands. `status` is queued, preparing, running, paused, stopping, stopped, finished, failed or interrupted.
 
-    Losses are mean squared errors of the predicted noise; `best` holds epoch, step, loss and checkpoint.
+    Validation losses are mean squared errors; `best` holds epoch, step, loss and checkpoint; `trend` says in words that
+    the validation loss has been rising, and is empty while it has not.
     """
 
     status: str = "queued"
@@ -69,10 +72,14 @@ class State:
     step: int = 0
     steps: int = 0
     loss: float | None = None
+    smoothed_loss: float | None = None
     steps_per_second: float | None = None
+    eta_s: float | None = None
     first_validation: float | None = None
     last_validation: float | None = None
     best: dict[str, Any] | None = None
+    trend: str = ""
+    skipped: int = 0
     queued_at: float = 0.0
     updated: float = 0.0
 
@@ -150,6 +157,12 @@ class Run:
         """Lines of metrics.jsonl from number `after_line` on. After a resume a step can be there twice: the later line holds."""
         return read_lines(self.folder / "metrics.jsonl")[after_line:]
 
+    def validations(self) -> list[dict[str, Any]]:
+        """The validations so far in order of their steps: epoch, step and the loss of every pair by its id."""
+        lines = read_lines(self.folder / "validation.jsonl")
+        by_step = {line["step"]: line for line in lines}
+        return [by_step[step] for step in sorted(by_step)]
+
     def checkpoints(self) -> list[SavedCheckpoint]:
         """Saved checkpoints that still exist, in order of their steps."""
         lines = self.metrics()
@@ -210,12 +223,12 @@ def create_run(
     folder = runs_dir / name
     if folder.exists():
         run = Run.open(folder)
-        if run.id != identity:
+        if run.id != identity and not _extends(run, base, dataset, settings):
             raise TrainerError(
                 f"The name {name} is taken by another run ({_difference(run, base, dataset, settings)}). "
                 "Choose another name; the existing run is left as it is."
             )
-        return run
+        return _adopt(run, identity, settings)
     checkpoints = Path(paths.checkpoints) / name
     if any(checkpoints.glob("*.safetensors")):
         raise TrainerError(
@@ -250,15 +263,58 @@ def create_run(
     return Run.open(folder)
 
 
+def _extends(run: Run, base: Base, dataset: Dataset, settings: RunSettings) -> bool:
+    """Whether these settings are a run's own with more epochs."""
+    if settings.epochs <= run.settings.epochs:
+        return False
+    shorter = replace(settings, epochs=run.settings.epochs)
+    return run.id == run_identity(base.sha256, dataset.fingerprint, shorter)
+
+
+def _adopt(run: Run, identity: str, settings: RunSettings) -> Run:
+    """Give an existing run settings that may change: more epochs, and what is only shown or saved.
+
+    A finished run that gets more epochs is no longer finished. Raises TrainerError while it is at work.
+    """
+    if settings == run.settings:
+        return run
+    state = run.state()
+    if settings.epochs > run.settings.epochs:
+        if state.status in ACTIVE:
+            raise TrainerError(
+                f"The run {run.name} is at work for {run.settings.epochs} epochs. Wait until it has finished, or stop it; "
+                f"then it can go on to {settings.epochs}."
+            )
+        if state.status == "finished":
+            message = f"Goes on from epoch {run.settings.epochs} to {settings.epochs}"
+            run.write_state(
+                replace(state, status="stopped", message=message, epochs=settings.epochs)
+            )
+    elif state.status in ACTIVE or state.status == "finished":
+        return run
+    value = json.loads((run.folder / "run.json").read_text(encoding="utf-8"))
+    write_json(run.folder / "run.json", value | {"id": identity, "settings": settings.to_json()})
+    return Run.open(run.folder)
+
+
 def _difference(run: Run, base: Base, dataset: Dataset, settings: RunSettings) -> str:
     """What keeps a run of that name from being the same run, in words."""
     if run.base.sha256 != base.sha256:
         return f"its base is {run.base.name}, not {base.name}"
     if run.dataset().fingerprint != dataset.fingerprint:
         return "its dataset has other pairs or another split"
-    old, new = run.settings.to_json(), settings.to_json()
+    old, new = flat(run.settings.to_json()), flat(settings.to_json())
     changed = [f"{key} {old[key]} there, {new[key]} here" for key in new if old[key] != new[key]]
     return "; ".join(changed)
+
+
+def flat(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings by their full names, such as loss.min_snr_gamma."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        inner = flat(value) if isinstance(value, dict) else {"": value}
+        found |= {f"{key}.{name}".rstrip("."): entry for name, entry in inner.items()}
+    return found
 
 
 def list_runs(runs_dir: Path) -> list[Run]:

@@ -43,7 +43,10 @@ class Group:
         return f"{cls.__name__.removesuffix('Settings').lower()}.{name}"
 
     def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        values = dataclasses.asdict(self)
+        return {
+            key: list(value) if isinstance(value, tuple) else value for key, value in values.items()
+        }
 
     def changed(self) -> dict[str, Any]:
         """The settings that are not at their defaults."""

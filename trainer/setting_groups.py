@@ -115,9 +115,17 @@ class DataSettings(Group):
 
     accumulate: int = setting(1, "Batches that make one optimizer step; the loss is the mean over all their pairs.", 1, 1024)  # fmt: skip
     flip: float = setting(0.0, "Chance of being mirrored for pairs that do not say their own.", 0.0, 1.0, step=0.05)  # fmt: skip
-    crop_jitter: float = setting(0.0, "Share of a picture's side that crops may move by. EveryDream2: 0.02.", 0.0, 0.25, step=0.01)  # fmt: skip
-    crop_variants: int = setting(1, "How many jittered crops of each picture are encoded and drawn from.", 1, 64)  # fmt: skip
+    crop_jitter: float = setting(0.0, "Share of a picture's smaller side that crops may take away at each side. EveryDream2: 0.02. Needs crop_variants.", 0.0, 0.25, step=0.01)  # fmt: skip
+    crop_variants: int = setting(1, "How many crops of each picture are encoded and drawn from: the centred one and jittered ones.", 1, 64)  # fmt: skip
     text_chunks: int = setting(1, "Captions longer than 75 tokens are read in up to so many chunks of 75, as ComfyUI reads them; what is beyond is cut.", 1, 8)  # fmt: skip
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.crop_jitter > 0) != (self.crop_variants > 1):
+            raise TrainerError(
+                f"Run settings data.crop_jitter is {self.crop_jitter} and data.crop_variants {self.crop_variants}: jittered crops "
+                "need a jitter above 0 and 2 or more variants."
+            )
 
 
 TREND_ACTIONS = ("warn", "save", "stop")

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import torch
 
 TOKENS = 77
+CHUNK = 75
+"""Tokens of a caption in one chunk, between its begin and its end."""
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -40,30 +42,58 @@ def encode(text_encoder: Any, tokens: torch.Tensor, clip_skip: int) -> torch.Ten
 
 
 class Text:
-    """Embeds captions for the loop; an empty caption is what conditional dropout puts in place of one."""
+    """Embeds captions for the loop; an empty caption is what conditional dropout puts in place of one.
+
+    A caption is read in up to `chunks` chunks of 75 tokens, cut where they end as ComfyUI cuts plain text, each between
+    its own begin and end; what is beyond is left out.
+    """
 
     def __init__(
-        self, tokenizer: Any, text_encoder: Any, clip_skip: int, trained: bool, cache: Path
+        self,
+        tokenizer: Any,
+        text_encoder: Any,
+        clip_skip: int,
+        trained: bool,
+        cache: Path,
+        chunks: int = 1,
     ) -> None:
         self.tokenizer = tokenizer
         self.text_encoder = text_encoder
         self.clip_skip = clip_skip
         self.trained = trained
+        self.chunks = chunks
         self.cache = (
             None
             if trained
             else TensorCache(cache / "text" / f"{module_hash(text_encoder)[:16]}-skip{clip_skip}")
         )
 
-    def tokens(self, captions: Sequence[str]) -> torch.Tensor:
-        """Token ids (batch, 77); what is beyond 75 tokens is cut off."""
-        return self.tokenizer(
-            list(captions),
-            padding="max_length",
+    def tokens(self, caption: str) -> list[list[int]]:
+        """The token ids of a caption, 77 for each of its chunks: begin, up to 75 tokens, and end up to the last."""
+        ids = self.tokenizer(
+            caption,
+            add_special_tokens=False,
             truncation=True,
-            max_length=TOKENS,
-            return_tensors="pt",
+            max_length=self.chunks * CHUNK,
         ).input_ids
+        begin, end = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
+        parts = [ids[start : start + CHUNK] for start in range(0, max(1, len(ids)), CHUNK)]
+        return [[begin, *part, *[end] * (TOKENS - 1 - len(part))] for part in parts]
+
+    def _key(self, caption: str) -> str:
+        """The cache key of a caption; the number of chunks is part of it where it is not one."""
+        chunks = len(self.tokens(caption)) if self.chunks > 1 else 1
+        return sha256_text(caption) if chunks == 1 else f"{sha256_text(caption)}-{chunks}"
+
+    def _encode(self, captions: Sequence[str], device: Any) -> list[torch.Tensor]:
+        """The embedding of each caption, (77 x its chunks, 768)."""
+        import torch
+
+        chunks = [self.tokens(caption) for caption in captions]
+        flat = torch.tensor([chunk for caption in chunks for chunk in caption], device=device)
+        embedded = encode(self.text_encoder, flat, self.clip_skip)
+        parts = embedded.split([len(caption) for caption in chunks])
+        return [part.flatten(0, 1) for part in parts]
 
     def prepare(
         self, captions: Sequence[str], device: Any, progress: Callable[[int, int], None]
@@ -74,31 +104,47 @@ class Text:
         if self.cache is None:
             return
         wanted = sorted({"", *captions})
-        missing = [caption for caption in wanted if sha256_text(caption) not in self.cache]
+        missing = [caption for caption in wanted if self._key(caption) not in self.cache]
         for start in range(0, len(missing), 16):
             part = missing[start : start + 16]
             progress(len(wanted) - len(missing) + start, len(wanted))
             with torch.no_grad():
-                embeddings = encode(self.text_encoder, self.tokens(part).to(device), self.clip_skip)
-            for caption, embedding in zip(part, embeddings.float().cpu(), strict=True):
-                self.cache.put(sha256_text(caption), embedding)
+                embeddings = self._encode(part, device)
+            for caption, embedding in zip(part, embeddings, strict=True):
+                self.cache.put(self._key(caption), embedding.float().cpu())
 
-    def embed(self, captions: Sequence[str], device: Any) -> torch.Tensor:
-        """Embeddings (batch, 77, 768) on `device`, with gradients when the text encoder is trained.
+    def embed(
+        self, captions: Sequence[str], device: Any
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Embeddings (batch, 77 x chunks, 768) on `device`, with gradients when the text encoder is trained.
 
+        The mask (batch, 77 x chunks) is 0 behind captions of fewer chunks than the longest, None when all have as many.
         Captions that were not prepared, such as shuffled tags, are encoded where the frozen text encoder is.
         """
-        import torch
-
         if self.cache is None:
-            return encode(self.text_encoder, self.tokens(captions).to(device), self.clip_skip)
-        known = {
-            c: self.cache.get(sha256_text(c)) for c in captions if sha256_text(c) in self.cache
-        }
+            return _stacked(self._encode(captions, device))
+        known = {}
+        for caption in dict.fromkeys(captions):
+            key = self._key(caption)
+            if key in self.cache:
+                known[caption] = self.cache.get(key)
         new = [caption for caption in dict.fromkeys(captions) if caption not in known]
         if new:
-            tokens = self.tokens(new).to(self.text_encoder.device)
+            import torch
+
             with torch.no_grad():
-                embeddings = encode(self.text_encoder, tokens, self.clip_skip).float().cpu()
-            known |= dict(zip(new, embeddings, strict=True))
-        return torch.stack([known[caption] for caption in captions]).to(device)
+                embeddings = self._encode(new, self.text_encoder.device)
+            known |= {c: e.float().cpu() for c, e in zip(new, embeddings, strict=True)}
+        return _stacked([known[caption].to(device) for caption in captions])
+
+
+def _stacked(embeddings: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Embeddings of unequal length as one tensor, with the mask that tells where they end."""
+    import torch
+
+    lengths = [len(embedding) for embedding in embeddings]
+    if len(set(lengths)) == 1:
+        return torch.stack(list(embeddings)), None
+    stacked = torch.nn.utils.rnn.pad_sequence(list(embeddings), batch_first=True)
+    places = torch.arange(max(lengths), device=stacked.device)
+    return stacked, (places < torch.tensor(lengths, device=stacked.device)[:, None]).float()

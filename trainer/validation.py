@@ -2,28 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from .data.manifest import Pair
 from .latents import Latents, Picture
-from .loss import noise_losses
+from .loss import Schedule, pair_losses
 from .noise import TIMESTEPS, keyed_generator
+from .setting_groups import LossSettings
 from .text import Text
+from .workers import Workers
 
 if TYPE_CHECKING:
-    import torch
+    pass
+
+Losses = Mapping[str, float]
+"""The loss of each pair, by its id."""
 
 
 class Validation:
-    """Measures each validation pair at `timesteps` noise levels, one in each equal stretch of the schedule."""
+    """Measures each pair at `timesteps` noise levels, one in each equal stretch of the schedule.
+
+    The loss is the plain mean squared error whatever the run minimises; dropout, mirroring and extra noise are off.
+    """
 
     def __init__(
-        self, pairs: Sequence[Pair], latents: Latents, text: Text, timesteps: int, seed: int
+        self,
+        pairs: Sequence[Pair],
+        latents: Latents,
+        text: Text,
+        timesteps: int,
+        seed: int,
+        loss: LossSettings,
+        schedule: Schedule,
     ) -> None:
         self.latents = latents
         self.text = text
         self.seed = seed
+        self.loss = LossSettings(
+            prediction=loss.prediction, zero_terminal_snr=loss.zero_terminal_snr
+        )
+        self.schedule = schedule
         self.measurements = [
             (pair, self._timestep(pair, index, timesteps))
             for pair in sorted(pairs, key=lambda pair: (latents.buckets[pair.id], pair.id))
@@ -40,47 +61,75 @@ class Validation:
     def losses(
         self,
         unet: Any,
-        alphas: torch.Tensor,
-        device: Any,
+        workers: Workers,
         batch_size: int,
         progress: Callable[[int, int], None],
     ) -> dict[str, float]:
-        """The mean loss of each pair over its noise levels, by pair id. No dropout, no gradients."""
-        import torch
-
-        sums: dict[str, list[float]] = {}
-        position = 0
-        while position < len(self.measurements):
-            batch = self._batch(position, batch_size)
-            pairs = [pair for pair, _ in batch]
-            latents = self.latents.load([Picture(pair) for pair in pairs])
-            noise = torch.stack(
-                [
-                    torch.randn(
-                        latents.shape[1:],
-                        generator=keyed_generator(self.seed, "validation", pair.id, timestep),
-                    )
-                    for pair, timestep in batch
+        """The mean loss of each pair over its noise levels, by pair id; several processes share the work."""
+        batches = self._batches(batch_size)
+        measured: list[tuple[str, int, float]] = []
+        done = 0
+        for number, batch in enumerate(batches):
+            if number % workers.count == workers.index:
+                losses = self._measure(unet, batch, workers.device)
+                measured += [
+                    (pair.id, timestep, loss)
+                    for (pair, timestep), loss in zip(batch, losses, strict=True)
                 ]
-            )
-            timesteps = torch.tensor([timestep for _, timestep in batch])
-            with torch.no_grad():
-                losses = noise_losses(
-                    unet,
-                    latents.to(device),
-                    noise.to(device),
-                    timesteps.to(device),
-                    self.text.embed([pair.caption for pair in pairs], device),
-                    alphas,
-                )
-            for pair, loss in zip(pairs, losses.tolist(), strict=True):
-                sums.setdefault(pair.id, []).append(loss)
-            position += len(batch)
-            progress(position, len(self.measurements))
+            done += len(batch)
+            progress(done, len(self.measurements))
+        sums: dict[str, list[float]] = {pair.id: [] for pair, _ in self.measurements}
+        for pair_id, _, loss in sorted(workers.gather(measured)):
+            sums[pair_id].append(loss)
         return {pair_id: sum(values) / len(values) for pair_id, values in sums.items()}
 
-    def _batch(self, position: int, size: int) -> list[tuple[Pair, int]]:
-        """The next measurements that share a bucket."""
-        bucket = self.latents.buckets[self.measurements[position][0].id]
-        batch = self.measurements[position : position + size]
-        return [entry for entry in batch if self.latents.buckets[entry[0].id] == bucket]
+    def _measure(self, unet: Any, batch: Sequence[tuple[Pair, int]], device: Any) -> list[float]:
+        import torch
+
+        latents = self.latents.load([Picture(pair) for pair, _ in batch])
+        noise = [
+            torch.randn(
+                latents.shape[1:],
+                generator=keyed_generator(self.seed, "validation", pair.id, timestep),
+            )
+            for pair, timestep in batch
+        ]
+        with torch.no_grad():
+            embeddings, mask = self.text.embed([pair.caption for pair, _ in batch], device)
+            losses = pair_losses(
+                unet,
+                latents.to(device),
+                torch.stack(noise).to(device),
+                torch.tensor([timestep for _, timestep in batch]).to(device),
+                embeddings,
+                self.loss,
+                self.schedule,
+                mask,
+            )
+        return losses.tolist()
+
+    def _batches(self, size: int) -> list[list[tuple[Pair, int]]]:
+        """The measurements in batches of one bucket."""
+        batches: list[list[tuple[Pair, int]]] = []
+        for pair, timestep in self.measurements:
+            bucket = self.latents.buckets[pair.id]
+            last = batches[-1] if batches else []
+            if last and len(last) < size and self.latents.buckets[last[0][0].id] == bucket:
+                last.append((pair, timestep))
+            else:
+                batches.append([(pair, timestep)])
+        return batches
+
+
+def measured_training_pairs(pairs: Sequence[Pair], share: float, seed: int) -> tuple[Pair, ...]:
+    """The training pairs that are measured like validation pairs: a share drawn by (seed, id), rounded up."""
+    count = ceil(share * len(pairs))
+    return tuple(
+        sorted(pairs, key=lambda p: hashlib.sha256(f"{seed}/measured/{p.id}".encode()).digest())[
+            :count
+        ]
+    )
+
+
+def mean(losses: Losses) -> float:
+    return sum(losses.values()) / len(losses)

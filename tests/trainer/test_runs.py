@@ -49,7 +49,11 @@ def test_a_run_without_a_name_is_named_by_its_identity(tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"settings": RunSettings(epochs=99)}, "epochs 10 there, 99 here"),
+        ({"settings": RunSettings(epochs=9)}, "epochs 10 there, 9 here"),
+        (
+            {"settings": RunSettings.from_json({"loss": {"min_snr_gamma": 5.0}})},
+            "loss.min_snr_gamma 0.0 there, 5.0 here",
+        ),
         (
             {"dataset": Dataset("few", "x", (pair(1), pair(4), pair(3, "validation")))},
             "other pairs",

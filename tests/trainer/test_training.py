@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -21,7 +22,7 @@ from cocktail.trainer.data.manifest import Dataset
 from cocktail.trainer.data.split import split
 from cocktail.trainer.disk import check_disk, checkpoint_bytes
 from cocktail.trainer.errors import TrainerError
-from cocktail.trainer.files import sha256_file
+from cocktail.trainer.files import read_lines, sha256_file
 from cocktail.trainer.model import load_model
 from cocktail.trainer.runs import Base, Paths, Run, create_run
 from cocktail.trainer.shapes import draw_shapes
@@ -80,14 +81,33 @@ def train(run: Run) -> int:
     return start(run).wait(timeout=300)
 
 
-def wait_for_step(run: Run, step: int, process: subprocess.Popen) -> None:
-    """Until metrics.jsonl has that step, or the process is gone."""
+def exit_status(process) -> int:
+    """Of a forked training, when it has ended."""
+    process.join(120)
+    return process.exitcode
+
+
+def wait_for(condition, process) -> None:
+    """Until something is true, while a training is at work."""
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        if any(line["kind"] == "step" and line["step"] >= step for line in run.metrics()):
+    while time.monotonic() < deadline and alive(process):
+        if condition():
             return
         time.sleep(0.02)
-    pytest.fail(f"step {step} was not reached:\n{run.log_tail()}")
+    pytest.fail("it did not come to pass")
+
+
+def alive(process) -> bool:
+    return process.poll() is None if hasattr(process, "poll") else process.is_alive()
+
+
+def wait_for_step(run: Run, step: int, process) -> None:
+    """Until metrics.jsonl has that step."""
+
+    def reached() -> bool:
+        return any(line["kind"] == "step" and line["step"] >= step for line in run.metrics())
+
+    wait_for(reached, process)
 
 
 def weights(run: Run) -> dict[str, torch.Tensor]:
@@ -164,16 +184,18 @@ def test_killed_at_any_moment_and_resumed_it_ends_with_the_same_weights(make_run
     assert same(weights(whole), weights(killed))
 
 
-def test_stopped_in_the_middle_of_an_epoch_it_goes_on_from_that_very_step(make_run):
-    whole, stopped = make_run("whole"), make_run("stopped")
-    assert train(whole) == 0, whole.log_tail()
-    process = start(stopped)
+def test_stopped_in_the_middle_of_an_epoch_it_goes_on_from_that_very_step(
+    make_tiny_run, fork_training
+):
+    whole, stopped = make_tiny_run("unstopped"), make_tiny_run("stopped")
+    assert exit_status(fork_training(whole)) == 0, whole.log_tail()
+    process = fork_training(stopped)
     wait_for_step(stopped, 2, process)
     stopped.request("stop")
-    assert process.wait(timeout=60) == 0
+    assert exit_status(process) == 0
     assert stopped.state().status == "stopped"
     lines = len(stopped.metrics())
-    assert train(stopped) == 0, stopped.log_tail()
+    assert exit_status(fork_training(stopped)) == 0, stopped.log_tail()
     steps = [line["step"] for line in stopped.metrics() if line["kind"] == "step"]
     assert len(stopped.metrics()) > lines
     assert steps == list(range(1, whole.state().step + 1)), "no step is done twice or left out"
@@ -198,51 +220,132 @@ def test_a_trained_text_encoder_with_clip_skip_moves_all_but_its_last_layer(make
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_before_its_weights_are_touched(
-    make_run, miniatures, tmp_path
+    make_tiny_run, fork_training, tiny_base, tmp_path
 ):
-    tensors = load_file(miniatures / "miniature_base.safetensors")
+    tensors = load_file(tiny_base)
     tensors[UNET + "input_blocks.0.0.weight"].fill_(float("nan"))
     save_file(tensors, tmp_path / "nan.safetensors")
-    run = make_run("nan", base=tmp_path / "nan.safetensors")
-    assert train(run) == 1
+    run = make_tiny_run("nan", base=tmp_path / "nan.safetensors")
+    assert exit_status(fork_training(run)) == 1
     assert run.state().status == "failed"
-    assert "nan" in run.state().message and "step 1" in run.state().message
+    assert "step 1 is not finite" in run.state().message and ".png (nan)" in run.state().message
     assert run.checkpoints() == []
 
 
-def test_a_second_process_on_one_run_is_refused(make_run):
-    run = make_run("once")
-    first = start(run)
+def test_a_second_process_on_one_run_is_refused(make_tiny_run, fork_training):
+    run = make_tiny_run("once", epochs=1000)
+    first = fork_training(run)
     try:
         wait_for_step(run, 1, first)
-        assert train(run) == 1
+        assert exit_status(fork_training(run)) == 1
         assert "Another process trains once" in run.log_tail()
-        assert first.poll() is None
+        assert first.exitcode is None
     finally:
         first.kill()
-        first.wait()
+        first.join()
 
 
-def test_a_torn_resume_point_is_passed_over_for_the_one_before(make_run):
-    whole, torn = make_run("whole"), make_run("torn")
-    assert train(whole) == 0 and train(torn) == 0
-    newest = max((torn.folder / "resume").glob("step-*"))
-    with (newest / "unet.safetensors").open("r+b") as file:
+def test_a_torn_resume_point_is_passed_over_for_the_one_before(make_tiny_run, fork_training):
+    whole, torn = make_tiny_run("untorn"), make_tiny_run("torn")
+    assert exit_status(fork_training(whole)) == 0
+    process = fork_training(torn)
+    wait_for_step(torn, 4, process)
+    process.kill()
+    process.join()
+    points = sorted((torn.folder / "resume").glob("step-*"))
+    assert len(points) == 2
+    with (points[-1] / "unet.safetensors").open("r+b") as file:
         file.truncate(1000)
-    for saved in torn.checkpoints()[1:]:
-        saved.file.unlink()
-    assert train(torn) == 0, torn.log_tail()
+    assert exit_status(fork_training(torn)) == 0, torn.log_tail()
+    starts = [line["step"] for line in torn.metrics() if line["kind"] == "start"]
+    assert starts == [0, int(points[0].name.removeprefix("step-"))]
     assert same(weights(whole), weights(torn))
 
 
-def test_the_run_card_in_a_checkpoint_says_what_it_was_made_of(make_run, shapes):
+def test_a_picture_that_goes_bad_is_skipped_and_named(
+    make_tiny_run, fork_training, few_shapes, tmp_path
+):
+    folder = tmp_path / "pictures"
+    shutil.copytree(few_shapes.root, folder)
+    bad = few_shapes.train[0]
+    (folder / bad.image).write_bytes(b"no picture any more")
+    run = make_tiny_run("bad", dataset=replace(few_shapes, root=str(folder)), resolution=96)
+    assert exit_status(fork_training(run)) == 0, run.log_tail()
+    assert run.state().skipped == 1
+    (line,) = read_lines(run.folder / "skipped.jsonl")
+    assert line["pair"] == bad.id and bad.image in line["reason"]
+
+
+def test_more_epochs_continue_a_finished_run_as_if_it_had_been_longer_from_the_start(
+    make_tiny_run, fork_training
+):
+    long, short = make_tiny_run("long", epochs=4), make_tiny_run("extended", epochs=2)
+    assert exit_status(fork_training(long)) == 0 and exit_status(fork_training(short)) == 0
+    extended = make_tiny_run("extended", epochs=4)
+    assert extended.id == long.id and extended.state().status == "stopped"
+    assert exit_status(fork_training(extended)) == 0, extended.log_tail()
+    assert same(weights(long), weights(extended))
+    with pytest.raises(TrainerError, match="epochs 4 there, 3 here"):
+        make_tiny_run("extended", epochs=3)
+
+
+def test_what_is_only_shown_or_saved_may_change_under_way(make_tiny_run):
+    run = make_tiny_run("shown")
+    samples = {"every_epochs": 1, "prompts": [{"prompt": "a red circle"}]}
+    changed = make_tiny_run("shown", samples=samples)
+    assert changed.id == run.id
+    assert Run.open(run.folder).settings.samples.prompts[0].prompt == "a red circle"
+
+
+def test_a_full_disk_pauses_the_run_until_there_is_room(
+    make_tiny_run, fork_training, tmp_path, monkeypatch
+):
+    whole, full = make_tiny_run("roomy"), make_tiny_run("full")
+    assert exit_status(fork_training(whole)) == 0
+    (full.folder / "full.txt").write_text("")
+    process = fork_training(full, disk_full_while=full.folder / "full.txt")
+    wait_for(lambda: full.state().status == "paused", process)
+    assert "Make room" in full.state().message
+    (full.folder / "full.txt").unlink()
+    assert exit_status(process) == 0, full.log_tail()
+    assert same(weights(whole), weights(full))
+
+
+def test_samples_ema_and_every_other_extra_leave_the_weights_alone(make_tiny_run, fork_training):
+    plain = make_tiny_run("without")
+    extras = {
+        "samples": {
+            "every_steps": 4,
+            "prompts": [{"prompt": "a red circle", "width": 64, "height": 64, "steps": 2}],
+        },
+        "ema": {"decay": 0.9},
+        "validation": {"every_epochs": 1, "every_steps": 3, "train_share": 0.5},
+        "saving": {"every_steps": 5, "keep_last": 1, "pinned_epochs": "1"},
+    }
+    full = make_tiny_run("with", **extras)
+    assert exit_status(fork_training(plain)) == 0 and exit_status(fork_training(full)) == 0
+    assert same(weights(plain), weights(full))
+    lines = full.metrics()
+    validations = [line for line in lines if line["kind"] == "validation"]
+    assert all("train_loss" in line and "ema_loss" in line for line in validations)
+    drawn = [name for line in lines if line["kind"] == "samples" for name in line["files"]]
+    assert drawn and all((full.folder / "samples" / name).is_file() for name in drawn)
+    kept = {checkpoint.step for checkpoint in full.checkpoints()}
+    assert max(kept) == full.state().step and full.state().best["step"] in kept
+    mean = load_file(next(Path(full.paths.checkpoints).glob("*-ema.safetensors")))
+    assert not same(mean, weights(full))
+
+
+def test_the_run_card_in_a_checkpoint_says_what_it_was_made_of(
+    make_tiny_run, fork_training, few_shapes
+):
     from safetensors import safe_open
 
-    run = make_run("card", epochs=1)
-    assert train(run) == 0, run.log_tail()
+    run = make_tiny_run("card", epochs=1)
+    assert exit_status(fork_training(run)) == 0, run.log_tail()
     with safe_open(run.checkpoints()[0].file, framework="pt") as file:
         card = json.loads(file.metadata()["cocktail.run"])
-    assert card["base"]["sha256"] == sha256_file(Path(run.base.path))
-    assert card["dataset"]["fingerprint"] == shapes.fingerprint
+    assert card["base"]["sha256"] == run.base.sha256
+    assert card["dataset"]["fingerprint"] == few_shapes.fingerprint
     assert card["settings"] == run.settings.to_json()
     assert card["epoch"] == 1

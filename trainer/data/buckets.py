@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -173,6 +174,22 @@ def batches(
         for start in range(0, len(found), batch_size)
     ]
     return sorted(plan, key=lambda batch: _draw(seed, epoch, "batch", batch[0].key))
+
+
+def steps_of_epoch(
+    buckets: Mapping[str, Bucket],
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    weights: Mapping[str, float],
+    accumulate: int,
+) -> int:
+    """How many optimizer steps of `accumulate` batches `batches` plans for an epoch, without planning it."""
+    counts: Counter[Bucket] = Counter()
+    for pair_id, bucket in buckets.items():
+        counts[bucket] += _times(weights.get(pair_id, 1.0), seed, epoch, pair_id)
+    planned = sum(math.ceil(count / batch_size) for count in counts.values())
+    return math.ceil(planned / accumulate)
 
 
 def _times(weight: float, seed: int, epoch: int, pair_id: str) -> int:

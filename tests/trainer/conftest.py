@@ -1,0 +1,109 @@
+"""What the trainer's tests share: a checkpoint with hardly any weights, and trainings that start in no time."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from cocktail.trainer.config import RunSettings
+from cocktail.trainer.data.folder import load_folder
+from cocktail.trainer.data.split import split
+from cocktail.trainer.model import build_text_encoder, build_unet, build_vae
+from cocktail.trainer.runs import Base, Paths, Run, create_run
+from cocktail.trainer.shapes import draw_shapes
+from cocktail.trainer.single_file import (
+    TEXT_ENCODER,
+    UNET,
+    VAE,
+    Level,
+    text_encoder_name,
+    unet_name,
+    vae_name,
+)
+
+from .training_process import train_quietly
+
+TINY = RunSettings.from_json(
+    {
+        "resolution": 64,
+        "bucket_step": 32,
+        "epochs": 3,
+        "batch_size": 2,
+        "learning_rate": 1e-4,
+        "text_encoder_learning_rate": 1e-5,
+        "conditional_dropout": 0.2,
+        "validation_timesteps": 1,
+        "save_every_epochs": 10,
+        "validation": {"every_epochs": 0},
+        "train_text_encoder": False,
+        "layers": {"freeze_embeddings": True, "unet_layers": "cross attention"},
+        "saving": {"resume_minutes": 1e-6},
+    }
+)
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory) -> Path:
+    """A checkpoint with SD1.5's names and as few weights as its shapes allow."""
+    torch.manual_seed(0)
+    levels, widths = (Level(320, 1, True),), (32, 32, 32, 32)
+    tensors = {UNET + unet_name(n, levels): t for n, t in build_unet(levels).state_dict().items()}
+    for name, tensor in build_text_encoder(1).state_dict().items():
+        tensors[TEXT_ENCODER + text_encoder_name(name)] = tensor
+    for name, tensor in build_vae(widths).state_dict().items():
+        tensors[VAE + vae_name(name, len(widths))] = tensor
+    path = tmp_path_factory.mktemp("base") / "tiny.safetensors"
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def fork_training():
+    """Starts a training in a process of its own, forked from one that has imported everything already."""
+    if not hasattr(os, "fork"):
+        pytest.skip("processes cannot be forked here; test_training.py kills real ones")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.trainer.training_imports"])
+
+    def start(run: Run, disk_full_while: Path | None = None) -> multiprocessing.Process:
+        process = context.Process(
+            target=train_quietly,
+            args=(str(run.folder), disk_full_while and str(disk_full_while)),
+        )
+        process.start()
+        return process
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def few_shapes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pairs") / "shapes"
+    draw_shapes(folder, count=8, seed=4)
+    dataset, _ = load_folder(folder, "shapes", "first line", "stop", None, None)
+    dataset = split(dataset, 0.25, 1)
+    return replace(dataset, pairs=tuple(replace(p, flip=0.5) for p in dataset.pairs))
+
+
+@pytest.fixture(scope="session")
+def make_tiny_run(tmp_path_factory, few_shapes, tiny_base, tokenizer):
+    """Makes run folders that share a cache; settings as JSON over TINY."""
+    folder = tmp_path_factory.mktemp("tiny runs")
+
+    def make(name: str, dataset=few_shapes, base=tiny_base, **settings) -> Run:
+        return create_run(
+            folder / "runs",
+            name,
+            Base(base.name, str(base), "0" * 64),
+            dataset,
+            RunSettings.from_json(TINY.to_json() | settings),
+            Paths(str(folder / "checkpoints"), str(tokenizer), str(folder / "cache")),
+        )
+
+    return make

@@ -1,0 +1,94 @@
+"""Pictures drawn while a run is at work, so that one sees what it learns. They never end a run and never change it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .files import write_bytes
+from .model import LATENT_SCALE
+from .setting_groups import LossSettings, SamplePrompt
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from .training import Training
+
+
+def draw_samples(training: Training, epoch: int) -> list[Path]:
+    """Draw every sample prompt into the run's samples folder; returns the files.
+
+    A file is named by epoch, step and prompt number and holds its prompt and settings as text.
+    """
+    from io import BytesIO
+
+    from PIL.PngImagePlugin import PngInfo
+
+    files = []
+    prompts = training.run.settings.samples.prompts
+    for number, prompt in enumerate(prompts, start=1):
+        training.journal.progress(message=f"Draws samples ({number} of {len(prompts)})")
+        picture = _draw(training, prompt)
+        info = PngInfo()
+        info.add_itxt("parameters", _described(prompt))
+        data = BytesIO()
+        picture.save(data, "PNG", pnginfo=info)
+        name = f"e{epoch:03d}-s{training.position.step:06d}-{number:02d}.png"
+        files.append(training.run.folder / "samples" / name)
+        write_bytes(files[-1], data.getvalue())
+    return files
+
+
+def _described(prompt: SamplePrompt) -> str:
+    """A sample's settings as A1111 writes them into pictures."""
+    negative = f"\nNegative prompt: {prompt.negative}" if prompt.negative else ""
+    return (
+        f"{prompt.prompt}{negative}\nSteps: {prompt.steps}, Sampler: DDIM, CFG scale: {prompt.cfg}, "
+        f"Seed: {prompt.seed}, Size: {prompt.width}x{prompt.height}"
+    )
+
+
+def _draw(training: Training, prompt: SamplePrompt) -> Image:
+    """One picture by DDIM (Song et al. 2021) with classifier-free guidance (Ho & Salimans 2021), noise from the CPU."""
+    import torch
+    from PIL import Image
+
+    device, unet = training.workers.device, training.workers.unwrap(training.unet)
+    vae = training.model.vae
+    scheduler = _scheduler(training.run.settings.loss)
+    scheduler.set_timesteps(prompt.steps)
+    shape = (1, 4, prompt.height // 8, prompt.width // 8)
+    noise = torch.randn(shape, generator=torch.Generator("cpu").manual_seed(prompt.seed))
+    latents = noise.to(device) * scheduler.init_noise_sigma
+    with torch.no_grad():
+        text, mask = training.text.embed([prompt.prompt, prompt.negative], device)
+        for timestep in scheduler.timesteps:
+            asked, avoided = unet(
+                torch.cat([latents, latents]),
+                timestep,
+                encoder_hidden_states=text,
+                encoder_attention_mask=mask,
+            ).sample.float()
+            guided = avoided + prompt.cfg * (asked - avoided)
+            latents = scheduler.step(guided[None], timestep, latents).prev_sample
+        vae.to(device)
+        pixels = vae.decode(latents.float() / LATENT_SCALE).sample[0].float().cpu()
+        vae.to("cpu")
+    values = ((pixels / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+    return Image.fromarray(values.permute(1, 2, 0).numpy())
+
+
+def _scheduler(loss: LossSettings) -> Any:
+    from diffusers import DDIMScheduler
+
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type="epsilon" if loss.prediction == "epsilon" else "v_prediction",
+        rescale_betas_zero_snr=loss.zero_terminal_snr,
+        timestep_spacing="trailing" if loss.zero_terminal_snr else "leading",
+    )

@@ -1,0 +1,76 @@
+"""Whether the validation loss has been rising, judged pair by pair, so that noise raises no alarm."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+LAST = 3
+"""How many of the newest validations must all be worse than the best."""
+STANDARD_ERRORS = 2.0
+
+
+@dataclass(frozen=True)
+class Change:
+    """The mean difference of two validations over their pairs, and its standard error."""
+
+    mean: float
+    standard_error: float
+
+    def rise(self, validations: int) -> bool:
+        """Whether it is a rise over the best of so many validations.
+
+        The lowest of n equally good ones lies about sqrt(2 ln n) of its own standard deviations too low, which is
+        sqrt(ln n) standard errors of a difference of two: a rise has to be two standard errors beyond that.
+        """
+        return (
+            self.mean > (STANDARD_ERRORS + math.sqrt(math.log(validations))) * self.standard_error
+        )
+
+
+@dataclass(frozen=True)
+class Rising:
+    """A validation loss that has been rising since `best_epoch`; `change` is that of the newest against the best."""
+
+    best_epoch: int
+    best_step: int
+    share: float
+    change: Change
+
+    def __str__(self) -> str:
+        return (
+            f"+{100 * self.share:.2f} % over the best, {self.change.mean:.5f} "
+            f"with a standard error of {self.change.standard_error:.5f} over its pairs"
+        )
+
+
+def change(before: Mapping[str, float], after: Mapping[str, float]) -> Change:
+    """The paired difference after - before; noise levels and noise are the same, so most of the spread cancels out."""
+    differences = [after[pair] - before[pair] for pair in before if pair in after]
+    count = len(differences)
+    mean = sum(differences) / count
+    if count < 2:
+        return Change(mean, math.inf)
+    variance = sum((difference - mean) ** 2 for difference in differences) / (count - 1)
+    return Change(mean, math.sqrt(variance / count))
+
+
+def trend(validations: Sequence[Mapping[str, Any]], patience: int) -> Rising | None:
+    """Judge validations in order of their steps, each with `epoch`, `step` and `pairs` (the loss of each pair by id).
+
+    Rising: at least `patience` validations since the lowest mean, and each of the last three worse than it by more than
+    two standard errors of the paired difference beyond the luck of the best (`Change.rise`).
+    """
+    means = [sum(v["pairs"].values()) / len(v["pairs"]) for v in validations]
+    if len(means) <= patience:
+        return None
+    best = min(range(len(means)), key=means.__getitem__)
+    if len(means) - 1 - best < patience:
+        return None
+    changes = [change(validations[best]["pairs"], v["pairs"]) for v in validations[-LAST:]]
+    if not all(found.rise(len(means)) for found in changes):
+        return None
+    found = validations[best]
+    return Rising(found["epoch"], found["step"], means[-1] / means[best] - 1, changes[-1])

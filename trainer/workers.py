@@ -1,0 +1,97 @@
+"""One process or several that train one run together, through accelerate; nothing here re-implements what it does."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from .errors import TrainerError
+
+if TYPE_CHECKING:
+    import torch
+
+    from .config import RunSettings
+
+T = TypeVar("T")
+
+
+class Workers:
+    """The processes of a run. Alone, every method is what it says for one process; started by `accelerate launch`, all
+    of them call each method together, and only the first (`main`) writes anything."""
+
+    def __init__(self, settings: RunSettings) -> None:
+        import torch
+        from accelerate import Accelerator
+        from accelerate.utils import DistributedDataParallelKwargs
+
+        if settings.compute.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            torch.use_deterministic_algorithms(True)
+        # Without `cpu` accelerate takes several processes on a machine without a GPU for several runs.
+        torch.backends.cudnn.benchmark = not settings.compute.deterministic
+        torch.set_float32_matmul_precision("high" if settings.compute.tf32 else "highest")
+        torch.backends.cudnn.allow_tf32 = settings.compute.tf32
+        try:
+            self.accelerator = Accelerator(
+                cpu=not torch.accelerator.is_available(),
+                mixed_precision="no" if settings.precision == "fp32" else settings.precision,
+                kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+            )
+        except ValueError as error:
+            raise TrainerError(
+                f"Precision {settings.precision} does not work on this device: {error}. Choose bf16 or fp32."
+            ) from error
+        self.main: bool = self.accelerator.is_main_process
+        self.count: int = self.accelerator.num_processes
+        self.index: int = self.accelerator.process_index
+        self.device: torch.device = self.accelerator.device
+
+    def share(self, items: Sequence[T]) -> Sequence[T]:
+        """This process' part of some items: every `count`-th of them."""
+        return items[self.index :: self.count]
+
+    def gather(self, items: list[T]) -> list[T]:
+        """The items of all processes, in the order of the processes."""
+        if self.count == 1:
+            return items
+        from accelerate.utils import gather_object
+
+        return gather_object(items)
+
+    def agree(self, value: T) -> T:
+        """What the first process says, in all of them."""
+        if self.count == 1:
+            return value
+        from accelerate.utils import broadcast_object_list
+
+        return broadcast_object_list([value])[0]
+
+    def first(self, work: Callable[[], T]) -> T:
+        """Do some work in the first process, then in the others, which find what it left on disk."""
+        with self.accelerator.main_process_first():
+            return work()
+
+    @contextlib.contextmanager
+    def apart(self, modules: Sequence[Any], last: bool):
+        """A backward pass whose gradients are added up between processes only if it is the last one of a step."""
+        with contextlib.ExitStack() as stack:
+            if not last and self.count > 1:
+                for module in modules:
+                    stack.enter_context(self.accelerator.no_sync(module))
+            yield
+
+    def unwrap(self, module: Any) -> Any:
+        """The module as it was before accelerate prepared it."""
+        return self.accelerator.unwrap_model(module)
+
+    def memory_bytes(self) -> int:
+        """The most memory used so far: of the GPU, or on a CPU what the process holds now."""
+        import torch
+
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_reserved(self.device)
+        import psutil
+
+        return psutil.Process().memory_info().rss
