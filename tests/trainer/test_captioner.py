@@ -1,0 +1,219 @@
+"""Captions from local models: the same words always, resumed after a kill, one bad picture apart from its neighbours."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+import cocktail.trainer as trainer
+from cocktail.trainer.data.caption_job import (
+    CaptionJob,
+    apply_captions,
+    create_job,
+    problems,
+    result,
+)
+from cocktail.trainer.data.captioner import (
+    Captioned,
+    CaptionSettings,
+    Picture,
+    caption_images,
+    check_model,
+    load_captioner,
+)
+from cocktail.trainer.data.folder import load_folder
+from cocktail.trainer.errors import TrainerError
+from cocktail.trainer.shapes import draw_shapes
+
+from .captioners import make_captioner
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("captioners")
+    for kind in ("blip", "git"):
+        make_captioner(folder / kind, kind)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pairs") / "shapes"
+    draw_shapes(folder, count=12, seed=5)
+    return load_folder(folder, "shapes")[0]
+
+
+def settings(model: Path, **changes) -> CaptionSettings:
+    return CaptionSettings(str(model), max_new_tokens=8, num_beams=1, **changes)
+
+
+def say(model: Path, dataset, **changes) -> dict[str, str]:
+    """What a model says to each picture, by the pair's id."""
+    captioner = load_captioner(settings(model, **changes))
+    pictures = [Picture(p.id, dataset.path(p), p.image_hash) for p in dataset.pairs]
+    answers = list(caption_images(captioner, pictures))
+    assert [answer.id for answer in answers] == [picture.id for picture in pictures]
+    return {answer.id: answer.text or f"PROBLEM {answer.problem}" for answer in answers}
+
+
+@pytest.mark.parametrize("kind", ["blip", "git"])
+def test_batches_of_any_size_get_the_same_words(models, shapes, kind):
+    assert check_model(models / kind).kind == kind
+    whole = say(models / kind, shapes, batch_size=12)
+    assert len(set(whole.values())) > 1, "the words depend on the picture"
+    assert not any(text.startswith("PROBLEM") for text in whole.values())
+    assert say(models / kind, shapes, batch_size=5) == whole
+    assert say(models / kind, shapes, batch_size=1) == whole
+
+
+def test_a_prompt_begins_the_caption(models, shapes):
+    for text in say(models / "blip", shapes, prompt="the red").values():
+        assert text.startswith("the red")
+
+
+def test_drawn_words_hang_on_the_seed_and_the_picture_alone(models, shapes):
+    drawn = {"temperature": 1.0, "seed": 4}
+    whole = say(models / "blip", shapes, **drawn)
+    few = replace(shapes, pairs=shapes.pairs[5:8])
+    assert say(models / "blip", few, **drawn).items() <= whole.items()
+    assert say(models / "blip", shapes, temperature=1.0, seed=5) != whole
+
+
+def test_a_bad_picture_stays_alone_with_its_problem(models, shapes, tmp_path):
+    folder = tmp_path / "pictures"
+    shutil.copytree(shapes.root, folder)
+    gone, broken, changed = shapes.pairs[1:4]
+    (folder / gone.image).unlink()
+    (folder / broken.image).write_bytes(b"no picture")
+    shutil.copyfile(folder / shapes.pairs[5].image, folder / changed.image)
+    whole = say(models / "blip", shapes)
+    found = say(models / "blip", replace(shapes, root=str(folder)))
+    assert found.pop(gone.id) == "PROBLEM the picture is not there any more"
+    for pair in (broken, changed):
+        assert found.pop(pair.id).startswith("PROBLEM the picture is not the one that the dataset")
+    assert found.items() <= whole.items() and len(found) == 9
+
+
+def broken_model(models: Path, tmp_path: Path, change) -> Path:
+    folder = tmp_path / "model"
+    shutil.copytree(models / "blip", folder)
+    change(folder)
+    return folder
+
+
+def write_config(folder: Path, **values) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | values))
+
+
+def pickled_only(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def lose_a_weight(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["vision_model.post_layernorm.weight"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+BAD_MODELS = [
+    (lambda f: (f / "config.json").unlink(), "There is no model in model: config.json is missing"),
+    (lambda f: (f / "config.json").write_text("{"), "config.json in model is damaged"),
+    (lambda f: (f / "config.json").write_text("{}"), "does not say its model_type"),
+    (lambda f: (f / "model.safetensors").unlink(), "model.safetensors is missing"),
+    (pickled_only, "only pickled weights (pytorch_model.bin)"),
+    (lambda f: write_config(f, auto_map={"AutoModel": "x.Y"}), "Python code of its own"),
+    (lambda f: write_config(f, model_type="nonsense"), "does not know the architecture"),
+    (lambda f: write_config(f, model_type="bert", architectures=["BertModel"]), "does not turn pictures into text"),
+    (lambda f: (f / "model.safetensors").write_bytes(b"x" * 100), "does not load"),
+    (lose_a_weight, "do not fit its config.json: 1 are missing"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "words"), BAD_MODELS, ids=[words for _, words in BAD_MODELS])
+def test_a_folder_that_is_no_safe_captioner_is_refused(models, tmp_path, change, words):
+    folder = broken_model(models, tmp_path, change)
+    with pytest.raises(TrainerError) as caught:
+        load_captioner(settings(folder))
+    assert words in str(caught.value)
+
+
+def test_a_model_of_another_kind_is_refused(models):
+    with pytest.raises(TrainerError, match="holds a model of type git, not blip"):
+        check_model(models / "git", "blip")
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"num_beams": 0}, "num_beams is 0; it must be between 1 and 16"),
+        ({"temperature": "hot"}, "temperature must be of type float"),
+        ({"kind": "clip"}, "must be one of auto, blip"),
+    ],
+)
+def test_settings_out_of_bounds_are_refused(values, words):
+    with pytest.raises(TrainerError, match=words):
+        CaptionSettings("model", **values)
+    with pytest.raises(TrainerError, match="Did you mean num_beams"):
+        CaptionSettings.from_json({"model": "x", "num_beam": 2})
+
+
+def start(job: CaptionJob) -> subprocess.Popen:
+    main = Path(trainer.__path__[0]) / "__main__.py"
+    with (job.folder / "log.txt").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, str(main), "caption", str(job.folder)],
+            stdout=log,
+            stderr=log,
+            env={**os.environ, "HF_HUB_OFFLINE": "0"},
+        )
+
+
+def test_killed_and_started_again_it_captions_nothing_twice(models, shapes, tmp_path):
+    words = settings(models / "blip", batch_size=1)
+    whole = create_job(tmp_path / "jobs", "whole", shapes, words)
+    assert start(whole).wait(120) == 0, (whole.folder / "log.txt").read_text()
+    killed = create_job(tmp_path / "jobs", "killed", shapes, words)
+    process = start(killed)
+    lines = killed.folder / "captions.jsonl"
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        if lines.exists() and lines.read_bytes().count(b"\n") >= 3:
+            process.kill()
+    process.wait()
+    with lines.open("ab") as file:
+        file.write(b'{"id": "cut off by the ki')
+    before = lines.read_bytes().count(b"\n")
+    assert start(killed).wait(120) == 0
+    assert result(killed.folder) == result(whole.folder) and len(result(whole.folder)) == 12
+    assert lines.read_bytes().count(b"\n") == 12 >= before
+    assert problems(killed.folder) == {}
+    assert killed.state().status == "finished"
+
+
+def test_captions_go_to_their_pairs_by_id(shapes):
+    texts = {pair.id: f"said of {pair.image}" for pair in shapes.pairs[:10]}
+    dataset, report = apply_captions(
+        replace(shapes, pairs=tuple(reversed(shapes.pairs))), "model", texts, "replace", "own"
+    )
+    for pair in dataset.pairs:
+        own = next(p for p in shapes.pairs if p.id == pair.id or p.image == pair.image)
+        if own.id in texts:
+            assert pair.caption == texts[own.id] and pair.captions["own"] == own.caption
+        else:
+            assert pair.caption == own.caption
+    assert "10" in str(report)
+
+
+def test_an_answer_says_what_it_is_about():
+    answer = Captioned("a", "b", problem="the picture cannot be read", of_picture=True)
+    assert not answer.text and answer.of_picture
