@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from .checkpoints import prune_checkpoints, save_checkpoint
 from .data.buckets import Showing
@@ -40,6 +40,10 @@ class Stopped(Exception):
     """Somebody asked the run to stop; its resume point is saved."""
 
 
+class Left(Exception):
+    """A measurement was left because somebody asked the run to stop; it is taken again after a resume."""
+
+
 class EndedEarly(Exception):
     """The run has nothing more to learn: its validation loss has been rising."""
 
@@ -51,6 +55,9 @@ def train(folder: Path) -> int:
     `accelerate launch` all processes come here; only the first writes.
     """
     run = Run.open(folder)
+    if run.state().status == "finished":
+        print(f"{run.name} is finished. Give it more epochs to go on.")
+        return 0
     workers = Workers(run.settings)
     with _exclusive(run) if workers.main else contextlib.nullcontext():
         journal = Journal(run, silent=not workers.main)
@@ -107,9 +114,14 @@ def _train_epochs(training: Training) -> str:
         if journal.state.first_validation is None:
             _validate(training, epoch=0)
         _draw_samples(training, epoch=0)
+    elif start.batch and _due(start.step, settings.validation.every_steps):
+        measured = {line["step"] for line in training.run.validations()}
+        if start.step not in measured:
+            _validate(training, start.epoch + 1)
     for epoch in range(training.position.epoch, settings.epochs):
         plan = training.plan(epoch)
-        position = training.position
+        position, began = training.position, time.monotonic()
+        training.waited_s = 0.0
         journal.update(status="running", message="", epoch=epoch, steps=training.total_steps)
         for index, batches in _ahead(training, plan, position.batch, position.step):
             started = time.monotonic()
@@ -119,7 +131,14 @@ def _train_epochs(training: Training) -> str:
             if result:
                 _note_step(training, result, time.monotonic() - started)
             _after_step(training, last=index + 1 == len(plan))
-        training.position = Position(epoch + 1, 0, training.position.step)
+        seconds = time.monotonic() - began
+        journal.record(
+            "epoch",
+            epoch + 1,
+            training.position.step,
+            minutes=seconds / 60,
+            data_wait_share=training.waited_s / max(seconds, 1e-9),
+        )
         _close_epoch(training)
     return f"Finished {settings.epochs} epochs"
 
@@ -194,25 +213,39 @@ def _due(count: int, every: int) -> bool:
     return bool(every) and count % every == 0
 
 
+def _listen(training: Training) -> None:
+    """Note what control.json asks for; a signal has noted a stop by itself."""
+    if training.workers.main:
+        command = training.run.take_request()
+        training.stop = training.stop or command == "stop"
+        training.save = training.save or command == "save"
+
+
 def _obey(training: Training) -> None:
-    """Do what control.json or a signal asks for."""
-    asked = (training.run.take_request() if training.workers.main else None, training.stop)
-    command, stop = training.workers.agree(asked)
-    if command == "save":
+    """Do what somebody has asked for."""
+    _listen(training)
+    training.stop, save = training.workers.agree((training.stop, training.save))
+    training.save = False
+    if save:
         _save(training)
-    if command == "stop" or stop:
-        training.journal.update(status="stopping", message="Saves its resume point")
-        _save_point(training, wait=True)
-        raise Stopped
+    if training.stop:
+        _stop(training)
+
+
+def _stop(training: Training) -> NoReturn:
+    training.journal.update(status="stopping", message="Saves its resume point")
+    _save_point(training, wait=True)
+    raise Stopped
 
 
 def _close_epoch(training: Training) -> None:
-    """Validate, save what is due, and make the epoch safe against any kill."""
-    epoch, settings = training.position.epoch, training.run.settings
+    """Validate, save what is due, and make the epoch safe against any kill; until then it is not over."""
+    epoch, settings = training.position.epoch + 1, training.run.settings
     last = epoch == settings.epochs
     training.journal.update(epoch=epoch)
     if last or _due(epoch, settings.validation.every_epochs):
         _validate(training, epoch)
+    training.position = Position(epoch, 0, training.position.step)
     if last or _due(epoch, settings.samples.every_epochs):
         _draw_samples(training, epoch)
     if last or _due(epoch, settings.save_every_epochs):
@@ -222,21 +255,11 @@ def _close_epoch(training: Training) -> None:
 
 def _validate(training: Training, epoch: int) -> None:
     """Measure all sets, keep the best weights, and watch the trend."""
-    journal, step, settings = training.journal, training.position.step, training.run.settings
-    with training.evaluation():
-        losses = _measure(training, training.validation, "Validates")
-        figures: dict[str, float] = {"loss": mean(losses)}
-        sets = training.sets
-        if len(sets) > 1:
-            for name, ids in sets.items():
-                figures[f"loss_{name}"] = mean({pair_id: losses[pair_id] for pair_id in ids})
-        if training.measured is not None:
-            figures["train_loss"] = mean(
-                _measure(training, training.measured, "Measures training pairs")
-            )
-    if training.ema is not None:
-        with training.ema.swapped_in():
-            figures["ema_loss"] = mean(_measure(training, training.validation, "Validates EMA"))
+    journal, step = training.journal, training.position.step
+    try:
+        figures, losses = _measure_all(training)
+    except Left:
+        _stop(training)
     journal.record("validation", epoch, step, **figures)
     journal.record_pairs(epoch, step, losses)
     loss, first = figures["loss"], journal.state.first_validation
@@ -245,15 +268,35 @@ def _validate(training: Training, epoch: int) -> None:
     )
     if step:
         _keep_best(training, epoch, loss)
-        _watch_trend(training, epoch, settings.validation.trend_action)
+        _watch_trend(training, epoch, training.run.settings.validation.trend_action)
+
+
+def _measure_all(training: Training) -> tuple[dict[str, float], dict[str, float]]:
+    """The mean losses of a validation by name, and the loss of every validation pair by its id."""
+    with training.evaluation():
+        losses = _measure(training, training.validation, "Validates")
+        figures = {"loss": mean(losses)}
+        if len(training.sets) > 1:
+            for name, ids in training.sets.items():
+                figures[f"loss_{name}"] = mean({pair_id: losses[pair_id] for pair_id in ids})
+        if training.measured is not None:
+            measured = _measure(training, training.measured, "Measures training pairs")
+            figures["train_loss"] = mean(measured)
+    if training.ema is not None:
+        with training.ema.swapped_in():
+            figures["ema_loss"] = mean(_measure(training, training.validation, "Validates EMA"))
+    return figures, losses
 
 
 def _measure(training: Training, validation: Validation, words: str) -> dict[str, float]:
+    def progress(done: int, total: int) -> None:
+        training.journal.progress(message=f"{words} ({done} of {total})")
+        _listen(training)
+        if training.stop and training.workers.count == 1:
+            raise Left
+
     return validation.losses(
-        training.unet,
-        training.workers,
-        training.run.settings.batch_size,
-        lambda done, total: training.journal.progress(message=f"{words} ({done} of {total})"),
+        training.unet, training.workers, training.run.settings.batch_size, progress
     )
 
 
@@ -375,7 +418,8 @@ def _when_there_is_room(training: Training, write: Callable[[], T]) -> T:
         )
         waited = time.monotonic() + ROOM_POLL_S
         while time.monotonic() < waited:
-            if training.stop or training.run.take_request() == "stop":
+            _listen(training)
+            if training.stop:
                 raise Stopped
             time.sleep(0.1)
 

@@ -28,6 +28,8 @@ def draw_samples(training: Training, epoch: int) -> list[Path]:
     prompts = training.run.settings.samples.prompts
     for number, prompt in enumerate(prompts, start=1):
         training.journal.progress(message=f"Draws samples ({number} of {len(prompts)})")
+        if training.stop:
+            break
         picture = _draw(training, prompt)
         info = PngInfo()
         info.add_itxt("parameters", _described(prompt))

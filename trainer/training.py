@@ -68,6 +68,7 @@ class Training:
     recorded: set[tuple[str, str]] = field(default_factory=set)
     waited_s: float = 0.0
     stop: bool = False
+    save: bool = False
     safe_at: float = field(default_factory=time.monotonic)
     saved_at: float = field(default_factory=time.monotonic)
 
@@ -222,7 +223,7 @@ def prepare(run: Run, journal: Journal, workers: Workers) -> Training:
     if settings.compute.gradient_checkpointing:
         model.unet.train().enable_gradient_checkpointing()
         if "text_encoder" in parts:
-            model.text_encoder.gradient_checkpointing_enable()
+            model.text_encoder.gradient_checkpointing_enable({"use_reentrant": False})
     if not settings.train_text_encoder and not any(
         p.shuffle_tags or p.tag_dropout for p in dataset.train
     ):

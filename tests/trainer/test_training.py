@@ -219,6 +219,25 @@ def test_a_trained_text_encoder_with_clip_skip_moves_all_but_its_last_layer(make
     assert all(torch.equal(base[n], trained[n]) for n in base if n.startswith(last))
 
 
+def test_stopped_in_the_middle_of_a_validation_it_measures_again_and_goes_on(
+    make_tiny_run, fork_training
+):
+    whole = make_tiny_run("measured", validation_timesteps=100)
+    stopped = make_tiny_run("unmeasured", validation_timesteps=100)
+    assert exit_status(fork_training(whole)) == 0
+    process = fork_training(stopped)
+    last = whole.state().step
+    wait_for(
+        lambda: "Validates" in stopped.state().message and stopped.state().step == last, process
+    )
+    stopped.request("stop")
+    assert exit_status(process) == 0
+    assert stopped.state().status == "stopped"
+    assert exit_status(fork_training(stopped)) == 0, stopped.log_tail()
+    assert stopped.state().last_validation == whole.state().last_validation
+    assert same(weights(whole), weights(stopped))
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_before_its_weights_are_touched(
     make_tiny_run, fork_training, tiny_base, tmp_path
 ):
