@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from pathlib import Path
 
 import duckdb
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from cocktail.trainer.data.captions import texts, vary
-from cocktail.trainer.data.manifest import Dataset, Pair
+from cocktail.trainer.data.manifest import HEADER, Dataset, Pair
 from cocktail.trainer.errors import TrainerError
 
 PLAIN = Pair("0" * 16, "a.png", "f" * 64, 512, 768, "a caption")
@@ -40,7 +42,7 @@ pairs = some.builds(
 @settings(max_examples=40, deadline=None)
 @given(
     name=word,
-    found=some.lists(pairs, max_size=4),
+    found=some.lists(pairs, unique_by=lambda pair: pair.id, max_size=4),
     mix=some.lists(some.tuples(word, chance), max_size=2),
     history=some.lists(word, max_size=2),
 )
@@ -122,3 +124,48 @@ def test_tags_are_shuffled_and_left_out_behind_the_kept_head():
         vary(dataclasses.replace(pair, shuffle_tags=False, tag_dropout=0.0), (), "1")
         == pair.caption
     )
+
+
+def altered(path: Path, header: dict | None = None, select: str = "*") -> Path:
+    """A copy of a manifest with another header or other columns."""
+    other = path.with_name("altered.parquet")
+    with duckdb.connect() as database:
+        metadata = database.execute("SELECT key, value FROM parquet_kv_metadata(?)", [str(path)])
+        kept = json.loads(dict(metadata.fetchall())[HEADER.encode()])
+        text = json.dumps(kept if header is None else header).replace("'", "''")
+        database.execute(
+            f"COPY (SELECT {select} FROM read_parquet('{path}')) TO '{other}' "
+            f"(FORMAT parquet, KV_METADATA {{'{HEADER}': '{text}'}})"
+        )
+    return other
+
+
+HEADER_OF = {"format": 2, "name": "x", "root": "x", "fingerprint": "0", "background": "#ffffff"}
+COMPLETE = HEADER_OF | {"caption_mix": [], "history": []}
+BAD_MANIFESTS = [
+    ([], "*", "no manifest of a dataset, or damaged (TypeError"),
+    (COMPLETE | {"format": 9}, "*", "another version of Cocktail (format 9; this one reads 2)"),
+    (HEADER_OF, "*", "damaged (KeyError: 'caption_mix')"),
+    (COMPLETE | {"caption_mix": [1]}, "*", "damaged (TypeError"),
+    (COMPLETE, "*", "has been changed since it was written"),
+    (COMPLETE, "* EXCLUDE (captions)", "damaged (KeyError"),
+    (COMPLETE, "* EXCLUDE (id)", "damaged (TypeError"),
+    (COMPLETE, "* REPLACE ('no json' AS captions)", "damaged (JSONDecodeError"),
+    (COMPLETE, "* REPLACE (NULL AS captions)", "damaged (TypeError"),
+    (COMPLETE, "* REPLACE ('one' AS id)", "has 1 ids more than once, such as one"),
+]
+
+
+@pytest.mark.parametrize(("header", "select", "words"), BAD_MANIFESTS)
+def test_a_manifest_that_is_none_is_refused_in_words(tmp_path, header, select, words):
+    pairs = tuple(Pair(name, f"{name}.png", name * 64, 8, 8, "a red circle") for name in "ab")
+    Dataset("two", str(tmp_path), pairs).save(tmp_path / "two.parquet")
+    assert Dataset.load(altered(tmp_path / "two.parquet")).pairs == pairs
+    with pytest.raises(TrainerError) as caught:
+        Dataset.load(altered(tmp_path / "two.parquet", header, select))
+    assert words in str(caught.value)
+
+
+def test_a_manifest_that_is_not_there_is_missed_by_name(tmp_path):
+    with pytest.raises(TrainerError, match=r"There is no manifest gone\.parquet in "):
+        Dataset.load(tmp_path / "gone.parquet")

@@ -165,6 +165,8 @@ class Dataset:
         """Raises TrainerError when it is no manifest or its pairs are not the ones that were saved."""
         import duckdb
 
+        if not path.is_file():
+            raise TrainerError(f"There is no manifest {path.name} in {path.parent}.")
         try:
             with duckdb.connect() as database:
                 metadata = database.execute(
@@ -183,27 +185,40 @@ class Dataset:
                 rows = database.execute(
                     f"SELECT {columns} FROM read_parquet(?)", [str(path)]
                 ).fetchall()
-        except (duckdb.Error, KeyError, ValueError) as error:
+            dataset = _dataset(header, names, rows)
+        except (duckdb.Error, KeyError, TypeError, ValueError) as error:
             raise TrainerError(
-                f"{path.name} is no manifest of a dataset, or damaged: {error}"
+                f"{path.name} is no manifest of a dataset, or damaged ({type(error).__name__}: {error}). "
+                "Load the pairs anew."
             ) from error
-        captions = names.index("captions")
-        pairs = tuple(
-            Pair(*row[:captions], json.loads(row[captions]), *row[captions + 1 :]) for row in rows
-        )
-        dataset = cls(
-            header["name"],
-            header["root"],
-            pairs,
-            header["background"],
-            tuple((name, share) for name, share in header["caption_mix"]),
-            tuple(header["history"]),
-        )
+        twice = [
+            key for key, count in Counter(pair.id for pair in dataset.pairs).items() if count > 1
+        ]
+        if twice:
+            raise TrainerError(
+                f"{path.name} has {len(twice)} ids more than once, such as {twice[0]}. Load the pairs anew."
+            )
         if dataset.fingerprint != header["fingerprint"]:
             raise TrainerError(
                 f"{path.name} has been changed since it was written. Load the pairs anew."
             )
         return dataset
+
+
+def _dataset(header: dict[str, Any], names: list[str], rows: list[tuple]) -> Dataset:
+    """A dataset from a manifest's header and rows; columns that older manifests lack are at their defaults."""
+    pairs = []
+    for row in rows:
+        values = dict(zip(names, row, strict=True))
+        pairs.append(Pair(**values | {"captions": json.loads(values["captions"])}))
+    return Dataset(
+        header["name"],
+        header["root"],
+        tuple(pairs),
+        header["background"],
+        tuple((name, share) for name, share in header["caption_mix"]),
+        tuple(header["history"]),
+    )
 
 
 COLUMNS = {
