@@ -125,6 +125,11 @@ def lose_a_weight(folder: Path) -> None:
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
+def name_shards(*names: str):
+    index = json.dumps({"weight_map": {str(number): name for number, name in enumerate(names)}})
+    return lambda folder: (folder / "model.safetensors.index.json").write_text(index)
+
+
 BAD_MODELS = [
     (lambda f: (f / "config.json").unlink(), "There is no model in model: config.json is missing"),
     (lambda f: (f / "config.json").write_text("{"), "config.json in model is damaged"),
@@ -135,6 +140,9 @@ BAD_MODELS = [
     (lambda f: write_config(f, model_type="nonsense"), "does not know the architecture"),
     (lambda f: write_config(f, model_type="bert", architectures=["BertModel"]), "does not turn pictures into text"),
     (lambda f: (f / "model.safetensors").write_bytes(b"x" * 100), "does not load"),
+    (name_shards("shard.bin"), "names 'shard.bin', which is no .safetensors file of that folder"),
+    (name_shards("../x.safetensors"), "names '../x.safetensors', which is no .safetensors file"),
+    (name_shards("a.safetensors", "b.safetensors"), "2 of 2 weight files are missing in model"),
     (lose_a_weight, "do not fit its config.json: 1 are missing"),
 ]  # fmt: skip
 
@@ -189,6 +197,7 @@ def test_killed_and_started_again_it_captions_nothing_twice(models, shapes, tmp_
     while process.poll() is None and time.monotonic() < deadline:
         if lines.exists() and lines.read_bytes().count(b"\n") >= 3:
             process.kill()
+        time.sleep(0.001)
     process.wait()
     with lines.open("ab") as file:
         file.write(b'{"id": "cut off by the ki')

@@ -32,6 +32,7 @@ CODE_FILES = (
     "tokenizer_config.json",
 )
 """Where a model folder can name Python files of its own."""
+SHARD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.safetensors")
 FLORENCE_TASK = "<DETAILED_CAPTION>"
 CHAT_PROMPT = "Describe this picture in one sentence."
 TOKEN = re.compile(
@@ -242,6 +243,12 @@ def _check_weights(folder: Path) -> None:
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise TrainerError(f"{index.name} in {folder.name} is damaged: {error}") from error
+        strange = [part for part in parts if not SHARD.fullmatch(str(part))]
+        if strange:
+            raise TrainerError(
+                f"{index.name} in {folder.name} names {strange[0]!r}, which is no .safetensors file of that folder. "
+                "Use the model's own files."
+            )
         missing = [part for part in parts if not (folder / part).is_file()]
         if missing:
             raise TrainerError(
