@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .errors import TrainerError
@@ -206,18 +206,22 @@ def _flatten(value: Any, path: str, tensors: dict[str, torch.Tensor], paths: dic
     raise TypeError(f"an optimizer keeps {type(value)} in {path}")
 
 
-def restore_state(tensors: dict[str, torch.Tensor], rest: Any) -> Any:
+def restore_state(tensors: Mapping[str, torch.Tensor], rest: Any) -> Any:
     """What `flatten_state` took apart, in memory of its own.
 
     A tensor read from a file may begin anywhere; sums over it (torch.dot in D-Adapt Lion and Prodigy) round otherwise
-    there than over memory that torch has allocated.
+    there than over memory that torch has allocated. What stood in several places is one tensor again.
     """
+    return _restore({path: tensor.clone() for path, tensor in tensors.items()}, rest)
+
+
+def _restore(tensors: Mapping[str, torch.Tensor], rest: Any) -> Any:
     if not isinstance(rest, dict):
         return rest
     ((kind, value),) = rest.items()
     if kind == "tensor":
-        return tensors[value].clone()
+        return tensors[value]
     if kind == "dict":
-        return {restore_state(tensors, key): restore_state(tensors, entry) for key, entry in value}
-    entries = [restore_state(tensors, entry) for entry in value]
+        return {_restore(tensors, key): _restore(tensors, entry) for key, entry in value}
+    entries = [_restore(tensors, entry) for entry in value]
     return tuple(entries) if kind == "tuple" else entries

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,8 +60,28 @@ def tiny_base(tmp_path_factory) -> Path:
     for name, tensor in build_vae(widths).state_dict().items():
         tensors[VAE + vae_name(name, len(widths))] = tensor
     path = tmp_path_factory.mktemp("base") / "tiny.safetensors"
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+    save_file({name: tensor.half().contiguous() for name, tensor in tensors.items()}, path)
     return path
+
+
+@pytest.fixture
+def make_tiny_run(tiny_runs):
+    """Makes tiny runs that are gone after the test, because all of them together would fill the disk."""
+    made = []
+
+    def make(name: str, **settings) -> Run:
+        made.append(tiny_runs(name, **settings))
+        return made[-1]
+
+    yield make
+    for run in made:
+        remove(run)
+
+
+def remove(run: Run) -> None:
+    """Delete a run and its checkpoints."""
+    shutil.rmtree(run.folder, ignore_errors=True)
+    shutil.rmtree(run.paths.checkpoints, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
@@ -92,8 +113,8 @@ def few_shapes(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def make_tiny_run(tmp_path_factory, few_shapes, tiny_base, tokenizer):
-    """Makes run folders that share a cache; settings as JSON over TINY."""
+def tiny_runs(tmp_path_factory, few_shapes, tiny_base, tokenizer):
+    """Makes run folders that share a cache; settings as JSON over TINY. Who makes one calls `remove` for it."""
     folder = tmp_path_factory.mktemp("tiny runs")
 
     def make(name: str, dataset=few_shapes, base=tiny_base, **settings) -> Run:

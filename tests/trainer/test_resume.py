@@ -15,6 +15,8 @@ from safetensors.torch import load_file
 from cocktail.trainer.runs import Run
 from cocktail.trainer.setting_groups import OPTIMIZERS
 
+from .conftest import remove
+
 KILLS = 20
 """Kills of one run, at random moments."""
 
@@ -57,29 +59,33 @@ def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> boo
     return first.keys() == second.keys() and all(torch.equal(first[n], second[n]) for n in first)
 
 
-def trial(make_tiny_run, start, optimizer: str) -> int:
+def trial(tiny_runs, start, optimizer: str) -> int:
     """Compare an undisturbed run with killed ones until there were enough kills; how many there were."""
     name = optimizer.replace(" ", "-")
     settings = {"unet_optimizer": {"optimizer": optimizer, "schedule": "cosine", "warmup_steps": 2}}
-    whole = make_tiny_run(f"{name}-whole", **settings)
+    whole = tiny_runs(f"{name}-whole", **settings)
     finish(whole, start(whole))
+    expected = end_point(whole), checkpoint(whole)
+    remove(whole)
     began = time.monotonic()
-    again = make_tiny_run(f"{name}-again", **settings)
+    again = tiny_runs(f"{name}-again", **settings)
     finish(again, start(again))
     longest_s = 0.8 * (time.monotonic() - began)
-    assert same(end_point(whole), end_point(again))
+    assert same(expected[0], end_point(again))
+    remove(again)
     moments, kills, runs = random.Random(optimizer), 0, 0
     while kills < KILLS:
         runs += 1
-        killed = make_tiny_run(f"{name}-killed-{runs}", **settings)
+        killed = tiny_runs(f"{name}-killed-{runs}", **settings)
         kills += kill_at_random(killed, start, moments, longest_s, KILLS - kills)
-        assert same(end_point(whole), end_point(killed))
-        assert same(checkpoint(whole), checkpoint(killed))
+        assert same(expected[0], end_point(killed))
+        assert same(expected[1], checkpoint(killed))
+        remove(killed)
     return kills
 
 
 @pytest.fixture(scope="module")
-def trials(request, make_tiny_run, fork_training):
+def trials(request, tiny_runs, fork_training):
     """The trials of all optimizers that are asked for, as many at a time as there are cores."""
     asked = [
         item.callspec.params["optimizer"]
@@ -87,7 +93,7 @@ def trials(request, make_tiny_run, fork_training):
         if item.path == request.path and hasattr(item, "callspec")
     ]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        yield {kind: pool.submit(trial, make_tiny_run, fork_training, kind) for kind in asked}
+        yield {kind: pool.submit(trial, tiny_runs, fork_training, kind) for kind in asked}
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
