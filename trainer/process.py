@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -76,6 +77,16 @@ def is_alive(job: Job) -> bool:
         )
     except (FileNotFoundError, psutil.NoSuchProcess):
         return False
+
+
+def wait_until_gone(job: Job, seconds: float = 30.0) -> bool:
+    """Wait for a process that has written its last state and is on its way out; whether it is gone."""
+    deadline = time.monotonic() + seconds
+    while is_alive(job):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
 
 
 def kill(job: Job) -> None:

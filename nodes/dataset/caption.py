@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from comfy_api.latest import io
 
-from ...trainer import process
 from ...trainer.data.caption_job import (
     ACTIVE,
     MODES,
@@ -17,6 +15,7 @@ from ...trainer.data.caption_job import (
     problems,
     result,
     set_captions,
+    start,
 )
 from ...trainer.data.captioner import (
     DEVICES,
@@ -108,11 +107,7 @@ class CocktailCaptionDataset(io.ComfyNode):
         folder = names.captioner_folder(model)
         wanted = CaptionSettings(str(folder), column=column, **settings)
         job = create_job(names.cocktail_dir("captions"), "", dataset, wanted)
-        state = job.state()
-        if state.status != "finished" and state.status not in ACTIVE:
-            (job.folder / "control.json").unlink(missing_ok=True)
-            job.write_state(replace(state, status=ACTIVE[0], message="Starts"))
-            process.start(job, "caption")
+        start(job)
         work_off(job, ACTIVE, lambda state: _describe(model, state))
         texts = result(job.folder)
         captioned, report = apply_captions(

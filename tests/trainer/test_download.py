@@ -13,6 +13,8 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import threading
 import time
 import zlib
@@ -688,6 +690,23 @@ def wait_for(true, seconds: float = 30.0) -> None:
     while not true():
         assert time.monotonic() < end, "nothing came of it"
         time.sleep(0.01)
+
+
+def test_one_that_has_failed_is_started_anew_before_its_process_is_gone(make, server):
+    """The state says "failed" a moment before the process ends; a start in that moment must not be lost."""
+    job = make([server.url(f"good/{number}") for number in range(4)])
+    former = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1.5)"])
+    try:
+        process.record(job, former.pid)
+        job.write_state(
+            dataclasses.replace(job.state(), status="failed", message="it did not work out")
+        )
+        threading.Thread(target=former.wait, daemon=True).start()
+        download_job.start(job)
+        wait_for(lambda: job.state().status == "finished")
+    finally:
+        former.kill()
+        former.wait()
 
 
 def test_a_download_runs_in_a_process_of_its_own(make, server):

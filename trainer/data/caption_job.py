@@ -27,9 +27,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from .. import process
 from ..errors import TrainerError
 from ..files import append_line, canonical_json, read_lines, sha256_text, write_json
-from ..process import is_alive, record
 from .captioner import (
     Captioned,
     CaptionSettings,
@@ -113,7 +113,7 @@ class CaptionJob:
         """As its process wrote it; a job whose process is gone reads as interrupted."""
         value = json.loads((self.folder / "state.json").read_text(encoding="utf-8"))
         state = CaptionState(**value)
-        if state.status in ACTIVE and not is_alive(self):
+        if state.status in ACTIVE and not process.is_alive(self):
             return replace(
                 state,
                 status="interrupted",
@@ -209,6 +209,23 @@ def _difference(former: CaptionJob, fingerprint: str, settings: CaptionSettings)
     if former.model_fingerprint != fingerprint:
         changed.insert(0, f"the model there is {Path(former.settings.model).name}")
     return "; ".join(changed)
+
+
+def start(job: CaptionJob) -> None:
+    """Start captioning in a process of its own, which outlives this one; nothing happens when one is at work or all is done.
+
+    One that has ended and is only not gone yet is waited for.
+    """
+    from filelock import FileLock
+
+    with FileLock(job.folder / ".start.lock"):
+        state = job.state()
+        if state.status == "finished" or state.status in ACTIVE:
+            return
+        process.wait_until_gone(job)
+        (job.folder / "control.json").unlink(missing_ok=True)
+        job.write_state(replace(state, status=ACTIVE[0], message="Starts"))
+        process.start(job, "caption")
 
 
 class Stopped(Exception):
@@ -369,7 +386,7 @@ def _exclusive(job: CaptionJob) -> Iterator[None]:
 
     try:
         with FileLock(job.folder / "process.lock", timeout=0):
-            record(job, os.getpid())
+            process.record(job, os.getpid())
             yield
     except Timeout as error:
         raise TrainerError(f"Another process captions {job.name} already.") from error

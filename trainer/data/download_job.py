@@ -229,14 +229,15 @@ def list_downloads(datasets_dir: Path) -> list[DownloadJob]:
 def start(job: DownloadJob) -> None:
     """Start fetching in a process of its own, which outlives this one; nothing happens when one is at work.
 
-    Raises TrainerError when the network is off.
+    One that has ended and is only not gone yet is waited for. Raises TrainerError when the network is off.
     """
     from filelock import FileLock
 
     require_download(job.network_file)
     with FileLock(job.folder / ".start.lock"):
-        if process.is_alive(job):
+        if job.state().status in ACTIVE:
             return
+        process.wait_until_gone(job)
         (job.folder / "control.json").unlink(missing_ok=True)
         job.write_state(replace(job.state(), status="queued", message="Starts"))
         process.start(job, "download")
