@@ -41,7 +41,7 @@ class Blender:
     def blend(self, sources: Sequence[Tensor], weights: Sequence[float], out: Tensor) -> bool:
         """Write sources[0] + the sum of weights[i] x (sources[i + 1] - sources[0]) to `out`; False if an element is not finite.
 
-        `sources` and `out` are flat, of one length and of any floating point types; float8 only as sources.
+        `sources` and `out` are flat, of one length and of any floating point types.
         """
         import torch
 
@@ -186,4 +186,6 @@ def is_finite(values: Tensor) -> bool:
 
     import torch
 
+    if values.element_size() == 1:
+        values = values.float()
     return math.isfinite(values.sum()) or bool(torch.isfinite(values).all())

@@ -9,7 +9,9 @@ from pathlib import Path
 from .engine import Progress, write_file
 from .errors import MergeError
 from .hashing import file_sha256, tensors_sha256
+from .key_names import with_usual_names
 from .metadata import PRECISION, RECIPE_HASH, RECIPE_TEXT, make_metadata, read_recipe, read_title
+from .pickled import is_pickled, safetensors_of
 from .plan import PRECISIONS, make_plan
 from .recipe import Ingredient, Recipe, bind, ingredients, recipe_hash, to_text
 from .safetensors_file import Header, read_header
@@ -36,18 +38,42 @@ def bind_to_files(
     path_of: Callable[[str], Path],
     hash_cache: Path | None = None,
     progress: Progress | None = None,
+    converted: Path | None = None,
 ) -> BoundRecipe:
     """Find every ingredient with `path_of(name)`, check its header, and bind the recipe to its content hash.
 
     All headers are checked before the first file is hashed. `progress(done_bytes, total_bytes)` follows the hashing of each
-    file. Raises MergeError for a file that is missing or damaged, or not the one a hash in the recipe asks for.
+    file. With `converted`, a folder, pickled checkpoints are ingredients too: safetensors files of them are made there once. Raises MergeError for a file that is missing or damaged, or not the one a hash in the recipe asks for.
     """
-    headers = {i.name: read_header(path_of(i.name)) for i in ingredients(recipe)}
-    hashes = {
-        name: file_sha256(header.path, hash_cache, progress) for name, header in headers.items()
+    paths = {i.name: path_of(i.name) for i in ingredients(recipe)}
+    pickled = {name for name, path in paths.items() if converted and is_pickled(path)}
+    headers = {
+        name: with_usual_names(read_header(path))
+        for name, path in paths.items()
+        if name not in pickled
     }
+    for name in pickled:
+        check_file(paths[name])
+    if converted:
+        for name in sorted(pickled):
+            copy = safetensors_of(paths[name], converted, hash_cache, progress)
+            headers[name] = with_usual_names(read_header(copy))
+    hashes = {name: file_sha256(path, hash_cache, progress) for name, path in paths.items()}
     bound = bind(recipe, hashes.__getitem__)
     return BoundRecipe(bound, {i: headers[i.name] for i in ingredients(bound)})
+
+
+def check_file(path: Path) -> None:
+    """Raise MergeError unless `path` can be an ingredient, as far as that can be told without opening a pickle."""
+    if not is_pickled(path):
+        read_header(path)
+    elif not path.is_file():
+        raise MergeError(f"{path} cannot be read: there is no such file.")
+
+
+def notes_of(bound: BoundRecipe, precision: str) -> tuple[str, ...]:
+    """What making the checkpoint does where its ingredients are not alike, one sentence each."""
+    return make_plan(bound.recipe, bound.headers, precision).notes
 
 
 def default_name(bound: BoundRecipe, precision: str) -> str:
@@ -100,6 +126,7 @@ def remake(
     hash_cache: Path | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
+    converted: Path | None = None,
 ) -> str:
     """Make a merged checkpoint again by its own metadata, as `out`, and compare: SAME_FILE, SAME_TENSORS or DIFFERENT.
 
@@ -109,7 +136,7 @@ def remake(
     header = read_header(file)
     recipe, precision = read_recipe(header), header.metadata.get(PRECISION, "")
     places = _find(recipe, path_of, others, hash_cache, progress)
-    bound = bind_to_files(recipe, places.__getitem__, hash_cache, progress)
+    bound = bind_to_files(recipe, places.__getitem__, hash_cache, progress, converted)
     make_checkpoint(bound, out, precision, threads, progress, read_title(header))
     if file_sha256(file) == file_sha256(out):
         return SAME_FILE

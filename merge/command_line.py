@@ -8,10 +8,11 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from .checkpoint import DIFFERENT, bind_to_files, make_checkpoint, remake
+from .checkpoint import DIFFERENT, bind_to_files, make_checkpoint, notes_of, remake
 from .errors import MergeError
 from .metadata import read_recipe
 from .numbers import decimal
+from .pickled import ENDINGS
 from .plan import PRECISIONS
 from .recipe import Recipe, flatten, load_json, to_json, to_text
 from .safetensors_file import read_header
@@ -42,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--models", type=Path, required=True, help="folder the ingredients are in")
     run.add_argument("--precision", choices=list(PRECISIONS), default="fp16")
     run.add_argument("--threads", type=int, help="default: one per processor, at most 8")
+    _add_converted(run)
     run.set_defaults(run=_run)
 
     again = commands.add_parser(
@@ -51,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     again.add_argument("out", type=Path, help="the .safetensors file to make; never overwritten")
     again.add_argument("--models", type=Path, required=True, help="folder the ingredients are in")
     again.add_argument("--threads", type=int, help="default: one per processor, at most 8")
+    _add_converted(again)
     again.set_defaults(run=_remake)
 
     show = commands.add_parser("show", help="print the recipe that a checkpoint was made by")
@@ -59,11 +62,26 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_converted(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--converted",
+        type=Path,
+        default=Path.home() / ".cache" / "cocktail" / "converted",
+        help="folder for the safetensors files that .ckpt ingredients are converted to (default: %(default)s)",
+    )
+
+
 def _run(options: argparse.Namespace) -> int:
     recipe = _read_recipe(options.recipe, options.models)
-
-    bound = bind_to_files(recipe, _finder(options.models), progress=_show_progress)
+    bound = bind_to_files(
+        recipe,
+        _finder(options.models),
+        progress=_show_progress,
+        converted=options.converted,
+    )
     made = make_checkpoint(bound, options.out, options.precision, options.threads, _show_progress)
+    for note in notes_of(bound, options.precision):
+        print(note)
     print(f"{options.out}: {to_text(bound.recipe)}" + ("" if made else " (there already)"))
     return 0
 
@@ -77,6 +95,7 @@ def _remake(options: argparse.Namespace) -> int:
         others,
         threads=options.threads,
         progress=_show_progress,
+        converted=options.converted,
     )
     print(f"{options.out}: {found}")
     return 0 if found != DIFFERENT else 1
@@ -100,7 +119,9 @@ def _show_progress(done: int, total: int) -> None:
 def _read_recipe(recipe: str, models: Path) -> Recipe:
     if not recipe.lower().endswith(".json"):
         files = sorted(
-            file.relative_to(models).as_posix() for file in models.rglob("*.safetensors")
+            file.relative_to(models).as_posix()
+            for file in models.rglob("*")
+            if file.suffix.lower() in (".safetensors", *ENDINGS)
         )
         return parse(recipe, name_finder(files))
     try:

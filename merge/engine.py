@@ -15,9 +15,10 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from .blending import Blender
+from .blending import Blender, is_finite
 from .errors import MergeError, listed
-from .plan import Blend, Copy, Literal, OutputTensor, Plan, Source
+from .key_names import VAE
+from .plan import FLOATS, Blend, Copy, Literal, OutputTensor, Plan, Source, Widened
 from .safetensors_file import ITEM_BYTES, Tensor, lay_out, new_file
 
 CHUNK_ELEMENTS = 1 << 18
@@ -97,7 +98,7 @@ class Faults:
         found = [
             f"{output.name} in {plan.headers[source.file].path.name}"
             for output in plan.tensors
-            if output.name in self.not_finite and isinstance(output.content, Blend)
+            if output.name in self.not_finite and not isinstance(output.content, Literal)
             for source in output.content.sources
             if not _is_finite(plan, source)
         ]
@@ -202,12 +203,23 @@ class Worker:
             first = piece.offset - piece.place.offset
             data = memoryview(content.data)[first : first + piece.size_bytes]
         elif isinstance(content, Copy):
-            data = self._read(content.source, piece)
+            data = self._copy(content.source, piece)
+        elif isinstance(content, Widened):
+            data = self._widened(content, piece)
         else:
             data = self._blend(content, piece)
         self._target.seek(piece.offset)
         while data:
             data = data[self._target.write(data) :]
+
+    def _copy(self, source: Source, piece: Piece) -> memoryview:
+        """The bytes of a source. A VAE with values that are no numbers gives black pictures, so it is told as any other fault."""
+        data = self._read(source, piece)
+        if piece.output.name.startswith(VAE) and source.tensor.dtype in FLOATS:
+            values = self._raw[0][0][: len(data)].view(torch_type(source.tensor.dtype))
+            if not is_finite(values):
+                self._faults.not_finite.add(piece.output.name)
+        return data
 
     def _blend(self, blend: Blend, piece: Piece) -> memoryview:
         sources = [
@@ -217,6 +229,27 @@ class Worker:
         if not self._blender.blend(sources, [weight for _, weight in blend.others], out):
             self._faults.not_finite.add(piece.output.name)
         return self._rounded_bytes[: piece.size_bytes]
+
+    def _widened(self, content: Widened, piece: Piece) -> memoryview:
+        """The piece of a first convolution with additional channels: it is small, so it is made as a whole."""
+        import torch
+
+        shape = piece.output.shape
+        whole = torch.empty(shape, dtype=torch_type(piece.output.dtype))
+        for start, stop, blend in content.parts:
+            sources = []
+            for source in blend.sources:
+                all_of_it = Piece(piece.output, piece.place, 0, source.tensor.elements)
+                values = self._values(source, all_of_it, 0).reshape(source.tensor.shape)
+                sources.append(_channels(values, start, stop))
+            out = torch.empty(sources[0].shape, dtype=whole.dtype)
+            weights = [weight for _, weight in blend.others]
+            if not Blender(len(out)).blend(sources, weights, out):
+                self._faults.not_finite.add(piece.output.name)
+            whole[:, start:stop] = out.reshape(shape[0], stop - start, *shape[2:])
+        data = whole.flatten().view(torch.uint8).numpy().data
+        first = piece.offset - piece.place.offset
+        return data[first : first + piece.size_bytes]
 
     def _values(self, source: Source, piece: Piece, number: int) -> Any:
         """The source's elements of this piece, in the type they are stored in, in the buffer of that number."""
@@ -246,6 +279,15 @@ class Worker:
             grown = torch.empty(max(size, 2 * self._chunk_elements), dtype=torch.uint8)
             self._raw[number] = (grown, grown.numpy().data)
         return self._raw[number][1][:size]
+
+
+def _channels(weight: Any, start: int, stop: int) -> Any:
+    """A copy of a convolution's weight for these input channels, flat."""
+    import torch
+
+    if weight.element_size() > 1:
+        return weight[:, start:stop].flatten().clone()
+    return weight.view(torch.uint8)[:, start:stop].flatten().clone().view(weight.dtype)
 
 
 def _is_finite(plan: Plan, source: Source) -> bool:

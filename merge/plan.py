@@ -1,11 +1,11 @@
 """What becomes of every tensor: which are blended with which weights, which are copied, which are left out.
 
 Rules (those that people rely on in other tools, made explicit):
-- the VAE is never blended; it comes from the first ingredient with a weight above 0, byte for byte
-- so do integer tensors and the noise schedule's buffers (names without a dot)
+- the VAE is never blended; it comes from the first ingredient with a weight above 0 that has one, byte for byte
+- so do integer tensors, and from the first ingredient the noise schedule's buffers (names without a dot)
 - position ids are 0, 1, 2, ... as 64-bit integers, whatever a tool made of them
 - averaged copies of training (`model_ema.*`) are left out
-- every other tensor must be in all ingredients, with one shape
+- what some ingredients lack or have in another width goes by the rules of `matching`
 """
 
 from __future__ import annotations
@@ -16,17 +16,20 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TypeAlias
 
-from .errors import MergeError, listed
-from .family import SDXL, Family, family_of
+from .errors import MergeError
+from .family import Family, family_of
+from .key_names import VAE
+from .matching import EMA, UNET_PART, VAE_PART, check_shapes, cuts, notes, part_of, without
 from .recipe import Ingredient, Recipe, flatten, ingredients, layouts, short_name
 from .safetensors_file import Header, Tensor
 
-VAE = "first_stage_model."
-EMA = "model_ema."
 POSITION_IDS = "embeddings.position_ids"
 Flat: TypeAlias = Sequence[tuple[Ingredient, Fraction]]
 FLOATS = ("F16", "BF16", "F32", "F64", "F8_E4M3", "F8_E5M2")
-PRECISIONS = {"fp16": "F16", "bf16": "BF16", "fp32": "F32"}
+PRECISIONS = {
+    "fp16": "F16", "bf16": "BF16", "fp32": "F32", "fp8_e4m3fn": "F8_E4M3", "fp8_e5m2": "F8_E5M2",
+}  # fmt: skip
+"""How blended tensors are stored. With fp8 that is the UNet alone: the other parts, which suffer from it, are then fp16."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +53,25 @@ class Blend:
 
 
 @dataclass(frozen=True)
+class Widened:
+    """Blends side by side along the second dimension: each from channel `start` up to `stop` of its sources."""
+
+    parts: tuple[tuple[int, int, Blend], ...]
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        return tuple(source for _, _, blend in self.parts for source in blend.sources)
+
+
+@dataclass(frozen=True)
 class Copy:
     """The bytes of one ingredient's tensor."""
 
     source: Source
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        return (self.source,)
 
 
 @dataclass(frozen=True)
@@ -70,14 +88,14 @@ class OutputTensor:
     name: str
     dtype: str
     shape: tuple[int, ...]
-    content: Blend | Copy | Literal
+    content: Blend | Widened | Copy | Literal
 
 
 @dataclass(frozen=True)
 class Plan:
     """The result tensor by tensor, before anything is read: `vae_from` names the ingredient whose VAE it keeps.
 
-    `ingredients` are those that the result depends on, in the order of `headers`.
+    `ingredients` are those that the result depends on, in the order of `headers`; `notes` say what was done where they are not alike.
     """
 
     ingredients: tuple[Ingredient, ...]
@@ -85,6 +103,7 @@ class Plan:
     tensors: tuple[OutputTensor, ...]
     family: Family
     vae_from: Ingredient | None
+    notes: tuple[str, ...] = ()
 
 
 def make_plan(recipe: Recipe, headers: Mapping[Ingredient, Header], precision: str) -> Plan:
@@ -96,37 +115,78 @@ def make_plan(recipe: Recipe, headers: Mapping[Ingredient, Header], precision: s
         raise MergeError(
             f"{precision!r} is not a precision. Choose one of {', '.join(PRECISIONS)}."
         )
-    names = {name: None for header in headers.values() for name in header.tensors}
-    flats = {name: flatten(recipe, name) for name in ("", *names)}
+    tensors = {t.name: t for header in headers.values() for t in header.tensors.values()}
+    lacking = {
+        name: tuple(i for i, header in headers.items() if name not in header.tensors)
+        for name in tensors
+    }
+    left = {absent: without(recipe, absent) for absent in set(lacking.values())}
+    recipes = {"": recipe, **{name: left[absent] for name, absent in lacking.items()}}
+    flats = {name: flatten(part, name) for name, part in recipes.items() if part is not None}
     order = _order(recipe, flats.values())
     base = order[0]
     number = {ingredient: file for file, ingredient in enumerate(order)}
-    family = _common_family([(ingredient, headers[ingredient]) for ingredient in order])
+    family = _common_family(order, headers)
     _check_layouts(recipe, family)
-    _check_same_tensors(order, headers)
-    has_vae = _check_vae(order, headers)
+    blended = {t.name: None for i in order for t in headers[i].tensors.values() if _is_blended(t)}
+    check_shapes(order, headers, tuple(blended))
+    vae_from = next((i for i in order if any(n.startswith(VAE) for n in headers[i].tensors)), None)
 
-    def output(tensor: Tensor) -> OutputTensor:
-        if tensor.name.endswith(POSITION_IDS):
-            numbers = struct.pack(f"<{tensor.elements}q", *range(tensor.elements))
-            return OutputTensor(tensor.name, "I64", tensor.shape, Literal(numbers))
-        if not _is_blended(tensor):
-            return OutputTensor(tensor.name, tensor.dtype, tensor.shape, Copy(Source(0, tensor)))
-        weights = dict(flats[tensor.name])
+    def blend(name: str, flat: Flat) -> Blend:
+        weights = dict(flat)
         used = [ingredient for ingredient in order if ingredient in weights]
-        sources = [Source(number[i], headers[i].tensors[tensor.name]) for i in used]
+        sources = [Source(number[i], headers[i].tensors[name]) for i in used]
         others = zip(sources[1:], (float(weights[i]) for i in used[1:]), strict=True)
-        blend = Blend(sources[0], tuple(others))
-        return OutputTensor(tensor.name, PRECISIONS[precision], tensor.shape, blend)
+        return Blend(sources[0], tuple(others))
 
-    kept = (t for t in headers[base].tensors.values() if not t.name.startswith(EMA))
+    def output(name: str) -> OutputTensor | None:
+        found = {i: headers[i].tensors[name] for i in order if name in headers[i].tensors}
+        first = next(iter(found.values()))
+        if name.endswith(POSITION_IDS):
+            numbers = struct.pack(f"<{first.elements}q", *range(first.elements))
+            return OutputTensor(name, "I64", first.shape, Literal(numbers))
+        if not _is_blended(first):
+            owner = vae_from if part_of(name) == VAE_PART else next(iter(found))
+            if owner not in found or ("." not in name and owner != base):
+                return None
+            tensor = found[owner]
+            return OutputTensor(
+                name, tensor.dtype, tensor.shape, Copy(Source(number[owner], tensor))
+            )
+        if name not in flats:
+            return None
+        dtype = _stored_as(name, precision)
+        if len({tensor.shape for tensor in found.values()}) == 1:
+            return OutputTensor(name, dtype, first.shape, blend(name, flats[name]))
+        parts = [
+            (cut.start, cut.stop, blend(name, flatten(part, name)))
+            for cut in cuts(found)
+            if (part := without(recipe, (*lacking[name], *cut.lacking))) is not None
+        ]
+        shape = (first.shape[0], parts[-1][1], *first.shape[2:])
+        return OutputTensor(name, dtype, shape, Widened(tuple(parts)))
+
+    names = {name: None for i in order for name in headers[i].tensors if not name.startswith(EMA)}
     return Plan(
         ingredients=tuple(order),
         headers=tuple(headers[ingredient] for ingredient in order),
-        tensors=tuple(output(tensor) for tensor in kept),
+        tensors=tuple(tensor for name in names if (tensor := output(name))),
         family=family,
-        vae_from=base if has_vae else None,
+        vae_from=vae_from,
+        notes=(*notes(order, headers, tuple(blended)), *_vae_note(base, vae_from)),
     )
+
+
+def _stored_as(name: str, precision: str) -> str:
+    if precision.startswith("fp8") and part_of(name) != UNET_PART:
+        return "F16"
+    return PRECISIONS[precision]
+
+
+def _vae_note(base: Ingredient, vae_from: Ingredient | None) -> list[str]:
+    if vae_from in (base, None):
+        return []
+    return [f"{short_name(base.name)} has no VAE; the result has that of {short_name(vae_from.name)}."]  # fmt: skip
 
 
 def _order(recipe: Recipe, flats: Iterable[Flat]) -> list[Ingredient]:
@@ -143,7 +203,7 @@ def _order(recipe: Recipe, flats: Iterable[Flat]) -> list[Ingredient]:
 def _check_layouts(recipe: Recipe, family: Family) -> None:
     """Refuse block weights for another kind of UNet."""
     for layout in layouts(recipe):
-        if (layout == "SDXL") != (family == SDXL):
+        if (layout == "SDXL") != (family.kind == "SDXL"):
             raise MergeError(
                 f"These block weights are for {layout}, the checkpoints are {family.name}. SD1.5 and SD2 have 25 blocks, "
                 "SDXL has 19."
@@ -159,50 +219,10 @@ def _is_blended(tensor: Tensor) -> bool:
     )
 
 
-def _common_family(files: Sequence[tuple[Ingredient, Header]]) -> Family:
-    families = [(ingredient, family_of(header)) for ingredient, header in files]
-    if len({family for _, family in families}) > 1:
-        told = ", ".join(f"{ingredient.name} is {family.name}" for ingredient, family in families)
+def _common_family(order: Sequence[Ingredient], headers: Mapping[Ingredient, Header]) -> Family:
+    """The family of the result: that of an ingredient with the most input channels. Refuses ingredients of several kinds."""
+    families = {ingredient: family_of(headers[ingredient]) for ingredient in order}
+    if len({family.kind for family in families.values()}) > 1:
+        told = ", ".join(f"{i.name} is {family.name}" for i, family in families.items())
         raise MergeError(f"Only checkpoints of one family can be mixed: {told}.")
-    return families[0][1]
-
-
-def _check_same_tensors(order: Sequence[Ingredient], headers: Mapping[Ingredient, Header]) -> None:
-    """Refuse ingredients whose blended tensors differ in name or shape from the first one's."""
-    shapes = [
-        {tensor.name: tensor.shape for tensor in headers[ingredient].tensors.values() if _is_blended(tensor)}
-        for ingredient in order
-    ]  # fmt: skip
-    base, expected = order[0].name, shapes[0]
-    if not expected:
-        raise MergeError(f"{base} has no tensor that can be mixed. Choose a full checkpoint.")
-    for ingredient, found in zip(order[1:], shapes[1:], strict=True):
-        differences = [
-            *(f"{name} is missing in {ingredient.name}" for name in expected if name not in found),
-            *(f"{name} is missing in {base}" for name in found if name not in expected),
-            *(
-                f"{name} is {expected[name]} in {base} and {shape} in {ingredient.name}"
-                for name, shape in found.items()
-                if name in expected and shape != expected[name]
-            ),
-        ]
-        if differences:
-            raise MergeError(
-                f"{base} and {ingredient.name} do not have the same tensors: {listed(differences)}. "
-                "Mix checkpoints of the same architecture and layout."
-            )
-
-
-def _check_vae(order: Sequence[Ingredient], headers: Mapping[Ingredient, Header]) -> bool:
-    """Whether the result has a VAE. Refuses a first ingredient without one when another has it."""
-    with_vae = [
-        ingredient
-        for ingredient in order
-        if any(name.startswith(VAE) for name in headers[ingredient].tensors)
-    ]
-    if with_vae and order[0] not in with_vae:
-        raise MergeError(
-            f"{order[0].name} has no VAE, and a VAE is never blended: it comes from the first ingredient. "
-            f"Put {short_name(with_vae[0].name)}, which has one, first."
-        )
-    return bool(with_vae)
+    return next((f for f in families.values() if f.base), families[order[0]])

@@ -16,7 +16,7 @@ BELOW_FLOAT32 = (1 << 29) - 1
 
 
 def round_once(values: Tensor, out: Tensor, bits: Tensor, single: Tensor) -> None:
-    """Write float64 `values` to `out` (fp16, bf16 or fp32), each to the nearest number of that type, ties to even.
+    """Write float64 `values` to `out` (float8, fp16, bf16 or fp32), each to the nearest number of that type, ties to even.
 
     `values` is used up. `bits` (int64) and `single` (float32) are scratch of the same length.
     """

@@ -53,11 +53,12 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Header:
-    """What a safetensors file holds, in the order of its bytes."""
+    """What a safetensors file holds, in the order of its bytes; `notes` say what was read otherwise than it stands there."""
 
     path: Path
     tensors: Mapping[str, Tensor]
     metadata: Mapping[str, str]
+    notes: tuple[str, ...] = ()
 
 
 def read_header(path: Path) -> Header:

@@ -190,8 +190,7 @@ class CocktailRecipeFromText(io.ComfyNode):
         if text.lstrip().startswith("{"):
             recipe = load_json(text)
         else:
-            files = [name for name in names.checkpoint_names() if name.endswith(".safetensors")]
-            recipe = parse(text, name_finder(files))
+            recipe = parse(text, name_finder(names.checkpoint_names()))
         for ingredient in ingredients(recipe):
             names.checkpoint_path(ingredient.name)
         return recipe

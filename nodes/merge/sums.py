@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ...merge.checkpoint import bind_to_files, default_name, make_checkpoint
+from ...merge.checkpoint import (
+    bind_to_files,
+    check_file,
+    default_name,
+    make_checkpoint,
+    notes_of,
+)
 from ...merge.errors import MergeError
 from ...merge.plan import PRECISIONS
 from ...merge.recipe import Ingredient, Recipe, add_difference, flatten, to_text, weighted_sum
-from ...merge.safetensors_file import read_header
 from .. import names, types
 from ..progress import Progress, show_text
 from ..schema import opt, schema
@@ -34,7 +39,7 @@ class CocktailIngredient(io.ComfyNode):
                     io.Combo.Input,
                     "checkpoint",
                     options=names.checkpoint_names(),
-                    tooltip="The checkpoint, a .safetensors file. Can be linked from a node that picks or makes one.",
+                    tooltip="The checkpoint: a .safetensors file, or a .ckpt file that holds tensors and no code. Can be linked from a node that picks or makes one.",
                 )
             ],
             outputs=[
@@ -51,7 +56,7 @@ class CocktailIngredient(io.ComfyNode):
         if checkpoint is None:
             return True
         try:
-            read_header(names.checkpoint_path(checkpoint))
+            check_file(names.checkpoint_path(checkpoint))
         except (names.BadName, MergeError) as error:
             return str(error)
         return True
@@ -66,7 +71,7 @@ class CocktailIngredient(io.ComfyNode):
 
     @classmethod
     def execute(cls, checkpoint: str) -> io.NodeOutput:
-        read_header(names.checkpoint_path(checkpoint))
+        check_file(names.checkpoint_path(checkpoint))
         return io.NodeOutput(Ingredient(checkpoint))
 
 
@@ -205,7 +210,7 @@ class CocktailMergeToFile(io.ComfyNode):
                     options=list(PRECISIONS),
                     default="fp16",
                     tooltip="How UNet and text encoder are stored. fp16: 2 bytes a number, what most tools expect. bf16: 2 bytes, "
-                    "coarser with a wider range. fp32: 4 bytes. The VAE keeps its own.",
+                    "coarser with a wider range. fp32: 4 bytes. fp8: 1 byte in the UNet, 2 in the text encoder. The VAE keeps its own.",
                 ),
             ],
             outputs=[
@@ -232,7 +237,8 @@ class CocktailMergeToFile(io.ComfyNode):
         if name:
             names.check_name(name, "merge")
         hash_cache = names.cocktail_dir("hashes.json")
-        bound = bind_to_files(recipe, names.checkpoint_path, hash_cache, Progress())
+        converted = names.cocktail_dir("converted")
+        bound = bind_to_files(recipe, names.checkpoint_path, hash_cache, Progress(), converted)
         file_name = f"{name or default_name(bound, precision)}.safetensors"
         path = names.checkpoint_dir() / file_name
         made = make_checkpoint(bound, path, precision, progress=Progress())
@@ -244,8 +250,10 @@ class CocktailMergeToFile(io.ComfyNode):
             "shares": {i.name: float(weight) for i, weight in flatten(bound.recipe)},
             "recipe_hash": bound.hash,
             "precision": precision,
+            "notes": list(notes_of(bound, precision)),
         }
-        shown = f"{checkpoint} = {text} ({'made' if made else 'there already'})"
+        told = f"{checkpoint} = {text} ({'made' if made else 'there already'})"
+        shown = "\n".join([told, *result["notes"]])
         show_text(shown)
         return io.NodeOutput(checkpoint, ui={"text": [shown], "cocktail": [result]})
 

@@ -26,7 +26,13 @@ from cocktail.merge.recipe import Ingredient, add_difference, flatten, weighted_
 from .conftest import TEXT, UNET
 
 A, B, C = (Ingredient(name) for name in "abc")
-TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+TYPES = {
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+    "fp32": torch.float32,
+    "fp8_e4m3fn": torch.float8_e4m3fn,
+    "fp8_e5m2": torch.float8_e5m2,
+}
 
 
 @pytest.fixture
@@ -58,7 +64,7 @@ def exact(recipe, folder: Path, name: str) -> np.ndarray:
 def nearest(values: np.ndarray, dtype: torch.dtype) -> np.ndarray:
     """float64 values rounded once to `dtype`, by comparing both neighbours of a first guess."""
     guess = torch.from_numpy(values).to(dtype)
-    bits = guess.view({2: torch.int16, 4: torch.int32}[guess.element_size()])
+    bits = guess.view({1: torch.int8, 2: torch.int16, 4: torch.int32}[guess.element_size()])
     candidates = torch.stack([(bits + step).view(dtype).double() for step in (-1, 0, 1)]).numpy()
     errors = np.abs(candidates - values)
     errors[np.isnan(errors)] = np.inf
@@ -73,10 +79,11 @@ def test_every_tensor_is_the_float64_sum_rounded_once(cellar, tmp_path, precisio
     blended = [name for name in made if name.startswith((UNET, TEXT)) and "position" not in name]
     assert len(blended) > 8
     for name in blended:
-        assert made[name].dtype == TYPES[precision]
+        dtype = TYPES["fp16" if "fp8" in precision and name.startswith(TEXT) else precision]
+        assert made[name].dtype == dtype
         values = exact(recipe, tmp_path, name)
         error = np.abs(made[name].double().numpy() - values)
-        best = np.abs(nearest(values, TYPES[precision]) - values)
+        best = np.abs(nearest(values, dtype) - values)
         slack = 1e-12 * np.abs(values).max()
         assert (error <= best + slack).all(), name
 

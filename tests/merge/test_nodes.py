@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from ..comfy import ComfyError
 
@@ -22,6 +22,17 @@ def merge(name, multiplier=0.5, precision="fp16", **changed):
     graph["file"] = node("CocktailMergeToFile", recipe=["sum", 0], name=name, precision=precision)
     for key, inputs in changed.items():
         graph[key]["inputs"] |= inputs
+    return graph
+
+
+def picture(checkpoint):
+    """A prompt in which ComfyUI loads a checkpoint and samples one step."""
+    graph = {"load": node("CheckpointLoaderSimple", ckpt_name=checkpoint)}
+    graph["text"] = node("CLIPTextEncode", clip=["load", 1], text="a red circle")
+    graph["empty"] = node("EmptyLatentImage", width=64, height=64, batch_size=1)
+    graph["sample"] = node("KSampler", model=["load", 0], positive=["text", 0], negative=["text", 0], latent_image=["empty", 0], seed=1, steps=1, cfg=1.0, sampler_name="euler", scheduler="normal", denoise=1.0)  # fmt: skip
+    graph["decode"] = node("VAEDecode", samples=["sample", 0], vae=["load", 2])
+    graph["show"] = node("PreviewImage", images=["decode", 0])
     return graph
 
 
@@ -113,13 +124,7 @@ def test_block_weights_reach_the_file_and_bad_ones_are_refused_on_their_node(com
     from_b = [name for name in mixed if not torch.equal(mixed[name], v1[name])]
     assert from_b and all(".middle_block." in name for name in from_b)
     assert all(torch.equal(mixed[name], v3[name]) for name in from_b)
-    loaded = {"load": node("CheckpointLoaderSimple", ckpt_name=made["checkpoint"])}
-    loaded["text"] = node("CLIPTextEncode", clip=["load", 1], text="a red circle")
-    loaded["empty"] = node("EmptyLatentImage", width=64, height=64, batch_size=1)
-    loaded["sample"] = node("KSampler", model=["load", 0], positive=["text", 0], negative=["text", 0], latent_image=["empty", 0], seed=1, steps=1, cfg=1.0, sampler_name="euler", scheduler="normal", denoise=1.0)  # fmt: skip
-    loaded["decode"] = node("VAEDecode", samples=["sample", 0], vae=["load", 2])
-    loaded["show"] = node("PreviewImage", images=["decode", 0])
-    assert comfy.run(loaded)["show"]
+    assert comfy.run(picture(made["checkpoint"]))["show"]
     for wrong, words in (
         ({"weights": "1, 2"}, "2 block weights"),
         ({"preset": "GRAD_V", "rules": "OUT99:attn:1"}, "not a block"),
@@ -127,3 +132,30 @@ def test_block_weights_reach_the_file_and_bad_ones_are_refused_on_their_node(com
     ):
         graph["blocks"]["inputs"] |= blocks | wrong
         assert words in comfy.errors(graph)["blocks"]
+
+
+def test_fp8_a_pickle_and_an_inpainting_model_make_files_that_comfyui_loads(comfy):
+    models = comfy.base / "models" / "checkpoints"
+    tensors = load_file(models / "miniature_v1.safetensors")
+    first = "model.diffusion_model.input_blocks.0.0.weight"
+    torch.save({"state_dict": tensors}, models / "pickled.ckpt")
+    more = torch.full((320, 5, 3, 3), 0.01, dtype=tensors[first].dtype)
+    save_file(
+        tensors | {first: torch.cat([tensors[first], more], 1)}, models / "inpaint.safetensors"
+    )
+    graph = text_merge('0.5 "pickled.ckpt" + 0.5 miniature_v3', "small")
+    graph["file"]["inputs"]["precision"] = "fp8_e4m3fn"
+    made = comfy.run(graph)["file"]["cocktail"][0]["checkpoint"]
+    assert load_file(models / made)[first].dtype == torch.float8_e4m3fn
+    assert comfy.run(picture(made))["show"]
+    wide = comfy.run(text_merge("inpaint + (miniature_v3 - miniature_v1)", "wide"))
+    made = wide["file"]["cocktail"][0]
+    assert "takes 9 channels, as inpaint" in " ".join(made["notes"])
+    graph = picture(made["checkpoint"])
+    graph["latent"] = node("InpaintModelConditioning", positive=["text", 0], negative=["text", 0], vae=["load", 2], pixels=["pixels", 0], mask=["mask", 0], noise_mask=True)  # fmt: skip
+    graph["pixels"] = node("EmptyImage", width=64, height=64, batch_size=1, color=255)
+    graph["mask"] = node("SolidMask", value=1.0, width=64, height=64)
+    graph["sample"]["inputs"] |= {"positive": ["latent", 0], "negative": ["latent", 1], "latent_image": ["latent", 2]}  # fmt: skip
+    assert comfy.run(graph)["show"]
+    for file in ("pickled.ckpt", "inpaint.safetensors"):
+        (models / file).unlink()

@@ -1,0 +1,163 @@
+"""What becomes of a recipe for tensors that not all of its ingredients have, or have in another width.
+
+The rules:
+- a text encoder, a VAE or single tensors of them that an ingredient lacks: the others' shares are scaled so that they make up the whole;
+  a difference of which one side is missing adds nothing
+- a tensor of the UNet that an ingredient lacks: refused, its architecture is another one
+- the first convolution of inpainting (9 input channels) and instruct-pix2pix models (8): the first 4 channels are mixed as everything
+  else, the others among those that have them, by the rule for missing tensors
+- every other difference in shape: refused
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from .errors import MergeError, listed
+from .family import FIRST, input_channels
+from .key_names import VAE
+from .recipe import (
+    BlockSum,
+    Ingredient,
+    Recipe,
+    WeightedSum,
+    add_difference,
+    short_name,
+    weighted_sum,
+)
+from .safetensors_file import Header, Tensor
+
+EMA = "model_ema."
+UNET_PART, VAE_PART, TEXT_PART, EMA_PART = "UNet", "VAE", "text encoder", "averaged copies"
+TEXT_PREFIXES = ("cond_stage_model.", "conditioner.", "text_encoders.", "text_encoder.")
+
+
+def part_of(name: str) -> str:
+    """The part of a checkpoint that a tensor belongs to; what is in no other part counts as the UNet's."""
+    if name.startswith((VAE, "vae.")):
+        return VAE_PART
+    if name.startswith(EMA):
+        return EMA_PART
+    return TEXT_PART if name.startswith(TEXT_PREFIXES) else UNET_PART
+
+
+def without(recipe: Recipe, lacking: Collection[Ingredient]) -> Recipe | None:
+    """The recipe among the ingredients that have something; None where that leaves nothing.
+
+    `lacking` are those that do not have it.
+    """
+    if not lacking:
+        return recipe
+    if isinstance(recipe, Ingredient):
+        return None if recipe in lacking else recipe
+    if isinstance(recipe, WeightedSum):
+        parts = [(without(part.recipe, lacking), part.weight) for part in recipe.parts]
+        left = [(part, weight) for part, weight in parts if part is not None]
+        if sum(weight for _, weight in left) > 0:
+            return weighted_sum(left) if len(left) > 1 else left[0][0]
+        return left[0][0] if left else None
+    if isinstance(recipe, BlockSum):
+        a, b = without(recipe.a, lacking), without(recipe.b, lacking)
+        return BlockSum(a, b, recipe.share_of_b) if a and b else a or b
+    a, b, c = (without(side, lacking) for side in (recipe.a, recipe.b, recipe.c))
+    if a and b and c:
+        return add_difference(a, b, c, recipe.multiplier)
+    return a or b
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Channels `start` up to `stop` of a tensor, and the ingredients that do not have them."""
+
+    start: int
+    stop: int
+    lacking: tuple[Ingredient, ...]
+
+
+def cuts(tensor: Mapping[Ingredient, Tensor]) -> list[Cut]:
+    """How a tensor that is wider in some ingredients is taken apart along its second dimension; one cut where all are alike.
+
+    Only the UNet's first convolution can be; `check_shapes` has refused all else.
+    """
+    widths = {ingredient: input_channels(found.shape) for ingredient, found in tensor.items()}
+    edges = sorted({0, *widths.values()})
+    return [
+        Cut(start, stop, tuple(i for i, width in widths.items() if width < stop))
+        for start, stop in pairwise(edges)
+    ]
+
+
+def is_widened(shapes: Collection[tuple[int, ...]], name: str) -> bool:
+    """Whether these different shapes of a tensor are those of models with additional input channels."""
+    channels = {input_channels(shape) for shape in shapes}
+    others = {(shape[0], *shape[2:]) for shape in shapes if len(shape) == 4}
+    return name == FIRST and len(others) == 1 and channels in ({4, 8}, {4, 9})
+
+
+def check_shapes(
+    order: Sequence[Ingredient], headers: Mapping[Ingredient, Header], blended: Collection[str]
+) -> None:
+    """Refuse ingredients whose blended tensors differ in what no rule covers; the message names tensors and files."""
+    base = order[0]
+    if not blended:
+        raise MergeError(f"{base.name} has no tensor that can be mixed. Choose a full checkpoint.")
+    expected = headers[base].tensors
+    firsts = [headers[i].tensors[FIRST].shape for i in order if FIRST in headers[i].tensors]
+    if {8, 9} <= {input_channels(shape) for shape in firsts}:
+        raise MergeError(
+            "Inpainting and instruct-pix2pix models cannot be mixed: their additional channels mean different things."
+        )
+    for ingredient in order[1:]:
+        found = headers[ingredient].tensors
+        differences = []
+        for name in blended:
+            ours, theirs = expected.get(name), found.get(name)
+            if ours is None or theirs is None:
+                missing = ingredient if theirs is None else base
+                if part_of(name) == UNET_PART and (ours or theirs):
+                    differences.append(f"{name} is missing in {missing.name}")
+            elif ours.shape != theirs.shape and not is_widened((ours.shape, theirs.shape), name):
+                shapes = f"{ours.shape} in {base.name} and {theirs.shape} in {ingredient.name}"
+                differences.append(f"{name} is {shapes}")
+        if differences:
+            raise MergeError(
+                f"{base.name} and {ingredient.name} do not have the same tensors: {listed(differences)}. "
+                "Mix checkpoints of the same architecture and layout."
+            )
+
+
+def notes(
+    order: Sequence[Ingredient], headers: Mapping[Ingredient, Header], blended: Collection[str]
+) -> list[str]:
+    """What was done about ingredients that are not alike, one sentence each."""
+    told = []
+    for ingredient in order:
+        label = short_name(ingredient.name)
+        header = headers[ingredient]
+        told += [f"{label}: {note}." for note in header.notes]
+        texts = [name for name in blended if part_of(name) == TEXT_PART]
+        missing = [name for name in texts if name not in header.tensors]
+        if missing and len(missing) == len(texts):
+            told.append(f"{label} has no text encoder; it is mixed from the others.")
+        elif missing:
+            told.append(
+                f"{label} lacks {len(missing)} tensors of the text encoder, which come from the others: {listed(missing, 3)}."
+            )
+        dropped = sum(part_of(name) == EMA_PART for name in header.tensors)
+        if dropped:
+            told.append(f"{label}: {dropped} averaged copies of its training are left out.")
+    channels = {
+        input_channels(tensor.shape) for i in order if (tensor := headers[i].tensors.get(FIRST))
+    }
+    if len(channels) > 1:
+        wide = [
+            short_name(i.name)
+            for i in order
+            if input_channels(headers[i].tensors[FIRST].shape) == max(channels)
+        ]
+        told.append(
+            f"The result takes {max(channels)} channels, as {listed(wide)}; the channels after the fourth come from there."
+        )
+    return told

@@ -1,0 +1,115 @@
+"""Pickled checkpoints (.ckpt, .pt, .pth, .bin): their tensors are copied into a safetensors file, and that is what is mixed.
+
+A pickle can run code when it is opened. PyTorch's restricted reader (`weights_only`) builds tensors and plain containers and refuses
+anything else, and nothing but that reader ever sees such a file.
+"""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from .errors import MergeError
+from .hashing import file_sha256
+from .safetensors_file import lay_out, new_file
+
+SPARE_BYTES = 1 << 20
+MOST_GROWTH = 8
+"""How much larger than the file its tensors may be: they can share bytes, and a file can claim that they share them all."""
+ENDINGS = (".ckpt", ".pt", ".pth", ".bin")
+
+
+def is_pickled(path: Path) -> bool:
+    """Whether a file's name is that of a pickled checkpoint."""
+    return path.suffix.lower() in ENDINGS
+
+
+def safetensors_of(
+    path: Path,
+    folder: Path,
+    hash_cache: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """The safetensors file in `folder` with the tensors of a pickled checkpoint, made if it is not there.
+
+    Its name is the content hash of `path`, so it is made once. Raises MergeError for a file that holds anything but data.
+    """
+    made = folder / f"{file_sha256(path, hash_cache, progress)}.safetensors"
+    if not made.exists():
+        convert(path, made, progress)
+    return made
+
+
+def convert(path: Path, out: Path, progress: Callable[[int, int], None] | None = None) -> None:
+    """Write the tensors of a pickled checkpoint to the new safetensors file `out`, one after the other, bit for bit."""
+    tensors = load_tensors(path)
+    described = [(k, _dtype(path, k, v), tuple(v.shape)) for k, v in tensors.items()]
+    start, places = lay_out(described, {"format": "pt"})
+    size = len(start) + sum(place.size_bytes for place in places.values())
+    if size > SPARE_BYTES + MOST_GROWTH * path.stat().st_size:
+        raise MergeError(
+            f"{path} claims tensors of {size / 1e9:.1f} GB and is much smaller: it is not sound."
+        )
+    done = len(start)
+    with new_file(out, size) as temporary, temporary.open("r+b") as file:
+        file.write(start)
+        for place in places.values():
+            file.seek(place.offset)
+            file.write(_bytes(tensors[place.name]))
+            done += place.size_bytes
+            if progress:
+                progress(done, size)
+
+
+def load_tensors(path: Path) -> dict[str, Any]:
+    """The tensors of a pickled checkpoint by name; those below "state_dict" where it has one. Files in zip form are mapped, not read."""
+    import torch
+
+    try:
+        value = torch.load(
+            path,
+            map_location="cpu",
+            weights_only=True,
+            mmap=True if zipfile.is_zipfile(path) else None,
+        )
+    except OSError as error:
+        raise MergeError(f"{path} cannot be read: {error.strerror}.") from error
+    except pickle.UnpicklingError as error:
+        raise MergeError(
+            f"{path} holds more than tensors, which could be code, or is damaged, and is not opened. Use a .safetensors file of it."
+        ) from error
+    except Exception as error:
+        raise MergeError(
+            f"{path} is not a sound checkpoint of PyTorch. Copy or download it again."
+        ) from error
+    if isinstance(value, Mapping) and isinstance(value.get("state_dict"), Mapping):
+        value = value["state_dict"]
+    found = {}
+    if isinstance(value, Mapping):
+        found = {k: v for k, v in value.items() if isinstance(k, str) and torch.is_tensor(v)}
+    if not found:
+        raise MergeError(f"{path} holds no tensors by name: it is not a checkpoint.")
+    return found
+
+
+def _dtype(path: Path, name: str, tensor: Any) -> str:
+    import torch
+
+    known = {
+        torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
+        torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2",
+        torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8",
+        torch.uint8: "U8", torch.bool: "BOOL",
+    }  # fmt: skip
+    if tensor.layout != torch.strided or tensor.dtype not in known:
+        raise MergeError(f"{path}: the tensor {name} is {tensor.dtype}, which cannot be mixed.")
+    return known[tensor.dtype]
+
+
+def _bytes(tensor: Any) -> memoryview:
+    import torch
+
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data

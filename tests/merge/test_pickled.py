@@ -1,0 +1,97 @@
+"""Pickled checkpoints: tensors come out bit for bit, code never runs."""
+
+from __future__ import annotations
+
+import os
+import pickle
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cocktail.merge.checkpoint import bind_to_files, make_checkpoint
+from cocktail.merge.errors import MergeError
+from cocktail.merge.hashing import file_sha256
+from cocktail.merge.pickled import convert, safetensors_of
+from cocktail.merge.recipe import Ingredient, weighted_sum
+
+A, B = Ingredient("a.ckpt"), Ingredient("b.safetensors")
+
+
+class Evil:
+    def __reduce__(self):
+        return os.mkdir, ("evil was here",)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickled_ingredient_mixes_as_its_safetensors_file_would(write, sd15, tmp_path, zipped):
+    write("twin", sd15(1))
+    write("b", sd15(2))
+    torch.save(
+        {"state_dict": sd15(1), "epoch": 3, "callbacks": {}},
+        tmp_path / "a.ckpt",
+        _use_new_zipfile_serialization=zipped,
+    )
+    converted = tmp_path / "converted"
+    for first, out in (("a.ckpt", "one"), ("twin.safetensors", "two")):
+        recipe = weighted_sum([(Ingredient(first), 1), (B, 1)])
+        bound = bind_to_files(recipe, lambda name: tmp_path / name, converted=converted)
+        make_checkpoint(bound, tmp_path / f"{out}.safetensors")
+    one, two = (load_file(tmp_path / f"{name}.safetensors") for name in ("one", "two"))
+    assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+    assert [file.stem for file in converted.iterdir()] == [file_sha256(tmp_path / "a.ckpt")]
+
+
+def test_it_is_converted_once_and_keeps_every_type(tmp_path):
+    tensors = {
+        "a": torch.randn(5, 3).t(),
+        "b": torch.randn(4).bfloat16(),
+        "c": torch.arange(3),
+        "d": torch.tensor(True),
+        "e": torch.randn(4).to(torch.float8_e4m3fn),
+    }
+    torch.save(tensors, tmp_path / "x.pt")
+    made = safetensors_of(tmp_path / "x.pt", tmp_path / "c")
+    before = made.stat().st_mtime_ns
+    assert safetensors_of(tmp_path / "x.pt", tmp_path / "c") == made
+    assert made.stat().st_mtime_ns == before
+    for name, tensor in load_file(made).items():
+        assert tensor.dtype == tensors[name].dtype
+        assert torch.equal(tensor.double(), tensors[name].double())
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_code_in_a_pickle_does_not_run(tmp_path, monkeypatch, zipped):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"a": torch.ones(2), "b": Evil()}, tmp_path / "x.ckpt", _use_new_zipfile_serialization=zipped)  # fmt: skip
+    with pytest.raises(MergeError, match="could be code"):
+        convert(tmp_path / "x.ckpt", tmp_path / "x.safetensors")
+    assert [file.name for file in tmp_path.iterdir()] == ["x.ckpt"]
+
+
+def test_what_is_no_checkpoint_is_told(tmp_path):
+    whole = tmp_path / "whole.ckpt"
+    torch.save({"a": torch.randn(1000)}, whole)
+    cut, none, plain = (tmp_path / name for name in ("cut.ckpt", "none.ckpt", "plain.ckpt"))
+    cut.write_bytes(whole.read_bytes()[:2000])
+    torch.save([1, 2], none)
+    plain.write_bytes(pickle.dumps({"a": 1}, protocol=2))
+    vast = tmp_path / "vast.ckpt"
+    torch.save({"a": torch.zeros(1).expand(1 << 40)}, vast)
+    for path, words in (
+        (cut, "not a sound checkpoint|or is damaged"),
+        (none, "holds no tensors by name"),
+        (plain, "not a sound checkpoint|holds no tensors|or is damaged"),
+        (tmp_path / "gone.ckpt", "cannot be read"),
+        (vast, "much smaller"),
+    ):
+        with pytest.raises(MergeError, match=words) as error:
+            convert(path, tmp_path / "out.safetensors")
+        assert path.name in str(error.value)
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_without_a_folder_for_them_pickles_are_refused(write, sd15, tmp_path):
+    torch.save(sd15(1), tmp_path / "a.ckpt")
+    with pytest.raises(MergeError, match="can run code"):
+        bind_to_files(A, lambda name: tmp_path / name)
