@@ -16,6 +16,10 @@ from .safetensors_file import Header, Tensor
 UNET = "model.diffusion_model."
 VAE = "first_stage_model."
 TEXT = "cond_stage_model.transformer."
+EMA = "model_ema."
+TEXT_PREFIXES = ("cond_stage_model.", "conditioner.", "text_encoders.", "text_encoder.")
+UNET_PART, TEXT_PART, VAE_PART, EMA_PART = PARTS = ("UNet", "text encoder", "VAE", "averaged copies")  # fmt: skip
+"""The parts of a checkpoint."""
 
 Rename: TypeAlias = Callable[[str], str]
 
@@ -29,6 +33,15 @@ VAE_ATTENTION = {
 ATTENTION = re.compile(rf"(.*\.mid\.attn_1\.)({'|'.join(map(re.escape, VAE_ATTENTION))})\.(.*)")
 SQUARE = re.compile(r".*\.mid\.attn_1\.(q|k|v|proj_out)\.weight")
 UP_BLOCK = re.compile(r"decoder\.up_blocks\.(\d+)\.")
+
+
+def part_of(name: str) -> str:
+    """The part of a checkpoint that a tensor belongs to; what is in no other part counts as the UNet's."""
+    if name.startswith((VAE, "vae.")):
+        return VAE_PART
+    if name.startswith(EMA):
+        return EMA_PART
+    return TEXT_PART if name.startswith(TEXT_PREFIXES) else UNET_PART
 
 
 def with_usual_names(header: Header) -> Header:

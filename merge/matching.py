@@ -17,10 +17,11 @@ from itertools import pairwise
 
 from .errors import MergeError, listed
 from .family import FIRST, input_channels
-from .key_names import VAE
+from .key_names import EMA_PART, TEXT_PART, UNET_PART, part_of
 from .recipe import (
     BlockSum,
     Ingredient,
+    Parts,
     Recipe,
     WeightedSum,
     add_difference,
@@ -29,24 +30,11 @@ from .recipe import (
 )
 from .safetensors_file import Header, Tensor
 
-EMA = "model_ema."
-UNET_PART, VAE_PART, TEXT_PART, EMA_PART = "UNet", "VAE", "text encoder", "averaged copies"
-TEXT_PREFIXES = ("cond_stage_model.", "conditioner.", "text_encoders.", "text_encoder.")
-
-
-def part_of(name: str) -> str:
-    """The part of a checkpoint that a tensor belongs to; what is in no other part counts as the UNet's."""
-    if name.startswith((VAE, "vae.")):
-        return VAE_PART
-    if name.startswith(EMA):
-        return EMA_PART
-    return TEXT_PART if name.startswith(TEXT_PREFIXES) else UNET_PART
-
 
 def without(recipe: Recipe, lacking: Collection[Ingredient]) -> Recipe | None:
     """The recipe among the ingredients that have something; None where that leaves nothing.
 
-    `lacking` are those that do not have it.
+    `lacking` are those that do not have it. The recipe is that of one part (`recipe.for_part`).
     """
     if not lacking:
         return recipe
@@ -61,6 +49,8 @@ def without(recipe: Recipe, lacking: Collection[Ingredient]) -> Recipe | None:
     if isinstance(recipe, BlockSum):
         a, b = without(recipe.a, lacking), without(recipe.b, lacking)
         return BlockSum(a, b, recipe.share_of_b) if a and b else a or b
+    if isinstance(recipe, Parts):
+        return without(recipe.recipe, lacking)
     a, b, c = (without(side, lacking) for side in (recipe.a, recipe.b, recipe.c))
     if a and b and c:
         return add_difference(a, b, c, recipe.multiplier)
@@ -99,10 +89,8 @@ def is_widened(shapes: Collection[tuple[int, ...]], name: str) -> bool:
 def check_shapes(
     order: Sequence[Ingredient], headers: Mapping[Ingredient, Header], blended: Collection[str]
 ) -> None:
-    """Refuse ingredients whose blended tensors differ in what no rule covers; the message names tensors and files."""
+    """Refuse ingredients of one part whose blended tensors differ in what no rule covers; the message names tensors and files."""
     base = order[0]
-    if not blended:
-        raise MergeError(f"{base.name} has no tensor that can be mixed. Choose a full checkpoint.")
     expected = headers[base].tensors
     firsts = [headers[i].tensors[FIRST].shape for i in order if FIRST in headers[i].tensors]
     if {8, 9} <= {input_channels(shape) for shape in firsts}:
@@ -129,35 +117,35 @@ def check_shapes(
 
 
 def notes(
-    order: Sequence[Ingredient], headers: Mapping[Ingredient, Header], blended: Collection[str]
+    users: Mapping[str, Sequence[Ingredient]],
+    headers: Mapping[Ingredient, Header],
+    blended: Collection[str],
 ) -> list[str]:
-    """What was done about ingredients that are not alike, one sentence each."""
-    told = []
-    for ingredient in order:
+    """What was done about ingredients that are not alike, one sentence each. `users` are the ingredients of each part."""
+    everyone = dict.fromkeys(i for part in users.values() for i in part)
+    told = [f"{short_name(i.name)}: {note}." for i in everyone for note in headers[i].notes]
+    texts = [name for name in blended if part_of(name) == TEXT_PART]
+    for ingredient in users[TEXT_PART]:
         label = short_name(ingredient.name)
-        header = headers[ingredient]
-        told += [f"{label}: {note}." for note in header.notes]
-        texts = [name for name in blended if part_of(name) == TEXT_PART]
-        missing = [name for name in texts if name not in header.tensors]
+        missing = [name for name in texts if name not in headers[ingredient].tensors]
         if missing and len(missing) == len(texts):
             told.append(f"{label} has no text encoder; it is mixed from the others.")
         elif missing:
             told.append(
                 f"{label} lacks {len(missing)} tensors of the text encoder, which come from the others: {listed(missing, 3)}."
             )
-        dropped = sum(part_of(name) == EMA_PART for name in header.tensors)
+    for ingredient in users[UNET_PART]:
+        dropped = sum(part_of(name) == EMA_PART for name in headers[ingredient].tensors)
         if dropped:
-            told.append(f"{label}: {dropped} averaged copies of its training are left out.")
-    channels = {
-        input_channels(tensor.shape) for i in order if (tensor := headers[i].tensors.get(FIRST))
-    }
-    if len(channels) > 1:
-        wide = [
-            short_name(i.name)
-            for i in order
-            if input_channels(headers[i].tensors[FIRST].shape) == max(channels)
-        ]
+            told.append(
+                f"{short_name(ingredient.name)}: {dropped} averaged copies of its training are left out."
+            )
+    firsts = {i: headers[i].tensors.get(FIRST) for i in users[UNET_PART]}
+    channels = {i: input_channels(first.shape) for i, first in firsts.items() if first}
+    if len(set(channels.values())) > 1:
+        most = max(channels.values())
+        wide = [short_name(i.name) for i, number in channels.items() if number == most]
         told.append(
-            f"The result takes {max(channels)} channels, as {listed(wide)}; the channels after the fourth come from there."
+            f"The result takes {most} channels, as {listed(wide)}; the channels after the fourth come from there."
         )
     return told

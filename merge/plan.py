@@ -1,7 +1,7 @@
 """What becomes of every tensor: which are blended with which weights, which are copied, which are left out.
 
 Rules (those that people rely on in other tools, made explicit):
-- the VAE is never blended; it comes from the first ingredient with a weight above 0 that has one, byte for byte
+- the VAE is not blended, unless a recipe of its own says so (`recipe.Parts`): it comes from the first ingredient that has one
 - so do integer tensors, and from the first ingredient the noise schedule's buffers (names without a dot)
 - position ids are 0, 1, 2, ... as 64-bit integers, whatever a tool made of them
 - averaged copies of training (`model_ema.*`) are left out
@@ -11,16 +11,25 @@ Rules (those that people rely on in other tools, made explicit):
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TypeAlias
 
-from .errors import MergeError
+from .errors import MergeError, listed
 from .family import Family, family_of
-from .key_names import VAE
-from .matching import EMA, UNET_PART, VAE_PART, check_shapes, cuts, notes, part_of, without
-from .recipe import Ingredient, Recipe, flatten, ingredients, layouts, short_name
+from .key_names import EMA, PARTS, UNET_PART, VAE, VAE_PART, part_of
+from .matching import check_shapes, cuts, notes, without
+from .recipe import (
+    Ingredient,
+    Parts,
+    Recipe,
+    flatten,
+    for_part,
+    ingredients,
+    layouts,
+    short_name,
+)
 from .safetensors_file import Header, Tensor
 
 POSITION_IDS = "embeddings.position_ids"
@@ -115,22 +124,40 @@ def make_plan(recipe: Recipe, headers: Mapping[Ingredient, Header], precision: s
         raise MergeError(
             f"{precision!r} is not a precision. Choose one of {', '.join(PRECISIONS)}."
         )
-    tensors = {t.name: t for header in headers.values() for t in header.tensors.values()}
+    trees = {part: for_part(recipe, part) for part in PARTS}
+    users = {part: tuple(dict.fromkeys(ingredients(tree))) for part, tree in trees.items()}
+    names = {name: part_of(name) for header in headers.values() for name in header.tensors}
     lacking = {
-        name: tuple(i for i, header in headers.items() if name not in header.tensors)
-        for name in tensors
+        name: tuple(i for i in users[part] if name not in headers[i].tensors)
+        for name, part in names.items()
     }
-    left = {absent: without(recipe, absent) for absent in set(lacking.values())}
-    recipes = {"": recipe, **{name: left[absent] for name, absent in lacking.items()}}
-    flats = {name: flatten(part, name) for name, part in recipes.items() if part is not None}
-    order = _order(recipe, flats.values())
+    left = {
+        (part, absent): without(trees[part], absent)
+        for part, absent in {(names[name], absent) for name, absent in lacking.items()}
+    }
+    recipes = {name: left[names[name], absent] for name, absent in lacking.items()}
+    flats = {name: flatten(tree, name) for name, tree in recipes.items() if tree is not None}
+    order = _order(recipe, flats)
+    vae_from = _owner_of_vae(recipe, users[VAE_PART], order, headers)
+    users = {part: tuple(i for i in order if i in used) for part, used in users.items()}
     base = order[0]
     number = {ingredient: file for file, ingredient in enumerate(order)}
-    family = _common_family(order, headers)
+    family = _common_family(users[UNET_PART], headers)
     _check_layouts(recipe, family)
-    blended = {t.name: None for i in order for t in headers[i].tensors.values() if _is_blended(t)}
-    check_shapes(order, headers, tuple(blended))
-    vae_from = next((i for i in order if any(n.startswith(VAE) for n in headers[i].tensors)), None)
+    mixes_vae = isinstance(recipe, Parts) and not isinstance(recipe.vae, Ingredient | None)
+
+    def is_blended(tensor: Tensor) -> bool:
+        if tensor.dtype not in FLOATS or "." not in tensor.name or tensor.name.startswith(EMA):
+            return False
+        is_kept = part_of(tensor.name) == VAE_PART and not mixes_vae
+        return not is_kept and not tensor.name.endswith(POSITION_IDS)
+
+    blended = {t.name: None for i in order for t in headers[i].tensors.values() if is_blended(t)}
+    if not blended:
+        raise MergeError(f"{base.name} has no tensor that can be mixed. Choose a full checkpoint.")
+    for part in PARTS:
+        if users[part]:
+            check_shapes(users[part], headers, [name for name in blended if names[name] == part])
 
     def blend(name: str, flat: Flat) -> Blend:
         weights = dict(flat)
@@ -140,40 +167,40 @@ def make_plan(recipe: Recipe, headers: Mapping[Ingredient, Header], precision: s
         return Blend(sources[0], tuple(others))
 
     def output(name: str) -> OutputTensor | None:
-        found = {i: headers[i].tensors[name] for i in order if name in headers[i].tensors}
-        first = next(iter(found.values()))
+        having = [i for i in users[names[name]] if name in headers[i].tensors]
+        if name not in flats or not having:
+            return None
+        found = {ingredient: headers[ingredient].tensors[name] for ingredient in having}
+        first = found[having[0]]
         if name.endswith(POSITION_IDS):
             numbers = struct.pack(f"<{first.elements}q", *range(first.elements))
             return OutputTensor(name, "I64", first.shape, Literal(numbers))
-        if not _is_blended(first):
-            owner = vae_from if part_of(name) == VAE_PART else next(iter(found))
+        if name not in blended:
+            owner = vae_from if names[name] == VAE_PART else having[0]
             if owner not in found or ("." not in name and owner != base):
                 return None
             tensor = found[owner]
-            return OutputTensor(
-                name, tensor.dtype, tensor.shape, Copy(Source(number[owner], tensor))
-            )
-        if name not in flats:
-            return None
-        dtype = _stored_as(name, precision)
+            source = Source(number[owner], tensor)
+            return OutputTensor(name, tensor.dtype, tensor.shape, Copy(source))
+        dtype = first.dtype if names[name] == VAE_PART else _stored_as(name, precision)
         if len({tensor.shape for tensor in found.values()}) == 1:
             return OutputTensor(name, dtype, first.shape, blend(name, flats[name]))
         parts = [
-            (cut.start, cut.stop, blend(name, flatten(part, name)))
+            (cut.start, cut.stop, blend(name, flatten(tree, name)))
             for cut in cuts(found)
-            if (part := without(recipe, (*lacking[name], *cut.lacking))) is not None
+            if (tree := without(trees[names[name]], (*lacking[name], *cut.lacking))) is not None
         ]
         shape = (first.shape[0], parts[-1][1], *first.shape[2:])
         return OutputTensor(name, dtype, shape, Widened(tuple(parts)))
 
-    names = {name: None for i in order for name in headers[i].tensors if not name.startswith(EMA)}
+    kept = {name: None for i in order for name in headers[i].tensors if not name.startswith(EMA)}
     return Plan(
         ingredients=tuple(order),
         headers=tuple(headers[ingredient] for ingredient in order),
-        tensors=tuple(tensor for name in names if (tensor := output(name))),
+        tensors=tuple(tensor for name in kept if (tensor := output(name))),
         family=family,
         vae_from=vae_from,
-        notes=(*notes(order, headers, tuple(blended)), *_vae_note(base, vae_from)),
+        notes=(*notes(users, headers, tuple(blended)), *_vae_note(recipe, base, vae_from)),
     )
 
 
@@ -183,20 +210,46 @@ def _stored_as(name: str, precision: str) -> str:
     return PRECISIONS[precision]
 
 
-def _vae_note(base: Ingredient, vae_from: Ingredient | None) -> list[str]:
-    if vae_from in (base, None):
+def _owner_of_vae(
+    recipe: Recipe,
+    users: Sequence[Ingredient],
+    order: Sequence[Ingredient],
+    headers: Mapping[Ingredient, Header],
+) -> Ingredient | None:
+    """The first ingredient that has a VAE. Refuses those that were named for their VAE when none has one."""
+    having = [
+        ingredient
+        for ingredient in order
+        if ingredient in users and any(n.startswith(VAE) for n in headers[ingredient].tensors)
+    ]
+    if not having and isinstance(recipe, Parts) and recipe.vae is not None:
+        names = listed([ingredient.name for ingredient in users])
+        raise MergeError(f"{names} has no VAE. Choose a checkpoint that has one, or a VAE file.")
+    return having[0] if having else None
+
+
+def _vae_note(recipe: Recipe, base: Ingredient, vae_from: Ingredient | None) -> list[str]:
+    if vae_from is None:
+        return ["The result has no VAE: none of its ingredients has one."]
+    if vae_from == base or (isinstance(recipe, Parts) and recipe.vae is not None):
         return []
     return [f"{short_name(base.name)} has no VAE; the result has that of {short_name(vae_from.name)}."]  # fmt: skip
 
 
-def _order(recipe: Recipe, flats: Iterable[Flat]) -> list[Ingredient]:
-    """The ingredients that matter to any tensor, from left to right, but first one that is added and not only taken away."""
-    used: dict[Ingredient, bool] = {}
-    for flat in flats:
-        for ingredient, weight in flat:
-            used[ingredient] = used.get(ingredient, False) or weight > 0
+def _order(recipe: Recipe, flats: Mapping[str, Flat]) -> list[Ingredient]:
+    """The ingredients that matter to any tensor, from left to right, but first one that the UNet is made of and not only taken from."""
+    used = dict.fromkeys(i for flat in flats.values() for i, _ in flat)
+    flat = flatten(recipe)
+    used |= dict.fromkeys(i for i, _ in flat)
+    added = {i for i, weight in flat if weight > 0} | {
+        i
+        for name, found in flats.items()
+        if part_of(name) == UNET_PART
+        for i, weight in found
+        if weight > 0
+    }
     order = list(dict.fromkeys(i for i in ingredients(recipe) if i in used))
-    base = next(ingredient for ingredient in order if used[ingredient])
+    base = next(ingredient for ingredient in order if ingredient in added)
     return [base, *(ingredient for ingredient in order if ingredient != base)]
 
 
@@ -208,15 +261,6 @@ def _check_layouts(recipe: Recipe, family: Family) -> None:
                 f"These block weights are for {layout}, the checkpoints are {family.name}. SD1.5 and SD2 have 25 blocks, "
                 "SDXL has 19."
             )
-
-
-def _is_blended(tensor: Tensor) -> bool:
-    return (
-        tensor.dtype in FLOATS
-        and "." in tensor.name
-        and not tensor.name.startswith((VAE, EMA))
-        and not tensor.name.endswith(POSITION_IDS)
-    )
 
 
 def _common_family(order: Sequence[Ingredient], headers: Mapping[Ingredient, Header]) -> Family:

@@ -10,12 +10,13 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, TypeAlias
 
 from .blocks import LAYOUTS, BlockWeights, block_weights, parse_rules
 from .errors import MergeError
+from .key_names import TEXT_PART, VAE_PART, part_of
 from .numbers import Number, exact, json_number, shown, written
 
 FORMAT = 1
@@ -67,7 +68,16 @@ class BlockSum:
     share_of_b: BlockWeights
 
 
-Recipe: TypeAlias = Ingredient | WeightedSum | AddDifference | BlockSum
+@dataclass(frozen=True)
+class Parts:
+    """`recipe` with the text encoder or the VAE, or both, of other recipes. Only a VAE that is given here as a mix is blended."""
+
+    recipe: Recipe
+    text_encoder: Recipe | None = None
+    vae: Recipe | None = None
+
+
+Recipe: TypeAlias = Ingredient | WeightedSum | AddDifference | BlockSum | Parts
 
 
 def weighted_sum(shares: Iterable[tuple[Recipe, Number]]) -> WeightedSum:
@@ -106,6 +116,7 @@ def flatten(recipe: Recipe, tensor: str = "") -> tuple[tuple[Ingredient, Fractio
     Without a name it is that of all that is not in the UNet. An ingredient that stands in several places is added up (by file
     content where it is known, else by name); one whose total is 0 is left out. The weights add up to 1.
     """
+    recipe = for_part(recipe, part_of(tensor))
     totals: dict[str, tuple[Ingredient, Fraction]] = {}
 
     def add(node: Recipe, weight: Fraction) -> None:
@@ -119,7 +130,7 @@ def flatten(recipe: Recipe, tensor: str = "") -> tuple[tuple[Ingredient, Fractio
             share = node.share_of_b.of(tensor)
             add(node.a, weight * (1 - share))
             add(node.b, weight * share)
-        else:
+        elif isinstance(node, AddDifference):
             multiplier = node.multiplier
             if isinstance(multiplier, BlockWeights):
                 multiplier = multiplier.of(tensor)
@@ -129,6 +140,26 @@ def flatten(recipe: Recipe, tensor: str = "") -> tuple[tuple[Ingredient, Fractio
 
     add(recipe, Fraction(1))
     return tuple((ingredient, total) for ingredient, total in totals.values() if total)
+
+
+def for_part(recipe: Recipe, part: str) -> Recipe:
+    """The recipe by which one part of a checkpoint (see `key_names.PARTS`) is mixed: the same tree without any `Parts`."""
+    if isinstance(recipe, Parts):
+        own = {TEXT_PART: recipe.text_encoder, VAE_PART: recipe.vae}.get(part)
+        return for_part(recipe.recipe if own is None else own, part)
+    return _rebuilt(recipe, lambda child: for_part(child, part))
+
+
+def _rebuilt(recipe: Recipe, change: Callable[[Recipe], Recipe]) -> Recipe:
+    """The recipe with every child changed; an ingredient itself."""
+    if isinstance(recipe, WeightedSum):
+        return WeightedSum(tuple(Part(change(part.recipe), part.weight) for part in recipe.parts))
+    sides = {
+        field: change(child)
+        for field, child in vars(recipe).items()
+        if isinstance(child, Ingredient | WeightedSum | AddDifference | BlockSum | Parts)
+    }
+    return replace(recipe, **sides) if sides else recipe
 
 
 def layouts(recipe: Recipe) -> set[str]:
@@ -155,15 +186,7 @@ def bind(recipe: Recipe, sha256_of: Callable[[str], str]) -> Recipe:
                 f"the recipe says {recipe.sha256[:12]}.... Put the original file back, or remove the sha256 from the recipe."
             )
         return Ingredient(recipe.name, sha256)
-    if isinstance(recipe, WeightedSum):
-        return WeightedSum(
-            tuple(Part(bind(part.recipe, sha256_of), part.weight) for part in recipe.parts)
-        )
-    if isinstance(recipe, BlockSum):
-        a, b = (bind(child, sha256_of) for child in _children(recipe))
-        return BlockSum(a, b, recipe.share_of_b)
-    a, b, c = (bind(child, sha256_of) for child in _children(recipe))
-    return AddDifference(a, b, c, recipe.multiplier)
+    return _rebuilt(recipe, lambda child: bind(child, sha256_of))
 
 
 def recipe_hash(recipe: Recipe) -> str:
@@ -192,6 +215,8 @@ def _canonical(recipe: Recipe) -> dict[str, Any]:
             "b": b,
             "share_of_b": _weights_json(recipe.share_of_b, str),
         }
+    if isinstance(recipe, Parts):
+        return {"kind": "parts", **{k: _canonical(child) for k, child in _given(recipe).items()}}
     a, b, c = (_canonical(child) for child in _children(recipe))
     multiplier = _multiplier_json(recipe.multiplier, str)
     return {"kind": "add_difference", "a": a, "b": b, "c": c, "multiplier": multiplier}
@@ -228,6 +253,8 @@ def to_json(recipe: Recipe) -> dict[str, Any]:
         a, b = (to_json(child) for child in _children(recipe))
         share = _weights_json(recipe.share_of_b, json_number)
         return {"kind": "block_sum", "a": a, "b": b, "share_of_b": share}
+    if isinstance(recipe, Parts):
+        return {"kind": "parts", **{k: to_json(child) for k, child in _given(recipe).items()}}
     a, b, c = (to_json(child) for child in _children(recipe))
     multiplier = _multiplier_json(recipe.multiplier, json_number)
     return {"kind": "add_difference", "a": a, "b": b, "c": c, "multiplier": multiplier}
@@ -271,9 +298,13 @@ def _from_json(value: Any, where: str, depth: int) -> Recipe:
         _check_fields(value, where, ("kind", "a", "b", "share_of_b"))
         a, b = (_from_json(value[side], f"{side} of {where}", depth + 1) for side in "ab")
         return BlockSum(a, b, _weights_from_json(value["share_of_b"], f'"share_of_b" of {where}'))
+    if kind == "parts":
+        _check_fields(value, where, ("kind", "recipe"), ("text_encoder", "vae"))
+        sides = {field: _from_json(side, f"{field} of {where}", depth + 1) for field, side in value.items() if field != "kind"}  # fmt: skip
+        return Parts(**sides)
     raise MergeError(
         f'{where[0].upper()}{where[1:]} must be an object whose "kind" is "ingredient", "weighted_sum", '
-        f'"add_difference" or "block_sum"; it is {shown(value)}.'
+        f'"add_difference", "block_sum" or "parts"; it is {shown(value)}.'
     )
 
 
@@ -332,6 +363,10 @@ def to_text(recipe: Recipe) -> str:
             return text.replace(" + -", " - ")
         if isinstance(node, BlockSum):
             return f"mix({write(node.a)}, {write(node.b)}, {_weights_text(node.share_of_b)})"
+        if isinstance(node, Parts):
+            whole, *others = ((k, child) for k, child in _given(node).items())
+            start = term(node.recipe) if isinstance(node.recipe, Parts) else write(whole[1])
+            return " ".join([start, *(f"with {field} {term(child)}" for field, child in others)])
         multiplier = node.multiplier
         if isinstance(multiplier, BlockWeights):
             sign, number = "+", _weights_text(multiplier)
@@ -369,9 +404,15 @@ def _short_names(recipe: Recipe) -> dict[str, str]:
     }
 
 
-def _children(recipe: WeightedSum | AddDifference | BlockSum) -> tuple[Recipe, ...]:
+def _given(parts: Parts) -> dict[str, Recipe]:
+    return {field: child for field, child in vars(parts).items() if child is not None}
+
+
+def _children(recipe: WeightedSum | AddDifference | BlockSum | Parts) -> tuple[Recipe, ...]:
     if isinstance(recipe, WeightedSum):
         return tuple(part.recipe for part in recipe.parts)
     if isinstance(recipe, BlockSum):
         return recipe.a, recipe.b
+    if isinstance(recipe, Parts):
+        return tuple(_given(recipe).values())
     return recipe.a, recipe.b, recipe.c

@@ -4,6 +4,8 @@
     term  = [share] atom       a share is 0.6, 60%, 3/5, or [block weights] before a difference in parentheses
     atom  = name | (sum) | mix(sum, sum, [block weights])
 
+A whole recipe or one in parentheses can go on with "with text_encoder atom", "with vae atom" or both.
+
 Names that hold blanks or signs, or begin with a digit, stand in quotation marks. `merge.recipe.to_text` writes this form.
 """
 
@@ -26,6 +28,7 @@ from .recipe import (
     PLAIN_NAME,
     BlockSum,
     Ingredient,
+    Parts,
     Recipe,
     add_difference,
     short_name,
@@ -118,8 +121,20 @@ class _Parser:
         terms = [self._term(-1 if self._take("-") else 1)]
         while self._peek() in ("+", "-"):
             terms.append(self._term(1 if self._take_any() == "+" else -1))
+        found = self._combine(terms)
+        parts = {}
+        while self._kind() == "name" and self._peek() == "with":
+            start = self._next
+            self._take_any()
+            field = self._peek()
+            if field not in ("text_encoder", "vae") or field in parts:
+                raise self._error("here should be text_encoder or vae, each once")
+            self._take_any()
+            parts[field] = self._atom()
+            if isinstance(found, Difference) or isinstance(parts[field], Difference):
+                raise self._error("a difference is no recipe by itself", start=start)
         self._depth -= 1
-        return self._combine(terms)
+        return Parts(found, **parts) if parts and not isinstance(found, Difference) else found
 
     def _term(self, sign: int) -> tuple[Share, Atom]:
         share: Share = None

@@ -98,6 +98,25 @@ def checkpoint_path(name: str) -> Path:
     return Path(path)
 
 
+def vae_names() -> list[str]:
+    """The VAE files that ComfyUI lists."""
+    import folder_paths
+
+    return folder_paths.get_filename_list("vae")
+
+
+def ingredient_path(name: str) -> Path:
+    """The file of an ingredient of a recipe: a checkpoint, or else a VAE file. Raises BadName if there is neither."""
+    import folder_paths
+
+    relative = "/".join(_parts(name, "Ingredient"))
+    if folder_paths.get_full_path("checkpoints", relative) is None:
+        path = folder_paths.get_full_path("vae", relative)
+        if path is not None:
+            return Path(path)
+    return checkpoint_path(name)
+
+
 def checkpoint_name(path: Path) -> str:
     """The name under which ComfyUI lists a checkpoint file. Raises BadName for a file outside its folders."""
     import folder_paths

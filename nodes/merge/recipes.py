@@ -190,9 +190,9 @@ class CocktailRecipeFromText(io.ComfyNode):
         if text.lstrip().startswith("{"):
             recipe = load_json(text)
         else:
-            recipe = parse(text, name_finder(names.checkpoint_names()))
+            recipe = parse(text, name_finder([*names.checkpoint_names(), *names.vae_names()]))
         for ingredient in ingredients(recipe):
-            names.checkpoint_path(ingredient.name)
+            names.ingredient_path(ingredient.name)
         return recipe
 
 
@@ -251,7 +251,7 @@ def _file_states(recipe: Recipe) -> list[list[int]]:
 
 
 def _file_state(checkpoint: str) -> list[int]:
-    status = names.checkpoint_path(checkpoint).stat()
+    status = names.ingredient_path(checkpoint).stat()
     return [status.st_size, status.st_mtime_ns]
 
 

@@ -13,7 +13,15 @@ from ...merge.checkpoint import (
 )
 from ...merge.errors import MergeError
 from ...merge.plan import PRECISIONS
-from ...merge.recipe import Ingredient, Recipe, add_difference, flatten, to_text, weighted_sum
+from ...merge.recipe import (
+    Ingredient,
+    Parts,
+    Recipe,
+    add_difference,
+    flatten,
+    to_text,
+    weighted_sum,
+)
 from .. import names, types
 from ..progress import Progress, show_text
 from ..schema import opt, schema
@@ -21,6 +29,7 @@ from ..schema import opt, schema
 CATEGORY = "cocktail/merge"
 SIDES = "abcdef"
 LARGEST_SHARE = 1000.0
+OWN_VAE = "as in the recipe"
 
 
 class CocktailIngredient(io.ComfyNode):
@@ -212,6 +221,25 @@ class CocktailMergeToFile(io.ComfyNode):
                     tooltip="How UNet and text encoder are stored. fp16: 2 bytes a number, what most tools expect. bf16: 2 bytes, "
                     "coarser with a wider range. fp32: 4 bytes. fp8: 1 byte in the UNet, 2 in the text encoder. The VAE keeps its own.",
                 ),
+                opt(
+                    io.Combo.Input,
+                    "vae",
+                    optional=True,
+                    options=[OWN_VAE, *names.vae_names()],
+                    default=OWN_VAE,
+                    tooltip="A VAE file to bake in, byte for byte. as in the recipe: that of the first ingredient that has one.",
+                ),
+                types.Recipe.Input(
+                    "vae_of",
+                    optional=True,
+                    tooltip="Optional. The VAE comes from here: of an ingredient byte for byte, of a mix mixed by its shares. Not together "
+                    "with a VAE file.",
+                ),
+                types.Recipe.Input(
+                    "text_encoder_of",
+                    optional=True,
+                    tooltip="Optional. The text encoder is mixed by this recipe, with shares of its own, and not by the first one.",
+                ),
             ],
             outputs=[
                 types.CheckpointName.Output(
@@ -223,7 +251,14 @@ class CocktailMergeToFile(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, name: str | None) -> bool | str:
+    def validate_inputs(cls, name: str | None, vae: str | None = None) -> bool | str:
+        if vae not in (None, OWN_VAE):
+            if vae not in names.vae_names():
+                return f"There is no VAE file {vae!r} in ComfyUI's vae folders. Put it there and press R."
+            try:
+                check_file(names.ingredient_path(vae))
+            except (names.BadName, MergeError) as error:
+                return str(error)
         if not name:
             return True
         try:
@@ -233,12 +268,26 @@ class CocktailMergeToFile(io.ComfyNode):
         return True
 
     @classmethod
-    def execute(cls, recipe: Recipe, name: str, precision: str) -> io.NodeOutput:
+    def execute(
+        cls,
+        recipe: Recipe,
+        name: str,
+        precision: str,
+        vae: str = OWN_VAE,
+        vae_of: Recipe | None = None,
+        text_encoder_of: Recipe | None = None,
+    ) -> io.NodeOutput:
         if name:
             names.check_name(name, "merge")
+        if vae != OWN_VAE and vae_of is not None:
+            raise MergeError("Choose a VAE file or connect vae_of, not both.")
+        if vae != OWN_VAE:
+            vae_of = Ingredient(vae)
+        if vae_of is not None or text_encoder_of is not None:
+            recipe = Parts(recipe, text_encoder_of, vae_of)
         hash_cache = names.cocktail_dir("hashes.json")
         converted = names.cocktail_dir("converted")
-        bound = bind_to_files(recipe, names.checkpoint_path, hash_cache, Progress(), converted)
+        bound = bind_to_files(recipe, names.ingredient_path, hash_cache, Progress(), converted)
         file_name = f"{name or default_name(bound, precision)}.safetensors"
         path = names.checkpoint_dir() / file_name
         made = make_checkpoint(bound, path, precision, progress=Progress())

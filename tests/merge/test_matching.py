@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -12,8 +15,21 @@ from cocktail.merge.errors import MergeError
 from cocktail.merge.family import SD15, SD15_INPAINTING, SDXL, VAE_ONLY, Family, family_of
 from cocktail.merge.key_names import with_usual_names
 from cocktail.merge.matching import without
-from cocktail.merge.recipe import BlockSum, Ingredient, add_difference, weighted_sum
+from cocktail.merge.recipe import (
+    BlockSum,
+    Ingredient,
+    Parts,
+    add_difference,
+    bind,
+    from_json,
+    load_json,
+    recipe_hash,
+    to_json,
+    to_text,
+    weighted_sum,
+)
 from cocktail.merge.safetensors_file import read_header
+from cocktail.merge.text import parse
 
 from .conftest import TEXT, UNET
 
@@ -286,3 +302,64 @@ def test_sdxl_is_mixed_and_the_refiner_is_refused(cellar):
     assert made.keys() == sdxl().keys()
     with pytest.raises(MergeError, match="a is SDXL, b is SDXL refiner"):
         cellar(weighted_sum([(A, 1), (B, 1)]), a=sdxl(), b=sdxl(1280))
+
+
+def test_a_vae_is_taken_from_another_ingredient_byte_for_byte_or_blended_where_it_says_so(
+    cellar, sd15
+):
+    mix = weighted_sum([(A, 1), (B, 1)])
+    made, _ = cellar(Parts(mix, vae=C))
+    for name, tensor in part(sd15(3), VAE).items():
+        assert torch.equal(made[name], tensor)
+    made, _ = cellar(Parts(mix, vae=weighted_sum([(B, 1), (C, 3)])))
+    for name in part(sd15(3), VAE):
+        expected = 0.25 * sd15(2)[name].double() + 0.75 * sd15(3)[name].double()
+        assert made[name].dtype == torch.float16
+        assert torch.allclose(made[name].double(), expected, rtol=2**-11, atol=2**-25)
+    with pytest.raises(MergeError, match="c has no VAE"):
+        cellar(Parts(mix, vae=C), c=part(sd15(3), UNET))
+
+
+@pytest.mark.parametrize("prefix", ["", VAE])
+def test_a_vae_file_is_baked_in(cellar, sd15, prefix):
+    vae = {n.replace(VAE, prefix): t + 1 for n, t in part(sd15(3), VAE).items()}
+    vae |= {f"{prefix}decoder.conv_in.weight": torch.ones(4), "loss.logvar": torch.ones(1)}
+    made, _ = cellar(Parts(weighted_sum([(A, 1), (B, 1)]), vae=C), c=vae)
+    assert {n: t.shape for n, t in part(made, VAE).items()} == {VAE + n.removeprefix(VAE): t.shape for n, t in vae.items() if "loss" not in n}  # fmt: skip
+    for name, tensor in part(made, VAE).items():
+        assert torch.equal(tensor, vae[name.replace(VAE, prefix)])
+    assert "loss.logvar" not in made and torch.equal(made["betas"], sd15(1)["betas"])
+
+
+def test_a_text_encoder_is_mixed_by_a_recipe_of_its_own(cellar, sd15):
+    recipe = Parts(A, text_encoder=weighted_sum([(B, 1), (C, 1)]))
+    made, _ = cellar(recipe)
+    for name, tensor in sd15(1).items():
+        if name.startswith(TEXT) and "position" not in name:
+            assert close(made[name], (sd15(2)[name].double() + sd15(3)[name].double()) / 2)
+        elif name.startswith((UNET, VAE)):
+            assert torch.equal(made[name].to(tensor.dtype), tensor)
+
+
+def test_recipes_with_parts_are_read_back_from_json_and_text():
+    recipe = Parts(weighted_sum([(A, 1), (B, 3)]), text_encoder=weighted_sum([(B, 1), (C, 1)]), vae=C)  # fmt: skip
+    text = "0.25 a + 0.75 b with text_encoder (0.5 b + 0.5 c) with vae c"
+    assert to_text(recipe) == text and parse(text) == recipe
+    assert load_json(json.dumps(to_json(recipe))) == recipe
+    nested = Parts(weighted_sum([(recipe, 1), (A, 1)]), vae=B)
+    assert parse(to_text(nested)) == nested and from_json(to_json(nested)) == nested
+    assert to_text(nested) == f"0.5 ({text}) + 0.5 a with vae b"
+    bound = bind(recipe, lambda name: name * 64)
+    hashes = {recipe_hash(bound), recipe_hash(replace(bound, vae=None)), recipe_hash(bound.recipe)}
+    assert len(hashes) == 3
+    for wrong in ("a with", "a with unet b", "a with vae b with vae c", "a with vae (b - c)", "(a - b) with vae c"):  # fmt: skip
+        with pytest.raises(MergeError, match="not one at"):
+            parse(wrong)
+    with pytest.raises(MergeError, match="\"unet\" is not known|'unet' is not known"):
+        from_json({"kind": "parts", "recipe": to_json(A), "unet": to_json(B)})
+
+
+def test_the_vae_chosen_inside_a_mix_is_the_mixs(cellar, sd15):
+    made, _ = cellar(weighted_sum([(Parts(A, vae=C), 1), (B, 1)]))
+    for name, tensor in part(sd15(3), VAE).items():
+        assert torch.equal(made[name], tensor)

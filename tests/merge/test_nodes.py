@@ -157,5 +157,23 @@ def test_fp8_a_pickle_and_an_inpainting_model_make_files_that_comfyui_loads(comf
     graph["mask"] = node("SolidMask", value=1.0, width=64, height=64)
     graph["sample"]["inputs"] |= {"positive": ["latent", 0], "negative": ["latent", 1], "latent_image": ["latent", 2]}  # fmt: skip
     assert comfy.run(graph)["show"]
+    vae = {n.removeprefix("first_stage_model."): t for n, t in tensors.items() if n.startswith("first_stage_model.")}  # fmt: skip
+    vae["decoder.conv_out.bias"] = vae["decoder.conv_out.bias"] + 0.5
+    folder = comfy.base / "models" / "vae"
+    folder.mkdir(exist_ok=True)
+    save_file(vae, folder / "grey.safetensors")
+    graph = merge("baked")
+    graph["file"]["inputs"] |= {"vae": "grey.safetensors", "text_encoder_of": ["b", 0]}
+    made = comfy.run(graph)["file"]["cocktail"][0]
+    baked = load_file(models / made["checkpoint"])
+    assert all(torch.equal(baked["first_stage_model." + name], vae[name]) for name in vae)
+    assert made["recipe"].endswith("with text_encoder miniature_v1 with vae grey")
+    again = comfy.run(text_merge(made["recipe"], "baked-again"))["file"]["cocktail"][0]
+    assert again["recipe_hash"] == made["recipe_hash"]
+    graph["file"]["inputs"] |= {"vae_of": ["c", 0], "name": "both"}
+    assert "not both" in refused(comfy, graph)["file"]
+    graph["file"]["inputs"]["vae"] = "inpaint.safetensors"
+    assert "There is no VAE file" in comfy.errors(graph)["file"]
+    (folder / "grey.safetensors").unlink()
     for file in ("pickled.ckpt", "inpaint.safetensors"):
         (models / file).unlink()
