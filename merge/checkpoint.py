@@ -13,7 +13,7 @@ from .key_names import with_usual_names
 from .metadata import PRECISION, RECIPE_HASH, RECIPE_TEXT, make_metadata, read_recipe, read_title
 from .pickled import is_pickled, safetensors_of
 from .plan import PRECISIONS, make_plan
-from .recipe import Ingredient, Recipe, bind, ingredients, recipe_hash, to_text
+from .recipe import Ingredient, Recipe, bind, check_depth, ingredients, recipe_hash, to_text
 from .safetensors_file import Header, read_header
 
 SAME_FILE = "the same file, bit for bit"
@@ -45,6 +45,7 @@ def bind_to_files(
     All headers are checked before the first file is hashed. `progress(done_bytes, total_bytes)` follows the hashing of each
     file. With `converted`, a folder, pickled checkpoints are ingredients too: safetensors files of them are made there once. Raises MergeError for a file that is missing or damaged, or not the one a hash in the recipe asks for.
     """
+    check_depth(recipe)
     paths = {i.name: path_of(i.name) for i in ingredients(recipe)}
     pickled = {name for name, path in paths.items() if converted and is_pickled(path)}
     headers = {
@@ -170,7 +171,10 @@ def _find(
 
 
 def _check_same_product(bound: BoundRecipe, path: Path, precision: str) -> None:
-    metadata = read_header(path).metadata
+    try:
+        metadata = read_header(path).metadata
+    except MergeError:
+        metadata = {}
     if metadata.get(RECIPE_HASH) == bound.hash and metadata.get(PRECISION) == precision:
         return
     other = "not a merge of Cocktail"

@@ -18,8 +18,8 @@ from typing import Any
 from .blending import Blender, is_finite
 from .errors import MergeError, listed
 from .key_names import VAE
-from .plan import FLOATS, Blend, Copy, Literal, OutputTensor, Plan, Source, Widened
-from .safetensors_file import ITEM_BYTES, Tensor, lay_out, new_file
+from .plan import Blend, Copy, Literal, OutputTensor, Plan, Source, Widened
+from .safetensors_file import FLOATS, ITEM_BYTES, Tensor, lay_out, new_file
 
 CHUNK_ELEMENTS = 1 << 18
 MOST_THREADS = 8

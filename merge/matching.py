@@ -28,7 +28,7 @@ from .recipe import (
     short_name,
     weighted_sum,
 )
-from .safetensors_file import Header, Tensor
+from .safetensors_file import FLOATS, Header, Tensor
 
 
 def without(recipe: Recipe, lacking: Collection[Ingredient]) -> Recipe | None:
@@ -97,6 +97,17 @@ def check_shapes(
         raise MergeError(
             "Inpainting and instruct-pix2pix models cannot be mixed: their additional channels mean different things."
         )
+    for ingredient in order:
+        whole = [
+            n
+            for n in blended
+            if n in headers[ingredient].tensors
+            and headers[ingredient].tensors[n].dtype not in FLOATS
+        ]
+        if whole:
+            raise MergeError(
+                f"{ingredient.name} has whole numbers where weights should be: {listed(whole)}. The checkpoint is broken; use another one."
+            )
     for ingredient in order[1:]:
         found = headers[ingredient].tensors
         differences = []

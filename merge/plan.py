@@ -30,11 +30,10 @@ from .recipe import (
     layouts,
     short_name,
 )
-from .safetensors_file import Header, Tensor
+from .safetensors_file import FLOATS, Header, Tensor
 
 POSITION_IDS = "embeddings.position_ids"
 Flat: TypeAlias = Sequence[tuple[Ingredient, Fraction]]
-FLOATS = ("F16", "BF16", "F32", "F64", "F8_E4M3", "F8_E5M2")
 PRECISIONS = {
     "fp16": "F16", "bf16": "BF16", "fp32": "F32", "fp8_e4m3fn": "F8_E4M3", "fp8_e5m2": "F8_E5M2",
 }  # fmt: skip

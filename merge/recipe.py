@@ -101,6 +101,17 @@ def add_difference(
     return AddDifference(a, b, c, exact(multiplier, "the multiplier"))
 
 
+def check_depth(recipe: Recipe) -> None:
+    """Raise MergeError for a tree that is nested deeper than a recipe's JSON may be."""
+    level = [recipe]
+    for _ in range(DEEPEST):
+        level = [
+            child for node in level if not isinstance(node, Ingredient) for child in _children(node)
+        ]
+    if level:
+        raise MergeError(f"The recipe is nested more than {DEEPEST} deep. Write it flatter.")
+
+
 def ingredients(recipe: Recipe) -> Iterator[Ingredient]:
     """Every ingredient of the tree from left to right, as often as it stands there."""
     if isinstance(recipe, Ingredient):

@@ -26,6 +26,7 @@ ITEM_BYTES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
     "I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8, "C64": 8,
 }  # fmt: skip
+FLOATS = ("F16", "BF16", "F32", "F64", "F8_E4M3", "F8_E5M2")
 LONGEST_HEADER = 100_000_000
 NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 ALIGNMENT = 8
@@ -188,9 +189,12 @@ def lay_out(
 def new_file(path: Path, size_bytes: int) -> Iterator[Path]:
     """A temporary file of that size beside `path`, to be filled; it gets its name when the block ends without an exception.
 
-    Else it is removed. Raises MergeError when `path` exists, now or then, or when the disk is too full.
+    Else it is removed. Raises MergeError when `path` exists, now or then, when the disk is too full, or when it cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MergeError(f"{path.parent} cannot be made: {error.strerror}.") from error
     _refuse_existing(path)
     _remove_abandoned(path)
     free = shutil.disk_usage(path.parent).free
@@ -201,15 +205,23 @@ def new_file(path: Path, size_bytes: int) -> Iterator[Path]:
         )
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
     temporary.unlink(missing_ok=True)
-    handle = os.open(temporary, NEW_FILE, 0o666)
+    try:
+        handle = os.open(temporary, NEW_FILE, 0o666)
+    except OSError as error:
+        raise MergeError(f"{path} cannot be written: {error.strerror}.") from error
     try:
         os.ftruncate(handle, size_bytes)
         yield temporary
         os.fsync(handle)
-    except BaseException:
+    except BaseException as error:
         os.close(handle)
         temporary.unlink(missing_ok=True)
-        raise
+        if not isinstance(error, OSError):
+            raise
+        named = "" if error.filename is None else f" ({error.filename})"
+        raise MergeError(
+            f"{path} could not be written: {error.strerror or error}{named}. Nothing is left of it."
+        ) from error
     os.close(handle)
     try:
         _publish(temporary, path)
