@@ -3,17 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .engine import Progress, write_file
-from .errors import MergeError
-from .hashing import file_sha256, tensors_sha256
+from .errors import MergeError, listed
+from .hashing import file_hashes, file_sha256, tensors_sha256
 from .key_names import with_usual_names
-from .metadata import PRECISION, RECIPE_HASH, RECIPE_TEXT, make_metadata, read_recipe, read_title
+from .licence import Licence, from_json, read_licence, warnings
+from .metadata import (
+    PRECISION,
+    RECIPE_HASH,
+    RECIPE_TEXT,
+    Source,
+    ancestors,
+    describe,
+    make_metadata,
+    read_ingredients,
+    read_precision,
+    read_recipe,
+    read_title,
+)
 from .pickled import is_pickled, safetensors_of
 from .plan import PRECISIONS, make_plan
-from .recipe import Ingredient, Recipe, bind, check_depth, ingredients, recipe_hash, to_text
+from .recipe import (
+    Ingredient,
+    Recipe,
+    bind,
+    check_depth,
+    ingredients,
+    recipe_hash,
+    short_name,
+    to_text,
+)
 from .safetensors_file import Header, read_header
 
 SAME_FILE = "the same file, bit for bit"
@@ -27,6 +49,7 @@ class BoundRecipe:
 
     recipe: Recipe
     headers: Mapping[Ingredient, Header]
+    sources: Mapping[Ingredient, Source]
 
     @property
     def hash(self) -> str:
@@ -39,11 +62,13 @@ def bind_to_files(
     hash_cache: Path | None = None,
     progress: Progress | None = None,
     converted: Path | None = None,
+    licences: Mapping[str, Licence] | None = None,
 ) -> BoundRecipe:
     """Find every ingredient with `path_of(name)`, check its header, and bind the recipe to its content hash.
 
     All headers are checked before the first file is hashed. `progress(done_bytes, total_bytes)` follows the hashing of each
-    file. With `converted`, a folder, pickled checkpoints are ingredients too: safetensors files of them are made there once. Raises MergeError for a file that is missing or damaged, or not the one a hash in the recipe asks for.
+    file. With `converted`, a folder, pickled checkpoints are ingredients too: safetensors files of them are made there once. `licences` are
+    those given by hand, by an ingredient's name; others are read beside the files or in them. Raises MergeError for a file that is missing or damaged, or not the one a hash in the recipe asks for.
     """
     check_depth(recipe)
     paths = {i.name: path_of(i.name) for i in ingredients(recipe)}
@@ -59,9 +84,28 @@ def bind_to_files(
         for name in sorted(pickled):
             copy = safetensors_of(paths[name], converted, hash_cache, progress)
             headers[name] = with_usual_names(read_header(copy))
-    hashes = {name: file_sha256(path, hash_cache, progress) for name, path in paths.items()}
-    bound = bind(recipe, hashes.__getitem__)
-    return BoundRecipe(bound, {i: headers[i.name] for i in ingredients(bound)})
+    hashes = {name: file_hashes(path, hash_cache, progress) for name, path in paths.items()}
+    bound = bind(recipe, lambda name: hashes[name].sha256)
+    used = tuple(ingredients(bound))
+    told = _by_short_name(licences or {})
+    sources = {}
+    for ingredient in used:
+        path, metadata = paths[ingredient.name], headers[ingredient.name].metadata
+        # A merge's own field only repeats the licences of what it was made of, which it tells one by one.
+        own = {} if read_ingredients(metadata) else metadata
+        licence = told.get(short_name(ingredient.name)) or read_licence(path, own)
+        sources[ingredient] = Source(path, hashes[ingredient.name], metadata, licence)
+    unknown = set(told) - {short_name(ingredient.name) for ingredient in used}
+    if unknown:
+        raise MergeError(
+            f"A licence is given for {listed(sorted(unknown))}, which is no ingredient. Ingredients are "
+            f"{listed(sorted({short_name(i.name) for i in used}))}."
+        )
+    return BoundRecipe(bound, {i: headers[i.name] for i in used}, sources)
+
+
+def _by_short_name(licences: Mapping[str, Licence]) -> dict[str, Licence]:
+    return {short_name(name): licence for name, licence in licences.items()}
 
 
 def check_file(path: Path) -> None:
@@ -74,7 +118,9 @@ def check_file(path: Path) -> None:
 
 def notes_of(bound: BoundRecipe, precision: str) -> tuple[str, ...]:
     """What making the checkpoint does where its ingredients are not alike, one sentence each."""
-    return make_plan(bound.recipe, bound.headers, precision).notes
+    plan = make_plan(bound.recipe, bound.headers, precision)
+    described = [describe(i, bound.sources[i]) for i in plan.ingredients]
+    return (*plan.notes, *warnings(ancestors(described)))
 
 
 def default_name(bound: BoundRecipe, precision: str) -> str:
@@ -106,7 +152,7 @@ def make_checkpoint(
         _check_same_product(bound, path, precision)
         return False
     plan = make_plan(bound.recipe, bound.headers, precision)
-    used = dict(zip(plan.ingredients, plan.headers, strict=True))
+    used = {ingredient: bound.sources[ingredient] for ingredient in plan.ingredients}
     metadata = make_metadata(bound.recipe, used, plan, precision, title or path.stem)
     try:
         write_file(plan, path, metadata, threads, progress=progress)
@@ -135,13 +181,26 @@ def remake(
     MergeError when the file carries no recipe, an ingredient is nowhere, or `out` is another file.
     """
     header = read_header(file)
-    recipe, precision = read_recipe(header), header.metadata.get(PRECISION, "")
+    recipe, precision = read_recipe(header), read_precision(header)
     places = _find(recipe, path_of, others, hash_cache, progress)
     bound = bind_to_files(recipe, places.__getitem__, hash_cache, progress, converted)
+    bound = _with_recorded_licences(bound, header)
     make_checkpoint(bound, out, precision, threads, progress, read_title(header))
     if file_sha256(file) == file_sha256(out):
         return SAME_FILE
     return SAME_TENSORS if tensors_sha256(file) == tensors_sha256(out) else DIFFERENT
+
+
+def _with_recorded_licences(bound: BoundRecipe, header: Header) -> BoundRecipe:
+    """The recipe with the licences that a merged file has noted, whatever stands beside its ingredients by now."""
+    noted = {e["sha256"]: e.get("licence") for e in read_ingredients(header.metadata)}
+    sources = {
+        i: replace(
+            source, licence=from_json(noted[i.sha256], "") if i.sha256 in noted else source.licence
+        )
+        for i, source in bound.sources.items()
+    }
+    return replace(bound, sources=sources)
 
 
 def _find(

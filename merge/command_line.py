@@ -10,6 +10,7 @@ from pathlib import Path
 
 from .checkpoint import DIFFERENT, bind_to_files, make_checkpoint, notes_of, remake
 from .errors import MergeError
+from .licence import parse_by_hand
 from .metadata import read_recipe
 from .numbers import decimal
 from .pickled import ENDINGS
@@ -43,6 +44,13 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--models", type=Path, required=True, help="folder the ingredients are in")
     run.add_argument("--precision", choices=list(PRECISIONS), default="fp16")
     run.add_argument("--threads", type=int, help="default: one per processor, at most 8")
+    run.add_argument(
+        "--licence",
+        action="append",
+        default=[],
+        metavar="NAME: LICENCE",
+        help="the licence of an ingredient that no file says; can be given several times",
+    )
     _add_converted(run)
     run.set_defaults(run=_run)
 
@@ -78,6 +86,7 @@ def _run(options: argparse.Namespace) -> int:
         _finder(options.models),
         progress=_show_progress,
         converted=options.converted,
+        licences=parse_by_hand("\n".join(options.licence)),
     )
     made = make_checkpoint(bound, options.out, options.precision, options.threads, _show_progress)
     for note in notes_of(bound, options.precision):

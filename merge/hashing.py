@@ -8,6 +8,8 @@ import os
 import tempfile
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,31 +17,61 @@ from .errors import MergeError
 
 BLOCK_BYTES = 4 << 20
 
+Progress = Callable[[int, int], None]
+
 _lock = threading.Lock()
 
 
-def file_sha256(
-    path: Path, cache: Path | None = None, progress: Callable[[int, int], None] | None = None
-) -> str:
+@dataclass(frozen=True)
+class Hashes:
+    """A file's size and hex hashes: of all its bytes, and of those after a safetensors header, which editing metadata does not change."""
+
+    size_bytes: int
+    sha256: str
+    tensors_sha256: str | None
+
+    @property
+    def autov2(self) -> str:
+        """The short form of the whole file's hash that web UIs and Civitai show."""
+        return self.sha256[:10]
+
+    @property
+    def autov3(self) -> str | None:
+        """The short form of the tensors' hash; None for a file that is no safetensors file."""
+        return self.tensors_sha256 and self.tensors_sha256[:12]
+
+
+def file_sha256(path: Path, cache: Path | None = None, progress: Progress | None = None) -> str:
     """Hex SHA-256 of a file's bytes.
 
     With `cache`, a JSON file, a hash is computed once as long as the file keeps its path, size, modification time and
     inode. `progress(done_bytes, total_bytes)` is called after every block; what it raises ends the hashing.
     Raises MergeError when the file cannot be read or changes meanwhile.
     """
+    return _hashes(path, cache, progress, False).sha256
+
+
+def file_hashes(path: Path, cache: Path | None = None, progress: Progress | None = None) -> Hashes:
+    """As `file_sha256`, and of a safetensors file the hash of its tensors too, from the same reading."""
+    return _hashes(path, cache, progress, path.suffix.lower() == ".safetensors")
+
+
+def _hashes(path: Path, cache: Path | None, progress: Progress | None, tensors: bool) -> Hashes:
     try:
         path = path.resolve()
         identity = _identity(path)
-        if cache and (known := _read(cache).get(str(path))) and known["identity"] == identity:
-            return known["sha256"]
-        sha256 = _hash(path, progress)
+        known = _read(cache).get(str(path)) if cache else None
+        if known and known["identity"] == identity and (not tensors or "tensors_sha256" in known):
+            return Hashes(identity[0], known["sha256"], known.get("tensors_sha256"))
+        sha256, of_tensors = _hash(path, progress, tensors)
         if _identity(path) != identity:
             raise MergeError(f"{path} changed while it was read. Wait until it is complete.")
     except OSError as error:
         raise MergeError(f"{path} cannot be read: {error.strerror}.") from error
     if cache:
-        _remember(cache, str(path), {"identity": identity, "sha256": sha256})
-    return sha256
+        entry = {"identity": identity, "sha256": sha256}
+        _remember(cache, str(path), {**entry, "tensors_sha256": of_tensors} if tensors else entry)
+    return Hashes(identity[0], sha256, of_tensors)
 
 
 def tensors_sha256(path: Path) -> str:
@@ -65,16 +97,23 @@ def _identity(path: Path) -> list[int]:
     return [status.st_size, status.st_mtime_ns, status.st_ino]
 
 
-def _hash(path: Path, progress: Callable[[int, int], None] | None) -> str:
-    digest, done, total = hashlib.sha256(), 0, path.stat().st_size
+def _hash(path: Path, progress: Progress | None, tensors: bool) -> tuple[str, str | None]:
+    """Both hashes from one reading; that of the tensors is computed beside the other."""
+    whole, inner, done, total = hashlib.sha256(), hashlib.sha256(), 0, path.stat().st_size
     block = memoryview(bytearray(BLOCK_BYTES))
-    with path.open("rb", buffering=0) as file:
+    with path.open("rb", buffering=0) as file, ThreadPoolExecutor(1) as beside:
+        first = 8 + int.from_bytes(file.read(8), "little")
+        file.seek(0)
         while count := file.readinto(block):
-            digest.update(block[:count])
+            rest = block[min(max(first - done, 0), count) : count]
+            other = beside.submit(inner.update, rest) if tensors and rest else None
+            whole.update(block[:count])
+            if other:
+                other.result()
             done += count
             if progress:
                 progress(done, total)
-    return digest.hexdigest()
+    return whole.hexdigest(), inner.hexdigest() if tensors else None
 
 
 def _read(cache: Path) -> dict[str, Any]:
@@ -84,7 +123,9 @@ def _read(cache: Path) -> dict[str, Any]:
         return {
             path: entry
             for path, entry in entries.items()
-            if isinstance(entry["sha256"], str) and isinstance(entry["identity"], list)
+            if isinstance(entry["sha256"], str)
+            and isinstance(entry["identity"], list)
+            and isinstance(entry.get("tensors_sha256", ""), str)
         }
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return {}

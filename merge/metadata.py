@@ -6,46 +6,57 @@ Everything here follows from the recipe and the ingredients, and no date is writ
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from fractions import Fraction
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from . import licence as licences
 from .errors import MergeError
-from .hashing import legacy_hash
+from .hashing import Hashes, legacy_hash
+from .licence import Licence
 from .plan import Plan
-from .recipe import (
-    AddDifference,
-    Ingredient,
-    Recipe,
-    WeightedSum,
-    ingredients,
-    load_json,
-    recipe_hash,
-    short_name,
-    to_json,
-    to_text,
-)
+from .recipe import Ingredient, Recipe, load_json, recipe_hash, short_name, to_json, to_text
 from .safetensors_file import Header
+from .web_ui import MODELS, has_web_ui_recipe, json_object, read_web_ui_recipe, write_web_ui_recipe
+from .web_ui import RECIPE as WEB_UI_RECIPE
 
 RECIPE = "cocktail.recipe"
 RECIPE_HASH = "cocktail.recipe_hash"
 RECIPE_TEXT = "cocktail.recipe_text"
 PRECISION = "cocktail.precision"
 VAE_FROM = "cocktail.vae_from"
+INGREDIENTS = "cocktail.ingredients"
+MOST_ANCESTORS = 1000
+
+
+@dataclass(frozen=True)
+class Source:
+    """An ingredient's file as it was given, its hashes, its metadata and its licence."""
+
+    path: Path
+    hashes: Hashes
+    metadata: Mapping[str, str]
+    licence: Licence | None
 
 
 def make_metadata(
-    recipe: Recipe, headers: Mapping[Ingredient, Header], plan: Plan, precision: str, title: str
+    recipe: Recipe, sources: Mapping[Ingredient, Source], plan: Plan, precision: str, title: str
 ) -> dict[str, str]:
-    """The metadata of the file that a bound recipe makes."""
+    """The metadata of the file that a bound recipe makes. `sources` has the ingredients that the plan uses."""
+    told = write_web_ui_recipe(recipe, title, precision == "fp16", plan.family.name)
     metadata = {
         "format": "pt",
         RECIPE: json.dumps(to_json(recipe), ensure_ascii=False),
         RECIPE_HASH: recipe_hash(recipe),
         RECIPE_TEXT: to_text(recipe),
         PRECISION: precision,
-        "sd_merge_recipe": json.dumps(_web_ui_recipe(recipe, plan, precision, title)),
-        "sd_merge_models": json.dumps(_web_ui_models(headers)),
+        INGREDIENTS: json.dumps(
+            [describe(ingredient, source) for ingredient, source in sources.items()],
+            ensure_ascii=False,
+        ),
+        WEB_UI_RECIPE: json.dumps(told),
+        MODELS: json.dumps(_web_ui_models(sources)),
     }
     if plan.vae_from:
         metadata[VAE_FROM] = json.dumps(to_json(plan.vae_from), ensure_ascii=False)
@@ -58,73 +69,84 @@ def make_metadata(
             "modelspec.resolution": f"{plan.family.resolution}x{plan.family.resolution}",
             "modelspec.merged_from": ", ".join(short_name(i.name) for i in plan.ingredients),
         }
+        names = [source.licence.name for source in sources.values() if source.licence]
+        if names and len(names) == len(sources) and all(names):
+            metadata["modelspec.license"] = "; ".join(dict.fromkeys(map(str, names)))
     return metadata
 
 
+def describe(ingredient: Ingredient, source: Source) -> dict[str, Any]:
+    """An ingredient for the metadata: name, hashes, size, licence, and what it says that it was itself made of."""
+    entry: dict[str, Any] = {
+        "name": ingredient.name,
+        "sha256": source.hashes.sha256,
+        "autov2": source.hashes.autov2,
+        "autov3": source.hashes.autov3,
+        "size_bytes": source.hashes.size_bytes,
+        "licence": licences.to_json(source.licence),
+        "made_of": read_ingredients(source.metadata),
+    }
+    return {key: value for key, value in entry.items() if value not in (None, [])}
+
+
+def read_ingredients(metadata: Mapping[str, str]) -> list[dict[str, Any]]:
+    """What a merged file says of its ingredients; empty when it says nothing that can be read."""
+    try:
+        value = json.loads(metadata.get(INGREDIENTS, "[]"))
+    except (ValueError, RecursionError):
+        return []
+    if not isinstance(value, list) or len(value) > MOST_ANCESTORS:
+        return []
+    return [entry for entry in value if isinstance(entry, dict) and "sha256" in entry]
+
+
+def ancestors(entries: Sequence[Mapping[str, Any]], depth: int = 20) -> dict[str, Licence | None]:
+    """The licences of all that a merge goes back to, by name; a merge that says what it was made of stands for that."""
+    found: dict[str, Licence | None] = {}
+    for entry in entries:
+        own = licences.from_json(entry.get("licence"), "recorded")
+        older = entry.get("made_of")
+        if own is None and isinstance(older, list) and older and depth:
+            found |= ancestors([e for e in older if isinstance(e, dict)], depth - 1)
+        else:
+            found[short_name(str(entry.get("name")))] = own
+    return found
+
+
 def read_recipe(header: Header) -> Recipe:
-    """The recipe in a file's metadata. Raises MergeError when it has none."""
+    """The recipe in a file's metadata, ours or that of A1111's web UI or supermerger. Raises MergeError when it has none."""
     text = header.metadata.get(RECIPE)
-    if text is None:
-        raise MergeError(f"{header.path} has no recipe in its metadata: Cocktail did not merge it.")
-    return load_json(text)
+    if text is not None:
+        return load_json(text)
+    if has_web_ui_recipe(header.metadata):
+        return read_web_ui_recipe(header.metadata)
+    raise MergeError(
+        f"{header.path} has no recipe in its metadata: neither Cocktail nor A1111 nor supermerger merged it."
+    )
+
+
+def read_precision(header: Header) -> str:
+    """The precision that a merged file says it was made in."""
+    told = json_object(header.metadata.get(WEB_UI_RECIPE))
+    return header.metadata.get(PRECISION) or ("fp16" if told.get("save_as_half", True) else "fp32")
 
 
 def read_title(header: Header) -> str | None:
     """What a merged file calls itself, where it says so."""
-    named = _json_object(header.metadata.get("sd_merge_recipe")).get("custom_name")
+    named = json_object(header.metadata.get(WEB_UI_RECIPE)).get("custom_name")
     title = header.metadata.get("modelspec.title", named)
     return title if isinstance(title, str) and title else None
 
 
-def _web_ui_recipe(recipe: Recipe, plan: Plan, precision: str, title: str) -> dict[str, Any]:
-    """The recipe in A1111's terms, where it has terms for it; its multiplier is the share of the second model."""
-    method, multiplier = "Cocktail", None
-    models = list(plan.ingredients)
-    if isinstance(recipe, WeightedSum) and len(recipe.parts) == 2:
-        if all(isinstance(part.recipe, Ingredient) for part in recipe.parts):
-            method, multiplier = "Weighted sum", float(recipe.parts[1].weight)
-            models = list(ingredients(recipe))
-    elif isinstance(recipe, AddDifference) and isinstance(recipe.multiplier, Fraction):
-        sides = (recipe.a, recipe.b, recipe.c)
-        if all(isinstance(side, Ingredient) for side in sides):
-            method, multiplier = "Add difference", float(recipe.multiplier)
-            models = list(ingredients(recipe))
-    hashes = [*(model.sha256 for model in models), None, None, None]
-    return {
-        "type": "webui" if multiplier is not None else "cocktail",
-        "primary_model_hash": hashes[0],
-        "secondary_model_hash": hashes[1],
-        "tertiary_model_hash": hashes[2],
-        "interp_method": method,
-        "multiplier": multiplier,
-        "save_as_half": precision == "fp16",
-        "custom_name": title,
-        "config_source": 0,
-        "bake_in_vae": None,
-        "discard_weights": "^model_ema\\.",
-        "is_inpainting": False,
-        "is_instruct_pix2pix": False,
-    }
-
-
-def _web_ui_models(headers: Mapping[Ingredient, Header]) -> dict[str, Any]:
+def _web_ui_models(sources: Mapping[Ingredient, Source]) -> dict[str, Any]:
     """Every ingredient by its hash, together with what the ingredients say of their own ancestors."""
     models: dict[str, Any] = {}
-    for ingredient, header in headers.items():
-        ancestors = _json_object(header.metadata.get("sd_merge_models"))
-        models |= {sha256: model for sha256, model in ancestors.items() if sha256 not in models}
+    for ingredient, source in sources.items():
+        older = json_object(source.metadata.get(MODELS))
+        models |= {sha256: model for sha256, model in older.items() if sha256 not in models}
         models[ingredient.sha256 or ""] = {
             "name": ingredient.name,
-            "legacy_hash": legacy_hash(header.path),
-            "sd_merge_recipe": _json_object(header.metadata.get("sd_merge_recipe")) or None,
+            "legacy_hash": legacy_hash(source.path),
+            "sd_merge_recipe": json_object(source.metadata.get(WEB_UI_RECIPE)) or None,
         }
     return models
-
-
-def _json_object(text: str | None) -> dict[str, Any]:
-    """The object that a foreign metadata field holds; empty when it holds none."""
-    try:
-        value = json.loads(text or "{}")
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}

@@ -205,15 +205,15 @@ class CocktailRecipeFromFile(io.ComfyNode):
             node_id="CocktailRecipeFromFile",
             display_name="Recipe from File",
             category=CATEGORY,
-            description="Reads the recipe that a merged checkpoint carries, to make it again or to go on from it. Its ingredients must be "
-            "the same files as then.",
+            description="Reads the recipe that a merged checkpoint carries, to make it again or to go on from it: one of Cocktail, of A1111's "
+            "checkpoint merger or of supermerger. Its ingredients must be the same files as then.",
             search_aliases=["merge recipe", "remake merge", "read metadata", "recipe from checkpoint"],
             inputs=[
                 opt(
                     io.Combo.Input,
                     "checkpoint",
                     options=names.checkpoint_names(),
-                    tooltip="A checkpoint that Merge to File has made.",
+                    tooltip="A checkpoint that Merge to File, A1111's web UI or supermerger has made.",
                 )
             ],
             outputs=[

@@ -12,6 +12,7 @@ from ...merge.checkpoint import (
     notes_of,
 )
 from ...merge.errors import MergeError
+from ...merge.licence import parse_by_hand
 from ...merge.plan import PRECISIONS
 from ...merge.recipe import (
     Ingredient,
@@ -240,6 +241,17 @@ class CocktailMergeToFile(io.ComfyNode):
                     optional=True,
                     tooltip="Optional. The text encoder is mixed by this recipe, with shares of its own, and not by the first one.",
                 ),
+                opt(
+                    io.String.Input,
+                    "licences",
+                    optional=True,
+                    default="",
+                    multiline=True,
+                    placeholder="vodka: cc-by-4.0",
+                    tooltip="Licences that no file says, one a line: NAME: LICENCE. Others are read from the ingredients' metadata and from "
+                    "files beside them (NAME.license.json, NAME.civitai.info). They are written into the result; what does not go "
+                    "together is told.",
+                ),
             ],
             outputs=[
                 types.CheckpointName.Output(
@@ -251,7 +263,13 @@ class CocktailMergeToFile(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, name: str | None, vae: str | None = None) -> bool | str:
+    def validate_inputs(
+        cls, name: str | None, vae: str | None = None, licences: str | None = ""
+    ) -> bool | str:
+        try:
+            parse_by_hand(licences or "")
+        except MergeError as error:
+            return str(error)
         if vae not in (None, OWN_VAE):
             if vae not in names.vae_names():
                 return f"There is no VAE file {vae!r} in ComfyUI's vae folders. Put it there and press R."
@@ -276,6 +294,7 @@ class CocktailMergeToFile(io.ComfyNode):
         vae: str = OWN_VAE,
         vae_of: Recipe | None = None,
         text_encoder_of: Recipe | None = None,
+        licences: str = "",
     ) -> io.NodeOutput:
         if name:
             names.check_name(name, "merge")
@@ -287,7 +306,14 @@ class CocktailMergeToFile(io.ComfyNode):
             recipe = Parts(recipe, text_encoder_of, vae_of)
         hash_cache = names.cocktail_dir("hashes.json")
         converted = names.cocktail_dir("converted")
-        bound = bind_to_files(recipe, names.ingredient_path, hash_cache, Progress(), converted)
+        bound = bind_to_files(
+            recipe,
+            names.ingredient_path,
+            hash_cache,
+            Progress(),
+            converted,
+            parse_by_hand(licences),
+        )
         file_name = f"{name or default_name(bound, precision)}.safetensors"
         path = names.checkpoint_dir() / file_name
         made = make_checkpoint(bound, path, precision, progress=Progress())

@@ -9,7 +9,7 @@ import pytest
 
 from cocktail.merge import hashing
 from cocktail.merge.errors import MergeError
-from cocktail.merge.hashing import file_sha256
+from cocktail.merge.hashing import file_hashes, file_sha256
 
 
 def test_a_hash_is_the_files_sha256(tmp_path):
@@ -61,3 +61,21 @@ def test_threads_share_one_cache(tmp_path):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(MergeError, match=r"nothing cannot be read"):
         file_sha256(tmp_path / "nothing")
+
+
+def test_both_hashes_come_from_one_reading_and_are_kept(tmp_path, monkeypatch):
+    path, cache = tmp_path / "a.safetensors", tmp_path / "hashes.json"
+    data = os.urandom(9_000_000)
+    path.write_bytes((4_500_000).to_bytes(8, "little") + data)
+    assert file_sha256(path, cache) == hashlib.sha256(path.read_bytes()).hexdigest()
+    found = file_hashes(path, cache)
+    assert found.tensors_sha256 == hashlib.sha256(data[4_500_000:]).hexdigest()
+    assert found.sha256 == file_sha256(path) and found.size_bytes == 9_000_008
+    with monkeypatch.context() as patch:
+        patch.setattr(hashing, "_hash", lambda *_: pytest.fail("the file was hashed again"))
+        assert file_hashes(path, cache) == found
+    path.write_bytes(b"short")
+    assert file_hashes(path, cache).tensors_sha256 == hashlib.sha256(b"").hexdigest()
+    other = tmp_path / "a.ckpt"
+    other.write_bytes(data)
+    assert file_hashes(other, cache).tensors_sha256 is None

@@ -1,0 +1,162 @@
+"""Recipes of A1111's web UI and of supermerger are read from their files, and ours are written in their words."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cocktail.merge.blocks import block_weights, parse_rules
+from cocktail.merge.checkpoint import bind_to_files, make_checkpoint
+from cocktail.merge.errors import MergeError
+from cocktail.merge.hashing import file_hashes
+from cocktail.merge.metadata import INGREDIENTS, read_precision, read_recipe
+from cocktail.merge.recipe import (
+    BlockSum,
+    Ingredient,
+    Parts,
+    add_difference,
+    flatten,
+    weighted_sum,
+)
+from cocktail.merge.safetensors_file import read_header
+from cocktail.merge.web_ui import read_web_ui_recipe
+
+A, B, C = (Ingredient(f"{n}.safetensors", hashlib.sha256(n.encode()).hexdigest()) for n in "abc")
+MODELS = {i.sha256: {"name": i.name, "legacy_hash": "0" * 8} for i in (A, B, C)}
+WEB_UI = {
+    "type": "webui", "primary_model_hash": A.sha256, "secondary_model_hash": B.sha256, "tertiary_model_hash": C.sha256,
+    "interp_method": "Weighted sum", "multiplier": 0.3, "save_as_half": False, "bake_in_vae": None,
+}  # fmt: skip
+VALUES = [n / 24 for n in range(25)]
+SUPERMERGER = {
+    "type": "sd-webui-supermerger", "weights_alpha": VALUES, "weights_beta": VALUES[::-1], "model_a": A.sha256,
+    "model_b": B.sha256, "model_c": C.sha256, "base_alpha": 0.25, "base_beta": 0.5, "mode": "Weight sum", "mbw": True,
+    "elemental_merge": "", "calcmode": "normal", "Off": [""],
+}  # fmt: skip
+ALPHA, BETA = block_weights(VALUES, base=0.25), block_weights(VALUES[::-1], base=0.5)
+
+
+def told(recipe, **changed):
+    return {"sd_merge_recipe": json.dumps(recipe | changed), "sd_merge_models": json.dumps(MODELS)}
+
+
+def with_its_vae(recipe):
+    return Parts(recipe, vae=recipe)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "expected"),
+    [
+        (told(WEB_UI), with_its_vae(weighted_sum([(A, 0.7), (B, 0.3)]))),
+        (told(WEB_UI, interp_method="Add difference", multiplier=1), with_its_vae(add_difference(A, B, C, 1))),
+        (told(WEB_UI, interp_method="No interpolation"), A),
+        (told(WEB_UI, bake_in_vae="mse.pt"), Parts(weighted_sum([(A, 0.7), (B, 0.3)]), vae=Ingredient("mse.pt"))),
+        (told(SUPERMERGER), with_its_vae(BlockSum(A, B, ALPHA))),
+        (told(SUPERMERGER, mbw=False), with_its_vae(weighted_sum([(A, 0.75), (B, 0.25)]))),
+        (told(SUPERMERGER, base_alpha=0), BlockSum(A, B, block_weights(VALUES, base=0))),
+        (told(SUPERMERGER, mode="Add difference:A+(B-C)*alpha"), with_its_vae(add_difference(A, B, C, ALPHA))),
+        (told(SUPERMERGER, mode="sum Twice"), with_its_vae(BlockSum(BlockSum(A, B, ALPHA), C, BETA))),
+        (told(SUPERMERGER, mode="Triple sum"), with_its_vae(add_difference(add_difference(A, B, A, ALPHA), C, A, BETA))),
+        (
+            told(SUPERMERGER, elemental_merge=["OUT03:attn2:0.5", "M00::0"]),
+            with_its_vae(BlockSum(A, B, block_weights(VALUES, base=0.25, rules=parse_rules("OUT03:attn2:0.5,M00::0", "SD1.5")))),
+        ),
+        (told(SUPERMERGER, weights_alpha=[0.5] * 19 + [0]), with_its_vae(BlockSum(A, B, block_weights([0.5] * 19, base=0.25)))),
+    ],
+)  # fmt: skip
+def test_their_metadata_is_read_as_a_recipe(metadata, expected):
+    assert read_web_ui_recipe(metadata) == expected
+
+
+def test_the_recipes_of_triple_sum_and_sum_twice_have_their_shares():
+    triple = read_web_ui_recipe(told(SUPERMERGER, mode="Triple sum", mbw=False))
+    assert {i.name[0]: float(w) for i, w in flatten(triple)} == {"a": 0.25, "b": 0.25, "c": 0.5}
+    twice = read_web_ui_recipe(told(SUPERMERGER, mode="sum Twice", mbw=False))
+    assert {i.name[0]: float(w) for i, w in flatten(twice)} == {"a": 0.375, "b": 0.125, "c": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("metadata", "words"),
+    [
+        (told(WEB_UI, interp_method="Geometric"), "merged by 'Geometric', for which there is no recipe"),
+        (told(WEB_UI, multiplier="much"), "'much' is not the multiplier"),
+        (told(WEB_UI, secondary_model_hash=None), "does not say which model its secondary_model_hash is"),
+        (told(SUPERMERGER, calcmode="cosineA"), "supermerger's 'cosineA'"),
+        (told(SUPERMERGER, Include=["IN00"]), "Include filter"),
+        (told(SUPERMERGER, weights_alpha=[1, 2]), "2 block weights"),
+        (told(SUPERMERGER, weights_alpha="0.5"), "no list of numbers"),
+        (told(SUPERMERGER, elemental_merge="OUT03:attn2:R"), "is not the value of a rule"),
+        (told(SUPERMERGER, mode="Soup"), "mode 'Soup'"),
+        (told({"type": "SDNext"}), "another type"),
+        ({"sd_merge_recipe": "{"}, "another type"),
+    ],
+)  # fmt: skip
+def test_what_has_no_counterpart_is_told(metadata, words):
+    with pytest.raises(MergeError, match=words):
+        read_web_ui_recipe(metadata)
+
+
+def test_a_file_of_a1111_is_made_again(write, sd15, tmp_path):
+    for seed, name in enumerate("ab", 1):
+        write(name, sd15(seed, torch.float32))
+    a, b = (file_hashes(tmp_path / f"{name}.safetensors").sha256 for name in "ab")
+    models = {a: {"name": "a.safetensors"}, b: {"name": "b.safetensors"}}
+    recipe = WEB_UI | {"primary_model_hash": a, "secondary_model_hash": b}
+    theirs = {n: (t if t.dtype == torch.int64 else 0.7 * t + 0.3 * sd15(2, torch.float32)[n]) for n, t in sd15(1, torch.float32).items()}  # fmt: skip
+    path = write("theirs", theirs, {"sd_merge_recipe": json.dumps(recipe), "sd_merge_models": json.dumps(models)})  # fmt: skip
+    header = read_header(path)
+    bound = bind_to_files(read_recipe(header), tmp_path.joinpath)
+    make_checkpoint(bound, tmp_path / "ours.safetensors", read_precision(header))
+    made = load_file(tmp_path / "ours.safetensors")
+    for name in made:
+        if "." in name and "position_ids" not in name:
+            close = torch.allclose(made[name].double(), theirs[name].double(), rtol=1e-5, atol=1e-5)
+            assert close, name
+
+
+@pytest.fixture
+def metadata_of(write, sd15, tmp_path):
+    for seed, name in enumerate("abc", 1):
+        write(name, sd15(seed))
+
+    def make(recipe):
+        path = tmp_path / "out.safetensors"
+        path.unlink(missing_ok=True)
+        make_checkpoint(bind_to_files(recipe, tmp_path.joinpath), path)
+        return read_header(path).metadata
+
+    return make
+
+
+def test_ours_is_written_so_that_it_is_read_back_by_their_words(metadata_of, tmp_path):
+    a, b, c = (Ingredient(f"{name}.safetensors") for name in "abc")
+    for recipe in (
+        weighted_sum([(a, 1), (b, 3)]),
+        add_difference(a, b, c, 0.5),
+        BlockSum(a, b, block_weights(VALUES)),
+        BlockSum(a, b, block_weights([0.5] * 25, base=0.5)),
+        add_difference(a, b, c, block_weights(VALUES, base=0.5)),
+    ):
+        metadata = metadata_of(recipe)
+        found = read_web_ui_recipe(metadata)
+        weights = {i.sha256: w for i, w in flatten(found)}
+        files = {i: file_hashes(tmp_path / i.name).sha256 for i in (a, b, c)}
+        assert weights == {files[i]: w for i, w in flatten(recipe)}
+    baked = json.loads(metadata_of(Parts(a, vae=c))["sd_merge_recipe"])
+    assert baked["bake_in_vae"] == "c" and baked["type"] == "cocktail"
+
+
+def test_every_ingredient_has_its_hashes(metadata_of, tmp_path):
+    entries = json.loads(metadata_of(add_difference(*(Ingredient(f"{n}.safetensors") for n in "abc"), 1))[INGREDIENTS])  # fmt: skip
+    assert [entry["name"][0] for entry in entries] == list("abc")
+    for entry in entries:
+        data = (tmp_path / entry["name"]).read_bytes()
+        inner = data[8 + int.from_bytes(data[:8], "little") :]
+        assert entry["sha256"] == hashlib.sha256(data).hexdigest()
+        assert entry["autov2"] == entry["sha256"][:10]
+        assert entry["autov3"] == hashlib.sha256(inner).hexdigest()[:12]
+        assert entry["size_bytes"] == len(data)
