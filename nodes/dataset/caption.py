@@ -20,13 +20,12 @@ from ...trainer.data.caption_job import (
 from ...trainer.data.captioner import (
     DEVICES,
     DTYPES,
-    KINDS,
     RANGES,
     CaptionSettings,
-    check_model,
 )
 from ...trainer.data.image import open_rgb
 from ...trainer.data.manifest import Dataset
+from ...trainer.data.model_folder import KINDS, check_model
 from ...trainer.errors import TrainerError
 from .. import names, types
 from ..pictures import as_image
@@ -106,7 +105,7 @@ class CocktailCaptionDataset(io.ComfyNode):
     ) -> io.NodeOutput:
         folder = names.captioner_folder(model)
         wanted = CaptionSettings(str(folder), column=column, **settings)
-        job = create_job(names.cocktail_dir("captions"), "", dataset, wanted)
+        job = create_job(names.cocktail_dir("captions"), "", dataset, wanted, Progress())
         start(job)
         work_off(job, ACTIVE, lambda state: _describe(model, state))
         texts = result(job.folder)

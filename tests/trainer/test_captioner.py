@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import transformers
 from safetensors.torch import load_file, save_file
 
 import cocktail.trainer as trainer
@@ -27,10 +28,10 @@ from cocktail.trainer.data.captioner import (
     CaptionSettings,
     Picture,
     caption_images,
-    check_model,
     load_captioner,
 )
 from cocktail.trainer.data.folder import load_folder
+from cocktail.trainer.data.model_folder import check_model, model_fingerprint
 from cocktail.trainer.errors import TrainerError
 from cocktail.trainer.shapes import draw_shapes
 
@@ -75,6 +76,32 @@ def test_batches_of_any_size_get_the_same_words(models, shapes, kind):
     assert say(models / kind, shapes, batch_size=1) == whole
 
 
+florence2_here = hasattr(transformers, "Florence2ForConditionalGeneration")
+
+
+@pytest.mark.skipif(not florence2_here, reason="this transformers has no Florence-2 of its own")
+def test_florence2_answers_its_task_without_its_marks(shapes, tmp_path):
+    folder = make_captioner(tmp_path / "florence2", "florence2")
+    assert check_model(folder, "florence2").kind == "florence2"
+    whole = say(folder, shapes, batch_size=12)
+    assert len(set(whole.values())) > 1, "the words depend on the picture"
+    for text in whole.values():
+        assert text and not text.startswith("PROBLEM") and "<" not in text
+    assert say(folder, shapes, batch_size=5) == whole
+    assert say(folder, shapes, prompt="<CAPTION>") != whole
+
+
+@pytest.mark.skipif(florence2_here, reason="this transformers has Florence-2")
+def test_florence2_is_refused_where_transformers_does_not_have_it(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    write_config(
+        tmp_path, model_type="florence2", architectures=["Florence2ForConditionalGeneration"]
+    )
+    words = f"transformers {transformers.__version__} does not know the architecture Florence2"
+    with pytest.raises(TrainerError, match=words):
+        check_model(tmp_path, "florence2")
+
+
 def test_a_prompt_begins_the_caption(models, shapes):
     for text in say(models / "blip", shapes, prompt="the red").values():
         assert text.startswith("the red")
@@ -111,8 +138,9 @@ def broken_model(models: Path, tmp_path: Path, change) -> Path:
 
 
 def write_config(folder: Path, **values) -> None:
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | values))
+    file = folder / "config.json"
+    config = json.loads(file.read_text()) if file.exists() else {}
+    file.write_text(json.dumps(config | values))
 
 
 def pickled_only(folder: Path) -> None:
@@ -207,6 +235,51 @@ def test_killed_and_started_again_it_captions_nothing_twice(models, shapes, tmp_
     assert lines.read_bytes().count(b"\n") == 12 >= before
     assert problems(killed.folder) == {}
     assert killed.state().status == "finished"
+
+
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "config.json", "vocab.txt", "tokenizer_config.json"]
+)
+def test_the_fingerprint_of_a_model_covers_what_it_is_loaded_from(models, tmp_path, name):
+    folder, cache = tmp_path / "model", tmp_path / "hashes.json"
+    shutil.copytree(models / "blip", folder)
+    before = model_fingerprint(folder, cache)
+    assert model_fingerprint(folder) == before == model_fingerprint(models / "blip")
+    data = bytearray((folder / name).read_bytes())
+    data[-2] ^= 1
+    (folder / name).write_bytes(data)
+    assert model_fingerprint(folder, cache) != before
+
+
+def test_a_model_is_read_again_only_when_it_has_changed(models, tmp_path):
+    folder, cache, read = tmp_path / "model", tmp_path / "hashes.json", []
+    shutil.copytree(models / "blip", folder)
+
+    def fingerprint() -> str:
+        read.clear()
+        return model_fingerprint(folder, cache, lambda done, total: read.append((done, total)))
+
+    before = fingerprint()
+    assert read[-1] == (read[-1][1], sum(file.stat().st_size for file in folder.iterdir()))
+    assert fingerprint() == before and read == []
+    os.utime(folder / "model.safetensors", ns=(1, 1))
+    assert fingerprint() == before
+    assert read[-1][1] == (folder / "model.safetensors").stat().st_size
+    cache.write_text("{")
+    assert fingerprint() == before and read
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '"x"', "{}", '{"format": 1}', '{"format": 1, "id": "x", "settings": 3}']
+)
+def test_a_damaged_job_says_so(models, shapes, tmp_path, text):
+    job = create_job(tmp_path, "job", shapes, settings(models / "git"))
+    for name, use in (("state.json", job.state), ("job.json", lambda: CaptionJob.open(job.folder))):
+        (job.folder / name).write_text(text)
+        if (name, text) == ("state.json", "{}"):
+            continue  # every part of a state has a default
+        with pytest.raises(TrainerError, match=f"{name} of the caption job job is damaged"):
+            use()
 
 
 def test_captions_go_to_their_pairs_by_id(shapes):

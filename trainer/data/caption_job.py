@@ -22,7 +22,7 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -35,12 +35,11 @@ from .captioner import (
     CaptionSettings,
     Picture,
     caption_images,
-    check_model,
     load_captioner,
-    model_fingerprint,
 )
 from .captions import OWN
 from .manifest import Dataset, Pair
+from .model_folder import check_model, model_fingerprint
 
 FORMAT = 1
 ACTIVE = ("preparing", "running", "stopping")
@@ -50,6 +49,8 @@ STATE_EVERY_S = 0.5
 HOPELESS = 16
 """So many failures of the model before its first caption end the job."""
 JOIN = ", "
+HASHES = "model-hashes.json"
+"""What is known of model files, beside the jobs."""
 
 
 @dataclass(frozen=True)
@@ -89,30 +90,36 @@ class CaptionJob:
         """Raises TrainerError when the folder is not a job's."""
         try:
             value = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+            if value["format"] != FORMAT:
+                raise TrainerError(
+                    f"The caption job {folder.name} was made by another version of Cocktail (format {value['format']}; "
+                    f"this one reads {FORMAT}). Move its folder away and queue again."
+                )
+            return cls(
+                folder,
+                value["id"],
+                value["model_fingerprint"],
+                CaptionSettings.from_json(value["settings"]),
+                folder / value["dataset"]["manifest"],
+                value["dataset"]["fingerprint"],
+            )
         except FileNotFoundError as error:
             raise TrainerError(
                 f"There is no caption job in {folder}: job.json is missing."
             ) from error
-        if value["format"] != FORMAT:
-            raise TrainerError(
-                f"The caption job {folder.name} was made by a newer Cocktail (format {value['format']})."
-            )
-        return cls(
-            folder,
-            value["id"],
-            value["model_fingerprint"],
-            CaptionSettings.from_json(value["settings"]),
-            folder / value["dataset"]["manifest"],
-            value["dataset"]["fingerprint"],
-        )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise TrainerError(_damaged(folder, "job.json", error)) from error
 
     def dataset(self) -> Dataset:
         return Dataset.load(self.manifest)
 
     def state(self) -> CaptionState:
         """As its process wrote it; a job whose process is gone reads as interrupted."""
-        value = json.loads((self.folder / "state.json").read_text(encoding="utf-8"))
-        state = CaptionState(**value)
+        try:
+            value = json.loads((self.folder / "state.json").read_text(encoding="utf-8"))
+            state = CaptionState(**value)
+        except (FileNotFoundError, ValueError, TypeError) as error:
+            raise TrainerError(_damaged(self.folder, "state.json", error)) from error
         if state.status in ACTIVE and not process.is_alive(self):
             return replace(
                 state,
@@ -136,6 +143,13 @@ class CaptionJob:
         return {line["image_hash"]: line for line in read_lines(self.folder / "captions.jsonl")}
 
 
+def _damaged(folder: Path, file: str, error: Exception) -> str:
+    return (
+        f"{file} of the caption job {folder.name} is damaged ({type(error).__name__}: {error}). Its captions are in "
+        f"captions.jsonl. Move {folder} away and queue again: the pictures are captioned anew."
+    )
+
+
 def job_identity(fingerprint: str, settings: CaptionSettings) -> str:
     """The hash that two jobs share exactly when they would say the same to a picture."""
     identity = {"format": FORMAT, "model": fingerprint, "wording": settings.wording()}
@@ -143,17 +157,22 @@ def job_identity(fingerprint: str, settings: CaptionSettings) -> str:
 
 
 def create_job(
-    jobs_dir: Path, name: str, dataset: Dataset, settings: CaptionSettings
+    jobs_dir: Path,
+    name: str,
+    dataset: Dataset,
+    settings: CaptionSettings,
+    progress: Callable[[int, int], None] | None = None,
 ) -> CaptionJob:
     """The job of that name for this dataset, made or taken up again; nothing is started.
 
     An empty name becomes `captions-` and the beginning of the identity, so that a grown dataset finds the captions of
-    its former pictures by itself. Raises TrainerError when the model is refused, when the name is taken by another
+    its former pictures by itself. `progress` is called with (done, all) bytes of a model that is read for the first time.
+    Raises TrainerError when the model is refused, when the name is taken by another
     model or wording, or while the job is at work on another dataset.
     """
     model = Path(settings.model)
     check_model(model, settings.kind)
-    fingerprint = model_fingerprint(model)
+    fingerprint = model_fingerprint(model, jobs_dir / HASHES, progress)
     identity = job_identity(fingerprint, settings)
     if not dataset.pairs:
         raise TrainerError("The dataset has no pair to caption.")
@@ -278,9 +297,10 @@ def _caption_pictures(job: CaptionJob, journal: _Journal) -> None:
         pictures_per_second=None,
     )
     if waiting:
-        if model_fingerprint(Path(job.settings.model)) != job.model_fingerprint:
+        model = Path(job.settings.model)
+        if model_fingerprint(model, job.folder.parent / HASHES) != job.model_fingerprint:
             raise TrainerError(
-                f"The model {Path(job.settings.model).name} has been changed since the job was made. Make the job anew."
+                f"The model {model.name} has been changed since the job was made. Make the job anew."
             )
         _stop_on_signals(journal)
         captioner = load_captioner(job.settings)
