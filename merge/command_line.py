@@ -9,7 +9,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from .checkpoint import DIFFERENT, bind_to_files, make_checkpoint, notes_of, remake
+from .conversion import EMA_CHOICES, KEEP, convert
 from .errors import MergeError
+from .inspection import inspect_file, report, tree
+from .key_names import with_usual_names
 from .licence import parse_by_hand
 from .metadata import read_recipe
 from .numbers import decimal
@@ -64,6 +67,42 @@ def _parser() -> argparse.ArgumentParser:
     _add_converted(again)
     again.set_defaults(run=_remake)
 
+    inspect = commands.add_parser(
+        "inspect", help="tell a checkpoint's family, parts, types, hashes, licence and recipe"
+    )
+    inspect.add_argument("file", type=Path)
+    inspect.add_argument("--picture", type=Path, help="a PNG to draw the recipe's tree into")
+    inspect.set_defaults(run=_inspect)
+
+    comparison = commands.add_parser(
+        "compare", help="tell how far two checkpoints are apart, block by block"
+    )
+    comparison.add_argument("a", type=Path)
+    comparison.add_argument("b", type=Path)
+    comparison.add_argument("--picture", type=Path, help="a PNG to draw bars of the blocks into")
+    comparison.add_argument("--threads", type=int, help="default: one per processor, at most 8")
+    comparison.set_defaults(run=_compare)
+
+    prune = commands.add_parser(
+        "prune",
+        help="write a checkpoint anew: other precision, without averaged copies and leftovers of training",
+    )
+    prune.add_argument(
+        "file", type=Path, help="the checkpoint; .ckpt files too, if they hold no code"
+    )
+    prune.add_argument("out", type=Path, help="the .safetensors file to make; never overwritten")
+    prune.add_argument("--precision", choices=[KEEP, *PRECISIONS], default=KEEP)
+    prune.add_argument(
+        "--ema",
+        choices=EMA_CHOICES,
+        default="drop",
+        help="averaged copies (model_ema.*): drop them, keep them, or use them in place of the UNet's weights",
+    )
+    prune.add_argument("--vae", action="store_true", help="convert the VAE too")
+    prune.add_argument("--threads", type=int, help="default: one per processor, at most 8")
+    _add_converted(prune)
+    prune.set_defaults(run=_prune)
+
     show = commands.add_parser("show", help="print the recipe that a checkpoint was made by")
     show.add_argument("file", type=Path)
     show.set_defaults(run=_show)
@@ -108,6 +147,57 @@ def _remake(options: argparse.Namespace) -> int:
     )
     print(f"{options.out}: {found}")
     return 0 if found != DIFFERENT else 1
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    from .picture import draw_tree
+
+    found = inspect_file(options.file, progress=_show_progress)
+    print(report(found))
+    if options.picture:
+        _write_new(options.picture, draw_tree(tree(found)))
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from . import comparison
+    from .picture import draw_differences
+
+    a, b = (with_usual_names(read_header(path)) for path in (options.a, options.b))
+    found = comparison.compare(a, b, options.threads, _show_progress)
+    print(comparison.report(found, a.path.name, b.path.name))
+    if options.picture:
+        drawn = draw_differences(found.differences, a.path.name, b.path.name)
+        _write_new(options.picture, drawn)
+    return 0
+
+
+def _prune(options: argparse.Namespace) -> int:
+    done = convert(
+        options.file,
+        options.out,
+        options.precision,
+        options.ema,
+        options.vae,
+        converted=options.converted,
+        threads=options.threads,
+        progress=_show_progress,
+    )
+    print(f"{options.out}: {done}")
+    return 0
+
+
+def _write_new(path: Path, data: bytes) -> None:
+    """Write a new file. Raises MergeError when it exists."""
+    try:
+        with path.open("xb") as file:
+            file.write(data)
+    except FileExistsError:
+        raise MergeError(
+            f"{path} exists already and is never overwritten. Choose another name."
+        ) from None
+    except OSError as error:
+        raise MergeError(f"{path} cannot be written: {error.strerror}.") from error
 
 
 def _finder(models: Path) -> Callable[[str], Path]:

@@ -106,7 +106,7 @@ def check_depth(recipe: Recipe) -> None:
     level = [recipe]
     for _ in range(DEEPEST):
         level = [
-            child for node in level if not isinstance(node, Ingredient) for child in _children(node)
+            child for node in level if not isinstance(node, Ingredient) for child in children(node)
         ]
     if level:
         raise MergeError(f"The recipe is nested more than {DEEPEST} deep. Write it flatter.")
@@ -117,7 +117,7 @@ def ingredients(recipe: Recipe) -> Iterator[Ingredient]:
     if isinstance(recipe, Ingredient):
         yield recipe
     else:
-        for child in _children(recipe):
+        for child in children(recipe):
             yield from ingredients(child)
 
 
@@ -181,7 +181,7 @@ def layouts(recipe: Recipe) -> set[str]:
     if isinstance(recipe, AddDifference) and isinstance(recipe.multiplier, BlockWeights):
         own = recipe.multiplier
     found = {own.layout} if own else set()
-    return found.union(*(layouts(child) for child in _children(recipe)))
+    return found.union(*(layouts(child) for child in children(recipe)))
 
 
 def bind(recipe: Recipe, sha256_of: Callable[[str], str]) -> Recipe:
@@ -219,7 +219,7 @@ def _canonical(recipe: Recipe) -> dict[str, Any]:
         parts = [{"recipe": _canonical(p.recipe), "weight": str(p.weight)} for p in recipe.parts]
         return {"kind": "weighted_sum", "parts": parts}
     if isinstance(recipe, BlockSum):
-        a, b = (_canonical(child) for child in _children(recipe))
+        a, b = (_canonical(child) for child in children(recipe))
         return {
             "kind": "block_sum",
             "a": a,
@@ -228,7 +228,7 @@ def _canonical(recipe: Recipe) -> dict[str, Any]:
         }
     if isinstance(recipe, Parts):
         return {"kind": "parts", **{k: _canonical(child) for k, child in _given(recipe).items()}}
-    a, b, c = (_canonical(child) for child in _children(recipe))
+    a, b, c = (_canonical(child) for child in children(recipe))
     multiplier = _multiplier_json(recipe.multiplier, str)
     return {"kind": "add_difference", "a": a, "b": b, "c": c, "multiplier": multiplier}
 
@@ -261,12 +261,12 @@ def to_json(recipe: Recipe) -> dict[str, Any]:
         ]
         return {"kind": "weighted_sum", "parts": parts}
     if isinstance(recipe, BlockSum):
-        a, b = (to_json(child) for child in _children(recipe))
+        a, b = (to_json(child) for child in children(recipe))
         share = _weights_json(recipe.share_of_b, json_number)
         return {"kind": "block_sum", "a": a, "b": b, "share_of_b": share}
     if isinstance(recipe, Parts):
         return {"kind": "parts", **{k: to_json(child) for k, child in _given(recipe).items()}}
-    a, b, c = (to_json(child) for child in _children(recipe))
+    a, b, c = (to_json(child) for child in children(recipe))
     multiplier = _multiplier_json(recipe.multiplier, json_number)
     return {"kind": "add_difference", "a": a, "b": b, "c": c, "multiplier": multiplier}
 
@@ -419,7 +419,8 @@ def _given(parts: Parts) -> dict[str, Recipe]:
     return {field: child for field, child in vars(parts).items() if child is not None}
 
 
-def _children(recipe: WeightedSum | AddDifference | BlockSum | Parts) -> tuple[Recipe, ...]:
+def children(recipe: WeightedSum | AddDifference | BlockSum | Parts) -> tuple[Recipe, ...]:
+    """The recipes that a recipe is made of directly."""
     if isinstance(recipe, WeightedSum):
         return tuple(part.recipe for part in recipe.parts)
     if isinstance(recipe, BlockSum):

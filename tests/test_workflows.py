@@ -20,7 +20,6 @@ ELSEWHERE = {
     "CocktailAddValidationSet",
     "CocktailBlockWeights",
     "CocktailRecipeFromText",
-    "CocktailRecipeFromFile",
     "CocktailChangeSettings",
     "CocktailComputeSettings",
     "CocktailDataSettings",

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from . import recipes, sums
+from . import checkpoints, recipes, sums
 
-NODES: list[type[io.ComfyNode]] = [*sums.NODES, *recipes.NODES]
+NODES: list[type[io.ComfyNode]] = [*sums.NODES, *recipes.NODES, *checkpoints.NODES]

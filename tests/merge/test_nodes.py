@@ -177,3 +177,31 @@ def test_fp8_a_pickle_and_an_inpainting_model_make_files_that_comfyui_loads(comf
     (folder / "grey.safetensors").unlink()
     for file in ("pickled.ckpt", "inpaint.safetensors"):
         (models / file).unlink()
+
+
+def test_a_checkpoint_is_inspected_compared_and_converted(comfy):
+    models = comfy.base / "models" / "checkpoints"
+    graph = merge("looked-at", multiplier=0.35)
+    graph["what"] = node("CocktailInspectCheckpoint", checkpoint=["file", 0])
+    graph["far"] = node("CocktailCompareCheckpoints", a="miniature_base.safetensors", b=["file", 0])
+    graph["small"] = node("CocktailPruneCheckpoint", checkpoint=["file", 0], name="", precision="fp8_e4m3fn", ema="drop", convert_vae=False)  # fmt: skip
+    done = comfy.run(graph)
+    what, far, small = (done[key]["cocktail"][0] for key in ("what", "far", "small"))
+    assert what["family"] == "SD1.5" and what["recipe"] == done["file"]["cocktail"][0]["recipe"]
+    assert set(far["blocks"]) >= {"text encoder", "TIME", "IN00", "M00", "VAE"} and not far["equal"]
+    assert far["blocks"]["VAE"]["relative"] == 0 < far["blocks"]["M00"]["relative"]
+    for key in ("what", "far"):
+        image = done[key]["images"][0]
+        assert (
+            comfy.base / "output" / image["subfolder"] / image["filename"]
+        ).stat().st_size > 1000
+    made = load_file(models / small["checkpoint"])
+    assert made["model.diffusion_model.out.2.weight"].dtype == torch.float8_e4m3fn
+    graph["again"] = node("CocktailPruneCheckpoint", **graph["small"]["inputs"])
+    assert small["made"] and not comfy.run(graph)["again"]["cocktail"][0]["made"]
+    graph["small"]["inputs"] |= {"name": "looked-at"}
+    assert "Nothing is overwritten" in refused(comfy, graph)["small"]
+    graph["small"]["inputs"] |= {"name": "../x"}
+    assert "cannot name a checkpoint" in comfy.errors(graph)["small"]
+    graph["far"]["inputs"]["a"] = "nowhere.safetensors"
+    assert "There is no checkpoint" in comfy.errors(graph)["far"]

@@ -15,6 +15,7 @@ from cocktail.merge.presets import PRESETS, preset
 from cocktail.merge.recipe import (
     BlockSum,
     Ingredient,
+    Parts,
     add_difference,
     flatten,
     from_json,
@@ -129,8 +130,16 @@ recipes = st.recursive(
 )
 
 
+others = st.none() | recipes
+recipes_of_parts = st.recursive(
+    st.builds(Parts, recipes, recipes, others) | st.builds(Parts, recipes, others, recipes),
+    lambda below: sums(below) | st.builds(BlockSum, below, below, weights) | st.builds(Parts, below, below, others),
+    max_leaves=4,
+)  # fmt: skip
+
+
 @settings(max_examples=60, deadline=None)
-@given(recipes)
+@given(recipes | recipes_of_parts)
 def test_what_is_printed_is_read_back(recipe):
     assert parse(to_text(recipe)) == recipe
     assert from_json(to_json(recipe)) == recipe

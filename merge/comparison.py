@@ -1,0 +1,210 @@
+"""How far two checkpoints are apart, block by block: one pass over both files in a few megabytes of memory."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from threading import Event
+from typing import Any, BinaryIO
+
+from .blocks import BASE, LAYOUTS, TIME, slot_of
+from .engine import torch_type
+from .errors import MergeError, listed
+from .family import family_of
+from .key_names import EMA_PART, TEXT_PART, UNET_PART, VAE_PART, part_of
+from .safetensors_file import FLOATS, ITEM_BYTES, Header, Tensor
+
+CHUNK_ELEMENTS = 1 << 18
+MOST_THREADS = 8
+OTHER = "other"
+"""The slot of what is in no block: the noise schedule's buffers, and everything of families without blocks."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The tensors of a block in both files. `relative` is |b - a| / |a| over all their numbers (Euclidean norms)."""
+
+    slot: str
+    tensors: int
+    equal: int
+    relative: float
+    cosine: float
+    largest: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Blocks in the order of the layout, and what could not be compared, by name."""
+
+    differences: tuple[Difference, ...]
+    only_in_a: tuple[str, ...]
+    only_in_b: tuple[str, ...]
+    other_shape: tuple[str, ...]
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether both files have the same tensors with the same values."""
+        rest = (*self.only_in_a, *self.only_in_b, *self.other_shape)
+        return not rest and all(block.equal == block.tensors for block in self.differences)
+
+
+@dataclass(frozen=True)
+class _Sums:
+    a: float = 0.0
+    b: float = 0.0
+    product: float = 0.0
+    square: float = 0.0
+    largest: float = 0.0
+    tensors: int = 0
+    equal: int = 0
+
+    def __add__(self, other: _Sums) -> _Sums:
+        return _Sums(
+            self.a + other.a,
+            self.b + other.b,
+            self.product + other.product,
+            self.square + other.square,
+            max(self.largest, other.largest),
+            self.tensors + other.tensors,
+            self.equal + other.equal,
+        )
+
+
+def compare(
+    a: Header,
+    b: Header,
+    threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Comparison:
+    """Compare two files whose names are the usual ones (`key_names.with_usual_names`).
+
+    `progress(done_bytes, total_bytes)` is called after every tensor; what it raises ends the pass. Raises MergeError for files that
+    have no tensor in common.
+    """
+    shared = [name for name in a.tensors if name in b.tensors and part_of(name) != EMA_PART]
+    pairs = [(a.tensors[name], b.tensors[name]) for name in shared]
+    other_shape = [x.name for x, y in pairs if x.shape != y.shape]
+    pairs = [(x, y) for x, y in pairs if x.shape == y.shape and {x.dtype, y.dtype} <= set(FLOATS)]
+    if not pairs:
+        raise MergeError(
+            f"{a.path.name} and {b.path.name} have no tensors in common: {family_of(a).name} and {family_of(b).name}."
+        )
+    layout = "SDXL" if family_of(a).kind == "SDXL" else "SD1.5"
+    sums: dict[str, _Sums] = {}
+    for tensor, found in _measure(a, b, pairs, threads, progress).items():
+        slot = _slot(tensor, layout)
+        sums[slot] = sums.get(slot, _Sums()) + found
+    order = (TEXT_PART, TIME, *LAYOUTS[layout], OTHER, VAE_PART)
+    return Comparison(
+        tuple(_difference(slot, sums[slot]) for slot in order if slot in sums),
+        tuple(n for n in a.tensors if n not in b.tensors and part_of(n) != EMA_PART),
+        tuple(n for n in b.tensors if n not in a.tensors and part_of(n) != EMA_PART),
+        tuple(other_shape),
+    )
+
+
+def _slot(name: str, layout: str) -> str:
+    part = part_of(name)
+    if part != UNET_PART:
+        return part
+    slot = slot_of(name, layout)
+    return OTHER if slot == BASE else slot
+
+
+def _difference(slot: str, sums: _Sums) -> Difference:
+    of_a = math.sqrt(sums.square / sums.a) if sums.a else math.inf
+    relative = of_a if sums.square else 0.0
+    norms = math.sqrt(sums.a) * math.sqrt(sums.b)
+    cosine = max(-1.0, min(1.0, sums.product / norms)) if norms else float(sums.a == sums.b)
+    return Difference(slot, sums.tensors, sums.equal, relative, cosine, sums.largest)
+
+
+def _measure(
+    a: Header,
+    b: Header,
+    pairs: Sequence[tuple[Tensor, Tensor]],
+    threads: int | None,
+    progress: Callable[[int, int], None] | None,
+) -> Mapping[str, _Sums]:
+    """The sums of every pair, by the tensor's name; one pair at a time in each of the threads."""
+    total = sum(x.size_bytes + y.size_bytes for x, y in pairs)
+    done, stop = 0, Event()
+    found: dict[str, _Sums] = {}
+    with ThreadPoolExecutor(threads or min(os.cpu_count() or 1, MOST_THREADS)) as pool:
+        try:
+            running = {pool.submit(_sums, a, b, x, y, stop): (x, y) for x, y in pairs}
+            waiting = set(running)
+            while waiting:
+                finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    x, y = running[future]
+                    found[x.name] = future.result()
+                    done += x.size_bytes + y.size_bytes
+                if progress:
+                    progress(done, total)
+        except BaseException:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+            raise
+    return {x.name: found[x.name] for x, _ in pairs}
+
+
+def _sums(a: Header, b: Header, x: Tensor, y: Tensor, stop: Event) -> _Sums:
+    import torch
+
+    found = _Sums(tensors=1)
+    with a.path.open("rb", buffering=0) as first, b.path.open("rb", buffering=0) as second:
+        first.seek(x.offset)
+        second.seek(y.offset)
+        equal = True
+        for start in range(0, x.elements, CHUNK_ELEMENTS):
+            if stop.is_set():
+                break
+            count = min(CHUNK_ELEMENTS, x.elements - start)
+            ours, theirs = _numbers(first, a, x, count), _numbers(second, b, y, count)
+            difference = theirs - ours
+            equal = equal and not bool(difference.any())
+            found = found + _Sums(
+                float(torch.dot(ours, ours)),
+                float(torch.dot(theirs, theirs)),
+                float(torch.dot(ours, theirs)),
+                float(torch.dot(difference, difference)),
+                float(difference.abs().max()),
+            )
+    return found + _Sums(equal=int(equal))
+
+
+def _numbers(file: BinaryIO, header: Header, tensor: Tensor, count: int) -> Any:
+    """The next numbers of a tensor as float64."""
+    import torch
+
+    data = bytearray(count * ITEM_BYTES[tensor.dtype])
+    done, view = 0, memoryview(data)
+    while done < len(data):
+        read = file.readinto(view[done:])  # type: ignore[attr-defined]
+        if not read:
+            raise MergeError(f"{header.path} became shorter while it was read. Run it again.")
+        done += read
+    return torch.frombuffer(data, dtype=torch_type(tensor.dtype)).double()
+
+
+def report(found: Comparison, a: str, b: str) -> str:
+    """A comparison as a person reads it, one line a block."""
+    lines = [f"{b} compared with {a}: |b - a| / |a|, cosine, largest difference, equal tensors"]
+    lines += [
+        f"{d.slot:>12}  {100 * d.relative:9.4f} %  {d.cosine:.6f}  {d.largest:.4g}  {d.equal} of {d.tensors}"
+        for d in found.differences
+    ]
+    if found.is_equal:
+        lines.append("All tensors are equal.")
+    for names, what in (
+        (found.only_in_a, f"only in {a}"),
+        (found.only_in_b, f"only in {b}"),
+        (found.other_shape, "of another shape"),
+    ):
+        if names:
+            lines.append(f"{what}: {len(names)} tensors ({listed(names, 3)})")
+    return "\n".join(lines)

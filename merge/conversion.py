@@ -1,0 +1,157 @@
+"""One checkpoint into another: other precision, without averaged copies and what training left over. The original stays as it is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from .engine import write_file
+from .errors import MergeError, listed
+from .family import family_of
+from .hashing import file_hashes
+from .key_names import EMA, PARTS, UNET, UNET_PART, VAE_PART, part_of, with_usual_names
+from .licence import read_licence
+from .metadata import INGREDIENTS, Source, describe, read_ingredients
+from .pickled import is_pickled, safetensors_of
+from .plan import PRECISIONS, Blend, Copy, OutputTensor, Plan
+from .plan import Source as TensorSource
+from .recipe import Ingredient
+from .safetensors_file import FLOATS, Tensor, read_header
+from .web_ui import json_object
+
+KEEP = "as it is"
+CONVERTED = "cocktail.converted"
+DROPPED = ("optimizer", "lr_scheduler", "loss.", "callbacks", "loops.", "ema.", "global_step", "epoch")  # fmt: skip
+"""How the names of what training tools leave in a checkpoint begin."""
+EMA_CHOICES = ("drop", "keep", "use")
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What `convert` did: the tensors of the new file, and how many of the old it left out."""
+
+    tensors: int
+    averaged: int
+    left_over: int
+    size_before: int
+    size_after: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.tensors} tensors, {self.size_before / 1e6:.1f} MB -> {self.size_after / 1e6:.1f} MB; left out: "
+            f"{self.averaged} averaged copies, {self.left_over} leftovers of training"
+        )
+
+
+def convert(
+    path: Path,
+    out: Path,
+    precision: str = KEEP,
+    ema: str = "drop",
+    vae: bool = False,
+    name: str | None = None,
+    hash_cache: Path | None = None,
+    converted: Path | None = None,
+    threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Conversion:
+    """Write the checkpoint `path` anew as `out`, which must not exist.
+
+    `precision` is "as it is" or one of `plan.PRECISIONS`; the VAE keeps its own unless `vae`. `ema` says what becomes of averaged copies
+    (`model_ema.*`): "drop", "keep", or "use", which puts them in the place of the UNet's weights. `name` is what the original is called in the
+    new file's metadata. Pickled checkpoints are read by way of a safetensors file in the folder `converted`.
+    Raises MergeError when a file is missing, damaged or cannot be written, or has no averaged copies to use.
+    """
+    if precision != KEEP and precision not in PRECISIONS:
+        raise MergeError(f"{precision!r} is not a precision. Choose one of {', '.join([KEEP, *PRECISIONS])}.")  # fmt: skip
+    if ema not in EMA_CHOICES:
+        raise MergeError(f"{ema!r} is not one of {', '.join(EMA_CHOICES)}.")
+    if out.suffix != ".safetensors":
+        raise MergeError(f"{out.name} must end in .safetensors.")
+    file = path
+    if converted and is_pickled(path):
+        file = safetensors_of(path, converted, hash_cache, progress)
+    plain = read_header(file)
+    header = with_usual_names(plain)
+    averaged = {n for n in header.tensors if n.startswith(EMA)}
+    left_over = {n for n in header.tensors if n.startswith(DROPPED)}
+    of_unet = _averages(header.tensors, averaged) if ema == "use" else {}
+
+    def output(tensor: Tensor) -> OutputTensor:
+        source = TensorSource(0, header.tensors[of_unet.get(tensor.name, tensor.name)])
+        is_kept = precision == KEEP or (part_of(tensor.name) == VAE_PART and not vae)
+        wanted = tensor.dtype if is_kept else PRECISIONS[precision]
+        if wanted.startswith("F8") and part_of(tensor.name) != UNET_PART:
+            wanted = "F16"
+        is_float = tensor.dtype in FLOATS and "." in tensor.name
+        if not is_float or source.tensor.dtype == wanted:
+            return OutputTensor(tensor.name, source.tensor.dtype, tensor.shape, Copy(source))
+        return OutputTensor(tensor.name, wanted, tensor.shape, Blend(source, ()))
+
+    gone = left_over | (set() if ema == "keep" else averaged)
+    tensors = [output(tensor) for n, tensor in header.tensors.items() if n not in gone]
+    if not tensors:
+        raise MergeError(f"{path.name} has nothing but {', '.join(PARTS[3:])}: there is nothing to keep.")  # fmt: skip
+    hashes = file_hashes(path, hash_cache, progress)
+    ingredient = Ingredient(name or path.name, hashes.sha256)
+    source = Source(path, hashes, plain.metadata, read_licence(path, plain.metadata))
+    metadata = {k: v for k, v in plain.metadata.items() if not k.startswith("cocktail.")}
+    metadata |= {
+        "format": "pt",
+        CONVERTED: json.dumps({"precision": precision, "ema": ema, "vae": vae}),
+        INGREDIENTS: json.dumps([describe(ingredient, source)], ensure_ascii=False),
+    }
+    plan = Plan((ingredient,), (header,), tuple(tensors), family_of(header), None)
+    write_file(plan, out, metadata, threads, progress=progress)
+    dropped = 0 if ema == "keep" else len(averaged)
+    size = out.stat().st_size
+    return Conversion(len(tensors), dropped, len(left_over), hashes.size_bytes, size)
+
+
+def _averages(tensors: Mapping[str, Tensor], averaged: set[str]) -> dict[str, str]:
+    """The averaged copy of every tensor of the UNet, whose name is that of the weight without its dots."""
+    unet = [name for name in tensors if name.startswith(UNET)]
+    found = {name: EMA + name.removeprefix("model.").replace(".", "") for name in unet}
+    if not averaged:
+        raise MergeError("The checkpoint has no averaged copies (model_ema.*) to use. Choose drop.")
+    missing = [
+        name
+        for name, copy in found.items()
+        if copy not in averaged or tensors[copy].shape != tensors[name].shape
+    ]
+    if missing:
+        raise MergeError(f"Averaged copies are missing or of another shape: {listed(missing)}. Choose drop.")  # fmt: skip
+    return found
+
+
+def find_or_convert(
+    path: Path,
+    folder: Path,
+    name: str,
+    precision: str,
+    ema: str,
+    vae: bool,
+    called: str,
+    hash_cache: Path | None = None,
+    converted: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Path, Conversion | None]:
+    """As `convert`, to NAME.safetensors in `folder`; None in place of the conversion where exactly it is there already.
+
+    Without a name the file is called by the original's hash and what is done. `called` is what the original is called in the metadata.
+    Raises MergeError when another file has the name, which stays as it is.
+    """
+    sha256 = file_hashes(path, hash_cache, progress).sha256
+    choices = {"precision": precision, "ema": ema, "vae": vae}
+    words = [sha256[:12], precision.replace(" ", "-"), *([ema] if ema != "drop" else []), *(["vae"] if vae else [])]  # fmt: skip
+    out = folder / f"{name or 'convert-' + '-'.join(words)}.safetensors"
+    if out.exists():
+        metadata = read_header(out).metadata
+        entries = read_ingredients(metadata)
+        if json_object(metadata.get(CONVERTED)) == choices and [e["sha256"] for e in entries] == [sha256]:  # fmt: skip
+            return out, None
+        raise MergeError(f"{out} exists already and is another file. Nothing is overwritten: choose another name, or leave the name empty.")  # fmt: skip
+    done = convert(path, out, precision, ema, vae, called, hash_cache, converted, None, progress)
+    return out, done

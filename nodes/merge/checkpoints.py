@@ -1,0 +1,253 @@
+"""Looking into checkpoints and writing them anew: inspect, compare, prune and convert."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ...merge.conversion import EMA_CHOICES, KEEP
+from ...merge.errors import MergeError
+from ...merge.inspection import inspect_file, report, tree, tree_text
+from ...merge.key_names import with_usual_names
+from ...merge.plan import PRECISIONS
+from ...merge.recipe import to_json, to_text
+from ...merge.safetensors_file import read_header
+from .. import names, types
+from ..pictures import keep_png, read_image
+from ..progress import Progress, show_text
+from ..schema import opt, schema
+from .sums import CATEGORY
+
+
+def _checkpoint_input(id: str, tooltip: str) -> io.Input:
+    return opt(io.Combo.Input, id, options=names.checkpoint_names(), tooltip=tooltip)
+
+
+def _refusal(*checkpoints: str | None) -> bool | str:
+    """Why one of these is no sound checkpoint; True where all are. Linked inputs are None and checked when they are known."""
+    try:
+        for checkpoint in checkpoints:
+            if checkpoint is not None:
+                read_header(names.checkpoint_path(checkpoint))
+    except (MergeError, names.BadName) as error:
+        return str(error)
+    return True
+
+
+def _states(*checkpoints: str | None) -> list[list[int]]:
+    """A file that was replaced under the same name is looked at again."""
+    states = [names.checkpoint_path(name).stat() for name in checkpoints if name is not None]
+    return [[state.st_size, state.st_mtime_ns] for state in states]
+
+
+class CocktailInspectCheckpoint(io.ComfyNode):
+    """What a checkpoint is, and the recipe it was made by as a picture."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="CocktailInspectCheckpoint",
+            display_name="Inspect Checkpoint",
+            category=CATEGORY,
+            description="Tells what a checkpoint is: family, parts and their types, hashes, licence, and the recipe it was merged by as "
+            "a tree that goes back to the ingredients of its ingredients.",
+            search_aliases=["model info", "checkpoint info", "metadata", "model hash", "AutoV2", "AutoV3", "recipe tree", "lineage"],
+            is_output_node=True,
+            inputs=[_checkpoint_input("checkpoint", "The checkpoint, a .safetensors file. Its header is read and its bytes are hashed.")],
+            outputs=[
+                io.String.Output("report", display_name="report", tooltip="All of it as text."),
+                io.Image.Output("tree", display_name="tree", tooltip="The recipe's tree as a picture; one line for a file without a recipe."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, checkpoint: str | None) -> bool | str:
+        return _refusal(checkpoint)
+
+    @classmethod
+    def fingerprint_inputs(cls, checkpoint: str | None) -> list[list[int]]:
+        return _states(checkpoint)
+
+    @classmethod
+    def execute(cls, checkpoint: str) -> io.NodeOutput:
+        from ...merge.picture import draw_tree
+
+        path = names.checkpoint_path(checkpoint)
+        found = inspect_file(path, names.cocktail_dir("hashes.json"), Progress())
+        branches = tree(found)
+        content = "\n".join(["recipe tree", *tree_text(branches)])
+        image = keep_png(draw_tree(branches), "charts", content)
+        told = report(found)
+        show_text(told.split("\n", 1)[0])
+        result = {
+            "checkpoint": checkpoint,
+            "family": found.family,
+            "sha256": found.hashes.sha256,
+            "autov2": found.hashes.autov2,
+            "autov3": found.hashes.autov3,
+            "parts": {p.name: {"tensors": p.tensors, "dtypes": p.dtypes} for p in found.parts},
+            "recipe": to_text(found.recipe) if found.recipe else None,
+            "recipe_json": to_json(found.recipe) if found.recipe else None,
+        }
+        picture = read_image(names.cocktail_dir("charts", image["filename"]))
+        return io.NodeOutput(
+            told, picture, ui={"text": [told], "images": [image], "cocktail": [result]}
+        )
+
+
+class CocktailCompareCheckpoints(io.ComfyNode):
+    """How far two checkpoints are apart, block by block."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="CocktailCompareCheckpoints",
+            display_name="Compare Checkpoints",
+            category=CATEGORY,
+            description="Draws how far B is from A in every block: the norm of the difference in percent of A's. Both files are read "
+            "piece by piece, in a few megabytes of memory.",
+            search_aliases=["model diff", "difference", "ASimilarity", "cosine similarity", "compare models", "block difference"],
+            is_output_node=True,
+            inputs=[
+                _checkpoint_input("a", "Checkpoint A, a .safetensors file."),
+                _checkpoint_input("b", "Checkpoint B, a .safetensors file of the same family."),
+            ],
+            outputs=[
+                io.Image.Output("chart", display_name="chart", tooltip="Bars of the blocks, 1200 x 480 pixels."),
+                io.String.Output("report", display_name="report", tooltip="Difference, cosine, largest difference and equal tensors of every block as text."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, a: str | None, b: str | None) -> bool | str:
+        return _refusal(a, b)
+
+    @classmethod
+    def fingerprint_inputs(cls, a: str | None, b: str | None) -> list[list[int]]:
+        return _states(a, b)
+
+    @classmethod
+    def execute(cls, a: str, b: str) -> io.NodeOutput:
+        from ...merge import comparison
+        from ...merge.picture import draw_differences
+
+        headers = [with_usual_names(read_header(names.checkpoint_path(name))) for name in (a, b)]
+        found = comparison.compare(*headers, progress=Progress())
+        told = comparison.report(found, a, b)
+        image = keep_png(draw_differences(found.differences, a, b), "charts", told)
+        show_text(told.split("\n", 1)[0])
+        result = {
+            "equal": found.is_equal,
+            "blocks": {
+                d.slot: {"relative": _finite(d.relative), "cosine": d.cosine, "largest": d.largest}
+                for d in found.differences
+            },
+        }
+        picture = read_image(names.cocktail_dir("charts", image["filename"]))
+        return io.NodeOutput(
+            picture, told, ui={"text": [told], "images": [image], "cocktail": [result]}
+        )
+
+
+def _finite(number: float) -> float | None:
+    """JSON has no infinity: a block that is zero in A and not in B has no relative difference."""
+    return number if number != float("inf") else None
+
+
+class CocktailPruneCheckpoint(io.ComfyNode):
+    """A checkpoint in another precision and without what training left in it."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="CocktailPruneCheckpoint",
+            display_name="Prune / Convert",
+            category=CATEGORY,
+            description="Writes a checkpoint anew: in another precision, without averaged copies (EMA) and what training left in it. "
+            "The original stays, and no file is ever overwritten.",
+            search_aliases=["prune", "convert", "fp16", "bf16", "fp8", "ckpt to safetensors", "remove EMA", "shrink checkpoint"],
+            is_output_node=True,
+            inputs=[
+                _checkpoint_input("checkpoint", "The checkpoint: a .safetensors file, or a .ckpt file that holds tensors and no code."),
+                opt(
+                    io.String.Input,
+                    "name",
+                    default="",
+                    placeholder="empty: named after the original",
+                    tooltip="Name of the new checkpoint: cocktail/NAME.safetensors in the first checkpoints folder. Up to 64 letters, digits, dots, "
+                    "hyphens and underscores. Empty: the first 12 digits of the original's hash and what is done.",
+                ),
+                opt(
+                    io.Combo.Input,
+                    "precision",
+                    options=[KEEP, *PRECISIONS],
+                    default="fp16",
+                    tooltip="How UNet and text encoder are stored: fp16 and bf16 take 2 bytes a number, fp32 4, fp8 1 in the UNet and 2 in the "
+                    "text encoder.",
+                ),
+                opt(
+                    io.Combo.Input,
+                    "ema",
+                    options=list(EMA_CHOICES),
+                    default="drop",
+                    tooltip="What becomes of averaged copies (model_ema.*): drop them, keep them, or use them in place of the UNet's weights.",
+                ),
+                opt(
+                    io.Boolean.Input,
+                    "convert_vae",
+                    default=False,
+                    tooltip="On: the VAE is stored in this precision too (fp16 for fp8). Off: it keeps its own, byte for byte.",
+                ),
+            ],
+            outputs=[
+                types.CheckpointName.Output("converted", display_name="checkpoint", tooltip="The new checkpoint's name; link it to any checkpoint input.")
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, checkpoint: str | None, name: str | None) -> bool | str:
+        try:
+            if name:
+                names.check_name(name, "checkpoint")
+            if checkpoint is not None:
+                names.checkpoint_path(checkpoint)
+                if checkpoint.lower().endswith(".safetensors"):
+                    return _refusal(checkpoint)
+        except names.BadName as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, checkpoint: str | None, **_: object) -> list[list[int]]:
+        return _states(checkpoint)
+
+    @classmethod
+    def execute(
+        cls, checkpoint: str, name: str, precision: str, ema: str, convert_vae: bool
+    ) -> io.NodeOutput:
+        from ...merge.conversion import find_or_convert
+
+        path = names.checkpoint_path(checkpoint)
+        out, done = find_or_convert(
+            path,
+            names.checkpoint_dir(),
+            name,
+            precision,
+            ema,
+            convert_vae,
+            checkpoint,
+            names.cocktail_dir("hashes.json"),
+            names.cocktail_dir("converted"),
+            Progress(),
+        )
+        made = names.checkpoint_name(out)
+        told = f"{made}: {done or 'there already'}"
+        show_text(told)
+        result = {"checkpoint": made, "made": done is not None}
+        return io.NodeOutput(made, ui={"text": [told], "cocktail": [result]})
+
+
+NODES: list[type[io.ComfyNode]] = [
+    CocktailInspectCheckpoint,
+    CocktailCompareCheckpoints,
+    CocktailPruneCheckpoint,
+]
