@@ -197,8 +197,10 @@ def test_a_checkpoint_is_inspected_compared_and_converted(comfy):
         ).stat().st_size > 1000
     made = load_file(models / small["checkpoint"])
     assert made["model.diffusion_model.out.2.weight"].dtype == torch.float8_e4m3fn
-    graph["again"] = node("CocktailPruneCheckpoint", **graph["small"]["inputs"])
+    named = graph["small"]["inputs"] | {"checkpoint": done["file"]["cocktail"][0]["checkpoint"]}
+    graph["again"] = node("CocktailPruneCheckpoint", **named)
     assert small["made"] and not comfy.run(graph)["again"]["cocktail"][0]["made"]
+    del graph["again"]
     graph["small"]["inputs"] |= {"name": "looked-at"}
     assert "Nothing is overwritten" in refused(comfy, graph)["small"]
     graph["small"]["inputs"] |= {"name": "../x"}
