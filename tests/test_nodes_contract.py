@@ -10,7 +10,7 @@ import os
 
 import pytest
 
-LISTINGS = {"checkpoint", "folder", "base", "saved_dataset", "table", "model", "sampler", "scheduler", "vae", "lora", "image", "file", *(f"checkpoint_{number}" for number in range(1, 9))}  # fmt: skip
+LISTINGS = {"checkpoint", "checkpoint_a", "checkpoint_b", "folder", "base", "saved_dataset", "table", "model", "sampler", "scheduler", "vae", "lora", "image", "file", *(f"checkpoint_{number}" for number in range(1, 9))}  # fmt: skip
 """Inputs whose choices are files of this machine or ComfyUI's own lists."""
 
 

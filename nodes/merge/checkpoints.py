@@ -108,8 +108,8 @@ class CocktailCompareCheckpoints(io.ComfyNode):
             search_aliases=["model diff", "difference", "ASimilarity", "cosine similarity", "compare models", "block difference"],
             is_output_node=True,
             inputs=[
-                _checkpoint_input("a", "Checkpoint A, a .safetensors file."),
-                _checkpoint_input("b", "Checkpoint B, a .safetensors file of the same family."),
+                _checkpoint_input("checkpoint_a", "Checkpoint A, a .safetensors file."),
+                _checkpoint_input("checkpoint_b", "Checkpoint B, a .safetensors file of the same family."),
             ],
             outputs=[
                 io.Image.Output("chart", display_name="chart", tooltip="Bars of the blocks, 1200 x 480 pixels."),
@@ -118,18 +118,21 @@ class CocktailCompareCheckpoints(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def validate_inputs(cls, a: str | None, b: str | None) -> bool | str:
-        return _refusal(a, b)
+    def validate_inputs(cls, checkpoint_a: str | None, checkpoint_b: str | None) -> bool | str:
+        return _refusal(checkpoint_a, checkpoint_b)
 
     @classmethod
-    def fingerprint_inputs(cls, a: str | None, b: str | None) -> list[list[int]]:
-        return _states(a, b)
+    def fingerprint_inputs(
+        cls, checkpoint_a: str | None, checkpoint_b: str | None
+    ) -> list[list[int]]:
+        return _states(checkpoint_a, checkpoint_b)
 
     @classmethod
-    def execute(cls, a: str, b: str) -> io.NodeOutput:
+    def execute(cls, checkpoint_a: str, checkpoint_b: str) -> io.NodeOutput:
         from ...merge import comparison
         from ...merge.picture import draw_differences
 
+        a, b = checkpoint_a, checkpoint_b
         headers = [with_usual_names(read_header(names.checkpoint_path(name))) for name in (a, b)]
         found = comparison.compare(*headers, progress=Progress())
         told = comparison.report(found, a, b)

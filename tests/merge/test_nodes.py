@@ -183,7 +183,7 @@ def test_a_checkpoint_is_inspected_compared_and_converted(comfy):
     models = comfy.base / "models" / "checkpoints"
     graph = merge("looked-at", multiplier=0.35)
     graph["what"] = node("CocktailInspectCheckpoint", checkpoint=["file", 0])
-    graph["far"] = node("CocktailCompareCheckpoints", a="miniature_base.safetensors", b=["file", 0])
+    graph["far"] = node("CocktailCompareCheckpoints", checkpoint_a="miniature_base.safetensors", checkpoint_b=["file", 0])  # fmt: skip
     graph["small"] = node("CocktailPruneCheckpoint", checkpoint=["file", 0], name="", precision="fp8_e4m3fn", ema="drop", convert_vae=False)  # fmt: skip
     done = comfy.run(graph)
     what, far, small = (done[key]["cocktail"][0] for key in ("what", "far", "small"))
@@ -203,7 +203,12 @@ def test_a_checkpoint_is_inspected_compared_and_converted(comfy):
     del graph["again"]
     graph["small"]["inputs"] |= {"name": "looked-at"}
     assert "Nothing is overwritten" in refused(comfy, graph)["small"]
-    graph["small"]["inputs"] |= {"name": "../x"}
-    assert "cannot name a checkpoint" in comfy.errors(graph)["small"]
-    graph["far"]["inputs"]["a"] = "nowhere.safetensors"
-    assert "There is no checkpoint" in comfy.errors(graph)["far"]
+    for wrong, key, words in (
+        ({"small": {"name": "../x"}}, "small", "cannot name a checkpoint"),
+        ({"far": {"checkpoint_a": "nowhere.safetensors"}}, "far", "There is no checkpoint"),
+        ({"what": {"checkpoint": "nowhere.safetensors"}}, "what", "There is no checkpoint"),
+    ):
+        inputs = graph[key]["inputs"] | {"checkpoint_b": "miniature_v1.safetensors"} | wrong[key]
+        if inputs.get("checkpoint") == ["file", 0]:
+            inputs["checkpoint"] = "miniature_v1.safetensors"
+        assert words in comfy.errors({key: node(graph[key]["class_type"], **inputs)})[key]
