@@ -5,9 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +13,7 @@ from safetensors.torch import load_file
 
 from cocktail.merge.blocks import block_weights
 from cocktail.merge.checkpoint import bind_to_files, make_checkpoint
+from cocktail.merge.command_line import main
 from cocktail.merge.comparison import compare
 from cocktail.merge.comparison import report as comparison_report
 from cocktail.merge.conversion import convert
@@ -28,7 +26,6 @@ from cocktail.merge.safetensors_file import read_header
 
 from .conftest import TEXT, UNET
 
-ROOT = Path(__file__).resolve().parents[2]
 A, B, C = (Ingredient(f"{name}.safetensors") for name in "abc")
 VAE = "first_stage_model."
 
@@ -227,21 +224,21 @@ def test_a_pickle_is_converted_too(sd15, tmp_path):
     assert with_usual_names(read_header(out)).notes == ()
 
 
-def test_the_commands_say_the_same(folder, training):
+def test_the_commands_say_the_same(folder, training, capsys):
     def run(*arguments):
-        return subprocess.run(
-            [sys.executable, "-m", "merge", *map(str, arguments)],
-            cwd=ROOT, capture_output=True, text=True,
-        )  # fmt: skip
+        status = main([str(argument) for argument in arguments])
+        told = capsys.readouterr()
+        return status, told.out, told.err
 
-    found = run("inspect", folder / "a.safetensors", "--picture", folder / "tree.png")
-    assert found.stdout == report(inspect_file(folder / "a.safetensors")) + "\n", found.stderr
+    a, b, bars = folder / "a.safetensors", folder / "b.safetensors", folder / "bars.png"
+    assert run("inspect", a, "--picture", folder / "tree.png") == (0, report(inspect_file(a)) + "\n", "")  # fmt: skip
     assert Image.open(folder / "tree.png").format == "PNG"
-    compared = run("compare", folder / "a.safetensors", folder / "b.safetensors", "--picture", folder / "bars.png")  # fmt: skip
-    assert "OUT11" in compared.stdout and Image.open(folder / "bars.png").size == (1200, 480)
-    again = run("compare", folder / "a.safetensors", folder / "a.safetensors", "--picture", folder / "bars.png")  # fmt: skip
-    assert again.returncode == 1 and "exists already" in again.stderr
-    pruned = run("prune", folder / "training.safetensors", folder / "p.safetensors", "--precision", "fp16")  # fmt: skip
-    assert pruned.returncode == 0 and "1 leftovers of training" in pruned.stdout, pruned.stderr
-    refused = run("prune", folder / "training.safetensors", folder / "p.safetensors")
-    assert refused.returncode == 1 and "never overwritten" in refused.stderr
+    status, told, _ = run("compare", a, b, "--picture", bars)
+    assert status == 0 and "OUT11" in told and Image.open(bars).size == (1200, 480)
+    status, _, error = run("compare", a, a, "--picture", bars)
+    assert status == 1 and "exists already" in error
+    prune = ("prune", folder / "training.safetensors", folder / "p.safetensors", "--converted", folder)  # fmt: skip
+    status, told, _ = run(*prune, "--precision", "fp16")
+    assert status == 0 and "1 leftovers of training" in told
+    status, _, error = run(*prune)
+    assert status == 1 and "never overwritten" in error
