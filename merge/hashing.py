@@ -9,6 +9,7 @@ import tempfile
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,17 @@ def _hashes(path: Path, cache: Path | None, progress: Progress | None, tensors: 
         entry = {"identity": identity, "sha256": sha256}
         _remember(cache, str(path), {**entry, "tensors_sha256": of_tensors} if tensors else entry)
     return Hashes(identity[0], sha256, of_tensors)
+
+
+def known_files(cache: Path, sha256: str) -> list[Path]:
+    """The files that have this hash by the cache and have not changed since."""
+    found = []
+    for path, entry in _read(cache).items():
+        if entry["sha256"] == sha256:
+            with suppress(OSError):
+                if _identity(Path(path)) == entry["identity"]:
+                    found.append(Path(path))
+    return found
 
 
 def tensors_sha256(path: Path) -> str:

@@ -161,6 +161,13 @@ def for_part(recipe: Recipe, part: str) -> Recipe:
     return _rebuilt(recipe, lambda child: for_part(child, part))
 
 
+def renamed(recipe: Recipe, name_of: Callable[[Ingredient], str]) -> Recipe:
+    """The same recipe with other names for its ingredients."""
+    if isinstance(recipe, Ingredient):
+        return Ingredient(name_of(recipe), recipe.sha256)
+    return _rebuilt(recipe, lambda child: renamed(child, name_of))
+
+
 def _rebuilt(recipe: Recipe, change: Callable[[Recipe], Recipe]) -> Recipe:
     """The recipe with every child changed; an ingredient itself."""
     if isinstance(recipe, WeightedSum):

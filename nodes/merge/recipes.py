@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from comfy_api.latest import io
 
 from ...merge.blocks import LAYOUTS, BlockWeights
 from ...merge.errors import MergeError
+from ...merge.hashing import known_files
 from ...merge.metadata import read_recipe
 from ...merge.presets import PRESETS, read_presets, read_weights
-from ...merge.recipe import BlockSum, Recipe, add_difference, ingredients, load_json, to_text
+from ...merge.recipe import (
+    BlockSum,
+    Ingredient,
+    Recipe,
+    add_difference,
+    ingredients,
+    load_json,
+    renamed,
+    to_text,
+)
 from ...merge.safetensors_file import read_header
 from ...merge.text import name_finder, parse
 from .. import names, types
@@ -242,8 +254,20 @@ class CocktailRecipeFromFile(io.ComfyNode):
     @classmethod
     def execute(cls, checkpoint: str) -> io.NodeOutput:
         recipe = read_recipe(read_header(names.checkpoint_path(checkpoint)))
+        recipe = renamed(recipe, _name_now)
         show_text(to_text(recipe))
         return io.NodeOutput(recipe)
+
+
+def _name_now(ingredient: Ingredient) -> str:
+    """The name of an ingredient's file now, where it has been renamed or moved since and its content is known already."""
+    try:
+        names.ingredient_path(ingredient.name)
+    except names.BadName:
+        for path in known_files(names.cocktail_dir("hashes.json"), ingredient.sha256 or ""):
+            with suppress(names.BadName):
+                return names.checkpoint_name(path)
+    return ingredient.name
 
 
 def _file_states(recipe: Recipe) -> list[list[int]]:

@@ -9,7 +9,7 @@ import pytest
 
 from cocktail.merge import hashing
 from cocktail.merge.errors import MergeError
-from cocktail.merge.hashing import file_hashes, file_sha256
+from cocktail.merge.hashing import file_hashes, file_sha256, known_files
 
 
 def test_a_hash_is_the_files_sha256(tmp_path):
@@ -79,3 +79,15 @@ def test_both_hashes_come_from_one_reading_and_are_kept(tmp_path, monkeypatch):
     other = tmp_path / "a.ckpt"
     other.write_bytes(data)
     assert file_hashes(other, cache).tensors_sha256 is None
+
+
+def test_a_file_is_found_by_its_hash_until_it_changes(tmp_path):
+    cache, path = tmp_path / "hashes.json", tmp_path / "a"
+    path.write_bytes(b"one")
+    sha256 = file_sha256(path, cache)
+    assert known_files(cache, sha256) == [path.resolve()]
+    assert known_files(cache, "0" * 64) == known_files(tmp_path / "none.json", sha256) == []
+    path.write_bytes(b"two!")
+    assert known_files(cache, sha256) == []
+    path.unlink()
+    assert known_files(cache, sha256) == []

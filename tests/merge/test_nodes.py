@@ -6,6 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from cocktail.merge.hashing import file_sha256
+
 from ..comfy import ComfyError
 
 SIDES = {"a": "miniature_base", "b": "miniature_v1", "c": "miniature_v3"}
@@ -106,6 +108,18 @@ def test_a_merged_file_gives_its_recipe_back(comfy):
     graph["file"] = node("CocktailMergeToFile", recipe=["read", 0], name="again", precision="fp16")
     again = comfy.run(graph)["file"]["cocktail"][0]
     assert again["recipe_hash"] == first["recipe_hash"]
+    second = comfy.run(merge("keeper-2", multiplier=0.35))["file"]["cocktail"][0]
+    models = comfy.base / "models" / "checkpoints"
+    kept, moved = models / "miniature_v3.safetensors", models / "renamed.safetensors"
+    kept.rename(moved)
+    try:
+        file_sha256(moved, comfy.base / "output" / "cocktail" / "hashes.json")
+        graph["read"]["inputs"]["checkpoint"] = second["checkpoint"]
+        graph["file"]["inputs"]["name"] = "once-more"
+        found = comfy.run(graph)["file"]["cocktail"][0]
+    finally:
+        moved.rename(kept)
+    assert "renamed" in found["recipe"] and found["recipe_hash"] == second["recipe_hash"]
     graph["read"]["inputs"]["checkpoint"] = "miniature_base.safetensors"
     assert "has no recipe" in comfy.errors(graph)["read"]
 
