@@ -22,6 +22,7 @@ from .axis_nodes import (
     CocktailAxisRuns,
     CocktailCombineAxes,
 )
+from .check_nodes import CocktailFindTwins
 from .errors import GridError
 from .plan_nodes import CocktailGridPlan, CocktailGridPlanJson
 from .store import Store
@@ -228,4 +229,5 @@ NODES: list[type[io.ComfyNode]] = [
     CocktailGridPlanJson,
     CocktailRenderGrid,
     CocktailGridSheet,
+    CocktailFindTwins,
 ]
