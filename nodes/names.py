@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import re
 from functools import lru_cache
 from pathlib import Path
@@ -151,6 +152,20 @@ def dataset_folder(name: str) -> Path:
         f"There is no dataset folder {name!r}.{hint} Put a folder of pictures into ComfyUI's input folder "
         "(its name is then input/FOLDER), or add a 'datasets' folder to extra_model_paths.yaml."
     )
+
+
+def is_dataset_place(folder: Path) -> bool:
+    """Whether a folder lies below a root that pictures of datasets may be in: input, datasets folders, our own output."""
+    real = folder.resolve()
+    return any(
+        real.is_relative_to(root.resolve()) for root in (*_dataset_roots().values(), cocktail_dir())
+    )
+
+
+def picture_facts(folder: Path, kind: str = "") -> Path:
+    """The file of what is known of a folder's pictures; "joined-" is the kind that Join Images keeps."""
+    name = hashlib.sha256(str(folder.resolve()).encode("utf-8")).hexdigest()[:16]
+    return cocktail_dir("cache", "pictures", f"{kind}{name}.json")
 
 
 def _dataset_roots() -> dict[str, Path]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -215,8 +214,7 @@ def _join(
     progress: Progress,
 ) -> tuple[Dataset, LoadReport]:
     """The dataset of the rows that have a file, with what is known of each image kept."""
-    known = hashlib.sha256(str(root.resolve()).encode("utf-8")).hexdigest()[:16]
-    cache = names.cocktail_dir("cache", "pictures", f"joined-{known}.json")
+    cache = names.picture_facts(root, "joined-")
     rows = read_rows(Path(selection.path))
     dataset, report = join(rows, files, root, name, on_problem, cache, progress)
     for line in selection.history:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -208,13 +207,12 @@ class CocktailLoadDataset(io.ComfyNode):
         background: str = "#ffffff",
     ) -> io.NodeOutput:
         path = names.dataset_folder(folder)
-        cache_name = hashlib.sha256(str(path.resolve()).encode("utf-8")).hexdigest()[:16]
         dataset, report = load_folder(
             path,
             folder,
             caption_text,
             on_problem,
-            names.cocktail_dir("cache", "pictures", f"{cache_name}.json"),
+            names.picture_facts(path),
             Progress(),
             layout,
             caption_column.strip(),

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 from comfy_api.latest import io
 
+from ...trainer.data.listing import folder_state
 from ...trainer.data.manifest import Dataset
+from ...trainer.data.picture_check import check_pictures
 from ...trainer.errors import TrainerError
 from .. import names, types
-from ..progress import show_text
+from ..progress import Progress, show_text
 from ..schema import opt, schema
 
 CATEGORY = "cocktail/dataset"
@@ -75,7 +80,7 @@ class CocktailOpenDataset(io.ComfyNode):
             node_id="CocktailOpenDataset",
             display_name="Open Dataset",
             category=CATEGORY,
-            description="Opens pairs that Save Dataset has kept. Pictures are read where they were.",
+            description="Opens pairs that Save Dataset has kept. Pictures are read where they were; missing and changed ones are told of by name.",
             search_aliases=["load manifest", "saved dataset", "import dataset"],
             inputs=[
                 opt(
@@ -84,8 +89,19 @@ class CocktailOpenDataset(io.ComfyNode):
                     options=names.saved_datasets(),
                     tooltip="A dataset in output/cocktail/datasets. Press R to refresh the list.",
                 ),
+                opt(
+                    io.Boolean.Input,
+                    "read_every_picture",
+                    default=False,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Read every picture and compare its content. Off: only those whose size or time is not the known one are read.",
+                ),
             ],
-            outputs=[types.Dataset.Output("dataset", display_name="dataset", tooltip="The pairs.")],
+            outputs=[
+                types.Dataset.Output("dataset", display_name="dataset", tooltip="The pairs."),
+                io.String.Output("report", display_name="report", tooltip="How many pairs there are, and whether the pictures are what they were."),
+            ],
         )  # fmt: skip
 
     @classmethod
@@ -98,22 +114,40 @@ class CocktailOpenDataset(io.ComfyNode):
         return True
 
     @classmethod
-    def execute(cls, saved_dataset: str) -> io.NodeOutput:
+    def fingerprint_inputs(cls, saved_dataset: str | None, **_: Any) -> str:
+        """Changes when the manifest or a file in the folder of its pictures does."""
+        try:
+            path = names.existing_dataset(saved_dataset or "")
+            root = Path(Dataset.root_of(path) or path)
+            pictures = folder_state(root) if names.is_dataset_place(root) and root.is_dir() else ""
+            return f"{path.stat().st_mtime_ns}-{pictures}"
+        except (names.BadName, TrainerError, OSError):
+            return ""
+
+    @classmethod
+    def execute(cls, saved_dataset: str, read_every_picture: bool = False) -> io.NodeOutput:
         dataset = Dataset.load(names.existing_dataset(saved_dataset))
-        missing = [pair.image for pair in dataset.pairs if not dataset.path(pair).is_file()]
-        if missing:
+        root = Path(dataset.root)
+        if not names.is_dataset_place(root):
             raise TrainerError(
-                f"{len(missing)} of {len(dataset.pairs)} pictures of {saved_dataset} are not where they were, such as {missing[0]} "
-                f"in {dataset.root}. Put them back, or load the folder anew."
+                f"The pictures of {saved_dataset} are in {root}, which is no folder for datasets here. Move them below ComfyUI's input "
+                "folder and load them there, or add their folder under 'datasets' to extra_model_paths.yaml."
             )
-        text = f"{len(dataset.pairs)} pairs, {len(dataset.validation)} of them held back"
+        facts = [names.picture_facts(root), names.picture_facts(root, "joined-")]
+        check = check_pictures(dataset, facts, read_every_picture, Progress())
+        if not check.fine:
+            raise TrainerError(
+                f"{saved_dataset} in {root}:\n{check}\nPut them back, or load the folder anew."
+            )
+        text = f"{len(dataset.pairs)} pairs, {len(dataset.validation)} of them held back\n{check}"
         told = {
             "name": saved_dataset,
             "pairs": len(dataset.pairs),
             "fingerprint": dataset.fingerprint,
+            "not_compared": check.unknown,
         }
         show_text(text)
-        return io.NodeOutput(dataset, ui={"text": [text], "cocktail": [told]})
+        return io.NodeOutput(dataset, text, ui={"text": [text], "cocktail": [told]})
 
 
 NODES: list[type[io.ComfyNode]] = [CocktailSaveDataset, CocktailOpenDataset]

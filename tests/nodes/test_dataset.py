@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 from PIL import Image
 
-from cocktail.trainer.data.manifest import Dataset
+from cocktail.trainer.data.manifest import Dataset, Pair
 
 from ..comfy import ComfyError
 from .graphs import node
@@ -119,15 +120,36 @@ def test_bad_input_is_refused_before_anything_runs(comfy, kind, change, words):
     assert set(answer["node_errors"]) == {"it"}
 
 
-def test_pictures_that_have_gone_are_named_when_a_dataset_is_opened(comfy):
-    graph = {
-        **draw_and_load(8),
-        "save": node("CocktailSaveDataset", dataset=["load", 0], name="gone"),
+def opened(name, **options):
+    return {
+        "open": node("CocktailOpenDataset", saved_dataset=name, **options),
+        "see": node("CocktailSaveDataset", dataset=["open", 0], name=name),
     }
-    comfy.run(graph)
-    (comfy.base / "input" / "shapes-8" / "00003.png").unlink()
-    graph = {"open": node("CocktailOpenDataset", saved_dataset="gone"), "see": node("CocktailSaveDataset", dataset=["open", 0], name="gone")}  # fmt: skip
-    with pytest.raises(
-        ComfyError, match="1 of 8 pictures of gone are not where they were, such as 00003.png"
-    ):
-        comfy.run(graph)
+
+
+def test_pictures_that_are_gone_or_changed_are_named_when_a_dataset_is_opened(comfy):
+    comfy.run({**draw_and_load(8), "save": node("CocktailSaveDataset", dataset=["load", 0], name="gone")})  # fmt: skip
+    found = comfy.run(opened("gone"))["open"]["cocktail"][0]
+    assert (found["pairs"], found["not_compared"]) == (8, 0)
+    folder = comfy.base / "input" / "shapes-8"
+    changed, state = folder / "00005.png", (folder / "00005.png").stat()
+    data = bytearray(changed.read_bytes())
+    data[-1] ^= 1
+    changed.write_bytes(data)
+    words = "1 of 8 pictures are changed since:\n  00005.png"
+    with pytest.raises(ComfyError, match=words):
+        comfy.run(opened("gone"))
+    os.utime(changed, ns=(state.st_atime_ns, state.st_mtime_ns))
+    with pytest.raises(ComfyError, match=words):
+        comfy.run(opened("gone", read_every_picture=True))
+    (folder / "00003.png").unlink()
+    with pytest.raises(ComfyError, match="1 of 8 pictures are not where they were:\n  00003.png"):
+        comfy.run(opened("gone"))
+
+
+def test_pictures_outside_of_the_folders_for_datasets_are_not_opened(comfy, tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    there = comfy.base / "output" / "cocktail" / "datasets" / "elsewhere" / "manifest.parquet"
+    Dataset("elsewhere", str(tmp_path), (Pair("1", "a.png", "0" * 64, 8, 8, "black"),)).save(there)
+    with pytest.raises(ComfyError, match="which is no folder for datasets here"):
+        comfy.run(opened("elsewhere"))

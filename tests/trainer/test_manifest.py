@@ -17,12 +17,14 @@ from cocktail.trainer.errors import TrainerError
 
 PLAIN = Pair("0" * 16, "a.png", "f" * 64, 512, 768, "a caption")
 
+letters = some.characters(exclude_categories=["Cs"], exclude_characters="/\\:.\0")
+picture = some.lists(some.text(letters, max_size=9), min_size=1, max_size=3).map("/".join)
 word = some.text(some.characters(exclude_categories=["Cs"]), max_size=20)
 chance = some.floats(0, 1)
 pairs = some.builds(
     Pair,
     id=word,
-    image=word,
+    image=picture.filter(lambda image: not image.startswith("/")),
     image_hash=word,
     width=some.integers(1, 2**40),
     height=some.integers(1, 2**40),
@@ -164,6 +166,35 @@ def test_a_manifest_that_is_none_is_refused_in_words(tmp_path, header, select, w
     with pytest.raises(TrainerError) as caught:
         Dataset.load(altered(tmp_path / "two.parquet", header, select))
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        "../a.png",
+        "../../etc/a.png",
+        "few/../../a.png",
+        "few\\..\\..\\a.png",
+        "..",
+        "/etc/a.png",
+        "C:/a.png",
+        "C:\\a.png",
+        "\\\\server\\share\\a.png",
+        "a\0.png",
+    ],
+)
+def test_a_picture_outside_of_the_root_is_refused(tmp_path, image):
+    pair = dataclasses.replace(PLAIN, image=image)
+    Dataset("two", str(tmp_path), (PLAIN, dataclasses.replace(pair, id="1"))).save(tmp_path / "m")
+    with pytest.raises(TrainerError, match="names 1 pictures outside of its folder"):
+        Dataset.load(tmp_path / "m")
+
+
+@pytest.mark.parametrize("image", ["a..b.png", "few/..a.png", "~/a.png", "few/a.png"])
+def test_an_odd_name_below_the_root_is_none_outside(tmp_path, image):
+    dataset = Dataset("one", str(tmp_path), (dataclasses.replace(PLAIN, image=image),))
+    dataset.save(tmp_path / "m")
+    assert Dataset.load(tmp_path / "m") == dataset
 
 
 def test_a_manifest_that_is_not_there_is_missed_by_name(tmp_path):

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from ..errors import TrainerError
@@ -25,8 +25,7 @@ HEADER = "cocktail.dataset"
 class Pair:
     """An image and its caption.
 
-    `image` is the file, relative to the dataset's root with forward slashes, or absolute when it lies elsewhere;
-    `image_hash` the SHA-256 of its bytes; `width` and `height` are pixels after EXIF orientation.
+    `image` is the file, below the dataset's root and relative to it, with forward slashes; `image_hash` the SHA-256 of its bytes; `width` and `height` are pixels after EXIF orientation.
     `split` is "train", "validation" or "validation/NAME" for a named validation set.
     `weight` is how many times an epoch shows the pair (EveryDream2's multiply, kohya's repeats); a fraction is drawn anew
     for every epoch. `group` names what must stay on one side of a split: a user, a folder, a job.
@@ -160,6 +159,20 @@ class Dataset:
             rows.unlink(missing_ok=True)
             part.unlink(missing_ok=True)
 
+    @staticmethod
+    def root_of(path: Path) -> str:
+        """The root that a manifest's header names; "" when it cannot be read. The pairs are not looked at."""
+        import duckdb
+
+        try:
+            with duckdb.connect() as database:
+                metadata = database.execute(
+                    "SELECT key, value FROM parquet_kv_metadata(?)", [str(path)]
+                ).fetchall()
+            return str(json.loads(dict(metadata)[HEADER.encode()])["root"])
+        except (duckdb.Error, KeyError, TypeError, ValueError):
+            return ""
+
     @classmethod
     def load(cls, path: Path) -> Dataset:
         """Raises TrainerError when it is no manifest or its pairs are not the ones that were saved."""
@@ -197,6 +210,12 @@ class Dataset:
         if twice:
             raise TrainerError(
                 f"{path.name} has {len(twice)} ids more than once, such as {twice[0]}. Load the pairs anew."
+            )
+        outside = [pair.image for pair in dataset.pairs if leaves_root(pair.image)]
+        if outside:
+            raise TrainerError(
+                f"{path.name} names {len(outside)} pictures outside of its folder {dataset.root}, such as {outside[0]!r}. "
+                "Nothing of it is opened. Load the pairs anew."
             )
         if dataset.fingerprint != header["fingerprint"]:
             raise TrainerError(
@@ -244,6 +263,18 @@ COLUMNS = {
 
 def _quoted(path: Path) -> str:
     return str(path).replace("'", "''")
+
+
+def leaves_root(image: str) -> bool:
+    """Whether a picture's path is absolute, names a drive, holds a NUL or climbs by `..`, on any system."""
+    native = Path(image)
+    return bool(
+        "\0" in image
+        or native.anchor
+        or image.startswith("/")
+        or PureWindowsPath(image).is_absolute()
+        or ".." in image.replace("\\", "/").split("/")
+    )
 
 
 def pair_ids(contents: Iterable[tuple[str, str]]) -> list[str]:
