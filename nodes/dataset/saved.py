@@ -128,9 +128,18 @@ class CocktailOpenDataset(io.ComfyNode):
     def execute(cls, saved_dataset: str, read_every_picture: bool = False) -> io.NodeOutput:
         dataset = Dataset.load(names.existing_dataset(saved_dataset))
         root = Path(dataset.root)
-        if not names.is_dataset_place(root):
+        folders = {
+            root,
+            *(
+                dataset.path(pair).parent
+                for pair in dataset.pairs
+                if Path(pair.image).is_absolute()
+            ),
+        }
+        strange = sorted(str(folder) for folder in folders if not names.is_dataset_place(folder))
+        if strange:
             raise TrainerError(
-                f"The pictures of {saved_dataset} are in {root}, which is no folder for datasets here. Move them below ComfyUI's input "
+                f"Pictures of {saved_dataset} are in {strange[0]}, which is no folder for datasets here. Move them below ComfyUI's input "
                 "folder and load them there, or add their folder under 'datasets' to extra_model_paths.yaml."
             )
         facts = [names.picture_facts(root), names.picture_facts(root, "joined-")]

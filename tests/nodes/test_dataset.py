@@ -150,6 +150,22 @@ def test_pictures_that_are_gone_or_changed_are_named_when_a_dataset_is_opened(co
 def test_pictures_outside_of_the_folders_for_datasets_are_not_opened(comfy, tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     there = comfy.base / "output" / "cocktail" / "datasets" / "elsewhere" / "manifest.parquet"
-    Dataset("elsewhere", str(tmp_path), (Pair("1", "a.png", "0" * 64, 8, 8, "black"),)).save(there)
-    with pytest.raises(ComfyError, match="which is no folder for datasets here"):
-        comfy.run(opened("elsewhere"))
+    for root, image in ((tmp_path, "a.png"), (comfy.base / "input", str(tmp_path / "a.png"))):
+        Dataset("elsewhere", str(root), (Pair("1", image, "0" * 64, 8, 8, "black"),)).save(there)
+        with pytest.raises(ComfyError, match="which is no folder for datasets here"):
+            comfy.run(opened("elsewhere"))
+
+
+def test_a_dataset_with_a_validation_folder_of_its_own_is_opened(comfy):
+    held_back = draw_and_load(9)
+    held_back["draw"]["inputs"]["seed"] = 6
+    graph = {
+        **draw_and_load(10),
+        "draw9": held_back["draw"],
+        "load9": node("CocktailLoadDataset", **{**held_back["load"]["inputs"], "folder": ["draw9", 0]}),
+        "both": node("CocktailAddValidationSet", dataset=["load", 0], held_back=["load9", 0], name="apart"),
+        "save": node("CocktailSaveDataset", dataset=["both", 0], name="both"),
+    }  # fmt: skip
+    kept = comfy.run(graph)["save"]["cocktail"][0]
+    found = comfy.run(opened("both"))["open"]["cocktail"][0]
+    assert (found["pairs"], found["fingerprint"]) == (kept["pairs"], kept["fingerprint"])

@@ -176,17 +176,14 @@ def test_a_manifest_that_is_none_is_refused_in_words(tmp_path, header, select, w
         "few/../../a.png",
         "few\\..\\..\\a.png",
         "..",
-        "/etc/a.png",
-        "C:/a.png",
-        "C:\\a.png",
-        "\\\\server\\share\\a.png",
+        "/etc/../a.png",
         "a\0.png",
     ],
 )
-def test_a_picture_outside_of_the_root_is_refused(tmp_path, image):
+def test_a_picture_that_climbs_out_of_the_root_is_refused(tmp_path, image):
     pair = dataclasses.replace(PLAIN, image=image)
     Dataset("two", str(tmp_path), (PLAIN, dataclasses.replace(pair, id="1"))).save(tmp_path / "m")
-    with pytest.raises(TrainerError, match="names 1 pictures outside of its folder"):
+    with pytest.raises(TrainerError, match="names 1 pictures by ways out of its folder"):
         Dataset.load(tmp_path / "m")
 
 

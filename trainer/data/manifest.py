@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 from ..errors import TrainerError
@@ -25,7 +25,8 @@ HEADER = "cocktail.dataset"
 class Pair:
     """An image and its caption.
 
-    `image` is the file, below the dataset's root and relative to it, with forward slashes; `image_hash` the SHA-256 of its bytes; `width` and `height` are pixels after EXIF orientation.
+    `image` is the file, relative to the dataset's root and below it, with forward slashes, or absolute when it lies elsewhere (a
+    validation folder of its own); `image_hash` the SHA-256 of its bytes; `width` and `height` are pixels after EXIF orientation.
     `split` is "train", "validation" or "validation/NAME" for a named validation set.
     `weight` is how many times an epoch shows the pair (EveryDream2's multiply, kohya's repeats); a fraction is drawn anew
     for every epoch. `group` names what must stay on one side of a split: a user, a folder, a job.
@@ -214,7 +215,7 @@ class Dataset:
         outside = [pair.image for pair in dataset.pairs if leaves_root(pair.image)]
         if outside:
             raise TrainerError(
-                f"{path.name} names {len(outside)} pictures outside of its folder {dataset.root}, such as {outside[0]!r}. "
+                f"{path.name} names {len(outside)} pictures by ways out of its folder {dataset.root}, such as {outside[0]!r}. "
                 "Nothing of it is opened. Load the pairs anew."
             )
         if dataset.fingerprint != header["fingerprint"]:
@@ -266,14 +267,12 @@ def _quoted(path: Path) -> str:
 
 
 def leaves_root(image: str) -> bool:
-    """Whether a picture's path is absolute, names a drive, holds a NUL or climbs by `..`, on any system."""
-    native = Path(image)
-    return bool(
+    """Whether a picture's path climbs by `..`, holds a NUL, or is neither absolute nor relative (`C:a.png` on Windows)."""
+    path = Path(image)
+    return (
         "\0" in image
-        or native.anchor
-        or image.startswith("/")
-        or PureWindowsPath(image).is_absolute()
         or ".." in image.replace("\\", "/").split("/")
+        or (bool(path.anchor) and not path.is_absolute())
     )
 
 
