@@ -148,6 +148,13 @@ def test_a_killed_captioning_goes_on_when_queued_again_and_captions_nothing_twic
     assert len(lines(folder)) == len({line["image_hash"] for line in lines(folder)}) == MANY
 
 
+def refusal(comfy, graph):
+    """Why Caption Dataset is refused when a graph is queued."""
+    with pytest.raises(ComfyError) as error:
+        comfy.queue(graph)
+    return error.value.nodes["caption"]
+
+
 def pickled_only(folder):
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
 
@@ -167,17 +174,14 @@ def with_own_code(folder):
         ("captioners/bad", with_own_code, "needs Python code of its own"),
     ],
 )  # fmt: skip
-def test_what_is_no_captioner_is_refused_before_anything_runs(
-    comfy, captioner, model, change, words
-):
+def test_what_is_no_captioner_is_refused_before_it_works(comfy, captioner, model, change, words):
     bad = captioner.with_name("bad")
     if change:
         shutil.copytree(captioner, bad)
         change(bad)
     try:
-        assert words in comfy.errors(captioned(6, model=model))["caption"]
-        refused = comfy.errors(captioned(6, kind="blip"))["caption"]
-        assert "holds a model of type git, not blip" in refused
+        assert words in refusal(comfy, captioned(6, model=model))
+        assert "a model of type git, not blip" in refusal(comfy, captioned(6, kind="blip"))
     finally:
         shutil.rmtree(bad, ignore_errors=True)
 
