@@ -148,6 +148,44 @@ def test_a_killed_captioning_goes_on_when_queued_again_and_captions_nothing_twic
     assert len(lines(folder)) == len({line["image_hash"] for line in lines(folder)}) == MANY
 
 
+def refusal(comfy, graph):
+    """Why Caption Dataset is refused when a graph is queued."""
+    with pytest.raises(ComfyError) as error:
+        comfy.queue(graph)
+    return error.value.nodes["caption"]
+
+
+def pickled_only(folder):
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def with_own_code(folder):
+    (folder / "processor_config.json").write_text('{"auto_map": {"AutoProcessor": "x.Y"}}')
+
+
+@pytest.mark.parametrize(
+    ("model", "change", "words"),
+    [
+        ("captioners/gti", None, "There is no captioning model 'captioners/gti'. Did you mean captioners/git?"),
+        ("captioners/../checkpoints", None, "is refused"),
+        ("captioners/bad", lambda folder: (folder / "config.json").write_text("{"), "config.json in bad is damaged"),
+        ("captioners/bad", lambda folder: (folder / "model.safetensors").unlink(), "There are no weights in bad"),
+        ("captioners/bad", pickled_only, "only pickled weights"),
+        ("captioners/bad", with_own_code, "needs Python code of its own"),
+    ],
+)  # fmt: skip
+def test_what_is_no_captioner_is_refused_before_it_works(comfy, captioner, model, change, words):
+    bad = captioner.with_name("bad")
+    if change:
+        shutil.copytree(captioner, bad)
+        change(bad)
+    try:
+        assert words in refusal(comfy, captioned(6, model=model))
+        assert "a model of type git, not blip" in refusal(comfy, captioned(6, kind="blip"))
+    finally:
+        shutil.rmtree(bad, ignore_errors=True)
+
+
 def with_texts_of_other_nodes(**changed):
     """Pictures to another pack's node, its texts back to the pairs, and a mix of both captions."""
     graph = {
