@@ -58,7 +58,16 @@ def train(folder: Path) -> int:
     if run.state().status == "finished":
         print(f"{run.name} is finished. Give it more epochs to go on.")
         return 0
-    workers = Workers(run.settings)
+    workers, status = Workers(run.settings), 1
+    try:
+        status = _train(run, workers)
+        return status
+    finally:
+        workers.end(meet=status == 0)
+
+
+def _train(run: Run, workers: Workers) -> int:
+    """`train` among the processes of a run; what goes wrong is in its state."""
     with _exclusive(run) if workers.main else contextlib.nullcontext():
         journal = Journal(run, silent=not workers.main)
         try:

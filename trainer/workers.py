@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .errors import TrainerError
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+PATIENCE = timedelta(days=7)
+"""How long a process waits for the others: the first one alone saves, draws samples, and pauses while a disk is full."""
+LAST_MEETING = timedelta(seconds=30)
+"""How long it waits for them at the end."""
+
 
 class Workers:
     """The processes of a run. Alone, every method is what it says for one process; started by `accelerate launch`, all
@@ -24,7 +30,7 @@ class Workers:
     def __init__(self, settings: RunSettings) -> None:
         import torch
         from accelerate import Accelerator
-        from accelerate.utils import DistributedDataParallelKwargs
+        from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
         if settings.compute.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -37,7 +43,10 @@ class Workers:
             self.accelerator = Accelerator(
                 cpu=not torch.accelerator.is_available(),
                 mixed_precision="no" if settings.precision == "fp32" else settings.precision,
-                kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+                kwargs_handlers=[
+                    DistributedDataParallelKwargs(broadcast_buffers=False),
+                    InitProcessGroupKwargs(timeout=PATIENCE),
+                ],
             )
         except ValueError as error:
             raise TrainerError(
@@ -85,6 +94,19 @@ class Workers:
     def unwrap(self, module: Any) -> Any:
         """The module as it was before accelerate prepared it."""
         return self.accelerator.unwrap_model(module)
+
+    def end(self, meet: bool) -> None:
+        """Close the connections between the processes; with `meet` not before all are done with them.
+
+        A process that ends with connections open may be killed by their threads. One that has failed does not meet the
+        others: they wait for it in other places, and leave those when its connections are gone.
+        """
+        import torch
+
+        if meet and self.count > 1 and torch.distributed.get_backend() == "gloo":
+            with contextlib.suppress(RuntimeError):
+                torch.distributed.monitored_barrier(timeout=LAST_MEETING)
+        self.accelerator.end_training()
 
     def memory_bytes(self) -> int:
         """The most memory used so far: of the GPU, or on a CPU what the process holds now."""
