@@ -228,6 +228,16 @@ def install(comfyui: Path, own_torch: bool, own_comfyui: bool, for_tests: bool) 
         kept.write_text(f"torch=={version}\n")
         run([*pip, "--quiet", *wanted, "-c", str(kept)])
         return
+    download(wanted)
+    if audio := mismatched_torchaudio():
+        # torchaudio names no torch that it was built for, and imports with no other.
+        say(f"torchaudio {audio} needs the torch of the same number")
+        download([f"torch=={audio}", *wanted])
+
+
+def download(wanted: Sequence[str]) -> None:
+    """Install packages into .venv by uv if it can be had, otherwise by pip."""
+    pip = [PYTHON, "-m", "pip", "install", "--disable-pip-version-check", "--progress-bar", "off"]
     try:
         run([*pip, "--quiet", "uv"])
         run(
@@ -237,6 +247,21 @@ def install(comfyui: Path, own_torch: bool, own_comfyui: bool, for_tests: bool) 
     except Problem:
         say("uv could not do it; pip tries")
         run([*pip, *wanted])
+
+
+def mismatched_torchaudio() -> str:
+    """The version of a torchaudio that is installed but does not import, otherwise nothing."""
+    asks = """
+import importlib.metadata
+import importlib.util
+
+if importlib.util.find_spec("torchaudio"):
+    try:
+        import torchaudio
+    except Exception:
+        print(importlib.metadata.version("torchaudio"))
+"""
+    return run([PYTHON, "-c", asks], quiet=True).strip().partition("+")[0]
 
 
 def uv_index() -> dict[str, str]:
