@@ -18,7 +18,7 @@ from .metadata import read_recipe
 from .numbers import decimal
 from .pickled import ENDINGS
 from .plan import PRECISIONS
-from .recipe import Recipe, flatten, load_json, to_json, to_text
+from .recipe import Ingredient, Recipe, flatten, load_json, to_json, to_text
 from .safetensors_file import read_header
 from .text import name_finder, parse
 
@@ -232,7 +232,9 @@ def _read_recipe(recipe: str, models: Path) -> Recipe:
 def _show(options: argparse.Namespace) -> int:
     recipe = read_recipe(read_header(options.file))
     print(to_text(recipe))
-    for ingredient, weight in flatten(recipe):
-        print(f"{decimal(weight):>8}  {(ingredient.sha256 or '')[:12]}  {ingredient.name}")
+    for atom, weight in flatten(recipe):
+        sha256 = (atom.sha256 or "")[:12] if isinstance(atom, Ingredient) else ""
+        name = atom.name if isinstance(atom, Ingredient) else to_text(atom)
+        print(f"{decimal(weight):>8}  {sha256:12}  {name}")
     print(json.dumps(to_json(recipe), ensure_ascii=False, indent=1))
     return 0

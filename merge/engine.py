@@ -6,6 +6,7 @@ The bytes do not depend on the number of threads, the size of the pieces or the 
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +19,20 @@ from typing import Any
 from .blending import Blender, is_finite
 from .errors import MergeError, listed
 from .key_names import VAE
-from .plan import Blend, Copy, Literal, OutputTensor, Plan, Source, Widened
+from .methods import METHODS
+from .methods.draws import Draws
+from .plan import (
+    Blend,
+    Call,
+    Combination,
+    Copy,
+    Formula,
+    Literal,
+    OutputTensor,
+    Plan,
+    Source,
+    Widened,
+)
 from .safetensors_file import FLOATS, ITEM_BYTES, Tensor, lay_out, new_file
 
 CHUNK_ELEMENTS = 1 << 18
@@ -52,8 +66,9 @@ def write_file(
     threads: int | None = None,
     chunk_elements: int = CHUNK_ELEMENTS,
     progress: Progress | None = None,
+    device: str = "cpu",
 ) -> None:
-    """Carry out a plan: write the safetensors file `path`, which must not exist.
+    """Carry out a plan: write the safetensors file `path`, which must not exist. Methods compute on `device`, sums on the CPU.
 
     `progress(done_bytes, total_bytes)` is called in the calling thread after every piece; what it raises ends the pass. On any
     exception no file is left. Raises MergeError when an ingredient holds NaN or infinity or the result does not fit its type.
@@ -61,9 +76,10 @@ def write_file(
     outputs = {output.name: output for output in plan.tensors}
     start, places = lay_out([(o.name, o.dtype, o.shape) for o in plan.tensors], metadata)
     pieces = [
-        Piece(outputs[place.name], place, first, min(chunk_elements, place.elements - first))
+        Piece(outputs[place.name], place, first, min(step, place.elements - first))
         for place in places.values()
-        for first in range(0, place.elements, chunk_elements)
+        for step in [_elements_at_once(outputs[place.name], chunk_elements)]
+        for first in range(0, place.elements, step)
     ]
     identities = [_identity(header.path) for header in plan.headers]
     size = len(start) + sum(place.size_bytes for place in places.values())
@@ -73,13 +89,18 @@ def write_file(
         faults = Faults(set())
 
         def worker() -> Worker:
-            return Worker(plan, temporary, chunk_elements, faults)
+            return Worker(plan, temporary, chunk_elements, faults, device)
 
         _run(pieces, worker, threads or min(os.cpu_count() or 1, MOST_THREADS), progress)
         faults.refuse(plan)
         for header, identity in zip(plan.headers, identities, strict=True):
             if _identity(header.path) != identity:
                 raise MergeError(f"{header.path} changed during the merge. Run it again.")
+
+
+def _elements_at_once(output: OutputTensor, chunk_elements: int) -> int:
+    """The size of the pieces: a whole tensor where a method needs it."""
+    return chunk_elements if by_element(output.content) else max(math.prod(output.shape), 1)
 
 
 def _identity(path: Path) -> tuple[int, int]:
@@ -168,15 +189,27 @@ def _run(
         torch.set_num_threads(torch_threads)
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a formula's elements are in its tensor: from element `start` on, or all of them, in its shape."""
+
+    name: str
+    start: int
+    shape: tuple[int, ...] | None
+
+
 class Worker:
     """One thread's open files and buffers."""
 
-    def __init__(self, plan: Plan, target: Path, chunk_elements: int, faults: Faults) -> None:
+    def __init__(
+        self, plan: Plan, target: Path, chunk_elements: int, faults: Faults, device: str
+    ) -> None:
         import torch
 
         self._plan = plan
         self._target_path = target
         self._faults = faults
+        self._device = device
         self._chunk_elements = chunk_elements
         self._raw: list[tuple[Any, memoryview]] = []
         self._rounded = torch.empty(chunk_elements * 8, dtype=torch.uint8)
@@ -207,7 +240,7 @@ class Worker:
         elif isinstance(content, Widened):
             data = self._widened(content, piece)
         else:
-            data = self._blend(content, piece)
+            data = self._formula(content, piece)
         self._target.seek(piece.offset)
         while data:
             data = data[self._target.write(data) :]
@@ -221,14 +254,62 @@ class Worker:
                 self._faults.not_finite.add(piece.output.name)
         return data
 
-    def _blend(self, blend: Blend, piece: Piece) -> memoryview:
-        sources = [
-            self._values(source, piece, number) for number, source in enumerate(blend.sources)
-        ]
+    def _formula(self, formula: Formula, piece: Piece) -> memoryview:
+        import torch
+
+        if piece.size_bytes > len(self._rounded):
+            self._rounded = torch.empty(piece.size_bytes, dtype=torch.uint8)
+            self._rounded_bytes = self._rounded.numpy().data
         out = self._rounded[: piece.size_bytes].view(torch_type(piece.output.dtype))
-        if not self._blender.blend(sources, [weight for _, weight in blend.others], out):
+        whole = piece.count == piece.place.elements
+        place = Place(piece.output.name, piece.start, piece.output.shape if whole else None)
+
+        def values(source: Source, number: int) -> Any:
+            return self._values(source, piece, number)
+
+        if not self._compute(formula, values, place, out):
             self._faults.not_finite.add(piece.output.name)
         return self._rounded_bytes[: piece.size_bytes]
+
+    def _compute(
+        self, formula: Formula, values: Callable[[Source, int], Any], place: Place, out: Any
+    ) -> bool:
+        """Write a formula's result to the flat tensor `out`; False if an element is not finite.
+
+        `values(source, number)` are the elements of a source, in a buffer that is used again for the same number.
+        """
+        if isinstance(formula, Blend):
+            sources = [values(source, number) for number, source in enumerate(formula.sources)]
+            blender = self._blender if len(out) <= self._chunk_elements else Blender(len(out))
+            return blender.blend(sources, [weight for _, weight in formula.others], out)
+        out.copy_(self._called(formula, values, place, len(out)).flatten())
+        return is_finite(out)
+
+    def _called(
+        self, formula: Formula, values: Callable[[Source, int], Any], place: Place, count: int
+    ) -> Any:
+        """A formula's result in float32, in the shape of `place`."""
+        import torch
+
+        if isinstance(formula, Blend):
+            made = torch.empty(count, dtype=torch.float32)
+            if formula.others:
+                self._compute(formula, values, place, made)
+            else:
+                made.copy_(values(formula.first, 0))
+            return made.to(self._device).view(place.shape or count)
+        if isinstance(formula, Combination):
+            first = self._called(formula.first, values, place, count)
+            total = first.clone()
+            for side, weight in formula.others:
+                other = self._called(side, values, place, count)
+                total.add_(other.sub_(first), alpha=weight)
+            return total
+        operands = [self._called(side, values, place, count) for side in formula.operands]
+        settings: dict[str, Any] = dict(formula.settings)
+        if "seed" in settings:
+            settings["draws"] = Draws(int(settings.pop("seed")), place.name, place.start)
+        return METHODS[formula.method].function(*operands, **settings)
 
     def _widened(self, content: Widened, piece: Piece) -> memoryview:
         """The piece of a first convolution with additional channels: it is small, so it is made as a whole."""
@@ -236,17 +317,19 @@ class Worker:
 
         shape = piece.output.shape
         whole = torch.empty(shape, dtype=torch_type(piece.output.dtype))
-        for start, stop, blend in content.parts:
-            sources = []
-            for source in blend.sources:
+        for start, stop, formula in content.parts:
+            cut = (shape[0], stop - start, *shape[2:])
+            place = Place(f"{piece.output.name}[:, {start}:{stop}]", 0, cut)
+
+            def values(source: Source, number: int, start: int = start, stop: int = stop) -> Any:
                 all_of_it = Piece(piece.output, piece.place, 0, source.tensor.elements)
-                values = self._values(source, all_of_it, 0).reshape(source.tensor.shape)
-                sources.append(_channels(values, start, stop))
-            out = torch.empty(sources[0].shape, dtype=whole.dtype)
-            weights = [weight for _, weight in blend.others]
-            if not Blender(len(out)).blend(sources, weights, out):
+                found = self._values(source, all_of_it, 0).reshape(source.tensor.shape)
+                return _channels(found, start, stop)
+
+            out = torch.empty(math.prod(cut), dtype=whole.dtype)
+            if not self._compute(formula, values, place, out):
                 self._faults.not_finite.add(piece.output.name)
-            whole[:, start:stop] = out.reshape(shape[0], stop - start, *shape[2:])
+            whole[:, start:stop] = out.reshape(cut)
         data = whole.flatten().view(torch.uint8).numpy().data
         first = piece.offset - piece.place.offset
         return data[first : first + piece.size_bytes]
@@ -279,6 +362,16 @@ class Worker:
             grown = torch.empty(max(size, 2 * self._chunk_elements), dtype=torch.uint8)
             self._raw[number] = (grown, grown.numpy().data)
         return self._raw[number][1][:size]
+
+
+def by_element(content: object) -> bool:
+    """Whether an output can be made in pieces."""
+    if isinstance(content, Call):
+        sides: Sequence[Formula] = content.operands
+        return METHODS[content.method].by_element and all(map(by_element, sides))
+    if isinstance(content, Combination):
+        return all(map(by_element, (content.first, *(side for side, _ in content.others))))
+    return True
 
 
 def _channels(weight: Any, start: int, stop: int) -> Any:

@@ -2,7 +2,8 @@
 
 The rules:
 - a text encoder, a VAE or single tensors of them that an ingredient lacks: the others' shares are scaled so that they make up the whole;
-  a difference of which one side is missing adds nothing
+  a difference of which one side is missing adds nothing; a method goes on with fewer models if it takes that many, else it gives its
+  first operand
 - a tensor of the UNet that an ingredient lacks: refused, its architecture is another one
 - the first convolution of inpainting (9 input channels) and instruct-pix2pix models (8): the first 4 channels are mixed as everything
   else, the others among those that have them, by the rule for missing tensors
@@ -12,15 +13,17 @@ The rules:
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from .errors import MergeError, listed
 from .family import FIRST, input_channels
 from .key_names import EMA_PART, TEXT_PART, UNET_PART, part_of
+from .methods import METHODS
 from .recipe import (
     BlockSum,
     Ingredient,
+    Method,
     Parts,
     Recipe,
     WeightedSum,
@@ -51,6 +54,15 @@ def without(recipe: Recipe, lacking: Collection[Ingredient]) -> Recipe | None:
         return BlockSum(a, b, recipe.share_of_b) if a and b else a or b
     if isinstance(recipe, Parts):
         return without(recipe.recipe, lacking)
+    if isinstance(recipe, Method):
+        first, *others = (without(side, lacking) for side in recipe.recipes)
+        having = [side for side in (first, *others) if side is not None]
+        known = METHODS[recipe.method]
+        if len(having) == len(recipe.recipes) or (
+            first and known.more and len(having) >= len(known.operands)
+        ):
+            return replace(recipe, recipes=tuple(having))
+        return first or next(iter(having), None)
     a, b, c = (without(side, lacking) for side in (recipe.a, recipe.b, recipe.c))
     if a and b and c:
         return add_difference(a, b, c, recipe.multiplier)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import TypeAlias
 
 from .errors import MergeError, listed
@@ -22,6 +21,7 @@ from .key_names import EMA, PARTS, UNET_PART, VAE, VAE_PART, part_of
 from .matching import check_shapes, cuts, notes, without
 from .recipe import (
     Ingredient,
+    Method,
     Parts,
     Recipe,
     flatten,
@@ -29,11 +29,11 @@ from .recipe import (
     ingredients,
     layouts,
     short_name,
+    used_ingredients,
 )
 from .safetensors_file import FLOATS, Header, Tensor
 
 POSITION_IDS = "embeddings.position_ids"
-Flat: TypeAlias = Sequence[tuple[Ingredient, Fraction]]
 PRECISIONS = {
     "fp16": "F16", "bf16": "BF16", "fp32": "F32", "fp8_e4m3fn": "F8_E4M3", "fp8_e5m2": "F8_E5M2",
 }  # fmt: skip
@@ -61,14 +61,43 @@ class Blend:
 
 
 @dataclass(frozen=True)
-class Widened:
-    """Blends side by side along the second dimension: each from channel `start` up to `stop` of its sources."""
+class Call:
+    """What a method of `methods.METHODS` makes of its operands."""
 
-    parts: tuple[tuple[int, int, Blend], ...]
+    method: str
+    operands: tuple[Formula, ...]
+    settings: tuple[tuple[str, float], ...]
 
     @property
     def sources(self) -> tuple[Source, ...]:
-        return tuple(source for _, _, blend in self.parts for source in blend.sources)
+        return tuple(source for operand in self.operands for source in operand.sources)
+
+
+@dataclass(frozen=True)
+class Combination:
+    """first + the sum of weight x (other - first), where any of them is a call."""
+
+    first: Formula
+    others: tuple[tuple[Formula, float], ...]
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        sides = (self.first, *(other for other, _ in self.others))
+        return tuple(source for side in sides for source in side.sources)
+
+
+Formula: TypeAlias = Blend | Call | Combination
+
+
+@dataclass(frozen=True)
+class Widened:
+    """Formulas side by side along the second dimension: each from channel `start` up to `stop` of its sources."""
+
+    parts: tuple[tuple[int, int, Formula], ...]
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        return tuple(source for _, _, formula in self.parts for source in formula.sources)
 
 
 @dataclass(frozen=True)
@@ -96,7 +125,7 @@ class OutputTensor:
     name: str
     dtype: str
     shape: tuple[int, ...]
-    content: Blend | Widened | Copy | Literal
+    content: Formula | Widened | Copy | Literal
 
 
 @dataclass(frozen=True)
@@ -135,8 +164,8 @@ def make_plan(recipe: Recipe, headers: Mapping[Ingredient, Header], precision: s
         for part, absent in {(names[name], absent) for name, absent in lacking.items()}
     }
     recipes = {name: left[names[name], absent] for name, absent in lacking.items()}
-    flats = {name: flatten(tree, name) for name, tree in recipes.items() if tree is not None}
-    order = _order(recipe, flats)
+    trees_of = {name: tree for name, tree in recipes.items() if tree is not None}
+    order = _order(recipe, trees_of)
     vae_from = _owner_of_vae(recipe, users[VAE_PART], order, headers)
     users = {part: tuple(i for i in order if i in used) for part, used in users.items()}
     base = order[0]
@@ -158,16 +187,26 @@ def make_plan(recipe: Recipe, headers: Mapping[Ingredient, Header], precision: s
         if users[part]:
             check_shapes(users[part], headers, [name for name in blended if names[name] == part])
 
-    def blend(name: str, flat: Flat) -> Blend:
-        weights = dict(flat)
+    def formula(name: str, tree: Recipe) -> Formula:
+        weights = dict(flatten(tree, name))
         used = [ingredient for ingredient in order if ingredient in weights]
         sources = [Source(number[i], headers[i].tensors[name]) for i in used]
-        others = zip(sources[1:], (float(weights[i]) for i in used[1:]), strict=True)
-        return Blend(sources[0], tuple(others))
+        shares = [float(weights.pop(i)) for i in used]
+        calls = [call(name, method) for method in weights if isinstance(method, Method)]
+        if not calls:
+            return Blend(sources[0], tuple(zip(sources[1:], shares[1:], strict=True)))
+        sides: list[Formula] = [*(Blend(source, ()) for source in sources), *calls]
+        shares += map(float, weights.values())
+        others = tuple(zip(sides[1:], shares[1:], strict=True))
+        return Combination(sides[0], others) if others else sides[0]
+
+    def call(name: str, method: Method) -> Call:
+        settings = tuple((k, float(method.number(k, name))) for k, _ in method.settings)
+        return Call(method.method, tuple(formula(name, r) for r in method.recipes), settings)
 
     def output(name: str) -> OutputTensor | None:
         having = [i for i in users[names[name]] if name in headers[i].tensors]
-        if name not in flats or not having:
+        if name not in trees_of or not having:
             return None
         found = {ingredient: headers[ingredient].tensors[name] for ingredient in having}
         first = found[having[0]]
@@ -183,9 +222,9 @@ def make_plan(recipe: Recipe, headers: Mapping[Ingredient, Header], precision: s
             return OutputTensor(name, tensor.dtype, tensor.shape, Copy(source))
         dtype = first.dtype if names[name] == VAE_PART else _stored_as(name, precision)
         if len({tensor.shape for tensor in found.values()}) == 1:
-            return OutputTensor(name, dtype, first.shape, blend(name, flats[name]))
+            return OutputTensor(name, dtype, first.shape, formula(name, trees_of[name]))
         parts = [
-            (cut.start, cut.stop, blend(name, flatten(tree, name)))
+            (cut.start, cut.stop, formula(name, tree))
             for cut in cuts(found)
             if (tree := without(trees[names[name]], (*lacking[name], *cut.lacking))) is not None
         ]
@@ -235,21 +274,25 @@ def _vae_note(recipe: Recipe, base: Ingredient, vae_from: Ingredient | None) -> 
     return [f"{short_name(base.name)} has no VAE; the result has that of {short_name(vae_from.name)}."]  # fmt: skip
 
 
-def _order(recipe: Recipe, flats: Mapping[str, Flat]) -> list[Ingredient]:
+def _order(recipe: Recipe, trees_of: Mapping[str, Recipe]) -> list[Ingredient]:
     """The ingredients that matter to any tensor, from left to right, but first one that the UNet is made of and not only taken from."""
-    used = dict.fromkeys(i for flat in flats.values() for i, _ in flat)
-    flat = flatten(recipe)
-    used |= dict.fromkeys(i for i, _ in flat)
-    added = {i for i, weight in flat if weight > 0} | {
-        i
-        for name, found in flats.items()
-        if part_of(name) == UNET_PART
-        for i, weight in found
-        if weight > 0
-    }
+    used = {i for name, tree in trees_of.items() for i in used_ingredients(tree, name)}
+    used |= set(used_ingredients(recipe))
+    added = _added(recipe, "").union(
+        *(_added(tree, name) for name, tree in trees_of.items() if part_of(name) == UNET_PART)
+    )
     order = list(dict.fromkeys(i for i in ingredients(recipe) if i in used))
     base = next(ingredient for ingredient in order if ingredient in added)
     return [base, *(ingredient for ingredient in order if ingredient != base)]
+
+
+def _added(recipe: Recipe, tensor: str) -> set[Ingredient]:
+    """The ingredients that a recipe takes with positive weights; of a method those of its first operand."""
+    found: set[Ingredient] = set()
+    for atom, weight in flatten(recipe, tensor):
+        if weight > 0:
+            found |= {atom} if isinstance(atom, Ingredient) else _added(atom.recipes[0], tensor)
+    return found
 
 
 def _check_layouts(recipe: Recipe, family: Family) -> None:

@@ -1,7 +1,8 @@
 """A merge as data: a tree of ingredients, weighted sums and added differences, without any tensor.
 
 Weights are exact fractions, so that 60/20/20 is 3/5, 1/5, 1/5 and a chain of mixes loses nothing. Every recipe here is, for each
-tensor, a linear combination of its ingredients with weights that add up to 1; `flatten` gives that combination.
+tensor, a linear combination with weights that add up to 1, of its ingredients and of what methods (`merge.methods`) make of other recipes;
+`flatten` gives that combination.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, TypeAlias
@@ -17,6 +18,7 @@ from typing import Any, TypeAlias
 from .blocks import LAYOUTS, BlockWeights, block_weights, parse_rules
 from .errors import MergeError
 from .key_names import TEXT_PART, VAE_PART, part_of
+from .methods import METHODS, MergeMethod, Setting
 from .numbers import Number, exact, json_number, shown, written
 
 FORMAT = 1
@@ -77,7 +79,21 @@ class Parts:
     vae: Recipe | None = None
 
 
-Recipe: TypeAlias = Ingredient | WeightedSum | AddDifference | BlockSum | Parts
+@dataclass(frozen=True)
+class Method:
+    """What a method of `merge.methods.METHODS` makes of recipes, with every setting written down. Made by `method`."""
+
+    method: str
+    recipes: tuple[Recipe, ...]
+    settings: tuple[tuple[str, Fraction | BlockWeights], ...]
+
+    def number(self, setting: str, tensor: str) -> Fraction:
+        """The setting's value for the tensor of that name."""
+        value = dict(self.settings)[setting]
+        return value.of(tensor) if isinstance(value, BlockWeights) else value
+
+
+Recipe: TypeAlias = Ingredient | WeightedSum | AddDifference | BlockSum | Parts | Method
 
 
 def weighted_sum(shares: Iterable[tuple[Recipe, Number]]) -> WeightedSum:
@@ -101,6 +117,82 @@ def add_difference(
     return AddDifference(a, b, c, exact(multiplier, "the multiplier"))
 
 
+def triple_sum(
+    a: Recipe,
+    b: Recipe,
+    c: Recipe,
+    share_of_b: Number | BlockWeights,
+    share_of_c: Number | BlockWeights,
+) -> Recipe:
+    """(1 - share of b - share of c) x a + share of b x b + share of c x c. Raises MergeError when a share is not a number."""
+    return add_difference(add_difference(a, b, a, share_of_b), c, a, share_of_c)
+
+
+def sum_twice(
+    a: Recipe,
+    b: Recipe,
+    c: Recipe,
+    share_of_b: Number | BlockWeights,
+    share_of_c: Number | BlockWeights,
+) -> Recipe:
+    """(1 - share of c) x ((1 - share of b) x a + share of b x b) + share of c x c. Raises MergeError when a share is not a number."""
+    first = add_difference(a, b, a, share_of_b)
+    return add_difference(first, c, first, share_of_c)
+
+
+TREES: dict[str, Callable[..., Recipe]] = {"triple_sum": triple_sum, "sum_twice": sum_twice}
+"""Methods of other tools that are sums of sums: they take recipes a, b, c and the settings share_of_b and share_of_c."""
+
+
+def method(
+    name: str, recipes: Iterable[Recipe], settings: Mapping[str, Any] | None = None
+) -> Method:
+    """What the method of that name makes of the recipes, in the order of its operands; a setting that is not given has its default.
+
+    Raises MergeError for an unknown method or setting, another number of recipes, and for a value out of the setting's range.
+    """
+    if name not in METHODS:
+        raise MergeError(f"{shown(name)} is not a method. Choose one of {', '.join(METHODS)}.")
+    known, given = METHODS[name], tuple(recipes)
+    count = len(known.operands)
+    if len(given) < count or (len(given) > count and not known.more):
+        raise MergeError(
+            f"{known.title} takes {count}{' or more' if known.more else ''} recipes ({', '.join(known.operands)}"
+            f"{', ...' if known.more else ''}), not {len(given)}."
+        )
+    values = dict(settings or {})
+    found = tuple(
+        (s.name, _setting(known, s, values.pop(s.name, s.default))) for s in known.settings
+    )
+    if values:
+        names = ", ".join(s.name for s in known.settings) or "none"
+        raise MergeError(
+            f"{known.title} has no setting {shown(next(iter(values)))}. It has: {names}."
+        )
+    return Method(name, given, found)
+
+
+def _setting(known: MergeMethod, setting: Setting, value: Any) -> Fraction | BlockWeights:
+    where = f"{setting.name} of {known.title}"
+    if isinstance(value, BlockWeights) and not setting.by_block:
+        raise MergeError(f"{where} is one number for all blocks.")
+    found = value if isinstance(value, BlockWeights) else exact(value, where)
+    numbers = (
+        [found]
+        if isinstance(found, Fraction)
+        else [*found.by_slot.values(), *(r.value for r in found.rules)]
+    )
+    for number in numbers:
+        if not setting.low <= number <= setting.high or (
+            setting.is_whole and number.denominator > 1
+        ):
+            kind = "a whole number" if setting.is_whole else "a number"
+            raise MergeError(
+                f"{where} must be {kind} from {setting.low} to {setting.high}; it is {written(number)}."
+            )
+    return found
+
+
 def check_depth(recipe: Recipe) -> None:
     """Raise MergeError for a tree that is nested deeper than a recipe's JSON may be."""
     level = [recipe]
@@ -121,19 +213,20 @@ def ingredients(recipe: Recipe) -> Iterator[Ingredient]:
             yield from ingredients(child)
 
 
-def flatten(recipe: Recipe, tensor: str = "") -> tuple[tuple[Ingredient, Fraction], ...]:
-    """The linear combination that a recipe is for the tensor of that name: one exact weight per ingredient, from left to right.
+def flatten(recipe: Recipe, tensor: str = "") -> tuple[tuple[Ingredient | Method, Fraction], ...]:
+    """The linear combination that a recipe is for the tensor of that name: one exact weight per ingredient or method, from left to right.
 
     Without a name it is that of all that is not in the UNet. An ingredient that stands in several places is added up (by file
-    content where it is known, else by name); one whose total is 0 is left out. The weights add up to 1.
+    content where it is known, else by name), and so are equal methods; one whose total is 0 is left out. The weights add up to 1.
     """
     recipe = for_part(recipe, part_of(tensor))
-    totals: dict[str, tuple[Ingredient, Fraction]] = {}
+    totals: dict[str | Method, tuple[Ingredient | Method, Fraction]] = {}
 
     def add(node: Recipe, weight: Fraction) -> None:
-        if isinstance(node, Ingredient):
-            first, total = totals.get(node.sha256 or node.name, (node, Fraction(0)))
-            totals[node.sha256 or node.name] = (first, total + weight)
+        if isinstance(node, Ingredient | Method):
+            key = node if isinstance(node, Method) else node.sha256 or node.name
+            first, total = totals.get(key, (node, Fraction(0)))
+            totals[key] = (first, total + weight)
         elif isinstance(node, WeightedSum):
             for part in node.parts:
                 add(part.recipe, weight * part.weight)
@@ -150,7 +243,18 @@ def flatten(recipe: Recipe, tensor: str = "") -> tuple[tuple[Ingredient, Fractio
             add(node.c, -weight * multiplier)
 
     add(recipe, Fraction(1))
-    return tuple((ingredient, total) for ingredient, total in totals.values() if total)
+    return tuple((atom, total) for atom, total in totals.values() if total)
+
+
+def used_ingredients(recipe: Recipe, tensor: str = "") -> tuple[Ingredient, ...]:
+    """The ingredients that a recipe depends on for the tensor of that name, each once, from left to right."""
+    found: dict[Ingredient, None] = {}
+    for atom, _ in flatten(recipe, tensor):
+        if isinstance(atom, Ingredient):
+            found[atom] = None
+        else:
+            found |= dict.fromkeys(i for r in atom.recipes for i in used_ingredients(r, tensor))
+    return tuple(found)
 
 
 def for_part(recipe: Recipe, part: str) -> Recipe:
@@ -172,10 +276,10 @@ def _rebuilt(recipe: Recipe, change: Callable[[Recipe], Recipe]) -> Recipe:
     """The recipe with every child changed; an ingredient itself."""
     if isinstance(recipe, WeightedSum):
         return WeightedSum(tuple(Part(change(part.recipe), part.weight) for part in recipe.parts))
+    if isinstance(recipe, Method):
+        return replace(recipe, recipes=tuple(map(change, recipe.recipes)))
     sides = {
-        field: change(child)
-        for field, child in vars(recipe).items()
-        if isinstance(child, Ingredient | WeightedSum | AddDifference | BlockSum | Parts)
+        field: change(child) for field, child in vars(recipe).items() if isinstance(child, Recipe)
     }
     return replace(recipe, **sides) if sides else recipe
 
@@ -184,10 +288,11 @@ def layouts(recipe: Recipe) -> set[str]:
     """The layouts of the block weights in the tree."""
     if isinstance(recipe, Ingredient):
         return set()
-    own = recipe.share_of_b if isinstance(recipe, BlockSum) else None
-    if isinstance(recipe, AddDifference) and isinstance(recipe.multiplier, BlockWeights):
-        own = recipe.multiplier
-    found = {own.layout} if own else set()
+    found = {
+        weights.layout for weights in vars(recipe).values() if isinstance(weights, BlockWeights)
+    }
+    if isinstance(recipe, Method):
+        found = {value.layout for _, value in recipe.settings if isinstance(value, BlockWeights)}
     return found.union(*(layouts(child) for child in children(recipe)))
 
 
@@ -235,6 +340,8 @@ def _canonical(recipe: Recipe) -> dict[str, Any]:
         }
     if isinstance(recipe, Parts):
         return {"kind": "parts", **{k: _canonical(child) for k, child in _given(recipe).items()}}
+    if isinstance(recipe, Method):
+        return _method_json(recipe, _canonical, str)
     a, b, c = (_canonical(child) for child in children(recipe))
     multiplier = _multiplier_json(recipe.multiplier, str)
     return {"kind": "add_difference", "a": a, "b": b, "c": c, "multiplier": multiplier}
@@ -257,6 +364,14 @@ def _weights_json(weights: BlockWeights, number: Callable[[Fraction], Any]) -> d
     return {**value, "rules": [str(rule) for rule in weights.rules]} if weights.rules else value
 
 
+def _method_json(
+    recipe: Method, side: Callable[[Recipe], Any], number: Callable[[Fraction], Any]
+) -> dict[str, Any]:
+    settings = {name: _multiplier_json(value, number) for name, value in recipe.settings}
+    recipes = [side(child) for child in recipe.recipes]
+    return {"kind": "method", "method": recipe.method, "recipes": recipes, "settings": settings}
+
+
 def to_json(recipe: Recipe) -> dict[str, Any]:
     """The recipe as a JSON value; `from_json` gives the equal recipe back."""
     if isinstance(recipe, Ingredient):
@@ -273,6 +388,8 @@ def to_json(recipe: Recipe) -> dict[str, Any]:
         return {"kind": "block_sum", "a": a, "b": b, "share_of_b": share}
     if isinstance(recipe, Parts):
         return {"kind": "parts", **{k: to_json(child) for k, child in _given(recipe).items()}}
+    if isinstance(recipe, Method):
+        return _method_json(recipe, to_json, json_number)
     a, b, c = (to_json(child) for child in children(recipe))
     multiplier = _multiplier_json(recipe.multiplier, json_number)
     return {"kind": "add_difference", "a": a, "b": b, "c": c, "multiplier": multiplier}
@@ -320,10 +437,29 @@ def _from_json(value: Any, where: str, depth: int) -> Recipe:
         _check_fields(value, where, ("kind", "recipe"), ("text_encoder", "vae"))
         sides = {field: _from_json(side, f"{field} of {where}", depth + 1) for field, side in value.items() if field != "kind"}  # fmt: skip
         return Parts(**sides)
+    if kind == "method":
+        return _method_from_json(value, where, depth)
     raise MergeError(
         f'{where[0].upper()}{where[1:]} must be an object whose "kind" is "ingredient", "weighted_sum", '
-        f'"add_difference", "block_sum" or "parts"; it is {shown(value)}.'
+        f'"add_difference", "block_sum", "parts" or "method"; it is {shown(value)}.'
     )
+
+
+def _method_from_json(value: Any, where: str, depth: int) -> Method:
+    _check_fields(value, where, ("kind", "method", "recipes"), ("settings",))
+    name, sides, given = value["method"], value["recipes"], value.get("settings", {})
+    if not isinstance(name, str) or not isinstance(sides, list) or not isinstance(given, dict):
+        raise MergeError(f'In {where}, "method" must be a text, "recipes" a list and "settings" an object.')  # fmt: skip
+    settings = {
+        field: _weights_from_json(number, f"{shown(field)} of {where}")
+        if isinstance(number, dict)
+        else number
+        for field, number in given.items()
+    }
+    sides = [
+        _from_json(side, f"recipe {n} of {where}", depth + 1) for n, side in enumerate(sides, 1)
+    ]
+    return method(name, sides, settings)
 
 
 def _weights_from_json(value: Any, where: str) -> BlockWeights:
@@ -371,7 +507,7 @@ def to_text(recipe: Recipe) -> str:
 
     def term(node: Recipe) -> str:
         text = write(node)
-        return text if isinstance(node, Ingredient | BlockSum) else f"({text})"
+        return text if isinstance(node, Ingredient | BlockSum | Method) else f"({text})"
 
     def write(node: Recipe) -> str:
         if isinstance(node, Ingredient):
@@ -381,6 +517,10 @@ def to_text(recipe: Recipe) -> str:
             return text.replace(" + -", " - ")
         if isinstance(node, BlockSum):
             return f"mix({write(node.a)}, {write(node.b)}, {_weights_text(node.share_of_b)})"
+        if isinstance(node, Method):
+            settings = ", ".join(f"{k} {_setting_text(v)}" for k, v in node.settings)
+            sides = ", ".join(map(write, node.recipes))
+            return f"{node.method}({sides}{'; ' if settings else ''}{settings})"
         if isinstance(node, Parts):
             whole, *others = ((k, child) for k, child in _given(node).items())
             start = term(node.recipe) if isinstance(node.recipe, Parts) else write(whole[1])
@@ -393,6 +533,10 @@ def to_text(recipe: Recipe) -> str:
         return f"{term(node.a)} {sign} {number} ({term(node.b)} - {term(node.c)})"
 
     return write(recipe)
+
+
+def _setting_text(value: Fraction | BlockWeights) -> str:
+    return _weights_text(value) if isinstance(value, BlockWeights) else written(value)
 
 
 def _weights_text(weights: BlockWeights) -> str:
@@ -426,8 +570,10 @@ def _given(parts: Parts) -> dict[str, Recipe]:
     return {field: child for field, child in vars(parts).items() if child is not None}
 
 
-def children(recipe: WeightedSum | AddDifference | BlockSum | Parts) -> tuple[Recipe, ...]:
+def children(recipe: WeightedSum | AddDifference | BlockSum | Parts | Method) -> tuple[Recipe, ...]:
     """The recipes that a recipe is made of directly."""
+    if isinstance(recipe, Method):
+        return recipe.recipes
     if isinstance(recipe, WeightedSum):
         return tuple(part.recipe for part in recipe.parts)
     if isinstance(recipe, BlockSum):

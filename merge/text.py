@@ -2,7 +2,9 @@
 
     sum   = term, then any number of "+ term" or "- term"
     term  = [share] atom       a share is 0.6, 60%, 3/5, or [block weights] before a difference in parentheses
-    atom  = name | (sum) | mix(sum, sum, [block weights])
+    atom  = name | (sum) | mix(sum, sum, [block weights]) | method(sum, sum, ...; setting value, setting value, ...)
+
+The methods and their settings are those of `merge.methods.METHODS`, and triple_sum and sum_twice: ties(base, a, b; keep 0.2, strength 1).
 
 A whole recipe or one in parentheses can go on with "with text_encoder atom", "with vae atom" or both.
 
@@ -21,16 +23,19 @@ from typing import TypeAlias
 
 from .blocks import LAYOUTS, BlockWeights, block_weights, parse_rules, parse_values
 from .errors import MergeError
+from .methods import METHODS
 from .numbers import exact, written
 from .presets import preset
 from .recipe import (
     DEEPEST,
     PLAIN_NAME,
+    TREES,
     BlockSum,
     Ingredient,
     Parts,
     Recipe,
     add_difference,
+    method,
     short_name,
     weighted_sum,
 )
@@ -38,7 +43,7 @@ from .recipe import (
 LONGEST = 100_000
 TOKEN = re.compile(
     rf'\s*(?:(?P<number>\d+(?:\.\d+)?(?:/\d+)?%?)|(?P<name>{PLAIN_NAME.pattern})|(?P<quoted>"(?:[^"\\]|\\.)*")'
-    r"|(?P<weights>\[[^\]]*\])|(?P<sign>[-+()*,]))"
+    r"|(?P<weights>\[[^\]]*\])|(?P<sign>[-+()*,;]))"
 )
 
 
@@ -170,6 +175,8 @@ class _Parser:
             self._take_any()
             if text == "mix" and self._peek() == "(":
                 return self._mix()
+            if (text in METHODS or text in TREES) and self._peek() == "(":
+                return self._method(text)
             return Ingredient(self._name_of(text))
         raise self._error("here should be a name or a parenthesis")
 
@@ -185,6 +192,38 @@ class _Parser:
         weights = self._weights(self._take_any(), start)
         self._expect(")")
         return BlockSum(a, b, weights)
+
+    def _method(self, name: str) -> Recipe:
+        start = self._next
+        self._expect("(")
+        sides = [self._whole()]
+        while self._take(","):
+            sides.append(self._whole())
+        settings: dict[str, Fraction | BlockWeights] = {}
+        while self._take("," if settings else ";"):
+            if self._kind() != "name" or self._peek() in settings:
+                raise self._error("here should be the name of a setting, each once")
+            settings |= {self._take_any(): self._setting()}
+        self._expect(")")
+        try:
+            return (
+                TREES[name](*sides, **settings) if name in TREES else method(name, sides, settings)
+            )
+        except (MergeError, TypeError) as error:
+            reason = (
+                error if name in METHODS else "it takes three recipes, share_of_b and share_of_c"
+            )
+            raise self._error(f"{name} cannot be made: {reason}", start=start - 1) from None
+
+    def _setting(self) -> Fraction | BlockWeights:
+        start = self._next
+        if self._kind() == "weights":
+            return self._weights(self._take_any(), start)
+        sign = -1 if self._take("-") else 1
+        if self._kind() != "number":
+            raise self._error("here should be a number or block weights in brackets")
+        number = self._take_any()
+        return sign * exact(number.rstrip("%"), "a setting") / (100 if number.endswith("%") else 1)
 
     def _whole(self) -> Recipe:
         start = self._next

@@ -322,7 +322,10 @@ class CocktailMergeToFile(io.ComfyNode):
         result = {
             "checkpoint": checkpoint,
             "recipe": text,
-            "shares": {i.name: float(weight) for i, weight in flatten(bound.recipe)},
+            "shares": {
+                atom.name if isinstance(atom, Ingredient) else to_text(atom): float(weight)
+                for atom, weight in flatten(bound.recipe)
+            },
             "recipe_hash": bound.hash,
             "precision": precision,
             "notes": list(notes_of(bound, precision)),

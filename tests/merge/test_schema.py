@@ -12,7 +12,7 @@ from cocktail.merge.errors import MergeError
 from cocktail.merge.presets import preset
 from cocktail.merge.recipe import BlockSum, Ingredient, from_json, to_json, weighted_sum
 
-from .test_text import recipes, recipes_of_parts
+from .test_text import methods, recipes, recipes_of_parts
 
 A, B, C = (Ingredient(name) for name in ("vodka", "epic", "dream"))
 
@@ -23,7 +23,7 @@ def schema(root):
 
 
 @settings(max_examples=40, deadline=None)
-@given(recipe=recipes | recipes_of_parts)
+@given(recipe=recipes | recipes_of_parts | methods)
 def test_the_json_schema_takes_what_is_written(schema, recipe):
     schema.validate(to_json(recipe))
 

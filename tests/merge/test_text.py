@@ -20,6 +20,7 @@ from cocktail.merge.recipe import (
     flatten,
     from_json,
     ingredients,
+    method,
     to_json,
     to_text,
     weighted_sum,
@@ -128,6 +129,16 @@ recipes = st.recursive(
     ),
     max_leaves=8,
 )
+methods = st.recursive(
+    recipes,
+    lambda below: st.one_of(
+        sums(below),
+        st.builds(lambda a, b, c: method("ties", (a, b, c), {"keep": "1/3"}), below, below, below),
+        st.builds(lambda a, b, share: method("slerp", (a, b), {"share_of_b": share}), below, below, st.fractions(0, 1, max_denominator=97)),
+        st.builds(Parts, below, below, st.none() | below),
+    ),
+    max_leaves=4,
+)  # fmt: skip
 
 
 others = st.none() | recipes
@@ -139,7 +150,7 @@ recipes_of_parts = st.recursive(
 
 
 @settings(max_examples=60, deadline=None)
-@given(recipes | recipes_of_parts)
+@given(recipes | recipes_of_parts | methods)
 def test_what_is_printed_is_read_back(recipe):
     assert parse(to_text(recipe)) == recipe
     assert from_json(to_json(recipe)) == recipe
