@@ -38,6 +38,12 @@ from .safetensors_file import FLOATS, ITEM_BYTES, Tensor, lay_out, new_file
 CHUNK_ELEMENTS = 1 << 18
 MOST_THREADS = 8
 
+TORCH_TYPES = {
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
+    "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8",
+    "BOOL": "bool", "C64": "complex64",
+}  # fmt: skip
+
 Progress = Callable[[int, int], None]
 
 
@@ -73,8 +79,41 @@ def write_file(
     `progress(done_bytes, total_bytes)` is called in the calling thread after every piece; what it raises ends the pass. On any
     exception no file is left. Raises MergeError when an ingredient holds NaN or infinity or the result does not fit its type.
     """
-    outputs = {output.name: output for output in plan.tensors}
     start, places = lay_out([(o.name, o.dtype, o.shape) for o in plan.tensors], metadata)
+    size = len(start) + sum(place.size_bytes for place in places.values())
+    with new_file(path, size) as temporary:
+        with temporary.open("r+b") as file:
+            file.write(start)
+        _carry_out(plan, places, temporary, threads, chunk_elements, progress, device)
+
+
+def write_memory(
+    plan: Plan,
+    places: Mapping[str, Tensor],
+    memory: Any,
+    threads: int | None = None,
+    chunk_elements: int = CHUNK_ELEMENTS,
+    progress: Progress | None = None,
+    device: str = "cpu",
+) -> None:
+    """Carry out those tensors of a plan that have a place, in memory: `memory` is a flat tensor of bytes (uint8) and `places` says
+    from which byte on each of them goes there.
+
+    The bytes are those that `write_file` writes. On an exception what stands in these places is undefined. Raises as `write_file`.
+    """
+    _carry_out(plan, places, memory, threads, chunk_elements, progress, device)
+
+
+def _carry_out(
+    plan: Plan,
+    places: Mapping[str, Tensor],
+    target: Any,
+    threads: int | None,
+    chunk_elements: int,
+    progress: Progress | None,
+    device: str,
+) -> None:
+    outputs = {output.name: output for output in plan.tensors}
     pieces = [
         Piece(outputs[place.name], place, first, min(step, place.elements - first))
         for place in places.values()
@@ -82,20 +121,16 @@ def write_file(
         for first in range(0, place.elements, step)
     ]
     identities = [_identity(header.path) for header in plan.headers]
-    size = len(start) + sum(place.size_bytes for place in places.values())
-    with new_file(path, size) as temporary:
-        with temporary.open("r+b") as file:
-            file.write(start)
-        faults = Faults(set())
+    faults = Faults(set())
 
-        def worker() -> Worker:
-            return Worker(plan, temporary, chunk_elements, faults, device)
+    def worker() -> Worker:
+        return Worker(plan, target, chunk_elements, faults, device)
 
-        _run(pieces, worker, threads or min(os.cpu_count() or 1, MOST_THREADS), progress)
-        faults.refuse(plan)
-        for header, identity in zip(plan.headers, identities, strict=True):
-            if _identity(header.path) != identity:
-                raise MergeError(f"{header.path} changed during the merge. Run it again.")
+    _run(pieces, worker, threads or min(os.cpu_count() or 1, MOST_THREADS), progress)
+    faults.refuse(plan)
+    for header, identity in zip(plan.headers, identities, strict=True):
+        if _identity(header.path) != identity:
+            raise MergeError(f"{header.path} changed during the merge. Run it again.")
 
 
 def _elements_at_once(output: OutputTensor, chunk_elements: int) -> int:
@@ -199,21 +234,20 @@ class Place:
 
 
 class Worker:
-    """One thread's open files and buffers."""
+    """One thread's open files and buffers. `target` is the path of the file or the bytes in memory that take the result."""
 
     def __init__(
-        self, plan: Plan, target: Path, chunk_elements: int, faults: Faults, device: str
+        self, plan: Plan, target: Any, chunk_elements: int, faults: Faults, device: str
     ) -> None:
         import torch
 
         self._plan = plan
-        self._target_path = target
+        self._target = target
         self._faults = faults
         self._device = device
         self._chunk_elements = chunk_elements
         self._raw: list[tuple[Any, memoryview]] = []
         self._rounded = torch.empty(chunk_elements * 8, dtype=torch.uint8)
-        self._rounded_bytes = self._rounded.numpy().data
         self._blender = Blender(chunk_elements)
 
     def __enter__(self) -> Worker:
@@ -222,7 +256,8 @@ class Worker:
                 files.enter_context(header.path.open("rb", buffering=0))
                 for header in self._plan.headers
             ]
-            self._target = files.enter_context(self._target_path.open("r+b", buffering=0))
+            if isinstance(self._target, Path):
+                self._file = files.enter_context(self._target.open("r+b", buffering=0))
             self._files = files.pop_all()
         return self
 
@@ -231,7 +266,10 @@ class Worker:
 
     def write(self, piece: Piece) -> None:
         """Make one piece of the result and write it at its place."""
+        import torch
+
         content = piece.output.content
+        in_memory = not isinstance(self._target, Path)
         if isinstance(content, Literal):
             first = piece.offset - piece.place.offset
             data = memoryview(content.data)[first : first + piece.size_bytes]
@@ -239,11 +277,28 @@ class Worker:
             data = self._copy(content.source, piece)
         elif isinstance(content, Widened):
             data = self._widened(content, piece)
+        elif in_memory:
+            self._formula(content, piece, self._target[piece.offset :][: piece.size_bytes])
+            return
         else:
-            data = self._formula(content, piece)
-        self._target.seek(piece.offset)
+            place = self._buffer_for(piece.size_bytes)
+            self._formula(content, piece, place)
+            data = place.numpy().data
+        if in_memory:
+            made = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+            self._target[piece.offset :][: piece.size_bytes].copy_(made)
+            return
+        self._file.seek(piece.offset)
         while data:
-            data = data[self._target.write(data) :]
+            data = data[self._file.write(data) :]
+
+    def _buffer_for(self, size_bytes: int) -> Any:
+        """Bytes for a result on its way to the file."""
+        import torch
+
+        if size_bytes > len(self._rounded):
+            self._rounded = torch.empty(size_bytes, dtype=torch.uint8)
+        return self._rounded[:size_bytes]
 
     def _copy(self, source: Source, piece: Piece) -> memoryview:
         """The bytes of a source. A VAE with values that are no numbers gives black pictures, so it is told as any other fault."""
@@ -254,13 +309,9 @@ class Worker:
                 self._faults.not_finite.add(piece.output.name)
         return data
 
-    def _formula(self, formula: Formula, piece: Piece) -> memoryview:
-        import torch
-
-        if piece.size_bytes > len(self._rounded):
-            self._rounded = torch.empty(piece.size_bytes, dtype=torch.uint8)
-            self._rounded_bytes = self._rounded.numpy().data
-        out = self._rounded[: piece.size_bytes].view(torch_type(piece.output.dtype))
+    def _formula(self, formula: Formula, piece: Piece, made: Any) -> None:
+        """Write the bytes of a piece to `made`."""
+        out = made.view(torch_type(piece.output.dtype))
         whole = piece.count == piece.place.elements
         place = Place(piece.output.name, piece.start, piece.output.shape if whole else None)
 
@@ -269,7 +320,6 @@ class Worker:
 
         if not self._compute(formula, values, place, out):
             self._faults.not_finite.add(piece.output.name)
-        return self._rounded_bytes[: piece.size_bytes]
 
     def _compute(
         self, formula: Formula, values: Callable[[Source, int], Any], place: Place, out: Any
@@ -399,15 +449,7 @@ def _is_finite(plan: Plan, source: Source) -> bool:
 
 
 def torch_type(dtype: str) -> Any:
-    """PyTorch's type for a safetensors type that is blended."""
+    """PyTorch's type for a safetensors type."""
     import torch
 
-    return {
-        "F64": torch.float64,
-        "F32": torch.float32,
-        "F16": torch.float16,
-        "BF16": torch.bfloat16,
-        "F8_E4M3": torch.float8_e4m3fn,
-        "F8_E5M2": torch.float8_e5m2,
-        "I64": torch.int64,
-    }[dtype]
+    return getattr(torch, TORCH_TYPES[dtype])

@@ -1,0 +1,180 @@
+"""The tensors of a recipe in memory instead of a file: the same bytes, and only what has changed is made again.
+
+A `Memory` keeps one buffer for the results of many recipes, one after the other:
+
+    memory = Memory()
+    first = memory.merge(bind_to_files(recipe, path_of), "fp16")
+    first.tensors["model.diffusion_model.out.2.weight"]     # a torch tensor: type, shape and bytes as in the file
+    second = memory.merge(bind_to_files(other, path_of), "fp16")
+    second.changed                                          # names of the tensors that were made anew
+
+What may be relied on:
+
+- **Equal to the file.** `merge(bound, precision)` gives, tensor by tensor, the names, types, shapes and bytes that
+  `checkpoint.make_checkpoint` writes, and the same metadata; the engine's pass is the same one.
+- **Only what changed.** A tensor is made again when anything it is made of is another one than in the former merge: the content of an
+  ingredient, a weight, the precision. A share of one block changes the tensors of that block only. Ingredients are told apart by their
+  SHA-256, not by their names.
+- **Nothing changes under its user.** Tensors are views of the buffer. As long as anybody holds one of them (or a tensor made of one
+  without a copy, such as a module's parameter), the next `merge` leaves that memory alone and takes a new buffer. Copy what you need
+  and let go of the tensors, and the buffer is used again: fresh memory costs more time than the arithmetic.
+- **A merge that fails or is interrupted** leaves nothing to be relied on in what it was to change; the next `merge` makes that anew.
+
+The size of the buffer is that of the checkpoint's tensors, 2.1 GB for SD1.5 in fp16; `forget` gives it back. One thread at a time may
+call `merge`: a second one waits.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from .checkpoint import BoundRecipe, default_name
+from .engine import Progress, torch_type, write_memory
+from .metadata import make_metadata
+from .plan import (
+    Blend,
+    Call,
+    Copy,
+    Formula,
+    Literal,
+    OutputTensor,
+    Plan,
+    Source,
+    Widened,
+    make_plan,
+)
+from .safetensors_file import Tensor
+
+ALIGNMENT = 64
+
+
+@dataclass(frozen=True)
+class Merged:
+    """A merge in memory: torch tensors by name, the metadata of the file that would hold them, and the names that were made anew.
+
+    `notes` say what was done where the ingredients are not alike.
+    """
+
+    tensors: Mapping[str, Any]
+    metadata: Mapping[str, str]
+    changed: frozenset[str]
+    notes: tuple[str, ...]
+
+
+class Memory:
+    """One buffer, used again for every merge while nobody else holds its tensors."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._buffer: Any = None
+        self._in_use: Callable[[], Any] = lambda: None
+        self._places: dict[str, Tensor] = {}
+        self._made: dict[str, tuple[Any, ...]] = {}
+
+    @property
+    def size_bytes(self) -> int:
+        """The memory that is kept for the next merge."""
+        return 0 if self._buffer is None else self._buffer.nbytes
+
+    def forget(self) -> None:
+        """Let go of the buffer: its memory is free as soon as nobody holds tensors of it."""
+        with self._lock:
+            self._forget()
+
+    def merge(
+        self,
+        bound: BoundRecipe,
+        precision: str = "fp16",
+        threads: int | None = None,
+        progress: Progress | None = None,
+    ) -> Merged:
+        """The tensors that `bound` makes in this precision. Raises MergeError as `checkpoint.make_checkpoint` does.
+
+        `progress(done_bytes, total_bytes)` counts the bytes that have to be made; what it raises ends the merge.
+        """
+        with self._lock:
+            plan = make_plan(bound.recipe, bound.headers, precision)
+            places, size = _lay_out(plan)
+            if places != self._places or self._in_use() is not None:
+                self._forget()
+            buffer, view = self._take(size)
+            made = {output.name: _made_of(output, plan) for output in plan.tensors}
+            changed = {name: places[name] for name in made if self._made.get(name) != made[name]}
+            for name in changed:
+                self._made.pop(name, None)
+            write_memory(plan, changed, view, threads, progress=progress)
+            self._buffer, self._places, self._made = buffer, places, made
+            used = {ingredient: bound.sources[ingredient] for ingredient in plan.ingredients}
+            title = default_name(bound, precision)
+            return Merged(
+                MappingProxyType({name: _tensor(view, place) for name, place in places.items()}),
+                make_metadata(bound.recipe, used, plan, precision, title),
+                frozenset(changed),
+                plan.notes,
+            )
+
+    def _take(self, size: int) -> tuple[Any, Any]:
+        """The buffer and a tensor of all its bytes.
+
+        PyTorch keeps the NumPy array that a tensor was made of for as long as any tensor shares its storage. So a new array object
+        over the same memory for every merge, seen through a weak reference, tells whether somebody still uses that merge.
+        """
+        import numpy as np
+        import torch
+
+        buffer = np.empty(size, np.uint8) if self._buffer is None else self._buffer
+        array = buffer[:]
+        self._in_use = weakref.ref(array)
+        # ComfyUI runs nodes in inference mode, whose tensors the engine's threads could not write to.
+        with torch.inference_mode(False):
+            return buffer, torch.from_numpy(array)
+
+    def _forget(self) -> None:
+        self._buffer, self._in_use = None, lambda: None
+        self._places, self._made = {}, {}
+
+
+def _lay_out(plan: Plan) -> tuple[dict[str, Tensor], int]:
+    """Where each tensor goes in memory, and the size of all."""
+    places, end = {}, 0
+    for output in plan.tensors:
+        place = Tensor(output.name, output.dtype, output.shape, end)
+        places[output.name] = place
+        end += -(-place.size_bytes // ALIGNMENT) * ALIGNMENT
+    return places, end
+
+
+def _tensor(memory: Any, place: Tensor) -> Any:
+    data = memory[place.offset : place.offset + place.size_bytes]
+    return data.view(torch_type(place.dtype)).reshape(place.shape)
+
+
+def _made_of(output: OutputTensor, plan: Plan) -> tuple[Any, ...]:
+    """All that decides on the bytes of a tensor of a given type and shape."""
+
+    def source(found: Source) -> tuple[Any, ...]:
+        tensor = found.tensor
+        return plan.ingredients[found.file].sha256, tensor.offset, tensor.dtype, tensor.shape
+
+    def formula(found: Formula) -> tuple[Any, ...]:
+        if isinstance(found, Blend):
+            others = ((source(other), weight) for other, weight in found.others)
+            return "blend", source(found.first), *others
+        if isinstance(found, Call):
+            return found.method, found.settings, *map(formula, found.operands)
+        others = ((formula(other), weight) for other, weight in found.others)
+        return "sum", formula(found.first), *others
+
+    content = output.content
+    if isinstance(content, Literal):
+        return "literal", content.data
+    if isinstance(content, Copy):
+        return "copy", *source(content.source)
+    if isinstance(content, Widened):
+        return "widened", *((start, stop, formula(part)) for start, stop, part in content.parts)
+    return formula(content)
