@@ -19,6 +19,7 @@ ELSEWHERE = {
     "CocktailOpenDataset",
     "CocktailAddValidationSet",
     "CocktailBlockWeights",
+    "CocktailMergeToModel",
     "CocktailRecipeFromText",
     "CocktailChangeSettings",
     "CocktailComputeSettings",

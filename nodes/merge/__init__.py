@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from . import checkpoints, recipes, sums
+from . import checkpoints, models, recipes, sums
 
-NODES: list[type[io.ComfyNode]] = [*sums.NODES, *recipes.NODES, *checkpoints.NODES]
+NODES: list[type[io.ComfyNode]] = [
+    *sums.NODES,
+    *models.NODES,
+    *recipes.NODES,
+    *checkpoints.NODES,
+]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from comfy_api.latest import io
 
 from ...merge.checkpoint import (
+    BoundRecipe,
     bind_to_files,
     check_file,
     default_name,
@@ -12,7 +15,7 @@ from ...merge.checkpoint import (
     notes_of,
 )
 from ...merge.errors import MergeError
-from ...merge.licence import parse_by_hand
+from ...merge.licence import Licence, parse_by_hand
 from ...merge.plan import PRECISIONS
 from ...merge.recipe import (
     Ingredient,
@@ -214,33 +217,7 @@ class CocktailMergeToFile(io.ComfyNode):
                     tooltip="Name of the new checkpoint: cocktail/NAME.safetensors in the first checkpoints folder. Up to 64 letters, "
                     "digits, dots, hyphens and underscores. Empty: merge- and the first 12 digits of the recipe's hash.",
                 ),
-                opt(
-                    io.Combo.Input,
-                    "precision",
-                    options=list(PRECISIONS),
-                    default="fp16",
-                    tooltip="How UNet and text encoder are stored. fp16: 2 bytes a number, what most tools expect. bf16: 2 bytes, "
-                    "coarser with a wider range. fp32: 4 bytes. fp8: 1 byte in the UNet, 2 in the text encoder. The VAE keeps its own.",
-                ),
-                opt(
-                    io.Combo.Input,
-                    "vae",
-                    optional=True,
-                    options=[OWN_VAE, *names.vae_names()],
-                    default=OWN_VAE,
-                    tooltip="A VAE file to bake in, byte for byte. as in the recipe: that of the first ingredient that has one.",
-                ),
-                types.Recipe.Input(
-                    "vae_of",
-                    optional=True,
-                    tooltip="Optional. The VAE comes from here: of an ingredient byte for byte, of a mix mixed by its shares. Not together "
-                    "with a VAE file.",
-                ),
-                types.Recipe.Input(
-                    "text_encoder_of",
-                    optional=True,
-                    tooltip="Optional. The text encoder is mixed by this recipe, with shares of its own, and not by the first one.",
-                ),
+                *how_inputs(),
                 opt(
                     io.String.Input,
                     "licences",
@@ -268,20 +245,10 @@ class CocktailMergeToFile(io.ComfyNode):
     ) -> bool | str:
         try:
             parse_by_hand(licences or "")
-        except MergeError as error:
-            return str(error)
-        if vae not in (None, OWN_VAE):
-            if vae not in names.vae_names():
-                return f"There is no VAE file {vae!r} in ComfyUI's vae folders. Put it there and press R."
-            try:
-                check_file(names.ingredient_path(vae))
-            except (names.BadName, MergeError) as error:
-                return str(error)
-        if not name:
-            return True
-        try:
-            names.check_name(name, "merge")
-        except names.BadName as error:
+            check_vae(vae)
+            if name:
+                names.check_name(name, "merge")
+        except (names.BadName, MergeError) as error:
             return str(error)
         return True
 
@@ -298,22 +265,7 @@ class CocktailMergeToFile(io.ComfyNode):
     ) -> io.NodeOutput:
         if name:
             names.check_name(name, "merge")
-        if vae != OWN_VAE and vae_of is not None:
-            raise MergeError("Choose a VAE file or connect vae_of, not both.")
-        if vae != OWN_VAE:
-            vae_of = Ingredient(vae)
-        if vae_of is not None or text_encoder_of is not None:
-            recipe = Parts(recipe, text_encoder_of, vae_of)
-        hash_cache = names.cocktail_dir("hashes.json")
-        converted = names.cocktail_dir("converted")
-        bound = bind_to_files(
-            recipe,
-            names.ingredient_path,
-            hash_cache,
-            Progress(),
-            converted,
-            parse_by_hand(licences),
-        )
+        bound = bind(with_parts(recipe, vae, vae_of, text_encoder_of), parse_by_hand(licences))
         file_name = f"{name or default_name(bound, precision)}.safetensors"
         path = names.checkpoint_dir() / file_name
         made = make_checkpoint(bound, path, precision, progress=Progress())
@@ -322,10 +274,7 @@ class CocktailMergeToFile(io.ComfyNode):
         result = {
             "checkpoint": checkpoint,
             "recipe": text,
-            "shares": {
-                atom.name if isinstance(atom, Ingredient) else to_text(atom): float(weight)
-                for atom, weight in flatten(bound.recipe)
-            },
+            "shares": shares_of(bound),
             "recipe_hash": bound.hash,
             "precision": precision,
             "notes": list(notes_of(bound, precision)),
@@ -334,6 +283,83 @@ class CocktailMergeToFile(io.ComfyNode):
         shown = "\n".join([told, *result["notes"]])
         show_text(shown)
         return io.NodeOutput(checkpoint, ui={"text": [shown], "cocktail": [result]})
+
+
+def how_inputs() -> list[io.Input]:
+    """How a recipe is made: the precision, and where the VAE and the text encoder come from."""
+    return [
+        opt(
+            io.Combo.Input,
+            "precision",
+            options=list(PRECISIONS),
+            default="fp16",
+            tooltip="How UNet and text encoder are stored. fp16: 2 bytes a number, what most tools expect. bf16: 2 bytes, "
+            "coarser with a wider range. fp32: 4 bytes. fp8: 1 byte in the UNet, 2 in the text encoder. The VAE keeps its own.",
+        ),
+        opt(
+            io.Combo.Input,
+            "vae",
+            optional=True,
+            options=[OWN_VAE, *names.vae_names()],
+            default=OWN_VAE,
+            tooltip="A VAE file to bake in, byte for byte. as in the recipe: that of the first ingredient that has one.",
+        ),
+        types.Recipe.Input(
+            "vae_of",
+            optional=True,
+            tooltip="Optional. The VAE comes from here: of an ingredient byte for byte, of a mix mixed by its shares. Not together "
+            "with a VAE file.",
+        ),
+        types.Recipe.Input(
+            "text_encoder_of",
+            optional=True,
+            tooltip="Optional. The text encoder is mixed by this recipe, with shares of its own, and not by the first one.",
+        ),
+    ]
+
+
+def check_vae(vae: str | None) -> None:
+    """Raise MergeError or BadName unless this is a choice of the vae input; a linked one is None and checked when it is known."""
+    if vae in (None, OWN_VAE):
+        return
+    if vae not in names.vae_names():
+        raise MergeError(
+            f"There is no VAE file {vae!r} in ComfyUI's vae folders. Put it there and press R."
+        )
+    check_file(names.ingredient_path(vae))
+
+
+def with_parts(
+    recipe: Recipe, vae: str, vae_of: Recipe | None, text_encoder_of: Recipe | None
+) -> Recipe:
+    """The recipe with the VAE and the text encoder that are asked for."""
+    if vae != OWN_VAE:
+        if vae_of is not None:
+            raise MergeError("Choose a VAE file or connect vae_of, not both.")
+        vae_of = Ingredient(vae)
+    if vae_of is None and text_encoder_of is None:
+        return recipe
+    return Parts(recipe, text_encoder_of, vae_of)
+
+
+def bind(recipe: Recipe, licences: Mapping[str, Licence] | None = None) -> BoundRecipe:
+    """The recipe with its ingredients found in ComfyUI's folders and hashed. Raises MergeError or BadName."""
+    return bind_to_files(
+        recipe,
+        names.ingredient_path,
+        names.cocktail_dir("hashes.json"),
+        Progress(),
+        names.cocktail_dir("converted"),
+        licences,
+    )
+
+
+def shares_of(bound: BoundRecipe) -> dict[str, float]:
+    """The share of each ingredient outside of the UNet, and of each method with its operands."""
+    return {
+        atom.name if isinstance(atom, Ingredient) else to_text(atom): float(weight)
+        for atom, weight in flatten(bound.recipe)
+    }
 
 
 def _recipe_input(side: str, optional: bool) -> io.Input:
