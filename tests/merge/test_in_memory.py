@@ -15,6 +15,7 @@ from cocktail.merge.checkpoint import bind_to_files, default_name, make_checkpoi
 from cocktail.merge.errors import MergeError
 from cocktail.merge.in_memory import Memory
 from cocktail.merge.recipe import BlockSum, Ingredient, Parts, add_difference, weighted_sum
+from cocktail.merge.text import parse
 
 from .conftest import TEXT, UNET
 
@@ -148,3 +149,17 @@ def test_numbers_that_are_none_are_refused_and_nothing_of_them_stays(cellar, wri
         memory.merge(cellar(weighted_sum([(A, 1), (Ingredient("broken"), 1)])))
     sound = weighted_sum([(A, 1), (B, 3)])
     same(memory.merge(cellar(sound)).tensors, Memory().merge(cellar(sound)).tensors)
+
+
+def test_methods_are_made_as_in_the_file_and_again_when_a_setting_changes(cellar, tmp_path):
+    memory = Memory()
+    texts = ("dare(a, b, a; seed 1)", "dare(a, b, a; seed 2)", "0.5 dare(a, b, a; seed 2) + 0.5 b")
+    for number, text in enumerate(texts):
+        bound = cellar(parse(text))
+        merged = memory.merge(bound, "fp16", threads=number + 1)
+        file = tmp_path / f"{default_name(bound, 'fp16')}.safetensors"
+        make_checkpoint(bound, file)
+        same(merged.tensors, load_file(file))
+        assert UNET + "out.2.weight" in merged.changed
+        del merged
+    assert memory.merge(bound).changed == frozenset()
