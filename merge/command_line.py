@@ -103,6 +103,22 @@ def _parser() -> argparse.ArgumentParser:
     _add_converted(prune)
     prune.set_defaults(run=_prune)
 
+    extract = commands.add_parser(
+        "extract-lora", help="write the difference of two checkpoints as a LoRA file"
+    )
+    extract.add_argument("tuned", type=Path, help="the checkpoint with what the LoRA should hold")
+    extract.add_argument("base", type=Path, help="the checkpoint it was trained from")
+    extract.add_argument("out", type=Path, help="the .safetensors file to make; never overwritten")
+    extract.add_argument("--rank", type=int, default=32, help="default: %(default)s")
+    extract.set_defaults(run=_extract)
+
+    bake = commands.add_parser("bake-lora", help="write a checkpoint with a LoRA added to it")
+    bake.add_argument("checkpoint", type=Path)
+    bake.add_argument("lora", type=Path)
+    bake.add_argument("out", type=Path, help="the .safetensors file to make; never overwritten")
+    bake.add_argument("--strength", type=float, default=1.0, help="default: %(default)s")
+    bake.set_defaults(run=_bake)
+
     show = commands.add_parser("show", help="print the recipe that a checkpoint was made by")
     show.add_argument("file", type=Path)
     show.set_defaults(run=_show)
@@ -184,6 +200,24 @@ def _prune(options: argparse.Namespace) -> int:
         progress=_show_progress,
     )
     print(f"{options.out}: {done}")
+    return 0
+
+
+def _extract(options: argparse.Namespace) -> int:
+    from .lora import extract_lora
+
+    count = extract_lora(options.tuned, options.base, options.out, options.rank)
+    print(f"{options.out}: rank {options.rank}, {count} weights")
+    return 0
+
+
+def _bake(options: argparse.Namespace) -> int:
+    from .lora import bake_lora
+
+    done = bake_lora(options.checkpoint, options.lora, options.out, options.strength)
+    print(f"{options.out}: {len(done.matched)} weights of the LoRA added, {len(done.unmatched)} without a counterpart")  # fmt: skip
+    for name in done.unmatched:
+        print(f"  not added: {name}")
     return 0
 
 

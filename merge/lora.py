@@ -1,0 +1,258 @@
+"""LoRA files: the difference of two checkpoints in few numbers, and adding such a file to a checkpoint.
+
+A LoRA holds for a weight W the matrices up and down, and alpha: W + strength x alpha / rank x up @ down, where rank is the number of
+down's rows (Hu et al., "LoRA: low-rank adaptation of large language models", 2021; file layout of kohya's sd-scripts). Names of weights
+are those of the checkpoint with _ for dots, which ComfyUI's own LoraLoader reads; diffusers' names, which kohya writes for SD1.5, are read too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .engine import torch_type
+from .errors import MergeError, listed
+from .family import family_of
+from .key_names import TEXT, UNET, with_usual_names
+from .safetensors_file import FLOATS, Header, Tensor, lay_out, new_file, read_header
+
+LAYER = re.compile(r"text_model\.encoder\.layers\.\d+\.(self_attn|mlp)\.")
+TEXT_L = "conditioner.embedders.0.transformer."
+PARTS_OF_RESNET = {
+    "norm1": "in_layers_0", "conv1": "in_layers_2", "time_emb_proj": "emb_layers_1", "norm2": "out_layers_0",
+    "conv2": "out_layers_3", "conv_shortcut": "skip_connection",
+}  # fmt: skip
+DIFFUSERS = re.compile(
+    r"lora_unet_(?P<side>down|up|mid)_blocks?_((?P<block>\d)_)?(?P<kind>attentions|resnets|downsamplers|upsamplers)_(?P<number>\d)_(?P<rest>\w+)"
+)
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Baked:
+    """The names in the LoRA that were added to a weight, and those that fit none."""
+
+    matched: tuple[str, ...]
+    unmatched: tuple[str, ...]
+
+
+def extract_lora(
+    tuned: Path, base: Path, out: Path, rank: int, progress: Progress | None = None
+) -> int:
+    """Write the LoRA with `rank` that comes closest to tuned - base (in the sum of squares) to `out`; the number of weights in it.
+
+    Linear layers and convolutions of the UNet and of CLIP-L; what has not changed is left out, and biases and norms have no place in a
+    LoRA. `progress(done, total)` counts weights. Raises MergeError when the two do not fit or differ in nothing, or `out` exists.
+    """
+    if not 1 <= rank <= 1024:
+        raise MergeError(f"The rank must be from 1 to 1024; it is {rank}.")
+    headers = [with_usual_names(read_header(path)) for path in (tuned, base)]
+    families = [family_of(header) for header in headers]
+    if families[0].kind != families[1].kind:
+        raise MergeError(
+            f"{tuned.name} is {families[0].name} and {base.name} is {families[1].name}: their difference means nothing."
+        )
+    names = {
+        name: lora
+        for name, lora in _lora_names(headers[1]).items()
+        if name in headers[0].tensors and headers[0].tensors[name].shape == headers[1].tensors[name].shape
+    }  # fmt: skip
+    found: dict[str, Any] = {}
+    for number, (name, lora) in enumerate(names.items(), 1):
+        difference = _read(headers[0], name).sub_(_read(headers[1], name))
+        if difference.any():
+            up, down = low_rank(difference.flatten(1), rank)
+            kernel = difference.shape[2:]
+            found[f"{lora}.lora_up.weight"] = up.reshape(*up.shape, *[1] * len(kernel)).half()
+            found[f"{lora}.lora_down.weight"] = down.reshape(len(down), -1, *kernel).half()
+            found[f"{lora}.alpha"] = up.new_tensor(float(len(down))).half()
+        if progress:
+            progress(number, len(names))
+    if not found:
+        raise MergeError(f"{tuned.name} and {base.name} have no weight that differs: there is nothing to extract.")  # fmt: skip
+    metadata = {
+        "format": "pt", "ss_network_module": "networks.lora", "ss_network_dim": str(rank),
+        "ss_network_alpha": str(rank), "cocktail.extracted_from": f"{tuned.name} - {base.name}",
+    }  # fmt: skip
+    _write(out, found, metadata)
+    return len(found) // 3
+
+
+def low_rank(matrix: Any, rank: int) -> tuple[Any, Any]:
+    """up [m, r] and down [r, n] whose product is the matrix of rank r (at most `rank`) that is nearest to `matrix` [m, n]."""
+    import torch
+
+    exact = matrix.double()
+    turned = exact.shape[0] > exact.shape[1]
+    short = exact.T if turned else exact
+    values, vectors = torch.linalg.eigh(short @ short.T)
+    count = min(rank, len(values))
+    values, vectors = values[-count:].flip(0), vectors[:, -count:].flip(1)
+    # Both factors get the root of the singular value, so that neither falls below what fp16 can hold.
+    root = values.clamp(min=1e-30).pow(0.25)
+    first, second = vectors * root, (vectors.T @ short) / root[:, None]
+    return (second.T.float(), first.T.float()) if turned else (first.float(), second.float())
+
+
+def bake_lora(
+    checkpoint: Path,
+    lora: Path,
+    out: Path,
+    strength: float = 1.0,
+    progress: Progress | None = None,
+) -> Baked:
+    """Write `checkpoint` with `lora` added at `strength` to `out`, every weight in its own type; all else is copied byte for byte.
+
+    `progress(done, total)` counts tensors. Raises MergeError when nothing in the LoRA fits, or `out` exists.
+    """
+    plain = read_header(checkpoint)
+    header, patch = with_usual_names(plain), read_header(lora)
+    names = _lora_names(header)
+    own = {lora_name: name for name, lora_name in names.items()}
+    own |= {
+        k.replace("lora_te_", "lora_te1_"): v for k, v in own.items() if k.startswith("lora_te_")
+    }
+    told = {n.rsplit(".lora_down.weight", 1)[0] for n in patch.tensors if n.endswith(".lora_down.weight")}  # fmt: skip
+    targets = {name: own.get(_usual(name)) for name in sorted(told)}
+    fits = {
+        name: target
+        for name, target in targets.items()
+        if target and _fits(patch, name, header.tensors[target])
+    }
+    if not fits:
+        raise MergeError(
+            f"{lora.name} holds nothing for {checkpoint.name} ({family_of(header).name}): {listed(sorted(told) or list(patch.tensors), 3)}."
+        )
+    other = {n.split(".", 1)[0] for n in patch.tensors} - set(fits)
+    by_target = {target: name for name, target in fits.items()}
+    tensors = [(t.name, t.dtype, t.shape) for t in header.tensors.values()]
+    title = f"{lora.name} at {strength:g}"
+    # What the file says it was made of is no longer true of its weights.
+    metadata = {
+        k: v for k, v in header.metadata.items() if not k.startswith(("cocktail.", "sd_merge_"))
+    }
+    start, places = lay_out(tensors, {**metadata, "format": "pt", "cocktail.baked": title})
+    size = len(start) + sum(place.size_bytes for place in places.values())
+    with new_file(out, size) as temporary, temporary.open("r+b") as file, checkpoint.open("rb") as source:  # fmt: skip
+        file.write(start)
+        for number, place in enumerate(places.values(), 1):
+            file.seek(place.offset)
+            name = by_target.get(place.name)
+            if name is None:
+                source.seek(header.tensors[place.name].offset)
+                file.write(source.read(place.size_bytes))
+            else:
+                weight = _read(header, place.name)
+                weight.add_(_product(patch, name).reshape(weight.shape), alpha=strength)
+                file.write(_bytes(weight.to(torch_type(place.dtype)), place.name))
+            if progress:
+                progress(number, len(places))
+        file.flush()
+    return Baked(tuple(fits), tuple(sorted(other)))
+
+
+def _product(patch: Header, name: str) -> Any:
+    """alpha / rank x up @ down, as a matrix of out x (in x kernel)."""
+    up, down = (_read(patch, f"{name}.lora_{side}.weight") for side in ("up", "down"))
+    rank = down.shape[0]
+    alpha = float(_read(patch, f"{name}.alpha")) if f"{name}.alpha" in patch.tensors else rank
+    return (up.flatten(1) @ down.flatten(1)).mul_(alpha / rank)
+
+
+def _fits(patch: Header, name: str, weight: Tensor) -> bool:
+    """Whether up and down are there and make a matrix of the weight's size; other layouts (LoCon's middle, LoHa) are not read."""
+    sides = [patch.tensors.get(f"{name}.lora_{side}.weight") for side in ("up", "down")]
+    if f"{name}.lora_mid.weight" in patch.tensors or None in sides or len(weight.shape) < 2:
+        return False
+    up, down = (side.shape for side in sides if side)
+    if len(up) < 2 or up[1] != down[0] or any(size != 1 for size in up[2:]):
+        return False
+    return up[0] == weight.shape[0] and up[0] * down_size(down) == weight.elements
+
+
+def down_size(shape: tuple[int, ...]) -> int:
+    """The columns of a down matrix: its inputs times the size of its kernel."""
+    size = 1
+    for length in shape[1:]:
+        size *= length
+    return size
+
+
+def _lora_names(header: Header) -> dict[str, str]:
+    """The name in a LoRA of every weight that one can change, by the weight's name."""
+    found = {}
+    for tensor in header.tensors.values():
+        if (
+            not tensor.name.endswith(".weight")
+            or len(tensor.shape) < 2
+            or tensor.dtype not in FLOATS
+        ):
+            continue
+        name = tensor.name.removesuffix(".weight")
+        if name.startswith(UNET):
+            found[tensor.name] = "lora_unet_" + name.removeprefix(UNET).replace(".", "_")
+        for prefix, told in ((TEXT, "lora_te_"), (TEXT_L, "lora_te1_")):
+            if name.startswith(prefix) and LAYER.match(name.removeprefix(prefix)):
+                found[tensor.name] = told + name.removeprefix(prefix).replace(".", "_")
+    return found
+
+
+def _usual(name: str) -> str:
+    """A name in diffusers' layout as one in that of SD1.5 checkpoints; another name as it is."""
+    match = DIFFUSERS.fullmatch(name)
+    if not match:
+        return name
+    side, kind, rest = match["side"], match["kind"], match["rest"]
+    block, number = int(match["block"] or 0), int(match["number"])
+    if kind == "resnets":
+        rest = PARTS_OF_RESNET.get(rest, rest)
+    place = 0 if kind == "resnets" else 1
+    if side == "mid":
+        return f"lora_unet_middle_block_{1 if kind == 'attentions' else 2 * number}_{rest}"
+    if kind == "downsamplers":
+        return f"lora_unet_input_blocks_{3 * block + 3}_0_op"
+    if kind == "upsamplers":
+        return f"lora_unet_output_blocks_{3 * block + 2}_{1 if block == 0 else 2}_conv"
+    if side == "down":
+        return f"lora_unet_input_blocks_{3 * block + number + 1}_{place}_{rest}"
+    return f"lora_unet_output_blocks_{3 * block + number}_{place}_{rest}"
+
+
+def _read(header: Header, name: str) -> Any:
+    """A tensor in float32."""
+    import torch
+
+    tensor = header.tensors[name]
+    if tensor.dtype not in FLOATS:
+        raise MergeError(f"{name} in {header.path.name} is of type {tensor.dtype}, which is no weight's.")  # fmt: skip
+    with header.path.open("rb") as file:
+        file.seek(tensor.offset)
+        data = bytearray(file.read(tensor.size_bytes))
+    if not data:
+        return torch.zeros(tensor.shape)
+    return torch.frombuffer(data, dtype=torch_type(tensor.dtype)).float().reshape(tensor.shape)
+
+
+def _write(out: Path, tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> None:
+    start, places = lay_out(
+        [(name, "F16", tuple(t.shape)) for name, t in tensors.items()], metadata
+    )
+    size = len(start) + sum(place.size_bytes for place in places.values())
+    with new_file(out, size) as temporary, temporary.open("r+b") as file:
+        file.write(start)
+        for place in places.values():
+            file.seek(place.offset)
+            file.write(_bytes(tensors[place.name], place.name))
+        file.flush()
+
+
+def _bytes(tensor: Any, name: str) -> memoryview:
+    import torch
+
+    if not bool(torch.isfinite(tensor.float()).all()):
+        raise MergeError(f"{name} becomes NaN or infinity. Use a smaller strength, or sound files.")
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
