@@ -11,6 +11,8 @@ from fnmatch import fnmatch
 from pathlib import PurePosixPath
 from typing import Any
 
+from ...merge.errors import MergeError
+from ...merge.text import name_finder, parse
 from ...trainer.files import canonical_json
 from . import values as lists
 from .cell import STRONGEST, Lora, check_limits, clip_skip_label, lora_words
@@ -109,7 +111,7 @@ def typed_axis(
     if not found:
         raise GridError(f"The {target} axis has no values. Write one a line.")
     name = f"{target}: {search}" if search else target
-    return Axis(name, name, tuple(_labelled(found, labels)))
+    return Axis(name, name, tuple(labelled(found, labels)))
 
 
 def checkpoint_axis(chosen: Sequence[tuple[str, str]]) -> Axis:
@@ -222,6 +224,7 @@ SETTABLE: dict[str, tuple[type, ...]] = {
     "checkpoint": (str,), "prompt": (str,), "negative_prompt": (str,), "seed": (int,), "steps": (int,),
     "cfg": (int, float), "sampler": (str,), "scheduler": (str,), "width": (int,), "height": (int,),
     "clip_skip": (int,), "vae": (str,), "loras": (list, tuple), "image": (str,), "denoise": (int, float),
+    "batch_size": (int,), "recipe": (str,),
     **{name: (list, tuple) for name in REPLACES.values()}, "lora_strength": (int, float),
 }  # fmt: skip
 """The settings that a value may set, and of what kind each is."""
@@ -266,7 +269,7 @@ def _both(before: Value, value: Value) -> Value:
     return Value(label, {**before.set, **value.set})
 
 
-def _labelled(found: Sequence[Value], labels: str) -> list[Value]:
+def labelled(found: Sequence[Value], labels: str) -> list[Value]:
     """Values under the labels that are given, one a line; a blank line leaves a value its own."""
     given = [line.strip() for line in labels.splitlines()]
     while given and not given[-1]:
@@ -316,6 +319,8 @@ def _reader(target: str, choices: Choices, search: str) -> Callable[[str], list[
         return lambda line: [_size(size) for size in lists.names(line)]
     if target in ("sampler", "scheduler"):
         return lambda line: [_choice(target, name, choices[target]) for name in lists.names(line)]
+    if target == "recipe":
+        return lambda line: [_recipe(line, choices)]
     if target == "LoRA":
         return lambda line: [v for entry in lists.names(line) for v in _loras(entry, choices)]
     if target in FILES:
@@ -388,6 +393,17 @@ def _files(target: str, line: str, choices: Choices) -> list[Value]:
         Value(label, {FILES[target]: name})
         for name, label in zip(found, _file_labels(found), strict=True)
     ]
+
+
+def _recipe(line: str, choices: Choices) -> Value:
+    """A recipe as text, "0.6 vodka + 0.4 epic"; a checkpoint alone is itself."""
+    from .merge_axes import recipe_set
+
+    try:
+        recipe = parse(line, name_finder(choices.get("checkpoint", ())))
+    except MergeError as error:
+        raise GridError(str(error)) from None
+    return Value(line, recipe_set(recipe))
 
 
 def _loras(entry: str, choices: Choices) -> list[Value]:

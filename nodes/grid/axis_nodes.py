@@ -95,7 +95,7 @@ class CocktailAxis(io.ComfyNode):
         cls, target: str | None = None, values: str | None = None, **others: Any
     ) -> list[Any]:
         """Files may have been replaced, and a pattern may match others than before."""
-        kind = axes.FILES.get(target or "")
+        kind = "checkpoint" if target == "recipe" else axes.FILES.get(target or "")
         return [[name, files.state(kind, name)] for name in files.listed(kind)] if kind else []
 
     @classmethod

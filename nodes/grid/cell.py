@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from ...merge.recipe import ingredients, to_text
 from ...trainer.files import canonical_json, sha256_text
 from .errors import GridError
 
@@ -19,6 +20,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "height": (16, 16_384),
     "clip_skip": (1, 12),
     "denoise": (0.01, 1.0),
+    "batch_size": (1, 64),
 }
 """Smallest and largest value: those of ComfyUI's stock nodes, and the twelve layers of SD1.5's text encoder."""
 
@@ -34,7 +36,9 @@ class CellSettings:
     """All that decides one picture. `clip_skip` counts from the end: 1 is the last layer, ComfyUI's -1.
 
     `vae` is the file of a VAE, "" for the checkpoint's own. With `image`, a file of the input folder, sampling begins at
-    that picture, scaled and cut to the size, and goes back by `denoise`.
+    that picture, scaled and cut to the size, and goes back by `denoise`. With a `batch_size` above 1 so many cells may be
+    sampled in one pass: that can move the last bits of a picture, so such a cell is another one than the exact cell.
+    With a `recipe`, the JSON of a mix, `checkpoint` is "".
     """
 
     checkpoint: str
@@ -52,16 +56,36 @@ class CellSettings:
     loras: tuple[Lora, ...] = ()
     image: str = ""
     denoise: float = 1.0
+    batch_size: int = 1
+    recipe: str = ""
 
     @property
     def models(self) -> tuple[str, ...]:
         """What must be in memory for this picture: cells that need the same stand together."""
-        return (self.checkpoint, *(lora_words(lora) for lora in self.loras))
+        return (self.recipe or self.checkpoint, *(lora_words(lora) for lora in self.loras))
+
+    @property
+    def checkpoints(self) -> tuple[str, ...]:
+        """The checkpoint, or the ingredients of the recipe."""
+        if not self.recipe:
+            return (self.checkpoint,)
+        from .merge_axes import read
+
+        return tuple(dict.fromkeys(i.name for i in ingredients(read(self.recipe))))
+
+    @property
+    def model_words(self) -> str:
+        """What the model is, in words: the checkpoint's name, or the recipe as text."""
+        if not self.recipe:
+            return self.checkpoint
+        from .merge_axes import read
+
+        return to_text(read(self.recipe))
 
     @property
     def files(self) -> tuple[tuple[str, str], ...]:
         """The kind and name of every file that decides the picture."""
-        found = [("checkpoint", self.checkpoint)]
+        found = [("checkpoint", name) for name in self.checkpoints]
         found += [("vae", self.vae)] if self.vae else []
         found += [("lora", name) for name, on_model, on_clip in self.loras if on_model or on_clip]
         found += [("image", self.image)] if self.image else []
@@ -78,6 +102,11 @@ class CellSettings:
             if field.name not in LATER or value != field.default:
                 identity[field.name] = value
         identity["cfg"] = float(self.cfg)
+        if self.recipe:
+            from .merge_axes import content
+
+            hashes = {name: sha256_of("checkpoint", name) for name in self.checkpoints}
+            identity["recipe"] = content(self.recipe, hashes)
         for kind in ("checkpoint", "vae", "image"):
             if identity.get(kind):
                 identity[kind] = sha256_of(kind, identity[kind])
@@ -87,6 +116,8 @@ class CellSettings:
             if on_model or on_clip
         ]
         identity.pop("loras", None)
+        if identity.pop("batch_size", 1) > 1:
+            identity["batched"] = True
         if loras:
             identity["loras"] = loras
         return sha256_text(canonical_json(identity))
@@ -106,7 +137,7 @@ class CellSettings:
         }
 
 
-LATER = ("vae", "loras", "image", "denoise")
+LATER = ("vae", "loras", "image", "denoise", "batch_size", "recipe")
 """Settings that cells of older grids do not know."""
 
 DEFAULTS = {field.name: field.default for field in fields(CellSettings) if field.name in LATER}

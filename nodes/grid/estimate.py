@@ -98,7 +98,7 @@ def learn(grids: Path, save_as: str = PNG) -> Learned:
 def estimate(cells: Sequence[Cell], learned: Learned) -> Estimate:
     """What rendering these cells will cost, in render order."""
     settings = [cell.settings for cell in cells]
-    loads = len({one.checkpoint for one in settings})
+    loads = len({one.recipe or one.checkpoint for one in settings})
     texts = {(one.models, text) for one in settings for text in (one.prompt, one.negative_prompt)}
     work = [_evaluations(one.to_json()) for one in settings]
     pixels = [one.width * one.height for one in settings]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from . import cell_file, numerics
+from . import batching, cell_file, numerics
 from .errors import GridError
 from .plan import Cell
 from .store import Store
@@ -31,8 +31,8 @@ class Renderer(Protocol):
     def load(self, cell: Cell) -> None:
         """Bring the models of a cell into memory. Called when they are others than the cell before had."""
 
-    def picture(self, cell: Cell, done: int, total: int) -> numpy.ndarray:
-        """The uint8 pixels [height, width, 3] of a cell, which is number `done` of `total`."""
+    def pictures(self, cells: Sequence[Cell], done: int, total: int) -> list[numpy.ndarray]:
+        """The uint8 pixels [height, width, 3] of cells that may be sampled together; `done` of `total` are made."""
         ...
 
     def numerics(self) -> dict[str, Any]:
@@ -89,13 +89,14 @@ def render(
 ) -> Outcome:
     """Render cells, those of one checkpoint together, and save each in the background.
 
-    A cell that fails is recorded with its reason and the next one is tried; Interrupt ends everything and keeps what is
+    In batched mode cells are sampled together; if that fails, each of them is tried alone. A cell that fails is recorded with its reason and the next one is tried; Interrupt ends everything and keeps what is
     finished. Cells that another process is at are left to it, and waited for. `show` is called with a line of text before
     every cell. Raises GridError when a picture cannot be saved.
     """
     work = Work(cells)
     total = work.count()
     outcome, loaded, made_by = Outcome(), None, ""
+    apart: list[Cell] = []
     store.sweep()
     with Worker(store.folder) as worker:
 
@@ -107,40 +108,61 @@ def render(
             outcome.saved.append(finished.cell.key)
 
         with Writer(save) as writer:
-            while work:
+            while work or apart:
                 renderer.stop_if_interrupted()
-                cell = worker.take(work, store.is_finished)
-                if cell is None:
+                cells = [apart.pop(0)] if apart else _take(worker, work, store)
+                if not cells:
                     if work:
                         show(f"waiting for another ComfyUI, which renders {work.count()} cells")
                         time.sleep(WAIT_S)
                     continue
-                done = total - work.count() - 1
+                cell, done = cells[0], total - work.count() - len(apart) - len(cells)
                 try:
                     if cell.settings.models != loaded:
                         loaded = None
-                        show(f"loading {cell.settings.checkpoint}")
+                        show(f"loading {cell.settings.model_words}")
                         renderer.load(cell)
                         loaded, made_by = cell.settings.models, _note_numerics(store, renderer)
-                    show(f"cell {done + 1} of {total}, {cell.settings.checkpoint}")
+                    show(f"cell {done + 1} of {total}, {cell.settings.model_words}")
                     started = time.monotonic()
-                    pixels = renderer.picture(cell, done, total)
-                    times = {"seconds": round(time.monotonic() - started, 3), **renderer.times()}
+                    pictures = renderer.pictures(cells, done, total)
+                    times = {"seconds": time.monotonic() - started, **renderer.times()}
                 except renderer.interrupt:
                     raise
                 except Exception as error:
                     logging.warning("Cocktail: a cell of %s failed", store.folder.name, exc_info=True)  # fmt: skip
                     reason = renderer.reason(error, cell)
-                    for failed in [cell] if loaded else [cell, *work.take_alike(cell)]:
+                    renderer.free()
+                    if loaded and len(cells) > 1:
+                        apart += cells
+                        continue
+                    for failed in cells if loaded else [*cells, *work.take_alike(cell)]:
                         with _disk(store):
                             store.save_failure(failed, reason)
                         worker.has_failed(failed.key)
                         outcome.reasons.append(reason)
-                    renderer.free()
                 else:
-                    writer.put(Finished(cell, pixels, times, made_by))
+                    each = {name: round(spent / len(cells), 3) for name, spent in times.items()}
+                    for made, pixels in zip(cells, pictures, strict=True):
+                        writer.put(Finished(made, pixels, each, made_by))
     renderer.unload()
     return outcome
+
+
+def _take(worker: Worker, work: Work, store: Store) -> list[Cell]:
+    """The next cell, in batched mode with those that can be sampled together with it."""
+    cell = worker.take(work, store.is_finished)
+    if cell is None:
+        return []
+    cells, traits = [cell], batching.traits(cell.settings)
+    while len(cells) < cell.settings.batch_size and work:
+        more = worker.take(
+            work, store.is_finished, lambda other: batching.traits(other.settings) == traits
+        )
+        if more is None:
+            break
+        cells.append(more)
+    return cells
 
 
 def _note_numerics(store: Store, renderer: Renderer) -> str:
@@ -153,7 +175,11 @@ def _note_numerics(store: Store, renderer: Renderer) -> str:
 
 def _save(store: Store, finished: Finished, save_as: str, with_graphs: bool) -> None:
     cell = finished.cell
-    note = {"key": cell.key, "numerics": finished.numerics} if with_graphs else None
+    note: dict[str, Any] | None = None
+    if with_graphs:
+        note = {"key": cell.key, "numerics": finished.numerics}
+        if cell.settings.batch_size > 1:
+            note["batched"] = True
     data = cell_file.encode(
         finished.pixels,
         save_as,

@@ -9,6 +9,7 @@ from dataclasses import MISSING, dataclass, fields
 from functools import cached_property
 from typing import Any
 
+from . import batching
 from .axes import REPLACES, Axis, Choices, axis_from_json, check_apart, checked
 from .cell import CellSettings, check_limits, lora_words
 from .errors import GridError
@@ -18,7 +19,7 @@ FORMAT = 1
 MOST_CELLS = 20_000
 
 RENDER_ORDER = (
-    ("checkpoint",),
+    ("checkpoint", "recipe"),
     ("loras",),
     ("prompt",),
     ("negative_prompt",),
@@ -31,7 +32,7 @@ RENDER_ORDER = (
 """What cells are ordered by when they are rendered, the dearest change first. A VAE only decodes the same latent again."""
 
 NAMES = {
-    "checkpoint": lambda cell: [cell.checkpoint],
+    "checkpoint": lambda cell: [cell.model_words],
     "prompt": lambda cell: [cell.prompt],
     "negative prompt": lambda cell: [cell.negative_prompt],
     "seed": lambda cell: [str(cell.seed)],
@@ -150,10 +151,6 @@ def make_plan(
             f"The grid {name} would have {count:,} cells; {MOST_CELLS:,} is the most. Take values off its axes."
         )
     kept = _kept(fixed, axes)
-    if not kept.get("checkpoint", "varied"):
-        raise GridError(
-            f"The grid {name} has no checkpoint. Choose one on Grid Plan, or link an axis of checkpoints to it."
-        )
     check_limits(kept)
     for axis in axes:
         for value in axis.values:
@@ -179,6 +176,10 @@ def make_plan(
         if leaving:
             used.update(leaving)
             continue
+        if not settings.checkpoint and not settings.recipe:
+            raise GridError(
+                f"The grid {name} has no checkpoint. Choose one on Grid Plan, or link an axis of checkpoints to it."
+            )
         if settings.denoise != 1.0 and not settings.image:
             raise GridError(
                 f"denoise {settings.denoise:g} needs an image to begin with. Choose one on Grid Plan, or leave denoise at 1."
@@ -189,6 +190,7 @@ def make_plan(
     resolver.check_found()
     notes = [f'The rule "{rule.text}" leaves nothing out.' for rule in read if rule not in used]
     notes += _without_effect(axes, cells)
+    notes += _alone(kept, cells)
     return Plan(name, kept, tuple(axes), tuple(cells), contents, read, tuple(notes))
 
 
@@ -246,6 +248,10 @@ class _Resolver:
             if not settings.get("loras"):
                 raise GridError("An axis varies the strength of a LoRA, and there is none. Choose one on Grid Plan.")  # fmt: skip
             settings["loras"] = tuple((name, strength, strength) for name, *_ in settings["loras"])
+        if settings.get("recipe"):
+            settings["checkpoint"] = ""
+        if settings.get("batch_size", 1) > 1 and not batching.keeps_apart(settings["sampler"]):
+            del settings["batch_size"]
         return CellSettings(**settings)
 
     def check_found(self) -> None:
@@ -300,6 +306,20 @@ def _without_effect(axes: Sequence[Axis], cells: Sequence[Cell]) -> list[str]:
             if len(labels) > 1:
                 found.append(f"{', '.join(labels)} of the {axis.target} axis give the same pictures.")  # fmt: skip
     return found
+
+
+def _alone(kept: Mapping[str, Any], cells: Sequence[Cell]) -> list[str]:
+    """A sentence about samplers whose cells are sampled one by one although batches were asked for."""
+    if kept.get("batch_size", 1) == 1:
+        return []
+    alone = sorted(
+        {c.settings.sampler for c in cells if not batching.keeps_apart(c.settings.sampler)}
+    )
+    return (
+        [f"Cells of {', '.join(alone)} are exact: in a batch they would change each other."]
+        if alone
+        else []
+    )
 
 
 def _traits(cell: Cell, names: tuple[str, ...]) -> tuple[Any, ...]:

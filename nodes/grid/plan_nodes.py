@@ -12,7 +12,7 @@ from comfy_api.latest import io
 from .. import names, types
 from ..progress import show_text
 from ..schema import opt, schema
-from . import axes, estimate, files, plan
+from . import axes, estimate, files, merging, plan
 from .axis_nodes import ALIASES, CATEGORY, choices
 from .cell import LIMITS, SIDE_STEP, check_limits
 from .errors import GridError
@@ -199,6 +199,15 @@ class CocktailGridPlan(io.ComfyNode):
                     tooltip="How far to go back from the picture, from 0.01 to 1, unless an axis varies it: little keeps it, 1 forgets it. Without "
                     "a picture it must be 1.",
                 ),
+                io.Int.Input(
+                    "batch_size",
+                    default=1,
+                    min=1,
+                    max=64,
+                    optional=True,
+                    tooltip="How many cells are sampled in one pass, from 1 to 64. 1 is exact: each is the picture of the stock nodes to the last "
+                    "bit. More are faster, on a GPU by up to 3 times, and can move last bits; such cells are marked and kept apart from exact ones.",
+                ),
             ],
             outputs=[
                 types.Grid.Output(
@@ -273,6 +282,7 @@ class CocktailGridPlan(io.ComfyNode):
         lora_strength: float = 1.0,
         image: str = files.NONE,
         denoise: float = 1.0,
+        batch_size: int = 1,
     ) -> io.NodeOutput:
         fixed = {
             "checkpoint": _file(checkpoint),
@@ -290,6 +300,7 @@ class CocktailGridPlan(io.ComfyNode):
             "loras": ((lora, lora_strength, lora_strength),) if _file(lora) else (),
             "image": _file(image),
             "denoise": denoise,
+            "batch_size": batch_size,
         }
         given = (axis_1, axis_2, axis_3, axis_4, axis_5, axis_6, axis_7, axis_8)
         return _planned(
@@ -366,8 +377,11 @@ def _planned(grid: plan.Plan) -> io.NodeOutput:
 def summary(grid: plan.Plan) -> dict[str, Any]:
     """How many cells a plan has, what it will cost, and what the person should know.
 
-    Raises GridError if its cells would not fit on the disk.
+    Raises GridError for a recipe whose ingredients do not go together, or if its cells would not fit on the disk.
     """
+    for recipe in dict.fromkeys(cell.settings.recipe for cell in grid.cells):
+        if recipe:
+            merging.bound_to_files(recipe, grid.contents["checkpoint"])
     missing = Store(names.cocktail_dir("grids", grid.name)).missing(grid)
     cost = estimate.estimate(missing, estimate.learn(names.cocktail_dir("grids")))
     free = shutil.disk_usage(names.cocktail_dir().parent).free

@@ -9,17 +9,18 @@ from __future__ import annotations
 import gc
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ...trainer.files import canonical_json, sha256_text
-from . import files, numerics
+from . import batching, files, numerics
 from .cell import CellSettings
 from .encoding import Layers
 from .errors import GridError
+from .merging import MergedModels
 from .plan import Cell
-from .workflow import PICTURE, Link, Node, graph_of
+from .workflow import MERGE_KIND, MODEL, PICTURE, RECIPE, SAMPLER, Link, Node, graph_of
 
 if TYPE_CHECKING:
     import numpy
@@ -28,6 +29,7 @@ LONGEST_REASON = 300
 
 KEPT = {
     "CheckpointLoaderSimple": 1,
+    MERGE_KIND: 1,
     "LoraLoader": 4,
     "CLIPSetLastLayer": 12,
     "CLIPTextEncode": 256,
@@ -69,38 +71,85 @@ class ComfyRenderer:
         self.passes = 0
         self.spent: dict[str, float] = {}
         self._kept: dict[str, OrderedDict[str, tuple[Any, ...]]] = {}
+        self._loaded: tuple[Any, ...] = ()
+        self._merged: MergedModels | None = None
+        self._batch: dict[str, Any] = {}
+        """The latents that were sampled together last: the next cells may only have another VAE."""
         self._layers = Layers()
         self._layers_of = ""
 
     def load(self, cell: Cell) -> None:
         """Load the models of a cell. Raises GridError if a file is not the one that was planned with."""
         graph = graph_of(cell.settings)
-        new = _key(graph, 1) not in self._kept.get("CheckpointLoaderSimple", {})
+        new = _key(graph, MODEL) not in self._kept.get(graph[MODEL].kind, {})
         if new:
-            self.unload()
+            self._forget()
+            if not cell.settings.recipe and self._merged is not None:
+                self._merged.forget()
+            self.free()
         started = time.monotonic()
-        self._outputs(graph, 1)
+        self._loaded = self._outputs(graph, MODEL)
         self.loads += new
         self._outputs(graph, graph[2].inputs["clip"].node)
         self.spent["load_s"] = time.monotonic() - started
 
-    def picture(self, cell: Cell, done: int, total: int) -> numpy.ndarray:
-        """The pixels [height, width, 3] of a cell, as SaveImage would write them."""
-        import numpy
+    def pictures(self, cells: Sequence[Cell], done: int, total: int) -> list[numpy.ndarray]:
+        """The pixels [height, width, 3] of cells, as SaveImage would write them; in batched mode sampled together."""
+        with _bar_of_all_cells(done, total, len(cells)):
+            if cells[0].settings.batch_size == 1:
+                return [_pixels(self._outputs(graph_of(cell.settings), PICTURE)) for cell in cells]
+            latents = self._sampled_together([cell.settings for cell in cells])
+            return [
+                self._decoded(cell.settings, latent)
+                for cell, latent in zip(cells, latents, strict=True)
+            ]
 
-        with _bar_of_all_cells(done, total):
-            (images,) = self._outputs(graph_of(cell.settings), PICTURE)
-        scaled = 255.0 * images[0].cpu().numpy()
-        return numpy.clip(scaled, 0, 255).astype(numpy.uint8)
+    def _sampled_together(self, cells: Sequence[CellSettings]) -> list[Any]:
+        """The LATENT of each cell: one pass for all whose inputs have the same shapes, each different one once."""
+        import torch
+
+        graphs = [graph_of(cell) for cell in cells]
+        keys = [_key(graph, SAMPLER) for graph in graphs]
+        new = {key: number for number, key in enumerate(keys) if key not in self._batch}
+        alike: dict[Any, list[int]] = {}
+        given: dict[int, tuple[Any, ...]] = {}
+        for number in new.values():
+            inputs = graphs[number][SAMPLER].inputs
+            given[number] = tuple(
+                self._outputs(graphs[number], inputs[name].node)[inputs[name].slot]
+                for name in ("model", "positive", "negative", "latent_image")
+            )
+            shape = batching.shape(*given[number][1:])
+            alike.setdefault(number if shape is None else shape, []).append(number)
+        for shape, numbers in alike.items():
+            if isinstance(shape, int):
+                found = [self._outputs(graphs[shape], SAMPLER)[0]]
+            else:
+                model, *_ = given[numbers[0]]
+                _, positives, negatives, latents = zip(*(given[n] for n in numbers), strict=True)
+                chosen = [cells[number] for number in numbers]
+                with self._timed("KSampler"), torch.inference_mode():
+                    found = batching.sample(model, chosen, positives, negatives, latents)
+            self._batch.update({keys[n]: one for n, one in zip(numbers, found, strict=True)})
+        self._batch = {key: self._batch[key] for key in keys}
+        return [self._batch[key] for key in keys]
+
+    def _decoded(self, cell: CellSettings, latent: Any) -> numpy.ndarray:
+        import torch
+
+        graph = graph_of(cell)
+        vae = graph[PICTURE].inputs["vae"]
+        loaded = self._outputs(graph, vae.node)[vae.slot]
+        with self._timed("VAEDecode"), torch.inference_mode():
+            return _pixels(_call("VAEDecode", samples=latent, vae=loaded))
 
     def numerics(self) -> dict[str, Any]:
-        (loaded,) = self._kept["CheckpointLoaderSimple"].values()
-        return numerics.describe(*loaded)
+        return numerics.describe(*self._loaded)
 
     def times(self) -> dict[str, float]:
         """Seconds spent since this was last asked, by what they were spent for."""
         spent, self.spent = self.spent, {}
-        return {name: round(seconds, 3) for name, seconds in spent.items()}
+        return spent
 
     def reason(self, error: Exception, cell: Cell) -> str:
         return _reason(error, cell.settings)
@@ -114,10 +163,18 @@ class ComfyRenderer:
         comfy.model_management.soft_empty_cache()
 
     def unload(self) -> None:
+        self._forget()
+        if self._merged is not None:
+            self._merged.forget()
+        self.free()
+
+    def _forget(self) -> None:
+        """Let go of all that hangs on the checkpoint, but for the memory that recipes are merged in."""
+        self._loaded = ()
         for kind in [kind for kind in self._kept if kind not in APART]:
             del self._kept[kind]
+        self._batch = {}
         self._layers = Layers()
-        self.free()
 
     def stop_if_interrupted(self) -> None:
         import comfy.model_management
@@ -130,17 +187,18 @@ class ComfyRenderer:
 
         node, key = graph[number], _key(graph, number)
         kept = self._kept.setdefault(node.kind, OrderedDict())
+        if key not in kept and node.kind == MERGE_KIND:
+            self._merged = self._merged or MergedModels()
+            recipe = graph[RECIPE].inputs["text"]
+            kept[key] = self._merged.load(recipe, self.contents["checkpoint"])
         if key not in kept:
             inputs = {
                 name: self._outputs(graph, value.node)[value.slot] if isinstance(value, Link) else value
                 for name, value in node.inputs.items()
             }  # fmt: skip
             self._check_unchanged(node)
-            started = time.monotonic()
-            with torch.inference_mode(), self._shared_layers(graph, node):
+            with self._timed(node.kind), torch.inference_mode(), self._shared_layers(graph, node):
                 outputs = _call(node.kind, **inputs)
-            if node.kind in SPENT:
-                self.spent[SPENT[node.kind]] = self.spent.get(SPENT[node.kind], 0.0) + time.monotonic() - started  # fmt: skip
             self._check_unchanged(node)
             if not KEPT.get(node.kind):
                 return outputs
@@ -149,6 +207,14 @@ class ComfyRenderer:
                 kept.popitem(last=False)
         kept.move_to_end(key)
         return kept[key]
+
+    @contextmanager
+    def _timed(self, kind: str) -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        if kind in SPENT:
+            spent = self.spent.get(SPENT[kind], 0.0)
+            self.spent[SPENT[kind]] = spent + time.monotonic() - started
 
     @contextmanager
     def _shared_layers(self, graph: Mapping[int, Node], node: Node) -> Iterator[None]:
@@ -196,6 +262,14 @@ def _call(kind: str, **inputs: Any) -> tuple[Any, ...]:
     return outputs[:3]
 
 
+def _pixels(outputs: tuple[Any, ...]) -> numpy.ndarray:
+    """The IMAGE that a node puts out, as SaveImage would write it."""
+    import numpy
+
+    scaled = 255.0 * outputs[0][0].cpu().numpy()
+    return numpy.clip(scaled, 0, 255).astype(numpy.uint8)
+
+
 def _reason(error: Exception, cell: CellSettings) -> str:
     """An error in one line that fits a tile, without the folders of this machine."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
@@ -209,15 +283,15 @@ def _reason(error: Exception, cell: CellSettings) -> str:
 
 
 @contextmanager
-def _bar_of_all_cells(done: int, total: int) -> Iterator[None]:
-    """While a cell is sampled, its steps move the bar of the whole grid instead of one of their own."""
+def _bar_of_all_cells(done: int, total: int, count: int) -> Iterator[None]:
+    """While so many cells are sampled, their steps move the bar of the whole grid instead of one of their own."""
     import comfy.utils
 
     hook = comfy.utils.PROGRESS_BAR_HOOK
 
     def of_all(value: int, most: int, preview: Any, **keywords: Any) -> None:
         if hook is not None:
-            hook(done * most + value, total * most, preview, **keywords)
+            hook(done * most + value * count, total * most, preview, **keywords)
 
     comfy.utils.set_progress_bar_global_hook(of_all)
     try:

@@ -221,6 +221,8 @@ def fixed_words(fixed: dict[str, Any]) -> str:
     if "cfg" in fixed:
         words.append(f"cfg {fixed['cfg']:g}")
     words += [fixed[name] for name in ("sampler", "scheduler") if name in fixed]
+    if fixed.get("batch_size", 1) > 1:
+        words.append(f"batches of {fixed['batch_size']}")
     if "clip_skip" in fixed:
         words.append(clip_skip_label(fixed["clip_skip"]))
     words += [fixed["vae"]] if "vae" in fixed else []

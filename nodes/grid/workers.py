@@ -59,16 +59,23 @@ class Worker:
                 self._life.release()
                 self._file(".lock").unlink(missing_ok=True)
 
-    def take(self, work: Work, is_finished: Callable[[str], bool]) -> Cell | None:
+    def take(
+        self,
+        work: Work,
+        is_finished: Callable[[str], bool],
+        wanted: Callable[[Cell], bool] | None = None,
+    ) -> Cell | None:
         """A cell that nobody else has taken, or None if others have all that are left.
+
+        With `wanted`, only one that this says yes to and that needs the models this process is at.
 
         Cells of the checkpoint that this process is at come first, then those of one that no other is at. Cells that
         others have finished meanwhile leave `work`.
         """
         if self._life is None:
-            return self._choose(work, {}, is_finished)
+            return self._choose(work, {}, is_finished, wanted)
         with self._enter():
-            cell = self._choose(work, self._others(), is_finished)
+            cell = self._choose(work, self._others(), is_finished, wanted)
             self._note()
         return cell
 
@@ -87,14 +94,20 @@ class Worker:
         return self._door.acquire(poll_interval=DOOR_POLL_S)
 
     def _choose(
-        self, work: Work, others: dict[str, dict[str, Any]], is_finished: Callable[[str], bool]
+        self,
+        work: Work,
+        others: dict[str, dict[str, Any]],
+        is_finished: Callable[[str], bool],
+        wanted: Callable[[Cell], bool] | None,
     ) -> Cell | None:
         occupied = {tuple(other["models"]) for other in others.values()}
         taken = {key for other in others.values() for key in other["taken"]}
         failed = {key for other in others.values() for key in other["failed"]}
         for models in work.by_preference(self.models, occupied):
+            if wanted and models != self.models:
+                break
             for cell in work.cells(models):
-                if cell.key in taken:
+                if cell.key in taken or (wanted and not wanted(cell)):
                     continue
                 if is_finished(cell.key) or cell.key in failed:
                     work.remove(cell)

@@ -7,6 +7,18 @@ from typing import Any
 
 from .cell import CellSettings
 
+MODEL = 1
+"""The node that loads the models."""
+
+RECIPE = 99
+"""The node that holds the recipe of a mix."""
+
+MERGE_KIND = "CocktailMergeToModel"
+"""The node that makes models of a recipe."""
+
+SAMPLER = 6
+"""The node that samples."""
+
 PICTURE = 7
 """The node that puts out the picture."""
 
@@ -39,13 +51,7 @@ def graph_of(cell: CellSettings, prefix: str = "ComfyUI") -> dict[int, Node]:
         for number, text, y in ((3, cell.prompt, 20), (4, cell.negative_prompt, 250))
     }  # fmt: skip
     return {
-        1: Node(
-            "CheckpointLoaderSimple",
-            {"ckpt_name": cell.checkpoint},
-            ("MODEL", "CLIP", "VAE"),
-            (20, 200),
-            (320, 100),
-        ),
+        **_models(cell),
         2: Node(
             "CLIPSetLastLayer",
             {"clip": clip, "stop_at_clip_layer": -cell.clip_skip},
@@ -90,6 +96,17 @@ def graph_of(cell: CellSettings, prefix: str = "ComfyUI") -> dict[int, Node]:
         **({9: Node("VAELoader", {"vae_name": cell.vae}, ("VAE",), (1130, 540), (300, 60))} if cell.vae else {}),
         **loras,
     }  # fmt: skip
+
+
+def _models(cell: CellSettings) -> dict[int, Node]:
+    """A checkpoint that is loaded, or a recipe that is merged in memory."""
+    outputs = ("MODEL", "CLIP", "VAE")
+    if not cell.recipe:
+        inputs: dict[str, Any] = {"ckpt_name": cell.checkpoint}
+        return {MODEL: Node("CheckpointLoaderSimple", inputs, outputs, (20, 200), (320, 100))}
+    text = Node("CocktailRecipeFromText", {"text": cell.recipe}, ("COCKTAIL_RECIPE",), (-360, 200), (340, 200))  # fmt: skip
+    inputs = {"recipe": Link(RECIPE, 0), "precision": "fp16", "vae": "as in the recipe"}
+    return {MODEL: Node(MERGE_KIND, inputs, outputs, (20, 200), (320, 100)), RECIPE: text}
 
 
 def _start(cell: CellSettings, vae: Link) -> dict[int, Node]:
@@ -199,7 +216,7 @@ def _widgets(node: Node) -> list[Any]:
     for name, value in node.inputs.items():
         if isinstance(value, Link):
             continue
-        if name == "text":
+        if node.kind == "CLIPTextEncode" and name == "text":
             value = value.replace("{", "\\{").replace("}", "\\}")
         values += [value, "fixed"] if name == "seed" else [value]
     return [*values, "image"] if node.kind == "LoadImage" else values

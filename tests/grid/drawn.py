@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +31,20 @@ class Drawn:
         self.fails, self.until, self.seconds = fails, until, seconds
         self.loads: list[str] = []
         self.drawn: list[Cell] = []
+        self.batches: list[int] = []
 
     def load(self, cell: Cell) -> None:
         self.loads.append(cell.settings.checkpoint)
         if cell.settings.checkpoint == "broken":
             raise OSError("broken cannot be read\nand more")
 
-    def picture(self, cell: Cell, done: int, total: int) -> numpy.ndarray:
-        if self.fails and self.fails(cell):
+    def pictures(self, cells: Sequence[Cell], done: int, total: int) -> list[numpy.ndarray]:
+        self.batches.append(len(cells))
+        if self.fails and any(self.fails(cell) for cell in cells):
             raise RuntimeError("out of memory")
         time.sleep(self.seconds)
-        self.drawn.append(cell)
-        return picture_of(cell)
+        self.drawn += cells
+        return [picture_of(cell) for cell in cells]
 
     def numerics(self) -> dict[str, Any]:
         return {"device": "pencil"}
@@ -69,7 +72,7 @@ def picture_of(cell: Cell) -> numpy.ndarray:
     return random.integers(0, 256, (16, 16, 3), dtype=numpy.uint8)
 
 
-def drawn_plan(checkpoints: int = 2, prompts: int = 3, seeds: int = 2) -> Plan:
+def drawn_plan(checkpoints: int = 2, prompts: int = 3, seeds: int = 2, **fixed: Any) -> Plan:
     def lines(target: str, values: Any) -> Any:
         return typed_axis(target, "\n".join(map(str, values)), {})
 
@@ -78,7 +81,7 @@ def drawn_plan(checkpoints: int = 2, prompts: int = 3, seeds: int = 2) -> Plan:
         lines("prompt", (f"prompt {number}" for number in range(prompts))),
         checkpoint_axis([(f"model {number}", "") for number in range(checkpoints)]),
     ]
-    return make_plan("g", FIXED, axes, lambda kind, name: f"content of {name}")
+    return make_plan("g", {**FIXED, **fixed}, axes, lambda kind, name: f"content of {name}")
 
 
 def draw_grid(plan: Plan, folder: Path, renderer: Drawn, save_as: str = PNG) -> Outcome:

@@ -17,6 +17,7 @@ from subprocess import PIPE
 
 import numpy
 import pytest
+from PIL import Image
 
 from cocktail.nodes.grid.cell_file import PNG, SUFFIXES, WEBP
 from cocktail.nodes.grid.errors import GridError
@@ -64,6 +65,50 @@ def test_a_cell_that_fails_is_recorded_and_the_others_go_on(tmp_path: Path):
     assert_right(plan, tmp_path)
 
 
+def test_cells_that_go_together_are_drawn_together_and_are_other_cells_than_exact_ones(
+    tmp_path: Path,
+):
+    exact, batched = drawn_plan(seeds=5), drawn_plan(seeds=5, batch_size=4)
+    assert not {cell.key for cell in exact.cells} & {cell.key for cell in batched.cells}
+    assert {c.key for c in batched.cells} == {
+        c.key for c in drawn_plan(seeds=5, batch_size=2).cells
+    }
+    renderer = Drawn()
+    draw_grid(exact, tmp_path, Drawn())
+    draw_grid(batched, tmp_path, renderer)
+    assert (len(renderer.drawn), renderer.batches) == (30, [4, 4, 4, 3] * 2)
+    for plan in (exact, batched):
+        assert_right(plan, tmp_path)
+    marked = [
+        json.loads(Image.open(Store(tmp_path).cell_path(plan.cells[0].key)).info["cocktail"])
+        for plan in (exact, batched)
+    ]
+    assert [note.get("batched", False) for note in marked] == [False, True]
+
+
+def test_a_sampler_that_lets_cells_change_each_other_is_never_batched(tmp_path: Path):
+    plan = drawn_plan(sampler="euler_ancestral", batch_size=4)
+    assert [c.key for c in plan.cells] == [
+        c.key for c in drawn_plan(sampler="euler_ancestral").cells
+    ]
+    assert (
+        "Cells of euler_ancestral are exact: in a batch they would change each other." in plan.notes
+    )
+    renderer = Drawn()
+    draw_grid(plan, tmp_path, renderer)
+    assert set(renderer.batches) == {1}
+
+
+def test_a_batch_that_fails_is_drawn_cell_by_cell(tmp_path: Path):
+    plan = drawn_plan(batch_size=4)
+    bad = plan.cells[3]
+    renderer = Drawn(fails=lambda cell: cell.key == bad.key)
+    outcome = draw_grid(plan, tmp_path, renderer)
+    assert (outcome.rendered, outcome.reasons) == (11, ["out of memory"])
+    assert sorted(renderer.batches) == [1, 1, 1, 1, 2, 2, 4, 4]
+    assert set(Store(tmp_path).failures()) == {bad.key}
+
+
 def test_interrupt_keeps_all_finished_cells(tmp_path: Path):
     plan, first = drawn_plan(), Drawn(until=5)
     with pytest.raises(Interrupted):
@@ -105,6 +150,24 @@ def test_a_disk_that_refuses_ends_the_pass_with_what_to_do(tmp_path: Path):
     aside.rename(cells)
     assert draw_grid(plan, tmp_path, Drawn()).rendered == 6
     assert_right(plan, tmp_path)
+
+
+def test_two_grids_of_one_name_keep_their_plans_and_every_cell_is_right(tmp_path: Path):
+    one, other, store = drawn_plan(), drawn_plan(prompts=4, seeds=1), Store(tmp_path)
+
+    def draw(plan: Plan) -> None:
+        store.save_plan(plan)
+        draw_grid(plan, tmp_path, Drawn(seconds=0.01))
+
+    threads = [threading.Thread(target=draw, args=(plan,)) for plan in (one, other)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for plan in (one, other):
+        assert_right(plan, tmp_path)
+    assert len(list((tmp_path / "plans").iterdir())) == 2
+    assert max(Counter(line["key"] for line in store.log()).values()) == 1
 
 
 def test_the_numerics_class_of_every_cell_is_known(tmp_path: Path):

@@ -13,6 +13,8 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
+from cocktail.nodes.grid.batching import keeps_apart
+
 from ..comfy import Comfy, ComfyError
 from .grids import (
     axis_node,
@@ -24,6 +26,9 @@ from .grids import (
     wait_for,
     write_no_model,
 )
+
+MOST_MOVED = 2
+"""How much a batch may move a pixel, of 255: the last bits of the model, amplified by sampling."""
 
 PROMPTS = ("a red circle on a blue background", "a green square on a yellow background")
 
@@ -117,6 +122,47 @@ def test_every_cell_is_the_picture_of_the_stock_nodes(
         mine, stock = pixels(cell["file"]), stock_picture(comfy, cell["settings"])
         assert mine.shape == (cell["settings"]["height"], cell["settings"]["width"], 3)
         assert numpy.array_equal(mine, stock), cell["settings"]
+
+
+def samplers_and_schedulers(comfy: Comfy) -> tuple[list[str], list[str]]:
+    """What the KSampler of this ComfyUI offers."""
+    inputs = comfy.get("/object_info/KSampler")["KSampler"]["input"]["required"]
+    found = []
+    for name in ("sampler_name", "scheduler"):
+        kind, *options = inputs[name]
+        found.append(kind if isinstance(kind, list) else options[0]["options"])
+    return found[0], found[1]
+
+
+def test_every_sampler_and_every_scheduler_gives_the_picture_of_the_stock_nodes(
+    comfy: Comfy, lively: str
+):
+    samplers, schedulers = samplers_and_schedulers(comfy)
+    assert len(samplers) >= 40 and len(schedulers) >= 9
+    for target, chosen in (("sampler", samplers), ("scheduler", schedulers)):
+        name = f"every-{target}"
+        comfy.run(grid_prompt(name, [axis_node(target, *chosen)], checkpoint=lively, steps=2))
+        found = cells(folder_of(comfy.base, name))
+        assert [cell["settings"][target] for cell in found] == chosen
+        for cell in found:
+            stock = stock_picture(comfy, cell["settings"])
+            assert numpy.array_equal(pixels(cell["file"]), stock), cell["settings"][target]
+
+
+def test_in_batches_every_cell_stays_its_own_and_is_marked(comfy: Comfy, lively: str):
+    samplers, _ = samplers_and_schedulers(comfy)
+    together = [sampler for sampler in samplers if keeps_apart(sampler)]
+    assert len(together) >= 27
+    axes = [axis_node("sampler", *together), axis_node("prompt", *PROMPTS)]
+    settings = {"checkpoint": lively, "steps": 3, "seed": 9}
+    comfy.run(grid_prompt("one-by-one", axes, **settings))
+    comfy.run(grid_prompt("in-batches", axes, **settings, batch_size=2))
+    exact, batched = (cells(folder_of(comfy.base, name)) for name in ("one-by-one", "in-batches"))
+    for one, other in zip(exact, batched, strict=True):
+        difference = numpy.abs(pixels(one["file"]).astype(int) - pixels(other["file"]))
+        assert difference.max() <= MOST_MOVED, one["settings"]["sampler"]
+        assert json.loads(Image.open(other["file"]).info["cocktail"])["batched"] is True
+        assert one["key"] != other["key"] and other["settings"]["batch_size"] == 2
 
 
 def carried_picture(comfy: Comfy, file: Path) -> numpy.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy
@@ -25,9 +26,9 @@ class Deaf(Drawn):
         super().__init__()
         self.heard = heard
 
-    def picture(self, cell: Cell, done: int, total: int) -> numpy.ndarray:
-        self.drawn.append(cell)
-        return picture_of(Cell(cell.position, cell.settings, self.heard(cell)))
+    def pictures(self, cells: Sequence[Cell], done: int, total: int) -> list[numpy.ndarray]:
+        self.drawn += cells
+        return [picture_of(Cell(c.position, c.settings, self.heard(c))) for c in cells]
 
 
 def twins_of(tmp_path: Path, heard, *axes, missing=()) -> list[Twins]:
