@@ -1,4 +1,4 @@
-"""The node that asks whether a grid's axes have done anything."""
+"""The nodes that ask whether a grid can be trusted: did its axes do anything, and are its cells what they should be."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 from comfy_api.latest import io
 
 from .. import names, types
-from ..progress import Progress, show_text
-from ..schema import schema
-from . import plan, twins
+from ..progress import Progress, show_text, stop_if_interrupted
+from ..schema import opt, schema
+from . import identity, plan, twins
 from .axis_nodes import ALIASES, CATEGORY
 from .errors import GridError
 from .store import Store
@@ -61,3 +61,60 @@ class CocktailFindTwins(io.ComfyNode):
             "twins": [twin.to_json() for twin in found],
         }
         return io.NodeOutput(grid, text, ui={"text": [text], "cocktail": [result]})
+
+
+class CocktailCheckGrid(io.ComfyNode):
+    """Random cells, rendered again."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="CocktailCheckGrid",
+            display_name="Check Grid",
+            category=CATEGORY,
+            description="Renders random cells of a grid again in a fresh process, each alone and then all in shuffled order, and says whether they "
+            "are equal to those on disk to the last bit; if not, how far they are off and why.",
+            search_aliases=[*ALIASES, "identity check", "reproducible", "determinism", "verify cells", "render again"],
+            is_output_node=True,
+            inputs=[
+                types.Grid.Input("grid", tooltip="The grid, from Render Grid."),
+                io.Int.Input(
+                    "cells",
+                    default=4,
+                    min=1,
+                    max=1000,
+                    tooltip="How many of the finished cells are rendered again, twice each, from 1 to 1000.",
+                ),
+                opt(
+                    io.Int.Input,
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**32 - 1,
+                    control_after_generate=False,
+                    tooltip="Which cells are drawn, from 0 to 2^32 - 1: another number draws other ones.",
+                ),
+            ],
+            outputs=[
+                types.Grid.Output("checked_grid", display_name="grid", tooltip="The same grid."),
+                io.String.Output(
+                    "report",
+                    display_name="report",
+                    tooltip="How many of the cells are equal, and a sentence for each that is not: labels, largest difference, likely cause.",
+                ),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, grid: plan.Plan, cells: int, seed: int) -> io.NodeOutput:
+        import comfy.model_management
+
+        store = Store(names.cocktail_dir("grids", grid.name))
+        comfy.model_management.unload_all_models()
+        comfy.model_management.soft_empty_cache()
+        show_text("starting a fresh process")
+        found = identity.in_fresh_process(store, cells, seed, show_text, stop_if_interrupted)
+        show_text(found.text())
+        return io.NodeOutput(
+            grid, found.text(), ui={"text": [found.text()], "cocktail": [found.to_json()]}
+        )

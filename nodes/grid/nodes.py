@@ -22,7 +22,7 @@ from .axis_nodes import (
     CocktailAxisRuns,
     CocktailCombineAxes,
 )
-from .check_nodes import CocktailFindTwins
+from .check_nodes import CocktailCheckGrid, CocktailFindTwins
 from .errors import GridError
 from .plan_nodes import CocktailGridPlan, CocktailGridPlanJson
 from .store import Store
@@ -230,4 +230,5 @@ NODES: list[type[io.ComfyNode]] = [
     CocktailRenderGrid,
     CocktailGridSheet,
     CocktailFindTwins,
+    CocktailCheckGrid,
 ]
