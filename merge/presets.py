@@ -15,6 +15,7 @@ from pathlib import Path
 
 from .blocks import LAYOUTS, BlockWeights, block_weights, parse_rules, parse_values
 from .errors import MergeError
+from .numbers import written
 
 
 def _smooth(x: float) -> float:
@@ -180,3 +181,39 @@ def read_presets(path: Path) -> dict[str, BlockWeights]:
         except MergeError as error:
             raise MergeError(f"Line {number} of {path.name} is no preset: {error}") from None
     return found
+
+
+PRESET_NAME = re.compile(r"[^\W\d][\w*/+-]{0,63}")
+
+
+def save_preset(path: Path, name: str, weights: BlockWeights) -> bool:
+    """Add a line to a file of own presets; False when exactly this preset is there already.
+
+    Raises MergeError for a name that is taken by other weights, is no word, or is a preset of the field; for rules and a time
+    embedding of its own, which the field's form cannot hold; and when the file cannot be written or read. Nothing is ever overwritten.
+    """
+    if not PRESET_NAME.fullmatch(name):
+        raise MergeError(
+            f"{name!r} cannot name a preset: use up to 64 letters, digits, '_', '-', '+', '*' and '/', beginning with a letter."
+        )
+    if name in PRESETS or name in OTHER_NAMES:
+        raise MergeError(f"{name} is a preset of the field. Choose another name.")
+    if weights.rules or weights.time != weights.blocks[0]:
+        raise MergeError(
+            "A preset holds the numbers of BASE and the blocks. Give rules and the time embedding in Block Weights."
+        )
+    known = read_presets(path).get(name)
+    if known == weights:
+        return False
+    if known is not None:
+        raise MergeError(f"There is a preset {name} of other weights. Choose another name.")
+    values = ",".join(written(value) for value in (weights.base, *weights.blocks))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        before = path.read_bytes() if path.exists() else b""
+        line = f"{name}\t{values}\n".encode()
+        with path.open("ab") as file:
+            file.write(line if not before or before.endswith(b"\n") else b"\n" + line)
+    except OSError as error:
+        raise MergeError(f"{path} cannot be written: {error.strerror}.") from error
+    return True

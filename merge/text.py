@@ -69,6 +69,13 @@ def parse(text: str, name_of: Callable[[str], str] = str) -> Recipe:
     return _Parser(text, name_of).recipe()
 
 
+def parse_settings(text: str) -> dict[str, Fraction | BlockWeights]:
+    """The settings of a method by name, of a text such as "keep 0.2, strength [GRAD_V]"; none of an empty one. Raises MergeError."""
+    if len(text) > LONGEST:
+        raise MergeError(f"The settings are longer than {LONGEST} characters.")
+    return _Parser(text, str).settings()
+
+
 def name_finder(names: Iterable[str]) -> Callable[[str], str]:
     """For `parse`: finds a checkpoint by its name, with or without folder and ending, among those that are there.
 
@@ -199,11 +206,7 @@ class _Parser:
         sides = [self._whole()]
         while self._take(","):
             sides.append(self._whole())
-        settings: dict[str, Fraction | BlockWeights] = {}
-        while self._take("," if settings else ";"):
-            if self._kind() != "name" or self._peek() in settings:
-                raise self._error("here should be the name of a setting, each once")
-            settings |= {self._take_any(): self._setting()}
+        settings = self._settings() if self._take(";") else {}
         self._expect(")")
         try:
             return (
@@ -214,6 +217,22 @@ class _Parser:
                 error if name in METHODS else "it takes three recipes, share_of_b and share_of_c"
             )
             raise self._error(f"{name} cannot be made: {reason}", start=start - 1) from None
+
+    def settings(self) -> dict[str, Fraction | BlockWeights]:
+        """What `parse_settings` returns."""
+        found = self._settings() if self._tokens else {}
+        if self._kind() != "end":
+            raise self._error("here should be a comma and another setting")
+        return found
+
+    def _settings(self) -> dict[str, Fraction | BlockWeights]:
+        found: dict[str, Fraction | BlockWeights] = {}
+        while True:
+            if self._kind() != "name" or self._peek() in found:
+                raise self._error("here should be the name of a setting, each once")
+            found |= {self._take_any(): self._setting()}
+            if not self._take(","):
+                return found
 
     def _setting(self) -> Fraction | BlockWeights:
         start = self._next

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from . import checkpoints, models, recipes, sums
+from . import checkpoints, methods, models, presets, recipes, search, sums
 
 NODES: list[type[io.ComfyNode]] = [
     *sums.NODES,
+    *methods.NODES,
     *models.NODES,
+    *search.NODES,
+    *presets.NODES,
     *recipes.NODES,
     *checkpoints.NODES,
 ]

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from cocktail.merge.blocks import block_weights, parse_rules, parse_values, slot_of
 from cocktail.merge.checkpoint import bind_to_files, make_checkpoint
 from cocktail.merge.errors import MergeError
-from cocktail.merge.presets import PRESETS, between, preset, read_presets
+from cocktail.merge.presets import PRESETS, between, preset, read_presets, read_weights, save_preset
 from cocktail.merge.recipe import (
     BlockSum,
     Ingredient,
@@ -192,3 +192,24 @@ def test_plain_recipes_keep_the_hashes_they_had():
     assert recipe_hash(add_difference(a, b, c, 0.5)) == (
         "afc93b33b87b7c2045235f74cd32e81164b5dec8039ce2a2a22c54d98438e451"
     )
+
+
+def test_own_presets_are_saved_and_never_overwritten(tmp_path):
+    path = tmp_path / "cocktail" / "block_presets.txt"
+    weights = read_weights("0.25, " + ", ".join(f"{n}/24" for n in range(25)))
+    assert save_preset(path, "MINE", weights) and not save_preset(path, "MINE", weights)
+    path.write_text(path.read_text(encoding="utf-8").rstrip("\n"), encoding="utf-8")
+    assert save_preset(path, "SDXL_MINE", preset("GRAD_A", "SDXL"))
+    before = path.read_bytes()
+    assert read_presets(path) == {"MINE": weights, "SDXL_MINE": preset("GRAD_A", "SDXL")}
+    for name, other, words in (
+        ("MINE", preset("GRAD_V"), "of other weights"),
+        ("GRAD_V", weights, "of the field"),
+        ("1", weights, "cannot name"),
+        ("A\tB", weights, "cannot name"),
+        ("OTHER", read_weights("GRAD_V", rules="M00:attn:1"), "rules"),
+        ("OTHER", read_weights("GRAD_V", time="0.5"), "time embedding"),
+    ):
+        with pytest.raises(MergeError, match=words):
+            save_preset(path, name, other)
+    assert path.read_bytes() == before

@@ -29,11 +29,16 @@ def merge(name, multiplier=0.5, precision="fp16", **changed):
 
 def picture(checkpoint):
     """A prompt in which ComfyUI loads a checkpoint and samples one step."""
-    graph = {"load": node("CheckpointLoaderSimple", ckpt_name=checkpoint)}
-    graph["text"] = node("CLIPTextEncode", clip=["load", 1], text="a red circle")
+    load = {"load": node("CheckpointLoaderSimple", ckpt_name=checkpoint)}
+    return load | picture_of("load")
+
+
+def picture_of(loader, seed=1):
+    """Nodes that sample one step with the models of a node."""
+    graph = {"text": node("CLIPTextEncode", clip=[loader, 1], text="a red circle")}
     graph["empty"] = node("EmptyLatentImage", width=64, height=64, batch_size=1)
-    graph["sample"] = node("KSampler", model=["load", 0], positive=["text", 0], negative=["text", 0], latent_image=["empty", 0], seed=1, steps=1, cfg=1.0, sampler_name="euler", scheduler="normal", denoise=1.0)  # fmt: skip
-    graph["decode"] = node("VAEDecode", samples=["sample", 0], vae=["load", 2])
+    graph["sample"] = node("KSampler", model=[loader, 0], positive=["text", 0], negative=["text", 0], latent_image=["empty", 0], seed=seed, steps=1, cfg=1.0, sampler_name="euler", scheduler="normal", denoise=1.0)  # fmt: skip
+    graph["decode"] = node("VAEDecode", samples=["sample", 0], vae=[loader, 2])
     graph["show"] = node("PreviewImage", images=["decode", 0])
     return graph
 
@@ -226,3 +231,121 @@ def test_a_checkpoint_is_inspected_compared_and_converted(comfy):
         if inputs.get("checkpoint") == ["file", 0]:
             inputs["checkpoint"] = "miniature_v1.safetensors"
         assert words in comfy.errors({key: node(graph[key]["class_type"], **inputs)})[key]
+
+
+VIVID = {"c": {"checkpoint": "vivid.safetensors"}}
+
+
+@pytest.fixture
+def vivid(comfy):
+    """A checkpoint whose UNet does something, which an untrained one's last layer of zeros does not."""
+    models = comfy.base / "models" / "checkpoints"
+    path = models / "vivid.safetensors"
+    if not path.exists():
+        tensors = load_file(models / "miniature_v3.safetensors")
+        for number, name in enumerate(name for name in tensors if ".out.2." in name or ".time_embed." in name):  # fmt: skip
+            random = torch.Generator().manual_seed(number)
+            noise = torch.randn(tensors[name].shape, generator=random)
+            tensors[name] = (tensors[name] + 0.05 * noise).to(tensors[name].dtype)
+        save_file(tensors, path)
+
+
+def live(multiplier, seed=1):
+    """base + multiplier x (vivid - v1) without a file, and a picture of it."""
+    graph = merge("never", multiplier, **VIVID)
+    del graph["file"]
+    graph["live"] = node("CocktailMergeToModel", recipe=["sum", 0], precision="fp16")
+    return graph | picture_of("live", seed)
+
+
+def pixels(comfy, outputs):
+    import numpy as np
+    from PIL import Image
+
+    (image,) = outputs["show"]["images"]
+    with Image.open(comfy.base / "temp" / image["filename"]) as opened:
+        return np.asarray(opened).copy()
+
+
+def test_pictures_of_a_merge_in_memory_are_those_of_its_file(comfy, vivid):
+    made = comfy.run(merge("to-compare", multiplier=0.45, **VIVID))["file"]["cocktail"][0]
+    expected = pixels(comfy, comfy.run(picture(made["checkpoint"])))
+    before = sorted(comfy.base.rglob("*.safetensors"))
+    other = pixels(comfy, comfy.run(live(0.9)))
+    outputs = comfy.run(live(0.45))
+    told = outputs["live"]["cocktail"][0]
+    assert (pixels(comfy, outputs) == expected).all() and (other != expected).any()
+    assert told["recipe_hash"] == made["recipe_hash"] and told["shares"] == made["shares"]
+    assert 0 < told["changed"] < told["tensors"], (
+        "the VAE and what B and C share is not computed again"
+    )
+    assert sorted(comfy.base.rglob("*.safetensors")) == before
+
+
+def test_a_model_on_a_wire_stays_as_it_is_when_another_is_made(comfy, vivid):
+    """Two merges in one prompt: the first is sampled after the second was made in the same buffer."""
+    alone = pixels(comfy, comfy.run(live(0.2, seed=5)))
+    assert (pixels(comfy, comfy.run(live(1.0, seed=5))) != alone).any()
+    graph = live(0.2, seed=6)
+    graph["sum2"] = node("CocktailAddDifference", a=["a", 0], b=["c", 0], c=["b", 0], multiplier=1.0)  # fmt: skip
+    graph["live2"] = node("CocktailMergeToModel", recipe=["sum2", 0], precision="fp16")
+    graph["both"] = node("ModelMergeSimple", model1=["live", 0], model2=["live2", 0], ratio=1.0)
+    graph["sample"]["inputs"] |= {"model": ["both", 0], "seed": 5}
+    assert (pixels(comfy, comfy.run(graph)) == alone).all()
+
+
+def test_merge_to_model_refuses_a_vae_that_is_not_there(comfy):
+    graph = live(0.5)
+    graph["live"]["inputs"]["vae"] = "nowhere.safetensors"
+    assert comfy.errors(graph).keys() == {"live"}
+
+
+def test_a_search_proposes_recipes_and_learns_of_scores(comfy):
+    sides = {side: node("CocktailIngredient", checkpoint=f"{file}.safetensors") for side, file in SIDES.items()}  # fmt: skip
+    options = {"name": "bar", "method": "grid", "tries": 1, "step": 20, "seed": 0}
+    graph = sides | {
+        "search": node("CocktailSearch", a=["a", 0], b=["b", 0], c=["c", 0], **options)
+    }
+    graph["lines"] = node("PreviewAny", source=["search", 0])
+    outputs = comfy.run(graph)
+    lines = outputs["lines"]["text"][0].splitlines()
+    assert len(lines) == 21 and "0.6 miniature_base + 0.2 miniature_v1 + 0.2 miniature_v3" in lines
+    for line, score in ((lines[3], 2.0), (lines[8], 7.0)):
+        text = {"text": node("CocktailRecipeFromText", text=line)}
+        comfy.run(text | {"score": node("CocktailScoreRecipe", recipe=["text", 0], name="bar", score=score, judge="me")})  # fmt: skip
+    found = comfy.run(graph)["search"]
+    assert found["cocktail"][0]["scored"] == 2
+    assert found["text"][0].splitlines() == [f"7  {lines[8]}", f"2  {lines[3]}"]
+    graph["search"]["inputs"]["step"] = 30
+    assert "must divide 100" in comfy.errors(graph)["search"]
+    graph["search"]["inputs"] |= {"step": 20, "name": "../bar"}
+    assert "cannot name a search" in comfy.errors(graph)["search"]
+
+
+def test_a_method_makes_the_recipe_of_its_text(comfy):
+    graph = merge("method")
+    graph["sum"] = node("CocktailMergeMethod", a=["a", 0], b=["b", 0], c=["c", 0], method="ties", settings="keep 0.3, strength [GRAD_V]")  # fmt: skip
+    drawn = comfy.run(graph)["file"]["cocktail"][0]
+    assert drawn["recipe"].startswith("ties(miniature_base, miniature_v1, miniature_v3; keep 0.3")
+    text = "ties(miniature_base, miniature_v1, miniature_v3; keep 0.3, strength [GRAD_V])"
+    written = comfy.run(text_merge(text, "method-as-text"))["file"]["cocktail"][0]
+    assert written["recipe_hash"] == drawn["recipe_hash"]
+    for settings, words in (("keep 3", "from 0 to 1"), ("kept 1", "has no setting"), ("keep", "number")):  # fmt: skip
+        graph["sum"]["inputs"]["settings"] = settings
+        assert words in comfy.errors(graph)["sum"]
+    graph["sum"]["inputs"] |= {"settings": "", "method": "slerp"}
+    assert "takes 2 recipes (a, b), not 3" in refused(comfy, graph)["sum"]
+
+
+def test_a_preset_of_ones_own_is_saved_and_used(comfy):
+    values = ", ".join(["0.25"] * 26)
+    graph = {side: node("CocktailIngredient", checkpoint=f"{SIDES[side]}.safetensors") for side in "ab"}  # fmt: skip
+    graph["save"] = node("CocktailSaveBlockPreset", name="FLAT_MINE", weights=values)
+    graph["sum"] = node("CocktailBlockWeights", a=["a", 0], b=["b", 0], preset="custom", weights=["save", 0], base="", time_embed="", rules="", layout="SD1.5")  # fmt: skip
+    graph["file"] = node("CocktailMergeToFile", recipe=["sum", 0], name="mine", precision="fp16")
+    made = comfy.run(graph)["file"]["cocktail"][0]
+    assert made["shares"] == {"miniature_base.safetensors": 0.75, "miniature_v1.safetensors": 0.25}
+    graph["save"]["inputs"]["weights"] = "GRAD_V"
+    assert "of other weights" in refused(comfy, graph)["save"]
+    graph["save"]["inputs"]["weights"] = "1, 2"
+    assert "2 block weights" in comfy.errors(graph)["save"]

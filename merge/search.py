@@ -1,0 +1,229 @@
+"""Cocktail search: mixes to try next, and the scores that tried ones got.
+
+A try is a weighted sum with shares in whole percent; it is a recipe and never a file. A grid shows tries side by side (its axis "recipe"
+reads them as text), people vote or a metric judges, and each score is kept in a table by the hash of its recipe (`add_score`). The next
+proposals, and which try is best, come from that table. One score is a number, the higher the better; several of one recipe from one
+judge replace each other, those of several judges are averaged.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import combinations, pairwise
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from .errors import MergeError
+from .recipe import (
+    Part,
+    Recipe,
+    WeightedSum,
+    from_json,
+    recipe_hash,
+    to_json,
+    weighted_sum,
+)
+
+RANDOM, GRID, BAYESIAN = METHODS = ("random", "grid", "bayesian")
+WHOLE = 100
+MOST_TRIES = 1000
+FIRST_RANDOM = 4
+"""So many scored tries are needed before a model of them says anything."""
+
+Shares = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A recipe that was tried and its mean score over the judges."""
+
+    recipe_hash: str
+    recipe: Recipe
+    score: float
+
+
+def propose(
+    method: str,
+    count: int,
+    tries: int,
+    seed: int,
+    step: int = 20,
+    known: Mapping[Shares, float] | None = None,
+) -> list[Shares]:
+    """Shares in percent of `count` ingredients for the next tries, each adding up to 100, none twice.
+
+    random: evenly spread over all mixes. grid: all mixes in steps of `step` percent; `tries` does not matter. bayesian: by
+    Optuna's tree-structured Parzen estimator from the scores of `known` tries, random until there are `FIRST_RANDOM` of them.
+    The same arguments give the same tries. Raises MergeError when an argument is out of range or Optuna is missing.
+    """
+    if count < 2:
+        raise MergeError("A search needs two or more recipes to mix.")
+    if not 1 <= tries <= MOST_TRIES:
+        raise MergeError(f"A search proposes 1 to {MOST_TRIES} tries at a time.")
+    known = known or {}
+    if method == GRID:
+        return _grid(count, step)
+    if method == RANDOM or (method == BAYESIAN and len(known) < FIRST_RANDOM):
+        return _random(count, tries, seed, known)
+    if method == BAYESIAN:
+        return _bayesian(count, tries, seed, known)
+    raise MergeError(f"{method!r} is no way to search. Choose one of {', '.join(METHODS)}.")
+
+
+def _grid(count: int, step: int) -> list[Shares]:
+    if not 1 <= step <= 50 or WHOLE % step:
+        raise MergeError(
+            "The step of a grid must divide 100: 50, 25, 20, 10, 5, 4, 2 or 1 percent."
+        )
+    steps = WHOLE // step
+    total = math.comb(steps + count - 1, count - 1)
+    if total > MOST_TRIES:
+        raise MergeError(f"Steps of {step} percent give {total} mixes of {count} recipes; {MOST_TRIES} is the most. Choose a larger step.")  # fmt: skip
+    return [
+        tuple(part * step for part in _parts(cuts, steps, count))
+        for cuts in combinations(range(steps + count - 1), count - 1)
+    ]
+
+
+def _parts(cuts: Sequence[int], total: int, count: int) -> list[int]:
+    """The sizes of the parts into which bars at `cuts` divide `total` stars; every division has one set of cuts."""
+    edges = (-1, *cuts, total + count - 1)
+    return [after - before - 1 for before, after in pairwise(edges)]
+
+
+def _random(count: int, tries: int, seed: int, known: Mapping[Shares, float]) -> list[Shares]:
+    numbers = random.Random(seed)
+    found: dict[Shares, None] = {}
+    for _ in range(tries * 20):
+        cuts = sorted(numbers.sample(range(WHOLE + count - 1), count - 1))
+        shares = tuple(_parts(cuts, WHOLE, count))
+        if shares not in known:
+            found[shares] = None
+        if len(found) == tries:
+            break
+    return list(found)
+
+
+def _bayesian(count: int, tries: int, seed: int, known: Mapping[Shares, float]) -> list[Shares]:
+    try:
+        import optuna
+    except ImportError:
+        raise MergeError("The bayesian search needs Optuna. Install it (pip install optuna), or choose random or grid.") from None  # fmt: skip
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    ranges = {f"share_{n}": optuna.distributions.FloatDistribution(0, 1) for n in range(count)}
+    sampler = optuna.samplers.TPESampler(
+        seed=seed + len(known), n_startup_trials=FIRST_RANDOM, constant_liar=True
+    )
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    for shares, score in sorted(known.items()):
+        values = {f"share_{n}": share / WHOLE for n, share in enumerate(shares)}
+        study.add_trial(optuna.create_trial(params=values, distributions=ranges, value=score))
+    found: dict[Shares, None] = {}
+    for _ in range(tries * 20):
+        trial = study.ask(ranges)
+        shares = _percent([trial.params[name] for name in ranges])
+        if shares not in known:
+            found[shares] = None
+        if len(found) == tries:
+            break
+    return list(found)
+
+
+def _percent(weights: Sequence[float]) -> Shares:
+    """Whole percents in these proportions that add up to 100: the largest remainders are rounded up."""
+    total = sum(weights)
+    exact = [WHOLE * (weight / total if total > 0 else 1 / len(weights)) for weight in weights]
+    parts = [math.floor(value) for value in exact]
+    order = sorted(range(len(exact)), key=lambda n: (parts[n] - exact[n], n))
+    for n in order[: WHOLE - sum(parts)]:
+        parts[n] += 1
+    return tuple(parts)
+
+
+def mix(recipes: Sequence[Recipe], shares: Shares) -> Recipe:
+    """The try with these shares of the recipes; one with all of it is that recipe itself."""
+    used = [(recipe, share) for recipe, share in zip(recipes, shares, strict=True) if share]
+    return used[0][0] if len(used) == 1 else weighted_sum(used)
+
+
+def add_score(table: Path, recipe: Recipe, score: float, judge: str) -> None:
+    """Append a score to a table, a file of JSON lines. `recipe` is bound to its files (`recipe.bind`).
+
+    A line is {"recipe_hash", "recipe", "score", "judge"}; whoever has votes or a metric may write such lines. Raises MergeError
+    when the score is not a number.
+    """
+    if not math.isfinite(score):
+        raise MergeError(f"A score must be a number; {score} is none.")
+    entry = {
+        "recipe_hash": recipe_hash(recipe),
+        "recipe": to_json(recipe),
+        "score": score,
+        "judge": judge,
+    }
+    line = json.dumps(entry, ensure_ascii=False) + "\n"
+    try:
+        table.parent.mkdir(parents=True, exist_ok=True)
+        with table.open("ab+") as file:
+            # A line that was cut off by a crash must not swallow this one.
+            if file.tell() and not _ends_with_line(file):
+                line = "\n" + line
+            file.write(line.encode("utf-8"))
+    except OSError as error:
+        raise MergeError(f"{table} cannot be written: {error.strerror}.") from error
+
+
+def _ends_with_line(file: Any) -> bool:
+    file.seek(-1, 2)
+    return file.read(1) == b"\n"
+
+
+def read_scores(table: Path) -> list[Scored]:
+    """The scored recipes of a table, the best first; none without a file. Lines that are damaged are passed over."""
+    by_judge: dict[str, dict[str, float]] = {}
+    recipes: dict[str, Recipe] = {}
+    for entry in _lines(table):
+        try:
+            key, judge, score = entry["recipe_hash"], entry["judge"], float(entry["score"])
+            recipe = from_json(entry["recipe"])
+        except (KeyError, TypeError, ValueError, MergeError):
+            continue
+        if isinstance(key, str) and isinstance(judge, str) and math.isfinite(score):
+            by_judge.setdefault(key, {})[judge] = score
+            recipes[key] = recipe
+    found = [Scored(key, recipes[key], fmean(scores.values())) for key, scores in by_judge.items()]
+    return sorted(found, key=lambda scored: (-scored.score, scored.recipe_hash))
+
+
+def _lines(table: Path) -> Iterator[Any]:
+    try:
+        text = table.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise MergeError(f"{table} cannot be read: {error.strerror}.") from error
+    for line in text.splitlines():
+        try:
+            yield json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+
+
+def known_shares(recipes: Sequence[Recipe], scored: Sequence[Scored]) -> dict[Shares, float]:
+    """Scores by the shares of these recipes, as far as a scored recipe is a mix of them in whole percent."""
+    known = {}
+    for entry in scored:
+        tried = entry.recipe
+        parts = tried.parts if isinstance(tried, WeightedSum) else (Part(tried, Fraction(1)),)
+        weights = dict.fromkeys(recipes, Fraction(0))
+        for part in parts:
+            weights[part.recipe] = weights.get(part.recipe, Fraction(0)) + part.weight * WHOLE
+        whole = all(weight.denominator == 1 for weight in weights.values())
+        if whole and len(weights) == len(recipes):
+            known[tuple(int(weights[recipe]) for recipe in recipes)] = entry.score
+    return known

@@ -1,0 +1,156 @@
+"""Searching for a good mix: tries for a grid, and the scores that come back."""
+
+from __future__ import annotations
+
+import math
+
+from comfy_api.latest import io
+
+from ...merge import search
+from ...merge.errors import MergeError
+from ...merge.recipe import Recipe, to_text
+from .. import names, types
+from ..progress import show_text
+from ..schema import opt, schema
+from .sums import CATEGORY, SIDES, bind
+
+NAME = "what goes together: the same name in Cocktail Search and Score Recipe. Up to 64 letters, digits, dots, hyphens and underscores"
+
+
+def _table(name: str):
+    """Where the scores of a search are kept: one line of JSON each (see merge/search.py), also for whoever else has scores."""
+    return names.cocktail_dir("searches", names.check_name(name, "search"), "scores.jsonl")
+
+
+class CocktailSearch(io.ComfyNode):
+    """Mixes to try next, as text for the axis of a grid."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="CocktailSearch",
+            display_name="Cocktail Search",
+            category=CATEGORY,
+            description="Proposes mixes of two to six recipes: random ones, all in steps, or by what scored well so far. None of them becomes "
+            "a file: link recipes to a grid's axis, score them, and queue again.",
+            search_aliases=["auto merge", "bayesian merger", "optuna", "random merge", "simplex", "hyperparameter search"],
+            is_output_node=True,
+            inputs=[
+                types.Recipe.Input("a", tooltip="A recipe to mix."),
+                types.Recipe.Input("b", tooltip="A recipe to mix."),
+                opt(io.String.Input, "name", default="search", tooltip=f"Name of the search, {NAME}."),
+                opt(io.Combo.Input, "method", options=list(search.METHODS), default=search.RANDOM, tooltip="random: evenly spread over all mixes. grid: all mixes in steps. bayesian: near what scored well (needs Optuna), random until 4 are scored."),
+                opt(io.Int.Input, "tries", default=8, min=1, max=search.MOST_TRIES, tooltip="How many mixes to propose, 1 to 1000. Not used with grid."),
+                opt(io.Int.Input, "step", default=20, min=1, max=50, tooltip="Step of the shares in percent with grid; it must divide 100. 20 and three recipes give 21 mixes."),
+                opt(io.Int.Input, "seed", default=0, min=0, max=2**63 - 1, tooltip="The same seed and scores give the same mixes."),
+                *(types.Recipe.Input(side, optional=True, tooltip="One more recipe to mix. Optional.") for side in SIDES[2:]),
+            ],
+            outputs=[
+                io.String.Output("recipes", display_name="recipes", tooltip="The mixes as text, one a line, for an axis whose target is recipe."),
+                types.Recipe.Output("best", display_name="best", tooltip="The recipe with the best score so far; without scores the first mix."),
+                io.String.Output("report", display_name="report", tooltip="The scores so far, best first."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, name: str | None, method: str | None, step: int | None) -> bool | str:
+        try:
+            if name is not None:
+                names.check_name(name, "search")
+            if method == search.GRID and step is not None:
+                search.propose(method, 2, 1, 0, step)
+        except (MergeError, names.BadName) as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, name: str | None, **_: object) -> list[int]:
+        """New scores give new proposals."""
+        if name is None:
+            return []
+        table = _table(name)
+        return [table.stat().st_size, table.stat().st_mtime_ns] if table.exists() else []
+
+    @classmethod
+    def execute(
+        cls,
+        a: Recipe,
+        b: Recipe,
+        name: str,
+        method: str,
+        tries: int,
+        step: int,
+        seed: int,
+        c: Recipe | None = None,
+        d: Recipe | None = None,
+        e: Recipe | None = None,
+        f: Recipe | None = None,
+    ) -> io.NodeOutput:
+        recipes = [bind(recipe).recipe for recipe in (a, b, c, d, e, f) if recipe is not None]
+        if len(set(recipes)) < len(recipes):
+            raise MergeError("Two of the recipes are the same. Take one off.")
+        scored = search.read_scores(_table(name))
+        known = search.known_shares(recipes, scored)
+        found = search.propose(method, len(recipes), tries, seed, step, known)
+        mixes = [search.mix(recipes, shares) for shares in found]
+        if not mixes and not scored:
+            raise MergeError("There is no mix left to try. Choose another seed or a smaller step.")
+        lines = [to_text(mix) for mix in mixes]
+        told = [f"{entry.score:g}  {to_text(entry.recipe)}" for entry in scored]
+        report = "\n".join(told) or "No scores yet: Score Recipe writes them."
+        show_text(f"{len(mixes)} mixes, {len(scored)} scored")
+        result = {"shares": [list(shares) for shares in found], "scored": len(scored)}
+        return io.NodeOutput(
+            "\n".join(lines),
+            scored[0].recipe if scored else mixes[0],
+            report,
+            ui={"text": [report], "cocktail": [result]},
+        )
+
+
+class CocktailScoreRecipe(io.ComfyNode):
+    """A score for a recipe, kept for the search."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="CocktailScoreRecipe",
+            display_name="Score Recipe",
+            category=CATEGORY,
+            description="Keeps how good a recipe is, by your eyes or by a metric's number, for the next proposals of Cocktail Search.",
+            search_aliases=["rate merge", "vote", "metric", "score"],
+            is_output_node=True,
+            inputs=[
+                types.Recipe.Input("recipe", tooltip="The recipe that was tried."),
+                opt(io.String.Input, "name", default="search", tooltip=f"Name of the search, {NAME}."),
+                opt(io.Float.Input, "score", default=0.0, min=-1e9, max=1e9, step=0.1, round=False, tooltip="The higher the better, in any unit. Can be linked from a node that measures pictures."),
+                opt(io.String.Input, "judge", default="me", tooltip="Who or what scores. A new score of the same judge replaces the old one; several judges are averaged."),
+            ],
+            outputs=[types.Recipe.Output("scored", display_name="recipe", tooltip="The recipe, unchanged.")],
+        )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(
+        cls, name: str | None, judge: str | None, score: float | None
+    ) -> bool | str:
+        try:
+            if name is not None:
+                names.check_name(name, "search")
+        except names.BadName as error:
+            return str(error)
+        if judge is not None and not judge.strip():
+            return "Say who scores: the judge is empty."
+        if score is not None and not math.isfinite(score):
+            return "The score must be a number."
+        return True
+
+    @classmethod
+    def execute(cls, recipe: Recipe, name: str, score: float, judge: str) -> io.NodeOutput:
+        bound = bind(recipe).recipe
+        search.add_score(_table(name), bound, score, judge)
+        told = f"{score:g}  {to_text(bound)}"
+        show_text(told)
+        return io.NodeOutput(recipe, ui={"text": [told]})
+
+
+NODES: list[type[io.ComfyNode]] = [CocktailSearch, CocktailScoreRecipe]
