@@ -42,6 +42,13 @@ MIXES: dict[str, tuple[str, int]] = {
     "three": ("60/20/20 of A, B, C", 3),
     "nested": ("five nested operations", 3),
 }
+METHODS: dict[str, tuple[str, str]] = {
+    "cosine_a": ("cosine adaptive A of A, B", "two"),
+    "cosine_b": ("cosine adaptive B of A, B", "two"),
+    "dare": ("DARE of A, B, C", "three"),
+    "ties": ("TIES of A, B, C", "three"),
+}
+"""Methods, and the weighted sum of as many ingredients that each is compared with."""
 BLOCK_BYTES = 4 << 20
 SHARED_NOISE = 0.08
 
@@ -108,7 +115,7 @@ def make_files(folder: Path) -> None:
 
 
 def recipe(mix: str) -> Any:
-    from cocktail.merge.recipe import Ingredient, add_difference, weighted_sum
+    from cocktail.merge.recipe import Ingredient, add_difference, method, weighted_sum
 
     a, b, c = (Ingredient(f"{name}.safetensors", name * 64) for name in "abc")
     if mix == "two":
@@ -117,6 +124,8 @@ def recipe(mix: str) -> Any:
         return add_difference(a, b, c, 0.5)
     if mix == "three":
         return weighted_sum([(a, 60), (b, 20), (c, 20)])
+    if mix in METHODS:
+        return method(mix, (a, b, c) if METHODS[mix][1] == "three" else (a, b))
     half = weighted_sum([(a, 50), (b, 50)])
     vodka = add_difference(half, c, a, 0.5)
     return weighted_sum(
@@ -291,6 +300,7 @@ def report(options: argparse.Namespace, folder: Path) -> None:
     )
     print(f"{'':34}{'seconds':>9}{'of copying':>12}{'peak MB':>9}{'misrounded':>14}")
     results: dict[str, Any] = {}
+    methods: dict[str, Any] = {}
     for mix, (label, count) in MIXES.items():
         copied, merged = [], []
         for _ in range(runs):
@@ -315,6 +325,12 @@ def report(options: argparse.Namespace, folder: Path) -> None:
             f"{label:34}{merge_s:9.2f}{merge_s / copy_s:12.2f}{results[mix]['peak_mb']:9.0f}"
             f"{wrong['misrounded']:14.2e}"
         )
+    for mix, (label, linear) in METHODS.items():
+        merged = repeat(runs, lambda mix=mix: measured(python, folder, "ours", mix, 0, 0))
+        of_linear = middle(merged) / results[linear]["seconds"]
+        peak = max(run["peak_mb"] for run in merged)
+        methods[mix] = {"vs_linear": round(of_linear, 2), "peak_mb": round(peak)}
+        print(f"{label:34}{middle(merged):9.2f}{of_linear:9.2f} of linear{peak:6.0f}")
     (folder / "out.safetensors").unlink(missing_ok=True)
     both = {
         "vs_copy_2": round(results["two"]["vs_copy"], 2),
@@ -325,6 +341,7 @@ def report(options: argparse.Namespace, folder: Path) -> None:
         "misrounded_2": max(results[m]["misrounded"] for m in ("two", "difference")),
         "misrounded_n": results["three"]["misrounded"],
         "hashes_equal": all(r["hashes_equal"] for r in results.values()),
+        "methods": methods,
     }
     print(json.dumps(both))
 

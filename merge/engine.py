@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -226,11 +227,15 @@ def _run(
 
 @dataclass(frozen=True)
 class Place:
-    """Where a formula's elements are in its tensor: from element `start` on, or all of them, in its shape."""
+    """Where a formula's elements are in its tensor: from element `start` on, or all of them, in its shape.
+
+    `operands` gives every operand of a method another buffer.
+    """
 
     name: str
     start: int
     shape: tuple[int, ...] | None
+    operands: Iterator[int]
 
 
 class Worker:
@@ -249,6 +254,7 @@ class Worker:
         self._raw: list[tuple[Any, memoryview]] = []
         self._rounded = torch.empty(chunk_elements * 8, dtype=torch.uint8)
         self._blender = Blender(chunk_elements)
+        self._operands: list[Any] = []
 
     def __enter__(self) -> Worker:
         with ExitStack() as files:
@@ -313,7 +319,8 @@ class Worker:
         """Write the bytes of a piece to `made`."""
         out = made.view(torch_type(piece.output.dtype))
         whole = piece.count == piece.place.elements
-        place = Place(piece.output.name, piece.start, piece.output.shape if whole else None)
+        shape = piece.output.shape if whole else None
+        place = Place(piece.output.name, piece.start, shape, count())
 
         def values(source: Source, number: int) -> Any:
             return self._values(source, piece, number)
@@ -339,10 +346,9 @@ class Worker:
         self, formula: Formula, values: Callable[[Source, int], Any], place: Place, count: int
     ) -> Any:
         """A formula's result in float32, in the shape of `place`."""
-        import torch
 
         if isinstance(formula, Blend):
-            made = torch.empty(count, dtype=torch.float32)
+            made = self._operand(next(place.operands), count)
             if formula.others:
                 self._compute(formula, values, place, made)
             else:
@@ -361,6 +367,16 @@ class Worker:
             settings["draws"] = Draws(int(settings.pop("seed")), place.name, place.start)
         return METHODS[formula.method].function(*operands, **settings)
 
+    def _operand(self, number: int, elements: int) -> Any:
+        """A float32 buffer for a method's operand of that number, made or grown when it is needed."""
+        import torch
+
+        while len(self._operands) <= number:
+            self._operands.append(torch.empty(0, dtype=torch.float32))
+        if len(self._operands[number]) < elements:
+            self._operands[number] = torch.empty(elements, dtype=torch.float32)
+        return self._operands[number][:elements]
+
     def _widened(self, content: Widened, piece: Piece) -> memoryview:
         """The piece of a first convolution with additional channels: it is small, so it is made as a whole."""
         import torch
@@ -369,7 +385,7 @@ class Worker:
         whole = torch.empty(shape, dtype=torch_type(piece.output.dtype))
         for start, stop, formula in content.parts:
             cut = (shape[0], stop - start, *shape[2:])
-            place = Place(f"{piece.output.name}[:, {start}:{stop}]", 0, cut)
+            place = Place(f"{piece.output.name}[:, {start}:{stop}]", 0, cut, count())
 
             def values(source: Source, number: int, start: int = start, stop: int = stop) -> Any:
                 all_of_it = Piece(piece.output, piece.place, 0, source.tensor.elements)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .pieces import ELEMENTS, pieces
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -15,7 +17,7 @@ def cosine_a(a: Tensor, b: Tensor, shift: float) -> Tensor:
 
     Source: supermerger's cosineA in the form of sd-mecha's add_cosine_a, which needs no pass over all tensors first.
     """
-    return _mixed(a, b, _columns(a, b), shift)
+    return _mixed(a, b, _cosine(*_sums(a, b)), shift)
 
 
 def cosine_b(a: Tensor, b: Tensor, shift: float) -> Tensor:
@@ -23,15 +25,27 @@ def cosine_b(a: Tensor, b: Tensor, shift: float) -> Tensor:
 
     Source: supermerger's cosineB in the form of sd-mecha's add_cosine_b.
     """
-    from .means import dot
+    sums = _sums(a, b)
+    similarity = (_cosine(*sums) + _cosine(*(columns.double().sum() for columns in sums))) / 2
+    return _mixed(a, b, similarity.to(a.dtype), shift)
 
-    norms = max((dot(a, a) * dot(b, b)) ** 0.5, SMALLEST)
-    return _mixed(a, b, (_columns(a, b) + dot(a, b) / norms) / 2, shift)
+
+def _sums(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The sums of a^2, b^2 and a b along the first dimension, for each column."""
+    import torch
+
+    first, second = torch.atleast_1d(a), torch.atleast_1d(b)
+    totals = tuple(torch.zeros_like(first[0]) for _ in range(3))
+    rows = max(ELEMENTS * len(first) // max(first.numel(), 1), 1)
+    for piece in pieces(len(first), rows):
+        x, y = first[piece], second[piece]
+        for total, (left, right) in zip(totals, ((x, x), (y, y), (x, y)), strict=True):
+            total.add_((left * right).sum(0))
+    return totals[0], totals[1], totals[2]
 
 
-def _columns(a: Tensor, b: Tensor) -> Tensor:
-    norms = (a * a).sum(0).sqrt_() * (b * b).sum(0).sqrt_()
-    return (a * b).sum(0).div_(norms.clamp_(min=SMALLEST))
+def _cosine(of_a: Tensor, of_b: Tensor, product: Tensor) -> Tensor:
+    return product / (of_a.sqrt() * of_b.sqrt()).clamp(min=SMALLEST)
 
 
 def _mixed(a: Tensor, b: Tensor, similarity: Tensor, shift: float) -> Tensor:

@@ -7,6 +7,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from .pieces import pieces
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -19,7 +21,11 @@ def dot(a: Tensor, b: Tensor) -> float:
     """The sum of the products, in float64, the same wherever the tensors lie in memory."""
     import torch
 
-    return float((a * b).sum(dtype=torch.float64))
+    flat_a, flat_b = a.reshape(-1), b.reshape(-1)
+    return sum(
+        float((flat_a[piece] * flat_b[piece]).sum(dtype=torch.float64))
+        for piece in pieces(flat_a.numel())
+    )
 
 
 def geometric(a: Tensor, b: Tensor, share_of_b: float) -> Tensor:

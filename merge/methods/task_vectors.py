@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from .pieces import pieces
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,7 +19,19 @@ def ties(base: Tensor, *models: Tensor, keep: float, strength: float) -> Tensor:
     Of each model's differences the share `keep` with the largest sizes is kept in every tensor, and all that are as large as the smallest
     of them. Source: Yadav et al., "TIES-merging: resolving interference when merging models", 2023.
     """
-    return _agreeing([_largest(model - base, keep) for model in models]).mul_(strength).add_(base)
+    import torch
+
+    smallest = [_smallest_kept(base, model, keep) for model in models]
+    flat = [tensor.reshape(-1) for tensor in (base, *models)]
+    result = torch.empty_like(flat[0])
+    for piece in pieces(len(result)):
+        start, *others = (tensor[piece] for tensor in flat)
+        kept = []
+        for other, least in zip(others, smallest, strict=True):
+            difference = other - start
+            kept.append(difference.mul_(difference.abs().ge_(least)))
+        result[piece] = _agreeing(kept).mul_(strength).add_(start)
+    return result.view_as(base)
 
 
 def dare(base: Tensor, *models: Tensor, drop: float, strength: float, draws: Draws) -> Tensor:
@@ -60,18 +74,35 @@ def della(
     return _agreeing(kept).mul_(strength).add_(base)
 
 
-def _largest(difference: Tensor, keep: float) -> Tensor:
-    """The difference with all but its largest elements set to 0. It is used up."""
-    import numpy as np
+def _smallest_kept(base: Tensor, model: Tensor, keep: float) -> float:
+    """The size of the smallest difference among the share `keep` with the largest sizes; infinity where that is none of them.
 
-    count = round(keep * difference.numel())
+    Sizes are counted by the upper half of their float32 bits, which sort as the numbers do, and only those that share it with the one
+    that is looked for are sorted.
+    """
+    import numpy as np
+    import torch
+
+    count = round(keep * base.numel())
     if count == 0:
-        return difference.zero_()
-    sizes = difference.abs()
-    if count < difference.numel():
-        smallest = np.partition(sizes.cpu().numpy(), -count, axis=None)[-count]
-        difference.mul_(sizes.ge_(float(smallest)))
-    return difference
+        return float("inf")
+    start, other = base.reshape(-1), model.reshape(-1)
+
+    def sizes() -> Iterator[Any]:
+        for piece in pieces(len(start)):
+            yield (other[piece] - start[piece]).abs_().cpu().numpy()
+
+    if base.dtype != torch.float32:
+        return float(np.partition(np.concatenate(list(sizes())), -count)[-count])
+    counts = np.zeros(1 << 16, np.int64)
+    for piece in sizes():
+        counts += np.bincount(piece.view(np.uint32) >> 16, minlength=1 << 16)
+    from_top = np.cumsum(counts[::-1])
+    step = int(np.searchsorted(from_top, count))
+    upper = len(counts) - 1 - step
+    rank = count - int(from_top[step] - counts[upper])
+    alike = np.concatenate([piece[piece.view(np.uint32) >> 16 == upper] for piece in sizes()])
+    return float(np.partition(alike, -rank)[-rank])
 
 
 def _agreeing(differences: Sequence[Tensor]) -> Tensor:
