@@ -9,7 +9,10 @@ from .errors import TrainerError
 
 
 def set_attention(unet: Any, kind: str) -> None:
-    """Let the UNet attend by "sdpa" (PyTorch), "xformers" or "sliced". Raises TrainerError when xformers is missing."""
+    """Let the UNet attend by "sdpa" (PyTorch), "xformers" or "sliced".
+
+    Raises TrainerError when xformers is missing or does not work on this machine.
+    """
     from diffusers.models.attention_processor import AttnProcessor2_0
 
     if kind == "xformers":
@@ -18,7 +21,12 @@ def set_attention(unet: Any, kind: str) -> None:
                 "Attention by xformers was asked for, but the package xformers is not installed. "
                 "Install the one that fits your PyTorch, or choose sdpa, which is as fast."
             )
-        unet.enable_xformers_memory_efficient_attention()
+        try:
+            unet.enable_xformers_memory_efficient_attention()
+        except Exception as error:
+            raise TrainerError(
+                f"Attention by xformers does not work here: {error}. Choose sdpa, which is as fast."
+            ) from error
     elif kind == "sliced":
         unet.set_attention_slice("auto")
     else:

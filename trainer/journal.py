@@ -32,8 +32,13 @@ class Journal:
         self._written = 0.0
         self._waiting: list[tuple[Path, dict[str, Any]]] = []
         self._events = None if silent else _tensorboard(run)
-        self._wandb = _wandb(run) if run.settings.logging.wandb and not silent else None
+        self._wandb: Any = None
         self._bar: Any = None
+
+    def start_wandb(self) -> None:
+        """Open the run's page at Weights & Biases if the settings ask for it. Raises TrainerError without the package."""
+        if self.run.settings.logging.wandb and not self.silent:
+            self._wandb = _wandb(self.run)
 
     def update(self, **changes: Any) -> None:
         """Change the state and write it at once."""

@@ -30,11 +30,10 @@ LATENT_SCALE = 0.18215
 
 @dataclass
 class Model:
-    """The three parts of a checkpoint in fp32 on the CPU, in evaluation mode and without gradients."""
+    """The parts of a checkpoint that can learn, in fp32 on the CPU, in evaluation mode and without gradients."""
 
     unet: UNet2DConditionModel
-    text_encoder: CLIPTextModel
-    vae: AutoencoderKL
+    text_encoder: CLIPTextModel | None
     levels: tuple[Level, ...]
 
 
@@ -45,27 +44,27 @@ def load_model(path: Path) -> Model:
     check_sd15(path)
     with safe_open(path, framework="pt") as file:
         names = file.keys()
-        state = {name: file.get_tensor(name) for name in names if name.startswith((UNET, VAE))}
+        state = {name: file.get_tensor(name) for name in names if name.startswith(UNET)}
         for name in names:
             if name.startswith("cond_stage_model.transformer.") and "position_ids" not in name:
                 state[_with_text_model(name)] = file.get_tensor(name)
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
     levels = unet_levels(shapes)
     unet = unet_on_meta(levels)
-    vae = vae_on_meta(vae_widths(shapes))
     text_encoder = text_encoder_on_meta(text_encoder_layers(shapes))
-    depth = len(vae.config["block_out_channels"])
     _fill(unet, {name: state[UNET + unet_name(name, levels)] for name in unet.state_dict()})
-    _fill(vae, {name: state[VAE + vae_name(name, depth)] for name in vae.state_dict()})
     _fill(
         text_encoder,
         {n: state[TEXT_ENCODER + text_encoder_name(n)] for n in text_encoder.state_dict()},
     )
-    return Model(unet, text_encoder, vae, levels)
+    return Model(unet, text_encoder, levels)
 
 
 def load_vae(path: Path) -> AutoencoderKL:
-    """The VAE of an SD1.5 single file, as `load_model` gives it. Raises TrainerError when it is not one."""
+    """The VAE of an SD1.5 single file, in fp32 on the CPU. It is needed for a while only: the latents are kept.
+
+    Raises TrainerError when the file is none.
+    """
     from safetensors import safe_open
 
     check_sd15(path)
@@ -104,6 +103,17 @@ def build_unet(levels: tuple[Level, ...]) -> UNet2DConditionModel:
         cross_attention_dim=768,
         attention_head_dim=8,
     )
+
+
+def sd15_shapes() -> dict[str, tuple[int, ...]]:
+    """The tensor shapes of full-size SD1.5 by their names in a single file; no memory is taken."""
+    levels = (*(Level(width, 2, True) for width in (320, 640, 1280)), Level(1280, 2, False))
+    vae = vae_on_meta((128, 256, 512, 512))
+    named = {UNET + unet_name(n, levels): t for n, t in unet_on_meta(levels).state_dict().items()}
+    for name, tensor in text_encoder_on_meta(12).state_dict().items():
+        named[TEXT_ENCODER + text_encoder_name(name)] = tensor
+    named |= {VAE + vae_name(name, 4): tensor for name, tensor in vae.state_dict().items()}
+    return {name: tuple(tensor.shape) for name, tensor in named.items()}
 
 
 def vae_on_meta(widths: tuple[int, ...]) -> AutoencoderKL:

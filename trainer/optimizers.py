@@ -48,7 +48,7 @@ def _make(
     common: dict[str, Any] = {"lr": learning_rate, "weight_decay": weight_decay}
     growth: dict[str, Any] = {"d0": settings.d0, "growth_rate": settings.growth_rate or math.inf}
     if kind == "adamw":
-        fused = all(parameter.is_cuda for parameter in parameters)
+        fused = all(parameter.device.type in ("cpu", "cuda") for parameter in parameters)
         return torch.optim.AdamW(
             parameters, betas=betas, eps=settings.epsilon, fused=fused or None, **common
         )

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .files import write_bytes
-from .model import LATENT_SCALE
+from .model import LATENT_SCALE, load_vae
 from .setting_groups import LossSettings, SamplePrompt
 
 if TYPE_CHECKING:
@@ -26,11 +26,12 @@ def draw_samples(training: Training, epoch: int) -> list[Path]:
 
     files = []
     prompts = training.run.settings.samples.prompts
+    vae = load_vae(Path(training.run.base.path)).to(training.workers.device)
     for number, prompt in enumerate(prompts, start=1):
         training.journal.progress(message=f"Draws samples ({number} of {len(prompts)})")
-        if training.stop:
+        picture = _draw(training, vae, prompt)
+        if picture is None:
             break
-        picture = _draw(training, prompt)
         info = PngInfo()
         info.add_itxt("parameters", _described(prompt))
         data = BytesIO()
@@ -50,13 +51,12 @@ def _described(prompt: SamplePrompt) -> str:
     )
 
 
-def _draw(training: Training, prompt: SamplePrompt) -> Image:
-    """One picture by DDIM (Song et al. 2021) with classifier-free guidance (Ho & Salimans 2021), noise from the CPU."""
+def _draw(training: Training, vae: Any, prompt: SamplePrompt) -> Image | None:
+    """One picture, None when the run is asked to stop meanwhile. By DDIM (Song et al. 2021) with classifier-free guidance (Ho & Salimans 2021), noise from the CPU."""
     import torch
     from PIL import Image
 
     device, unet = training.workers.device, training.workers.unwrap(training.unet)
-    vae = training.model.vae
     scheduler = _scheduler(training.run.settings.loss)
     scheduler.set_timesteps(prompt.steps)
     shape = (1, 4, prompt.height // 8, prompt.width // 8)
@@ -65,6 +65,8 @@ def _draw(training: Training, prompt: SamplePrompt) -> Image:
     with torch.no_grad():
         text, mask = training.text.embed([prompt.prompt, prompt.negative], device)
         for timestep in scheduler.timesteps:
+            if training.stop:
+                return None
             asked, avoided = unet(
                 torch.cat([latents, latents]),
                 timestep,
@@ -73,9 +75,7 @@ def _draw(training: Training, prompt: SamplePrompt) -> Image:
             ).sample.float()
             guided = avoided + prompt.cfg * (asked - avoided)
             latents = scheduler.step(guided[None], timestep, latents).prev_sample
-        vae.to(device)
         pixels = vae.decode(latents.float() / LATENT_SCALE).sample[0].float().cpu()
-        vae.to("cpu")
     values = ((pixels / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
     return Image.fromarray(values.permute(1, 2, 0).numpy())
 

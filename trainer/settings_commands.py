@@ -27,10 +27,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     new.add_argument("name", help="name of the run and of its checkpoints")
     new.add_argument("--base", type=Path, required=True, help="the SD1.5 checkpoint to start from, a .safetensors file")  # fmt: skip
     new.add_argument("--dataset", type=Path, required=True, help="a folder of pictures with captions, or a saved manifest (.parquet)")  # fmt: skip
-    chosen = new.add_mutually_exclusive_group()
-    chosen.add_argument("--settings", type=Path, help="settings as JSON, as presets and import-everydream2 write them")  # fmt: skip
-    chosen.add_argument("--preset", help="settings by name, see presets")
-    new.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="change a setting, such as loss.min_snr_gamma=5; may be repeated")  # fmt: skip
+    _add_settings(new)
     new.add_argument("--validation-share", type=float, default=0.15, help="share of the pairs that is held back for validation, where the manifest has no split of its own (0.15)")  # fmt: skip
     new.add_argument("--split-seed", type=int, default=1, help="decides which pairs are held back (1)")  # fmt: skip
     new.add_argument("--on-problem", choices=("stop", "skip"), default="stop", help="what a picture that is no pair does (stop)")  # fmt: skip
@@ -60,6 +57,22 @@ def add(commands: argparse._SubParsersAction) -> None:
     imported.add_argument("-o", "--out", type=Path, help="write the settings to this file, which must not be there yet")  # fmt: skip
     imported.set_defaults(run=_import)
 
+    memory = commands.add_parser(
+        "memory",
+        help="estimate the memory that settings need, and lighter ones",
+        description="Estimate the memory of a run with these settings, and of lighter settings, each with what was changed.",
+    )
+    memory.add_argument("base", type=Path, nargs="?", help="the checkpoint to start from (full-size SD1.5)")  # fmt: skip
+    _add_settings(memory)
+    memory.set_defaults(run=_memory)
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument("--settings", type=Path, help="settings as JSON, as presets and import-everydream2 write them")  # fmt: skip
+    chosen.add_argument("--preset", help="settings by name, see presets")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="change a setting, such as loss.min_snr_gamma=5; may be repeated")  # fmt: skip
+
 
 def _presets(options: argparse.Namespace) -> int:
     from .presets import PRESETS, preset
@@ -85,6 +98,21 @@ def _import(options: argparse.Namespace) -> int:
     write_json(options.out, found.settings.to_json())
     print(found.report())
     print(f"written: {options.out}")
+    return 0
+
+
+def _memory(options: argparse.Namespace) -> int:
+    from .memory import estimate, lighter
+    from .model import sd15_shapes
+    from .single_file import check_sd15, read_shapes
+
+    settings = _settings(options)
+    if options.base:
+        check_sd15(options.base)
+    shapes = read_shapes(options.base) if options.base else sd15_shapes()
+    print(f"as set: {estimate(shapes, settings)}")
+    for words, lighter_settings in lighter(settings):
+        print(f"{words}: {estimate(shapes, lighter_settings)}")
     return 0
 
 

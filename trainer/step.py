@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from .training import Training
 
 
+MEASURED = 4096
+"""About so many elements of a tensor stand for it when the size of an update is measured."""
+
+
 @dataclass(frozen=True)
 class Choices:
     """How one showing looks: what is drawn before the picture is known."""
@@ -190,53 +194,74 @@ def _check(training: Training, batch: Batch, losses: Sequence[float], step: int)
 
 
 def _move(training: Training, step: int, result: StepResult) -> None:
-    """Clip the gradients of each part and let its optimizer move its weights."""
-    settings, accelerator = training.run.settings, training.workers.accelerator
-    scaler = accelerator.scaler
-    for name in training.parts:
-        parameters = training.trained[name]
-        limit = settings.gradient_clip or math.inf
-        norm = float(accelerator.clip_grad_norm_(parameters.values(), limit))
+    """Clip the gradients of each part and let its optimizer move its weights.
+
+    With fp16, gradients that have overflown move nothing: the scale is lowered, and the next step tries with it.
+    """
+    settings, scaler = training.run.settings, training.workers.accelerator.scaler
+    if scaler is not None:
+        for optimizer in training.optimizers.values():
+            scaler.unscale_(optimizer)
+    for name, parameters in training.trained.items():
+        norm = _clip(parameters, settings.gradient_clip)
         if not math.isfinite(norm) and scaler is None:
             raise TrainerError(
                 f"The gradient of the {name.replace('_', ' ')} in step {step + 1} is not finite; the weights are as they were "
                 "before it. Lower the learning rate."
             )
         result.gradient_norms[name] = norm
+    result.skipped = not all(math.isfinite(norm) for norm in result.gradient_norms.values())
+    measured = settings.logging.norms_every_steps
+    for name, parameters in training.trained.items():
         optimizer = training.optimizers[name]
-        factor = rate_factor(training.optimizer_settings(name), step, training.total_steps)
-        for group in optimizer.param_groups:
-            group["lr"] = training.base_rate(name) * factor
-        measured = settings.logging.norms_every_steps
-        before = (
-            {key: value.detach().clone() for key, value in parameters.items()}
-            if measured and (step + 1) % measured == 0
-            else None
+        rate = training.base_rate(name) * rate_factor(
+            training.optimizer_settings(name), step, training.total_steps
         )
-        optimizer.step()
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        result.rates[name] = rate
+        before = _sampled(parameters) if measured and (step + 1) % measured == 0 else None
+        if not result.skipped:
+            optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        result.rates[name] = training.base_rate(name) * factor
-        effective = effective_rate(bare(optimizer))
+        effective = effective_rate(optimizer)
         if effective is not None:
             result.effective_rates[name] = effective
         if before is not None:
-            result.update_ratios[name] = _ratio(before, parameters)
-        result.skipped = result.skipped or accelerator.optimizer_step_was_skipped
+            result.update_ratios[name] = _ratio(before, _sampled(parameters))
+    if scaler is not None:
+        scaler.update()
     if training.ema is not None and not result.skipped:
         training.ema.update(step)
 
 
-def bare(optimizer: Any) -> Any:
-    """The optimizer that accelerate has wrapped."""
-    return getattr(optimizer, "optimizer", optimizer)
+def _clip(parameters: dict[str, Any], limit: float) -> float:
+    """The L2 norm of the gradients of a part, which are made smaller when it is above the limit (0 = none)."""
+    import torch
+
+    gradients = [p.grad for p in parameters.values() if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
+    if limit and norm > limit:
+        torch.nn.utils.clip_grads_with_norm_(parameters.values(), limit, norm)
+    return float(norm)
 
 
-def _ratio(before: dict[str, Any], after: dict[str, Any]) -> float:
-    """The L2 norm of an update against that of the weights."""
-    moved = sum(
-        (after[name].detach() - value).square().sum().item() for name, value in before.items()
-    )
-    size = sum(value.square().sum().item() for value in before.values())
+def _sampled(parameters: dict[str, Any]) -> list[tuple[int, Any]]:
+    """Some elements of every tensor, evenly spread, and how many of them each stands for: a copy of all the weights
+    would take a quarter more memory."""
+    found = []
+    for parameter in parameters.values():
+        apart = max(1, parameter.numel() // MEASURED) | 1
+        found.append((apart, parameter.detach().flatten()[::apart].clone()))
+    return found
+
+
+def _ratio(before: list[tuple[int, Any]], after: list[tuple[int, Any]]) -> float:
+    """The L2 norm of an update against that of the weights, estimated from sampled elements."""
+    moved = size = 0.0
+    for (apart, old), (_, new) in zip(before, after, strict=True):
+        moved += apart * (new - old).square().sum().item()
+        size += apart * old.square().sum().item()
     return math.sqrt(moved / size) if size else 0.0
 
 

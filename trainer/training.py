@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
+import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +23,7 @@ from .journal import Journal
 from .latents import Latents
 from .layers import trained_parameters
 from .loss import Schedule
-from .model import Model, load_model
+from .model import Model, load_model, load_vae
 from .optimizers import (
     evaluation_weights,
     flatten_state,
@@ -31,7 +33,6 @@ from .optimizers import (
 from .resume import Point, PointWriter, Position, load_point
 from .runs import Run
 from .setting_groups import OptimizerSettings
-from .step import bare
 from .text import Text, load_tokenizer
 from .validation import Validation, measured_training_pairs
 from .workers import Workers
@@ -42,7 +43,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class Training:
-    """`parts` are the modules that learn, as accelerate has prepared them, and `trained` their parameters that do."""
+    """`parts` are the modules that learn, as accelerate has prepared them, and `trained` their parameters that do.
+
+    The model has no text encoder when all captions are embedded already.
+    """
 
     run: Run
     journal: Journal
@@ -120,7 +124,7 @@ class Training:
         """The weights that are measured, shown and saved: with schedule-free optimizers the mean of those on the way."""
         with contextlib.ExitStack() as stack:
             for optimizer in self.optimizers.values():
-                stack.enter_context(evaluation_weights(bare(optimizer)))
+                stack.enter_context(evaluation_weights(optimizer))
             yield
 
     def point(self) -> Point:
@@ -129,7 +133,7 @@ class Training:
         values: dict[str, Any] = {}
         for name, parameters in self.trained.items():
             tensors[name] = {key: value.detach() for key, value in parameters.items()}
-            flat, rest = flatten_state(bare(self.optimizers[name]).state_dict())
+            flat, rest = flatten_state(self.optimizers[name].state_dict())
             tensors[f"{name}-optimizer"] = flat
             values[f"{name}-optimizer"] = rest
         if self.ema is not None:
@@ -153,7 +157,7 @@ class Training:
                     )
                 for key, parameter in parameters.items():
                     parameter.copy_(saved[key])
-                bare(self.optimizers[name]).load_state_dict(
+                self.optimizers[name].load_state_dict(
                     restore_state(
                         dict(point.tensors[f"{name}-optimizer"]), point.values[f"{name}-optimizer"]
                     )
@@ -173,32 +177,15 @@ def prepare(run: Run, journal: Journal, workers: Workers) -> Training:
         if workers.main:
             shutil.rmtree(stale, ignore_errors=True)
     device = workers.device
-    model = load_model(Path(run.base.path))
+    if settings.compute.compile:
+        _check_compiler(device)
     dataset = _with_flips(run.dataset(), settings.data.flip)
     cache = Path(run.paths.cache)
-
-    latents = Latents(
-        dataset,
-        settings.resolution,
-        settings.bucket_step,
-        cache,
-        model.vae,
-        settings.bucket_table,
-        settings.data.crop_variants,
-        settings.data.crop_jitter,
-    )
-    unreadable = workers.first(
-        lambda: latents.prepare(
-            model.vae.to(device),
-            device,
-            settings.batch_size,
-            lambda done, total: journal.progress(message=f"Encodes pictures ({done} of {total})"),
-        )
-    )
-    model.vae.to("cpu")
+    latents, unreadable = _encoded(run, journal, workers, dataset, cache)
     skipped = _note_skipped(run, journal, unreadable)
     shown, held_back = (_without(skipped, pairs) for pairs in (dataset.train, dataset.validation))
 
+    model = load_model(Path(run.base.path))
     text = Text(
         load_tokenizer(Path(run.paths.tokenizer)),
         model.text_encoder.to(device),
@@ -227,7 +214,7 @@ def prepare(run: Run, journal: Journal, workers: Workers) -> Training:
     if not settings.train_text_encoder and not any(
         p.shuffle_tags or p.tag_dropout for p in dataset.train
     ):
-        model.text_encoder.to("cpu")
+        model.text_encoder = text.text_encoder = None
     model.unet.to(device)
     schedule = Schedule(settings.loss, device)
     followed = measured_training_pairs(shown, settings.validation.train_share, settings.seed)
@@ -277,6 +264,44 @@ def prepare(run: Run, journal: Journal, workers: Workers) -> Training:
     return training
 
 
+def _encoded(
+    run: Run, journal: Journal, workers: Workers, dataset: Dataset, cache: Path
+) -> tuple[Latents, dict[str, str]]:
+    """The latents of a run, and which pairs have none; the VAE leaves the memory again."""
+    settings = run.settings
+    vae = load_vae(Path(run.base.path))
+    latents = Latents(
+        dataset,
+        settings.resolution,
+        settings.bucket_step,
+        cache,
+        vae,
+        settings.bucket_table,
+        settings.data.crop_variants,
+        settings.data.crop_jitter,
+    )
+    unreadable = workers.first(
+        lambda: latents.prepare(
+            vae.to(workers.device),
+            workers.device,
+            settings.batch_size,
+            lambda done, total: journal.progress(message=f"Encodes pictures ({done} of {total})"),
+        )
+    )
+    return latents, unreadable
+
+
+def _check_compiler(device: torch.device) -> None:
+    """Raise TrainerError when torch.compile lacks what it needs: on a CPU a C++ compiler, on an NVIDIA card Triton."""
+    if device.type == "cuda":
+        missing = "" if importlib.util.find_spec("triton") else "the package triton"
+    else:
+        known = (os.environ.get("CXX") or "g++", "g++", "clang++", "cl")
+        missing = "" if any(map(shutil.which, known)) else "a C++ compiler (g++, clang++ or cl)"
+    if missing:
+        raise TrainerError(f"compute.compile needs {missing}. Install it, or switch it off.")
+
+
 def _with_flips(dataset: Dataset, flip: float) -> Dataset:
     """The dataset with the run's own chance of mirroring for the training pairs that have none."""
     if not flip:
@@ -313,15 +338,12 @@ def _without(skipped: Mapping[str, str], pairs: Sequence[Pair]) -> list[Pair]:
 
 
 def _hand_to_accelerate(training: Training) -> None:
-    """Let accelerate take care of precision, scaling and several processes."""
+    """Let accelerate take care of precision and several processes.
+
+    It does not wrap the optimizers: its wrapper updates the scale of fp16 after each of them, but one step has two.
+    """
     accelerator = training.workers.accelerator
-    names = list(training.parts)
-    prepared = accelerator.prepare(
-        *training.parts.values(), *(training.optimizers[name] for name in names)
-    )
-    modules, optimizers = prepared[: len(names)], prepared[len(names) :]
-    training.parts = dict(zip(names, modules, strict=True))
-    training.optimizers = dict(zip(names, optimizers, strict=True))
+    training.parts = {name: accelerator.prepare(part) for name, part in training.parts.items()}
     if "unet" in training.parts:
         training.unet = training.parts["unet"]
     else:

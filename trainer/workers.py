@@ -32,13 +32,15 @@ class Workers:
         from accelerate import Accelerator
         from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
+        if settings.precision == "fp16" and not torch.accelerator.is_available():
+            raise TrainerError("Precision fp16 needs a GPU. Choose bf16 or fp32.")
         if settings.compute.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True)
-        # Without `cpu` accelerate takes several processes on a machine without a GPU for several runs.
         torch.backends.cudnn.benchmark = not settings.compute.deterministic
         torch.set_float32_matmul_precision("high" if settings.compute.tf32 else "highest")
         torch.backends.cudnn.allow_tf32 = settings.compute.tf32
+        # Without `cpu` accelerate takes several processes on a machine without a GPU for several runs.
         try:
             self.accelerator = Accelerator(
                 cpu=not torch.accelerator.is_available(),

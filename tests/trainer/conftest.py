@@ -52,14 +52,17 @@ TINY = RunSettings.from_json(
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory) -> Path:
     """A checkpoint with SD1.5's names and as few weights as its shapes allow."""
+    return make_tiny_base(tmp_path_factory.mktemp("base") / "tiny.safetensors", 1)
+
+
+def make_tiny_base(path: Path, text_layers: int) -> Path:
     torch.manual_seed(0)
     levels, widths = (Level(320, 1, True),), (32, 32, 32, 32)
     tensors = {UNET + unet_name(n, levels): t for n, t in build_unet(levels).state_dict().items()}
-    for name, tensor in build_text_encoder(1).state_dict().items():
+    for name, tensor in build_text_encoder(text_layers).state_dict().items():
         tensors[TEXT_ENCODER + text_encoder_name(name)] = tensor
     for name, tensor in build_vae(widths).state_dict().items():
         tensors[VAE + vae_name(name, len(widths))] = tensor
-    path = tmp_path_factory.mktemp("base") / "tiny.safetensors"
     save_file({name: tensor.half().contiguous() for name, tensor in tensors.items()}, path)
     return path
 
@@ -92,10 +95,12 @@ def fork_training():
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.trainer.training_imports"])
 
-    def start(run: Run, disk_full_while: Path | None = None) -> multiprocessing.Process:
+    def start(
+        run: Run, disk_full_while: Path | None = None, room_bytes: int = 0
+    ) -> multiprocessing.Process:
         process = context.Process(
             target=train_quietly,
-            args=(str(run.folder), disk_full_while and str(disk_full_while)),
+            args=(str(run.folder), disk_full_while and str(disk_full_while), room_bytes),
         )
         process.start()
         return process

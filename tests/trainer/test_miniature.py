@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from cocktail.trainer.errors import TrainerError
 from cocktail.trainer.miniature import CONTRAST, make_miniature
-from cocktail.trainer.model import LATENT_SCALE, load_model
+from cocktail.trainer.model import LATENT_SCALE, load_model, load_vae
 from cocktail.trainer.single_file import UNET, inspect, read_shapes
 
 
@@ -48,7 +48,7 @@ def test_drift_moves_the_unet_a_little_and_nothing_else(miniature, tmp_path):
 
 
 def test_the_vae_keeps_a_picture_of_8x8_squares(miniature):
-    vae = load_model(miniature).vae
+    vae = load_vae(miniature)
     squares = torch.rand(2, 3, 6, 9, generator=torch.Generator().manual_seed(0)) * 2 - 1
     picture = squares.repeat_interleave(8, dim=2).repeat_interleave(8, dim=3)
     with torch.no_grad():

@@ -82,12 +82,25 @@ def test_new_refuses_in_words_and_leaves_nothing(given, tmp_path, capsys, change
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("command", ["", "new", "presets", "import-everydream2", "run"])
+@pytest.mark.parametrize("command", ["", "new", "presets", "import-everydream2", "memory", "run"])
 def test_every_command_documents_itself(command, capsys):
     with pytest.raises(SystemExit) as ended:
         main([*filter(None, [command]), "--help"])
     assert ended.value.code == 0
     text = capsys.readouterr().out
-    for name in ("new", "presets", "import-everydream2", "run") if not command else ():
+    for name in ("new", "presets", "import-everydream2", "memory", "run") if not command else ():
         assert name in text
     assert "usage: python -m trainer" in text and len(text.splitlines()) > 4
+
+
+def test_memory_is_told_for_the_full_model_and_for_a_base(tiny_base, capsys):
+    figures = []
+    for base in ([], [str(tiny_base)]):
+        assert main(["memory", *base, "--set", "batch_size=2"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0].startswith("as set: ") and lines[1].startswith(
+            "gradient checkpointing on: "
+        )
+        figures.append(float(lines[0].split()[2]))
+    full, tiny = figures
+    assert 15.7 < full < 25 and tiny < 2

@@ -6,11 +6,11 @@ import os
 from pathlib import Path
 
 
-def train_quietly(folder: str, disk_full_while: str | None = None) -> None:
+def train_quietly(folder: str, disk_full_while: str | None = None, room_bytes: int = 0) -> None:
     """Train a run like `python -m trainer run`, its words in log.txt; the exit status is the process'.
 
     One thread: several trainings at a time would fight for the cores. While the file `disk_full_while` is there, writing
-    tensors fails as it does on a full disk.
+    tensors fails as it does on a full disk. `room_bytes` is how much more memory the process may take, 0 = all there is.
     """
     import torch
 
@@ -22,6 +22,13 @@ def train_quietly(folder: str, disk_full_while: str | None = None) -> None:
     torch.set_num_threads(1)
     if disk_full_while:
         fill_disk(Path(disk_full_while))
+    if room_bytes:
+        import resource
+
+        import psutil
+
+        limit = psutil.Process().memory_info().vms + room_bytes
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     raise SystemExit(train(Path(folder)))
 
 

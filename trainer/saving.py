@@ -1,0 +1,105 @@
+"""What a run leaves on the disk on its way: checkpoints and resume points, and what happens when there is no room."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn, TypeVar
+
+from .checkpoints import prune_checkpoints, save_checkpoint
+from .control import Stopped, listen
+from .files import DISK_FULL
+from .training import Training
+
+T = TypeVar("T")
+ROOM_POLL_S = 2.0
+
+
+def save(training: Training) -> Path:
+    """Save checkpoints of this step and record them; returns the one that is recorded as the step's own."""
+    position, run, ema = training.position, training.run, training.ema
+    epoch = position.epoch if position.batch == 0 else position.epoch + 1
+    saved = run.settings.ema.save if ema is not None else "plain only"
+    training.journal.update(message="Saves a checkpoint")
+
+    def write(kind: str, weights: contextlib.AbstractContextManager, suffix: str) -> Path:
+        with weights:
+            file = _when_there_is_room(
+                training,
+                lambda: save_checkpoint(
+                    run, training.modules(), training.model.levels, epoch, position.step, suffix
+                ),
+            )
+        if (kind, file.name) not in training.recorded:
+            training.recorded.add((kind, file.name))
+            training.journal.record(kind, epoch, position.step, file=file.name)
+        return file
+
+    file = Path()
+    if training.workers.main:
+        if saved != "plain only" and ema is not None:
+            kind = "checkpoint" if saved == "ema only" else "ema checkpoint"
+            file = write(kind, ema.swapped_in(), "-ema")
+        if saved != "ema only":
+            file = write("checkpoint", training.evaluation(), "")
+        if run.settings.saving.keep_last:
+            prune_checkpoints(run)
+    training.saved_at = time.monotonic()
+    training.journal.update(message="")
+    return file
+
+
+def save_point(training: Training, wait: bool) -> None:
+    """Make the run safe against any kill up to here."""
+    if training.workers.main:
+        point = training.point()
+        in_background = _when_there_is_room(training, lambda: training.writer.write(point, wait))
+        if not wait and not in_background:
+            print(
+                f"Not enough memory to write the resume point ({point.bytes / 1e9:.1f} GB) in the background: the run waited.",
+                file=sys.stderr,
+            )
+    training.safe_at = time.monotonic()
+
+
+def save_and_stop(training: Training) -> NoReturn:
+    training.journal.update(status="stopping", message="Saves its resume point")
+    save_point(training, wait=True)
+    raise Stopped
+
+
+def _when_there_is_room(training: Training, write: Callable[[], T]) -> T:
+    """Write; while the disk is full the run pauses, keeps everything in memory, and tries again."""
+    status = training.journal.state.status
+    while True:
+        try:
+            result = write()
+            if training.journal.state.status == "paused":
+                training.journal.update(status=status, message="")
+            return result
+        except Exception as error:
+            if not _disk_full(error):
+                raise
+        folder = training.run.folder
+        free = shutil.disk_usage(folder).free
+        training.journal.update(
+            status="paused",
+            message=f"The disk is full ({free / 1e9:.1f} GB free in {folder}). Make room: the run goes on by itself.",
+        )
+        waited = time.monotonic() + ROOM_POLL_S
+        while time.monotonic() < waited:
+            listen(training)
+            if training.stop:
+                raise Stopped
+            time.sleep(0.1)
+
+
+def _disk_full(error: Exception) -> bool:
+    """Whether a write failed for want of room; safetensors says so in words only."""
+    if isinstance(error, OSError):
+        return error.errno in DISK_FULL
+    return type(error).__name__ == "SafetensorError" and "os error 28" in str(error)
