@@ -135,11 +135,12 @@ def make_checkpoint(
     threads: int | None = None,
     progress: Progress | None = None,
     title: str | None = None,
+    device: str = "cpu",
 ) -> bool:
     """Write the checkpoint of a bound recipe to `path`; False when exactly it is there already.
 
     `precision` (fp16, bf16, fp32) is how blended tensors are stored; the VAE keeps its own. `title` is what the file calls itself,
-    else its name. Raises MergeError when the
+    else its name; `device` is where methods compute, whose last bits another kind of device may round otherwise. Raises MergeError when the
     ingredients do not fit together or `path` is another file, which stays as it is.
     """
     if path.suffix != ".safetensors":
@@ -155,7 +156,7 @@ def make_checkpoint(
     used = {ingredient: bound.sources[ingredient] for ingredient in plan.ingredients}
     metadata = make_metadata(bound.recipe, used, plan, precision, title or path.stem)
     try:
-        write_file(plan, path, metadata, threads, progress=progress)
+        write_file(plan, path, metadata, threads, progress=progress, device=device)
     except MergeError:
         if not path.exists():
             raise

@@ -15,10 +15,11 @@ from .inspection import inspect_file, report, tree
 from .key_names import with_usual_names
 from .licence import parse_by_hand
 from .metadata import read_recipe
-from .numbers import decimal
+from .methods import METHODS
+from .numbers import decimal, written
 from .pickled import ENDINGS
 from .plan import PRECISIONS
-from .recipe import Ingredient, Recipe, flatten, load_json, to_json, to_text
+from .recipe import TREES, Ingredient, Recipe, flatten, load_json, to_json, to_text
 from .safetensors_file import read_header
 from .text import name_finder, parse
 
@@ -47,6 +48,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--models", type=Path, required=True, help="folder the ingredients are in")
     run.add_argument("--precision", choices=list(PRECISIONS), default="fp16")
     run.add_argument("--threads", type=int, help="default: one per processor, at most 8")
+    run.add_argument(
+        "--device", default="cpu", help="where methods compute, such as cuda (default: %(default)s)"
+    )
     run.add_argument(
         "--licence",
         action="append",
@@ -119,6 +123,11 @@ def _parser() -> argparse.ArgumentParser:
     bake.add_argument("--strength", type=float, default=1.0, help="default: %(default)s")
     bake.set_defaults(run=_bake)
 
+    methods = commands.add_parser(
+        "methods", help="list the methods that recipes can use, with their settings"
+    )
+    methods.set_defaults(run=_methods)
+
     show = commands.add_parser("show", help="print the recipe that a checkpoint was made by")
     show.add_argument("file", type=Path)
     show.set_defaults(run=_show)
@@ -143,7 +152,14 @@ def _run(options: argparse.Namespace) -> int:
         converted=options.converted,
         licences=parse_by_hand("\n".join(options.licence)),
     )
-    made = make_checkpoint(bound, options.out, options.precision, options.threads, _show_progress)
+    made = make_checkpoint(
+        bound,
+        options.out,
+        options.precision,
+        options.threads,
+        _show_progress,
+        device=options.device,
+    )
     for note in notes_of(bound, options.precision):
         print(note)
     print(f"{options.out}: {to_text(bound.recipe)}" + ("" if made else " (there already)"))
@@ -200,6 +216,19 @@ def _prune(options: argparse.Namespace) -> int:
         progress=_show_progress,
     )
     print(f"{options.out}: {done}")
+    return 0
+
+
+def _methods(_: argparse.Namespace) -> int:
+    for name, known in METHODS.items():
+        more = ", ..." if known.more else ""
+        defaults = ", ".join(f"{s.name} {written(s.default)}" for s in known.settings)
+        print(f"{name}({', '.join(known.operands)}{more}{'; ' if defaults else ''}{defaults})")
+        print(f"    {known.title}. {known.about}")
+        for setting in known.settings:
+            print(f"    {setting.name}, {setting.low} to {setting.high}: {setting.about}")
+    for name in TREES:
+        print(f"{name}(a, b, c; share_of_b NUMBER, share_of_c NUMBER)")
     return 0
 
 

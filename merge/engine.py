@@ -80,6 +80,7 @@ def write_file(
     `progress(done_bytes, total_bytes)` is called in the calling thread after every piece; what it raises ends the pass. On any
     exception no file is left. Raises MergeError when an ingredient holds NaN or infinity or the result does not fit its type.
     """
+    check_device(device)
     start, places = lay_out([(o.name, o.dtype, o.shape) for o in plan.tensors], metadata)
     size = len(start) + sum(place.size_bytes for place in places.values())
     with new_file(path, size) as temporary:
@@ -132,6 +133,17 @@ def _carry_out(
     for header, identity in zip(plan.headers, identities, strict=True):
         if _identity(header.path) != identity:
             raise MergeError(f"{header.path} changed during the merge. Run it again.")
+
+
+def check_device(device: str) -> None:
+    """Raise MergeError unless PyTorch can compute there."""
+    import torch
+
+    try:
+        torch.ones(1, device=device).sum().item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise MergeError(f"{device!r} is no device to merge on here: {reason}. Use cpu.") from None
 
 
 def _elements_at_once(output: OutputTensor, chunk_elements: int) -> int:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from cocktail.merge.blocks import BlockWeights, block_weights
 from cocktail.merge.checkpoint import bind_to_files, make_checkpoint, remake
+from cocktail.merge.command_line import main
 from cocktail.merge.engine import write_file
 from cocktail.merge.errors import MergeError
 from cocktail.merge.methods import METHODS
@@ -369,3 +370,23 @@ def test_what_is_no_method_is_told(make, told):
     with pytest.raises(MergeError) as error:
         make()
     assert told in str(error.value)
+
+
+def test_the_command_line_lists_methods_and_uses_them(cellar, tmp_path, capsys):
+    assert main(["methods"]) == 0
+    told = capsys.readouterr().out
+    assert "ties(base, model, ...; keep 0.2, strength 1)" in told and all(
+        n in told for n in METHODS
+    )
+    run = [
+        "run",
+        "0.5 slerp(a, b) + 0.5 c",
+        str(tmp_path / "out.safetensors"),
+        "--models",
+        str(tmp_path),
+    ]
+    assert main([*run, "--device", "nowhere"]) == 1
+    assert "'nowhere' is no device to merge on here" in capsys.readouterr().err
+    assert main(run) == 0
+    assert main(["show", str(tmp_path / "out.safetensors")]) == 0
+    assert "0.5                slerp(a, b; share_of_b 0.5)" in capsys.readouterr().out
