@@ -106,6 +106,37 @@ def vae_names() -> list[str]:
     return folder_paths.get_filename_list("vae")
 
 
+def lora_names() -> list[str]:
+    """The LoRA files that ComfyUI lists."""
+    import folder_paths
+
+    return folder_paths.get_filename_list("loras")
+
+
+def lora_path(name: str) -> Path:
+    """The file of a LoRA that ComfyUI lists. Raises BadName if there is none."""
+    import folder_paths
+
+    path = folder_paths.get_full_path("loras", "/".join(_parts(name, "LoRA")))
+    if path is None:
+        raise BadName(
+            f"There is no LoRA {name!r} in ComfyUI's loras folders. Put it there and press R."
+        )
+    return Path(path)
+
+
+def lora_dir() -> Path:
+    """`cocktail` in the first loras folder, where extracted LoRAs go."""
+    import folder_paths
+
+    return Path(folder_paths.get_folder_paths("loras")[0], "cocktail")
+
+
+def lora_name(path: Path) -> str:
+    """The name under which ComfyUI lists a LoRA in `lora_dir`."""
+    return str(path.relative_to(lora_dir().parent))
+
+
 def ingredient_path(name: str) -> Path:
     """The file of an ingredient of a recipe: a checkpoint, or else a VAE file. Raises BadName if there is neither."""
     import folder_paths

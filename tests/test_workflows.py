@@ -18,6 +18,8 @@ ELSEWHERE = {
     "CocktailMixCaptions",
     "CocktailOpenDataset",
     "CocktailAddValidationSet",
+    "CocktailBakeLora",
+    "CocktailExtractLora",
     "CocktailMergeMethod",
     "CocktailRecipeFromText",
     "CocktailSaveBlockPreset",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from . import checkpoints, methods, models, presets, recipes, search, sums
+from . import checkpoints, lora, methods, models, presets, recipes, search, sums
 
 NODES: list[type[io.ComfyNode]] = [
     *sums.NODES,
@@ -14,4 +14,5 @@ NODES: list[type[io.ComfyNode]] = [
     *presets.NODES,
     *recipes.NODES,
     *checkpoints.NODES,
+    *lora.NODES,
 ]

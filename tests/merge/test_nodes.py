@@ -349,3 +349,19 @@ def test_a_preset_of_ones_own_is_saved_and_used(comfy):
     assert "of other weights" in refused(comfy, graph)["save"]
     graph["save"]["inputs"]["weights"] = "1, 2"
     assert "2 block weights" in comfy.errors(graph)["save"]
+
+
+def test_a_lora_is_extracted_once_and_baked(comfy):
+    graph = {"extract": node("CocktailExtractLora", checkpoint="miniature_v3.safetensors", base="miniature_v1.safetensors", rank=4, name="drift")}  # fmt: skip
+    graph["bake"] = node("CocktailBakeLora", checkpoint="miniature_base.safetensors", lora=["extract", 0], strength=0.5, name="with-drift")  # fmt: skip
+    made = comfy.run(graph)
+    lora, baked = made["extract"]["cocktail"][0]["lora"], made["bake"]["cocktail"][0]["checkpoint"]
+    models = comfy.base / "models"
+    assert (models / "loras" / lora).is_file() and (models / "checkpoints" / baked).is_file()
+    before = (models / "checkpoints" / baked).stat().st_mtime_ns
+    graph["bake"]["inputs"]["lora"] = lora
+    assert "there already" in comfy.run(graph)["bake"]["text"][0]
+    assert (models / "checkpoints" / baked).stat().st_mtime_ns == before
+    graph["bake"]["inputs"]["lora"] = "nowhere.safetensors"
+    graph["extract"]["inputs"]["name"] = "../up"
+    assert comfy.errors(graph).keys() == {"bake", "extract"}

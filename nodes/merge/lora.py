@@ -1,0 +1,143 @@
+"""LoRA files: the difference of two checkpoints as one, and one added to a checkpoint."""
+
+from __future__ import annotations
+
+import hashlib
+
+from comfy_api.latest import io
+
+from ...merge.errors import MergeError
+from ...merge.hashing import file_sha256
+from ...merge.safetensors_file import read_header
+from .. import names, types
+from ..progress import Progress, show_text
+from ..schema import opt, schema
+from .sums import CATEGORY
+
+NAME = "The file is called NAME and 8 digits of what it is made of, so that the same is made once and nothing is ever overwritten. Up to 55 letters, digits, dots, hyphens and underscores."
+
+
+def _file_name(name: str, *made_of: object) -> str:
+    digest = hashlib.sha256("\n".join(map(str, made_of)).encode()).hexdigest()[:8]
+    return names.check_name(f"{name}-{digest}", "file") + ".safetensors"
+
+
+def _sha256(path) -> str:
+    return file_sha256(path, names.cocktail_dir("hashes.json"), Progress())
+
+
+def _refusal(name: str | None, checkpoints: tuple[str | None, ...], lora: str | None = None) -> bool | str:  # fmt: skip
+    """Why a name or a file is refused; True where all are sound. Linked inputs are None and checked when they are known."""
+    try:
+        if name is not None:
+            _file_name(name, "")
+        paths = [names.checkpoint_path(checkpoint) for checkpoint in checkpoints if checkpoint]
+        for path in [*paths, *([names.lora_path(lora)] if lora else [])]:
+            read_header(path)
+    except (MergeError, names.BadName) as error:
+        return str(error)
+    return True
+
+
+class CocktailExtractLora(io.ComfyNode):
+    """The difference of two checkpoints as a LoRA file."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="CocktailExtractLora",
+            display_name="Extract LoRA",
+            category=CATEGORY,
+            description="Writes what a fine-tune has learned since its base as a LoRA file, which Load LoRA reads: the nearest one of that rank.",
+            search_aliases=["LoRA extract", "svd", "extract difference", "LoraSave"],
+            is_output_node=True,
+            inputs=[
+                opt(io.Combo.Input, "checkpoint", options=names.checkpoint_names(), tooltip="The fine-tuned checkpoint, a .safetensors file."),
+                opt(io.Combo.Input, "base", options=names.checkpoint_names(), tooltip="The checkpoint that it was trained from."),
+                opt(io.Int.Input, "rank", default=64, min=1, max=1024, tooltip="Rank of the LoRA, 1 to 1024: more keeps more of the difference and makes a larger file."),
+                opt(io.String.Input, "name", default="lora", tooltip=f"Goes to loras/cocktail. {NAME}"),
+            ],
+            outputs=[types.CheckpointName.Output("lora", display_name="lora", tooltip="The LoRA's name; link it to any LoRA input.")],
+        )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(
+        cls, checkpoint: str | None, base: str | None, name: str | None
+    ) -> bool | str:
+        return _refusal(name, (checkpoint, base))
+
+    @classmethod
+    def fingerprint_inputs(cls, checkpoint: str | None, base: str | None, **_: object) -> list[list[int]]:  # fmt: skip
+        return _states([names.checkpoint_path(file) for file in (checkpoint, base) if file])
+
+    @classmethod
+    def execute(cls, checkpoint: str, base: str, rank: int, name: str) -> io.NodeOutput:
+        from ...merge.lora import extract_lora
+
+        paths = [names.checkpoint_path(file) for file in (checkpoint, base)]
+        out = names.lora_dir() / _file_name(name, *map(_sha256, paths), rank)
+        told = "there already"
+        if not out.exists():
+            told = f"{extract_lora(*paths, out, rank, Progress())} weights"
+        made = names.lora_name(out)
+        show_text(f"{made}: {told}")
+        return io.NodeOutput(made, ui={"text": [f"{made}: {told}"], "cocktail": [{"lora": made}]})
+
+
+class CocktailBakeLora(io.ComfyNode):
+    """A checkpoint with a LoRA added."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="CocktailBakeLora",
+            display_name="Bake LoRA",
+            category=CATEGORY,
+            description="Writes a checkpoint with a LoRA added to its weights, and says what of the LoRA fits none. The original stays.",
+            search_aliases=["merge LoRA", "LoRA to checkpoint", "fuse LoRA", "supermerger"],
+            is_output_node=True,
+            inputs=[
+                opt(io.Combo.Input, "checkpoint", options=names.checkpoint_names(), tooltip="The checkpoint, a .safetensors file."),
+                opt(io.Combo.Input, "lora", options=names.lora_names(), tooltip="The LoRA, a .safetensors file."),
+                opt(io.Float.Input, "strength", default=1.0, min=-10.0, max=10.0, step=0.05, round=0.001, tooltip="How much of the LoRA is added, as in Load LoRA: 1 = all."),
+                opt(io.String.Input, "name", default="baked", tooltip=f"Goes to checkpoints/cocktail. {NAME}"),
+            ],
+            outputs=[types.CheckpointName.Output("baked", display_name="checkpoint", tooltip="The new checkpoint's name; link it to any checkpoint input.")],
+        )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(
+        cls, checkpoint: str | None, lora: str | None, name: str | None
+    ) -> bool | str:
+        return _refusal(name, (checkpoint,), lora)
+
+    @classmethod
+    def fingerprint_inputs(cls, checkpoint: str | None, lora: str | None, **_: object) -> list[list[int]]:  # fmt: skip
+        files = [names.checkpoint_path(checkpoint)] if checkpoint else []
+        return _states([*files, *([names.lora_path(lora)] if lora else [])])
+
+    @classmethod
+    def execute(cls, checkpoint: str, lora: str, strength: float, name: str) -> io.NodeOutput:
+        from ...merge.lora import bake_lora
+
+        paths = names.checkpoint_path(checkpoint), names.lora_path(lora)
+        out = names.checkpoint_dir() / _file_name(name, *map(_sha256, paths), strength)
+        told = "there already"
+        if not out.exists():
+            done = bake_lora(*paths, out, strength, Progress())
+            told = (
+                f"{len(done.matched)} weights changed, {len(done.unmatched)} of the LoRA fit none"
+            )
+        made = names.checkpoint_name(out)
+        show_text(f"{made}: {told}")
+        result = {"checkpoint": made}
+        return io.NodeOutput(made, ui={"text": [f"{made}: {told}"], "cocktail": [result]})
+
+
+def _states(paths) -> list[list[int]]:
+    """A file that was replaced under the same name is looked at again."""
+    states = [path.stat() for path in paths]
+    return [[state.st_size, state.st_mtime_ns] for state in states]
+
+
+NODES: list[type[io.ComfyNode]] = [CocktailExtractLora, CocktailBakeLora]
