@@ -103,4 +103,4 @@ def test_memory_is_told_for_the_full_model_and_for_a_base(tiny_base, capsys):
         )
         figures.append(float(lines[0].split()[2]))
     full, tiny = figures
-    assert 15.7 < full < 25 and tiny < 2
+    assert 15.7 < full < 25 and tiny < full / 4
