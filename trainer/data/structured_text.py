@@ -118,6 +118,9 @@ def parse_yaml(text: str) -> Any:
         return None if node is None else reader.construct_document(node)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
+        # Newer parsers have a limit of their own, which they reach before they deliver an event.
+        if mark and "nesting depth" in (error.problem or ""):
+            raise ValueError(f"it is nested too deeply (line {mark.line + 1})") from error
         where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise ValueError(f"it is no YAML: {error.problem}{where}") from error
     except yaml.YAMLError as error:
