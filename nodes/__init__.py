@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from . import dataset, finetune, finetune_settings, merge, routes, selection, supervisor
+from .grid import feeds
 from .grid import nodes as grid
 
 NODES: list[type[io.ComfyNode]] = [
@@ -28,4 +29,5 @@ class CocktailExtension(ComfyExtension):
         if instance is not None:
             routes.add(instance.routes)
             supervisor.watch()
+            feeds.resume_when_up()
         return NODES

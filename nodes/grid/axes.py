@@ -206,15 +206,20 @@ def axis_from_json(described: Any, number: int, choices: Choices) -> Axis:
         if not isinstance(described, dict) or not isinstance(described.get("target"), str):
             raise GridError('give an object with "target" and "values".')
         values = described.get("values")
+        of_node = "." in described["target"]
         if isinstance(values, list) and values and all(isinstance(v, dict) for v in values):
-            found = [_value_from_json(value) for value in values]
+            found = [_value_from_json(value, of_node) for value in values]
             for value in found:
                 check_limits(value.set)
             label = str(described.get("label") or described["target"])
             return Axis(label, described["target"], tuple(found))
-        text = values if isinstance(values, str) else "\n".join(map(str, values or []))
         search, labels = str(described.get("search") or ""), described.get("labels") or ""
         labels = labels if isinstance(labels, str) else "\n".join(map(str, labels))
+        if of_node:
+            from .template import input_axis
+
+            return input_axis(described["target"], values, labels)
+        text = values if isinstance(values, str) else "\n".join(map(str, values or []))
         return typed_axis(described["target"], text, choices, search, labels)
     except GridError as error:
         raise GridError(f"Axis {number}: {error}") from None
@@ -245,12 +250,12 @@ def checked(settings: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _value_from_json(value: dict[str, Any]) -> Value:
+def _value_from_json(value: dict[str, Any], of_node: bool = False) -> Value:
     settings = value.get("set")
     if not isinstance(settings, dict) or not settings:
         raise GridError('a value needs "set", an object with the settings that it sets.')
     label = str(value.get("label") or ", ".join(f"{n} {v}" for n, v in settings.items()))
-    return Value(label, checked(settings))
+    return Value(label, settings if of_node else checked(settings))
 
 
 def _tuples(name: str, value: Sequence[Any]) -> tuple[Any, ...]:

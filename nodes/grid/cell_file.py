@@ -20,6 +20,8 @@ from .workflow import api_prompt, ui_workflow
 if TYPE_CHECKING:
     import numpy
 
+    from .template import WorkflowCell
+
 PNG, WEBP = "PNG", "WebP lossless"
 SUFFIXES = {PNG: ".png", WEBP: ".webp"}
 
@@ -37,17 +39,23 @@ EXIF_MAKE, EXIF_MODEL, EXIF_SOFTWARE = 0x010F, 0x0110, 0x0131
 def encode(
     pixels: numpy.ndarray,
     save_as: str,
-    cell: CellSettings | None,
+    cell: CellSettings | WorkflowCell | None,
     prefix: str,
     note: dict[str, Any] | None = None,
 ) -> bytes:
-    """A file of uint8 pixels [height, width, 3] that carries the graph of `cell`, or none when it is None."""
+    """A file of uint8 pixels [height, width, 3] that carries the graph of `cell`, or none when it is None.
+
+    Of a cell of any workflow it carries the API prompt, which the page opens too.
+    """
     from PIL import Image
 
     texts = {} if note is None else {NOTE: json.dumps(note)}
     if cell is not None:
-        texts["prompt"] = json.dumps(api_prompt(cell, prefix))
-        texts["workflow"] = json.dumps(ui_workflow(cell, prefix))
+        if isinstance(cell, CellSettings):
+            texts["prompt"] = json.dumps(api_prompt(cell, prefix))
+            texts["workflow"] = json.dumps(ui_workflow(cell, prefix))
+        else:
+            texts["prompt"] = json.dumps(cell.api_prompt(prefix))
     picture = Image.fromarray(pixels)
     return _webp(picture, texts) if save_as == WEBP else _png(picture, texts)
 

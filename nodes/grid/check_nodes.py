@@ -109,6 +109,8 @@ class CocktailCheckGrid(io.ComfyNode):
     def execute(cls, grid: plan.Plan, cells: int, seed: int) -> io.NodeOutput:
         import comfy.model_management
 
+        if grid.workflow is not None:
+            raise GridError(f"Check Grid renders with the nodes of Render Grid; {grid.name} varies a workflow. Queue it alone to compare.")  # fmt: skip
         store = Store(names.cocktail_dir("grids", grid.name))
         comfy.model_management.unload_all_models()
         comfy.model_management.soft_empty_cache()

@@ -55,11 +55,11 @@ class Estimate:
     def words(self) -> str:
         """One line: loads, encodings, time and disk."""
         loads = f"{self.loads} load{'s' * (self.loads != 1)}"
-        texts = f"{self.encodings} text encoding{'s' * (self.encodings != 1)}"
+        texts = f", {self.encodings} text encoding{'s' * (self.encodings != 1)}"
         time = "time unknown until cells were rendered here"
         if self.seconds is not None:
             time = f"about {duration(self.seconds[0])} to {duration(self.seconds[1])}"
-        return f"{loads}, {texts}, {time}, {size(self.bytes)}"
+        return f"{loads}{texts if self.encodings else ''}, {time}, {size(self.bytes)}"
 
 
 def learn(grids: Path, save_as: str = PNG) -> Learned:
@@ -75,6 +75,8 @@ def learn(grids: Path, save_as: str = PNG) -> Learned:
     steps, rests, loads, encodes, sizes = [], [], [], [], []
     for line in found:
         settings = line["settings"]
+        if "prompt_s" in line:
+            continue
         pixels = settings["width"] * settings["height"]
         whole = line.get("sample_s", line.get("seconds", 0.0))
         if whole > 0:
@@ -110,6 +112,18 @@ def estimate(cells: Sequence[Cell], learned: Learned) -> Estimate:
         seconds = (middle / SLACK, middle * SLACK)
     size_bytes = round(sum(pixels) * learned.bytes_per_pixel)
     return Estimate(len(cells), loads, len(texts), sum(work), seconds, size_bytes)
+
+
+def estimate_workflow(cells: Sequence[Cell], log: Sequence[dict[str, Any]]) -> Estimate:
+    """The same for cells of any workflow, from those of the same grid that are there."""
+    done = [line for line in log if line["status"] == "finished" and "prompt_s" in line]
+    each = _middle(line["prompt_s"] for line in done)
+    seconds = None if each is None else (len(cells) * each / SLACK, len(cells) * each * SLACK)
+    per_cell = _middle(line["bytes"] for line in done)
+    pixels = sum(cell.settings.width * cell.settings.height for cell in cells)
+    loads = len({cell.settings.models for cell in cells})
+    size_bytes = pixels * BYTES_PER_PIXEL if per_cell is None else len(cells) * per_cell
+    return Estimate(len(cells), loads, 0, 0, seconds, round(size_bytes))
 
 
 def duration(seconds: float) -> str:

@@ -9,11 +9,14 @@ from __future__ import annotations
 import csv
 import io
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...trainer.files import write_json, write_text
 from .cell import CellSettings
 from .store import Store
+
+if TYPE_CHECKING:
+    from .template import WorkflowCell
 
 FORMAT = 1
 
@@ -43,10 +46,38 @@ def manifest(store: Store) -> dict[str, Any]:
     return {**plan, "format": FORMAT, "cells": cells, "numerics": store.classes()}
 
 
-def settings_of(store: Store, key: str) -> CellSettings | None:
+def states(store: Store) -> dict[str, Any]:
+    """For a mini-map: the axes' labels, and for every cell its position, key and letter: "f" finished, "x" failed, "." missing.
+
+    Cells stand in the order of the plan, those that rules leave out are not there.
+    """
+    plan, failures = _plan(store), store.failures()
+    keys = [cell["key"] for cell in plan["cells"]]
+    finished = {key for key in set(keys) if store.is_finished(key)}
+    return {
+        "name": store.folder.name,
+        "axes": [
+            {"label": axis["label"], "values": [value["label"] for value in axis["values"]]}
+            for axis in plan["axes"]
+        ],
+        "positions": [cell["position"] for cell in plan["cells"]],
+        "keys": keys,
+        "states": "".join("f" if k in finished else "x" if k in failures else "." for k in keys),
+        "files": {
+            key: store.cell_path(key).relative_to(store.folder).as_posix() for key in finished
+        },
+    }
+
+
+def settings_of(store: Store, key: str) -> CellSettings | WorkflowCell | None:
     """The settings of a cell of the plan."""
-    for cell in _plan(store)["cells"]:
+    plan = _plan(store)
+    for cell in plan["cells"]:
         if cell["key"] == key:
+            if plan.get("workflow"):
+                from .template import cell_of
+
+                return cell_of(plan["workflow"], plan["output"], cell["settings"])
             return CellSettings.from_json(cell["settings"])
     return None
 

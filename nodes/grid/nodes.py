@@ -24,6 +24,7 @@ from .axis_nodes import (
 )
 from .check_nodes import CocktailCheckGrid, CocktailFindTwins
 from .errors import GridError
+from .feed_nodes import CocktailAxisInput, CocktailQueueGrid, CocktailWorkflowPlan
 from .plan_nodes import CocktailGridPlan, CocktailGridPlanJson
 from .store import Store
 
@@ -94,6 +95,8 @@ class CocktailRenderGrid(io.ComfyNode):
     ) -> io.NodeOutput:
         from comfy.cli_args import args
 
+        if grid.workflow is not None:
+            raise GridError(f"The grid {grid.name} varies a workflow, whose nodes Render Grid does not call. Put Queue Grid here.")  # fmt: skip
         started = time.monotonic()
         store = _store(grid)
         store.save_plan(grid)
@@ -231,4 +234,7 @@ NODES: list[type[io.ComfyNode]] = [
     CocktailGridSheet,
     CocktailFindTwins,
     CocktailCheckGrid,
+    CocktailAxisInput,
+    CocktailWorkflowPlan,
+    CocktailQueueGrid,
 ]

@@ -73,6 +73,10 @@ class Plan:
     rules: tuple[Rule, ...] = ()
     notes: tuple[str, ...] = ()
     """What the person should know: values that change nothing, rules that leave nothing out."""
+    workflow: dict[str, Any] | None = None
+    """Of a grid over any workflow: its API prompt. Its cells have `template.WorkflowCell` as settings."""
+    output: str = ""
+    """The node of that workflow whose pictures the cells are."""
 
     @cached_property
     def render_order(self) -> tuple[Cell, ...]:
@@ -84,18 +88,13 @@ class Plan:
         for cell in self.cells:
             pictures.setdefault(cell.key, cell)
         cells = list(pictures.values())
-        ranks = []
-        for traits in RENDER_ORDER:
-            seen: dict[Any, int] = {}
-            for cell in cells:
-                seen.setdefault(_traits(cell, traits), len(seen))
-            ranks.append(seen)
+        ranks: list[dict[Any, int]] = [{} for _ in _traits(cells[0])]
+        for cell in cells:
+            for seen, traits in zip(ranks, _traits(cell), strict=True):
+                seen.setdefault(traits, len(seen))
 
         def rank(cell: Cell) -> list[int]:
-            return [
-                seen[_traits(cell, traits)]
-                for traits, seen in zip(RENDER_ORDER, ranks, strict=True)
-            ]
+            return [seen[traits] for traits, seen in zip(_traits(cell), ranks, strict=True)]
 
         return tuple(sorted(cells, key=rank))
 
@@ -123,6 +122,7 @@ class Plan:
             "axes": [axis.to_json() for axis in self.axes],
             "rules": [rule.text for rule in self.rules],
             "contents": self.contents,
+            **({"workflow": self.workflow, "output": self.output} if self.workflow else {}),
             "cells": [
                 {"position": cell.position, "key": cell.key, "settings": cell.settings.to_json()}
                 for cell in self.cells
@@ -189,7 +189,7 @@ def make_plan(
         raise GridError(f"The rules of the grid {name} leave no cell. Take one away.")
     resolver.check_found()
     notes = [f'The rule "{rule.text}" leaves nothing out.' for rule in read if rule not in used]
-    notes += _without_effect(axes, cells)
+    notes += without_effect(axes, cells)
     notes += _alone(kept, cells)
     return Plan(name, kept, tuple(axes), tuple(cells), contents, read, tuple(notes))
 
@@ -203,9 +203,13 @@ def plan_from_json(described: Any, choices: Choices, sha256_of: Callable[[str, s
         raise GridError('A plan is an object with "name", "fixed" and "axes".')
     if described.get("format", FORMAT) != FORMAT:
         raise GridError(f"This plan has format {described['format']}; this version of the pack reads {FORMAT}. Update the pack.")  # fmt: skip
-    unknown = set(described) - {"format", "name", "fixed", "axes", "rules", "contents", "cells"}
+    unknown = set(described) - {
+        "format", "name", "fixed", "axes", "rules", "contents", "cells", "workflow", "output",
+    }  # fmt: skip
     if unknown:
         raise GridError(f"A plan has no {', '.join(sorted(unknown))}.")
+    if "workflow" in described:
+        return _workflow_plan(described, choices)
     axes, fixed, rules = (described.get(part) for part in ("axes", "fixed", "rules"))
     if not isinstance(axes, list) or not axes:
         raise GridError('A plan needs "axes", a list with at least one.')
@@ -222,6 +226,24 @@ def plan_from_json(described: Any, choices: Choices, sha256_of: Callable[[str, s
                 raise GridError(f"There is no {target} {value!r}. There are: {', '.join(choices[target])}.")  # fmt: skip
     lines = rules if isinstance(rules, str) else "\n".join(map(str, rules or []))
     return make_plan(str(described.get("name", "")), settings, found, sha256_of, lines)
+
+
+def _workflow_plan(described: dict[str, Any], choices: Choices) -> Plan:
+    from .template import workflow_plan
+
+    axes, fixed, rules = (described.get(part) for part in ("axes", "fixed", "rules"))
+    if not isinstance(axes, list) or not axes:
+        raise GridError('A plan needs "axes", a list with at least one.')
+    if not isinstance(fixed or {}, dict):
+        raise GridError('"fixed" must be an object with a value for each NODE.INPUT that it sets.')
+    return workflow_plan(
+        str(described.get("name", "")),
+        described["workflow"],
+        [axis_from_json(axis, number, choices) for number, axis in enumerate(axes, start=1)],
+        fixed or {},
+        rules if isinstance(rules, str) else "\n".join(map(str, rules or [])),
+        str(described.get("output") or ""),
+    )
 
 
 class _Resolver:
@@ -291,7 +313,7 @@ def _called(settings: CellSettings, labels: dict[str, str]) -> Callable[[str], l
     return called
 
 
-def _without_effect(axes: Sequence[Axis], cells: Sequence[Cell]) -> list[str]:
+def without_effect(axes: Sequence[Axis], cells: Sequence[Cell]) -> list[str]:
     """Sentences about values of one axis that give the same pictures, whatever the other axes say."""
     found = []
     for number, axis in enumerate(axes):
@@ -322,5 +344,9 @@ def _alone(kept: Mapping[str, Any], cells: Sequence[Cell]) -> list[str]:
     )
 
 
-def _traits(cell: Cell, names: tuple[str, ...]) -> tuple[Any, ...]:
-    return tuple(getattr(cell.settings, name) for name in names)
+def _traits(cell: Cell) -> tuple[Any, ...]:
+    """What a cell is ordered by."""
+    own = getattr(cell.settings, "render_order", None)
+    if own is not None:
+        return own
+    return tuple(tuple(getattr(cell.settings, n) for n in names) for names in RENDER_ORDER)

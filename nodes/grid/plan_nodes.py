@@ -303,9 +303,9 @@ class CocktailGridPlan(io.ComfyNode):
             "batch_size": batch_size,
         }
         given = (axis_1, axis_2, axis_3, axis_4, axis_5, axis_6, axis_7, axis_8)
-        return _planned(
+        return planned(
             plan.make_plan(
-                _checked_name(name),
+                checked_name(name),
                 fixed,
                 [axis for axis in given if axis is not None],
                 files.content_sha256,
@@ -364,10 +364,11 @@ class CocktailGridPlanJson(io.ComfyNode):
 
     @classmethod
     def execute(cls, plan: str) -> io.NodeOutput:
-        return _planned(read_plan(_json(plan), files.content_sha256))
+        return planned(read_plan(_json(plan), files.content_sha256))
 
 
-def _planned(grid: plan.Plan) -> io.NodeOutput:
+def planned(grid: plan.Plan) -> io.NodeOutput:
+    """What a node that plans puts out."""
     result = summary(grid)
     lines = [result["text"], *result["notes"]]
     show_text("\n".join(lines))
@@ -382,8 +383,12 @@ def summary(grid: plan.Plan) -> dict[str, Any]:
     for recipe in dict.fromkeys(cell.settings.recipe for cell in grid.cells):
         if recipe:
             merging.bound_to_files(recipe, grid.contents["checkpoint"])
-    missing = Store(names.cocktail_dir("grids", grid.name)).missing(grid)
-    cost = estimate.estimate(missing, estimate.learn(names.cocktail_dir("grids")))
+    store = Store(names.cocktail_dir("grids", grid.name))
+    missing = store.missing(grid)
+    if grid.workflow is not None:
+        cost = estimate.estimate_workflow(missing, store.log())
+    else:
+        cost = estimate.estimate(missing, estimate.learn(names.cocktail_dir("grids")))
     free = shutil.disk_usage(names.cocktail_dir().parent).free
     if cost.bytes > free:
         raise GridError(
@@ -418,7 +423,7 @@ def read_plan(described: Any, sha256_of: Callable[[str, str], str]) -> plan.Plan
         return sha256_of(kind, name)
 
     grid = plan.plan_from_json(described, choices(), found)
-    _checked_name(grid.name)
+    checked_name(grid.name)
     return grid
 
 
@@ -429,7 +434,8 @@ def _json(text: str) -> Any:
         raise GridError(f"The plan is not JSON: {error}.") from None
 
 
-def _checked_name(name: str) -> str:
+def checked_name(name: str) -> str:
+    """The name itself if it can name a grid; otherwise GridError."""
     try:
         return names.check_name(name, "grid")
     except names.BadName as error:

@@ -111,6 +111,7 @@ def make_sheets(
     `progress(rows drawn, all rows)` is called before every row; what it raises ends the drawing. Raises GridError when a
     sheet cannot be saved.
     """
+    plan = _measured(plan, store)
     failures = store.failures()
     marked = _of_other_numerics(plan, store)
     pages = [
@@ -140,6 +141,25 @@ def make_sheets(
         drawn += len(page.rows)
         paths.append(path)
     return paths
+
+
+def _measured(plan: Plan, store: Store) -> Plan:
+    """The plan of any workflow with the sizes that its pictures have: only their files tell them."""
+    from PIL import Image
+
+    if plan.workflow is None:
+        return plan
+    cells = []
+    for cell in plan.cells:
+        width, height = cell.settings.width, cell.settings.height
+        if store.is_finished(cell.key):
+            try:
+                with Image.open(store.cell_path(cell.key)) as file:
+                    width, height = file.size
+            except OSError:
+                pass
+        cells.append(replace(cell, settings=replace(cell.settings, width=width, height=height)))
+    return replace(plan, cells=tuple(cells))
 
 
 def _of_other_numerics(plan: Plan, store: Store) -> frozenset[str]:
@@ -229,6 +249,7 @@ def fixed_words(fixed: dict[str, Any]) -> str:
     words += [lora_words(lora) for lora in fixed.get("loras", ())]
     words += [f"from {fixed['image']}"] if "image" in fixed else []
     words += [f"denoise {fixed['denoise']:g}"] if "denoise" in fixed else []
+    words += [f"{name} {value}" for name, value in fixed.items() if "." in name]
     return " · ".join(words)
 
 

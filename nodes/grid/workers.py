@@ -79,6 +79,18 @@ class Worker:
             self._note()
         return cell
 
+    def hold(self, work: Work, cell: Cell) -> bool:
+        """Take this very cell, whose picture is on its way already; False if another has it."""
+        with self._enter():
+            if any(cell.key in other["taken"] for other in self._others().values()):
+                return False
+            with self._changes:
+                self.taken.add(cell.key)
+            self.models = tuple(cell.settings.models)
+            work.discard(cell)
+            self._note()
+        return True
+
     def saved(self, key: str) -> None:
         """The cell is there: others see its file now."""
         with self._changes:
@@ -155,7 +167,7 @@ class Work:
     def __init__(self, cells: Iterable[Cell]) -> None:
         self._by_models: dict[tuple[str, ...], dict[str, Cell]] = {}
         for cell in cells:
-            self._by_models.setdefault(tuple(cell.settings.models), {})[cell.key] = cell
+            self.put(cell)
 
     def __bool__(self) -> bool:
         return bool(self._by_models)
@@ -175,6 +187,15 @@ class Work:
         del self._by_models[models][cell.key]
         if not self._by_models[models]:
             del self._by_models[models]
+
+    def put(self, cell: Cell) -> None:
+        """Add a cell: it is to be done again."""
+        self._by_models.setdefault(tuple(cell.settings.models), {})[cell.key] = cell
+
+    def discard(self, cell: Cell) -> None:
+        """Take a cell out, if it is there."""
+        if cell.key in self._by_models.get(tuple(cell.settings.models), {}):
+            self.remove(cell)
 
     def by_preference(
         self, current: tuple[str, ...], occupied: set[tuple[str, ...]]
