@@ -35,6 +35,7 @@ TARGETS = (
     "denoise",
     "prompt search and replace",
     "negative prompt search and replace",
+    "recipe",
 )
 """What an axis of typed values can vary."""
 

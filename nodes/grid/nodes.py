@@ -25,6 +25,7 @@ from .axis_nodes import (
 from .check_nodes import CocktailCheckGrid, CocktailFindTwins
 from .errors import GridError
 from .feed_nodes import CocktailAxisInput, CocktailQueueGrid, CocktailWorkflowPlan
+from .merge_axis_nodes import CocktailAxisMerge, CocktailAxisRecipes
 from .plan_nodes import CocktailGridPlan, CocktailGridPlanJson
 from .store import Store
 
@@ -237,4 +238,6 @@ NODES: list[type[io.ComfyNode]] = [
     CocktailAxisInput,
     CocktailWorkflowPlan,
     CocktailQueueGrid,
+    CocktailAxisMerge,
+    CocktailAxisRecipes,
 ]
