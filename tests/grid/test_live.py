@@ -134,6 +134,21 @@ def samplers_and_schedulers(comfy: Comfy) -> tuple[list[str], list[str]]:
     return found[0], found[1]
 
 
+def stock_pictures(comfy: Comfy, found: list[dict[str, Any]]) -> list[numpy.ndarray]:
+    """The pictures of cells that differ in the settings of KSampler only, by one graph of stock nodes."""
+    prompt = stock_prompt(found[0]["settings"])
+    for node in "678":
+        del prompt[node]
+    for number, cell in enumerate(found):
+        own = stock_prompt(cell["settings"])
+        own["7"]["inputs"]["samples"] = [f"6 {number}", 0]
+        own["8"]["inputs"]["images"] = [f"7 {number}", 0]
+        prompt.update({f"{node} {number}": own[node] for node in "678"})
+    outputs = comfy.run(prompt, 1200)
+    images = [outputs[f"8 {number}"]["images"][0] for number in range(len(found))]
+    return [pixels(comfy.base / "output" / i["subfolder"] / i["filename"]) for i in images]
+
+
 def test_every_sampler_and_every_scheduler_gives_the_picture_of_the_stock_nodes(
     comfy: Comfy, lively: str
 ):
@@ -144,8 +159,7 @@ def test_every_sampler_and_every_scheduler_gives_the_picture_of_the_stock_nodes(
         comfy.run(grid_prompt(name, [axis_node(target, *chosen)], checkpoint=lively, steps=2))
         found = cells(folder_of(comfy.base, name))
         assert [cell["settings"][target] for cell in found] == chosen
-        for cell in found:
-            stock = stock_picture(comfy, cell["settings"])
+        for cell, stock in zip(found, stock_pictures(comfy, found), strict=True):
             assert numpy.array_equal(pixels(cell["file"]), stock), cell["settings"][target]
 
 
@@ -421,26 +435,31 @@ def test_one_load_and_one_pass_of_the_text_encoder_serve_all_clip_skips_and_seed
         assert numpy.array_equal(pixels(cell["file"]), stock_picture(comfy, cell["settings"]))
 
 
-def test_a_checkpoint_that_is_replaced_after_planning_gets_no_cell_under_its_old_key(
-    comfy: Comfy, lively: str
+@pytest.mark.parametrize("how", ["replaced", "removed"])
+def test_a_checkpoint_that_is_replaced_or_removed_after_planning_gets_no_cell_under_its_old_key(
+    comfy: Comfy, lively: str, how: str
 ):
     checkpoints = comfy.base / "models" / "checkpoints"
     changing = checkpoints / "changing.safetensors"
     save_file(load_file(checkpoints / lively), changing, {"title": "the same model, another file"})
     axes = [checkpoints_node(lively, changing.name), axis_node("seed", *range(4))]
-    folder = folder_of(comfy.base, "replaced")
+    folder = folder_of(comfy.base, how)
     try:
-        running = comfy.queue(grid_prompt("replaced", axes, steps=16))
+        running = comfy.queue(grid_prompt(how, axes, steps=16))
         wait_for(lambda: list(folder.glob("cells/*/*.png")))
-        other = checkpoints / "other.part"
-        shutil.copyfile(checkpoints / "miniature_v1.safetensors", other)
-        other.replace(changing)
+        if how == "replaced":
+            other = checkpoints / "other.part"
+            shutil.copyfile(checkpoints / "miniature_v1.safetensors", other)
+            other.replace(changing)
+        else:
+            changing.unlink()
         result = comfy.wait(running)["render"]
-        assert "has been replaced" in result["text"][0]
+        words = {"replaced": "has been replaced", "removed": "There is no checkpoint 'changing"}
+        assert words[how] in result["text"][0]
         counts = result["cocktail"][0]
         assert (counts["rendered"], counts["failed"]) == (4, 4)
     finally:
-        changing.unlink()
+        changing.unlink(missing_ok=True)
 
 
 @pytest.mark.parametrize(
