@@ -18,7 +18,7 @@ import numpy
 from ..comfy import Comfy
 from .grids import axis_node, cells, folder_of, grid_prompt, pixels
 
-KILLS = int(os.environ.get("COCKTAIL_KILLS", "3"))
+KILLS = int(os.environ.get("COCKTAIL_KILLS", "2"))
 LONGEST_S = 8.0
 """How long after queueing it is killed at the latest: loading and all cells take about that."""
 
