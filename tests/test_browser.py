@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -135,3 +136,40 @@ def test_the_help_page_of_a_node_is_where_the_page_looks_for_it(demo: Demo, brow
     text = page.evaluate("async path => (await fetch(path)).text()", path)
     page.close()
     assert text == (root / "web" / "docs" / "CocktailFineTune.md").read_text(encoding="utf-8")
+
+
+MAP = """() => { const node = window.app.graph.nodes.find(node => node.type === "CocktailQueueGrid");
+    const element = node?.widgets?.find(widget => widget.name === "cells")?.element;
+    if (!element) return null;
+    const canvas = element.querySelector("canvas"), picture = element.querySelector("img");
+    const pen = canvas.getContext("2d"), colours = {};
+    if (!canvas.hidden) for (let x = 2; x < canvas.width; x += 14) for (let y = 2; y < canvas.height; y += 14) {
+        const colour = [...pen.getImageData(x, y, 1, 1).data].join(); colours[colour] = (colours[colour] ?? 0) + 1; }
+    return { text: element.firstChild.textContent, colours, seen: picture.naturalWidth }; }"""
+
+
+def test_the_map_of_a_grid_fills_on_its_node_and_is_there_after_a_reload(
+    comfy: Comfy, browser, baseline, root, tmp_path
+):
+    graph = json.loads((root / "workflows" / "grid_any_input.json").read_text(encoding="utf-8"))
+    comfy.post("/settings/Comfy.TutorialCompleted", True)
+    page, complaints = open_page(browser, comfy)
+    page.evaluate("graph => window.app.loadGraphData(graph)", graph)
+    page.wait_for_function(f"() => ({MAP})()?.text.startsWith('cells appear')")
+    sent = page.evaluate("async () => (await window.app.graphToPrompt()).output")
+    assert "cells" not in sent["12"]["inputs"]
+    page.get_by_test_id("queue-button").get_by_role("button").first.click()
+    page.wait_for_function(f"() => ({MAP})()?.text === 'any_input: 12 of 12 cells, finished'", timeout=180_000)  # fmt: skip
+    found = page.evaluate(MAP)
+    assert found["colours"] == {"46,158,91,255": 12}, found
+    page.wait_for_function(f"() => ({MAP})().seen === 64")
+    page.evaluate("() => window.app.extensionManager.command.execute('Comfy.Canvas.FitView')")
+    page.screenshot(path=tmp_path / "map.png")
+    print("screenshot:", tmp_path / "map.png")
+    saved = page.evaluate("() => window.app.graph.serialize()")
+    assert complaints <= baseline, complaints - baseline
+    page.close()
+    page, _ = open_page(browser, comfy)
+    page.evaluate("graph => window.app.loadGraphData(graph)", saved)
+    page.wait_for_function(f"() => ({MAP})()?.text === 'any_input: 12 of 12 cells'")
+    page.close()

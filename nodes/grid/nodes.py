@@ -12,7 +12,7 @@ from .. import names, types
 from ..pictures import as_image
 from ..progress import Progress, show_text
 from ..schema import opt, schema
-from . import cell_file, execution, export, plan, sampling, sheet
+from . import cell_file, events, execution, export, plan, sampling, sheet
 from .axis_nodes import (
     ALIASES,
     CATEGORY,
@@ -99,7 +99,7 @@ class CocktailRenderGrid(io.ComfyNode):
         if grid.workflow is not None:
             raise GridError(f"The grid {grid.name} varies a workflow, whose nodes Render Grid does not call. Put Queue Grid here.")  # fmt: skip
         started = time.monotonic()
-        store = _store(grid)
+        store = events.ShownStore(names.cocktail_dir("grids", grid.name))
         store.save_plan(grid)
         show_text("reading the cells that are there")
         damaged = len(store.set_aside_damaged(grid))
