@@ -74,7 +74,7 @@ def recipes_axis(recipes: Sequence[Recipe], labels: str = "") -> Axis:
     found = {}
     for recipe in recipes:
         value = Value(to_text(recipe), recipe_set(recipe))
-        found.setdefault(value.set["recipe"], value)
+        found.setdefault(canonical_json(value.set), value)
     return Axis("recipe", "recipe", tuple(labelled(list(found.values()), labels)))
 
 
