@@ -71,6 +71,10 @@ def test_every_saved_graph_has_its_api_prompt_and_the_other_way_round():
     assert [file.name for file in GRAPHS] == [file.name for file in prompts]
 
 
+def test_every_saved_graph_has_a_thumbnail_for_the_template_browser():
+    assert [file.name for file in GRAPHS if not file.with_suffix(".jpg").is_file()] == []
+
+
 @pytest.mark.parametrize("file", GRAPHS, ids=lambda file: file.stem)
 def test_a_saved_graph_converts_to_exactly_its_api_prompt(file, object_info):
     from comfy_cli.workflow_to_api import convert_ui_to_api

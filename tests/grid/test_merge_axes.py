@@ -41,7 +41,11 @@ def test_shares_multipliers_and_block_weights_are_values():
 
 def test_recipes_are_values_beside_checkpoints():
     mix = weighted_sum([(A, 60), (B, 40)])
-    assert texts(recipes_axis([A, mix, B, A])) == ["a.safetensors", "0.6 a + 0.4 b", "b.safetensors"]
+    assert texts(recipes_axis([A, mix, B, A])) == [
+        "a.safetensors",
+        "0.6 a + 0.4 b",
+        "b.safetensors",
+    ]
     typed = typed_axis("recipe", "a\n0.6 a + 0.4 b", {"checkpoint": ["a.safetensors", "b.safetensors"]})  # fmt: skip
     assert texts(typed) == ["a.safetensors", "0.6 a + 0.4 b"]
 
