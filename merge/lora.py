@@ -29,6 +29,32 @@ DIFFUSERS = re.compile(
     r"lora_unet_(?P<side>down|up|mid)_blocks?_((?P<block>\d)_)?(?P<kind>attentions|resnets|downsamplers|upsamplers)_(?P<number>\d)_(?P<rest>\w+)"
 )
 
+OTHER_KINDS = {
+    ".dora_scale": "DoRA (weights split into size and direction)",
+    ".hada_w1_a": "LoHa (Hadamard products)",
+    ".lokr_w1": "LoKr (Kronecker products)",
+    ".lokr_w1_a": "LoKr (Kronecker products)",
+    ".lora_mid.weight": "LoCon with a middle matrix (CP decomposition)",
+    ".oft_blocks": "OFT (rotations)",
+    ".oft_diag": "OFT (rotations)",
+    ".a1.weight": "GLoRA",
+    ".on_input": "IA3 (scaled activations)",
+    ".diff": "full differences",
+    ".diff_b": "full differences",
+    ".w_norm": "full differences",
+    ".b_norm": "full differences",
+    ".set_weight": "whole weights",
+    ".reshape_weight": "LoRA for reshaped weights",
+    ".lora_up.bias": "LoRA with biases",
+    "_lora.up.weight": "LoRA in the layout of diffusers",
+    ".lora.up.weight": "LoRA in the layout of diffusers",
+    ".lora_linear_layer.up.weight": "LoRA in the layout of diffusers",
+    ".lora_B.weight": "LoRA in the layout of PEFT",
+    ".lora_B": "LoRA in the layout of mochi",
+    ".lora_B.default.weight": "LoRA in the layout of PEFT",
+}
+"""By the endings of their names: what ComfyUI's LoraLoader reads, or others write, and is no LoRA of up and down matrices in kohya's layout."""
+
 Progress = Callable[[int, int], None]
 
 
@@ -107,10 +133,12 @@ def bake_lora(
 ) -> Baked:
     """Write `checkpoint` with `lora` added at `strength` to `out`, every weight in its own type; all else is copied byte for byte.
 
-    `progress(done, total)` counts tensors. Raises MergeError when nothing in the LoRA fits, or `out` exists.
+    `progress(done, total)` counts tensors. Raises MergeError when the file holds more than up and down matrices (it says of which kind), when
+    nothing in it fits, or `out` exists.
     """
     plain = read_header(checkpoint)
     header, patch = with_usual_names(plain), read_header(lora)
+    _refuse_other_kinds(patch)
     names = _lora_names(header)
     own = {lora_name: name for name, lora_name in names.items()}
     own |= {
@@ -159,17 +187,43 @@ def _product(patch: Header, name: str) -> Any:
     """alpha / rank x up @ down, as a matrix of out x (in x kernel)."""
     up, down = (_read(patch, f"{name}.lora_{side}.weight") for side in ("up", "down"))
     rank = down.shape[0]
-    alpha = float(_read(patch, f"{name}.alpha")) if f"{name}.alpha" in patch.tensors else rank
+    alpha = rank
+    if f"{name}.alpha" in patch.tensors:
+        told = _read(patch, f"{name}.alpha")
+        if told.numel() != 1:
+            raise MergeError(f"{name}.alpha in {patch.path.name} should be one number and is {told.numel()}.")  # fmt: skip
+        alpha = float(told)
     return (up.flatten(1) @ down.flatten(1)).mul_(alpha / rank)
 
 
+def _refuse_other_kinds(patch: Header) -> None:
+    """Refuse a file of which a part is no pair of up and down: it would be left out, or be added as what it is not."""
+    kinds: dict[str, str] = {}
+    for name in patch.tensors:
+        ending = max((e for e in OTHER_KINDS if name.endswith(e)), key=len, default=None)
+        if ending:
+            kinds.setdefault(OTHER_KINDS[ending], name)
+    if kinds:
+        told = "; ".join(f"{kind}, such as {name}" for kind, name in kinds.items())
+        raise MergeError(
+            f"{patch.path.name} cannot be baked. It holds {told}. Only LoRA and LoCon files with up and down matrices can be: load this one "
+            "with Load LoRA."
+        )
+
+
 def _fits(patch: Header, name: str, weight: Tensor) -> bool:
-    """Whether up and down are there and make a matrix of the weight's size; other layouts (LoCon's middle, LoHa) are not read."""
+    """Whether up and down are there and make a matrix of the weight's size."""
     sides = [patch.tensors.get(f"{name}.lora_{side}.weight") for side in ("up", "down")]
-    if f"{name}.lora_mid.weight" in patch.tensors or None in sides or len(weight.shape) < 2:
+    if None in sides or len(weight.shape) < 2:
         return False
     up, down = (side.shape for side in sides if side)
-    if len(up) < 2 or up[1] != down[0] or any(size != 1 for size in up[2:]):
+    if (
+        len(up) < 2
+        or not down
+        or not down[0]
+        or up[1] != down[0]
+        or any(size != 1 for size in up[2:])
+    ):
         return False
     return up[0] == weight.shape[0] and up[0] * down_size(down) == weight.elements
 

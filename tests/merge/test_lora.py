@@ -14,7 +14,7 @@ from cocktail.merge.command_line import main
 from cocktail.merge.errors import MergeError
 from cocktail.merge.lora import _usual, bake_lora, extract_lora, low_rank
 
-from .conftest import UNET
+from .conftest import TEXT, UNET
 
 IN_COMFYUI = """
 import sys
@@ -149,3 +149,76 @@ def test_what_cannot_be_extracted_or_baked_is_told(write, sd15, tmp_path, capsys
     assert set(made) == set(before) and all(torch.equal(made[k], before[k]) for k in made)
     with pytest.raises(MergeError, match="exists already"):
         bake_lora(b, out, baked)
+
+
+ATTENTION = "lora_unet_middle_block_1_transformer_blocks_0_attn2_to_k"
+SHAPE = (32, 768)
+PLAIN = {"lora_up.weight": (32, 2), "lora_down.weight": (2, 768), "alpha": ()}
+OTHER_KINDS = {
+    "DoRA": PLAIN | {"dora_scale": (32, 1)},
+    "LoHa": {"hada_w1_a": (32, 2), "hada_w1_b": (2, 768), "hada_w2_a": (32, 2), "hada_w2_b": (2, 768)},
+    "LoKr": {"lokr_w1": (4, 4), "lokr_w2": (8, 192)},
+    "LoKr (Kronecker": {"lokr_w1_a": (4, 2), "lokr_w1_b": (2, 4), "lokr_w2": (8, 192)},
+    "LoCon with a middle": PLAIN | {"lora_mid.weight": (2, 2, 1, 1)},
+    "OFT": {"oft_blocks": (4, 8, 8), "alpha": ()},
+    "GLoRA": {"a1.weight": (2, 768), "a2.weight": (768, 2), "b1.weight": (32, 2), "b2.weight": (2, 768)},
+    "full differences": {"diff": SHAPE},
+    "whole weights": {"set_weight": SHAPE},
+    "layout of diffusers": {"lora_linear_layer.up.weight": (32, 2), "lora_linear_layer.down.weight": (2, 768)},
+    "layout of PEFT": {"lora_B.weight": (32, 2), "lora_A.weight": (2, 768)},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", OTHER_KINDS)
+def test_files_of_another_kind_are_told_by_its_name_and_never_baked_in_part(
+    write, sd15, tmp_path, kind
+):
+    a, out = write("a", sd15(1)), tmp_path / "out.safetensors"
+    other = "lora_unet_input_blocks_1_1_transformer_blocks_0_attn2_to_k"
+    tensors = {f"{other}.{ending}": torch.ones(shape) for ending, shape in PLAIN.items()}
+    bake_lora(a, write("plain", tensors), tmp_path / "plain-baked.safetensors")
+    tensors |= {f"{ATTENTION}.{end}": torch.ones(shape) for end, shape in OTHER_KINDS[kind].items()}
+    with pytest.raises(MergeError) as error:
+        bake_lora(a, write("other", tensors), out)
+    told = str(error.value)
+    assert told.startswith("other.safetensors cannot be baked. It holds ") and kind in told
+    assert ATTENTION in told and told.endswith("load this one with Load LoRA.")
+    assert not out.exists()
+
+
+def test_keys_of_the_text_encoder_are_read_in_both_spellings_and_others_are_counted(
+    write, sd15, tmp_path
+):
+    name = TEXT + "encoder.layers.3.mlp.fc1.weight"
+    a = write("a", sd15(1) | {name: torch.zeros(8, 6, dtype=torch.float16)})
+    for prefix, fits in (("lora_te_", True), ("lora_te1_", True), ("lora_te2_", False)):
+        key = f"{prefix}text_model_encoder_layers_3_mlp_fc1"
+        tensors = {f"{key}.lora_up.weight": torch.ones(8, 2), f"{key}.lora_down.weight": torch.ones(2, 6), f"{key}.alpha": torch.tensor(1.0)}  # fmt: skip
+        out, lora = tmp_path / f"{prefix}.safetensors", write("lora" + prefix, tensors)
+        if fits:
+            assert bake_lora(a, lora, out, 0.5).matched == (key,)
+            assert load_file(out)[name].eq(0.5).all()
+        else:
+            with pytest.raises(MergeError, match="holds nothing for a.safetensors"):
+                bake_lora(a, lora, out)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"alpha": torch.ones(2)}, "should be one number and is 2"),
+        ({"alpha": torch.tensor(float("nan"))}, "becomes NaN or infinity"),
+        ({"lora_up.weight": torch.full((32, 2), float("inf"))}, "becomes NaN or infinity"),
+        ({"lora_up.weight": torch.ones(32, 3)}, "holds nothing for a.safetensors"),
+        ({"lora_up.weight": torch.ones(32, 0), "lora_down.weight": torch.ones(0, 768)}, "holds nothing for a.safetensors"),
+        ({"lora_up.weight": torch.ones(32, 2, dtype=torch.int64)}, "which is no weight's"),
+    ],
+)  # fmt: skip
+def test_a_damaged_lora_is_told_and_leaves_no_file(write, sd15, tmp_path, changed, words):
+    a, out = write("a", sd15(1)), tmp_path / "out.safetensors"
+    tensors = {ending: torch.ones(shape) for ending, shape in PLAIN.items()} | changed
+    lora = write("lora", {f"{ATTENTION}.{ending}": value for ending, value in tensors.items()})
+    before = a.read_bytes()
+    with pytest.raises(MergeError, match=words):
+        bake_lora(a, lora, out)
+    assert not out.exists() and a.read_bytes() == before and not list(tmp_path.glob(".*"))
