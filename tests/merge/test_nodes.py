@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -320,6 +322,32 @@ def test_a_search_proposes_recipes_and_learns_of_scores(comfy):
     assert "must divide 100" in comfy.errors(graph)["search"]
     graph["search"]["inputs"] |= {"step": 20, "name": "../bar"}
     assert "cannot name a search" in comfy.errors(graph)["search"]
+
+
+def test_the_saved_graph_of_a_search_renders_its_mixes_and_goes_on_from_their_scores(comfy, root):
+    """Proposals are an axis of a grid, the grid's pictures are scored, and the next queueing knows of it; none is a file."""
+    graph = json.loads((root / "workflows" / "api" / "cocktail_search.json").read_text("utf-8"))
+    kinds = {value["class_type"]: key for key, value in graph.items()}
+    before = set((comfy.base / "models" / "checkpoints").rglob("*.safetensors"))
+    judged = graph[kinds["CocktailRecipeFromText"]]["inputs"]["text"]
+    score = graph.pop(kinds["CocktailScoreRecipe"])
+    first = comfy.run(graph)
+    shares = first[kinds["CocktailSearch"]]["cocktail"][0]["shares"]
+    grid = first[kinds["CocktailRenderGrid"]]["cocktail"][0]
+    assert (grid["cells"], grid["rendered"], grid["failed"]) == (8, 8, 0)
+    names = [graph[key]["inputs"]["checkpoint"].removesuffix(".safetensors") for key in ("1", "2", "3")]  # fmt: skip
+    mixes = [" + ".join(f"{n / 100:g} {name}" for n, name in zip(share, names, strict=True)) for share in shares]  # fmt: skip
+    assert judged in mixes
+    assert first[kinds["CocktailMergeToModel"]]["cocktail"][0]["recipe"] == mixes[0]
+    # The score is given before the search looks, so that this queueing is the next one.
+    comfy.run({"score": score, score["inputs"]["recipe"][0]: graph[score["inputs"]["recipe"][0]]})
+    second = comfy.run(graph)
+    found = second[kinds["CocktailSearch"]]
+    assert found["text"] == [f"4  {judged}"] and found["cocktail"][0]["scored"] == 1
+    again = second[kinds["CocktailRenderGrid"]]["cocktail"][0]
+    assert (again["cells"], again["rendered"], again["reused"]) == (8, 2, 6)
+    assert second[kinds["CocktailMergeToModel"]]["cocktail"][0]["recipe"] == judged
+    assert set((comfy.base / "models" / "checkpoints").rglob("*.safetensors")) == before
 
 
 def test_a_method_makes_the_recipe_of_its_text(comfy):
