@@ -32,6 +32,27 @@ def test_a_file_is_hashed_once_until_it_changes(tmp_path, monkeypatch):
     assert file_sha256(path, cache) == hashlib.sha256(b"two!").hexdigest()
 
 
+def test_size_time_and_inode_each_tell_that_a_file_has_changed(tmp_path):
+    path, cache, other = tmp_path / "a", tmp_path / "hashes.json", tmp_path / "b"
+    path.write_bytes(b"one")
+    state = path.stat()
+    assert file_sha256(path, cache) == hashlib.sha256(b"one").hexdigest()
+    with path.open("r+b") as file:
+        file.write(b"two")
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns + 1))
+    assert path.stat().st_ino == state.st_ino
+    assert file_sha256(path, cache) == hashlib.sha256(b"two").hexdigest()
+    other.write_bytes(b"six")
+    os.utime(other, ns=(state.st_atime_ns, state.st_mtime_ns + 1))
+    other.replace(path)
+    now = path.stat()
+    assert (now.st_size, now.st_mtime_ns) == (3, state.st_mtime_ns + 1) and now.st_ino != state.st_ino  # fmt: skip
+    assert file_sha256(path, cache) == hashlib.sha256(b"six").hexdigest()
+    path.write_bytes(b"three")
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns + 1))
+    assert file_sha256(path, cache) == hashlib.sha256(b"three").hexdigest()
+
+
 def test_a_damaged_cache_is_made_again(tmp_path):
     path, cache = tmp_path / "a", tmp_path / "hashes.json"
     path.write_bytes(b"one")

@@ -160,3 +160,63 @@ def test_every_ingredient_has_its_hashes(metadata_of, tmp_path):
         assert entry["autov2"] == entry["sha256"][:10]
         assert entry["autov3"] == hashlib.sha256(inner).hexdigest()[:12]
         assert entry["size_bytes"] == len(data)
+
+
+def test_the_fields_that_other_tools_read_are_all_there(metadata_of, tmp_path):
+    a, b, c = (Ingredient(f"{name}.safetensors") for name in "abc")
+    metadata = metadata_of(add_difference(a, b, c, 0.5))
+    (tmp_path / "a.license.json").write_text('{"license": "mit"}', encoding="utf-8")
+    assert {k: v for k, v in metadata.items() if k.startswith("modelspec.")} == {
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": "stable-diffusion-v1",
+        "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
+        "modelspec.title": "out",
+        "modelspec.resolution": "512x512",
+        "modelspec.merged_from": "a, b, c",
+    }
+    hashes = [hashlib.sha256((tmp_path / f"{name}.safetensors").read_bytes()) for name in "abc"]
+    files = [found.hexdigest() for found in hashes]
+    assert json.loads(metadata["sd_merge_recipe"]) == {
+        "type": "webui",
+        "primary_model_hash": files[0],
+        "secondary_model_hash": files[1],
+        "tertiary_model_hash": files[2],
+        "interp_method": "Add difference",
+        "multiplier": 0.5,
+        "save_as_half": True,
+        "custom_name": "out",
+        "config_source": 0,
+        "bake_in_vae": None,
+        "discard_weights": "^model_ema\\.",
+        "is_inpainting": False,
+        "is_instruct_pix2pix": False,
+    }
+    models = json.loads(metadata["sd_merge_models"])
+    assert {sha256: model["name"] for sha256, model in models.items()} == {sha256: f"{n}.safetensors" for sha256, n in zip(files, "abc", strict=True)}  # fmt: skip
+    for sha256, name in zip(files, "abc", strict=True):
+        data = (tmp_path / f"{name}.safetensors").read_bytes()
+        old = hashlib.sha256(data[0x100000 : 0x100000 + 0x10000]).hexdigest()[:8]
+        assert models[sha256]["legacy_hash"] == old
+    assert metadata["format"] == "pt"
+    assert metadata["cocktail.recipe_text"] == "a + 0.5 (b - c)"
+    blocked = json.loads(metadata_of(BlockSum(a, b, block_weights(VALUES, base=0.25)))["sd_merge_recipe"])  # fmt: skip
+    for key, value in {"type": "sd-webui-supermerger", "model_a": files[0], "model_b": files[1], "mbw": True, "mode": "Weight sum", "base_alpha": 0.25, "weights_alpha": VALUES}.items():  # fmt: skip
+        assert blocked[key] == value, key
+    assert metadata_of(weighted_sum([(a, 1), (b, 1)])).get("modelspec.license") is None
+    (tmp_path / "b.license.json").write_text('{"license": "cc-by-4.0"}', encoding="utf-8")
+    assert metadata_of(weighted_sum([(a, 1), (b, 1)]))["modelspec.license"] == "mit; cc-by-4.0"
+
+
+def test_what_a_parent_says_of_its_own_parents_is_kept(write, sd15, tmp_path):
+    for seed, name in enumerate("abc", 1):
+        write(name, sd15(seed))
+    a, b, c, mix = (Ingredient(f"{name}.safetensors") for name in ("a", "b", "c", "mix"))
+    for recipe, name in ((weighted_sum([(a, 1), (b, 1)]), "mix"), (weighted_sum([(mix, 1), (c, 1)]), "next")):  # fmt: skip
+        make_checkpoint(bind_to_files(recipe, tmp_path.joinpath), tmp_path / f"{name}.safetensors")
+    metadata = read_header(tmp_path / "next.safetensors").metadata
+    models = json.loads(metadata["sd_merge_models"])
+    assert {model["name"] for model in models.values()} == {f"{n}.safetensors" for n in ("a", "b", "c", "mix")}  # fmt: skip
+    mixed = file_hashes(tmp_path / "mix.safetensors").sha256
+    assert models[mixed]["sd_merge_recipe"]["interp_method"] == "Weighted sum"
+    entries = json.loads(metadata[INGREDIENTS])
+    assert [older["name"] for older in entries[0]["made_of"]] == ["a.safetensors", "b.safetensors"]
