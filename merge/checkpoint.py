@@ -179,9 +179,11 @@ def remake(
     """Make a merged checkpoint again by its own metadata, as `out`, and compare: SAME_FILE, SAME_TENSORS or DIFFERENT.
 
     An ingredient that is not where `path_of` says, or is another file by now, is looked for by its hash among `others`. Raises
-    MergeError when the file carries no recipe, an ingredient is nowhere, or `out` is another file.
+    MergeError when the file carries no recipe, an ingredient is nowhere, or `out` is another file, or is `file` itself.
     """
     header = read_header(file)
+    if out.exists() and out.samefile(file):
+        raise MergeError(f"{out.name} is the file that is to be made again. Choose another name.")
     recipe, precision = read_recipe(header), read_precision(header)
     places = _find(recipe, path_of, others, hash_cache, progress)
     bound = bind_to_files(recipe, places.__getitem__, hash_cache, progress, converted)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from pathlib import Path
 
 from comfy_api.latest import io
 
 from ...merge.blocks import LAYOUTS, BlockWeights
+from ...merge.checkpoint import SAME_FILE, remake
 from ...merge.errors import MergeError
-from ...merge.hashing import known_files
+from ...merge.hashing import file_sha256, known_files
 from ...merge.metadata import read_recipe
 from ...merge.presets import PRESETS, read_presets, read_weights
 from ...merge.recipe import (
@@ -18,13 +20,14 @@ from ...merge.recipe import (
     add_difference,
     ingredients,
     load_json,
+    recipe_hash,
     renamed,
     to_text,
 )
 from ...merge.safetensors_file import read_header
 from ...merge.text import name_finder, parse
 from .. import names, types
-from ..progress import show_text
+from ..progress import Progress, show_text
 from ..schema import opt, schema
 from .sums import CATEGORY
 
@@ -259,6 +262,94 @@ class CocktailRecipeFromFile(io.ComfyNode):
         return io.NodeOutput(recipe)
 
 
+class CocktailRemakeFromFile(io.ComfyNode):
+    """A merged checkpoint made again from its own metadata, and compared with it."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="CocktailRemakeFromFile",
+            display_name="Remake from File",
+            category=CATEGORY,
+            description="Makes a merged checkpoint again from its own metadata: its recipe, precision, title and licences. Says whether the result is the "
+            "same file, bit for bit. Ingredients that were renamed are found by their content.",
+            search_aliases=["reproduce merge", "rebuild checkpoint", "verify merge", "bit-identical", "provenance"],
+            is_output_node=True,
+            inputs=[
+                opt(
+                    io.Combo.Input,
+                    "checkpoint",
+                    options=names.checkpoint_names(),
+                    tooltip="A checkpoint that Merge to File, A1111's web UI or supermerger has made.",
+                ),
+                opt(
+                    io.String.Input,
+                    "name",
+                    default="",
+                    placeholder="empty: named by the recipe's hash",
+                    tooltip="Name of the new checkpoint: cocktail/NAME.safetensors in the first checkpoints folder. Up to 64 letters, digits, dots, "
+                    "hyphens and underscores. Empty: remade- and the first 12 digits of the recipe's hash.",
+                ),
+            ],
+            outputs=[
+                types.CheckpointName.Output("remade", display_name="checkpoint", tooltip="The new checkpoint's name; link it to any checkpoint input."),
+                io.Boolean.Output("is_same_file", display_name="same file", tooltip="Whether it equals the original bit for bit, metadata included."),
+                io.String.Output("verdict", display_name="verdict", tooltip="the same file, the same tensors with other metadata, or another result."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, checkpoint: str | None, name: str | None) -> bool | str:
+        try:
+            if name:
+                names.check_name(name, "merge")
+            if checkpoint is not None:
+                read_recipe(read_header(names.checkpoint_path(checkpoint)))
+        except (MergeError, names.BadName) as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, checkpoint: str | None, **_: object) -> list[int]:
+        return _file_state(checkpoint) if checkpoint is not None else []
+
+    @classmethod
+    def execute(cls, checkpoint: str, name: str) -> io.NodeOutput:
+        file, cache = names.checkpoint_path(checkpoint), names.cocktail_dir("hashes.json")
+        recipe = read_recipe(read_header(file))
+        others = [names.checkpoint_path(other) for other in names.checkpoint_names()]
+        others = [path for path in others if path.suffix == ".safetensors" and path != file]
+        places = {i.name: _place_now(i, others, cache) for i in ingredients(recipe)}
+        out = names.checkpoint_dir() / f"{name or 'remade-' + recipe_hash(recipe)[:12]}.safetensors"
+        verdict = remake(
+            file,
+            out,
+            places.__getitem__,
+            others,
+            cache,
+            progress=Progress(),
+            converted=names.cocktail_dir("converted"),
+        )
+        made = names.checkpoint_name(out)
+        told = f"{made}: {verdict}"
+        show_text(told)
+        result = {"checkpoint": made, "verdict": verdict, "is_same_file": verdict == SAME_FILE}
+        return io.NodeOutput(
+            made, verdict == SAME_FILE, verdict, ui={"text": [told], "cocktail": [result]}
+        )
+
+
+def _place_now(ingredient: Ingredient, others: list[Path], cache: Path) -> Path:
+    """The file of an ingredient's name, else that of its content. Raises BadName when it is nowhere."""
+    try:
+        return names.ingredient_path(ingredient.name)
+    except names.BadName:
+        for path in others if ingredient.sha256 else ():
+            if file_sha256(path, cache, Progress()) == ingredient.sha256:
+                return path
+        raise
+
+
 def _name_now(ingredient: Ingredient) -> str:
     """The name of an ingredient's file now, where it has been renamed or moved since and its content is known already."""
     try:
@@ -283,4 +374,5 @@ NODES: list[type[io.ComfyNode]] = [
     CocktailBlockWeights,
     CocktailRecipeFromText,
     CocktailRecipeFromFile,
+    CocktailRemakeFromFile,
 ]

@@ -131,6 +131,36 @@ def test_a_merged_file_gives_its_recipe_back(comfy):
     assert "has no recipe" in comfy.errors(graph)["read"]
 
 
+def test_a_merged_file_is_made_again_from_its_metadata_and_compared(comfy):
+    graph = merge("proof", multiplier=0.45, precision="bf16")
+    graph["file"]["inputs"]["licences"] = "miniature_v3: cc-by-sa-4.0\nminiature_v1: cc-by-nc-4.0"
+    first = comfy.run(graph)["file"]["cocktail"][0]
+    assert any("miniature_v3 (cc-by-sa-4.0) must keep its licence" in note and "miniature_v1 (cc-by-nc-4.0)" in note for note in first["notes"])  # fmt: skip
+    models = comfy.base / "models" / "checkpoints"
+    graph = {"again": node("CocktailRemakeFromFile", checkpoint=first["checkpoint"], name="")}
+    graph["show"] = node("PreviewAny", source=["again", 1])
+    kept, moved = models / "miniature_v3.safetensors", models / "moved.safetensors"
+    kept.rename(moved)
+    try:
+        made = comfy.run(graph)
+    finally:
+        moved.rename(kept)
+    result = made["again"]["cocktail"][0]
+    assert result["verdict"] == "the same file, bit for bit" and result["is_same_file"] is True
+    assert made["show"]["text"] == ["True"]
+    assert (models / result["checkpoint"]).read_bytes() == (models / first["checkpoint"]).read_bytes()  # fmt: skip
+    header = bytearray((models / first["checkpoint"]).read_bytes())
+    header[-1] ^= 1
+    (models / "cocktail" / "forged.safetensors").write_bytes(header)
+    graph["again"]["inputs"] |= {"checkpoint": "cocktail/forged.safetensors", "name": "of-forged"}
+    forged = comfy.run(graph)["again"]["cocktail"][0]
+    assert forged["verdict"] == "another result" and forged["is_same_file"] is False
+    graph["again"]["inputs"]["name"] = "forged"
+    assert "is the file that is to be made again" in refused(comfy, graph)["again"]
+    graph["again"]["inputs"] |= {"checkpoint": "miniature_base.safetensors", "name": ""}
+    assert "has no recipe" in comfy.errors(graph)["again"]
+
+
 def test_block_weights_reach_the_file_and_bad_ones_are_refused_on_their_node(comfy):
     blocks = {"preset": "custom", "weights": ", ".join(["0"] * 12 + ["1"] + ["0"] * 12), "base": "", "time_embed": "", "rules": "", "layout": "SD1.5"}  # fmt: skip
     graph = {

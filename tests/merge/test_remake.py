@@ -87,6 +87,13 @@ def test_a_file_without_recipe_cannot_be_made_again(merged, tmp_path):
         again(tmp_path / "a.safetensors")
 
 
+def test_a_file_is_never_compared_with_itself(merged, tmp_path):
+    (tmp_path / "link.safetensors").symlink_to(merged)
+    for name in (merged.stem, "link"):
+        with pytest.raises(MergeError, match="is the file that is to be made again"):
+            remake(merged, tmp_path / f"{name}.safetensors", tmp_path.joinpath)
+
+
 def test_it_runs_from_the_command_line(merged, tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "merge", "remake", merged, tmp_path / "out.safetensors", "--models", tmp_path],
