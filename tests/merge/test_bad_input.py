@@ -20,7 +20,9 @@ from cocktail.merge.checkpoint import bind_to_files, make_checkpoint
 from cocktail.merge.engine import write_file
 from cocktail.merge.errors import MergeError
 from cocktail.merge.hashing import file_sha256
+from cocktail.merge.inspection import inspect_file, report, tree, tree_text
 from cocktail.merge.key_names import with_usual_names
+from cocktail.merge.metadata import read_precision, read_recipe, read_title
 from cocktail.merge.plan import make_plan
 from cocktail.merge.recipe import (
     Ingredient,
@@ -28,6 +30,8 @@ from cocktail.merge.recipe import (
     WeightedSum,
     from_json,
     load_json,
+    to_json,
+    to_text,
     weighted_sum,
 )
 from cocktail.merge.safetensors_file import read_header
@@ -413,3 +417,52 @@ def test_no_header_crashes_or_makes_anything_read_outside_its_file(
     except MergeError as error:
         assert str(error) and "Traceback" not in str(error)
         assert not out.exists()
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 1 << 70) | st.floats() | st.text(max_size=6)
+    | st.sampled_from(["a.safetensors", "../a", "webui", "sd-webui-supermerger", "ingredient", "weighted_sum", "Weighted sum", "0" * 64, "f" * 64, "1/3", "1/0", "1e999999"]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["kind", "parts", "recipe", "weight", "name", "sha256", "a", "b", "c", "multiplier", "share_of_b", "method", "settings", "blocks", "type"]) | st.text(max_size=3), inner, max_size=5),
+    max_leaves=12,
+)  # fmt: skip
+WEB_UI_FIELDS = [
+    "primary_model_hash", "secondary_model_hash", "tertiary_model_hash", "interp_method", "multiplier", "bake_in_vae", "model_a", "model_b",
+    "model_c", "mode", "mbw", "calcmode", "base_alpha", "base_beta", "weights_alpha", "weights_beta", "elemental_merge", "Include", "save_as_half", "custom_name",
+]  # fmt: skip
+TOLD = st.one_of(
+    st.dictionaries(st.sampled_from(["type", *WEB_UI_FIELDS]), JSON),
+    st.fixed_dictionaries({"type": st.just("webui"), "interp_method": st.sampled_from(["Weighted sum", "Add difference", "No interpolation"]), "primary_model_hash": st.just("0" * 64), "secondary_model_hash": st.just("f" * 64), "multiplier": JSON, "bake_in_vae": JSON}),
+    st.fixed_dictionaries({"type": st.just("sd-webui-supermerger"), "mode": st.just("Weight sum"), "model_a": st.just("0" * 64), "model_b": st.just("f" * 64), "base_alpha": JSON, "weights_alpha": JSON | st.lists(JSON, min_size=25, max_size=25), "mbw": st.booleans(), "elemental_merge": JSON}),
+)  # fmt: skip
+METADATA = st.fixed_dictionaries(
+    {},
+    optional={
+        "cocktail.recipe": JSON.map(json.dumps) | st.text(max_size=20),
+        "sd_merge_recipe": TOLD.map(json.dumps) | JSON.map(json.dumps),
+        "sd_merge_models": JSON.map(json.dumps) | st.text(max_size=20),
+        "cocktail.ingredients": JSON.map(json.dumps) | st.text(max_size=20),
+        "modelspec.title": st.text(max_size=8),
+        "modelspec.license": st.text(max_size=8),
+        "cocktail.precision": st.text(max_size=8),
+    },
+)
+
+
+@hypothesis.settings(max_examples=400, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))  # fmt: skip
+@hypothesis.given(METADATA)
+def test_whatever_a_file_says_of_itself_it_is_told_or_a_recipe(tmp_path_factory, metadata):
+    folder = tmp_path_factory.getbasetemp() / "said"
+    folder.mkdir(exist_ok=True)
+    path = folder / "a.safetensors"
+    write_header(path, {"__metadata__": metadata, "x": tensor(TWO, 0, 8)})
+    header = read_header(path)
+    assert isinstance(read_precision(header), str)
+    assert read_title(header) is None or read_title(header)
+    try:
+        recipe = read_recipe(header)
+    except MergeError as error:
+        assert str(error) and "Traceback" not in str(error)
+    else:
+        assert to_text(recipe) and from_json(to_json(recipe)) == recipe
+    inspected = inspect_file(path)
+    assert report(inspected) and tree_text(tree(inspected))
