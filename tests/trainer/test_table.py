@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import random
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
+from cocktail.trainer.data import table as table_module
 from cocktail.trainer.data.columns import Mapping
 from cocktail.trainer.data.rejects import read_rejects
 from cocktail.trainer.data.select import SelectionSettings, select
@@ -247,6 +249,40 @@ def test_any_small_table_is_read_as_the_rules_say(tmp_path_factory, pieces, mark
     assert [list(row[1:]) for row in found] == [row for _, row in wanted if row is not None]
     assert [reject.line for reject in rejects.first] == [line for line, row in wanted if row is None]  # fmt: skip
     assert rejects.count == len(rejects.first)
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.csv.gz"])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+@pytest.mark.parametrize("seed", range(8))
+def test_damaged_records_where_the_parts_that_threads_read_meet_lose_nothing(
+    tmp_path, monkeypatch, name, end, seed
+):
+    """Parts of a kilobyte; in a file without quotes, any record may be damaged, and the end be cut off."""
+    monkeypatch.setattr(table_module, "MAX_RECORD_BYTES", 256)
+    monkeypatch.setattr(table_module, "PART_BYTES", 1024)
+    draw = random.Random(seed)
+    delimiter = b"\t" if "tsv" in name else b","
+    share = draw.choice((0.1, 0.5, 1))
+    lines = [delimiter.join((b"image", b"prompt", b"user"))]
+    lines += [delimiter.join((b"1.png", b"a cat", b"me"))]
+    for number in range(draw.randint(200, 500)):
+        cells = [b"%d.png" % number, b"a cat" + b" indeed" * draw.randint(0, 9), b"me"]
+        if draw.random() < share:
+            cells = draw.choice(([b"".join(cells)], cells[:2], [*cells[:2], b"\xff"], cells * 2))
+        lines.append(delimiter.join(cells))
+    data = end.join(lines) + draw.choice((b"", end, end * 3))
+    data = data[: len(data) - draw.choice((0, 0, 5))]
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    table = open_table(path)
+    wanted = list(slow.read_csv_lines(data, delimiter.decode()))
+    sql, values = source_sql(table, table.columns)
+    with duckdb.connect() as database:
+        found = database.execute(f"SELECT * FROM {sql}", values).fetchall()
+        rejects = read_rejects(database, table, "")
+    assert [list(row[1:]) for row in found] == [row for _, row in wanted if row is not None]
+    assert [reject.line for reject in rejects.first] == [line for line, row in wanted if row is None]  # fmt: skip
+    assert rejects.count == len(rejects.first) > 0
 
 
 VALUES = some.recursive(

@@ -28,7 +28,11 @@ class Reject:
 class Rejects:
     """How many records could not be read, and the first thousand of them.
 
-    A record that is damaged just where DuckDB's buffers meet, every 16 MiB, can be missing here.
+    DuckDB's threads read a file that is not compressed in parts of up to 4 MiB. Where the first record of a part is
+    damaged, DuckDB can begin at a wrong place: beside stray quotes it then passes over the records before that place
+    without noting them, and a cell of several lines across the border is noted as a record though it was delivered.
+    A file read by one thread has no such borders; there, a damaged last line without line end is missing here if it
+    lies across two buffers of 16 MiB.
     """
 
     count: int = 0

@@ -24,7 +24,9 @@ FORMATS = {
     ".parquet": "parquet",
 }
 MAX_RECORD_BYTES = 1 << 20
-"""The longest record that is read; DuckDB's buffers are sixteen times this."""
+"""The longest record that is read."""
+PART_BYTES = 4 * MAX_RECORD_BYTES
+"""The most that one of DuckDB's threads reads at a time; its buffers are four times this."""
 SAMPLE_ROWS = 1000
 MEBIBYTE = 1 << 20
 
@@ -118,11 +120,15 @@ def source_sql(table: Table, columns: Sequence[str]) -> tuple[str, list[Any]]:
             for number, name in enumerate(columns)
         )
         return f"(SELECT true AS readable, {picked} FROM read_parquet(?))", [str(table.path)]
+    lenient = (
+        "auto_detect = false, strict_mode = false, ignore_errors = true, store_rejects = true,"
+        f" max_line_size = {MAX_RECORD_BYTES}, {_buffers(table)}"
+    )
     if table.format == "jsonl":
         picked = ", ".join(f"cells[{number + 1}] AS c{number}" for number in range(len(columns)))
         is_object = "CASE WHEN json_valid(line) THEN json_type(line) = 'OBJECT' ELSE false END"
         pointers = ["/" + name.replace("~", "~0").replace("/", "~1") for name in columns]
-        lines = f"read_csv(?, columns = {{'line': 'VARCHAR'}}, header = false, delim = '\x1f', quote = '', escape = '', {_LENIENT})"
+        lines = f"read_csv(?, columns = {{'line': 'VARCHAR'}}, header = false, delim = '\x1f', quote = '', escape = '', {lenient})"
         return (
             f"(SELECT readable, {picked} FROM (SELECT readable,"
             f" CASE WHEN readable THEN json_extract_string(line, ?::VARCHAR[]) END AS cells"
@@ -140,15 +146,39 @@ def source_sql(table: Table, columns: Sequence[str]) -> tuple[str, list[Any]]:
     picked = ", ".join(f"f{place} AS c{number}" for number, place in enumerate(wanted))
     return (
         f"(SELECT true AS readable, {picked} FROM read_csv(?, columns = {{{names}}}, header = true,"
-        f" delim = '{delimiter}', quote = '\"', escape = '\"', {_LENIENT}){every})",
+        f" delim = '{delimiter}', quote = '\"', escape = '\"', {lenient}){every})",
         [str(table.path)],
     )
 
 
-_LENIENT = (
-    "auto_detect = false, strict_mode = false, ignore_errors = true, store_rejects = true,"
-    f" max_line_size = {MAX_RECORD_BYTES}, buffer_size = {16 * MAX_RECORD_BYTES}"
-)
+def _buffers(table: Table) -> str:
+    """Options of DuckDB under which the last of the parts that its threads read begins inside the last line.
+
+    When the first record after the beginning of the last part is damaged, DuckDB can drop all that follows, whole
+    records too, without noting any. Inside the last line nothing follows. The part is not a buffer of its own, because
+    a damaged last line across two buffers is not noted either.
+    """
+    alone = f"buffer_size = {4 * PART_BYTES}, parallel = false"
+    if table.compressed:
+        return alone
+    size, last_line = _end(table.path)
+    if size <= PART_BYTES:
+        return f"buffer_size = {4 * PART_BYTES}"
+    for count in range(-(-(size - 1) // PART_BYTES), (size - 1) // MAX_RECORD_BYTES + 1):
+        part = (size - 1) // count // 4 * 4
+        if count % 4 and last_line < count * part:
+            return f"buffer_size = {4 * part}"
+    return alone
+
+
+def _end(path: Path) -> tuple[int, int]:
+    """Size of a text file in bytes, and where its last line that is not empty begins."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        file.seek(max(0, size - MAX_RECORD_BYTES))
+        tail = file.read()
+    text = tail.rstrip(b"\r\n")
+    return size, size - len(tail) + max(text.rfind(b"\n"), text.rfind(b"\r")) + 1
 
 
 def identifier(name: str) -> str:
