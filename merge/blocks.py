@@ -15,7 +15,7 @@ from fractions import Fraction
 from functools import cached_property, lru_cache
 
 from .errors import MergeError
-from .numbers import exact
+from .numbers import exact, written
 
 UNET = "model.diffusion_model."
 BASE = "BASE"
@@ -29,6 +29,8 @@ LAYOUTS: dict[str, tuple[str, ...]] = {
     for layout, side in (("SD1.5", 12), ("SDXL", 9))
 }
 """The blocks of each layout in the order in which weights are written."""
+GROUPS = ("in_shallow", "in_middle", "in_deep", "middle", "out_deep", "out_middle", "out_shallow")
+"""Thirds of the blocks of each side, by how far down the UNet they are, and M00 between them."""
 ELEMENTS = {
     "ATTENTION": (".attn1.", ".attn2."),
     "SELF_ATTENTION": (".attn1.",),
@@ -113,6 +115,20 @@ def block_weights(
         tuple(given),
         tuple(rules),
     )
+
+
+def by_group(values: Sequence[object], base: object, layout: str) -> BlockWeights:
+    """Block weights from one number for each of `GROUPS` and one for BASE. Raises MergeError for what is not a number."""
+    third = len(LAYOUTS[layout]) // 6
+    found: list[object] = []
+    for group, value in zip(GROUPS, values, strict=True):
+        found += [value] * (1 if group == "middle" else third)
+    return block_weights(found, base)
+
+
+def values_text(weights: BlockWeights) -> str:
+    """BASE and the blocks as a list that `parse_values` reads back as the same numbers."""
+    return ", ".join(written(value) for value in (weights.base, *weights.blocks))
 
 
 def parse_values(text: str) -> list[str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from .blocks import LAYOUTS, BlockWeights, block_weights, parse_rules, parse_values
 from .errors import MergeError
-from .numbers import written
+from .numbers import json_number, shown, written
 
 
 def _smooth(x: float) -> float:
@@ -99,6 +99,8 @@ OTHER_NAMES = {
 }
 """Spellings of sd-meh."""
 PRESETS: tuple[str, ...] = (*CURVES, *LISTS)
+CUSTOM = "custom"
+"""The choice beside the presets' names: no preset but numbers."""
 
 
 def preset(name: str, layout: str = "SD1.5") -> BlockWeights:
@@ -110,7 +112,9 @@ def preset(name: str, layout: str = "SD1.5") -> BlockWeights:
     elif name in LISTS:
         values = [LISTS[name][round(i * 24 / (count - 1))] for i in range(count)]
     else:
-        raise MergeError(f"There is no preset {name!r}. Known are: {', '.join(PRESETS)}.")
+        raise MergeError(
+            f"There is no preset {shown(name)}, neither of the field nor of your own. The field's are: {', '.join(PRESETS)}."
+        )
     exact = [Fraction(f"{value:.10f}") for value in values]
     return block_weights(exact, base=1 if name == "ALL_B" else 0)
 
@@ -158,6 +162,22 @@ def between(first: BlockWeights, second: BlockWeights, part: Fraction) -> BlockW
     )
 
 
+def curves(own: Mapping[str, BlockWeights]) -> dict[str, dict[str, list[int | float | str]]]:
+    """BASE and the blocks of every preset by its name and layout, for JSON; own ones have one layout and go before the field's."""
+    found = {
+        name: {layout: preset(name, layout) for layout in LAYOUTS}
+        for name in (*PRESETS, *OTHER_NAMES)
+    }
+    found |= {name: {weights.layout: weights} for name, weights in own.items()}
+    return {
+        name: {
+            layout: [json_number(value) for value in (weights.base, *weights.blocks)]
+            for layout, weights in layouts.items()
+        }
+        for name, layouts in found.items()
+    }
+
+
 def read_presets(path: Path) -> dict[str, BlockWeights]:
     """Own presets from a text file in the field's form: a name, then a tab or a colon, then the values; none without a file.
 
@@ -198,6 +218,8 @@ def save_preset(path: Path, name: str, weights: BlockWeights) -> bool:
         )
     if name in PRESETS or name in OTHER_NAMES:
         raise MergeError(f"{name} is a preset of the field. Choose another name.")
+    if name == CUSTOM:
+        raise MergeError(f"{name} stands for numbers of one's own. Choose another name.")
     if weights.rules or weights.time != weights.blocks[0]:
         raise MergeError(
             "A preset holds the numbers of BASE and the blocks. Give rules and the time embedding in Block Weights."

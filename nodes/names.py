@@ -55,6 +55,11 @@ def cocktail_dir(*parts: str) -> Path:
     return Path(folder_paths.get_output_directory(), "cocktail", *parts)
 
 
+def block_presets_file() -> Path:
+    """The text file of own presets of block weights."""
+    return cocktail_dir("block_presets.txt")
+
+
 def network_file() -> Path:
     """The settings file by which the server's owner allows the network; it is no place that a graph can write to."""
     import folder_paths

@@ -1,4 +1,4 @@
-"""The HTTP routes: how runs and grids stand, and stopping a run. `GET` only reads; changes are `POST` with a JSON body."""
+"""The HTTP routes: how runs and grids stand, presets of block weights, and stopping a run. `GET` only reads; changes are `POST` with a JSON body."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from aiohttp import web
 from ..trainer.errors import TrainerError
 from ..trainer.runs import Run, list_runs
 from .grid import routes as grid_routes
+from .merge import routes as merge_routes
 from .names import BadName, check_name, cocktail_dir
 
 
@@ -23,6 +24,7 @@ def add(table: web.RouteTableDef) -> None:
     table.get("/cocktail/runs/{name}/metrics")(_metrics)
     table.post("/cocktail/runs/{name}/stop")(_stop)
     grid_routes.add(table)
+    merge_routes.add(table)
 
 
 async def _runs(request: web.Request) -> web.Response:

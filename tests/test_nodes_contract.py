@@ -10,12 +10,14 @@ import os
 
 import pytest
 
+from cocktail.merge.presets import read_presets
+
 LISTINGS = {"checkpoint", "checkpoint_a", "checkpoint_b", "folder", "base", "saved_dataset", "table", "model", "sampler", "scheduler", "vae", "lora", "image", "file", *(f"checkpoint_{number}" for number in range(1, 9))}  # fmt: skip
 """Inputs whose choices are files of this machine or ComfyUI's own lists."""
 
 
-def contract(info):
-    """The promises of one node, from its entry in /object_info."""
+def contract(info, own):
+    """The promises of one node, from its entry in /object_info, without presets of one's `own`."""
     inputs = {}
     for group in ("required", "optional"):
         for name in info["input_order"].get(group, []):
@@ -26,7 +28,7 @@ def contract(info):
             if group == "optional":
                 inputs[name]["optional"] = True
             if choices is not None and name not in LISTINGS:
-                inputs[name]["choices"] = choices
+                inputs[name]["choices"] = [choice for choice in choices if choice not in own]
             if "default" in settings and name not in LISTINGS:
                 inputs[name]["default"] = settings["default"]
     outputs = [list(pair) for pair in zip(info["output_name"], info["output"], strict=True)]
@@ -36,7 +38,10 @@ def contract(info):
 @pytest.fixture(scope="module")
 def live(comfy):
     nodes = comfy.get("/object_info")
-    return {name: contract(nodes[name]) for name in sorted(nodes) if name.startswith("Cocktail")}
+    own = read_presets(comfy.base / "output" / "cocktail" / "block_presets.txt")
+    return {
+        name: contract(nodes[name], own) for name in sorted(nodes) if name.startswith("Cocktail")
+    }
 
 
 def test_saved_graphs_go_on_working(live, root):

@@ -18,6 +18,7 @@ ELSEWHERE = {
     "CocktailMixCaptions",
     "CocktailOpenDataset",
     "CocktailAddValidationSet",
+    "CocktailBlockWeightsByGroup",
     "CocktailChangeSettings",
     "CocktailComputeSettings",
     "CocktailDataSettings",

@@ -6,9 +6,9 @@ from comfy_api.latest import io
 
 from ...merge.blocks import LAYOUTS
 from ...merge.errors import MergeError
-from ...merge.presets import read_presets
 from ...merge.recipe import Ingredient, Recipe
-from .. import names, types
+from .. import types
+from ..merge.presets import own_presets
 from ..schema import opt, schema
 from . import merge_axes
 from .axis_nodes import ALIASES, CATEGORY
@@ -108,8 +108,7 @@ class CocktailAxisMerge(io.ComfyNode):
 
     @classmethod
     def _axis(cls, kind, values, a, b, c, labels, layout):
-        own = read_presets(names.cocktail_dir("block_presets.txt"))
-        return merge_axes.merge_axis(kind, values, a, b, c, labels, layout, own)
+        return merge_axes.merge_axis(kind, values, a, b, c, labels, layout, own_presets())
 
 
 class CocktailAxisRecipes(io.ComfyNode):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from . import checkpoints, lora, methods, models, presets, recipes, search, sums
+from . import block_groups, checkpoints, lora, methods, models, presets, recipes, search, sums
 
 NODES: list[type[io.ComfyNode]] = [
     *sums.NODES,
@@ -12,6 +12,7 @@ NODES: list[type[io.ComfyNode]] = [
     *models.NODES,
     *search.NODES,
     *presets.NODES,
+    *block_groups.NODES,
     *recipes.NODES,
     *checkpoints.NODES,
     *lora.NODES,

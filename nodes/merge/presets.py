@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from pathlib import Path
+
 from comfy_api.latest import io
 
+from ...merge.blocks import BlockWeights
 from ...merge.errors import MergeError
-from ...merge.presets import read_presets, read_weights, save_preset
+from ...merge.presets import CUSTOM, PRESETS, read_presets, read_weights, save_preset
 from .. import names
 from ..progress import show_text
 from ..schema import opt, schema
@@ -34,7 +38,7 @@ class CocktailSaveBlockPreset(io.ComfyNode):
                     tooltip="As in Block Weights: 25 or 19 numbers, one more in front for BASE, or the name of a preset.",
                 ),
             ],
-            outputs=[io.String.Output("preset", display_name="weights", tooltip="The preset's name; link it to the weights of Block Weights.")],
+            outputs=[io.String.Output("preset", display_name="weights", tooltip="The preset's name; link it to the weights of Block Weights. Once saved, its presets list it too: press R.")],
         )  # fmt: skip
 
     @classmethod
@@ -43,7 +47,7 @@ class CocktailSaveBlockPreset(io.ComfyNode):
             if name is not None and not name.strip():
                 return "Give the preset a name."
             if weights is not None:
-                read_weights(weights, own=read_presets(_file()))
+                read_weights(weights, own=own_presets())
         except MergeError as error:
             return str(error)
         return True
@@ -51,14 +55,38 @@ class CocktailSaveBlockPreset(io.ComfyNode):
     @classmethod
     def execute(cls, name: str, weights: str) -> io.NodeOutput:
         name = name.strip()
-        made = save_preset(_file(), name, read_weights(weights, own=read_presets(_file())))
+        file = names.block_presets_file()
+        made = save_preset(file, name, read_weights(weights, own=own_presets()))
         told = f"{name}: {'saved' if made else 'there already'}"
         show_text(told)
         return io.NodeOutput(name, ui={"text": [told]})
 
 
-def _file():
-    return names.cocktail_dir("block_presets.txt")
+def own_presets() -> dict[str, BlockWeights]:
+    """One's own presets as they are now. Raises MergeError, naming the line of the file that is none."""
+    file = names.block_presets_file()
+    try:
+        state = file.stat()
+    except OSError:
+        return {}
+    return _read(file, state.st_mtime_ns, state.st_size)
+
+
+def preset_names() -> list[str]:
+    """What the combo of presets lists: the field's, then one's own.
+
+    While the file of one's own has a line that is no preset it lists the field's only; the node that is queued names that line.
+    """
+    try:
+        own = own_presets()
+    except MergeError:
+        own = {}
+    return [*PRESETS, *(name for name in own if name not in PRESETS and name != CUSTOM)]
+
+
+@lru_cache(maxsize=1)
+def _read(file: Path, changed: int, size: int) -> dict[str, BlockWeights]:
+    return read_presets(file)
 
 
 NODES: list[type[io.ComfyNode]] = [CocktailSaveBlockPreset]

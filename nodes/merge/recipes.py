@@ -7,12 +7,12 @@ from pathlib import Path
 
 from comfy_api.latest import io
 
-from ...merge.blocks import LAYOUTS, BlockWeights
+from ...merge.blocks import LAYOUTS, BlockWeights, values_text
 from ...merge.checkpoint import SAME_FILE, remake
 from ...merge.errors import MergeError
 from ...merge.hashing import file_sha256, known_files
 from ...merge.metadata import read_recipe
-from ...merge.presets import PRESETS, read_presets, read_weights
+from ...merge.presets import CUSTOM, OTHER_NAMES, PRESETS, read_weights
 from ...merge.recipe import (
     BlockSum,
     Ingredient,
@@ -29,9 +29,8 @@ from ...merge.text import name_finder, parse
 from .. import names, types
 from ..progress import Progress, show_text
 from ..schema import opt, schema
+from .presets import own_presets, preset_names
 from .sums import CATEGORY
-
-CUSTOM = "custom"
 
 
 class CocktailBlockWeights(io.ComfyNode):
@@ -52,10 +51,10 @@ class CocktailBlockWeights(io.ComfyNode):
                 opt(
                     io.Combo.Input,
                     "preset",
-                    options=[CUSTOM, *PRESETS],
+                    options=[CUSTOM, *preset_names()],
                     default=CUSTOM,
-                    tooltip="custom: the numbers in weights. Otherwise one of the field's named curves; all but ALL_B keep the text "
-                    "encoder of A (BASE = 0).",
+                    tooltip="custom: the numbers in weights. Otherwise one of the field's named curves, of which all but ALL_B keep the text "
+                    "encoder of A (BASE = 0), or one of your own that Save Block Preset has kept (press R to list new ones).",
                 ),
                 opt(
                     io.String.Input,
@@ -128,6 +127,13 @@ class CocktailBlockWeights(io.ComfyNode):
         return True
 
     @classmethod
+    def fingerprint_inputs(cls, preset: str | None, weights: str | None, **_: object) -> str:
+        """A preset of one's own that has been edited in its file is another one."""
+        chosen = weights if preset == CUSTOM else preset
+        own = own_presets().get((chosen or "").strip())
+        return values_text(own) if own else ""
+
+    @classmethod
     def execute(
         cls,
         a: Recipe,
@@ -147,7 +153,12 @@ class CocktailBlockWeights(io.ComfyNode):
 
     @classmethod
     def _weights(cls, preset, weights, base, time_embed, rules, layout) -> BlockWeights:
-        own = read_presets(names.cocktail_dir("block_presets.txt"))
+        own = own_presets()
+        if preset not in (CUSTOM, *PRESETS, *OTHER_NAMES, *own):
+            raise MergeError(
+                f"There is no preset {preset!r}, neither of the field nor of your own: it is not in output/cocktail/{names.block_presets_file().name}. "
+                "Choose another one, or save it with Save Block Preset and press R."
+            )
         chosen = weights if preset == CUSTOM else preset
         return read_weights(chosen, layout, base.strip(), time_embed.strip(), rules, own)
 

@@ -9,10 +9,25 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cocktail.merge.blocks import block_weights, parse_rules, parse_values, slot_of
+from cocktail.merge.blocks import (
+    block_weights,
+    by_group,
+    parse_rules,
+    parse_values,
+    slot_of,
+    values_text,
+)
 from cocktail.merge.checkpoint import bind_to_files, make_checkpoint
 from cocktail.merge.errors import MergeError
-from cocktail.merge.presets import PRESETS, between, preset, read_presets, read_weights, save_preset
+from cocktail.merge.presets import (
+    PRESETS,
+    between,
+    curves,
+    preset,
+    read_presets,
+    read_weights,
+    save_preset,
+)
 from cocktail.merge.recipe import (
     BlockSum,
     Ingredient,
@@ -205,6 +220,7 @@ def test_own_presets_are_saved_and_never_overwritten(tmp_path):
     for name, other, words in (
         ("MINE", preset("GRAD_V"), "of other weights"),
         ("GRAD_V", weights, "of the field"),
+        ("custom", weights, "one's own"),
         ("1", weights, "cannot name"),
         ("A\tB", weights, "cannot name"),
         ("OTHER", read_weights("GRAD_V", rules="M00:attn:1"), "rules"),
@@ -213,3 +229,23 @@ def test_own_presets_are_saved_and_never_overwritten(tmp_path):
         with pytest.raises(MergeError, match=words):
             save_preset(path, name, other)
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("layout, third", [("SD1.5", 4), ("SDXL", 3)])
+def test_groups_are_thirds_of_each_side_around_the_middle(layout, third):
+    found = by_group([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7], 0.9, layout)
+    expected = [Fraction(n, 10) for n in (1, 2, 3) for _ in range(third)] + [Fraction(4, 10)]
+    expected += [Fraction(n, 10) for n in (5, 6, 7) for _ in range(third)]
+    assert list(found.blocks) == expected and found.base == Fraction(9, 10)
+    assert found.layout == layout and found.time == found.by_slot["IN00"]
+    assert read_weights(values_text(found)) == found
+
+
+def test_curves_hold_the_numbers_of_every_preset_exactly_and_ones_own_go_first():
+    mine = read_weights(", ".join(["1/3"] * 25))
+    found = curves({"MINE": mine, "GRAD_V": mine})
+    assert found["MINE"] == found["GRAD_V"] == {"SD1.5": [0, *["1/3"] * 25]}
+    for name in (*PRESETS, "2SMOOTHSTEP"):
+        for layout, numbers in found[name].items():
+            if name != "GRAD_V":
+                assert read_weights(", ".join(map(str, numbers))) == preset(name, layout)

@@ -409,6 +409,60 @@ def test_a_preset_of_ones_own_is_saved_and_used(comfy):
     assert "2 block weights" in comfy.errors(graph)["save"]
 
 
+def test_a_preset_of_ones_own_is_a_choice_of_block_weights(comfy):
+    def listed():
+        kind, *more = comfy.get("/object_info/CocktailBlockWeights")["CocktailBlockWeights"]["input"]["required"]["preset"]  # fmt: skip
+        return kind if isinstance(kind, list) else more[0]["options"]
+
+    file = comfy.base / "output" / "cocktail" / "block_presets.txt"
+    assert "THIRD_MINE" not in listed()
+    save = {"save": node("CocktailSaveBlockPreset", name="THIRD_MINE", weights=", ".join(["0.75"] * 26))}  # fmt: skip
+    comfy.run(save)
+    before = file.read_bytes()
+    assert listed()[-1] == "THIRD_MINE" and "GRAD_V" in listed()
+    found = comfy.get("/cocktail/block_presets")
+    assert found["presets"]["THIRD_MINE"] == {"SD1.5": [0.75] * 26} and not found["problem"]
+    assert found["layouts"]["SDXL"][:2] == ["BASE", "IN00"]
+    graph = {side: node("CocktailIngredient", checkpoint=f"{SIDES[side]}.safetensors") for side in "ab"}  # fmt: skip
+    graph["sum"] = node("CocktailBlockWeights", a=["a", 0], b=["b", 0], preset="THIRD_MINE", weights="", base="", time_embed="", rules="", layout="SD1.5")  # fmt: skip
+    graph["file"] = node("CocktailMergeToFile", recipe=["sum", 0], name="third", precision="fp16")
+    made = comfy.run(graph)["file"]["cocktail"][0]
+    assert made["shares"]["miniature_v1.safetensors"] == 0.75
+    try:
+        file.write_text("THIRD_MINE: " + ", ".join(["0.5"] * 26), encoding="utf-8")
+        graph["file"]["inputs"]["name"] = "edited"
+        made = comfy.run(graph)["file"]["cocktail"][0]
+        assert made["shares"]["miniature_v1.safetensors"] == 0.5
+        file.write_text("THIRD_MINE", encoding="utf-8")
+        assert listed()[-1] != "THIRD_MINE"
+        assert "Line 1 of block_presets.txt" in comfy.errors(graph)["sum"]
+        assert "Line 1 of block_presets.txt" in comfy.get("/cocktail/block_presets")["problem"]
+        file.unlink()
+        for name in ("THIRD_MINE", "3RD", "../../etc/passwd"):
+            graph["sum"]["inputs"]["preset"] = name
+            error = comfy.errors(graph)["sum"]
+            assert f"no preset '{name}'" in error and "Save Block Preset" in error
+    finally:
+        file.write_bytes(before)
+
+
+def test_sliders_of_groups_are_the_numbers_that_they_write(comfy):
+    graph = {side: node("CocktailIngredient", checkpoint=f"{SIDES[side]}.safetensors") for side in "ac"}  # fmt: skip
+    sliders = {"base": 0.0, "in_shallow": 0.0, "in_middle": 0.0, "in_deep": 0.0, "middle": 0.25, "out_deep": 0.0, "out_middle": 0.0, "out_shallow": 1.0}  # fmt: skip
+    graph["groups"] = node("CocktailBlockWeightsByGroup", layout="SD1.5", **sliders)
+    blocks = {"a": ["a", 0], "b": ["c", 0], "base": "", "time_embed": "", "rules": "", "layout": "SD1.5"}  # fmt: skip
+    graph["sum"] = node("CocktailBlockWeights", preset="custom", weights=["groups", 0], **blocks)
+    graph["file"] = node("CocktailMergeToFile", recipe=["sum", 0], name="by-groups", precision="fp16")  # fmt: skip
+    made = comfy.run(graph)["file"]["cocktail"][0]
+    text = ", ".join(["0"] * 13 + ["0.25"] + ["0"] * 8 + ["1"] * 4)
+    graph["sum"]["inputs"]["weights"] = text
+    typed = comfy.run(graph)["file"]["cocktail"][0]
+    assert typed["recipe_hash"] == made["recipe_hash"]
+    graph["sum"]["inputs"]["weights"] = ["groups", 0]
+    graph["groups"]["inputs"]["middle"] = 1.5
+    assert comfy.errors(graph).keys() == {"groups"}
+
+
 def test_a_lora_is_extracted_once_and_baked(comfy):
     graph = {"extract": node("CocktailExtractLora", checkpoint="miniature_v3.safetensors", base="miniature_v1.safetensors", rank=4, name="drift")}  # fmt: skip
     graph["bake"] = node("CocktailBakeLora", checkpoint="miniature_base.safetensors", lora=["extract", 0], strength=0.5, name="with-drift")  # fmt: skip
