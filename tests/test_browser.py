@@ -173,3 +173,84 @@ def test_the_map_of_a_grid_fills_on_its_node_and_is_there_after_a_reload(
     page.evaluate("graph => window.app.loadGraphData(graph)", saved)
     page.wait_for_function(f"() => ({MAP})()?.text === 'any_input: 12 of 12 cells'")
     page.close()
+
+
+BARS = """() => { const node = window.app.graph.nodes.find(node => node.type === "CocktailBlockWeights");
+    const widgets = Object.fromEntries((node?.widgets ?? []).map(widget => [widget.name, widget]));
+    if (!widgets.bars) return null;
+    const [canvas, text] = widgets.bars.element.children, box = canvas.getBoundingClientRect();
+    return { weights: widgets.weights.value, preset: widgets.preset.value, base: widgets.base.value, text: text.textContent,
+        box: { x: box.x, y: box.y, width: box.width, height: box.height } }; }"""
+
+
+def test_block_weights_are_painted_as_bars_and_stay_text(
+    comfy: Comfy, browser, baseline, root, tmp_path
+):
+    graph = json.loads((root / "workflows" / "block_weights.json").read_text(encoding="utf-8"))
+    prompt = json.loads((root / "workflows" / "api" / "block_weights.json").read_text(encoding="utf-8"))  # fmt: skip
+    comfy.post("/settings/Comfy.TutorialCompleted", True)
+    page, complaints = open_page(browser, comfy)
+    page.evaluate("graph => window.app.loadGraphData(graph)", graph)
+    page.wait_for_function(f"() => ({BARS})()?.box.y > 100 && ({BARS})().text.startsWith('drag')")
+    sent = page.evaluate("async () => (await window.app.graphToPrompt()).output")
+    assert sent["3"]["inputs"] == prompt["3"]["inputs"]
+    saved = page.evaluate("() => window.app.graph.serialize()")
+    kept = next(node for node in saved["nodes"] if node["id"] == 3)["widgets_values"]
+    assert kept == next(node for node in graph["nodes"] if node["id"] == 3)["widgets_values"]
+
+    def at(slot: int, value: float) -> tuple[float, float]:
+        box = page.evaluate(BARS)["box"]
+        return box["x"] + (slot + 0.5) / 26 * box["width"], box["y"] + (1 - value) * box["height"] * 78 / 90  # fmt: skip
+
+    def numbers() -> list[float]:
+        return [float(number) for number in page.evaluate(BARS)["weights"].split(",")]
+
+    page.mouse.move(*at(13, 0.5))
+    page.wait_for_function(f"() => ({BARS})().text === 'M00: 0'")
+    page.mouse.move(*at(3, 0.8))
+    page.mouse.down()
+    page.mouse.move(*at(9, 0.2), steps=2)
+    page.mouse.up()
+    curve = [abs(1 - 2 * n / 24) for n in range(25)]
+    found = page.evaluate(BARS)
+    assert found["preset"] == "custom" and found["text"].startswith("IN08: 0.")
+    assert numbers()[3:10] == pytest.approx([0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2], abs=0.04)
+    assert numbers()[:3] + numbers()[10:] == pytest.approx([0, *curve[:2], *curve[9:]])
+    painted = found["weights"]
+    page.screenshot(path=tmp_path / "bars.png")
+    print("screenshot:", tmp_path / "bars.png")
+
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowUp")
+    assert numbers()[10] == pytest.approx(curve[9] + 0.05, abs=1e-4)
+    page.keyboard.press("Control+z")
+    page.wait_for_function(f"text => ({BARS})()?.weights === text", arg=painted)
+    page.keyboard.press("Control+z")
+    page.wait_for_function(f"() => ({BARS})()?.preset === 'GRAD_V'")
+    page.keyboard.press("Control+y")
+    page.wait_for_function(f"text => ({BARS})()?.weights === text", arg=painted)
+    page.wait_for_function(f"() => ({BARS})().text.startsWith('drag')")
+
+    def write(name: str, value: str) -> None:
+        page.evaluate("""([name, value]) => { const node = window.app.graph.nodes.find(node => node.type === "CocktailBlockWeights");
+            node.widgets.find(widget => widget.name === name).value = value; node.setDirtyCanvas(true, true); }""", [name, value])  # fmt: skip
+
+    write("weights", "<img src=x>, 1")
+    page.wait_for_function(f"() => ({BARS})().text === '<img is no number'")
+    write("weights", ", ".join(["1/4"] * 19))
+    write("base", "0.5")
+    page.wait_for_function(f"() => ({BARS})().text.startsWith('drag')")
+    box = page.evaluate(BARS)["box"]
+    page.mouse.click(box["x"] + 0.5 / 20 * box["width"], box["y"] + 1)
+    assert 0.95 <= float(page.evaluate(BARS)["base"]) < 1
+    assert page.evaluate(BARS)["weights"] == ", ".join(["1/4"] * 19)
+    write("weights", painted)
+    write("base", "")
+    with page.expect_response(lambda response: response.url.endswith("/prompt")) as answer:
+        page.get_by_test_id("queue-button").get_by_role("button").first.click()
+    assert answer.value.status == 200 and not answer.value.json()["node_errors"]
+    outputs = comfy.wait(answer.value.json()["prompt_id"])
+    made = outputs["20"]["cocktail"][0]["recipe"]
+    assert made.startswith("mix(") and "GRAD_V" not in made
+    page.close()
+    assert complaints <= baseline, complaints - baseline

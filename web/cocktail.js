@@ -3,6 +3,7 @@ import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 
 const MAPPED = new Set(["CocktailRenderGrid", "CocktailQueueGrid"]);
+const BARRED = "CocktailBlockWeights";
 const GRID_EVENT = "cocktail.grid";
 
 // Registered at once: the page complains of events that nobody listens to.
@@ -12,9 +13,13 @@ api.addEventListener(GRID_EVENT, (event) => listeners.forEach((listen) => listen
 app.registerExtension({
   name: "cocktail",
   nodeCreated(node) {
-    if (!MAPPED.has(node.comfyClass)) return;
-    import("./grid/minimap.mjs")
-      .then(({ attach }) => attach(node, api, listeners))
-      .catch((error) => console.warn("Cocktail: no map on this node:", error));
+    if (MAPPED.has(node.comfyClass))
+      import("./grid/minimap.mjs")
+        .then(({ attach }) => attach(node, api, listeners))
+        .catch((error) => console.warn("Cocktail: no map on this node:", error));
+    if (node.comfyClass === BARRED)
+      import("./merge/blockbars.mjs")
+        .then(({ attach }) => attach(node, api))
+        .catch((error) => console.warn("Cocktail: no bars on this node:", error));
   },
 });
