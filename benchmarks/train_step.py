@@ -1,11 +1,11 @@
 """Training steps of the miniature beside a bare loop and the well-known recipe, and one step of the full-size model.
 
-    python benchmarks/train_step.py             # about 6 minutes on two cores, 5 GB of memory
+    python benchmarks/train_step.py             # about 8 minutes on two cores, 5 GB of memory
     python benchmarks/train_step.py --full      # the step of full-size SD1.5 alone: about 20 GB of memory
 
 Ours is `train_epoch` as a run has it: data, clipping, logging, everything. Bare is forward, loss, backward and optimizer on ready tensors.
 The recipe is a loop as in diffusers' text-to-image example: it decodes pictures and encodes them and their captions in every step. Loops take turns on the
-same batches; quotients are medians over the rounds. Text: the text encoder learns, or does not; alone is its own forward, backward and optimizer.
+same batches, two at a time; quotients are medians over the rounds. Text: the text encoder learns, or does not; alone is its own forward, backward and optimizer.
 """
 
 from __future__ import annotations
@@ -197,35 +197,37 @@ def speed(folder: Path) -> dict[str, float]:
     from cocktail.trainer.saving import save_point
 
     training = prepared(folder, "speed", folder / "base.safetensors", 16 * STEPS)
-    ways = {
-        "ours": lambda: one_epoch(training),
-        "bare": bare_loop(training),
-        "recipe": recipe_loop(training),
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    own, bare = in_turns({"ours": lambda: one_epoch(training), "bare": bare_loop(training)}, 4 * ROUNDS)  # fmt: skip
+    ours, recipe = in_turns({"ours": lambda: one_epoch(training), "recipe": recipe_loop(training)}, ROUNDS)  # fmt: skip
     stalls = []
-    for number in range(ROUNDS + 1):
-        for name in sorted(ways, reverse=number % 2 == 1):
-            spent = ways[name]()
-            if number:
-                seconds[name].append(spent / STEPS)
+    for _ in range(ROUNDS):
         began = time.perf_counter()
         save_point(training, wait=False)
         stalls.append(time.perf_counter() - began)
         training.writer.wait()
     training.writer.close()
     waits = [line["data_wait_share"] for line in training.run.metrics() if line["kind"] == "epoch"]
-    own = seconds["ours"]
     return {
-        **{f"{name}_s": statistics.median(spent) for name, spent in seconds.items()},
-        "vs_bare_loop": statistics.median(b / o for b, o in zip(seconds["bare"], own, strict=True)),
-        "vs_diffusers_recipe": statistics.median(
-            r / o for r, o in zip(seconds["recipe"], own, strict=True)
-        ),
+        "ours_s": statistics.median(own) / STEPS,
+        "bare_s": statistics.median(bare) / STEPS,
+        "recipe_s": statistics.median(recipe) / STEPS,
+        "vs_bare_loop": statistics.median(b / o for b, o in zip(bare, own, strict=True)),
+        "vs_diffusers_recipe": statistics.median(r / o for r, o in zip(recipe, ours, strict=True)),
         "data_wait_share": statistics.median(waits[1:]),
         "stall_s": statistics.median(stalls),
-        "save_stall_steps": statistics.median(stalls) / statistics.median(own),
+        "save_stall_steps": statistics.median(stalls) * STEPS / statistics.median(own),
     }
+
+
+def in_turns(ways: dict[str, Callable[[], float]], rounds: int) -> list[list[float]]:
+    """The seconds of each way in every round, by way; the first round does not count, and the order changes."""
+    found: list[list[float]] = [[] for _ in ways]
+    for number in range(rounds + 1):
+        for place in sorted(range(len(ways)), reverse=number % 2 == 1):
+            spent = list(ways.values())[place]()
+            if number:
+                found[place].append(spent)
+    return found
 
 
 def text(folder: Path) -> dict[str, float]:
@@ -250,15 +252,10 @@ def text(folder: Path) -> dict[str, float]:
         return time.perf_counter() - began
 
     ways = {"on": lambda: one_epoch(on), "off": lambda: one_epoch(off), "alone": alone}
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for number in range(ROUNDS + 1):
-        for name in sorted(ways, reverse=number % 2 == 1):
-            spent = ways[name]()
-            if number:
-                seconds[name].append(spent / 4)
-    rows = list(zip(*(seconds[name] for name in ("on", "off", "alone")), strict=True))
+    spent = in_turns(ways, ROUNDS)
+    rows = list(zip(*spent, strict=True))
     return {
-        **{f"text_{name}_s": statistics.median(spent) for name, spent in seconds.items()},
+        **{f"text_{name}_s": statistics.median(s) / 4 for name, s in zip(ways, spent, strict=True)},
         "text_share": statistics.median(alone / on for on, _, alone in rows),
         "text_saved": statistics.median(1 - off / on for on, off, _ in rows),
         "text_encoder_off_gain": statistics.median((on - off) / alone for on, off, alone in rows),

@@ -19,7 +19,7 @@ from ..errors import TrainerError
 from ..files import canonical_json, publish, sha256_text
 from . import midjourney
 from .columns import Mapping, check
-from .midjourney import WHITE, Layer, layered, text_literal
+from .midjourney import KINDS, WHITE, Layer, layered, text_literal
 from .rejects import Reject, Rejects, read_rejects
 from .table import Table, check_compression, fingerprint, source_sql
 
@@ -228,12 +228,13 @@ def sight_layers(
     """
     wanted = ", ".join(map(text_literal, kinds))
     other_kind = f"kind NOT IN ({wanted})" if kinds else "false"
+    told = KINDS if mapping.upscaled or "other" in kinds else (*kinds, "upscaled")
     may_count = "kind = 'upscaled'" if upscales else "false"
     within = _message(mapping) if mapping.content else ""
     not_raw = f"NOT ({midjourney.raw_sql(typed_sql(mapping), within)})"
     return [
         *midjourney.tail_layers(_message(mapping)),
-        {"kind": _kind(mapping)},
+        {"kind": _kind(mapping, told)},
         {
             "unfinished": f"CASE WHEN {other_kind} AND NOT ({may_count}) THEN false"
             f" ELSE {midjourney.unfinished_sql('tail')} END"
@@ -269,8 +270,8 @@ def _message(mapping: Mapping) -> str:
     return f"coalesce({_places(mapping)['content']}, '')" if mapping.content else "''"
 
 
-def _kind(mapping: Mapping) -> str:
-    kind = midjourney.kind_sql("tail")
+def _kind(mapping: Mapping, told: tuple[str, ...] = KINDS) -> str:
+    kind = midjourney.kind_sql("tail", told)
     if not mapping.upscaled:
         return kind
     flag = f"TRY_CAST({_places(mapping)['upscaled']} AS BOOLEAN)"

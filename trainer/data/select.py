@@ -34,6 +34,7 @@ from .table import Table, check_compression, fingerprint, source_sql
 from .tokens import LIMIT, count_tokens
 
 RAW = ("any", "style_raw", "stylize")
+IS_KEPT = "number IN (SELECT number FROM kept)"
 
 
 @dataclass(frozen=True)
@@ -178,8 +179,10 @@ def select(
             funnel = _seen(connection, settings)
             say("applying the filters")
             funnel += _best_users(connection, settings)
-            _view_records(connection, mapping, settings, salt, derived is not None)
+            best = "AND person IN (SELECT person FROM best)" if settings.top_users else ""
+            _view_records(connection, mapping, salt, derived is not None, f"failed = 0 {best}")
             funnel += _judge(connection, late, settings)
+            _view_records(connection, mapping, salt, derived is not None, IS_KEPT)
             funnel += _choose(connection, settings)
             if tokenizer:
                 say("counting CLIP tokens")
@@ -282,25 +285,27 @@ def _best_users(connection: Any, settings: SelectionSettings) -> list[Step]:
 
 
 def _view_records(
-    connection: Any, mapping: Mapping, settings: SelectionSettings, salt: str, derived: bool
+    connection: Any, mapping: Mapping, salt: str, derived: bool, condition: str
 ) -> None:
-    """The view `records` of those that are left, the same over both ways: `number` and every derived column."""
+    """The view `records` of those that meet a condition on `seen`, the same over both ways: `number` and every derived
+    column. The condition stands below the columns, so that they are computed for those records alone."""
     user = (
         f"CASE WHEN account IS NOT NULL THEN left(sha256({text_literal(salt)} || account), 16) END"
     )
-    best = "AND person IN (SELECT person FROM best)" if settings.top_users else ""
     if derived:
         connection.execute(
-            f'CREATE TEMP VIEW records AS SELECT rowid AS number, *, {user} AS "user" FROM pairs'
-            f" WHERE rowid IN (SELECT number FROM seen WHERE failed = 0 {best})"
+            f'CREATE OR REPLACE TEMP VIEW records AS SELECT rowid AS number, *, {user} AS "user" FROM pairs'
+            f" WHERE rowid IN (SELECT number FROM seen WHERE {condition})"
         )
         return
     cells = ", ".join(
         f"cells[{number + 1}] AS c{number}" for number in range(len(mapping.columns()))
     )
-    relation = f"(SELECT rowid AS number, {cells} FROM source WHERE failed = 0 {best})"
+    relation = (
+        f"(SELECT number, {cells} FROM (SELECT rowid AS number, * FROM source) WHERE {condition})"
+    )
     connection.execute(
-        f'CREATE TEMP VIEW records AS SELECT *, {user} AS "user" FROM {layered(relation, full_layers(mapping))}'
+        f'CREATE OR REPLACE TEMP VIEW records AS SELECT *, {user} AS "user" FROM {layered(relation, full_layers(mapping))}'
     )
 
 
@@ -403,7 +408,7 @@ def _count_tokens(connection: Any, tokenizer: Path, most: int) -> None:
     over: dict[str, list[int]] = {name: [] for name in limits}
     # A text in ASCII has no more tokens than letters.
     rows = connection.execute(
-        "SELECT number, prompt FROM records SEMI JOIN kept USING (number)"
+        "SELECT number, prompt FROM records"
         f" WHERE strlen(prompt) > {min(limits.values())} OR strlen(prompt) <> length(prompt)"
     )
     while batch := rows.fetchmany(4096):
@@ -441,7 +446,7 @@ def _write(connection: Any, path: Path, mapping: Mapping) -> None:
     ]
     found = ", ".join(f"nullif({name}, '') AS {name}" for name in _FOUND_IN_IMAGE)
     captions = "".join(f", caption_{number}" for number in range(len(mapping.captions)))
-    kept = layered("(SELECT * FROM records SEMI JOIN kept USING (number))", layers)
+    kept = layered("records", layers)
     connection.execute(
         f'COPY (SELECT number::BIGINT AS "row", image, prompt, "user", kind, image_no, version, aspect, stylize, raw,'
         f" width, height, {found}, image_prompts, truncated{captions} FROM {kept} ORDER BY number)"
