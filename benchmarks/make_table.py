@@ -40,6 +40,8 @@ DIRT = (
     "crlf",
     "bom",
 )
+DAMAGED = 0.05
+"""Share of the records of a dirty table that are damaged."""
 BOT = "936929561302675456"
 
 SUBJECTS = (
@@ -200,7 +202,7 @@ def write_table(
         while count < rows if rows is not None else written < (size_bytes or 0):
             for _ in range(1000 if rows is None else min(1000, rows - count)):
                 record = next(every_record)
-                if dirt and draw.random() < 0.05:
+                if dirt and draw.random() < DAMAGED:
                     buffer.write(_damaged(record, draw, dirt, delimiter) + end)
                 else:
                     writer.writerow(record)

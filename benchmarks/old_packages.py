@@ -9,9 +9,13 @@ Makes a second environment, `.venv-old` beside dev.py, with transformers 4.50, d
 
 from __future__ import annotations
 
+import sys
+
+# Run by its path, this file would stand in a folder where `select` is a benchmark.
+sys.path.pop(0)
+
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -205,6 +205,22 @@ def test_a_table_of_many_reading_buffers_is_read_alike(make_table, tmp_path, mon
     assert parts.rejects == whole.rejects
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_damage_beside_the_borders_of_parts_costs_no_record(
+    make_table, tmp_path, monkeypatch, seed
+):
+    path = tmp_path / "large.csv"
+    monkeypatch.setattr(make_table, "DAMAGED", 0.9)
+    make_table.write_table(path, rows=4000, seed=seed, dirt=make_table.DIRT)
+
+    whole = answer(path, ANY, tmp_path)
+    rows = rows_of(whole.path)
+    monkeypatch.setattr("cocktail.trainer.data.table.MAX_RECORD_BYTES", 1 << 13)
+    monkeypatch.setattr("cocktail.trainer.data.table.PART_BYTES", 1 << 15)
+    parts = answer(path, ANY, tmp_path)
+    assert rows_of(parts.path) == rows and parts.rejects == whole.rejects
+
+
 def test_lines_of_json_are_read_object_by_object_and_others_listed(make_table, tmp_path):
     lines = []
     for number, record in zip(range(300), make_table.records(4), strict=False):

@@ -21,7 +21,7 @@ from . import midjourney
 from .columns import Mapping, check
 from .midjourney import KINDS, WHITE, Layer, layered, text_literal
 from .rejects import Reject, Rejects, read_rejects
-from .table import Table, check_compression, fingerprint, source_sql
+from .table import Table, check_compression, fingerprint, is_read_in_parts, source_sql
 
 MEMORY_MB = 256
 _DERIVED = 2
@@ -53,15 +53,15 @@ def ingest(
     try:
         check_compression(table)
         with connected(table, cache, memory_mb, [], part, write=True) as connection:
-            relation, values = source_sql(table, tuple(mapping.columns().values()))
             captions = [f"caption_{number}" for number in range(len(mapping.captions))]
             columns = ", ".join(["readable", *COLUMNS, *captions])
-            connection.execute(
-                f"CREATE TABLE pairs AS SELECT {columns} FROM {layered(relation, full_layers(mapping))}",
-                values,
-            )
-            rejects = read_rejects(
-                connection, table, "(SELECT rowid FROM pairs WHERE NOT readable)"
+            rejects = read_source(
+                connection,
+                table,
+                mapping,
+                "pairs",
+                lambda relation: f"SELECT {columns} FROM {layered(relation, full_layers(mapping))}",
+                "(SELECT rowid FROM pairs WHERE NOT readable)",
             )
             connection.execute("CREATE TABLE meta (rejects VARCHAR)")
             connection.execute(
@@ -76,6 +76,35 @@ def ingest(
         part.unlink(missing_ok=True)
         part.with_name(part.name + ".wal").unlink(missing_ok=True)
     return path
+
+
+def read_source(
+    connection: Any,
+    table: Table,
+    mapping: Mapping,
+    name: str,
+    query: Callable[[str], str],
+    unreadable: str,
+) -> Rejects:
+    """Put what a query finds in the relation of a source's cells into the table `name`; what could not be read.
+
+    Several threads are faster, but beside damage they can miss records that one thread finds: where they noted any, one
+    thread reads again. `unreadable` is as `read_rejects` takes it.
+    """
+    cells = tuple(mapping.columns().values())
+
+    def read(one_thread: bool) -> Rejects:
+        relation, values = source_sql(table, cells, one_thread)
+        connection.execute(f"CREATE TABLE {name} AS {query(relation)}", values)
+        return read_rejects(connection, table, unreadable)
+
+    rejects = read(one_thread=False)
+    if not rejects.count or not is_read_in_parts(table):
+        return rejects
+    for stale in (name, "reject_errors", "reject_scans"):
+        connection.execute(f"DROP TABLE {stale}")
+    connection.execute("CHECKPOINT")
+    return read(one_thread=True)
 
 
 def derived_path(

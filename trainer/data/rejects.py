@@ -29,10 +29,9 @@ class Rejects:
     """How many records could not be read, and the first thousand of them.
 
     DuckDB's threads read a file that is not compressed in parts of up to 4 MiB. Where the first record of a part is
-    damaged, DuckDB can begin at a wrong place: beside stray quotes it then passes over the records before that place
-    without noting them, and a cell of several lines across the border is noted as a record though it was delivered.
-    A file read by one thread has no such borders; there, a damaged last line without line end is missing here if it
-    lies across two buffers of 16 MiB.
+    damaged, DuckDB can begin at a wrong place and pass over records beside it without noting them. So a table in which
+    damage was noted is read again by one thread (records.read_source). A damaged last line without line end is missing
+    here if it lies across two buffers of 16 MiB.
     """
 
     count: int = 0

@@ -27,10 +27,11 @@ from .records import (
     derived_path,
     full_layers,
     kept_rejects,
+    read_source,
     sight_layers,
 )
-from .rejects import Rejects, read_rejects
-from .table import Table, check_compression, fingerprint, source_sql
+from .rejects import Rejects
+from .table import Table, check_compression, fingerprint
 from .tokens import LIMIT, count_tokens
 
 RAW = ("any", "style_raw", "stylize")
@@ -225,22 +226,26 @@ def _first_pass(
     connection: Any, table: Table, mapping: Mapping, settings: SelectionSettings
 ) -> Rejects:
     """One pass over the source: keep the cells of records that pass the quick filters. The rowid numbers the records."""
-    cells = tuple(mapping.columns().values())
-    relation, values = source_sql(table, cells)
     layers = sight_layers(
         mapping, settings.kinds, settings.raw == "style_raw", bool(settings.top_users)
     )
     # One list a record: as columns, the cells of the many that failed would fill the memory with empty texts.
-    kept = ", ".join(f"c{number}" for number in range(len(cells)))
-    connection.execute(
-        f"CREATE TEMP TABLE source AS SELECT failed, upscale, person, CASE WHEN failed = 0 THEN [{kept}] END AS cells"
-        f" FROM {layered(relation, layers)}",
-        values,
+    kept = ", ".join(f"c{number}" for number in range(len(mapping.columns())))
+    rejects = read_source(
+        connection,
+        table,
+        mapping,
+        "source",
+        lambda relation: (
+            f"SELECT failed, upscale, person, CASE WHEN failed = 0 THEN [{kept}] END AS cells"
+            f" FROM {layered(relation, layers)}"
+        ),
+        "(SELECT rowid FROM source WHERE failed = 1)",
     )
     connection.execute(
         "CREATE TEMP VIEW seen AS SELECT rowid AS number, failed, upscale, person FROM source"
     )
-    return read_rejects(connection, table, "(SELECT rowid FROM source WHERE failed = 1)")
+    return rejects
 
 
 def _see_derived(connection: Any, settings: SelectionSettings) -> None:

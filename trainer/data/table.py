@@ -107,7 +107,18 @@ def blocks(table: Table) -> Iterator[bytes]:
             yield block
 
 
-def source_sql(table: Table, columns: Sequence[str]) -> tuple[str, list[Any]]:
+def is_read_in_parts(table: Table) -> bool:
+    """Whether several threads of DuckDB read parts of a table between whose borders damage can spread (see Rejects)."""
+    return (
+        table.format in ("csv", "tsv")
+        and not table.compressed
+        and table.path.stat().st_size > PART_BYTES
+    )
+
+
+def source_sql(
+    table: Table, columns: Sequence[str], one_thread: bool = False
+) -> tuple[str, list[Any]]:
     """SQL of a relation with the given columns as text, named c0, c1, ..., and `readable`; and the values to bind.
 
     Damaged records are passed over and noted by DuckDB (see rejects.py), except that lines of a JSONL file that hold
@@ -122,7 +133,7 @@ def source_sql(table: Table, columns: Sequence[str]) -> tuple[str, list[Any]]:
         return f"(SELECT true AS readable, {picked} FROM read_parquet(?))", [str(table.path)]
     lenient = (
         "auto_detect = false, strict_mode = false, ignore_errors = true, store_rejects = true,"
-        f" max_line_size = {MAX_RECORD_BYTES}, {_buffers(table)}"
+        f" max_line_size = {MAX_RECORD_BYTES}, {_buffers(table, one_thread)}"
     )
     if table.format == "jsonl":
         picked = ", ".join(f"cells[{number + 1}] AS c{number}" for number in range(len(columns)))
@@ -151,7 +162,7 @@ def source_sql(table: Table, columns: Sequence[str]) -> tuple[str, list[Any]]:
     )
 
 
-def _buffers(table: Table) -> str:
+def _buffers(table: Table, one_thread: bool) -> str:
     """Options of DuckDB under which the last of the parts that its threads read begins inside the last line.
 
     When the first record after the beginning of the last part is damaged, DuckDB can drop all that follows, whole
@@ -159,7 +170,7 @@ def _buffers(table: Table) -> str:
     a damaged last line across two buffers is not noted either.
     """
     alone = f"buffer_size = {4 * PART_BYTES}, parallel = false"
-    if table.compressed:
+    if table.compressed or one_thread:
         return alone
     size, last_line = _end(table.path)
     if size <= PART_BYTES:
