@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from cocktail.trainer.everydream import import_everydream
 from cocktail.trainer.runs import Run
 
-from .conftest import make_tiny_base, remove
+from .conftest import remove
 
 SEED = 1
 """With it, dropout 0.04, 0.10 and 0.2 each drop captions that the one before keeps."""
@@ -28,6 +28,8 @@ BASELINE = {
     "train_text_encoder": True,
     "precision": "fp32",
     "save_every_epochs": 2,
+    "saving": {"resume_minutes": 0.0},
+    "layers": {"text_encoder_last_layers": 3},
 }
 VARIANTS = {
     "baseline": {"clip_skip": everydream_clip_skip(0)},
@@ -42,9 +44,9 @@ VARIANTS = {
 
 
 @pytest.fixture(scope="module")
-def experiments(tiny_runs, fork_training, tmp_path_factory):
-    """The runs of all variants, trained, two at a time."""
-    base = make_tiny_base(tmp_path_factory.mktemp("base") / "layers.safetensors", 3)
+def experiments(tiny_runs, fork_training, miniatures):
+    """The runs of all variants on the miniature, trained, two at a time."""
+    base = miniatures / "miniature_base.safetensors"
     runs = {
         name: tiny_runs(name.replace(" ", "-"), base=base, **BASELINE | changes)
         for name, changes in VARIANTS.items()
