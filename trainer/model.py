@@ -20,6 +20,8 @@ from .single_file import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextModel
@@ -79,10 +81,7 @@ def load_vae(path: Path) -> AutoencoderKL:
 
 def unet_on_meta(levels: tuple[Level, ...]) -> UNet2DConditionModel:
     """SD1.5's UNet with the given levels, without memory for its weights."""
-    import torch
-
-    with torch.device("meta"):
-        return build_unet(levels)
+    return _on_meta(build_unet, levels)
 
 
 def build_unet(levels: tuple[Level, ...]) -> UNet2DConditionModel:
@@ -117,10 +116,7 @@ def sd15_shapes() -> dict[str, tuple[int, ...]]:
 
 
 def vae_on_meta(widths: tuple[int, ...]) -> AutoencoderKL:
-    import torch
-
-    with torch.device("meta"):
-        return build_vae(widths)
+    return _on_meta(build_vae, widths)
 
 
 def build_vae(widths: tuple[int, ...]) -> AutoencoderKL:
@@ -138,10 +134,7 @@ def build_vae(widths: tuple[int, ...]) -> AutoencoderKL:
 
 
 def text_encoder_on_meta(layers: int) -> CLIPTextModel:
-    import torch
-
-    with torch.device("meta"):
-        return build_text_encoder(layers)
+    return _on_meta(build_text_encoder, layers)
 
 
 def build_text_encoder(layers: int = 12) -> CLIPTextModel:
@@ -203,3 +196,15 @@ def _fill(module: Any, state: dict[str, torch.Tensor]) -> None:
                     name, torch.arange(buffer.shape[-1]).expand(buffer.shape), persistent=False
                 )
     module.requires_grad_(False).eval()
+
+
+def _on_meta(build: Callable[[Any], Any], shape: Any) -> Any:
+    """What `build` makes of a shape, without memory for its weights."""
+    # PyTorch before 2.8 cannot be imported further, as these packages do, while a device is set as the default.
+    import diffusers
+    import torch
+    import transformers
+
+    _ = diffusers.ModelMixin, transformers.PreTrainedModel
+    with torch.device("meta"):
+        return build(shape)
