@@ -48,6 +48,8 @@ TESTS = (
     "optimizers", "presets", "resume", "runs", "scaler", "settings_commands", "single_file", "text", "training", "trend", "workers",
 )  # fmt: skip
 """Names of files in tests/trainer, without `test_`."""
+NEEDS_COMFYUI = "tests/trainer/test_text.py::test_long_captions_have_comfyuis_tokens"
+"""Runs ComfyUI itself, whose packages are not there."""
 
 
 def main() -> int:
@@ -58,7 +60,7 @@ def main() -> int:
     subprocess.run([PYTHON, "-c", versions], check=True)
     comfyui = os.environ.get("COMFYUI_PATH") or ROOT / ".comfy" / "comfyui"
     files = [ROOT / "tests" / "trainer" / f"test_{name}.py" for name in TESTS]
-    command = [PYTHON, "-m", "pytest", "-q", *files, *sys.argv[1:]]
+    command = [PYTHON, "-m", "pytest", "-q", *files, "--deselect", NEEDS_COMFYUI, *sys.argv[1:]]
     return subprocess.run(
         command, cwd=ROOT, env={**os.environ, "COMFYUI_PATH": str(comfyui)}
     ).returncode
