@@ -33,6 +33,7 @@ class Comfy:
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = base / "server.log"
         self.process: subprocess.Popen | None = None
+        self.kept: set[Path] = set()
         for folder in ("custom_nodes", "models/checkpoints", "input", "output", "temp", "user"):
             (base / folder).mkdir(parents=True)
         if pack is not None:
@@ -70,6 +71,11 @@ class Comfy:
         end(self.process.pid)
         self.process.wait()
         self.start()
+
+    def checkpoints(self) -> set[Path]:
+        """The files and folders of models/checkpoints/cocktail."""
+        folder = self.base / "models" / "checkpoints" / "cocktail"
+        return set(folder.iterdir()) if folder.is_dir() else set()
 
     def get(self, path: str) -> Any:
         with urllib.request.urlopen(self.url + path, timeout=60) as answer:

@@ -18,6 +18,7 @@ from .comfy import Comfy
 from .demo import Demo
 
 ROOT = Path(__file__).resolve().parents[1]
+SERVERS: list[Comfy] = []
 
 for name in ("cocktail", "cocktail.nodes"):
     if name not in sys.modules:
@@ -83,9 +84,23 @@ def comfy(
     for file in miniatures.glob("*.safetensors"):
         link_or_copy(file, server.base / "models" / "checkpoints" / file.name)
     server.start()
+    SERVERS.append(server)
     yield server
     server.stop()
     shutil.rmtree(server.base / "models")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tidy() -> Iterator[None]:
+    """What a file of tests has put among the checkpoints goes with it (half a gigabyte each), but not the demo's."""
+    before = {path for server in SERVERS for path in server.checkpoints()}
+    yield
+    for server in SERVERS:
+        for path in server.checkpoints() - before - server.kept:
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
 
 @pytest.fixture(scope="session")
@@ -93,6 +108,7 @@ def demo(comfy: Comfy, root: Path) -> Demo:
     """The demo's graph, run once on the ComfyUI of the session."""
     demo = Demo(comfy, root / "workflows" / "api" / "cosmopolitan_miniature.json")
     demo.run()
+    comfy.kept |= comfy.checkpoints()
     return demo
 
 

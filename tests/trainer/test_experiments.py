@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -57,6 +58,7 @@ def experiments(tiny_runs, fork_training, miniatures):
         for run, process in [(run, fork_training(run)) for run in pair]:
             process.join(300)
             assert process.exitcode == 0, run.log_tail()
+            shutil.rmtree(run.folder / "resume")
     yield runs
     for run in runs.values():
         remove(run)
