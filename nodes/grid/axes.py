@@ -49,7 +49,7 @@ FILES = {"checkpoint": "checkpoint", "VAE": "vae", "LoRA": "lora"}
 """Targets whose values are files, and the kind of file."""
 
 NO_FILE = "none"
-SIZE = re.compile(r"(\d+)(?:\s*[x×*]\s*(\d+))?", re.IGNORECASE)
+SIZE = re.compile(r"(\d{1,9})(?:\s*[x×*]\s*(\d{1,9}))?", re.IGNORECASE)
 
 Choices = Mapping[str, Sequence[str]]
 """What there is to choose from: "sampler", "scheduler", and files by kind."""
@@ -174,6 +174,9 @@ def combine(axes: Sequence[Axis], together: bool) -> Axis:
     if together and len(set(lengths)) > 1:
         counted = ", ".join(f"{axis.target} {len(axis.values)}" for axis in axes)
         raise GridError(f"Axes that move together need equally many values; these have: {counted}.")
+    count = lengths[0] if together else math.prod(lengths)
+    if count > lists.MOST_VALUES:
+        raise GridError(f"Every combination of {' x '.join(map(str, lengths))} values makes {count:,}; {lists.MOST_VALUES:,} is the most.")  # fmt: skip
     found = [Value("", {})]
     if together:
         found *= lengths[0]
@@ -214,16 +217,22 @@ def axis_from_json(described: Any, number: int, choices: Choices) -> Axis:
                 check_limits(value.set)
             label = str(described.get("label") or described["target"])
             return Axis(label, described["target"], tuple(found))
-        search, labels = str(described.get("search") or ""), described.get("labels") or ""
-        labels = labels if isinstance(labels, str) else "\n".join(map(str, labels))
+        search, labels = str(described.get("search") or ""), text_of(described.get("labels"), "labels")  # fmt: skip
         if of_node:
             from .template import input_axis
 
             return input_axis(described["target"], values, labels)
-        text = values if isinstance(values, str) else "\n".join(map(str, values or []))
+        text = text_of(values, "values")
         return typed_axis(described["target"], text, choices, search, labels)
     except GridError as error:
         raise GridError(f"Axis {number}: {error}") from None
+
+
+def text_of(value: Any, what: str) -> str:
+    """The lines of a text, or of a list with one each. Raises GridError for anything else."""
+    if value is not None and not isinstance(value, str | list):
+        raise GridError(f"{what} must be a text with one a line, or a list, and is {value!r}.")
+    return value if isinstance(value, str) else "\n".join(map(str, value or []))
 
 
 SETTABLE: dict[str, tuple[type, ...]] = {
@@ -262,7 +271,12 @@ def _value_from_json(value: dict[str, Any], of_node: bool = False) -> Value:
 def _tuples(name: str, value: Sequence[Any]) -> tuple[Any, ...]:
     if name == "loras":
         for lora in value:
-            if not (isinstance(lora, list | tuple) and len(lora) == 3 and isinstance(lora[0], str)):
+            if not (
+                isinstance(lora, list | tuple)
+                and len(lora) == 3
+                and isinstance(lora[0], str)
+                and all(isinstance(s, int | float) and abs(s) <= STRONGEST for s in lora[1:])
+            ):
                 raise GridError(f"loras must be a list of [file, strength on the model, strength on the text encoder], and is {value!r}.")  # fmt: skip
         return tuple((lora[0], float(lora[1]), float(lora[2])) for lora in value)
     if len(value) != 2 or not all(isinstance(word, str) for word in value):

@@ -15,6 +15,7 @@ from ...merge.recipe import (
     Recipe,
     add_difference,
     bind,
+    exact,
     load_json,
     recipe_hash,
     to_json,
@@ -56,9 +57,8 @@ def merge_axis(
         try:
             parts = [line] if kind == BLOCKS else lists.numbers(line, whole=False)
             for part in parts:
-                value = Value(
-                    _label(kind, part), recipe_set(_mix(kind, part, a, b, c, layout, own))
-                )
+                mix = _mix(kind, part, a, b, c, layout, own)
+                value = Value(_label(kind, part), recipe_set(mix))
                 if value.set["recipe"] in found:
                     raise GridError(f"{part!r} is there twice. Delete one of them.")
                 found[value.set["recipe"]] = value
@@ -112,25 +112,13 @@ def _mix(
     own: Mapping[str, BlockWeights] | None,
 ) -> Recipe:
     if kind == SHARE:
-        from fractions import Fraction
-
-        share = Fraction(_plain(text))
+        share = exact(text, "a share of B")
         return weighted_sum([(a, 1 - share), (b, share)])
     if kind == MULTIPLIER and c is not None:
-        return add_difference(a, b, c, _plain(text))
+        return add_difference(a, b, c, text)
     weights = read_weights(text, layout, own=own)
     return BlockSum(a, b, weights) if c is None else add_difference(a, b, c, weights)
 
 
-def _plain(text: str) -> str:
-    try:
-        float(text)
-    except ValueError:
-        raise GridError(f"{text!r} is not a number.") from None
-    return text
-
-
 def _label(kind: str, text: str) -> str:
-    return (
-        text if kind == BLOCKS else f"{'B' if kind == SHARE else 'B - C'} x {float(_plain(text)):g}"
-    )
+    return text if kind == BLOCKS else f"{'B' if kind == SHARE else 'B - C'} x {float(text):g}"

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from . import batching
-from .axes import REPLACES, Axis, Choices, axis_from_json, check_apart, checked
+from .axes import REPLACES, Axis, Choices, axis_from_json, check_apart, checked, text_of
 from .cell import CellSettings, check_limits, lora_words
 from .errors import GridError
 from .rules import Rule, read_rules
@@ -224,8 +224,9 @@ def plan_from_json(described: Any, choices: Choices, sha256_of: Callable[[str, s
         for value in [settings.get(target), *(v.set.get(target) for a in found for v in a.values)]:
             if value is not None and choices.get(target) and value not in choices[target]:
                 raise GridError(f"There is no {target} {value!r}. There are: {', '.join(choices[target])}.")  # fmt: skip
-    lines = rules if isinstance(rules, str) else "\n".join(map(str, rules or []))
-    return make_plan(str(described.get("name", "")), settings, found, sha256_of, lines)
+    return make_plan(
+        str(described.get("name", "")), settings, found, sha256_of, text_of(rules, "rules")
+    )
 
 
 def _workflow_plan(described: dict[str, Any], choices: Choices) -> Plan:
@@ -241,7 +242,7 @@ def _workflow_plan(described: dict[str, Any], choices: Choices) -> Plan:
         described["workflow"],
         [axis_from_json(axis, number, choices) for number, axis in enumerate(axes, start=1)],
         fixed or {},
-        rules if isinstance(rules, str) else "\n".join(map(str, rules or [])),
+        text_of(rules, "rules"),
         str(described.get("output") or ""),
     )
 

@@ -11,9 +11,12 @@ from .errors import GridError
 
 EMPTY = '""'
 
-NUMBER = r"[+-]?\d+(?:\.\d+)?"
-RANGE = re.compile(rf"({NUMBER})\s*-\s*({NUMBER})\s*(?:\(([+-]\d+(?:\.\d+)?)\)|\[(\d+)\])?")
-SEEDS = re.compile(r"(\d+)\s+seeds?(?:\s+from\s+(\d+))?", re.IGNORECASE)
+NUMBER = r"[+-]?\d{1,30}(?:\.\d{1,30})?"
+"""As ranges may have them: exact arithmetic on 1e999999999 would never end."""
+RANGE = re.compile(
+    rf"({NUMBER})\s*-\s*({NUMBER})\s*(?:\(([+-]\d{{1,30}}(?:\.\d{{1,30}})?)\)|\[(\d{{1,30}})\])?"
+)
+SEEDS = re.compile(r"(\d{1,30})\s+seeds?(?:\s+from\s+(\d{1,30}))?", re.IGNORECASE)
 DOTS = ("..", "...", "…")
 
 MOST_VALUES = 20_000
@@ -113,13 +116,11 @@ def _spread(text: str, low: Fraction, high: Fraction, count: int, whole: bool) -
 
 def _go_on(found: list[str], last: str, whole: bool) -> list[str]:
     """The numbers after `found`, in the same steps, up to `last`."""
-    try:
-        here, end = Fraction(found[-1]), Fraction(last)
-        by = here - Fraction(found[-2]) if len(found) > 1 else Fraction(1 if end >= here else -1)
-    except ValueError:
-        raise GridError(
-            f"'..' stands between numbers; {found[-1]!r} or {last!r} is none."
-        ) from None
+    for text in [*found[-2:], last]:
+        if not re.fullmatch(NUMBER, text):
+            raise GridError(f"'..' stands between numbers; {text[:40]!r} is none that it can go on from or to.")  # fmt: skip
+    here, end = Fraction(found[-1]), Fraction(last)
+    by = here - Fraction(found[-2]) if len(found) > 1 else Fraction(1 if end >= here else -1)
     if by == 0 or (end - here) * by < 0:
         raise GridError(f"'..' cannot get from {found[-1]} to {last} in steps of {_words(by)}.")
     return _steps(f".., {last}", here, end, by, whole)[1:]

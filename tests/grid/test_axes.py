@@ -185,6 +185,12 @@ def test_axes_move_together_or_meet_each_other():
     assert len(combine([sizes, steps], together=False).values) == 4
     with pytest.raises(GridError, match="equally many values; these have: size 2, steps 3"):
         combine([sizes, typed_axis("steps", "1-3", CHOICES)], together=True)
+    with pytest.raises(GridError, match="1000 x 1000 x 1000 values makes 1,000,000,000; 20,000"):
+        many = (
+            typed_axis(target, values, CHOICES)
+            for target, values in (("cfg", "1-100 [1000]"), ("seed", "1-1000"), ("steps", "1-1000"))
+        )
+        combine([*many], together=False)
     with pytest.raises(GridError, match="both vary the size"):
         combine([sizes, both], together=False)
 
@@ -200,8 +206,13 @@ def test_axes_move_together_or_meet_each_other():
         ({"target": "x", "values": [{"set": {"seed": "1"}}]}, "seed must be a int, and is '1'"),
         ({"target": "x", "values": [{"set": {"seed": -1}}]}, "seed -1 is out of range"),
         ({"target": "x", "values": [{"set": {"loras": ["a"]}}]}, "loras must be a list of [file"),
+        ({"target": "x", "values": [{"set": {"loras": [["a", "x", 1]]}}]}, "loras must be a list of [file"),
+        ({"target": "x", "values": [{"set": {"loras": [["a", 1, 101]]}}]}, "loras must be a list of [file"),
+        ({"target": "seed", "values": 5}, "Axis 3: values must be a text with one a line, or a list, and is 5"),
+        ({"target": "seed", "values": "1", "labels": True}, "Axis 3: labels must be a text"),
+        ({"target": "size", "values": "9" * 5000}, "is not a size"),
     ],
-)
+)  # fmt: skip
 def test_an_axis_as_json_that_is_wrong_is_refused_with_its_number(described: Any, words: str):
     with pytest.raises(GridError) as error:
         axis_from_json(described, 3, CHOICES)

@@ -53,7 +53,9 @@ def test_recipes_are_values_beside_checkpoints():
 @pytest.mark.parametrize(
     ("kind", "text", "c", "words"),
     [
-        (SHARE, "0.5\nhalf", None, "Line 2 of the values: 'half' is not a number"),
+        (SHARE, "0.5\nhalf", None, "Line 2 of the values: 'half' is not a share of B"),
+        (SHARE, "nan", None, "is not a share of B"),
+        (SHARE, "1e-999999999", None, "is not a share of B"),
         (SHARE, " ", None, "has no values"),
         (SHARE, "0.5, 0.50", None, "is there twice"),
         (SHARE, "0.5", C, "takes no C"),

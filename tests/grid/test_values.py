@@ -47,11 +47,18 @@ def test_numbers_are_lists_ranges_or_go_on(line: str, whole: bool, expected: str
         ("1, ..", "between numbers"),
         ("1, 2, .., 0", "cannot get from 2 to 0"),
         ("a, .., 3", "is none"),
+        ("1, .., 1e999999999", "is none"),
     ],
 )
 def test_a_range_that_makes_no_sense_is_refused(line: str, words: str):
     with pytest.raises(GridError, match=words.replace("(", "\\(")):
         numbers(line, whole=True)
+
+
+def test_numbers_too_long_to_be_meant_are_no_range():
+    long = "9" * 5000
+    assert numbers(f"1-{long}", whole=True) == [f"1-{long}"]
+    assert seeds(f"{long} seeds") is None
 
 
 def test_drawn_seeds_are_the_same_every_time_and_exact_in_javascript():
