@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 PNG, WEBP = "PNG", "WebP lossless"
 SUFFIXES = {PNG: ".png", WEBP: ".webp"}
 
+WEBP_SIDE = 16_383
+"""The longest side of a WebP."""
+
 PNG_LEVEL = 1
 """Half the time of level 4, for files a fifth larger."""
 
@@ -34,6 +37,11 @@ NOTE = "cocktail"
 WEBP_CHUNK = b"CKTL"
 EXIF_MAKE, EXIF_MODEL, EXIF_SOFTWARE = 0x010F, 0x0110, 0x0131
 """Where ComfyUI looks for the workflow and the prompt of a WebP, and where our note is."""
+
+
+def format_for(pixels: numpy.ndarray, save_as: str) -> str:
+    """The format that is asked for, or PNG for a picture [height, width, 3] that is too large for it."""
+    return PNG if max(pixels.shape[:2]) > WEBP_SIDE else save_as
 
 
 def encode(

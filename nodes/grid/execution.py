@@ -91,14 +91,14 @@ def render(
 
     In batched mode cells are sampled together; if that fails, each of them is tried alone. A cell that fails is recorded with its reason and the next one is tried; Interrupt ends everything and keeps what is
     finished. Cells that another process is at are left to it, and waited for. `show` is called with a line of text before
-    every cell. Raises GridError when a picture cannot be saved.
+    every cell. Raises GridError when the disk refuses.
     """
     work = Work(cells)
     total = work.count()
     outcome, loaded, made_by = Outcome(), None, ""
     apart: list[Cell] = []
-    store.sweep()
-    with Worker(store.folder) as worker:
+    with disk(store), Worker(store.folder) as worker:
+        store.sweep()
 
         def save(finished: Finished) -> None:
             try:
@@ -137,8 +137,7 @@ def render(
                         apart += cells
                         continue
                     for failed in cells if loaded else [*cells, *work.take_alike(cell)]:
-                        with _disk(store):
-                            store.save_failure(failed, reason)
+                        store.save_failure(failed, reason)
                         worker.has_failed(failed.key)
                         outcome.reasons.append(reason)
                 else:
@@ -168,13 +167,12 @@ def _take(worker: Worker, work: Work, store: Store) -> list[Cell]:
 def _note_numerics(store: Store, renderer: Renderer) -> str:
     described = renderer.numerics()
     id = numerics.class_id(described)
-    with _disk(store):
-        store.save_numerics(id, described)
+    store.save_numerics(id, described)
     return id
 
 
 def _save(store: Store, finished: Finished, save_as: str, with_graphs: bool) -> None:
-    cell = finished.cell
+    cell, save_as = finished.cell, cell_file.format_for(finished.pixels, save_as)
     note: dict[str, Any] | None = None
     if with_graphs:
         note = {"key": cell.key, "numerics": finished.numerics}
@@ -187,17 +185,16 @@ def _save(store: Store, finished: Finished, save_as: str, with_graphs: bool) -> 
         f"cocktail/{store.folder.name}",
         note,
     )
-    with _disk(store):
-        store.save_cell(cell, data, finished.times, save_as, finished.numerics)
+    store.save_cell(cell, data, finished.times, save_as, finished.numerics)
 
 
 @contextmanager
-def _disk(store: Store) -> Iterator[None]:
+def disk(store: Store) -> Iterator[None]:
     """Says what to do when the disk refuses."""
     try:
         yield
     except OSError as error:
         raise GridError(
-            f"A cell cannot be saved in {store.folder}: {error.strerror}. Free space or change the folder's rights, and "
+            f"The grid cannot be saved in {store.folder}: {error.strerror or error}. Free space or change the folder's rights, and "
             "queue again: the cells that are there stay."
         ) from error

@@ -100,9 +100,10 @@ class CocktailRenderGrid(io.ComfyNode):
             raise GridError(f"The grid {grid.name} varies a workflow, whose nodes Render Grid does not call. Put Queue Grid here.")  # fmt: skip
         started = time.monotonic()
         store = events.ShownStore(names.cocktail_dir("grids", grid.name))
-        store.save_plan(grid)
-        show_text("reading the cells that are there")
-        damaged = len(store.set_aside_damaged(grid))
+        with execution.disk(store):
+            store.save_plan(grid)
+            show_text("reading the cells that are there")
+            damaged = len(store.set_aside_damaged(grid))
         missing = store.missing(grid)
         left = {} if retry_failed else store.failures()
         renderer = sampling.ComfyRenderer(grid.contents)
@@ -114,7 +115,8 @@ class CocktailRenderGrid(io.ComfyNode):
             save_as,
             with_graphs=not args.disable_metadata,
         )
-        export.write(store)
+        with execution.disk(store):
+            export.write(store)
         failures = store.failures()
         reasons = [failures.get(cell.key, "unknown") for cell in store.missing(grid)]
         failed = len(reasons)

@@ -107,11 +107,11 @@ def make_sheets(
 ) -> list[Path]:
     """The files of all pages, drawn unless a file of the same content is there already.
 
-    No sheet is wider than `max_width`, or has more than MOST_PIXELS: pictures are made smaller for that.
+    No sheet is wider than `max_width` or MOST_SIDE, or has more than MOST_PIXELS: pictures are made smaller for that.
     `progress(rows drawn, all rows)` is called before every row; what it raises ends the drawing. Raises GridError when a
     sheet cannot be saved.
     """
-    plan = _measured(plan, store)
+    plan, max_width = _measured(plan, store), min(max_width, MOST_SIDE)
     failures = store.failures()
     marked = _of_other_numerics(plan, store)
     pages = [

@@ -55,7 +55,8 @@ class Worker:
     def __exit__(self, *_: object) -> None:
         if self._life is not None:
             with self._enter():
-                self._file(".json").unlink(missing_ok=True)
+                for suffix in (".json", ".part"):
+                    self._file(suffix).unlink(missing_ok=True)
                 self._life.release()
                 self._file(".lock").unlink(missing_ok=True)
 

@@ -67,9 +67,10 @@ class Drawn:
 
 
 def picture_of(cell: Cell) -> numpy.ndarray:
-    """Pixels that are another cell's in no place."""
+    """Pixels that are another cell's in no place: small, unless a panorama is asked for."""
     random = numpy.random.default_rng(int(cell.key[:16], 16))
-    return random.integers(0, 256, (16, 16, 3), dtype=numpy.uint8)
+    width = cell.settings.width if cell.settings.width > 10_000 else 16
+    return random.integers(0, 256, (16, width, 3), dtype=numpy.uint8)
 
 
 def drawn_plan(checkpoints: int = 2, prompts: int = 3, seeds: int = 2, **fixed: Any) -> Plan:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -23,6 +24,7 @@ from cocktail.nodes.grid.cell_file import PNG, SUFFIXES, WEBP
 from cocktail.nodes.grid.errors import GridError
 from cocktail.nodes.grid.plan import Plan
 from cocktail.nodes.grid.store import Store
+from cocktail.nodes.grid.workers import Worker
 from cocktail.nodes.grid.writer import MOST_WAITING, Writer
 
 from .drawn import Drawn, Interrupted, draw_grid, drawn_plan, picture_of
@@ -50,6 +52,17 @@ def test_every_cell_is_drawn_once_with_one_load_a_checkpoint(tmp_path: Path, sav
     assert {file.suffix for file in tmp_path.glob("cells/*/*")} == {SUFFIXES[save_as]}
     for other in (PNG, WEBP):
         assert draw_grid(plan, tmp_path, Drawn(), other).rendered == 0
+
+
+def test_a_picture_too_wide_for_webp_is_saved_as_png(tmp_path: Path):
+    for width, save_as in ((16_376, WEBP), (16_384, PNG)):
+        folder = tmp_path / str(width)
+        plan = drawn_plan(1, 1, 2, width=width)
+        assert draw_grid(plan, folder, Drawn(), WEBP).rendered == 2
+        assert_right(plan, folder)
+        assert {file.suffix for file in folder.glob("cells/*/*")} == {SUFFIXES[save_as]}
+        assert {line["save_as"] for line in Store(folder).log()} == {save_as}
+        assert draw_grid(plan, folder, Drawn(), WEBP).rendered == 0
 
 
 def test_a_cell_that_fails_is_recorded_and_the_others_go_on(tmp_path: Path):
@@ -150,6 +163,15 @@ def test_a_disk_that_refuses_ends_the_pass_with_what_to_do(tmp_path: Path):
     aside.rename(cells)
     assert draw_grid(plan, tmp_path, Drawn()).rendered == 6
     assert_right(plan, tmp_path)
+
+
+def test_a_disk_with_no_room_for_a_note_says_so_too(tmp_path: Path, monkeypatch):
+    def no_room(worker: Worker) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Worker, "_note", no_room)
+    with pytest.raises(GridError, match="No space left on device. Free space"):
+        draw_grid(drawn_plan(), tmp_path, Drawn())
 
 
 def test_two_grids_of_one_name_keep_their_plans_and_every_cell_is_right(tmp_path: Path):

@@ -175,6 +175,13 @@ def test_words_that_are_too_many_end_with_dots():
     assert font(14).getlength(lines[-1]) <= 100
 
 
+def test_no_sheet_is_wider_than_image_formats_allow(store: Store):
+    plan = plan_of(typed("seed", *range(17)), width=1024, height=16)
+    for path in make_sheets(plan, store, 16_384):
+        with Image.open(path) as sheet:
+            assert sheet.width <= MOST_SIDE < 17 * 1024
+
+
 def test_what_failed_or_is_missing_is_marked(store: Store):
     plan = plan_of(typed("seed", 1, 2, 3))
     finish(store, plan_of(typed("seed", 1)))
