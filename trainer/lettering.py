@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +13,9 @@ if TYPE_CHECKING:
     from PIL import ImageFont
 
 MOST_LINES = 14
+
+NO_CHARACTER = "\U0010fffe"
+"""Stands for nothing in any font, which draws a box for it."""
 
 PAPER = (255, 255, 255)
 INK = (31, 35, 40)
@@ -56,6 +60,21 @@ def _fitting(word: str, width: float, letters: ImageFont.FreeTypeFont | ImageFon
         fits += 1
     separator = max(word.rfind(mark, 0, fits) for mark in "-_./\\,")
     return separator + 1 if separator >= fits // 2 else fits
+
+
+def missing_scripts(text: str) -> list[str]:
+    """The scripts ("CJK", "HANGUL") of the characters that the font has no letter for: it draws boxes in their place."""
+    found = {
+        unicodedata.name(character, "unnamed").split()[0].split("-")[0]
+        for character in set(text)
+        if not character.isspace() and not _is_drawn(character)
+    }
+    return sorted(found)
+
+
+@lru_cache(maxsize=4096)
+def _is_drawn(character: str) -> bool:
+    return bytes(font(20).getmask(character)) != bytes(font(20).getmask(NO_CHARACTER))
 
 
 def line_height(size: int) -> int:

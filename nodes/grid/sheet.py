@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...trainer.files import canonical_json, sha256_text, write_bytes
-from ...trainer.lettering import FAINT, FRAME, INK, PAPER, line_height, wrap
+from ...trainer.lettering import FAINT, FRAME, INK, PAPER, line_height, missing_scripts, wrap
 from ...trainer.lettering import font as letters
 from .axes import Axis
 from .cell import clip_skip_label, lora_words
@@ -24,7 +24,7 @@ from .store import Store
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw
 
-FORMAT = 2
+FORMAT = 3
 """Counts up when sheets come to look different, so that old files are not taken for new ones."""
 
 READABLE_PX = 160
@@ -47,6 +47,8 @@ OTHER_NUMERICS = (
     "* made with other versions, on another device or in other precision than the rest (numerics in the grid's folder): "
     "the last bits can differ for that reason."
 )
+
+NO_LETTERS = "Boxes stand for letters that the font of sheets does not have ({}). Give labels in others, such as Latin, on the axis."
 
 FAILED = (253, 236, 234)
 FAILED_INK = (163, 32, 24)
@@ -334,7 +336,9 @@ def _lay_out(page: Page, max_width: int, scale: float) -> Layout:
     )
     margin, gap = font * 3 // 2, max(4, font // 2)
     notes: list[str] = []
-    stars = [OTHER_NUMERICS] if page.marked else []
+    general = [OTHER_NUMERICS] if page.marked else []
+    scripts = missing_scripts(" ".join([page.title, page.subtitle, *page.columns, *page.rows]))
+    general += [NO_LETTERS.format(", ".join(scripts))] if scripts else []
     column_lines = tuple(
         _label(label, width - 2, font, notes)
         for label, width in zip(page.columns, column_widths, strict=True)
@@ -354,7 +358,7 @@ def _lay_out(page: Page, max_width: int, scale: float) -> Layout:
     return Layout(
         scale, font, margin, gap, title, subtitle, column_lines, row_lines, label_width,
         top, tuple(column_widths), tuple(row_heights),
-        tuple(line for note in [*stars, *notes] for line in wrap(note, across, font, 40)),
+        tuple(line for note in [*general, *notes] for line in wrap(note, across, font, 40)),
     )  # fmt: skip
 
 

@@ -168,6 +168,17 @@ def test_words_never_run_over_their_width():
         assert "".join(lines).replace(" ", "") == f"aredcircleonabluebackground{LONG}"
 
 
+@pytest.mark.parametrize(
+    ("prompt", "scripts"),
+    [("a red circle, café, красный круг, κύκλος", None), ("赤い円", "CJK, HIRAGANA"), ("빨간 원", "HANGUL")],
+)  # fmt: skip
+def test_a_footnote_says_which_letters_the_font_does_not_have(prompt: str, scripts: str | None):
+    for axes in ([typed("prompt", prompt)], [typed("seed", 1), typed("prompt", prompt)]):
+        (page,) = make_pages(plan_of(*axes))
+        notes = " ".join(lay_out(page, 2000).footnotes)
+        assert f"does not have ({scripts})" in notes if scripts else not notes
+
+
 def test_words_that_are_too_many_end_with_dots():
     lines = wrap("word " * 100, 100, 14, 3)
     assert len(lines) == 3
