@@ -60,7 +60,8 @@ class MergedModels:
             bound = bound_to_files(recipe, contents)
             comfy.model_management.unload_all_models()
             merged = self._memory.merge(bound, PRECISION, progress=Progress())
-        except MergeError as error:
+            bound_to_files(recipe, contents)  # nothing was replaced while it was read
+        except (MergeError, GridError) as error:
             self._models = None
             raise GridError(str(error)) from None
         shapes = {name: (tensor.shape, tensor.dtype) for name, tensor in merged.tensors.items()}

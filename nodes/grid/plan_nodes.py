@@ -400,6 +400,9 @@ def summary(grid: plan.Plan) -> dict[str, Any]:
     )
     if grid.repeats:
         text += f"; {grid.repeats} show a picture that another cell shows too"
+    notes = list(grid.notes)
+    if others := store.others(grid):
+        notes.append(f"The last grid of this name has other cells ({others}). Their files stay; rename this grid to keep the two apart.")  # fmt: skip
     return {
         "name": grid.name,
         "cells": len(grid.cells),
@@ -410,7 +413,7 @@ def summary(grid: plan.Plan) -> dict[str, Any]:
         "encodings": cost.encodings,
         "seconds": cost.seconds,
         "bytes": cost.bytes,
-        "notes": list(grid.notes),
+        "notes": notes,
         "text": text,
     }
 

@@ -79,6 +79,15 @@ class Store:
         if not file.is_file():
             write_json(file, described)
 
+    def others(self, plan: Plan) -> int:
+        """How many cells the plan that was rendered last under this name has and this one does not."""
+        try:
+            before = json.loads((self.folder / "plan.json").read_text(encoding="utf-8"))
+            keys = {cell["key"] for cell in before["cells"]}
+        except (OSError, ValueError, KeyError, TypeError):
+            return 0
+        return len(keys - {cell.key for cell in plan.cells})
+
     def save_cell(
         self,
         cell: Cell,

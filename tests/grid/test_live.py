@@ -276,6 +276,14 @@ def test_a_plan_that_cannot_work_is_refused_by_the_route(comfy: Comfy, plan: Any
     assert words in comfy.post("/cocktail/grids/plan", plan)["error"]
 
 
+def test_a_plan_that_needs_more_than_the_free_disk_is_refused(comfy: Comfy):
+    fixed = dict(grid_prompt("huge", [], checkpoint="miniature_v1.safetensors", width=16_384, height=16_384)["plan"]["inputs"])  # fmt: skip
+    name = fixed.pop("name")
+    plan = {"name": name, "fixed": fixed, "axes": [{"target": "seed", "values": "1-20000"}]}
+    answer = comfy.post("/cocktail/grids/plan", plan)
+    assert "are free in the output folder. Free space, or plan fewer" in answer["error"]
+
+
 def test_several_checkpoints_in_one_grid_do_not_influence_each_other(comfy: Comfy, lively: str):
     axes = [
         axis_node("seed", 1, 2),
@@ -323,6 +331,12 @@ def test_new_values_cost_only_their_cells_and_a_new_order_none_cost_only_their_c
     assert before.items() <= after.items()
     assert numbers(1, 2, 3) == {"cells": 3, "rendered": 0, "reused": 3, "failed": 0}
     assert written("growing") == after
+
+    axes = [axis_node("cfg", 4, 5), axis_node("seed", 1, 2)]
+    outputs = comfy.run(grid_prompt("growing", axes, checkpoint=lively))
+    assert outputs["render"]["cocktail"][0]["reused"] == 2
+    (note,) = outputs["plan"]["cocktail"][0]["notes"]
+    assert note.startswith("The last grid of this name has other cells (1). Their files stay")
 
 
 def test_interrupt_keeps_what_is_finished_and_the_next_queueing_goes_on(comfy: Comfy, lively: str):

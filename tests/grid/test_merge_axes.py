@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from cocktail.nodes.grid.merge_axes import BLOCKS, MULTIPLIER, SHARE, merge_axis
 from cocktail.nodes.grid.plan import make_plan
 
 from ..comfy import Comfy
-from .grids import axis_node, cells, folder_of, grid_prompt, pixels
+from .grids import axis_node, cells, folder_of, grid_prompt, pixels, wait_for
 from .test_plan import FIXED
 
 A, B, C = (Ingredient(f"{name}.safetensors") for name in "abc")
@@ -115,6 +116,41 @@ def test_a_cell_of_a_mix_is_the_one_of_the_merged_file_and_no_file_is_written(
         assert numpy.array_equal(pixels(mine["file"]), pixels(theirs["file"]))
     assert len({pixels(cell["file"]).tobytes() for cell in cells(folder_of(comfy.base, "ratios"))}) == 6  # fmt: skip
     (checkpoints / made["checkpoint"]).unlink()
+
+
+@pytest.mark.parametrize("how", ["replaced", "removed"])
+def test_an_ingredient_that_is_replaced_or_removed_half_way_gets_no_cell_under_its_old_key(
+    comfy: Comfy, lively: str, how: str
+):
+    checkpoints = comfy.base / "models" / "checkpoints"
+    changing = checkpoints / "ingredient.safetensors"
+    shutil.copyfile(checkpoints / "miniature_v3.safetensors", changing)
+    parts = {
+        name: {"class_type": "CocktailIngredient", "inputs": {"checkpoint": checkpoint}}
+        for name, checkpoint in (("a", lively), ("b", changing.name))
+    }
+    axis = {
+        "class_type": "CocktailAxisMerge",
+        "inputs": {"a": ["a", 0], "b": ["b", 0], "kind": SHARE, "values": "0.25, 0.75"},
+    }
+    name = f"ingredient-{how}"
+    prompt = grid_prompt(name, [axis, axis_node("seed", *range(4))], steps=16)
+    try:
+        running = comfy.queue({**parts, **prompt})
+        wait_for(lambda: [*folder_of(comfy.base, name).glob("cells/*/*.png")])
+        if how == "replaced":
+            other = checkpoints / "other.part"
+            shutil.copyfile(checkpoints / "miniature_v1.safetensors", other)
+            other.replace(changing)
+        else:
+            changing.unlink()
+        result = comfy.wait(running)["render"]
+        assert "ingredient" in result["text"][0]
+        assert str(checkpoints) not in result["text"][0]
+        counts = result["cocktail"][0]
+        assert (counts["rendered"], counts["failed"]) == (4, 4)
+    finally:
+        changing.unlink(missing_ok=True)
 
 
 def files_of(folder: Path) -> set[Path]:

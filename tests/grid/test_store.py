@@ -59,6 +59,26 @@ def test_a_failed_cell_stays_missing_until_it_succeeds(plan: Plan, store: Store)
     ]
 
 
+def test_a_name_that_is_used_for_another_grid_is_noticed(plan: Plan, store: Store):
+    def with_seeds(*seeds: int) -> Plan:
+        return make_plan("g", FIXED, [typed("seed", *seeds)], content_of)
+
+    assert store.others(plan) == 0
+    store.save_plan(with_seeds(1, 2, 3))
+    assert [store.others(with_seeds(*seeds)) for seeds in ((3, 2, 1, 4), (1, 2), (8, 9))] == [
+        0,
+        1,
+        3,
+    ]
+
+
+def test_a_damaged_plan_of_before_stops_no_new_one(plan: Plan, store: Store):
+    store.save_plan(plan)
+    for content in (b"", b"[]", b"{}", b"\xff"):
+        (store.folder / "plan.json").write_bytes(content)
+        assert store.others(plan) == 0
+
+
 def test_a_line_that_was_cut_off_does_not_matter(plan: Plan, store: Store):
     store.save_failure(plan.cells[0], "out of memory")
     with (store.folder / "cells.jsonl").open("ab") as file:
