@@ -178,11 +178,12 @@ def in_memory(folder: Path) -> dict[str, float]:
     from cocktail.merge.blocks import block_weights
     from cocktail.merge.checkpoint import bind_to_files
     from cocktail.merge.in_memory import Memory
-    from cocktail.merge.recipe import BlockSum, Ingredient, weighted_sum
+    from cocktail.merge.recipe import BlockSum, Ingredient, ingredients, weighted_sum
 
-    a, b = (Ingredient(f"{name}.safetensors") for name in "ab")
+    both = weighted_sum([(Ingredient(f"{name}.safetensors"), 1) for name in "ab"])
     memory, numbers = Memory(), [0.5] * 25
-    bound = bind_to_files(weighted_sum([(a, 1), (b, 1)]), folder.joinpath)
+    bound = bind_to_files(both, folder.joinpath)
+    a, b = ingredients(bound.recipe)
 
     def seconds() -> float:
         mixed = BlockSum(a, b, block_weights(numbers, base=0.25))
