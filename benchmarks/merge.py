@@ -1,10 +1,12 @@
 """Merging full-size SD1.5 checkpoints, beside plain reading and writing of the same bytes.
 
     python benchmarks/merge.py
+    python benchmarks/merge.py --sd-meh other/bin/python --comfyui path/to/ComfyUI
 
 Makes three fp16 checkpoints of 2.13 GB in a temporary folder (8.6 GB of disk with the result, removed at the end), prints a table of medians
 and, on the last line, the figures as JSON. Every measurement runs in a process of its own; times are those of the engine, without
-starting Python and importing PyTorch, without fsync, with the inputs in the page cache.
+starting Python and importing PyTorch, without fsync, with the inputs in the page cache. The peers make 0.6 A + 0.4 B in fp16: sd-mecha where
+it is installed, sd-meh by a Python that has it, ComfyUI's merge nodes and CheckpointSave. null stands for a peer that is not there.
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ import sys
 sys.path.pop(0)
 
 import argparse
+import dataclasses
 import hashlib
+import importlib.util
 import json
 import os
 import platform
@@ -167,6 +171,95 @@ def copying(folder: Path, count: int, out: Path) -> float:
     return time.perf_counter() - start
 
 
+def in_memory(folder: Path) -> dict[str, float]:
+    """Seconds of a whole UNet merged anew in the buffer of the merge before, and of one changed block of it; median of three."""
+    import torch  # noqa: F401, its import is not the engine's time
+
+    from cocktail.merge.blocks import block_weights
+    from cocktail.merge.checkpoint import bind_to_files
+    from cocktail.merge.in_memory import Memory
+    from cocktail.merge.recipe import BlockSum, Ingredient, ingredients, weighted_sum
+
+    both = weighted_sum([(Ingredient(f"{name}.safetensors"), 1) for name in "ab"])
+    memory, numbers = Memory(), [0.5] * 25
+    bound = bind_to_files(both, folder.joinpath)
+    a, b = ingredients(bound.recipe)
+
+    def seconds() -> float:
+        mixed = BlockSum(a, b, block_weights(numbers, base=0.25))
+        start = time.perf_counter()
+        memory.merge(dataclasses.replace(bound, recipe=mixed))
+        return time.perf_counter() - start
+
+    seconds()
+    whole, block = [], []
+    for run in range(3):
+        numbers[:] = [0.3 + 0.1 * run] * 25
+        whole.append(seconds())
+        numbers[12] = 0.9
+        block.append(seconds())
+    return {"seconds": statistics.median(whole), "block": statistics.median(block)}
+
+
+def sd_mecha(folder: Path, out: Path) -> float:
+    """Seconds of sd-mecha, with its own number of threads."""
+    import sd_mecha
+    import torch
+
+    start = time.perf_counter()
+    a, b = (sd_mecha.model(str(folder / f"{name}.safetensors")) for name in "ab")
+    sd_mecha.merge(
+        sd_mecha.weighted_sum(a, b, alpha=0.4),
+        merge_device="cpu",
+        merge_dtype=torch.float32,
+        output_device="cpu",
+        output_dtype=torch.float16,
+        output=str(out),
+    )
+    return time.perf_counter() - start
+
+
+def sd_meh(folder: Path, out: Path) -> float:
+    """Seconds of sd-meh, in fp16, with a thread for each core."""
+    from sd_meh.merge import merge_models, save_model
+
+    start = time.perf_counter()
+    made = merge_models(
+        {"model_a": str(folder / "a.safetensors"), "model_b": str(folder / "b.safetensors")},
+        {"alpha": [0.4] * 25},
+        {"alpha": 0.4},
+        "weighted_sum",
+        precision=16,
+        device="cpu",
+        threads=os.cpu_count(),
+    )
+    save_model(made, str(out.with_suffix("")), "safetensors")
+    return time.perf_counter() - start
+
+
+def comfyui(folder: Path, out: Path, program: Path) -> float:
+    """Seconds of ComfyUI's loader, merge nodes and CheckpointSave on the CPU."""
+    sys.argv[1:] = ["--cpu"]
+    sys.path.insert(0, str(program))
+    from comfy.options import enable_args_parsing
+
+    enable_args_parsing()
+    import folder_paths
+    from comfy_extras import nodes_model_merging as merging
+
+    import nodes
+
+    folder_paths.set_output_directory(str(out.parent))
+    folder_paths.add_model_folder_path("checkpoints", str(folder))
+    start = time.perf_counter()
+    load = nodes.CheckpointLoaderSimple().load_checkpoint
+    (model_a, clip_a, vae), (model_b, clip_b, _) = (load(f"{name}.safetensors") for name in "ab")
+    (model,) = merging.ModelMergeSimple().merge(model_a, model_b, 0.6)
+    (clip,) = merging.CLIPMergeSimple().merge(clip_a, clip_b, 0.6)
+    merging.CheckpointSave().save(model, clip, vae, "comfyui")
+    return time.perf_counter() - start
+
+
 def misrounded(folder: Path, mix: str, made: Path) -> dict[str, float]:
     """Share of the blended elements that are not the float64 sum rounded to the nearest fp16 number, ties left aside."""
     import numpy as np
@@ -235,6 +328,14 @@ def run_task(task: Sequence[str], folder: Path) -> dict[str, Any]:
         return {"seconds": seconds, "peak_mb": peak_mb()}
     if kind == "misrounded":
         return misrounded(folder, rest[0], out)
+    if kind == "memory":
+        return in_memory(folder)
+    if kind == "sd_mecha":
+        return {"seconds": sd_mecha(folder, out), "peak_mb": peak_mb()}
+    if kind == "sd_meh":
+        return {"seconds": sd_meh(folder, out), "peak_mb": peak_mb()}
+    if kind == "comfyui":
+        return {"seconds": comfyui(folder, out, Path(rest[0])), "peak_mb": peak_mb()}
     if kind == "import":
         import torch
 
@@ -272,6 +373,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--sd-meh", help="a Python in whose environment sd-meh 0.9.5 is")
+    parser.add_argument(
+        "--comfyui", type=Path, help="the folder of a ComfyUI whose packages are installed here"
+    )
+    parser.add_argument("--peer-runs", type=int, default=1)
     parser.add_argument("--folder", type=Path, help="where the files are made; kept when given")
     parser.add_argument("--task", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -331,6 +437,28 @@ def report(options: argparse.Namespace, folder: Path) -> None:
         peak = max(run["peak_mb"] for run in merged)
         methods[mix] = {"vs_linear": round(of_linear, 2), "peak_mb": round(peak)}
         print(f"{label:34}{middle(merged):9.2f}{of_linear:9.2f} of linear{peak:6.0f}")
+    held = measured(python, folder, "memory")
+    print(
+        f"{'UNet of A, B in memory':34}{held['seconds']:9.2f}\n{'one block of it':34}{held['block']:9.2f}"
+    )
+    peers = {
+        "sd_meh": options.sd_meh and (options.sd_meh, "sd_meh"),
+        "sd_mecha": importlib.util.find_spec("sd_mecha") and (python, "sd_mecha"),
+        "comfyui": options.comfyui and (python, "comfyui", str(options.comfyui.resolve())),
+    }
+    slower: dict[str, float | None] = {}
+    for peer, how in peers.items():
+        if not how:
+            slower[f"vs_{peer}"] = None
+            continue
+        theirs = repeat(options.peer_runs, lambda how=how: measured(how[0], folder, *how[1:]))
+        for made in folder.glob("comfyui_*.safetensors"):
+            made.unlink()
+        slower[f"vs_{peer}"] = round(middle(theirs) / results["two"]["seconds"], 1)
+        print(
+            f"{peer + ', 0.6 A + 0.4 B':34}{middle(theirs):9.2f}{slower[f'vs_{peer}']:8.1f} of ours"
+            f"{middle(theirs, 'peak_mb'):9.0f}"
+        )
     (folder / "out.safetensors").unlink(missing_ok=True)
     both = {
         "vs_copy_2": round(results["two"]["vs_copy"], 2),
@@ -342,6 +470,9 @@ def report(options: argparse.Namespace, folder: Path) -> None:
         "misrounded_n": results["three"]["misrounded"],
         "hashes_equal": all(r["hashes_equal"] for r in results.values()),
         "methods": methods,
+        "in_memory_s": round(held["seconds"], 2),
+        "block_change_s": round(held["block"], 2),
+        **slower,
     }
     print(json.dumps(both))
 
