@@ -17,6 +17,7 @@ RANGE = re.compile(
     rf"({NUMBER})\s*-\s*({NUMBER})\s*(?:\(([+-]\d{{1,30}}(?:\.\d{{1,30}})?)\)|\[(\d{{1,30}})\])?"
 )
 SEEDS = re.compile(r"(\d{1,30})\s+seeds?(?:\s+from\s+(\d{1,30}))?", re.IGNORECASE)
+SERIES = re.compile(r"[+-]?(?:\d{1,30}(?:\.\d{0,30})?|\.\d{1,30})(?:e[+-]?\d{1,2})?", re.IGNORECASE)
 DOTS = ("..", "...", "…")
 
 MOST_VALUES = 20_000
@@ -117,7 +118,7 @@ def _spread(text: str, low: Fraction, high: Fraction, count: int, whole: bool) -
 def _go_on(found: list[str], last: str, whole: bool) -> list[str]:
     """The numbers after `found`, in the same steps, up to `last`."""
     for text in [*found[-2:], last]:
-        if not re.fullmatch(NUMBER, text):
+        if not SERIES.fullmatch(text):
             raise GridError(f"'..' stands between numbers; {text[:40]!r} is none that it can go on from or to.")  # fmt: skip
     here, end = Fraction(found[-1]), Fraction(last)
     by = here - Fraction(found[-2]) if len(found) > 1 else Fraction(1 if end >= here else -1)

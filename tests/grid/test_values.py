@@ -27,6 +27,8 @@ from cocktail.nodes.grid.values import numbers, seeds, texts
         ("1, .., 4", True, "1 2 3 4"),
         ("10, 7.5, .., 0", False, "10 7.5 5 2.5 0"),
         ("0.1, 0.2, .., 0.5", False, "0.1 0.2 0.3 0.4 0.5"),
+        (".1, .2, .., .5", False, ".1 .2 0.3 0.4 0.5"),
+        ("1e-6, 2e-6, .., 4e-6", False, "1e-6 2e-6 3e-06 4e-06"),
         ("3, 1-2", True, "3 1 2"),
         ("word", True, "word"),
     ],
