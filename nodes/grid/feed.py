@@ -342,11 +342,10 @@ class Feed:
             raise Failed(f"the server sent no picture: {error}"[:300]) from None
         note = {"key": cell.key, "numerics": made_by} if self.with_graphs else None
         settings: Any = cell.settings if self.with_graphs else None
-        whole = cell_file.encode(
-            pixels, self.order.save_as, settings, f"cocktail/{self.plan.name}", note
-        )
+        save_as = cell_file.format_for(pixels, self.order.save_as)
+        whole = cell_file.encode(pixels, save_as, settings, f"cocktail/{self.plan.name}", note)
         try:
-            self.store.save_cell(cell, whole, {"prompt_s": round(seconds, 3)}, self.order.save_as, made_by)  # fmt: skip
+            self.store.save_cell(cell, whole, {"prompt_s": round(seconds, 3)}, save_as, made_by)
         except OSError as error:
             raise GridError(
                 f"A cell cannot be saved in {self.store.folder.name}: {error.strerror}. Free space or change the folder's rights, "
