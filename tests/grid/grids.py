@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import struct
 import time
 from collections.abc import Callable
@@ -75,3 +76,13 @@ def cells(folder: Path) -> list[dict[str, Any]]:
     for cell in plan["cells"]:
         cell["file"] = folder / "cells" / cell["key"][:2] / f"{cell['key']}.png"
     return plan["cells"]
+
+
+def replace_or_remove(checkpoint: Path, how: str) -> None:
+    """Put miniature_v1 in the place of a checkpoint ("replaced"), or remove it."""
+    if how != "replaced":
+        checkpoint.unlink()
+        return
+    other = checkpoint.with_name("other.part")
+    shutil.copyfile(checkpoint.with_name("miniature_v1.safetensors"), other)
+    other.replace(checkpoint)

@@ -23,6 +23,7 @@ from .grids import (
     folder_of,
     grid_prompt,
     pixels,
+    replace_or_remove,
     wait_for,
     write_no_model,
 )
@@ -461,12 +462,7 @@ def test_a_checkpoint_that_is_replaced_or_removed_after_planning_gets_no_cell_un
     try:
         running = comfy.queue(grid_prompt(how, axes, steps=16))
         wait_for(lambda: list(folder.glob("cells/*/*.png")))
-        if how == "replaced":
-            other = checkpoints / "other.part"
-            shutil.copyfile(checkpoints / "miniature_v1.safetensors", other)
-            other.replace(changing)
-        else:
-            changing.unlink()
+        replace_or_remove(changing, how)
         result = comfy.wait(running)["render"]
         words = {"replaced": "has been replaced", "removed": "There is no checkpoint 'changing"}
         assert words[how] in result["text"][0]

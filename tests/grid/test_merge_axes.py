@@ -16,7 +16,7 @@ from cocktail.nodes.grid.merge_axes import BLOCKS, MULTIPLIER, SHARE, merge_axis
 from cocktail.nodes.grid.plan import make_plan
 
 from ..comfy import Comfy
-from .grids import axis_node, cells, folder_of, grid_prompt, pixels, wait_for
+from .grids import axis_node, cells, folder_of, grid_prompt, pixels, replace_or_remove, wait_for
 from .test_plan import FIXED
 
 A, B, C = (Ingredient(f"{name}.safetensors") for name in "abc")
@@ -138,12 +138,7 @@ def test_an_ingredient_that_is_replaced_or_removed_half_way_gets_no_cell_under_i
     try:
         running = comfy.queue({**parts, **prompt})
         wait_for(lambda: [*folder_of(comfy.base, name).glob("cells/*/*.png")])
-        if how == "replaced":
-            other = checkpoints / "other.part"
-            shutil.copyfile(checkpoints / "miniature_v1.safetensors", other)
-            other.replace(changing)
-        else:
-            changing.unlink()
+        replace_or_remove(changing, how)
         result = comfy.wait(running)["render"]
         assert "ingredient" in result["text"][0]
         assert str(checkpoints) not in result["text"][0]
