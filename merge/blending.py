@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from .rounding import round_once
@@ -38,6 +39,11 @@ class Blender:
         self._buffers: dict[tuple[str, Any], Tensor] = {}
         self._in_vain: set[tuple[float, ...]] = set()
 
+    @cached_property
+    def _few(self) -> Blender:
+        """For the elements of a piece that are in doubt."""
+        return Blender(self._elements // TOO_MANY + 1)
+
     def blend(self, sources: Sequence[Tensor], weights: Sequence[float], out: Tensor) -> bool:
         """Write sources[0] + the sum of weights[i] x (sources[i + 1] - sources[0]) to `out`; False if an element is not finite.
 
@@ -59,9 +65,9 @@ class Blender:
         elif len(doubtful):
             indices = torch.from_numpy(doubtful)
             few = [_taken(source, indices) for source in sources]
-            exact = torch.empty(len(doubtful), dtype=out.dtype)
-            Blender(len(doubtful))._blend_double(few, weights, exact)
-            out[indices] = exact
+            exact = self._few._buffer("exact", len(doubtful), out.dtype)
+            self._few._blend_double(few, weights, exact)
+            out.view(torch.int16).scatter_(0, indices, exact.view(torch.int16))
         return is_finite(out)
 
     def _blend_two(self, a: Tensor, b: Tensor, share: float, out: Tensor) -> Any:
@@ -176,8 +182,8 @@ def _taken(source: Tensor, indices: Tensor) -> Tensor:
     import torch
 
     if source.element_size() == 1:
-        return source.view(torch.uint8)[indices].view(source.dtype)
-    return source[indices]
+        return source.view(torch.uint8).index_select(0, indices).view(source.dtype)
+    return source.index_select(0, indices)
 
 
 def is_finite(values: Tensor) -> bool:
