@@ -3,7 +3,8 @@
     python benchmarks/train_step.py             # about 8 minutes on two cores, 5 GB of memory
     python benchmarks/train_step.py --full      # the step of full-size SD1.5 alone: about 20 GB of memory
 
-Ours is `train_epoch` as a run has it: data, clipping, logging, everything. Bare is forward, loss, backward and optimizer on ready tensors.
+Ours is `train_epoch` as a run has it: data, clipping, logging, everything. Bare is forward, loss, backward and optimizer on ready tensors,
+with the same modules.
 The recipe is a loop as in diffusers' text-to-image example: it decodes pictures and encodes them and their captions in every step. Loops take turns on the
 same batches, two at a time; quotients are medians over the rounds. Text: the text encoder learns, or does not; alone is its own forward, backward and optimizer.
 """
@@ -90,15 +91,13 @@ def one_epoch(training: Any) -> float:
 
 
 def bare_loop(training: Any) -> Callable[[], float]:
-    """Forward, loss, backward and AdamW on ready tensors, with a UNet of its own."""
+    """Forward, loss, backward and AdamW on ready tensors, with the run's own UNet and optimizer."""
     import torch
 
-    from cocktail.trainer.model import load_model
     from cocktail.trainer.noise import add_noise
     from cocktail.trainer.step import make_batches
 
-    unet = load_model(Path(training.run.base.path)).unet.requires_grad_(True).train()
-    optimizer = torch.optim.AdamW(unet.parameters(), lr=3e-4, weight_decay=0.01, fused=True)
+    unet, optimizer = training.workers.unwrap(training.parts["unet"]), training.optimizers["unet"]
     ready = []
     for step, window in enumerate(training.plan(0)):
         (batch,) = make_batches(training, window, step)

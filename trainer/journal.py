@@ -6,6 +6,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ class Journal:
         self.silent = silent
         self.state: State = run.state()
         self._written = 0.0
+        self._aside = ThreadPoolExecutor(1, thread_name_prefix="state")
+        self._writing: Future[None] | None = None
         self._waiting: list[tuple[Path, dict[str, Any]]] = []
         self._events = None if silent else _tensorboard(run)
         self._wandb: Any = None
@@ -43,17 +46,29 @@ class Journal:
     def update(self, **changes: Any) -> None:
         """Change the state and write it at once."""
         self.state = replace(self.state, **changes)
+        self._settle()
+        self._write(self.state)
+
+    def progress(self, **changes: Any) -> None:
+        """Change the state; it is written at most twice a second, and no step waits for the disk."""
+        self.state = replace(self.state, **changes)
+        if time.monotonic() - self._written >= STATE_EVERY_S:
+            self._settle()
+            self._written = time.monotonic()
+            self._writing = self._aside.submit(self._write, self.state)
+
+    def _settle(self) -> None:
+        """Wait until the state that was written last is there; raises what went wrong with it."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def _write(self, state: State) -> None:
         if self.silent:
             return
         with _room_permitting():
-            self.run.write_state(self.state)
+            self.run.write_state(state)
         self._written = time.monotonic()
-
-    def progress(self, **changes: Any) -> None:
-        """Change the state; it is written at most twice a second."""
-        self.state = replace(self.state, **changes)
-        if time.monotonic() - self._written >= STATE_EVERY_S:
-            self.update()
 
     def record(self, kind: str, epoch: int, step: int, **values: Any) -> None:
         """Append a line of that kind (step, validation, checkpoint, ...) to metrics.jsonl."""
@@ -117,6 +132,7 @@ class Journal:
                 del self._waiting[0]
 
     def close(self) -> None:
+        self._aside.shutdown()
         if self._bar is not None:
             self._bar.close()
         if self._events:

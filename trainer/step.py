@@ -42,11 +42,13 @@ class Choices:
 class Batch:
     """This process' part of one batch, ready for the networks.
 
-    `count` is the number of pairs in the whole step, `counts` whether this batch is more than a stand-in.
+    `known` are embeddings of its captions that were on disk, `count` is the number of pairs in the whole step, `counts`
+    whether this batch is more than a stand-in.
     """
 
     pairs: tuple[Pair, ...]
     choices: tuple[Choices, ...]
+    known: dict[str, torch.Tensor]
     latents: torch.Tensor
     noise: torch.Tensor
     timesteps: torch.Tensor
@@ -128,6 +130,7 @@ def _batch(
     return Batch(
         tuple(pairs),
         tuple(choices),
+        training.text.known([choice.caption for choice in choices]),
         latents,
         torch.stack(noise),
         torch.tensor(timesteps),
@@ -167,7 +170,8 @@ def take_step(training: Training, batches: Sequence[Batch], step: int) -> StepRe
 def _losses(training: Training, batch: Batch) -> torch.Tensor:
     """The loss of every pair of a batch, (batch,)."""
     device = training.workers.device
-    embeddings, mask = training.text.embed([choice.caption for choice in batch.choices], device)
+    captions = [choice.caption for choice in batch.choices]
+    embeddings, mask = training.text.embed(captions, device, batch.known)
     return pair_losses(
         training.unet,
         batch.latents.to(device),

@@ -113,21 +113,28 @@ class Text:
             for caption, embedding in zip(part, embeddings, strict=True):
                 self.cache.put(self._key(caption), embedding.float().cpu())
 
+    def known(self, captions: Sequence[str]) -> dict[str, torch.Tensor]:
+        """The embeddings that are on disk, by caption: reading them need not keep a step waiting."""
+        if self.cache is None:
+            return {}
+        keys = {caption: self._key(caption) for caption in dict.fromkeys(captions)}
+        return {caption: self.cache.get(key) for caption, key in keys.items() if key in self.cache}
+
     def embed(
-        self, captions: Sequence[str], device: Any
+        self,
+        captions: Sequence[str],
+        device: Any,
+        known: dict[str, torch.Tensor] | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Embeddings (batch, 77 x chunks, 768) on `device`, with gradients when the text encoder is trained.
 
         The mask (batch, 77 x chunks) is 0 behind captions of fewer chunks than the longest, None when all have as many.
-        Captions that were not prepared, such as shuffled tags, are encoded where the frozen text encoder is.
+        Captions that were not prepared, such as shuffled tags, are encoded where the frozen text encoder is. `known` is what
+        `known` said of them, if it has been asked already.
         """
         if self.cache is None:
             return _stacked(self._encode(captions, device))
-        known = {}
-        for caption in dict.fromkeys(captions):
-            key = self._key(caption)
-            if key in self.cache:
-                known[caption] = self.cache.get(key)
+        known = self.known(captions) if known is None else known
         new = [caption for caption in dict.fromkeys(captions) if caption not in known]
         if new:
             import torch
