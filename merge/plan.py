@@ -22,6 +22,7 @@ from .matching import check_shapes, cuts, notes, without
 from .recipe import (
     Ingredient,
     Method,
+    Mix,
     Parts,
     Recipe,
     flatten,
@@ -165,7 +166,8 @@ def make_plan(recipe: Recipe, headers: Mapping[Ingredient, Header], precision: s
     }
     recipes = {name: left[names[name], absent] for name, absent in lacking.items()}
     trees_of = {name: tree for name, tree in recipes.items() if tree is not None}
-    order = _order(recipe, trees_of)
+    mixes = {name: flatten(tree, name) for name, tree in trees_of.items()}
+    order = _order(recipe, mixes)
     vae_from = _owner_of_vae(recipe, users[VAE_PART], order, headers)
     users = {part: tuple(i for i in order if i in used) for part, used in users.items()}
     base = order[0]
@@ -187,8 +189,8 @@ def make_plan(recipe: Recipe, headers: Mapping[Ingredient, Header], precision: s
         if users[part]:
             check_shapes(users[part], headers, [name for name in blended if names[name] == part])
 
-    def formula(name: str, tree: Recipe) -> Formula:
-        weights = dict(flatten(tree, name))
+    def formula(name: str, mix: Mix) -> Formula:
+        weights = dict(mix)
         used = [ingredient for ingredient in order if ingredient in weights]
         sources = [Source(number[i], headers[i].tensors[name]) for i in used]
         shares = [float(weights.pop(i)) for i in used]
@@ -202,7 +204,9 @@ def make_plan(recipe: Recipe, headers: Mapping[Ingredient, Header], precision: s
 
     def call(name: str, method: Method) -> Call:
         settings = tuple((k, float(method.number(k, name))) for k, _ in method.settings)
-        return Call(method.method, tuple(formula(name, r) for r in method.recipes), settings)
+        return Call(
+            method.method, tuple(formula(name, flatten(r, name)) for r in method.recipes), settings
+        )
 
     def output(name: str) -> OutputTensor | None:
         having = [i for i in users[names[name]] if name in headers[i].tensors]
@@ -222,9 +226,9 @@ def make_plan(recipe: Recipe, headers: Mapping[Ingredient, Header], precision: s
             return OutputTensor(name, tensor.dtype, tensor.shape, Copy(source))
         dtype = first.dtype if names[name] == VAE_PART else _stored_as(name, precision)
         if len({tensor.shape for tensor in found.values()}) == 1:
-            return OutputTensor(name, dtype, first.shape, formula(name, trees_of[name]))
+            return OutputTensor(name, dtype, first.shape, formula(name, mixes[name]))
         parts = [
-            (cut.start, cut.stop, formula(name, tree))
+            (cut.start, cut.stop, formula(name, flatten(tree, name)))
             for cut in cuts(found)
             if (tree := without(trees[names[name]], (*lacking[name], *cut.lacking))) is not None
         ]
@@ -274,24 +278,28 @@ def _vae_note(recipe: Recipe, base: Ingredient, vae_from: Ingredient | None) -> 
     return [f"{short_name(base.name)} has no VAE; the result has that of {short_name(vae_from.name)}."]  # fmt: skip
 
 
-def _order(recipe: Recipe, trees_of: Mapping[str, Recipe]) -> list[Ingredient]:
+def _order(recipe: Recipe, mixes: Mapping[str, Mix]) -> list[Ingredient]:
     """The ingredients that matter to any tensor, from left to right, but first one that the UNet is made of and not only taken from."""
-    used = {i for name, tree in trees_of.items() for i in used_ingredients(tree, name)}
-    used |= set(used_ingredients(recipe))
-    added = _added(recipe, "").union(
-        *(_added(tree, name) for name, tree in trees_of.items() if part_of(name) == UNET_PART)
+    used = {i for name, mix in mixes.items() for i in used_ingredients(mix, name)}
+    whole = flatten(recipe)
+    used |= set(used_ingredients(whole))
+    added = _added(whole, "").union(
+        *(_added(mix, name) for name, mix in mixes.items() if part_of(name) == UNET_PART)
     )
     order = list(dict.fromkeys(i for i in ingredients(recipe) if i in used))
     base = next(ingredient for ingredient in order if ingredient in added)
     return [base, *(ingredient for ingredient in order if ingredient != base)]
 
 
-def _added(recipe: Recipe, tensor: str) -> set[Ingredient]:
-    """The ingredients that a recipe takes with positive weights; of a method those of its first operand."""
+def _added(mix: Mix, tensor: str) -> set[Ingredient]:
+    """The ingredients that a mix takes with positive weights; of a method those of its first operand."""
     found: set[Ingredient] = set()
-    for atom, weight in flatten(recipe, tensor):
+    for atom, weight in mix:
         if weight > 0:
-            found |= {atom} if isinstance(atom, Ingredient) else _added(atom.recipes[0], tensor)
+            if isinstance(atom, Ingredient):
+                found.add(atom)
+            else:
+                found |= _added(flatten(atom.recipes[0], tensor), tensor)
     return found
 
 

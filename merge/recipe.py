@@ -94,6 +94,8 @@ class Method:
 
 
 Recipe: TypeAlias = Ingredient | WeightedSum | AddDifference | BlockSum | Parts | Method
+Mix: TypeAlias = tuple[tuple[Ingredient | Method, Fraction], ...]
+"""A linear combination: ingredients and methods with their weights (see `flatten`)."""
 
 
 def weighted_sum(shares: Iterable[tuple[Recipe, Number]]) -> WeightedSum:
@@ -213,7 +215,7 @@ def ingredients(recipe: Recipe) -> Iterator[Ingredient]:
             yield from ingredients(child)
 
 
-def flatten(recipe: Recipe, tensor: str = "") -> tuple[tuple[Ingredient | Method, Fraction], ...]:
+def flatten(recipe: Recipe, tensor: str = "") -> Mix:
     """The linear combination that a recipe is for the tensor of that name: one exact weight per ingredient or method, from left to right.
 
     Without a name it is that of all that is not in the UNet. An ingredient that stands in several places is added up (by file
@@ -246,14 +248,15 @@ def flatten(recipe: Recipe, tensor: str = "") -> tuple[tuple[Ingredient | Method
     return tuple((atom, total) for atom, total in totals.values() if total)
 
 
-def used_ingredients(recipe: Recipe, tensor: str = "") -> tuple[Ingredient, ...]:
-    """The ingredients that a recipe depends on for the tensor of that name, each once, from left to right."""
+def used_ingredients(mix: Mix, tensor: str = "") -> tuple[Ingredient, ...]:
+    """The ingredients that a mix depends on for the tensor of that name, each once, from left to right."""
     found: dict[Ingredient, None] = {}
-    for atom, _ in flatten(recipe, tensor):
+    for atom, _ in mix:
         if isinstance(atom, Ingredient):
             found[atom] = None
         else:
-            found |= dict.fromkeys(i for r in atom.recipes for i in used_ingredients(r, tensor))
+            operands = (flatten(recipe, tensor) for recipe in atom.recipes)
+            found |= dict.fromkeys(i for each in operands for i in used_ingredients(each, tensor))
     return tuple(found)
 
 

@@ -139,7 +139,7 @@ def write_web_ui_recipe(recipe: Recipe, title: str, half: bool, family: str) -> 
     if blocked := _as_supermerger(whole):
         return blocked
     method, multiplier = "Cocktail", None
-    models: list[Recipe] = list(used_ingredients(recipe))
+    models: list[Recipe] = list(used_ingredients(flatten(recipe)))
     if isinstance(whole, WeightedSum) and len(whole.parts) == 2:
         if all(isinstance(part.recipe, Ingredient) for part in whole.parts):
             method, multiplier = "Weighted sum", float(whole.parts[1].weight)
