@@ -70,18 +70,23 @@ def encode(
 
 def fault(path: Path, key: str) -> str | None:
     """What is wrong with the file of a finished cell; None when it is whole and, if it says so, that cell's."""
+    return examine(path, key)[0]
+
+
+def examine(path: Path, key: str) -> tuple[str | None, dict[str, Any]]:
+    """What `fault` says of the file of a cell, and the note in it."""
     data = path.read_bytes()
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         note = _png_note(data)
     elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         note = _webp_note(data)
     else:
-        return "is no picture"
+        return "is no picture", {}
     if note is None:
-        return "is damaged"
+        return "is damaged", {}
     if note.get("key", key) != key:
-        return "is another cell's"
-    return None
+        return "is another cell's", note
+    return None, note
 
 
 def _png(picture: Any, texts: dict[str, str]) -> bytes:

@@ -74,11 +74,10 @@ def learn(grids: Path, save_as: str = PNG) -> Learned:
             break
     steps, rests, loads, encodes, sizes = [], [], [], [], []
     for line in found:
-        settings = line["settings"]
-        if "prompt_s" in line:
+        settings, whole = line["settings"], line.get("sample_s", line.get("seconds"))
+        if whole is None:
             continue
         pixels = settings["width"] * settings["height"]
-        whole = line.get("sample_s", line.get("seconds", 0.0))
         if whole > 0:
             steps.append(whole / (_evaluations(settings) * pixels / 1e6))
             rests.append(line.get("decode_s", 0.0))

@@ -251,6 +251,7 @@ class Feed:
     def _send(
         self, server: Server, name: str, cell: Cell, flying: dict[str, Any], worker: Worker
     ) -> None:
+        """Queue a cell. Raises Gone when the server does not answer: the prompt may be there all the same, and counts as out."""
         id = str(uuid.uuid4())
         try:
             self.unchanged(cell)
@@ -269,6 +270,9 @@ class Feed:
             self._no_longer_out(id)
             self._fail(cell, str(error), worker)
             return
+        except Gone:
+            flying[id] = (cell, time.monotonic())
+            raise
         if taken != id:
             with self._door:
                 self.order.sent[taken] = self.order.sent.pop(id)

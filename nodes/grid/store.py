@@ -20,11 +20,13 @@ from typing import Any
 
 from ...trainer.files import canonical_json, sha256_text, write_bytes, write_json
 from . import journal
-from .cell_file import PNG, SUFFIXES, fault
+from .cell_file import PNG, SUFFIXES, examine
 from .plan import Cell, Plan
 
 LITTER_S = 600
 """A temporary file that is older than this was left by a process that is gone."""
+NOTING_S = 5
+"""How long after its file a cell is noted at the latest, if nobody was killed in between."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +48,18 @@ class Store:
         return [cell for cell in plan.render_order if not self.is_finished(cell.key)]
 
     def set_aside_damaged(self, plan: Plan) -> list[str]:
-        """Read the files of all cells, and move those that are damaged or another cell's out of the way; their keys."""
+        """Read the files of all cells, and move those that are damaged or another cell's out of the way; their keys.
+
+        A good file that cells.jsonl does not know, because its process was killed when it had written it, is noted.
+        """
         found = []
+        noted = {line["key"] for line in self.log() if line["status"] == "finished"}
         for cell in plan.render_order:
             path = self.cell_path(cell.key)
             try:
-                wrong = fault(path, cell.key)
+                wrong, note = examine(path, cell.key)
+                if wrong is None and cell.key not in noted:
+                    self._note_late(cell, path, note)
             except (FileNotFoundError, NotADirectoryError):
                 continue
             if wrong is not None:
@@ -61,6 +69,14 @@ class Store:
                 self._log(cell, {"status": "damaged", "reason": f"its file {wrong}"})
                 found.append(cell.key)
         return found
+
+    def _note_late(self, cell: Cell, path: Path, note: dict[str, Any]) -> None:
+        file = path.stat()
+        if time.time() - file.st_mtime < NOTING_S:
+            return
+        save_as = next(name for name, suffix in SUFFIXES.items() if suffix == path.suffix)
+        found = {"bytes": file.st_size, "save_as": save_as, "numerics": note.get("numerics", "")}
+        self._log(cell, {"status": "finished", **found, "time": file.st_mtime})
 
     def sweep(self) -> None:
         """Remove the temporary files of processes that were killed."""
@@ -144,9 +160,9 @@ class Store:
     def _log(self, cell: Cell, outcome: dict[str, Any]) -> None:
         line = {
             "key": cell.key,
+            "time": time.time(),
             **outcome,
             "settings": cell.settings.to_json(),
-            "time": time.time(),
         }
         journal.append(self.folder / "cells.jsonl", line)
 

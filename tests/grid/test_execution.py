@@ -151,6 +151,25 @@ def test_a_damaged_or_swapped_file_is_put_aside_and_the_cell_drawn_again(tmp_pat
     assert sorted(reasons) == ["its file is another cell's", "its file is damaged", "its file is no picture"]  # fmt: skip
 
 
+def test_a_cell_whose_process_was_killed_before_it_was_noted_is_noted_by_the_next(tmp_path: Path):
+    plan = drawn_plan()
+    draw_grid(plan, tmp_path, Drawn())
+    store, log = Store(tmp_path), tmp_path / "cells.jsonl"
+    lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
+    log.write_text("".join(lines[:-2]), encoding="utf-8")
+    old, young = (json.loads(line) for line in lines[-2:])
+    os.utime(store.cell_path(old["key"]), (1e9, 1e9))
+    again = Drawn()
+    draw_grid(plan, tmp_path, again)
+    assert not again.drawn
+    found = store.log()
+    assert Counter(line["key"] for line in found).most_common(1)[0][1] == 1
+    assert young["key"] not in {line["key"] for line in found}, "it may be noted any moment"
+    late = next(line for line in found if line["key"] == old["key"])
+    assert late == {key: old[key] for key in late} | {"time": 1e9}
+    assert late["numerics"] and late["bytes"] == store.cell_path(old["key"]).stat().st_size
+
+
 def test_a_disk_that_refuses_ends_the_pass_with_what_to_do(tmp_path: Path):
     plan = drawn_plan()
     cells, aside = tmp_path / "cells", tmp_path / "aside"

@@ -8,6 +8,9 @@ import json
 import os
 import shutil
 import signal
+import socket
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import numpy
@@ -263,3 +266,42 @@ def test_a_plain_server_helps_and_when_it_is_lost_its_cells_go_to_others(comfy, 
     assert "does not answer" in done["servers"][second.url]
     made = cell_pixels(comfy, "farm")
     assert len({hashlib.sha256(picture.tobytes()).hexdigest() for picture in made.values()}) == 24
+
+
+class Mute(BaseHTTPRequestHandler):
+    """A server that looks well and hangs up on every prompt."""
+
+    def do_GET(self) -> None:
+        answers: dict[str, Any] = {"/queue": {"queue_running": [], "queue_pending": []}, "/system_stats": {}}  # fmt: skip
+        data = json.dumps(answers.get(self.path, {})).encode()
+        self.send_response(404 if self.path.startswith("/experiment") else 200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def do_POST(self) -> None:
+        self.connection.shutdown(socket.SHUT_RDWR)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_server_that_is_lost_while_it_is_given_a_prompt_leaves_nothing_out(comfy, workflow):
+    mute = ThreadingHTTPServer(("127.0.0.1", 0), Mute)
+    thread = threading.Thread(target=mute.serve_forever)
+    thread.start()
+    url = f"http://127.0.0.1:{mute.server_port}"
+    file = comfy.base / "user" / "cocktail" / "servers.json"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps({"servers": [url], "lease_s": 2}))
+    try:
+        plan = plan_of("mute", workflow, axis("KSampler.seed", "12 seeds"))
+        comfy.post("/cocktail/grids", {"plan": plan, "servers": "all"})
+        done = ended(comfy, "mute")
+    finally:
+        file.unlink()
+        mute.shutdown()
+        mute.server_close()
+        thread.join()
+    assert (done["state"], done["finished"], done["failed"]) == ("finished", 12, 0), done
+    assert "does not answer" in done["servers"][url]
