@@ -12,6 +12,8 @@ from .errors import GridError
 
 FORMAT = 1
 SIDE_STEP = 8
+EVEN_STEP = 64
+"""A side that this divides is halved evenly all the way down Stable Diffusion's UNet; models are trained on such sizes."""
 LIMITS: dict[str, tuple[float, float]] = {
     "seed": (0, 2**64 - 1),
     "steps": (1, 10_000),

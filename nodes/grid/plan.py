@@ -11,7 +11,7 @@ from typing import Any
 
 from . import batching
 from .axes import REPLACES, Axis, Choices, axis_from_json, check_apart, checked, text_of
-from .cell import CellSettings, check_limits, lora_words
+from .cell import EVEN_STEP, CellSettings, check_limits, lora_words
 from .errors import GridError
 from .rules import Rule, read_rules
 
@@ -190,7 +190,7 @@ def make_plan(
     resolver.check_found()
     notes = [f'The rule "{rule.text}" leaves nothing out.' for rule in read if rule not in used]
     notes += without_effect(axes, cells)
-    notes += _alone(kept, cells)
+    notes += _alone(kept, cells) + _uneven(cells)
     return Plan(name, kept, tuple(axes), tuple(cells), contents, read, tuple(notes))
 
 
@@ -343,6 +343,15 @@ def _alone(kept: Mapping[str, Any], cells: Sequence[Cell]) -> list[str]:
         if alone
         else []
     )
+
+
+def _uneven(cells: Sequence[Cell]) -> list[str]:
+    """A sentence about sizes that the UNet cannot halve evenly."""
+    sizes = sorted({(cell.settings.width, cell.settings.height) for cell in cells})
+    uneven = [f"{w} x {h}" for w, h in sizes if w % EVEN_STEP or h % EVEN_STEP]
+    if not uneven:
+        return []
+    return [f"Models are trained on sides that are multiples of {EVEN_STEP}, which these sizes have not: {', '.join(uneven)}."]  # fmt: skip
 
 
 def _traits(cell: Cell) -> tuple[Any, ...]:

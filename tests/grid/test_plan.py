@@ -209,6 +209,13 @@ def test_values_that_change_nothing_are_noted():
     )
 
 
+def test_sizes_that_models_are_not_trained_on_are_noted():
+    sizes = [typed("size", "512x768", "512x520", "904x1160")]
+    assert make_plan("g", FIXED, sizes, content_of).notes == (
+        "Models are trained on sides that are multiples of 64, which these sizes have not: 512 x 520, 904 x 1160.",
+    )
+
+
 def test_rules_leave_cells_out():
     axes = [
         checkpoint_axis([("m512", ""), ("m768", "")]),
