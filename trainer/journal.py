@@ -50,7 +50,7 @@ class Journal:
         self._write(self.state)
 
     def progress(self, **changes: Any) -> None:
-        """Change the state; it is written at most twice a second, and no step waits for the disk."""
+        """Change the state; it is written at most twice a second, beside the steps."""
         self.state = replace(self.state, **changes)
         if time.monotonic() - self._written >= STATE_EVERY_S:
             self._settle()
