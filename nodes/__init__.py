@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 from comfy_api.latest import ComfyExtension, io
 
 from . import dataset, finetune, finetune_settings, merge, routes, selection, supervisor
 from .grid import feeds
 from .grid import nodes as grid
+from .grid.ray_worker import RENDERS_ONLY
 
 NODES: list[type[io.ComfyNode]] = [
     *dataset.NODES,
@@ -28,6 +31,7 @@ class CocktailExtension(ComfyExtension):
         instance = getattr(server.PromptServer, "instance", None)
         if instance is not None:
             routes.add(instance.routes)
-            supervisor.watch()
-            feeds.resume_when_up()
+            if RENDERS_ONLY not in os.environ:
+                supervisor.watch()
+                feeds.resume_when_up()
         return NODES

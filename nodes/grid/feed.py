@@ -13,19 +13,24 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...trainer.files import write_json
-from . import cell_file, numerics
+from . import cell_file, feed_settings, numerics
 from .cell import CellSettings
 from .errors import GridError
-from .feed_settings import addresses
 from .plan import Cell, Plan
-from .remote import Failed, Gone, Refused, Server
+from .remote import Ended, Failed, Gone, Refused, Server
 from .store import Store
 from .workers import Work, Worker
 from .workflow import api_prompt
+
+if TYPE_CHECKING:
+    from .ray_cluster import RayServer
+
+    AnyServer = Server | RayServer
 
 FORMAT = 1
 POLL_S = 0.15
@@ -125,10 +130,9 @@ class Feed:
         self._tell()
 
     def _serve_all(self) -> None:
-        names = self.order.servers
         threads = [
-            threading.Thread(target=self._guarded, args=pair, name=f"cocktail feed {pair[0]}", daemon=True)
-            for pair in zip(names, addresses(names), strict=True)
+            threading.Thread(target=self._guarded, args=(name,), name=f"cocktail feed {name}", daemon=True)
+            for name in self.order.servers
         ]  # fmt: skip
         for thread in threads:
             thread.start()
@@ -147,10 +151,11 @@ class Feed:
             return
         self.change(FINISHED)
 
-    def _guarded(self, name: str, url: str) -> None:
+    def _guarded(self, name: str) -> None:
         """One server, until all is done or it is lost; what ends the whole grid is noted."""
         try:
-            self._serve(name, Server(url))
+            with self._connect(name) as server:
+                self._serve(name, server)
         except Refused as error:
             self.in_trouble(name, str(error))
         except GridError as error:
@@ -159,7 +164,20 @@ class Feed:
             logging.exception("Cocktail: feeding %s ended", self.plan.name)
             self.change(STOPPED, f"{type(error).__name__}: {error}"[:300])
 
-    def _serve(self, name: str, server: Server) -> None:
+    def _connect(self, name: str) -> AbstractContextManager[AnyServer]:
+        """A server by its name. Raises Refused if it is a worker of Ray and the settings name no cluster any more."""
+        if not name.startswith(feed_settings.RAY_WORKER):
+            return contextlib.nullcontext(Server(feed_settings.address(name)))
+        from .ray_cluster import RayServer
+
+        return RayServer(
+            name,
+            feed_settings.ray_settings(),
+            is_wanted=lambda: self.order.state == RUNNING,
+            tell=lambda message: self.in_trouble(name, message),
+        )
+
+    def _serve(self, name: str, server: AnyServer) -> None:
         with _turns_door:
             turn = _turns.setdefault(server.url, threading.Lock())
         while not turn.acquire(timeout=POLL_S):
@@ -173,6 +191,9 @@ class Feed:
                     self.trouble.pop(name, None)
                     self._hand_out(server, name, made_by)
                     return
+                except Ended as error:
+                    self.in_trouble(name, str(error))
+                    return
                 except Gone as error:
                     self.in_trouble(name, str(error))
                     with self._door:
@@ -183,7 +204,7 @@ class Feed:
         finally:
             turn.release()
 
-    def _came_back(self, server: Server) -> bool:
+    def _came_back(self, server: AnyServer) -> bool:
         """With no other server at work: whether this one answers again within the time of a lease."""
         end = time.monotonic() + self.order.lease_s
         while self.order.state == RUNNING and time.monotonic() < end:
@@ -194,7 +215,7 @@ class Feed:
                 time.sleep(RETRY_S)
         return False
 
-    def _hand_out(self, server: Server, name: str, made_by: str) -> None:
+    def _hand_out(self, server: AnyServer, name: str, made_by: str) -> None:
         """Send cells and collect their pictures until none is left. Raises Gone when the server was silent for too long."""
         work = Work(self.missing())
         with Worker(self.store.folder) as worker:
@@ -224,7 +245,7 @@ class Feed:
                     time.sleep(POLL_S)
                 except Gone as error:
                     was_gone = True
-                    if time.monotonic() - answered > self.order.lease_s:
+                    if isinstance(error, Ended) or time.monotonic() - answered > self.order.lease_s:
                         for id in flying:
                             self._no_longer_out(id)
                         raise
@@ -232,24 +253,24 @@ class Feed:
                     time.sleep(RETRY_S)
 
     def _still_out(
-        self, server: Server, name: str, worker: Worker, work: Work
+        self, server: AnyServer, name: str, worker: Worker, work: Work
     ) -> dict[str, tuple[Cell, float]]:
         """The prompts that were out when feeding last ended, as far as the server knows them."""
         with self._door:
             sent = {id: one["key"] for id, one in self.order.sent.items() if one["server"] == name}
-        running, waiting = server.known()
+        known = server.known()
         cells = {cell.key: cell for cell in self.plan.render_order}
         flying = {}
         for id, key in sent.items():
-            known = id in running | waiting or server.entry(id) is not None
-            if known and key in cells and worker.hold(work, cells[key]):
+            is_there = id in known or server.has_ended(id)
+            if is_there and key in cells and worker.hold(work, cells[key]):
                 flying[id] = (cells[key], time.monotonic())
             else:
                 self._no_longer_out(id)
         return flying
 
     def _send(
-        self, server: Server, name: str, cell: Cell, flying: dict[str, Any], worker: Worker
+        self, server: AnyServer, name: str, cell: Cell, flying: dict[str, Any], worker: Worker
     ) -> None:
         """Queue a cell. Raises Gone when the server does not answer: the prompt may be there all the same, and counts as out."""
         id = str(uuid.uuid4())
@@ -258,8 +279,8 @@ class Feed:
             with self._door:
                 self.order.sent[id] = {"server": name, "key": cell.key}
                 self._note()
-            prompt, _ = prompt_of(cell, self.plan)
-            taken = server.send(prompt, id)
+            prompt, output = prompt_of(cell, self.plan)
+            taken = server.send(prompt, id, output)
         except Refused as error:
             self._no_longer_out(id)
             if name != "this" and len(self.order.servers) > 1:
@@ -281,20 +302,22 @@ class Feed:
         self.announce(self.plan.name, key=cell.key, status="running")
 
     def _collect(
-        self, server: Server, flying: dict[str, Any], worker: Worker, made_by: str, was_gone: bool
+        self,
+        server: AnyServer,
+        flying: dict[str, Any],
+        worker: Worker,
+        made_by: str,
+        was_gone: bool,
     ) -> bool:
         """Take in what has ended; whether anything had."""
         ended = False
         for id, (cell, _) in [*flying.items()]:
-            entry = server.entry(id)
-            if entry is None:
-                continue
-            ended = True
-            _, output = prompt_of(cell, self.plan)
             try:
-                data, seconds = server.picture(entry, output)
+                found = server.result(id, prompt_of(cell, self.plan)[1])
+                if found is None:
+                    continue
                 self.unchanged(cell)
-                self.save(cell, data, seconds, made_by)
+                self.save(cell, *found, made_by)
                 worker.saved(cell.key)
             except Failed as error:
                 if error.interrupted:
@@ -309,20 +332,21 @@ class Feed:
                 if isinstance(error.__cause__, OSError):
                     raise
                 self._fail(cell, str(error), worker)
+            ended = True
             del flying[id]
             self._no_longer_out(id)
         return ended
 
     def _look(
-        self, server: Server, flying: dict[str, Any], worker: Worker, answered: float, was_gone: bool, work: Work,
+        self, server: AnyServer, flying: dict[str, Any], worker: Worker, answered: float, was_gone: bool, work: Work,
     ) -> None:  # fmt: skip
         """Whether prompts that are silent are still in the queue: a person may have cleared it, or the server been restarted."""
         silent = [id for id, (_, sent) in flying.items() if time.monotonic() - sent > LOOK_S]
         if not silent or (time.monotonic() - answered < LOOK_S and not was_gone):
             return
-        running, waiting = server.known()
+        known = server.known()
         for id in silent:
-            if id in running | waiting or server.entry(id) is not None:
+            if id in known or server.has_ended(id):
                 continue
             cell, _ = flying.pop(id)
             worker.saved(cell.key)
@@ -384,7 +408,7 @@ class Feed:
         self.store.save_numerics(id, described)
         return id
 
-    def check_files(self, server: Server, name: str) -> None:
+    def check_files(self, server: AnyServer, name: str) -> None:
         """Raise Refused if another server has no file of a name, or one of another size."""
         if name == "this":
             return

@@ -15,7 +15,8 @@ from .errors import GridError
 from .plan_nodes import checked_name, planned
 
 AXES = ("axis_1", "axis_2", "axis_3", "axis_4")
-HERE, ALL = "this ComfyUI", "all allowed servers"
+HERE, ALL, RAY = "this ComfyUI", "all allowed servers", "Ray cluster"
+SERVERS = {HERE: [feed_settings.THIS], ALL: "all", RAY: feed_settings.RAY}
 
 
 class CocktailAxisInput(io.ComfyNode):
@@ -178,10 +179,11 @@ class CocktailQueueGrid(io.ComfyNode):
                 opt(
                     io.Combo.Input,
                     "servers",
-                    options=[HERE, ALL],
+                    options=[*SERVERS],
                     default=HERE,
                     optional=True,
-                    tooltip="Where cells are rendered: here, or on all ComfyUI servers that the file user/cocktail/servers.json allows as well.",
+                    tooltip="Where cells are rendered: here, or on all ComfyUI servers that the file user/cocktail/servers.json allows as well, "
+                    "or on ComfyUIs that the Ray cluster of that file keeps.",
                 ),
                 io.Boolean.Input(
                     "retry_failed",
@@ -217,7 +219,7 @@ class CocktailQueueGrid(io.ComfyNode):
     ) -> io.NodeOutput:
         found = feeds.start(
             grid,
-            [feed_settings.THIS] if servers == HERE else "all",
+            SERVERS[servers],
             in_flight,
             save_as,
             retry_failed=retry_failed,

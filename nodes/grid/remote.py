@@ -22,6 +22,10 @@ class Gone(Exception):
     """The server does not answer. It may come back."""
 
 
+class Ended(Gone):
+    """The server will not come back."""
+
+
 class Refused(Exception):
     """The server does not take a prompt; the message says why."""
 
@@ -32,10 +36,6 @@ class Failed(Exception):
     def __init__(self, message: str, interrupted: bool = False) -> None:
         super().__init__(message)
         self.interrupted = interrupted
-
-
-class Lost(Exception):
-    """The server does not know a prompt that it was given: it was restarted, or its queue cleared."""
 
 
 @dataclass
@@ -64,24 +64,29 @@ class Server:
             return {}
         return {one["name"].replace("\\", "/"): one.get("size") for one in found}
 
-    def send(self, prompt: dict[str, Any], id: str) -> str:
-        """Queue a prompt; its id, which is `id` where the server lets us choose. Raises Refused or Gone."""
+    def send(self, prompt: dict[str, Any], id: str, output: str) -> str:
+        """Queue a prompt; its id, which is `id` where the server lets us choose. Raises Refused or Gone.
+
+        `output` is the node whose picture will be wanted, which ComfyUI need not know.
+        """
         answer = self._post("/prompt", {"prompt": prompt, "prompt_id": id, "client_id": self.client})  # fmt: skip
         if answer.get("node_errors") or "prompt_id" not in answer:
             raise Refused(_refusal(answer, prompt))
         return answer["prompt_id"]
 
-    def known(self) -> tuple[set[str], set[str]]:
-        """The prompts that are running, and those that wait."""
+    def known(self) -> set[str]:
+        """The prompts that are running or wait."""
         queue = self._get("/queue")
-        return tuple({item[1] for item in queue[part]} for part in ("queue_running", "queue_pending"))  # type: ignore[return-value]  # fmt: skip
+        return _ids(queue["queue_running"]) | _ids(queue["queue_pending"])
 
-    def entry(self, id: str) -> dict[str, Any] | None:
-        """The history of a prompt that has ended; None before that."""
-        return self._get(f"/history/{id}").get(id)
+    def has_ended(self, id: str) -> bool:
+        return self._entry(id) is not None
 
-    def picture(self, entry: dict[str, Any], output: str) -> tuple[bytes, float]:
-        """The file of the picture that an ended prompt has made, and its seconds. Raises Failed or Gone."""
+    def result(self, id: str, output: str) -> tuple[bytes, float] | None:
+        """The file of the picture that a prompt has made, and its seconds; None before it has ended. Raises Failed or Gone."""
+        entry = self._entry(id)
+        if entry is None:
+            return None
         times: dict[str, float] = {}
         for kind, data in entry["status"]["messages"]:
             times[kind] = data.get("timestamp", 0) / 1000
@@ -105,8 +110,12 @@ class Server:
         """Take prompts out of the queue, and stop the one of them that runs."""
         self._post("/queue", {"delete": ids})
         if interrupt:
-            for id in self.known()[0] & set(ids):
+            for id in _ids(self._get("/queue")["queue_running"]) & set(ids):
                 self._post("/interrupt", {"prompt_id": id})
+
+    def _entry(self, id: str) -> dict[str, Any] | None:
+        """The history of a prompt that has ended; None before that."""
+        return self._get(f"/history/{id}").get(id)
 
     def _get(self, path: str) -> Any:
         return json.loads(self._read(path))
@@ -152,6 +161,10 @@ def _opener(url: str) -> urllib.request.OpenerDirector:
     return urllib.request.build_opener(
         urllib.request.ProxyHandler({}), _NoRedirect, urllib.request.HTTPSHandler(context=context)
     )
+
+
+def _ids(queued: list[Any]) -> set[str]:
+    return {item[1] for item in queued}
 
 
 def _refusal(answer: dict[str, Any], prompt: dict[str, Any]) -> str:

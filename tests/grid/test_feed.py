@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import os
@@ -19,76 +18,8 @@ from PIL import Image
 
 from ..comfy import Comfy
 from ..conftest import link_or_copy
-from .grids import folder_of, pixels, wait_for
-
-TEXT = "a red circle on a blue background"
-
-
-@pytest.fixture
-def workflow(lively) -> dict[str, Any]:
-    """A workflow with a node behind the sampler's picture that no setting of Grid Plan knows."""
-
-    def node(kind: str, title: str = "", **inputs: Any) -> dict[str, Any]:
-        return {"class_type": kind, "inputs": inputs, "_meta": {"title": title or kind}}
-
-    return {
-        "1": node("CheckpointLoaderSimple", "Load", ckpt_name=lively),
-        "2": node("CLIPTextEncode", "prompt v1.5", text=TEXT, clip=["1", 1]),
-        "3": node("CLIPTextEncode", "negative", text="", clip=["1", 1]),
-        "4": node("EmptyLatentImage", width=64, height=64, batch_size=1),
-        "5": node(
-            "KSampler", seed=1, steps=2, cfg=4.0, sampler_name="euler", scheduler="normal", denoise=1.0,
-            model=["1", 0], positive=["2", 0], negative=["3", 0], latent_image=["4", 0],
-        ),
-        "6": node("VAEDecode", samples=["5", 0], vae=["1", 2]),
-        "7": node("ImageInvert", image=["6", 0]),
-        "8": node("ImageBlend", image1=["6", 0], image2=["7", 0], blend_factor=0.2, blend_mode="normal"),
-        "9": node("SaveImage", images=["8", 0], filename_prefix="mine"),
-        "10": node("PreviewImage", images=["6", 0]),
-    }  # fmt: skip
-
-
-def plan_of(name: str, workflow: dict[str, Any], *axes: dict[str, Any], **more: Any) -> dict:
-    return {"name": name, "workflow": workflow, "output": "SaveImage", "axes": [*axes], **more}
-
-
-def axis(target: str, *values: Any) -> dict[str, Any]:
-    return {"target": target, "values": "\n".join(map(str, values))}
-
-
-def feed(comfy: Comfy, plan: dict[str, Any], **options: Any) -> dict[str, Any]:
-    """Feed a plan, and how it stands when it has ended."""
-    answer = comfy.post("/cocktail/grids", {"plan": plan, **options})
-    assert "error" not in answer, answer
-    return ended(comfy, plan["name"])
-
-
-def ended(comfy: Comfy, name: str, states: tuple[str, ...] = ("finished", "stopped", "cancelled")):
-    def look() -> Any:
-        found = comfy.get(f"/cocktail/grids/{name}/feed")
-        return found if found["state"] in states and not found["in_flight"] else None
-
-    return wait_for(look)
-
-
-def cell_pixels(comfy: Comfy, name: str) -> dict[tuple[str, ...], numpy.ndarray]:
-    found = comfy.get(f"/cocktail/grids/{name}")
-    folder = folder_of(comfy.base, name)
-    return {
-        tuple(cell["labels"]): pixels(folder / cell["file"])
-        for cell in found["cells"]
-        if cell["status"] == "finished"
-    }
-
-
-def alone(comfy: Comfy, workflow: dict[str, Any], changes: dict[str, Any]) -> numpy.ndarray:
-    """The picture of the workflow queued by hand with these values."""
-    prompt = copy.deepcopy(workflow)
-    for target, value in changes.items():
-        id, _, name = target.partition(".")
-        prompt[id]["inputs"][name] = value
-    (image,) = comfy.run(prompt)["9"]["images"]
-    return pixels(comfy.base / "output" / image["subfolder"] / image["filename"])
+from .feeding import TEXT, alone, axis, cell_pixels, ended, feed, plan_of
+from .grids import folder_of, wait_for
 
 
 def test_cells_of_any_workflow_equal_the_workflow_queued_by_hand(comfy, workflow, lively):

@@ -1,0 +1,117 @@
+"""One worker of a Ray cluster: a ComfyUI on the machine where Ray places it, which renders prompts and ends with it.
+
+This file and `remote` travel to the machines of the cluster. They need a ComfyUI with the model files, and no code of ours.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from .remote import Failed, Gone, Refused, Server
+
+POLL_S = 0.1
+START_S = 600.0
+"""A ComfyUI with many packs on a slow disk takes minutes to start."""
+
+RENDERS_ONLY = "COCKTAIL_RENDERS_ONLY"
+"""Set for a ComfyUI that only renders for another one: the pack goes on with no grid and no training there."""
+
+LAUNCH = """
+import os, runpy, shutil, sys, threading
+
+def end_with_worker():
+    os.read(0, 1)
+    shutil.rmtree(folder, ignore_errors=True)
+    os._exit(0)
+
+folder = sys.argv[1]
+threading.Thread(target=end_with_worker, daemon=True).start()
+sys.argv = ["main.py", *sys.argv[2:]]
+sys.path[0] = os.getcwd()
+try:
+    runpy.run_path("main.py", run_name="__main__")
+finally:
+    shutil.rmtree(folder, ignore_errors=True)
+"""
+"""Runs ComfyUI, and ends it when the pipe from the worker closes: also when the worker is killed, and on every system."""
+
+
+class RayWorker:
+    """A ComfyUI of its own. Ray starts another one, on this machine or the next, when this process ends unexpectedly."""
+
+    def __init__(self, comfyui: str, arguments: list[str], threads: str | None) -> None:
+        """Returns when ComfyUI answers. `threads` is OMP_NUM_THREADS, which Ray sets to 1. Raises RuntimeError."""
+        self.forgotten: set[str] = set()
+        if not Path(comfyui, "main.py").is_file():
+            raise RuntimeError(f"there is no ComfyUI in {comfyui} on {socket.gethostname()}")
+        folder = tempfile.mkdtemp(prefix="cocktail-ray-")
+        log = tempfile.TemporaryFile()  # noqa: SIM115
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = str(probe.getsockname()[1])
+        environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}  # fmt: skip
+        if threads:
+            environment["OMP_NUM_THREADS"] = threads
+        self.process = subprocess.Popen(
+            [
+                sys.executable, "-c", LAUNCH, folder, *arguments, "--listen", "127.0.0.1", "--port", port,
+                "--temp-directory", folder, "--database-url", "sqlite:///:memory:", "--disable-auto-launch",
+            ],
+            stdin=subprocess.PIPE, stdout=log, stderr=log, cwd=comfyui, env=environment | {RENDERS_ONLY: "1"},
+        )  # fmt: skip
+        self.server = Server(f"http://127.0.0.1:{port}")
+        end = time.monotonic() + START_S
+        while True:
+            try:
+                self.server.known()
+                return
+            except Gone:
+                if self.process.poll() is not None or time.monotonic() > end:
+                    log.seek(0)
+                    lines = log.read().decode("utf-8", "replace").strip().splitlines()
+                    raise RuntimeError(
+                        f"ComfyUI did not start on {socket.gethostname()}: {' / '.join(lines[-3:])[-300:]}"
+                    ) from None
+                time.sleep(POLL_S)
+
+    def numerics(self) -> dict[str, Any]:
+        return self.server.numerics()
+
+    def sizes(self, folder: str) -> dict[str, int | None]:
+        return self.server.sizes(folder)
+
+    def render(self, prompt: dict[str, Any], id: str, output: str) -> dict[str, Any]:
+        """What became of a prompt: "picture" and "seconds", or "refused", or "failed" and "interrupted".
+
+        If ComfyUI is gone, this process ends: Ray starts both anew and asks again.
+        """
+        try:
+            taken = self.server.send(prompt, id, output)
+            while (found := self.server.result(taken, output)) is None:
+                if id in self.forgotten:
+                    return {"failed": "cancelled", "interrupted": True}
+                time.sleep(POLL_S)
+            return {"picture": found[0], "seconds": found[1]}
+        except Refused as error:
+            return {"refused": str(error)}
+        except Failed as error:
+            return {"failed": str(error), "interrupted": error.interrupted}
+        except Gone:
+            os._exit(1)
+
+    def forget(self, ids: list[str], interrupt: bool) -> None:
+        """Give prompts up: take them out of the queue, and stop the one that runs."""
+        self.server.forget(ids, interrupt)
+        self.forgotten.update(ids)
+
+    def close(self) -> None:
+        """End ComfyUI, which removes what it has put aside."""
+        self.process.stdin.close()
+        self.process.wait()
