@@ -3,7 +3,7 @@
     python dev.py demo                train, compare and merge a miniature, from drawn pairs to the finished grid
     python dev.py demo --pairs DIR    the same with your own pictures and captions
     python dev.py serve               leave that ComfyUI running, to use in the browser
-    python dev.py test [-- ARGS]      lint, format check and all tests; ARGS go to pytest
+    python dev.py test [-- ARGS]      lint, format check and all tests on all cores; ARGS go to pytest, alone
     python dev.py setup               only what the others need: .venv and a ComfyUI
 
 All that this makes is in .venv and .comfy beside this file; delete them to start over.
@@ -50,6 +50,8 @@ MINIATURES = {
     "miniature_v1.safetensors": ("--seed", "2"),
     "miniature_v3.safetensors": ("--seed", "2", "--drift", "0.03"),
 }
+MOST_WORKERS = 4
+"""So many processes run the tests at most: each has a ComfyUI of its own, and a few gigabytes of files."""
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")  # fmt: skip
 
 
@@ -686,6 +688,11 @@ def report(
 def test(options: argparse.Namespace) -> int:
     comfyui = setup(options, for_tests=True)
     environment = {"COMFYUI_PATH": str(comfyui), "CHROMIUM": chromium()}
+    cores = os.cpu_count() or 1
+    workers = min(MOST_WORKERS, cores)
+    if not options.pytest and workers > 1:
+        options.pytest = ["-n", str(workers), "--dist", "loadgroup", "--no-loadscope-reorder"]
+        environment["OMP_NUM_THREADS"] = str(cores // workers)
     steps = {
         "ruff check": [PYTHON, "-m", "ruff", "check", "."],
         "ruff format": [PYTHON, "-m", "ruff", "format", "--check", "."],

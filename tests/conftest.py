@@ -13,12 +13,15 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from filelock import FileLock
 
 from .comfy import Comfy
 from .demo import Demo
 
 ROOT = Path(__file__).resolve().parents[1]
 SERVERS: list[Comfy] = []
+LONG = ("trainer/test_resume.py", "grid/test_live.py", "grid/test_kills.py", "grid/test_feed.py", "grid/test_ray.py", "nodes/test_runs.py")  # fmt: skip
+"""Files of tests that take minutes, the longest first."""
 
 for name in ("cocktail", "cocktail.nodes"):
     if name not in sys.modules:
@@ -26,6 +29,21 @@ for name in ("cocktail", "cocktail.nodes"):
         package = types.ModuleType(name)
         package.__path__ = [str(ROOT.joinpath(*name.split(".")[1:]))]
         sys.modules[name] = package
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of one file run in one process, all files with the demo's graph in the same, and what takes longest begins first."""
+    demo = {item.path for item in items if "demo" in getattr(item, "fixturenames", ())}
+    for item in items:
+        group = "demo" if item.path in demo else item.path.relative_to(ROOT).as_posix()
+        item.add_marker(pytest.mark.xdist_group(group))
+
+    def rank(item: pytest.Item) -> int:
+        name = item.path.relative_to(ROOT / "tests").as_posix()
+        return 0 if item.path in demo else 1 + LONG.index(name) if name in LONG else 1 + len(LONG)
+
+    items.sort(key=rank)
 
 
 @pytest.fixture(scope="session")
@@ -67,11 +85,12 @@ def miniatures(dev: ModuleType, root: Path) -> Path:
     recipe = (root / "trainer" / "miniature.py").read_bytes() + repr(dev.MINIATURES).encode()
     kept = root / ".comfy" / "test-models"
     folder = kept / hashlib.sha256(recipe).hexdigest()[:16]
-    if kept.is_dir():
+    kept.mkdir(parents=True, exist_ok=True)
+    with FileLock(kept / ".lock"):
         for old in kept.iterdir():
-            if old != folder:
+            if old.is_dir() and old != folder:
                 shutil.rmtree(old)
-    dev.make_miniatures(Path(sys.executable), folder)
+        dev.make_miniatures(Path(sys.executable), folder)
     return folder
 
 

@@ -54,13 +54,16 @@ class RayServer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.actor is not None:
-            import ray
+        if self.actor is None:
+            return
+        import ray
 
+        try:
             if self.has_begun:
                 with contextlib.suppress(Gone):
                     self._ask(self.actor.close.remote(), CLOSE_S)
             ray.kill(self.actor)
+        finally:
             self.actor = None
             _cluster.leave()
 

@@ -249,17 +249,7 @@ def _text(head: bytes, name: str, kind: str) -> str:
 
 def _csv_head(text: str, whole: bool, name: str, kind: str) -> tuple[tuple[str, ...], tuple]:
     delimiter, other, right = (",", "\t", "tsv") if kind == "csv" else ("\t", ",", "csv")
-    csv.field_size_limit(4 * MAX_RECORD_BYTES)
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    kept: list[list[str]] = []
-    for row in rows:
-        if row:
-            kept.append(row)
-        if len(kept) > SAMPLE_ROWS:
-            break
-    else:
-        if not whole and len(kept) > 1:
-            kept.pop()
+    kept = _csv_rows(text, delimiter, whole)
     if not kept or not any(cell.strip() for cell in kept[0]):
         raise TrainerError(
             f"{name} has no header: its first line is empty. Put the column names there."
@@ -293,6 +283,23 @@ def _csv_head(text: str, whole: bool, name: str, kind: str) -> tuple[tuple[str, 
             "Is the first line the header?"
         )
     return names, samples
+
+
+def _csv_rows(text: str, delimiter: str, whole: bool) -> list[list[str]]:
+    """The header and the first records. The last one of a text that is cut off is left out, unless it is the header."""
+    kept: list[list[str]] = []
+    before = csv.field_size_limit(4 * MAX_RECORD_BYTES)
+    try:
+        for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter):
+            if row:
+                kept.append(row)
+            if len(kept) > SAMPLE_ROWS:
+                return kept
+    finally:
+        csv.field_size_limit(before)
+    if not whole and len(kept) > 1:
+        kept.pop()
+    return kept
 
 
 def _jsonl_head(text: str, whole: bool, name: str) -> tuple[tuple[str, ...], tuple]:
