@@ -20,7 +20,10 @@ from .demo import Demo
 
 ROOT = Path(__file__).resolve().parents[1]
 SERVERS: list[Comfy] = []
-LONG = ("trainer/test_resume.py", "grid/test_live.py", "grid/test_kills.py", "grid/test_feed.py", "grid/test_ray.py", "nodes/test_runs.py")  # fmt: skip
+LONG = (
+    "test_browser.py", "test_pipeline.py", "trainer/test_resume.py", "grid/test_live.py", "grid/test_kills.py", "grid/test_feed.py",
+    "grid/test_ray.py", "nodes/test_runs.py",
+)  # fmt: skip
 """Files of tests that take minutes, the longest first."""
 
 for name in ("cocktail", "cocktail.nodes"):
@@ -31,19 +34,19 @@ for name in ("cocktail", "cocktail.nodes"):
         sys.modules[name] = package
 
 
-@pytest.hookimpl(tryfirst=True)
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """All tests of a file run in one process, unless the file says with which others."""
+    if not item.get_closest_marker("xdist_group"):
+        item.add_marker(pytest.mark.xdist_group(place(item)))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of one file run in one process, all files with the demo's graph in the same, and what takes longest begins first."""
-    demo = {item.path for item in items if "demo" in getattr(item, "fixturenames", ())}
-    for item in items:
-        group = "demo" if item.path in demo else item.path.relative_to(ROOT).as_posix()
-        item.add_marker(pytest.mark.xdist_group(group))
+    """What takes longest begins first."""
+    items.sort(key=lambda item: LONG.index(place(item)) if place(item) in LONG else len(LONG))
 
-    def rank(item: pytest.Item) -> int:
-        name = item.path.relative_to(ROOT / "tests").as_posix()
-        return 0 if item.path in demo else 1 + LONG.index(name) if name in LONG else 1 + len(LONG)
 
-    items.sort(key=rank)
+def place(item: pytest.Item) -> str:
+    return item.path.relative_to(ROOT / "tests").as_posix()
 
 
 @pytest.fixture(scope="session")

@@ -32,6 +32,9 @@ CLOSE_S, PROBE_S = 10.0, 5.0
 OBJECT_STORE_BYTES = 256 << 20
 """Of a Ray for this ComfyUI alone: it holds the pictures that are on their way."""
 
+ALWAYS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_gcs_rpc_server_reconnect_timeout_s": "100000000"}
+"""Environment of every driver: nothing is reported, and a cluster whose head is lost does not end this process, as it does otherwise after a minute."""
+
 LOCAL = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_worker_niceness": "0"}
 """Environment of a Ray for this ComfyUI alone: it listens on loopback on every system, and its ComfyUIs are no slower than this one."""
 
@@ -108,6 +111,8 @@ class RayServer:
             found = ray.get(self.out.pop(id))
         except ray.exceptions.ActorUnavailableError:
             raise Failed(f"Its worker died {TRIES} times while this was rendered.") from None
+        except ray.exceptions.RayTaskError as error:
+            raise Failed(_last_line(error)) from None
         except ray.exceptions.RayError as error:
             raise Ended(_last_line(error)) from None
         if "refused" in found:
@@ -149,10 +154,10 @@ class RayServer:
 
         try:
             return ray.get(answer, timeout=timeout_s)
-        except (ray.exceptions.ActorUnavailableError, ray.exceptions.GetTimeoutError) as error:
-            raise Gone(_last_line(error)) from None
-        except ray.exceptions.RayError as error:
+        except ray.exceptions.ActorDiedError as error:
             raise Ended(_last_line(error)) from None
+        except ray.exceptions.RayError as error:
+            raise Gone(_last_line(error)) from None
 
 
 class _Cluster:
@@ -182,9 +187,8 @@ class _Cluster:
 
     def _start(self, address: str) -> None:
         _check_answers(address)
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        if not address:
-            os.environ.update(LOCAL)
+        for name, value in {**ALWAYS, **({} if address else LOCAL)}.items():
+            os.environ.setdefault(name, value)
         self.address, self.wish_to_end = address, threading.Event()
         ready, problem = threading.Event(), []
 

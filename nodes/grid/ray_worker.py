@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ class RayWorker:
     def __init__(self, comfyui: str, arguments: list[str], threads: str | None) -> None:
         """Returns when ComfyUI answers. `threads` is OMP_NUM_THREADS, which Ray sets to 1. Raises RuntimeError."""
         self.forgotten: set[str] = set()
+        self.is_closing = False
         if not Path(comfyui, "main.py").is_file():
             raise RuntimeError(f"there is no ComfyUI in {comfyui} on {socket.gethostname()}")
         folder = tempfile.mkdtemp(prefix="cocktail-ray-")
@@ -71,7 +73,7 @@ class RayWorker:
         while True:
             try:
                 self.server.known()
-                return
+                break
             except Gone:
                 if self.process.poll() is not None or time.monotonic() > end:
                     log.seek(0)
@@ -80,6 +82,12 @@ class RayWorker:
                         f"ComfyUI did not start on {socket.gethostname()}: {' / '.join(lines[-3:])[-300:]}"
                     ) from None
                 time.sleep(POLL_S)
+        threading.Thread(target=self._end_with_comfyui, daemon=True).start()
+
+    def _end_with_comfyui(self) -> None:
+        self.process.wait()
+        if not self.is_closing:
+            os._exit(1)
 
     def numerics(self) -> dict[str, Any]:
         return self.server.numerics()
@@ -90,21 +98,25 @@ class RayWorker:
     def render(self, prompt: dict[str, Any], id: str, output: str) -> dict[str, Any]:
         """What became of a prompt: "picture" and "seconds", or "refused", or "failed" and "interrupted".
 
-        If ComfyUI is gone, this process ends: Ray starts both anew and asks again.
+        A ComfyUI that does not answer is busy: were it gone, this process would have ended too, and Ray would ask the next one.
         """
-        try:
-            taken = self.server.send(prompt, id, output)
-            while (found := self.server.result(taken, output)) is None:
-                if id in self.forgotten:
-                    return {"failed": "cancelled", "interrupted": True}
-                time.sleep(POLL_S)
-            return {"picture": found[0], "seconds": found[1]}
-        except Refused as error:
-            return {"refused": str(error)}
-        except Failed as error:
-            return {"failed": str(error), "interrupted": error.interrupted}
-        except Gone:
-            os._exit(1)
+        taken = ""
+        while True:
+            try:
+                if not taken and (id in self.server.known() or self.server.has_ended(id)):
+                    taken = id
+                taken = taken or self.server.send(prompt, id, output)
+                if (found := self.server.result(taken, output)) is not None:
+                    return {"picture": found[0], "seconds": found[1]}
+            except Refused as error:
+                return {"refused": str(error)}
+            except Failed as error:
+                return {"failed": str(error), "interrupted": error.interrupted}
+            except Gone:
+                pass
+            if id in self.forgotten:
+                return {"failed": "cancelled", "interrupted": True}
+            time.sleep(POLL_S)
 
     def forget(self, ids: list[str], interrupt: bool) -> None:
         """Give prompts up: take them out of the queue, and stop the one that runs."""
@@ -113,5 +125,6 @@ class RayWorker:
 
     def close(self) -> None:
         """End ComfyUI, which removes what it has put aside."""
+        self.is_closing = True
         self.process.stdin.close()
         self.process.wait()
