@@ -691,7 +691,7 @@ def test(options: argparse.Namespace) -> int:
     cores = os.cpu_count() or 1
     workers = min(MOST_WORKERS, cores)
     if not options.pytest and workers > 1:
-        options.pytest = ["-n", str(workers), "--dist", "loadgroup", "--no-loadscope-reorder"]
+        options.pytest = ["-n", str(workers), "--dist", "loadfile", "--no-loadscope-reorder"]
         environment["OMP_NUM_THREADS"] = str(cores // workers)
     steps = {
         "ruff check": [PYTHON, "-m", "ruff", "check", "."],

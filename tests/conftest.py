@@ -11,6 +11,7 @@ import types
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -20,9 +21,10 @@ from .demo import Demo
 
 ROOT = Path(__file__).resolve().parents[1]
 SERVERS: list[Comfy] = []
+DEMO = ("test_browser.py", "test_pipeline.py")
 LONG = (
-    "test_browser.py", "test_pipeline.py", "trainer/test_resume.py", "grid/test_live.py", "grid/test_kills.py", "grid/test_feed.py",
-    "grid/test_ray.py", "nodes/test_runs.py",
+    *DEMO, "trainer/test_resume.py", "grid/test_live.py", "grid/test_kills.py", "grid/test_feed.py", "grid/test_ray.py",
+    "nodes/test_runs.py",
 )  # fmt: skip
 """Files of tests that take minutes, the longest first."""
 
@@ -34,10 +36,17 @@ for name in ("cocktail", "cocktail.nodes"):
         sys.modules[name] = package
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """All tests of a file run in one process, unless the file says with which others."""
-    if not item.get_closest_marker("xdist_group"):
-        item.add_marker(pytest.mark.xdist_group(place(item)))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """All tests of a file run in one process, and those with the demo's graph too."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "demo" if file.endswith(DEMO) else file
+
+    return ByFile(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

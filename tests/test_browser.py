@@ -15,7 +15,6 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, TimeoutError, syn
 from .comfy import Comfy
 from .demo import Demo, products
 
-pytestmark = pytest.mark.xdist_group("demo")
 TEMPLATE = "cosmopolitan_miniature"
 FOREIGN = {
     "version": 0.4,

@@ -13,8 +13,6 @@ import pytest
 
 from .demo import products
 
-pytestmark = pytest.mark.xdist_group("demo")
-
 
 def files(folder):
     """Everything that the pack has made, with the time of its last change; a run's bookkeeping left out."""
