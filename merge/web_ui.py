@@ -79,18 +79,18 @@ def _from_supermerger(told: Mapping[str, Any], names: Mapping[str, Any]) -> Reci
             f"The file was merged by supermerger's {method!r}, which cannot be read from metadata. Build the recipe by hand."
         )
     for filter in ("Include", "Exclude"):
-        if any(told.get(filter) or ()):
+        if any(_texts(told, filter)):
             raise MergeError(
                 f"The file was merged by supermerger with its {filter} filter, for which there is no recipe."
             )
     a, b = (_ingredient(told, names, f"model_{side}") for side in "ab")
-    alpha = _weights(told, "alpha", told.get("elemental_merge"))
+    alpha = _weights(told, "alpha", ",".join(_texts(told, "elemental_merge")))
     if "Weight" in mode:
         return _sum(a, b, alpha)
     c = _ingredient(told, names, "model_c")
     if "Add" in mode:
         return add_difference(a, b, c, alpha)
-    beta = _weights(told, "beta", None)
+    beta = _weights(told, "beta", "")
     if "Triple" in mode:
         return add_difference(add_difference(a, b, a, alpha), c, a, beta)
     if "Twice" in mode:
@@ -104,9 +104,16 @@ def _sum(a: Recipe, b: Recipe, share_of_b: Fraction | BlockWeights) -> Recipe:
     return weighted_sum([(a, 1 - share_of_b), (b, share_of_b)])
 
 
-def _weights(told: Mapping[str, Any], which: str, elemental: Any) -> Fraction | BlockWeights:
+def _texts(told: Mapping[str, Any], field: str) -> list[str]:
+    found = told.get(field) or []
+    found = [found] if isinstance(found, str) else found
+    if not isinstance(found, list):
+        raise MergeError(f"{field} in the file's metadata is no list of texts.")
+    return [str(one or "") for one in found]
+
+
+def _weights(told: Mapping[str, Any], which: str, rules: str) -> Fraction | BlockWeights:
     base = exact(told.get(f"base_{which}"), f"base_{which}")
-    rules = elemental if isinstance(elemental, str) else ",".join(map(str, elemental or ()))
     values = told.get(f"weights_{which}")
     if not told.get("mbw"):
         if not rules.strip():

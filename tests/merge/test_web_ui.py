@@ -87,6 +87,8 @@ def test_the_recipes_of_triple_sum_and_sum_twice_have_their_shares():
         (told(WEB_UI, secondary_model_hash=None), "does not say which model its secondary_model_hash is"),
         (told(SUPERMERGER, calcmode="cosineA"), "supermerger's 'cosineA'"),
         (told(SUPERMERGER, Include=["IN00"]), "Include filter"),
+        (told(SUPERMERGER, Include=True), "Include in the file's metadata is no list"),
+        (told(SUPERMERGER, elemental_merge=True), "elemental_merge in the file's metadata is no list"),
         (told(SUPERMERGER, weights_alpha=[1, 2]), "2 block weights"),
         (told(SUPERMERGER, weights_alpha="0.5"), "no list of numbers"),
         (told(SUPERMERGER, elemental_merge="OUT03:attn2:R"), "is not the value of a rule"),
