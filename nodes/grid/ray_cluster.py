@@ -194,10 +194,10 @@ class _Cluster:
 
         def hold() -> None:
             """On Linux the processes of Ray end with the thread that has started them."""
-            import ray
-
             local = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES} if not address else {}  # fmt: skip
             try:
+                import ray
+
                 ray.init(address or "local", log_to_driver=False, configure_logging=False, namespace="cocktail", **local)  # fmt: skip
             except Exception as error:
                 problem.append(error)
