@@ -84,7 +84,7 @@ class BlockBars {
     return READ.map((name) => (this.linked(name) ? null : String(this.widget(name).value)));
   }
 
-  // Called whenever the node is drawn: reads the widgets again if any of them has changed.
+  // Called whenever the node is drawn, and before a change by hand: reads the widgets again if any of them has changed.
   refresh(always = false) {
     const state = JSON.stringify(this.state());
     if (!this.known || (!always && state === this.seen)) return;
@@ -173,6 +173,7 @@ class BlockBars {
   }
 
   press(event) {
+    this.refresh();
     if (event.button !== 0 || !this.shown?.slots) return;
     this.canvas.setPointerCapture(event.pointerId);
     this.drag = { slot: this.slotAt(event) };
@@ -201,6 +202,7 @@ class BlockBars {
 
   key(event) {
     const { key, shiftKey, ctrlKey, metaKey, altKey } = event;
+    this.refresh();
     if (!this.shown?.slots || ctrlKey || metaKey || altKey) return;
     const across = { ArrowLeft: -1, ArrowRight: 1 }[key];
     const up = { ArrowDown: -1, ArrowUp: 1 }[key];
