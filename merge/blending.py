@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from .rounding import round_once
@@ -24,7 +24,7 @@ TILT = 2.0**-20
 """By how much the share of a weighted sum of two is changed to either side to get an interval."""
 LARGEST_DENOMINATOR = 500
 """Of a share for which an interval made by `TILT` is proven to hold (see `_blend_two`)."""
-TOO_MANY = 16
+TOO_MANY = 3
 """Where more than one element in this many is in doubt, the whole piece is computed in float64."""
 
 TELLING = 1 << 16
@@ -156,6 +156,7 @@ def _different(lower: Tensor, upper: Tensor) -> Any:
     return found if len(found) * TOO_MANY <= len(upper) else None
 
 
+@lru_cache
 def _is_simple(share: float) -> bool:
     simple = Fraction(share).limit_denominator(LARGEST_DENOMINATOR)
     return 0 < share < 1 and abs(simple - Fraction(share)) < 2.0**-52 * share

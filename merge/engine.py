@@ -36,7 +36,7 @@ from .plan import (
 )
 from .safetensors_file import FLOATS, ITEM_BYTES, Tensor, lay_out, new_file
 
-CHUNK_ELEMENTS = 1 << 18
+CHUNK_ELEMENTS = 1 << 19
 MOST_THREADS = 8
 
 TORCH_TYPES = {
