@@ -3,7 +3,8 @@
 Float64 arithmetic in a fixed order of separate subtractions, multiplications and additions defines every element of a result, so no
 bit depends on the machine, the number of threads or the size of the pieces. For fp16 results most elements need less: float32
 arithmetic with a bound on its error gives two ends of an interval that holds the exact value; where both ends round to the same fp16
-number, so does the float64 sum. Elsewhere, about one element in a thousand, float64 decides.
+number, so does the float64 sum. Elsewhere float64 decides: less than
+one element in a hundred, or as many as lie in the middle of two fp16 numbers (a tenth for a share of 0.3, half for 0.5).
 """
 
 from __future__ import annotations
