@@ -8,7 +8,7 @@ import torch
 from cocktail.merge.blending import Blender
 from cocktail.merge.rounding import round_once
 
-SHARES = [0.4, 0.5, 0.05, 0.998, 0.3333333333333333, 0.37170001]
+SHARES = [0.4, 0.5, 0.05, 0.998, 0.3333333333333333, 0.37170001, 0.3, 0.7, 0.25, 0.15]
 
 
 def by_float64(sources, weights, dtype=torch.float16):
@@ -79,6 +79,23 @@ def test_the_middle_of_two_numbers_goes_to_the_even_one():
     b = torch.tensor([1 + step * k for k in range(1, 101)]).half()
     assert torch.equal(blended([a, b], [0.5]), by_float64([a, b], [0.5]))
     assert blended([a, b], [0.5])[:3].tolist() == [1.0, 1 + step, 1 + 2 * step]
+
+
+@pytest.mark.parametrize(("share", "doubtful"), [(0.4, []), (0.3, [0.1]), (0.25, [0.22])])
+def test_middles_are_decided_one_by_one_up_to_a_third_of_a_piece(monkeypatch, share, doubtful):
+    """In one binade, so many results of these shares lie in the middle of two numbers."""
+    generator = torch.Generator().manual_seed(3)
+    a, b = (1 + torch.rand((2, 1 << 16), generator=generator)).half().clamp(max=1.999)
+    decided = []
+    whole = Blender._blend_double
+
+    def counting(self, sources, *rest):
+        decided.append(len(sources[0]) / len(a))
+        whole(self, sources, *rest)
+
+    monkeypatch.setattr(Blender, "_blend_double", counting)
+    assert torch.equal(bits(blended([a, b], [share])), bits(by_float64([a, b], [share])))
+    assert decided == pytest.approx(doubtful, abs=0.02)
 
 
 def test_what_is_not_finite_is_told():
