@@ -30,9 +30,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from trainer.data.download import DownloadSettings, read_results
+
 from trainer import process
 from trainer.data import download_job
-from trainer.data.download import DownloadSettings, read_results
 from trainer.files import write_json
 
 KINDS = {

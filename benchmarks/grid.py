@@ -124,7 +124,7 @@ def make_checkpoints(folder: Path, count: int) -> None:
 def start_comfyui(comfyui: Path, base: Path) -> None:
     """ComfyUI's modules in this process, without a server."""
     as_packages()
-    from cocktail.nodes.grid import check_command
+    from cocktail.nodes.grid.engine.check import command as check_command
 
     check_command.start_comfyui(comfyui, ["--cpu", "--base-directory", str(base)])
     import comfy.sd  # noqa: F401
@@ -140,10 +140,10 @@ def as_packages() -> None:
 
 
 def plan_of(name: str, axes: Sequence[tuple[str, Sequence[Any]]], **fixed: Any) -> Any:
-    from cocktail.nodes.grid import files
-    from cocktail.nodes.grid.axes import typed_axis
-    from cocktail.nodes.grid.axis_nodes import choices
-    from cocktail.nodes.grid.plan import make_plan
+    from cocktail.nodes.grid.axes import choices
+    from cocktail.nodes.grid.engine.axes.typed import typed_axis
+    from cocktail.nodes.grid.engine.cell import files
+    from cocktail.nodes.grid.engine.plan.plan import make_plan
 
     made = [typed_axis(target, "\n".join(map(str, values)), choices()) for target, values in axes]
     return make_plan(name, {"seed": 1, "prompt": PROMPTS[0], **FIXED, **fixed}, made, files.quiet_sha256)  # fmt: skip
@@ -151,9 +151,9 @@ def plan_of(name: str, axes: Sequence[tuple[str, Sequence[Any]]], **fixed: Any) 
 
 def render(plan: Any) -> tuple[float, Any]:
     """Seconds for Render Grid's pass over a plan, and its store; a former grid of that name is removed."""
-    from cocktail.nodes import names
-    from cocktail.nodes.grid import execution, sampling
-    from cocktail.nodes.grid.store import Store
+    from cocktail.nodes.grid.engine.render import execution, sampling
+    from cocktail.nodes.grid.engine.store.store import Store
+    from cocktail.nodes.host import names
 
     store = Store(names.cocktail_dir("grids", plan.name))
     shutil.rmtree(store.folder, ignore_errors=True)
@@ -220,9 +220,10 @@ def merge(base: Path) -> dict[str, Any]:
 
     from cocktail.merge.checkpoint import bind_to_files, make_checkpoint
     from cocktail.merge.recipe import Ingredient
-    from cocktail.nodes import names
-    from cocktail.nodes.grid import files, merge_axes
-    from cocktail.nodes.grid.plan import make_plan
+    from cocktail.nodes.grid.engine.axes import mixes as merge_axes
+    from cocktail.nodes.grid.engine.cell import files
+    from cocktail.nodes.grid.engine.plan.plan import make_plan
+    from cocktail.nodes.host import names
 
     fixed = {**FIXED, "seed": 1, "prompt": PROMPTS[0], "checkpoint": ""}
     a, b = Ingredient(checkpoint(1)), Ingredient(checkpoint(2))

@@ -59,8 +59,8 @@ SHARED_NOISE = 0.08
 
 def shapes() -> dict[str, tuple[int, ...]]:
     """The 1131 tensors of an SD1.5 checkpoint."""
-    from cocktail.trainer.model import text_encoder_on_meta, unet_on_meta, vae_on_meta
-    from cocktail.trainer.single_file import (
+    from cocktail.trainer.model.networks import text_encoder_on_meta, unet_on_meta, vae_on_meta
+    from cocktail.trainer.model.single_file import (
         TEXT_ENCODER,
         UNET,
         VAE,

@@ -53,7 +53,7 @@ PEERS = ("pandas", "stdlib", "reference")
 def bare(path: Path) -> dict[str, Any]:
     import duckdb
 
-    from cocktail.trainer.data.table import open_table
+    from cocktail.trainer.data.table.table import open_table
 
     start = time.perf_counter()
     columns = ", ".join(f"'f{place}': 'VARCHAR'" for place in range(len(open_table(path).columns)))
@@ -68,9 +68,9 @@ def bare(path: Path) -> dict[str, Any]:
 
 def ours(path: Path, work: Path, number: int) -> dict[str, Any]:
     """One selection as the pack does it; the filters of later ones differ from each other."""
-    from cocktail.trainer.data.columns import guess
-    from cocktail.trainer.data.select import SelectionSettings, select
-    from cocktail.trainer.data.table import open_table
+    from cocktail.trainer.data.table.columns import guess
+    from cocktail.trainer.data.table.select import SelectionSettings, select
+    from cocktail.trainer.data.table.table import open_table
 
     settings = SelectionSettings(**{**SETTINGS, "min_words": 3 + number})
     start = time.perf_counter()
@@ -85,9 +85,9 @@ def ours(path: Path, work: Path, number: int) -> dict[str, Any]:
 
 
 def derive(path: Path, work: Path) -> dict[str, Any]:
-    from cocktail.trainer.data.columns import guess
-    from cocktail.trainer.data.records import ingest
-    from cocktail.trainer.data.table import open_table
+    from cocktail.trainer.data.table.columns import guess
+    from cocktail.trainer.data.table.derived import ingest
+    from cocktail.trainer.data.table.table import open_table
 
     start = time.perf_counter()
     table = open_table(path)
@@ -135,7 +135,7 @@ def _choose(rows: Any) -> int:
     """How many pairs are left: finished upscales, raw, without links, of the 1000 who chose most, 25 each."""
     from collections import Counter
 
-    from cocktail.trainer.data.midjourney import read_prompt, read_tail, split_message, words
+    from cocktail.trainer.data.table.midjourney import read_prompt, read_tail, split_message, words
 
     upscales: Counter = Counter()
     found = []
@@ -175,9 +175,9 @@ def reference(path: Path) -> dict[str, Any]:
     )
     slow = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(slow)
-    from cocktail.trainer.data.columns import guess
-    from cocktail.trainer.data.select import SelectionSettings
-    from cocktail.trainer.data.table import open_table
+    from cocktail.trainer.data.table.columns import guess
+    from cocktail.trainer.data.table.select import SelectionSettings
+    from cocktail.trainer.data.table.table import open_table
 
     table = open_table(path)
     mapping = guess(table.columns, table.samples)

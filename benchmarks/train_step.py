@@ -54,11 +54,11 @@ for package in ("cocktail", "cocktail.trainer"):
 
 def prepared(folder: Path, name: str, base: Path, pairs: int, **changes: Any) -> Any:
     """A run at the point where its first epoch begins; its pictures and captions are encoded."""
-    from cocktail.trainer.config import RunSettings
-    from cocktail.trainer.data.folder import load_folder
+    from cocktail.trainer.data.folder.folder import load_folder
     from cocktail.trainer.data.split import split
     from cocktail.trainer.journal import Journal
     from cocktail.trainer.runs import Base, Paths, create_run
+    from cocktail.trainer.settings.run_settings import RunSettings
     from cocktail.trainer.shapes import draw_shapes
     from cocktail.trainer.training import prepare
     from cocktail.trainer.workers import Workers
@@ -127,7 +127,7 @@ def recipe_loop(training: Any) -> Callable[[], float]:
     from PIL import Image
     from torchvision import transforms
 
-    from cocktail.trainer.model import LATENT_SCALE, load_model, load_vae
+    from cocktail.trainer.model.networks import LATENT_SCALE, load_model, load_vae
 
     run = training.run
     model, vae = load_model(Path(run.base.path)), load_vae(Path(run.base.path))
@@ -341,8 +341,8 @@ def make_full(folder: Path) -> dict[str, float]:
     import torch
     from safetensors.torch import save_file
 
-    from cocktail.trainer.model import build_text_encoder, build_unet, build_vae
-    from cocktail.trainer.single_file import (
+    from cocktail.trainer.model.networks import build_text_encoder, build_unet, build_vae
+    from cocktail.trainer.model.single_file import (
         TEXT_ENCODER,
         UNET,
         VAE,
@@ -367,8 +367,8 @@ def make_full(folder: Path) -> dict[str, float]:
 
 def full(folder: Path) -> dict[str, float]:
     """Two steps of the full-size model: UNet and text encoder, 512 px, batch 1, bf16, gradient checkpointing, AdamW."""
-    from cocktail.trainer.memory import estimate
-    from cocktail.trainer.single_file import read_shapes
+    from cocktail.trainer.model.memory import estimate
+    from cocktail.trainer.model.single_file import read_shapes
     from cocktail.trainer.step import make_batches, take_step
 
     prepare_imports()
@@ -441,7 +441,7 @@ def main() -> int:
             found |= apart("make_full", folder)
             found |= apart("full", folder)
         else:
-            from cocktail.trainer.miniature import make_miniature
+            from cocktail.trainer.model.miniature import make_miniature
 
             make_miniature(folder / "base.safetensors")
             for part in ("speed", "text", "memory"):

@@ -6,10 +6,14 @@ import os
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import dataset, finetune, finetune_settings, merge, routes, selection, supervisor
-from .grid import feeds
-from .grid import nodes as grid
-from .grid.ray_worker import RENDERS_ONLY
+from . import dataset, merge, routes
+from .finetune import pick as selection
+from .finetune import run as finetune
+from .finetune import settings as finetune_settings
+from .finetune import supervisor
+from .grid import render as grid
+from .grid.engine.feed import feeds
+from .grid.engine.feed.ray_worker import RENDERS_ONLY
 
 NODES: list[type[io.ComfyNode]] = [
     *dataset.NODES,

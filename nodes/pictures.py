@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..trainer.files import sha256_text, write_bytes
-from . import names
+from .host import names
 
 if TYPE_CHECKING:
     import torch

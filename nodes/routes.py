@@ -13,8 +13,8 @@ from aiohttp import web
 from ..trainer.errors import TrainerError
 from ..trainer.runs import Run, list_runs
 from .grid import routes as grid_routes
+from .host.names import BadName, check_name, cocktail_dir
 from .merge import routes as merge_routes
-from .names import BadName, check_name, cocktail_dir
 
 
 def add(table: web.RouteTableDef) -> None:
@@ -77,7 +77,7 @@ async def _stop(request: web.Request) -> web.Response:
         return _error(400, "Send a JSON object, {} will do, as application/json.")
 
     def stop() -> dict[str, Any]:
-        from ..trainer.queue import stop as stop_run
+        from ..trainer.jobs.queue import stop as stop_run
 
         run = _open(request)
         stop_run(run)

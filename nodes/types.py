@@ -8,10 +8,10 @@ Dataset = io.Custom("COCKTAIL_DATASET")
 """A `trainer.data.manifest.Dataset`."""
 
 Selection = io.Custom("COCKTAIL_SELECTION")
-"""Chosen rows of a table, without their images yet: a `trainer.data.chosen.Chosen`."""
+"""Chosen rows of a table, without their images yet: a `trainer.data.table.chosen.Chosen`."""
 
 Settings = io.Custom("COCKTAIL_SETTINGS")
-"""A `trainer.config.RunSettings`."""
+"""A `trainer.settings.run_settings.RunSettings`."""
 
 Run = io.Custom("COCKTAIL_RUN")
 """A `trainer.runs.Run`."""
@@ -20,10 +20,10 @@ Recipe = io.Custom("COCKTAIL_RECIPE")
 """A `merge.recipe.Recipe`."""
 
 Axis = io.Custom("COCKTAIL_AXIS")
-"""An axis of a grid: `nodes.grid.axes.Axis`."""
+"""An axis of a grid: `nodes.grid.engine.axes.typed.Axis`."""
 
 Grid = io.Custom("COCKTAIL_GRID")
-"""A resolved plan of a grid: `nodes.grid.plan.Plan`."""
+"""A resolved plan of a grid: `nodes.grid.engine.plan.plan.Plan`."""
 
 CheckpointName = io.AnyType
 """The name of a checkpoint as `CheckpointLoaderSimple` takes it. Of any type, because ComfyUI lets nothing else link into a list of choices."""

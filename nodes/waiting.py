@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..trainer.errors import TrainerError
-from .progress import Progress, show_text, stop_if_interrupted
+from .host.progress import Progress, show_text, stop_if_interrupted
 
 POLL_S = 0.25
 

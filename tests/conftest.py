@@ -94,7 +94,9 @@ def tokenizer(comfyui: Path) -> Path:
 @pytest.fixture(scope="session")
 def miniatures(dev: ModuleType, root: Path) -> Path:
     """A folder with miniature_base, _v1 and _v3.safetensors, kept until the code that makes them changes."""
-    recipe = (root / "trainer" / "miniature.py").read_bytes() + repr(dev.MINIATURES).encode()
+    recipe = (root / "trainer" / "model" / "miniature.py").read_bytes() + repr(
+        dev.MINIATURES
+    ).encode()
     kept = root / ".comfy" / "test-models"
     folder = kept / hashlib.sha256(recipe).hexdigest()[:16]
     kept.mkdir(parents=True, exist_ok=True)

@@ -11,11 +11,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .config import RunSettings
 from .errors import TrainerError
 from .files import publish
+from .model.single_file import TEXT_ENCODER, UNET, Level, text_encoder_name, unet_name
 from .runs import Run
-from .single_file import TEXT_ENCODER, UNET, Level, text_encoder_name, unet_name
+from .settings.run_settings import RunSettings
 
 if TYPE_CHECKING:
     import torch

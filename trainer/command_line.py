@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import settings_commands
 from .data.buckets import TABLES
 from .errors import TrainerError
+from .settings import commands as settings_commands
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -85,9 +85,9 @@ def _latents(options: argparse.Namespace) -> int:
     """Exit status 1 when pictures were skipped."""
     from tqdm import tqdm
 
-    from .config import RunSettings
     from .data.manifest import Dataset
     from .latents import fill_cache
+    from .settings.run_settings import RunSettings
 
     for resolution in options.resolution:
         RunSettings(
@@ -120,7 +120,7 @@ def _latents(options: argparse.Namespace) -> int:
 
 
 def _miniature(options: argparse.Namespace) -> int:
-    from .miniature import make_miniature
+    from .model.miniature import make_miniature
 
     make_miniature(options.out, options.size, options.seed, options.drift, options.drift_seed)
     print(f"{options.out}: {options.out.stat().st_size / 1e6:.0f} MB")
@@ -140,18 +140,18 @@ def _shapes(options: argparse.Namespace) -> int:
 
 
 def _select(options: argparse.Namespace) -> int:
-    from .data.select_process import main as select
+    from .data.table.request import main as select
 
     return select(options.request)
 
 
 def _caption(options: argparse.Namespace) -> int:
-    from .data.caption_job import main as caption
+    from .data.caption.job import main as caption
 
     return caption(options.folder)
 
 
 def _download(options: argparse.Namespace) -> int:
-    from .data.download_job import main as download
+    from .data.fetch.job import main as download
 
     return download(options.folder)

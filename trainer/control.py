@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from .errors import TrainerError
-from .process import record
+from .jobs.process import record
 from .runs import Run
 
 if TYPE_CHECKING:

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from math import ceil, prod
 from pathlib import Path
 
-from .config import RunSettings
 from .errors import TrainerError
-from .memory import state_bytes, trained_counts
+from .model.memory import state_bytes, trained_counts
+from .model.single_file import read_shapes
 from .resume import KEPT
 from .runs import Run
-from .single_file import read_shapes
+from .settings.run_settings import RunSettings
 
 SAVED_BYTES = {"fp16": 2, "bf16": 2, "fp32": 4}
 

@@ -17,7 +17,7 @@ from .data.buckets import choose_bucket, make_buckets
 from .data.image import fit, open_rgb, reduction
 from .data.manifest import TRAIN, Dataset, Pair
 from .errors import TrainerError
-from .model import LATENT_SCALE
+from .model.networks import LATENT_SCALE
 
 if TYPE_CHECKING:
     import numpy
@@ -295,7 +295,7 @@ def fill_cache(
     """
     from accelerate import Accelerator
 
-    from .model import load_vae
+    from .model.networks import load_vae
 
     device = Accelerator().device
     vae = load_vae(base)

@@ -17,11 +17,11 @@ from .disk import check_disk
 from .errors import TrainerError
 from .journal import Journal
 from .measuring import EndedEarly, show_samples, validate
-from .memory import estimate, out_of_memory_advice
+from .model.memory import estimate, out_of_memory_advice
+from .model.single_file import read_shapes
 from .resume import Position, drop_points
 from .runs import Run
 from .saving import save, save_and_stop, save_point
-from .single_file import read_shapes
 from .step import Batch, StepResult, make_batches, take_step
 from .training import Training, prepare
 from .workers import Workers

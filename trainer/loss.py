@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from .noise import TIMESTEPS, add_noise, alphas_cumprod
-from .setting_groups import LossSettings
+from .settings.groups import LossSettings
 
 if TYPE_CHECKING:
     import torch

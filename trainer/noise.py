@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .setting_groups import LossSettings
+from .settings.groups import LossSettings
 
 if TYPE_CHECKING:
     import torch

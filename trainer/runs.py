@@ -25,10 +25,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .config import RunSettings
 from .data.manifest import Dataset
 from .errors import TrainerError
 from .files import canonical_json, read_lines, sha256_text, write_json
+from .settings.run_settings import RunSettings
 
 FORMAT = 1
 NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}")

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .files import write_bytes
-from .model import LATENT_SCALE, load_vae
-from .setting_groups import LossSettings, SamplePrompt
+from .model.networks import LATENT_SCALE, load_vae
+from .settings.groups import LossSettings, SamplePrompt
 
 if TYPE_CHECKING:
     from PIL.Image import Image

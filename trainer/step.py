@@ -15,8 +15,8 @@ from .errors import TrainerError
 from .latents import Picture
 from .loss import pair_losses
 from .noise import draw_noise, draw_timestep, keyed_generator
-from .optimizers import effective_rate
-from .schedules import rate_factor
+from .optim.optimizers import effective_rate
+from .optim.schedules import rate_factor
 
 if TYPE_CHECKING:
     import torch

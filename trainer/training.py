@@ -12,28 +12,23 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .attention import set_attention
 from .data.buckets import Showing, batches, steps_of_epoch
 from .data.captions import texts
 from .data.manifest import TRAIN, Dataset, Pair
-from .ema import Ema
 from .errors import TrainerError
 from .files import read_lines
 from .journal import Journal
 from .latents import Latents
-from .layers import trained_parameters
 from .loss import Schedule
-from .model import Model, load_model, load_vae
-from .optimizers import (
-    evaluation_weights,
-    flatten_state,
-    make_part_optimizer,
-    restore_state,
-)
+from .model.attention import set_attention
+from .model.ema import Ema
+from .model.layers import trained_parameters
+from .model.networks import Model, load_model, load_vae
+from .model.text import Text, load_tokenizer
+from .optim.optimizers import evaluation_weights, flatten_state, make_part_optimizer, restore_state
 from .resume import Point, PointWriter, Position, load_point
 from .runs import Run
-from .setting_groups import OptimizerSettings
-from .text import Text, load_tokenizer
+from .settings.groups import OptimizerSettings
 from .validation import Validation, measured_training_pairs
 from .workers import Workers
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from .data.manifest import Pair
 from .latents import Latents, Picture
 from .loss import Schedule, pair_losses
+from .model.text import Text
 from .noise import TIMESTEPS, keyed_generator
-from .setting_groups import LossSettings
-from .text import Text
+from .settings.groups import LossSettings
 from .workers import Workers
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from .errors import TrainerError
 if TYPE_CHECKING:
     import torch
 
-    from .config import RunSettings
+    from .settings.run_settings import RunSettings
 
 T = TypeVar("T")
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ...trainer.data.caption_job import (
+from ...trainer.data.caption.captioner import DEVICES, DTYPES, RANGES, CaptionSettings
+from ...trainer.data.caption.job import (
     ACTIVE,
     MODES,
     CaptionState,
@@ -17,19 +18,14 @@ from ...trainer.data.caption_job import (
     set_captions,
     start,
 )
-from ...trainer.data.captioner import (
-    DEVICES,
-    DTYPES,
-    RANGES,
-    CaptionSettings,
-)
+from ...trainer.data.caption.model_folder import KINDS, check_model
 from ...trainer.data.image import open_rgb
 from ...trainer.data.manifest import Dataset
-from ...trainer.data.model_folder import KINDS, check_model
 from ...trainer.errors import TrainerError
-from .. import names, types
+from .. import types
+from ..host import names
+from ..host.progress import Progress, show_text
 from ..pictures import as_image
-from ..progress import Progress, show_text
 from ..schema import opt, schema
 from ..waiting import work_off
 

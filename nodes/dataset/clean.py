@@ -6,14 +6,15 @@ from dataclasses import asdict
 
 from comfy_api.latest import io
 
+from ...trainer.data.caption.rewrite import CaptionRules, mix, read_replacements, rewrite
 from ...trainer.data.captions import OWN
-from ...trainer.data.clean import SAME_PICTURE, CleanSettings, clean
-from ...trainer.data.looks import looks
+from ...trainer.data.clean.clean import SAME_PICTURE, CleanSettings, clean
+from ...trainer.data.clean.looks import looks
 from ...trainer.data.manifest import Dataset
-from ...trainer.data.rewrite import CaptionRules, mix, read_replacements, rewrite
 from ...trainer.errors import TrainerError
-from .. import names, types
-from ..progress import Progress, show_text
+from .. import types
+from ..host import names
+from ..host.progress import Progress, show_text
 from ..schema import schema
 
 CATEGORY = "cocktail/dataset"

@@ -7,17 +7,18 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ...trainer.data import download_job
-from ...trainer.data.chosen import Chosen, read_rows
-from ...trainer.data.download import DownloadSettings
-from ...trainer.data.folder import ON_PROBLEM, LoadReport, folder_state
-from ...trainer.data.joined import join
-from ...trainer.data.local_images import KEYS, find_images
+from ...trainer.data.fetch import job as download_job
+from ...trainer.data.fetch.download import DownloadSettings
+from ...trainer.data.fetch.join import join
+from ...trainer.data.fetch.local_images import KEYS, find_images
+from ...trainer.data.fetch.network import require_download
+from ...trainer.data.folder.folder import ON_PROBLEM, LoadReport, folder_state
 from ...trainer.data.manifest import Dataset
-from ...trainer.data.network import require_download
+from ...trainer.data.table.chosen import Chosen, read_rows
 from ...trainer.errors import TrainerError
-from .. import names, types
-from ..progress import Progress, show_text
+from .. import types
+from ..host import names
+from ..host.progress import Progress, show_text
 from ..schema import opt, schema
 from ..waiting import work_off
 

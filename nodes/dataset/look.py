@@ -9,14 +9,15 @@ from dataclasses import asdict
 from comfy_api.latest import io
 
 from ...trainer.data.buckets import TABLES, make_buckets
-from ...trainer.data.contact_sheet import ORDERS, contact_sheet
+from ...trainer.data.clean.contact_sheet import ORDERS, contact_sheet
+from ...trainer.data.clean.overview import draw_overview, overview
 from ...trainer.data.manifest import Dataset
-from ...trainer.data.overview import draw_overview, overview
 from ...trainer.data.tokens import count_tokens
 from ...trainer.errors import TrainerError
-from .. import names, types
+from .. import types
+from ..host import names
+from ..host.progress import Progress, show_text
 from ..pictures import as_image, keep_png
-from ..progress import Progress, show_text
 from ..schema import schema
 
 CATEGORY = "cocktail/dataset"

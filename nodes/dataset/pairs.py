@@ -8,7 +8,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ...trainer.data.folder import (
+from ...trainer.data.folder.folder import (
     CAPTION_TEXTS,
     LAYOUTS,
     ON_PROBLEM,
@@ -20,8 +20,9 @@ from ...trainer.data.folder import (
 )
 from ...trainer.errors import TrainerError
 from ...trainer.shapes import draw_shapes
-from .. import names, types
-from ..progress import Progress, show_text
+from .. import types
+from ..host import names
+from ..host.progress import Progress, show_text
 from ..schema import opt, schema
 
 CATEGORY = "cocktail/dataset"

@@ -7,12 +7,13 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ...trainer.data.listing import folder_state
+from ...trainer.data.folder.listing import folder_state
+from ...trainer.data.folder.picture_check import check_pictures
 from ...trainer.data.manifest import Dataset
-from ...trainer.data.picture_check import check_pictures
 from ...trainer.errors import TrainerError
-from .. import names, types
-from ..progress import Progress, show_text
+from .. import types
+from ..host import names
+from ..host.progress import Progress, show_text
 from ..schema import opt, schema
 
 CATEGORY = "cocktail/dataset"

@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from ...trainer.data.manifest import Dataset
 from ...trainer.data.split import METHODS, SET_NAME, TOGETHER, add_validation_set, split
 from .. import types
-from ..progress import show_text
+from ..host.progress import show_text
 from ..schema import opt, schema
 
 CATEGORY = "cocktail/dataset"

@@ -8,16 +8,17 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ...trainer.data.chosen import Chosen
-from ...trainer.data.columns import PRESETS, Mapping
-from ...trainer.data.midjourney import KINDS
-from ...trainer.data.select import RAW, SelectionSettings
-from ...trainer.data.select_process import run_select
-from ...trainer.data.table import fingerprint
+from ...trainer.data.table.chosen import Chosen
+from ...trainer.data.table.columns import PRESETS, Mapping
+from ...trainer.data.table.midjourney import KINDS
+from ...trainer.data.table.request import run_select
+from ...trainer.data.table.select import RAW, SelectionSettings
+from ...trainer.data.table.table import fingerprint
 from ...trainer.errors import TrainerError
 from ...trainer.files import canonical_json, sha256_file, sha256_text
-from .. import names, types
-from ..progress import show_text, stop_if_interrupted
+from .. import types
+from ..host import names
+from ..host.progress import show_text, stop_if_interrupted
 from ..schema import opt, schema
 
 CATEGORY = "cocktail/dataset"

@@ -1,1 +1,1 @@
-"""XYZ grids: axes, plan, cells, sampling with ComfyUI's own nodes, the store on disk, and sheets."""
+"""The nodes and routes of grids. What they call is in engine/."""

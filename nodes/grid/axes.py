@@ -1,472 +1,407 @@
-"""Axes of a grid: what varies, the values it takes, and how each value is called on a sheet."""
+"""The nodes that make axes: of typed values, of checkpoints, and of the epochs of runs."""
 
 from __future__ import annotations
 
-import difflib
-import math
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from fnmatch import fnmatch
-from pathlib import PurePosixPath
 from typing import Any
 
-from ...merge.errors import MergeError
-from ...merge.text import name_finder, parse
-from ...trainer.files import canonical_json
-from . import values as lists
-from .cell import STRONGEST, Lora, check_limits, clip_skip_label, lora_words
-from .errors import GridError
+from comfy_api.latest import io
 
-TARGETS = (
-    "prompt",
-    "negative prompt",
-    "seed",
-    "size",
-    "clip skip",
-    "cfg",
-    "steps",
-    "sampler",
-    "scheduler",
-    "checkpoint",
-    "VAE",
-    "LoRA",
-    "LoRA strength",
-    "denoise",
-    "prompt search and replace",
-    "negative prompt search and replace",
-    "recipe",
-)
-"""What an axis of typed values can vary."""
+from ...trainer.data.manifest import Dataset
+from ...trainer.runs import Run
+from .. import types
+from ..host import names
+from ..schema import opt, schema
+from .engine.axes import prompts
+from .engine.axes import typed as axes
+from .engine.cell import files
+from .engine.errors import GridError
 
-REPLACES = {
-    "prompt search and replace": "replace_in_prompt",
-    "negative prompt search and replace": "replace_in_negative_prompt",
-}
-"""Targets that change a text that is set elsewhere, and the settings that say how: a list of [search, replacement]."""
-
-FILES = {"checkpoint": "checkpoint", "VAE": "vae", "LoRA": "lora"}
-"""Targets whose values are files, and the kind of file."""
-
-NO_FILE = "none"
-SIZE = re.compile(r"(\d{1,9})(?:\s*[x×*]\s*(\d{1,9}))?", re.IGNORECASE)
-
-Choices = Mapping[str, Sequence[str]]
-"""What there is to choose from: "sampler", "scheduler", and files by kind."""
+CATEGORY = "cocktail/grid"
+ALIASES = ["xyz plot", "x/y/z plot", "xy plot", "grid", "comparison"]
+CHECKPOINT_INPUTS = tuple(f"checkpoint_{number}" for number in range(1, 9))
 
 
-@dataclass(frozen=True)
-class Value:
-    """One value of an axis: the settings it sets, and its name on sheets."""
+class CocktailAxis(io.ComfyNode):
+    """An axis of typed values."""
 
-    label: str
-    set: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Axis:
-    """One thing that varies over a grid, or several that vary together."""
-
-    label: str
-    target: str
-    values: tuple[Value, ...]
-
-    @property
-    def settings(self) -> set[str]:
-        """The names of all settings that values of this axis set."""
-        return {name for value in self.values for name in value.set}
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-def typed_axis(
-    target: str, text: str, choices: Choices, search: str = "", labels: str = ""
-) -> Axis:
-    """The axis of a list with one value a line; blank lines do not count, and `""` is the empty text.
-
-    Numbers, names and sizes can stand on one line too, separated by commas, and numbers as ranges (`values.numbers`). A
-    `*` in the name of a checkpoint, VAE or LoRA stands for all that match. `search` is what values of a search-and-replace
-    axis take the place of. `labels` holds one label a line, for the values in their order.
-    Raises GridError naming the line that is wrong.
-    """
-    if target not in TARGETS:
-        raise GridError(f"{target!r} cannot be varied. Choose one of: {', '.join(TARGETS)}.")
-    if target in REPLACES and not search:
-        raise GridError(f"The {target} axis has nothing to search for. Write it into the search box.")  # fmt: skip
-    if search and target not in REPLACES:
-        raise GridError(f"The search box is for search and replace. Empty it, or change the target from {target}.")  # fmt: skip
-    read = _reader(target, choices, search)
-    found: list[Value] = []
-    known: set[str] = set()
-    for number, line in lists.lines(text):
-        try:
-            for value in read(line):
-                check_limits(value.set)
-                if (same := canonical_json(value.set)) in known:
-                    raise GridError(f"{value.label!r} is there twice. Delete one of the lines.")
-                known.add(same)
-                found.append(value)
-        except GridError as error:
-            raise GridError(f"Line {number} of the values: {error}") from None
-    if not found:
-        raise GridError(f"The {target} axis has no values. Write one a line.")
-    name = f"{target}: {search}" if search else target
-    return Axis(name, name, tuple(labelled(found, labels)))
-
-
-def checkpoint_axis(chosen: Sequence[tuple[str, str]]) -> Axis:
-    """The axis of (checkpoint name, label) pairs; without a label a checkpoint is called by its file.
-
-    A checkpoint that is there twice, such as one that two rules have picked, is one value with both labels.
-    """
-    labels: dict[str, list[str]] = {}
-    for checkpoint, label in chosen:
-        known = labels.setdefault(checkpoint, [])
-        if label and label not in known:
-            known.append(label)
-    if not labels:
-        raise GridError("The checkpoint axis is empty. Choose at least one checkpoint.")
-    short = dict(zip(labels, _file_labels(list(labels)), strict=True))
-    values = tuple(
-        Value(" / ".join(known) or short[name], {"checkpoint": name})
-        for name, known in labels.items()
-    )
-    return Axis("checkpoint", "checkpoint", values)
-
-
-def runs_axis(saved: Sequence[tuple[str, int, int, str]]) -> Axis:
-    """The axis of saved checkpoints, given as (run name, epoch, step, checkpoint name).
-
-    Two checkpoints of one epoch are told apart by their steps.
-    """
-    epochs = [(run, epoch) for run, epoch, _, _ in saved]
-    return checkpoint_axis(
-        [
-            (
-                checkpoint,
-                f"{run} epoch {epoch}"
-                + (f" step {step}" if epochs.count((run, epoch)) > 1 else ""),
-            )
-            for run, epoch, step, checkpoint in saved
-        ]
-    )
-
-
-def prompt_axis(prompts: Sequence[tuple[str, str]]) -> Axis:
-    """The axis of (prompt, label) pairs; without a label a prompt is its own. Raises GridError if there are none."""
-    values: dict[str, Value] = {}
-    for prompt, label in prompts:
-        values.setdefault(prompt, Value(label or prompt or "no prompt", {"prompt": prompt}))
-    if not values:
-        raise GridError("The prompt axis is empty: there is no prompt in what it was given.")
-    return Axis("prompt", "prompt", tuple(values.values()))
-
-
-def combine(axes: Sequence[Axis], together: bool) -> Axis:
-    """Several axes as one: their values move together, first with first, or all meet all.
-
-    Raises GridError if they set the same thing, or are to move together and are not equally long.
-    """
-    check_apart(axes)
-    names = " + ".join(axis.target for axis in axes) if together else " x ".join(axis.target for axis in axes)  # fmt: skip
-    lengths = [len(axis.values) for axis in axes]
-    if together and len(set(lengths)) > 1:
-        counted = ", ".join(f"{axis.target} {len(axis.values)}" for axis in axes)
-        raise GridError(f"Axes that move together need equally many values; these have: {counted}.")
-    count = lengths[0] if together else math.prod(lengths)
-    if count > lists.MOST_VALUES:
-        raise GridError(f"Every combination of {' x '.join(map(str, lengths))} values makes {count:,}; {lists.MOST_VALUES:,} is the most.")  # fmt: skip
-    found = [Value("", {})]
-    if together:
-        found *= lengths[0]
-    for axis in axes:
-        if together:
-            pairs = list(zip(found, axis.values, strict=True))
-        else:
-            pairs = [(before, value) for before in found for value in axis.values]
-        found = [_both(before, value) for before, value in pairs]
-    return Axis(names, names, tuple(found))
-
-
-def check_apart(axes: Sequence[Axis]) -> None:
-    """Raise GridError if two axes vary the same thing. Search and replace may, for different words."""
-    for later, axis in enumerate(axes):
-        for earlier, before in enumerate(axes[:later]):
-            shared = (before.settings & axis.settings) - set(REPLACES.values())
-            if shared or before.target == axis.target:
-                what = axis.target if before.target == axis.target else _words(shared)
-                raise GridError(
-                    f"Axis {earlier + 1} and axis {later + 1} both vary the {what}. Put all its values on one axis."
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="CocktailAxis",
+            display_name="Grid Axis",
+            category=CATEGORY,
+            description="One thing that varies over a grid - prompts, seeds, sizes and so on - with one value a line.",
+            search_aliases=[*ALIASES, "x values", "y values", "z values", "seeds", "prompt list"],
+            inputs=[
+                opt(
+                    io.Combo.Input,
+                    "target",
+                    options=list(axes.TARGETS),
+                    default=axes.TARGETS[0],
+                    tooltip="What varies. Clip skip counts from the end of the text encoder: 1 = last layer (-1 in ComfyUI), 2 = the "
+                    "one before it (-2).",
+                ),
+                opt(
+                    io.String.Input,
+                    "values",
+                    multiline=True,
+                    default="",
+                    placeholder="one value a line",
+                    tooltip='One value a line; blank lines do not count. Prompts: the text, "" for an empty one. All others can stand on one '
+                    "line too, with commas. Numbers also as ranges: 1-5, 1-9 (+2), 1-10 [4] and 1, 2, .., 8; seeds as 4 seeds. Sizes in pixels: "
+                    "512x768, or 512 for a square; multiples of 8. Files: names, with * for all that match; LoRAs with strength, FILE:0.8.",
+                ),
+                opt(
+                    io.String.Input,
+                    "search",
+                    default="",
+                    optional=True,
+                    placeholder="what to replace",
+                    tooltip="Only for search and replace: the words in the prompt whose place the values take, exactly as they stand there. A value "
+                    "that is the same words leaves the prompt as it is.",
+                ),
+                opt(
+                    io.String.Input,
+                    "labels",
+                    multiline=True,
+                    default="",
+                    optional=True,
+                    placeholder="labels, one a line (optional)",
+                    tooltip="How sheets call the values: line 1 for the first, and so on. A blank line, or none: the value itself.",
+                ),
+            ],
+            outputs=[
+                types.Axis.Output(
+                    "axis", display_name="axis", tooltip="The axis, for an axis input of Grid Plan."
                 )
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(
+        cls,
+        target: str | None,
+        values: str | None,
+        search: str | None = "",
+        labels: str | None = "",
+    ) -> bool | str:
+        if target is None or values is None or search is None or labels is None:
+            return True
+        try:
+            axes.typed_axis(target, values, choices(), search, labels)
+        except GridError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(
+        cls, target: str | None = None, values: str | None = None, **others: Any
+    ) -> list[Any]:
+        """Files may have been replaced, and a pattern may match others than before."""
+        kind = "checkpoint" if target == "recipe" else axes.FILES.get(target or "")
+        return [[name, files.state(kind, name)] for name in files.listed(kind)] if kind else []
+
+    @classmethod
+    def execute(cls, target: str, values: str, search: str = "", labels: str = "") -> io.NodeOutput:
+        return io.NodeOutput(axes.typed_axis(target, values, choices(), search, labels))
 
 
-def axis_from_json(described: Any, number: int, choices: Choices) -> Axis:
-    """An axis of a plan as JSON: {"target", "values": text or list, "search", "labels"} as on the node, or what `to_json` gives.
+class CocktailAxisCheckpoints(io.ComfyNode):
+    """An axis of checkpoints."""
 
-    Raises GridError that names the axis by its `number`.
-    """
-    try:
-        if not isinstance(described, dict) or not isinstance(described.get("target"), str):
-            raise GridError('give an object with "target" and "values".')
-        values = described.get("values")
-        of_node = "." in described["target"]
-        if isinstance(values, list) and values and all(isinstance(v, dict) for v in values):
-            found = [_value_from_json(value, of_node) for value in values]
-            for value in found:
-                check_limits(value.set)
-            label = str(described.get("label") or described["target"])
-            return Axis(label, described["target"], tuple(found))
-        search, labels = str(described.get("search") or ""), text_of(described.get("labels"), "labels")  # fmt: skip
-        if of_node:
-            from .template import input_axis
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="CocktailAxisCheckpoints",
+            display_name="Grid Axis: Checkpoints",
+            category=CATEGORY,
+            description="Up to eight checkpoints as an axis of a grid. Each can be chosen here or linked from a node that picks or makes one.",
+            search_aliases=[*ALIASES, "checkpoint name", "model comparison", "compare models"],
+            inputs=[
+                *(
+                    opt(
+                        io.Combo.Input,
+                        name,
+                        options=[files.NONE, *names.checkpoint_names()],
+                        default=files.NONE,
+                        tooltip=f"Checkpoint number {number} of the axis, or none. Can be linked. One that is there twice is "
+                        "shown once.",
+                    )
+                    for number, name in enumerate(CHECKPOINT_INPUTS, start=1)
+                ),
+                opt(
+                    io.String.Input,
+                    "labels",
+                    multiline=True,
+                    optional=True,
+                    default="",
+                    placeholder="labels, one a line (optional)",
+                    tooltip="How sheets call the checkpoints: line 1 for checkpoint_1, and so on. A blank line, or none: the file's name.",
+                ),
+            ],
+            outputs=[
+                types.Axis.Output(
+                    "axis", display_name="axis", tooltip="The axis, for an axis input of Grid Plan."
+                )
+            ],
+        )  # fmt: skip
 
-            return input_axis(described["target"], values, labels)
-        text = text_of(values, "values")
-        return typed_axis(described["target"], text, choices, search, labels)
-    except GridError as error:
-        raise GridError(f"Axis {number}: {error}") from None
+    @classmethod
+    def validate_inputs(
+        cls,
+        checkpoint_1: str | None = files.NONE,
+        checkpoint_2: str | None = files.NONE,
+        checkpoint_3: str | None = files.NONE,
+        checkpoint_4: str | None = files.NONE,
+        checkpoint_5: str | None = files.NONE,
+        checkpoint_6: str | None = files.NONE,
+        checkpoint_7: str | None = files.NONE,
+        checkpoint_8: str | None = files.NONE,
+    ) -> bool | str:
+        chosen = (
+            checkpoint_1, checkpoint_2, checkpoint_3, checkpoint_4,
+            checkpoint_5, checkpoint_6, checkpoint_7, checkpoint_8,
+        )  # fmt: skip
+        if all(checkpoint == files.NONE for checkpoint in chosen):
+            return "The checkpoint axis is empty. Choose at least one checkpoint."
+        for name, checkpoint in zip(CHECKPOINT_INPUTS, chosen, strict=True):
+            if checkpoint is not None and checkpoint != files.NONE:
+                try:
+                    files.readable("checkpoint", checkpoint)
+                except GridError as error:
+                    return f"{name}: {error}"
+        return True
 
+    @classmethod
+    def fingerprint_inputs(cls, labels: str | None = "", **chosen: str | None) -> list[Any]:
+        """A file that was replaced under the same name is another checkpoint."""
+        return [files.state("checkpoint", chosen.get(name)) for name in CHECKPOINT_INPUTS]
 
-def text_of(value: Any, what: str) -> str:
-    """The lines of a text, or of a list with one each. Raises GridError for anything else."""
-    if value is not None and not isinstance(value, str | list):
-        raise GridError(f"{what} must be a text with one a line, or a list, and is {value!r}.")
-    return value if isinstance(value, str) else "\n".join(map(str, value or []))
-
-
-SETTABLE: dict[str, tuple[type, ...]] = {
-    "checkpoint": (str,), "prompt": (str,), "negative_prompt": (str,), "seed": (int,), "steps": (int,),
-    "cfg": (int, float), "sampler": (str,), "scheduler": (str,), "width": (int,), "height": (int,),
-    "clip_skip": (int,), "vae": (str,), "loras": (list, tuple), "image": (str,), "denoise": (int, float),
-    "batch_size": (int,), "recipe": (str,),
-    **{name: (list, tuple) for name in REPLACES.values()}, "lora_strength": (int, float),
-}  # fmt: skip
-"""The settings that a value may set, and of what kind each is."""
-
-
-def checked(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as they came from JSON, LoRAs and replacements as tuples. Raises GridError for one that is unknown or of the wrong kind."""
-    found: dict[str, Any] = {}
-    for name, value in settings.items():
-        if name not in SETTABLE:
-            near = difflib.get_close_matches(name, SETTABLE, n=1, cutoff=0.5)
-            hint = f" Did you mean {near[0]}?" if near else f" There are: {', '.join(SETTABLE)}."
-            raise GridError(f"there is no setting {name!r}.{hint}")
-        if not isinstance(value, SETTABLE[name]) or isinstance(value, bool):
-            kind = "a list" if list in SETTABLE[name] else f"a {SETTABLE[name][-1].__name__}"
-            raise GridError(f"{name} must be {kind}, and is {value!r}.")
-        found[name] = _tuples(name, value) if isinstance(value, list | tuple) else value
-    return found
-
-
-def _value_from_json(value: dict[str, Any], of_node: bool = False) -> Value:
-    settings = value.get("set")
-    if not isinstance(settings, dict) or not settings:
-        raise GridError('a value needs "set", an object with the settings that it sets.')
-    label = str(value.get("label") or ", ".join(f"{n} {v}" for n, v in settings.items()))
-    return Value(label, settings if of_node else checked(settings))
-
-
-def _tuples(name: str, value: Sequence[Any]) -> tuple[Any, ...]:
-    if name == "loras":
-        for lora in value:
-            if not (
-                isinstance(lora, list | tuple)
-                and len(lora) == 3
-                and isinstance(lora[0], str)
-                and all(isinstance(s, int | float) and abs(s) <= STRONGEST for s in lora[1:])
-            ):
-                raise GridError(f"loras must be a list of [file, strength on the model, strength on the text encoder], and is {value!r}.")  # fmt: skip
-        return tuple((lora[0], float(lora[1]), float(lora[2])) for lora in value)
-    if len(value) != 2 or not all(isinstance(word, str) for word in value):
-        raise GridError(f"{name} must be [what to search for, what to put there], and is {value!r}.")  # fmt: skip
-    return tuple(value)
-
-
-def _both(before: Value, value: Value) -> Value:
-    label = f"{before.label} · {value.label}" if before.label else value.label
-    return Value(label, {**before.set, **value.set})
-
-
-def labelled(found: Sequence[Value], labels: str) -> list[Value]:
-    """Values under the labels that are given, one a line; a blank line leaves a value its own."""
-    given = [line.strip() for line in labels.splitlines()]
-    while given and not given[-1]:
-        given.pop()
-    if len(given) > len(found):
-        raise GridError(f"There are {len(given)} labels for {len(found)} values.")
-    given += [""] * (len(found) - len(given))
-    return [
-        replace(value, label=label) if label else value
-        for value, label in zip(found, given, strict=True)
-    ]
+    @classmethod
+    def execute(
+        cls,
+        checkpoint_1: str,
+        checkpoint_2: str,
+        checkpoint_3: str,
+        checkpoint_4: str,
+        checkpoint_5: str,
+        checkpoint_6: str,
+        checkpoint_7: str,
+        checkpoint_8: str,
+        labels: str = "",
+    ) -> io.NodeOutput:
+        chosen = (
+            checkpoint_1, checkpoint_2, checkpoint_3, checkpoint_4,
+            checkpoint_5, checkpoint_6, checkpoint_7, checkpoint_8,
+        )  # fmt: skip
+        lines = [line.strip() for line in labels.splitlines()]
+        if len(lines) > len(chosen):
+            raise GridError(f"There are {len(lines)} labels for {len(chosen)} checkpoints.")
+        lines += [""] * (len(chosen) - len(lines))
+        pairs = [pair for pair in zip(chosen, lines, strict=True) if pair[0] != files.NONE]
+        return io.NodeOutput(axes.checkpoint_axis(pairs))
 
 
-def _words(settings: set[str]) -> str:
-    words = {"width": "size", "height": "size", "loras": "LoRA", "vae": "VAE"}
-    return ", ".join(sorted({words.get(name, name.replace("_", " ")) for name in settings}))
+class CocktailAxisRuns(io.ComfyNode):
+    """An axis of all saved checkpoints of runs."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="CocktailAxisRuns",
+            display_name="Grid Axis: Epochs of Runs",
+            category=CATEGORY,
+            description="Every saved checkpoint of up to four runs as an axis of a grid, called by run and epoch.",
+            search_aliases=[*ALIASES, "epochs", "compare epochs", "training progress", "all checkpoints"],
+            inputs=[
+                types.Run.Input(
+                    "run_1",
+                    tooltip="A run. Link it through Wait for Run, so that its checkpoints are there.",
+                ),
+                *(
+                    types.Run.Input(
+                        f"run_{number}",
+                        optional=True,
+                        tooltip="A further run, whose checkpoints follow those above. Optional.",
+                    )
+                    for number in (2, 3, 4)
+                ),
+            ],
+            outputs=[
+                types.Axis.Output(
+                    "axis", display_name="axis", tooltip="The axis, for an axis input of Grid Plan."
+                )
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls,
+        run_1: Run,
+        run_2: Run | None = None,
+        run_3: Run | None = None,
+        run_4: Run | None = None,
+    ) -> io.NodeOutput:
+        saved = []
+        for run in (run_1, run_2, run_3, run_4):
+            if run is None:
+                continue
+            saved_by_run = run.checkpoints()
+            if not saved_by_run:
+                raise GridError(
+                    f"The run {run.name} has saved no checkpoint yet. Put Wait for Run between it and the axis."
+                )
+            saved += [
+                (run.name, c.epoch, c.step, names.checkpoint_name(c.file)) for c in saved_by_run
+            ]
+        return io.NodeOutput(axes.runs_axis(saved))  # fmt: skip
 
 
-def _file_labels(files: Sequence[str]) -> list[str]:
-    """Files without folder and suffix, where that is enough to tell them apart."""
-    paths = [PurePosixPath(file.replace("\\", "/")) for file in files]
-    short = [
-        path.stem if path.suffix in (".safetensors", ".ckpt", ".pt") else path.name
-        for path in paths
-    ]
-    return [
-        label if short.count(label) == 1 else str(path)
-        for label, path in zip(short, paths, strict=True)
-    ]
+class CocktailAxisPrompts(io.ComfyNode):
+    """An axis of prompts out of a dataset or a file."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="CocktailAxisPrompts",
+            display_name="Grid Axis: Prompts",
+            category=CATEGORY,
+            description="Prompts as an axis of a grid: the captions of a dataset's validation set, or the lines of a text file or table in the input folder.",
+            search_aliases=[*ALIASES, "prompt list", "captions", "prompts from file", "validation captions"],
+            inputs=[
+                types.Dataset.Input(
+                    "dataset",
+                    optional=True,
+                    tooltip="Take the captions of this dataset. Without it, the file is read.",
+                ),
+                opt(
+                    io.Combo.Input,
+                    "part",
+                    options=["validation", "training", "all"],
+                    default="validation",
+                    tooltip="Which pairs of the dataset: those held back, those trained on, or all.",
+                ),
+                opt(
+                    io.Combo.Input,
+                    "file",
+                    options=[files.NONE, *prompts.listed()],
+                    default=files.NONE,
+                    tooltip="A file of the input folder, or of a folder in it: .txt with one prompt a line, .csv, .tsv or .jsonl with a column of prompts.",
+                ),
+                io.String.Input(
+                    "column",
+                    default="prompt",
+                    tooltip="The column of a table that holds the prompts.",
+                ),
+                io.String.Input(
+                    "label_column",
+                    default="",
+                    tooltip="The column of a table that says how sheets call the prompts. Empty: the prompts themselves.",
+                ),
+                io.Int.Input(
+                    "most",
+                    default=20,
+                    min=1,
+                    max=10_000,
+                    tooltip="How many prompts at most, from 1 to 10000: the first ones of a file; of a dataset, ones spread evenly over it.",
+                ),
+            ],
+            outputs=[
+                types.Axis.Output(
+                    "axis", display_name="axis", tooltip="The axis, for an axis input of Grid Plan."
+                )
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, file: str | None) -> bool | str:
+        try:
+            if file is not None and file != files.NONE:
+                prompts.path_of(file)
+        except GridError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, file: str | None = None, **others: Any) -> list[Any]:
+        """A file that was edited has other prompts."""
+        return prompts.state(file)
+
+    @classmethod
+    def execute(
+        cls,
+        part: str,
+        file: str,
+        column: str,
+        label_column: str,
+        most: int,
+        dataset: Dataset | None = None,
+    ) -> io.NodeOutput:
+        if dataset is not None:
+            found = prompts.captions(dataset, part, most)
+        elif file != files.NONE:
+            found = prompts.of_file(prompts.path_of(file), column, label_column, most)
+        else:
+            raise GridError(
+                "Grid Axis: Prompts has neither a dataset nor a file. Link one, or choose the other."
+            )
+        return io.NodeOutput(axes.prompt_axis(found))
 
 
-def _reader(target: str, choices: Choices, search: str) -> Callable[[str], list[Value]]:
-    """What turns one line into values of that target."""
-    if target == "prompt":
-        return lambda line: [_text("prompt", t, "no prompt", "") for t in lists.texts(line)]
-    if target == "negative prompt":
-        return lambda line: [
-            _text("negative_prompt", t, "no negative prompt", "negative: ")
-            for t in lists.texts(line)
-        ]
-    if target in REPLACES:
-        name = REPLACES[target]
-        return lambda line: [
-            Value(text or f"without {search}", {name: (search, text)}) for text in lists.texts(line)
-        ]
-    if target == "size":
-        return lambda line: [_size(size) for size in lists.names(line)]
-    if target in ("sampler", "scheduler"):
-        return lambda line: [_choice(target, name, choices[target]) for name in lists.names(line)]
-    if target == "recipe":
-        return lambda line: [_recipe(line, choices)]
-    if target == "LoRA":
-        return lambda line: [v for entry in lists.names(line) for v in _loras(entry, choices)]
-    if target in FILES:
-        return lambda line: [
-            value
-            for name in _file_names(target, line, choices)
-            for value in _files(target, name, choices)
-        ]
-    if target == "seed":
-        return lambda line: [
-            _number(target, n) for n in lists.seeds(line) or lists.numbers(line, whole=True)
-        ]
-    whole = target in ("clip skip", "steps")
-    return lambda line: [_number(target, number) for number in lists.numbers(line, whole)]
+class CocktailCombineAxes(io.ComfyNode):
+    """Several axes as one."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="CocktailCombineAxes",
+            display_name="Combine Axes",
+            category=CATEGORY,
+            description="Makes one axis of several: their values move together, such as each checkpoint with its own size, or every value meets every other.",
+            search_aliases=[*ALIASES, "zip", "combined axis", "nested axis", "move together"],
+            inputs=[
+                types.Axis.Input("axis_1", tooltip="The first axis."),
+                types.Axis.Input("axis_2", tooltip="The second axis."),
+                *(
+                    types.Axis.Input(f"axis_{number}", optional=True, tooltip="One more axis. Optional.")
+                    for number in (3, 4)
+                ),
+                opt(
+                    io.Combo.Input,
+                    "how",
+                    options=["together", "every combination"],
+                    default="together",
+                    tooltip="together: the first values, then the second ones, and so on; all axes must be equally long. every combination: all values of "
+                    "axis 1 with all of axis 2, the last axis fastest.",
+                ),
+            ],
+            outputs=[
+                types.Axis.Output(
+                    "axis", display_name="axis", tooltip="The axis, for an axis input of Grid Plan."
+                )
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls,
+        axis_1: axes.Axis,
+        axis_2: axes.Axis,
+        how: str,
+        axis_3: axes.Axis | None = None,
+        axis_4: axes.Axis | None = None,
+    ) -> io.NodeOutput:
+        given = [axis for axis in (axis_1, axis_2, axis_3, axis_4) if axis is not None]
+        return io.NodeOutput(axes.combine(given, how == "together"))
 
 
-def _text(name: str, text: str, empty: str, before: str) -> Value:
-    return Value(before + text if text else empty, {name: text})
+def choices() -> axes.Choices:
+    """What ComfyUI has to choose from: samplers, schedulers and files."""
+    import comfy.samplers
 
-
-def _number(target: str, text: str) -> Value:
-    name = target.replace(" ", "_").lower()
-    fractions = target in ("cfg", "denoise", "LoRA strength")
-    try:
-        value = float(text) if fractions else int(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        kind = "number" if fractions else "whole number"
-        raise GridError(f"{text!r} is not a {kind}. Write one {target} a line.")
-    if target == "seed" and value < 0:
-        raise GridError(f"seed {value} is out of range: give a number from 0 to {2**64 - 1}, or draw some: 4 seeds.")  # fmt: skip
-    if target == "clip skip":
-        return Value(clip_skip_label(int(value)), {name: value})
-    if target == "steps":
-        return Value(f"{value} step" if value == 1 else f"{value} steps", {name: value})
-    if target == "LoRA strength" and abs(value) > STRONGEST:
-        raise GridError(f"LoRA strength {value:g} is out of range: give a number from -{STRONGEST:g} to {STRONGEST:g}.")  # fmt: skip
-    return Value(f"{target} {value:g}" if fractions else f"{target} {value}", {name: value})
-
-
-def _size(line: str) -> Value:
-    match = SIZE.fullmatch(line)
-    if match is None:
-        raise GridError(f"{line!r} is not a size. Write width x height in pixels, such as 512x768.")
-    width = int(match[1])
-    height = int(match[2] or width)
-    return Value(f"{width} x {height}", {"width": width, "height": height})
-
-
-def _choice(target: str, line: str, known: Sequence[str]) -> Value:
-    if line not in known:
-        near = difflib.get_close_matches(line, known, n=1, cutoff=0.4)
-        hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(known)}."
-        raise GridError(f"There is no {target} {line!r}. {hint}")
-    return Value(line, {target: line})
-
-
-def _file_names(target: str, line: str, choices: Choices) -> list[str]:
-    """The names of a line; a comma in the name of a file that there is does not separate."""
-    return [line] if line in choices.get(FILES[target], ()) else lists.names(line)
-
-
-def _files(target: str, line: str, choices: Choices) -> list[Value]:
-    """The files that a line names: one, or with `*` or `?` all that match, in natural order."""
-    if target == "VAE" and line == NO_FILE:
-        return [Value("the checkpoint's VAE", {"vae": ""})]
-    found = _matching(target, line, choices)
-    return [
-        Value(label, {FILES[target]: name})
-        for name, label in zip(found, _file_labels(found), strict=True)
-    ]
-
-
-def _recipe(line: str, choices: Choices) -> Value:
-    """A recipe as text, "0.6 vodka + 0.4 epic"; a checkpoint alone is itself."""
-    from .merge_axes import recipe_set
-
-    try:
-        recipe = parse(line, name_finder(choices.get("checkpoint", ())))
-    except MergeError as error:
-        raise GridError(str(error)) from None
-    return Value(line, recipe_set(recipe))
-
-
-def _loras(entry: str, choices: Choices) -> list[Value]:
-    """`file`, `file:strength` or `file:on the model:on the text encoder`; `none` for no LoRA."""
-    if entry == NO_FILE:
-        return [Value("no LoRA", {"loras": ()})]
-    name, *strengths = entry.split(":")
-    try:
-        on_model, on_clip = [float(s) for s in [*strengths, *(strengths or ["1"])]][:2]
-        if not (abs(on_model) <= STRONGEST and abs(on_clip) <= STRONGEST) or len(strengths) > 2:
-            raise ValueError
-    except ValueError:
-        raise GridError(
-            f"{entry!r} is no LoRA with its strength. Write FILE:0.8, or FILE:0.8:0.5 for model and text encoder."
-        ) from None
-    found = []
-    matching = _matching("LoRA", name.strip(), choices)
-    for file, label in zip(matching, _file_labels(matching), strict=True):
-        lora: Lora = (file, on_model, on_clip)
-        found.append(Value(lora_words((label, on_model, on_clip)), {"loras": (lora,)}))
-    return found
-
-
-def _matching(target: str, name: str, choices: Choices) -> list[str]:
-    known = choices.get(FILES[target], ())
-    plain = name.replace("\\", "/")
-    if any(mark in name for mark in "*?"):
-        found = [file for file in known if fnmatch(file.replace("\\", "/"), plain)]
-        if not found:
-            raise GridError(f"No {target} matches {name!r}.")
-        return sorted(found, key=_natural)
-    for file in known:
-        if plain in (file.replace("\\", "/"), file.replace("\\", "/").rpartition(".")[0]):
-            return [file]
-    stems = {PurePosixPath(file.replace("\\", "/")).stem: file for file in known}
-    near = difflib.get_close_matches(PurePosixPath(plain).stem, stems, n=1, cutoff=0.5)
-    hint = f" Did you mean {stems[near[0]]}?" if near else ""
-    raise GridError(f"There is no {target} {name!r}.{hint} Put the file into its folder and press R.")  # fmt: skip
-
-
-def _natural(name: str) -> list[Any]:
-    """Numbers in names count as numbers: epoch 9 comes before epoch 10."""
-    return [
-        (int(part), "") if part.isdigit() else (-1, part)
-        for part in re.split(r"(\d+)", name.lower())
-    ]
+    sampler = comfy.samplers.KSampler
+    return {
+        "sampler": list(sampler.SAMPLERS),
+        "scheduler": list(sampler.SCHEDULERS),
+        **{kind: files.listed(kind) for kind in ("checkpoint", "vae", "lora")},
+    }

@@ -1,362 +1,454 @@
-"""A plan: fixed settings, axes and rules, resolved to cells before anything runs."""
+"""The nodes that plan a grid: resolved to its cells and checked before anything is rendered."""
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields
-from functools import cached_property
+import json
+import shutil
+from collections.abc import Callable
 from typing import Any
 
-from . import batching
-from .axes import REPLACES, Axis, Choices, axis_from_json, check_apart, checked, text_of
-from .cell import EVEN_STEP, CellSettings, check_limits, lora_words
-from .errors import GridError
-from .rules import Rule, read_rules
+from comfy_api.latest import io
 
-FORMAT = 1
-MOST_CELLS = 20_000
-
-RENDER_ORDER = (
-    ("checkpoint", "recipe"),
-    ("loras",),
-    ("prompt",),
-    ("negative_prompt",),
-    ("clip_skip",),
-    ("width", "height", "image"),
-    ("steps", "cfg", "sampler", "scheduler", "denoise"),
-    ("seed",),
-    ("vae",),
-)
-"""What cells are ordered by when they are rendered, the dearest change first. A VAE only decodes the same latent again."""
-
-NAMES = {
-    "checkpoint": lambda cell: [cell.model_words],
-    "prompt": lambda cell: [cell.prompt],
-    "negative prompt": lambda cell: [cell.negative_prompt],
-    "seed": lambda cell: [str(cell.seed)],
-    "size": lambda cell: [f"{cell.width}x{cell.height}"],
-    "width": lambda cell: [str(cell.width)],
-    "height": lambda cell: [str(cell.height)],
-    "clip skip": lambda cell: [str(cell.clip_skip)],
-    "cfg": lambda cell: [f"{cell.cfg:g}"],
-    "steps": lambda cell: [str(cell.steps)],
-    "sampler": lambda cell: [cell.sampler],
-    "scheduler": lambda cell: [cell.scheduler],
-    "VAE": lambda cell: [cell.vae or "none"],
-    "LoRA": lambda cell: [lora_words(lora) for lora in cell.loras] or ["none"],
-    "denoise": lambda cell: [f"{cell.denoise:g}"],
-}
-"""What rules can ask a cell for, beside the labels of its values under the targets of the axes."""
+from .. import types
+from ..host import names
+from ..host.progress import show_text
+from ..schema import opt, schema
+from .axes import ALIASES, CATEGORY, choices
+from .engine.axes import typed as axes
+from .engine.cell import files
+from .engine.cell.settings import LIMITS, SIDE_STEP, check_limits
+from .engine.errors import GridError
+from .engine.plan import plan
+from .engine.render import merging
+from .engine.store import estimate
+from .engine.store.store import Store
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One picture of a grid. `position` holds its value's number on every axis, counted from 0."""
+class CocktailGridPlan(io.ComfyNode):
+    """A grid, resolved to its cells."""
 
-    position: tuple[int, ...]
-    settings: CellSettings
-    key: str
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        import comfy.samplers
 
-
-@dataclass(frozen=True)
-class Plan:
-    """A resolved grid. `cells` are in display order: the last axis changes fastest."""
-
-    name: str
-    fixed: dict[str, Any]
-    axes: tuple[Axis, ...]
-    cells: tuple[Cell, ...]
-    contents: dict[str, dict[str, str]]
-    """SHA-256 of files by kind and name, as they were when the plan was made."""
-    rules: tuple[Rule, ...] = ()
-    notes: tuple[str, ...] = ()
-    """What the person should know: values that change nothing, rules that leave nothing out."""
-    workflow: dict[str, Any] | None = None
-    """Of a grid over any workflow: its API prompt. Its cells have `template.WorkflowCell` as settings."""
-    output: str = ""
-    """The node of that workflow whose pictures the cells are."""
-
-    @cached_property
-    def render_order(self) -> tuple[Cell, ...]:
-        """Every different picture once, in the order with the fewest loads and the fewest changes of text.
-
-        All of a checkpoint stand together, in these all of a prompt, in these all of a clip skip and so on, seeds last.
-        """
-        pictures: dict[str, Cell] = {}
-        for cell in self.cells:
-            pictures.setdefault(cell.key, cell)
-        cells = list(pictures.values())
-        ranks: list[dict[Any, int]] = [{} for _ in _traits(cells[0])]
-        for cell in cells:
-            for seen, traits in zip(ranks, _traits(cell), strict=True):
-                seen.setdefault(traits, len(seen))
-
-        def rank(cell: Cell) -> list[int]:
-            return [seen[traits] for traits, seen in zip(_traits(cell), ranks, strict=True)]
-
-        return tuple(sorted(cells, key=rank))
-
-    @property
-    def repeats(self) -> int:
-        """How many cells show a picture that another cell shows too, such as those of checkpoints with the same content."""
-        return len(self.cells) - len(self.render_order)
-
-    @property
-    def left_out(self) -> int:
-        """How many cells the rules leave out."""
-        return math.prod(len(axis.values) for axis in self.axes) - len(self.cells)
-
-    def size_words(self) -> str:
-        """The number of cells, and how it comes about: "12 cells (3 x checkpoint, 4 x seed)"."""
-        parts = ", ".join(f"{len(axis.values)} x {axis.target}" for axis in self.axes)
-        less = f", {self.left_out} left out" if self.left_out else ""
-        return f"{len(self.cells)} cells ({parts}{less})"
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "format": FORMAT,
-            "name": self.name,
-            "fixed": self.fixed,
-            "axes": [axis.to_json() for axis in self.axes],
-            "rules": [rule.text for rule in self.rules],
-            "contents": self.contents,
-            **({"workflow": self.workflow, "output": self.output} if self.workflow else {}),
-            "cells": [
-                {"position": cell.position, "key": cell.key, "settings": cell.settings.to_json()}
-                for cell in self.cells
+        return schema(
+            node_id="CocktailGridPlan",
+            display_name="Grid Plan",
+            category=CATEGORY,
+            description="Resolves axes and fixed settings to the cells of a grid, and checks them all before anything is rendered. What an "
+            "axis varies takes the place of the setting here.",
+            search_aliases=[*ALIASES, "xyz script", "grid generator", "plan"],
+            is_output_node=True,
+            inputs=[
+                opt(
+                    io.String.Input,
+                    "name",
+                    default="grid",
+                    tooltip="Name of the grid and of its folder, output/cocktail/grids/NAME. Up to 64 letters, digits, dots, hyphens "
+                    "and underscores. A name can be used again: cells that are the same are not rendered again.",
+                ),
+                types.Axis.Input("axis_1", tooltip="The columns of the sheets."),
+                types.Axis.Input("axis_2", optional=True, tooltip="The rows of the sheets. Optional."),
+                types.Axis.Input(
+                    "axis_3", optional=True, tooltip="One page of the sheets for each value. Optional."
+                ),
+                types.Axis.Input(
+                    "axis_4",
+                    optional=True,
+                    tooltip="More pages: one for each pair of values of axis 3 and 4. Optional.",
+                ),
+                opt(
+                    io.Combo.Input,
+                    "checkpoint",
+                    options=[files.NONE, *names.checkpoint_names()],
+                    default=files.NONE,
+                    tooltip="The checkpoint of all cells, unless an axis varies it. Can be linked.",
+                ),
+                opt(
+                    io.String.Input,
+                    "prompt",
+                    multiline=True,
+                    default="",
+                    placeholder="prompt",
+                    tooltip="The prompt of all cells, unless an axis varies it.",
+                ),
+                opt(
+                    io.String.Input,
+                    "negative_prompt",
+                    multiline=True,
+                    default="",
+                    placeholder="negative prompt",
+                    tooltip="The negative prompt of all cells, unless an axis varies it.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**64 - 1,
+                    control_after_generate=False,
+                    tooltip="The seed of the noise that all cells begin with, from 0 to 2^64 - 1, unless an axis varies it. It stays "
+                    "as it is after queueing.",
+                ),
+                io.Int.Input(
+                    "steps",
+                    default=20,
+                    min=1,
+                    max=10_000,
+                    tooltip="Sampling steps, from 1 to 10000, unless an axis varies them. More take longer; 20 to 30 is usual.",
+                ),
+                io.Float.Input(
+                    "cfg",
+                    default=7.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    round=0.01,
+                    tooltip="Classifier-free guidance, from 0 to 100, unless an axis varies it: how closely the prompt is followed. 1 "
+                    "ignores the negative prompt; 7 is usual.",
+                ),
+                opt(
+                    io.Combo.Input,
+                    "sampler",
+                    options=list(comfy.samplers.KSampler.SAMPLERS),
+                    default="euler",
+                    tooltip="The sampler, as on KSampler, unless an axis varies it.",
+                ),
+                opt(
+                    io.Combo.Input,
+                    "scheduler",
+                    options=list(comfy.samplers.KSampler.SCHEDULERS),
+                    default="normal",
+                    tooltip="The scheduler, as on KSampler, unless an axis varies it.",
+                ),
+                *(
+                    io.Int.Input(
+                        side,
+                        default=512,
+                        min=int(LIMITS[side][0]),
+                        max=int(LIMITS[side][1]),
+                        step=SIDE_STEP,
+                        tooltip=f"{side.capitalize()} of the pictures in pixels, a multiple of {SIDE_STEP}, unless an axis varies "
+                        "the size. SD1.5 was made for 512.",
+                    )
+                    for side in ("width", "height")
+                ),
+                io.Int.Input(
+                    "clip_skip",
+                    default=1,
+                    min=1,
+                    max=12,
+                    tooltip="Which layer of the text encoder is used, counted from the end, from 1 to 12, unless an axis varies it: 1 = "
+                    "the last one (-1 in ComfyUI), 2 = the one before it (-2). Use the number the checkpoint was trained with.",
+                ),
+                *(
+                    types.Axis.Input(
+                        f"axis_{number}",
+                        optional=True,
+                        tooltip="More pages: one for each combination of the values of axis 3 and all after it. Optional. Still more axes go in "
+                        "through Combine Axes.",
+                    )
+                    for number in range(5, 9)
+                ),
+                opt(
+                    io.String.Input,
+                    "rules",
+                    multiline=True,
+                    default="",
+                    optional=True,
+                    placeholder="cells to leave out (optional)",
+                    tooltip="Cells to leave out, one rule a line: checkpoint = *768* and size = 512x512. Names are those of settings and axes; * "
+                    "stands for any letters, != for anything but. Patterns are compared with values and with their labels.",
+                ),
+                opt(
+                    io.Combo.Input,
+                    "vae",
+                    options=[files.NONE, *files.listed("vae")],
+                    default=files.NONE,
+                    optional=True,
+                    tooltip="The VAE of all cells, unless an axis varies it; none: the checkpoint's own.",
+                ),
+                opt(
+                    io.Combo.Input,
+                    "lora",
+                    options=[files.NONE, *files.listed("lora")],
+                    default=files.NONE,
+                    optional=True,
+                    tooltip="A LoRA on all cells, unless an axis varies it.",
+                ),
+                io.Float.Input(
+                    "lora_strength",
+                    default=1.0,
+                    min=-100.0,
+                    max=100.0,
+                    step=0.05,
+                    round=0.01,
+                    optional=True,
+                    tooltip="Strength of that LoRA on model and text encoder, from -100 to 100, unless an axis varies it. 0 is without it.",
+                ),
+                opt(
+                    io.Combo.Input,
+                    "image",
+                    options=[files.NONE, *files.listed("image")],
+                    default=files.NONE,
+                    optional=True,
+                    tooltip="A picture in the input folder that sampling begins with, scaled and cut to the size of each cell; none: noise alone.",
+                ),
+                io.Float.Input(
+                    "denoise",
+                    default=1.0,
+                    min=0.01,
+                    max=1.0,
+                    step=0.01,
+                    round=0.001,
+                    optional=True,
+                    tooltip="How far to go back from the picture, from 0.01 to 1, unless an axis varies it: little keeps it, 1 forgets it. Without "
+                    "a picture it must be 1.",
+                ),
+                io.Int.Input(
+                    "batch_size",
+                    default=1,
+                    min=1,
+                    max=64,
+                    optional=True,
+                    tooltip="How many cells are sampled in one pass, from 1 to 64. 1 is exact: each is the picture of the stock nodes to the last "
+                    "bit. More are faster, on a GPU by up to 3 times, and can move last bits; such cells are marked and kept apart from exact ones.",
+                ),
             ],
-        }
-
-
-def make_plan(
-    name: str,
-    fixed: Mapping[str, Any],
-    axes: Sequence[Axis],
-    sha256_of: Callable[[str, str], str],
-    rules: str = "",
-) -> Plan:
-    """Resolve a grid. `fixed` holds the fields of `CellSettings`; what an axis sets takes their place.
-
-    `sha256_of(kind, name)` is asked once for every file, and raises GridError for one that is missing. `rules` holds a
-    rule a line (`rules.read_rules`).
-    Raises GridError for axes that set the same thing, too many cells, settings out of limits, no checkpoint, a text to
-    replace that no prompt has, or rules that leave nothing.
-    """
-    check_apart(axes)
-    count = math.prod(len(axis.values) for axis in axes)
-    if count > MOST_CELLS:
-        raise GridError(
-            f"The grid {name} would have {count:,} cells; {MOST_CELLS:,} is the most. Take values off its axes."
-        )
-    kept = _kept(fixed, axes)
-    check_limits(kept)
-    for axis in axes:
-        for value in axis.values:
-            check_limits(value.set)
-    targets = [axis.target for axis in axes]
-    read = read_rules(rules, dict.fromkeys([*NAMES, *targets]))
-    contents: dict[str, dict[str, str]] = {}
-
-    def content(kind: str, file: str) -> str:
-        known = contents.setdefault(kind, {})
-        if file not in known:
-            known[file] = sha256_of(kind, file)
-        return known[file]
-
-    resolver = _Resolver(kept)
-    used: set[Rule] = set()
-    cells = []
-    for position in itertools.product(*(range(len(axis.values)) for axis in axes)):
-        values = [axis.values[number] for axis, number in zip(axes, position, strict=True)]
-        settings = resolver.settings([value.set for value in values])
-        labels = {axis.target: value.label for axis, value in zip(axes, values, strict=True)}
-        leaving = [rule for rule in read if rule.leaves_out(_called(settings, labels))]
-        if leaving:
-            used.update(leaving)
-            continue
-        if not settings.checkpoint and not settings.recipe:
-            raise GridError(
-                f"The grid {name} has no checkpoint. Choose one on Grid Plan, or link an axis of checkpoints to it."
-            )
-        if settings.denoise != 1.0 and not settings.image:
-            raise GridError(
-                f"denoise {settings.denoise:g} needs an image to begin with. Choose one on Grid Plan, or leave denoise at 1."
-            )
-        cells.append(Cell(position, settings, settings.key(content)))
-    if not cells:
-        raise GridError(f"The rules of the grid {name} leave no cell. Take one away.")
-    resolver.check_found()
-    notes = [f'The rule "{rule.text}" leaves nothing out.' for rule in read if rule not in used]
-    notes += without_effect(axes, cells)
-    notes += _alone(kept, cells) + _uneven(cells)
-    return Plan(name, kept, tuple(axes), tuple(cells), contents, read, tuple(notes))
-
-
-def plan_from_json(described: Any, choices: Choices, sha256_of: Callable[[str, str], str]) -> Plan:
-    """The plan of a JSON object: "name", "fixed", "axes", and if wanted "rules" (a list or a text with one a line).
-
-    What `Plan.to_json` gives is such an object; its cells are resolved anew. Raises GridError.
-    """
-    if not isinstance(described, dict):
-        raise GridError('A plan is an object with "name", "fixed" and "axes".')
-    if described.get("format", FORMAT) != FORMAT:
-        raise GridError(f"This plan has format {described['format']}; this version of the pack reads {FORMAT}. Update the pack.")  # fmt: skip
-    unknown = set(described) - {
-        "format", "name", "fixed", "axes", "rules", "contents", "cells", "workflow", "output",
-    }  # fmt: skip
-    if unknown:
-        raise GridError(f"A plan has no {', '.join(sorted(unknown))}.")
-    if "workflow" in described:
-        return _workflow_plan(described, choices)
-    axes, fixed, rules = (described.get(part) for part in ("axes", "fixed", "rules"))
-    if not isinstance(axes, list) or not axes:
-        raise GridError('A plan needs "axes", a list with at least one.')
-    if not isinstance(fixed, dict):
-        raise GridError('A plan needs "fixed", an object with the settings of all cells.')
-    found = [axis_from_json(axis, number, choices) for number, axis in enumerate(axes, start=1)]
-    try:
-        settings = checked(fixed)
-    except GridError as error:
-        raise GridError(f"Fixed settings: {error}") from None
-    for target in ("sampler", "scheduler"):
-        for value in [settings.get(target), *(v.set.get(target) for a in found for v in a.values)]:
-            if value is not None and choices.get(target) and value not in choices[target]:
-                raise GridError(f"There is no {target} {value!r}. There are: {', '.join(choices[target])}.")  # fmt: skip
-    return make_plan(
-        str(described.get("name", "")), settings, found, sha256_of, text_of(rules, "rules")
-    )
-
-
-def _workflow_plan(described: dict[str, Any], choices: Choices) -> Plan:
-    from .template import workflow_plan
-
-    axes, fixed, rules = (described.get(part) for part in ("axes", "fixed", "rules"))
-    if not isinstance(axes, list) or not axes:
-        raise GridError('A plan needs "axes", a list with at least one.')
-    if not isinstance(fixed or {}, dict):
-        raise GridError('"fixed" must be an object with a value for each NODE.INPUT that it sets.')
-    return workflow_plan(
-        str(described.get("name", "")),
-        described["workflow"],
-        [axis_from_json(axis, number, choices) for number, axis in enumerate(axes, start=1)],
-        fixed or {},
-        text_of(rules, "rules"),
-        str(described.get("output") or ""),
-    )
-
-
-class _Resolver:
-    """Turns what the values of a cell set into its settings, and notes which search words were found."""
-
-    def __init__(self, kept: dict[str, Any]) -> None:
-        self.kept = kept
-        self.found: dict[tuple[str, str], bool] = {}
-
-    def settings(self, sets: Iterable[dict[str, Any]]) -> CellSettings:
-        settings, replaces = dict(self.kept), []
-        for setting in sets:
-            for name, value in setting.items():
-                if name in REPLACES.values():
-                    replaces.append((name.removeprefix("replace_in_"), *value))
-                else:
-                    settings[name] = value
-        for text, search, replacement in replaces:
-            there = search in settings[text]
-            self.found[text, search] = there or self.found.get((text, search), False)
-            settings[text] = settings[text].replace(search, replacement)
-        strength = settings.pop("lora_strength", None)
-        if strength is not None:
-            if not settings.get("loras"):
-                raise GridError("An axis varies the strength of a LoRA, and there is none. Choose one on Grid Plan.")  # fmt: skip
-            settings["loras"] = tuple((name, strength, strength) for name, *_ in settings["loras"])
-        if settings.get("recipe"):
-            settings["checkpoint"] = ""
-        if settings.get("batch_size", 1) > 1 and not batching.keeps_apart(settings["sampler"]):
-            del settings["batch_size"]
-        return CellSettings(**settings)
-
-    def check_found(self) -> None:
-        for (text, search), there in self.found.items():
-            if not there:
-                raise GridError(
-                    f"The search box says {search!r}, and no {text.replace('_', ' ')} has that. Write it as it stands there."
+            outputs=[
+                types.Grid.Output(
+                    "grid", display_name="grid", tooltip="The plan, for Render Grid."
                 )
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(
+        cls,
+        name: str | None,
+        checkpoint: str | None,
+        width: int | None,
+        height: int | None,
+        vae: str | None = files.NONE,
+        lora: str | None = files.NONE,
+        image: str | None = files.NONE,
+    ) -> bool | str:
+        try:
+            if name is not None:
+                names.check_name(name, "grid")
+            chosen = {"checkpoint": checkpoint, "vae": vae, "lora": lora, "image": image}
+            for kind, file in chosen.items():
+                if file is not None and file != files.NONE:
+                    files.readable(kind, file)
+            sides = {"width": width, "height": height}
+            check_limits({side: value for side, value in sides.items() if value is not None})
+        except (names.BadName, GridError) as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(
+        cls,
+        checkpoint: str | None = None,
+        vae: str | None = None,
+        lora: str | None = None,
+        image: str | None = None,
+        **others: Any,
+    ) -> list[Any]:
+        """A file that was replaced under the same name is another one."""
+        chosen = {"checkpoint": checkpoint, "vae": vae, "lora": lora, "image": image}
+        return [files.state(kind, name) for kind, name in chosen.items()]
+
+    @classmethod
+    def execute(
+        cls,
+        name: str,
+        axis_1: axes.Axis,
+        checkpoint: str,
+        prompt: str,
+        negative_prompt: str,
+        seed: int,
+        steps: int,
+        cfg: float,
+        sampler: str,
+        scheduler: str,
+        width: int,
+        height: int,
+        clip_skip: int,
+        axis_2: axes.Axis | None = None,
+        axis_3: axes.Axis | None = None,
+        axis_4: axes.Axis | None = None,
+        axis_5: axes.Axis | None = None,
+        axis_6: axes.Axis | None = None,
+        axis_7: axes.Axis | None = None,
+        axis_8: axes.Axis | None = None,
+        rules: str = "",
+        vae: str = files.NONE,
+        lora: str = files.NONE,
+        lora_strength: float = 1.0,
+        image: str = files.NONE,
+        denoise: float = 1.0,
+        batch_size: int = 1,
+    ) -> io.NodeOutput:
+        fixed = {
+            "checkpoint": _file(checkpoint),
+            "prompt": prompt,
+            "negative_prompt": negative_prompt,
+            "seed": seed,
+            "steps": steps,
+            "cfg": cfg,
+            "sampler": sampler,
+            "scheduler": scheduler,
+            "width": width,
+            "height": height,
+            "clip_skip": clip_skip,
+            "vae": _file(vae),
+            "loras": ((lora, lora_strength, lora_strength),) if _file(lora) else (),
+            "image": _file(image),
+            "denoise": denoise,
+            "batch_size": batch_size,
+        }
+        given = (axis_1, axis_2, axis_3, axis_4, axis_5, axis_6, axis_7, axis_8)
+        return planned(
+            plan.make_plan(
+                checked_name(name),
+                fixed,
+                [axis for axis in given if axis is not None],
+                files.content_sha256,
+                rules,
+            )
+        )
 
 
-def _kept(fixed: Mapping[str, Any], axes: Sequence[Axis]) -> dict[str, Any]:
-    """The fixed settings that no axis sets for all its values, defaults included."""
-    varied = {
-        name
-        for axis in axes
-        for name in axis.values[0].set
-        if all(name in value.set for value in axis.values)
+class CocktailGridPlanJson(io.ComfyNode):
+    """A grid from a plan as JSON."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="CocktailGridPlanJson",
+            display_name="Grid Plan from JSON",
+            category=CATEGORY,
+            description="Resolves a plan that is written as JSON: the same object that a grid's plan.json holds and POST /cocktail/grids/plan takes.",
+            search_aliases=[*ALIASES, "json plan", "recipe", "import grid"],
+            is_output_node=True,
+            inputs=[
+                opt(
+                    io.String.Input,
+                    "plan",
+                    multiline=True,
+                    default="",
+                    placeholder='{"name": ..., "fixed": {...}, "axes": [...]}',
+                    tooltip="The plan: name, fixed settings, axes with typed values or with label and set of each, and rules. The help page has an "
+                    "example.",
+                )
+            ],
+            outputs=[
+                types.Grid.Output(
+                    "grid", display_name="grid", tooltip="The plan, for Render Grid."
+                )
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, plan: str | None) -> bool | str:
+        try:
+            if plan is not None:
+                read_plan(_json(plan), lambda kind, name: name)
+        except GridError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, plan: str | None = None) -> list[Any]:
+        """Files that were replaced under the same name, and folders that patterns look into, may have changed."""
+        return [
+            [kind, name, files.state(kind, name)]
+            for kind in ("checkpoint", "vae", "lora")
+            for name in files.listed(kind)
+        ]
+
+    @classmethod
+    def execute(cls, plan: str) -> io.NodeOutput:
+        return planned(read_plan(_json(plan), files.content_sha256))
+
+
+def planned(grid: plan.Plan) -> io.NodeOutput:
+    """What a node that plans puts out."""
+    result = summary(grid)
+    lines = [result["text"], *result["notes"]]
+    show_text("\n".join(lines))
+    return io.NodeOutput(grid, ui={"text": lines, "cocktail": [result]})
+
+
+def summary(grid: plan.Plan) -> dict[str, Any]:
+    """How many cells a plan has, what it will cost, and what the person should know.
+
+    Raises GridError for a recipe whose ingredients do not go together, or if its cells would not fit on the disk.
+    """
+    for recipe in dict.fromkeys(cell.settings.recipe for cell in grid.cells):
+        if recipe:
+            merging.bound_to_files(recipe, grid.contents["checkpoint"])
+    store = Store(names.cocktail_dir("grids", grid.name))
+    missing = store.missing(grid)
+    if grid.workflow is not None:
+        cost = estimate.estimate_workflow(missing, store.log())
+    else:
+        cost = estimate.estimate(missing, estimate.learn(names.cocktail_dir("grids")))
+    free = shutil.disk_usage(names.cocktail_dir().parent).free
+    if cost.bytes > free:
+        raise GridError(
+            f"The grid {grid.name} needs about {estimate.size(cost.bytes)}, and {estimate.size(free)} are free in the output folder. "
+            "Free space, or plan fewer or smaller cells."
+        )
+    text = f"{grid.size_words()}: " + (
+        f"{len(missing)} to render, {cost.words()}" if missing else "all rendered already"
+    )
+    if grid.repeats:
+        text += f"; {grid.repeats} show a picture that another cell shows too"
+    notes = list(grid.notes)
+    if others := store.others(grid):
+        notes.append(f"The last grid of this name has other cells ({others}). Their files stay; rename this grid to keep the two apart.")  # fmt: skip
+    return {
+        "name": grid.name,
+        "cells": len(grid.cells),
+        "missing": len(missing),
+        "loads": cost.loads,
+        "repeats": grid.repeats,
+        "left_out": grid.left_out,
+        "encodings": cost.encodings,
+        "seconds": cost.seconds,
+        "bytes": cost.bytes,
+        "notes": notes,
+        "text": text,
     }
-    kept = {}
-    for field in fields(CellSettings):
-        if field.name in varied:
-            continue
-        if field.name in fixed:
-            kept[field.name] = fixed[field.name]
-        elif field.default is MISSING:
-            raise GridError(f"The plan sets no {field.name.replace('_', ' ')}. Add it to the fixed settings.")  # fmt: skip
-        if field.default is not MISSING and kept.get(field.name) == field.default:
-            del kept[field.name]
-    return kept
 
 
-def _called(settings: CellSettings, labels: dict[str, str]) -> Callable[[str], list[str]]:
-    def called(name: str) -> list[str]:
-        words = NAMES[name](settings) if name in NAMES else []
-        return [*words, labels[name]] if name in labels else words
+def read_plan(described: Any, sha256_of: Callable[[str, str], str]) -> plan.Plan:
+    """The plan of a JSON object, with all its files looked at. Raises GridError."""
 
-    return called
+    def found(kind: str, name: str) -> str:
+        files.readable(kind, name)
+        return sha256_of(kind, name)
 
-
-def without_effect(axes: Sequence[Axis], cells: Sequence[Cell]) -> list[str]:
-    """Sentences about values of one axis that give the same pictures, whatever the other axes say."""
-    found = []
-    for number, axis in enumerate(axes):
-        columns: dict[int, list[tuple[tuple[int, ...], str]]] = {}
-        for cell in cells:
-            rest = cell.position[:number] + cell.position[number + 1 :]
-            columns.setdefault(cell.position[number], []).append((rest, cell.key))
-        alike: dict[tuple[Any, ...], list[str]] = {}
-        for value, column in columns.items():
-            alike.setdefault(tuple(sorted(column)), []).append(axis.values[value].label)
-        for labels in alike.values():
-            if len(labels) > 1:
-                found.append(f"{', '.join(labels)} of the {axis.target} axis give the same pictures.")  # fmt: skip
-    return found
+    grid = plan.plan_from_json(described, choices(), found)
+    checked_name(grid.name)
+    return grid
 
 
-def _alone(kept: Mapping[str, Any], cells: Sequence[Cell]) -> list[str]:
-    """A sentence about samplers whose cells are sampled one by one although batches were asked for."""
-    if kept.get("batch_size", 1) == 1:
-        return []
-    alone = sorted(
-        {c.settings.sampler for c in cells if not batching.keeps_apart(c.settings.sampler)}
-    )
-    return (
-        [f"Cells of {', '.join(alone)} are exact: in a batch they would change each other."]
-        if alone
-        else []
-    )
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise GridError(f"The plan is not JSON: {error}.") from None
 
 
-def _uneven(cells: Sequence[Cell]) -> list[str]:
-    """A sentence about sizes that the UNet cannot halve evenly."""
-    sizes = sorted({(cell.settings.width, cell.settings.height) for cell in cells})
-    uneven = [f"{w} x {h}" for w, h in sizes if w % EVEN_STEP or h % EVEN_STEP]
-    if not uneven:
-        return []
-    return [f"Models are trained on sides that are multiples of {EVEN_STEP}, which these sizes have not: {', '.join(uneven)}."]  # fmt: skip
+def checked_name(name: str) -> str:
+    """The name itself if it can name a grid; otherwise GridError."""
+    try:
+        return names.check_name(name, "grid")
+    except names.BadName as error:
+        raise GridError(str(error)) from None
 
 
-def _traits(cell: Cell) -> tuple[Any, ...]:
-    """What a cell is ordered by."""
-    own = getattr(cell.settings, "render_order", None)
-    if own is not None:
-        return own
-    return tuple(tuple(getattr(cell.settings, n) for n in names) for names in RENDER_ORDER)
+def _file(chosen: str) -> str:
+    return "" if chosen == files.NONE else chosen

@@ -8,13 +8,15 @@ from typing import Any
 
 from aiohttp import web
 
-from .. import names
-from . import export, feeds, files
-from .cell import CellSettings
-from .errors import GridError
-from .plan_nodes import read_plan, summary
-from .store import Store, list_grids
-from .workflow import api_prompt, ui_workflow
+from ..host import names
+from .engine.cell import files
+from .engine.cell.graph import api_prompt, ui_workflow
+from .engine.cell.settings import CellSettings
+from .engine.errors import GridError
+from .engine.feed import feeds
+from .engine.store import export
+from .engine.store.store import Store, list_grids
+from .plan import read_plan, summary
 
 
 def add(table: web.RouteTableDef) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ...merge.blocks import GROUPS, LAYOUTS, by_group, values_text
-from ..progress import show_text
+from ..host.progress import show_text
 from ..schema import opt, schema
 from .sums import CATEGORY
 

@@ -11,9 +11,10 @@ from ...merge.key_names import with_usual_names
 from ...merge.plan import PRECISIONS
 from ...merge.recipe import to_json, to_text
 from ...merge.safetensors_file import read_header
-from .. import names, types
+from .. import types
+from ..host import names
+from ..host.progress import Progress, show_text
 from ..pictures import keep_png, read_image
-from ..progress import Progress, show_text
 from ..schema import opt, schema
 from .sums import CATEGORY
 

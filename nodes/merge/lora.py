@@ -9,8 +9,9 @@ from comfy_api.latest import io
 from ...merge.errors import MergeError
 from ...merge.hashing import file_sha256
 from ...merge.safetensors_file import read_header
-from .. import names, types
-from ..progress import Progress, show_text
+from .. import types
+from ..host import names
+from ..host.progress import Progress, show_text
 from ..schema import opt, schema
 from .sums import CATEGORY
 

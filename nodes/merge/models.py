@@ -17,8 +17,9 @@ from comfy_api.latest import io
 from ...merge.errors import MergeError
 from ...merge.in_memory import Memory
 from ...merge.recipe import Recipe, to_text
-from .. import names, types
-from ..progress import Progress, show_text
+from .. import types
+from ..host import names
+from ..host.progress import Progress, show_text
 from ..schema import schema
 from .sums import CATEGORY, OWN_VAE, bind, check_vae, how_inputs, shares_of, with_parts
 

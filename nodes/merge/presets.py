@@ -10,8 +10,8 @@ from comfy_api.latest import io
 from ...merge.blocks import BlockWeights
 from ...merge.errors import MergeError
 from ...merge.presets import CUSTOM, PRESETS, read_presets, read_weights, save_preset
-from .. import names
-from ..progress import show_text
+from ..host import names
+from ..host.progress import show_text
 from ..schema import opt, schema
 from .sums import CATEGORY
 

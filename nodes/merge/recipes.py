@@ -26,8 +26,9 @@ from ...merge.recipe import (
 )
 from ...merge.safetensors_file import read_header
 from ...merge.text import name_finder, parse
-from .. import names, types
-from ..progress import Progress, show_text
+from .. import types
+from ..host import names
+from ..host.progress import Progress, show_text
 from ..schema import opt, schema
 from .presets import own_presets, preset_names
 from .sums import CATEGORY

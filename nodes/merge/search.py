@@ -9,8 +9,9 @@ from comfy_api.latest import io
 from ...merge import search
 from ...merge.errors import MergeError
 from ...merge.recipe import Recipe, to_text
-from .. import names, types
-from ..progress import show_text
+from .. import types
+from ..host import names
+from ..host.progress import show_text
 from ..schema import opt, schema
 from .sums import CATEGORY, SIDES, bind
 

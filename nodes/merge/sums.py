@@ -26,8 +26,9 @@ from ...merge.recipe import (
     to_text,
     weighted_sum,
 )
-from .. import names, types
-from ..progress import Progress, show_text
+from .. import types
+from ..host import names
+from ..host.progress import Progress, show_text
 from ..schema import opt, schema
 
 CATEGORY = "cocktail/merge"

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy
 
-from cocktail.nodes.grid.axes import checkpoint_axis, typed_axis
-from cocktail.nodes.grid.cell_file import PNG
-from cocktail.nodes.grid.execution import Outcome, render
-from cocktail.nodes.grid.plan import Cell, Plan, make_plan
-from cocktail.nodes.grid.store import Store
+from cocktail.nodes.grid.engine.axes.typed import checkpoint_axis, typed_axis
+from cocktail.nodes.grid.engine.plan.plan import Cell, Plan, make_plan
+from cocktail.nodes.grid.engine.render.execution import Outcome, render
+from cocktail.nodes.grid.engine.store.cell_file import PNG
+from cocktail.nodes.grid.engine.store.store import Store
 
 from .test_plan import FIXED
 

@@ -7,8 +7,14 @@ from typing import Any
 
 import pytest
 
-from cocktail.nodes.grid.axes import axis_from_json, checkpoint_axis, combine, runs_axis, typed_axis
-from cocktail.nodes.grid.errors import GridError
+from cocktail.nodes.grid.engine.axes.typed import (
+    axis_from_json,
+    checkpoint_axis,
+    combine,
+    runs_axis,
+    typed_axis,
+)
+from cocktail.nodes.grid.engine.errors import GridError
 
 CHOICES = {
     "sampler": ["euler", "euler_ancestral", "dpmpp_2m"],

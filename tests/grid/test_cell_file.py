@@ -11,8 +11,8 @@ import numpy
 import pytest
 from PIL import Image
 
-from cocktail.nodes.grid.cell_file import PNG, SUFFIXES, WEBP, encode, fault
-from cocktail.nodes.grid.workflow import api_prompt, ui_workflow
+from cocktail.nodes.grid.engine.cell.graph import api_prompt, ui_workflow
+from cocktail.nodes.grid.engine.store.cell_file import PNG, SUFFIXES, WEBP, encode, fault
 
 from .test_plan import SETTINGS
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from cocktail.nodes.grid.estimate import duration, estimate, learn, size
-from cocktail.nodes.grid.plan import make_plan
-from cocktail.nodes.grid.store import Store
+from cocktail.nodes.grid.engine.plan.plan import make_plan
+from cocktail.nodes.grid.engine.store.estimate import duration, estimate, learn, size
+from cocktail.nodes.grid.engine.store.store import Store
 
 from .test_plan import FIXED, content_of, typed
 

@@ -20,12 +20,12 @@ import numpy
 import pytest
 from PIL import Image
 
-from cocktail.nodes.grid.cell_file import PNG, SUFFIXES, WEBP
-from cocktail.nodes.grid.errors import GridError
-from cocktail.nodes.grid.plan import Plan
-from cocktail.nodes.grid.store import Store
-from cocktail.nodes.grid.workers import Worker
-from cocktail.nodes.grid.writer import MOST_WAITING, Writer
+from cocktail.nodes.grid.engine.errors import GridError
+from cocktail.nodes.grid.engine.plan.plan import Plan
+from cocktail.nodes.grid.engine.render.claims import Worker
+from cocktail.nodes.grid.engine.render.writer import MOST_WAITING, Writer
+from cocktail.nodes.grid.engine.store.cell_file import PNG, SUFFIXES, WEBP
+from cocktail.nodes.grid.engine.store.store import Store
 
 from .drawn import Drawn, Interrupted, draw_grid, drawn_plan, picture_of
 from .grids import pixels

@@ -6,10 +6,10 @@ import csv
 import json
 from pathlib import Path
 
-from cocktail.nodes.grid.cell import CellSettings
-from cocktail.nodes.grid.export import manifest, settings_of, write
-from cocktail.nodes.grid.plan import make_plan
-from cocktail.nodes.grid.store import Store
+from cocktail.nodes.grid.engine.cell.settings import CellSettings
+from cocktail.nodes.grid.engine.plan.plan import make_plan
+from cocktail.nodes.grid.engine.store.export import manifest, settings_of, write
+from cocktail.nodes.grid.engine.store.store import Store
 
 from .drawn import Drawn, draw_grid
 from .test_plan import FIXED, content_of, typed

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from cocktail.nodes.grid.cell_file import fault
+from cocktail.nodes.grid.engine.store.cell_file import fault
 
 from ..comfy import Comfy, ComfyError
 from .grids import axis_node, cells, folder_of, grid_prompt

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from cocktail.nodes.grid.identity import SAME, cause, chosen
+from cocktail.nodes.grid.engine.check.result import SAME, cause, chosen
 
 from ..comfy import Comfy
 from .grids import axis_node, cells, folder_of, grid_prompt
@@ -65,7 +65,7 @@ def test_cells_are_equal_to_what_a_fresh_process_makes_and_an_edited_one_is_foun
         text.add_text("cocktail", picture.info["cocktail"])
         picture.save(edited, pnginfo=text)
     command = [
-        sys.executable, root / "nodes" / "grid" / "check_command.py", "checked", "--cells", "3", "--comfyui", comfyui,
+        sys.executable, root / "nodes/grid/engine/check/command.py", "checked", "--cells", "3", "--comfyui", comfyui,
         "--", "--cpu", "--base-directory", comfy.base,
     ]  # fmt: skip
     ended = subprocess.run([os.fspath(part) for part in command], capture_output=True, text=True)
@@ -75,7 +75,7 @@ def test_cells_are_equal_to_what_a_fresh_process_makes_and_an_edited_one_is_foun
 
 
 def test_the_command_says_what_is_wrong_with_its_arguments(root: Path, comfyui: Path, comfy: Comfy):
-    command = [sys.executable, root / "nodes" / "grid" / "check_command.py"]
+    command = [sys.executable, root / "nodes/grid/engine/check/command.py"]
     rest = ["--comfyui", comfyui, "--", "--cpu", "--base-directory", comfy.base]
     for name, words in (
         ("no-such-grid", "There is no grid named"),

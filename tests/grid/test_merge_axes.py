@@ -10,10 +10,17 @@ import numpy
 import pytest
 
 from cocktail.merge.recipe import Ingredient, to_text, weighted_sum
-from cocktail.nodes.grid.axes import typed_axis
-from cocktail.nodes.grid.errors import GridError
-from cocktail.nodes.grid.merge_axes import BLOCKS, MULTIPLIER, SHARE, merge_axis, read, recipes_axis
-from cocktail.nodes.grid.plan import make_plan
+from cocktail.nodes.grid.engine.axes.mixes import (
+    BLOCKS,
+    MULTIPLIER,
+    SHARE,
+    merge_axis,
+    read,
+    recipes_axis,
+)
+from cocktail.nodes.grid.engine.axes.typed import typed_axis
+from cocktail.nodes.grid.engine.errors import GridError
+from cocktail.nodes.grid.engine.plan.plan import make_plan
 
 from ..comfy import Comfy
 from .grids import axis_node, cells, folder_of, grid_prompt, pixels, replace_or_remove, wait_for

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from cocktail.nodes.grid.axes import Axis, checkpoint_axis, typed_axis
-from cocktail.nodes.grid.cell import CellSettings
-from cocktail.nodes.grid.errors import GridError
-from cocktail.nodes.grid.plan import MOST_CELLS, make_plan, plan_from_json
+from cocktail.nodes.grid.engine.axes.typed import Axis, checkpoint_axis, typed_axis
+from cocktail.nodes.grid.engine.cell.settings import CellSettings
+from cocktail.nodes.grid.engine.errors import GridError
+from cocktail.nodes.grid.engine.plan.plan import MOST_CELLS, make_plan, plan_from_json
 
 SETTINGS = CellSettings(
     checkpoint="base.safetensors",

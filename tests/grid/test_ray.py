@@ -10,7 +10,7 @@ import numpy
 import psutil
 import pytest
 
-from cocktail.nodes.grid.ray_cluster import inherited
+from cocktail.nodes.grid.engine.feed.ray_cluster import inherited
 
 from ..comfy import Comfy
 from .feeding import alone, axis, cell_pixels, ended, feed, plan_of

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from cocktail.nodes.grid.errors import GridError
-from cocktail.nodes.grid.rules import read_rules
+from cocktail.nodes.grid.engine.errors import GridError
+from cocktail.nodes.grid.engine.plan.rules import read_rules
 
 KNOWN = ("checkpoint", "size", "prompt", "prompt search and replace: red")
 

@@ -8,10 +8,9 @@ import numpy
 import pytest
 from PIL import Image
 
-from cocktail.nodes.grid.axes import checkpoint_axis
-from cocktail.nodes.grid.cell_file import PNG, encode
-from cocktail.nodes.grid.plan import Cell, Plan, make_plan
-from cocktail.nodes.grid.sheet import (
+from cocktail.nodes.grid.engine.axes.typed import checkpoint_axis
+from cocktail.nodes.grid.engine.plan.plan import Cell, Plan, make_plan
+from cocktail.nodes.grid.engine.sheet.sheet import (
     LABEL_LINES,
     MOST_PIXELS,
     MOST_SIDE,
@@ -22,7 +21,8 @@ from cocktail.nodes.grid.sheet import (
     make_sheets,
     split,
 )
-from cocktail.nodes.grid.store import Store
+from cocktail.nodes.grid.engine.store.cell_file import PNG, encode
+from cocktail.nodes.grid.engine.store.store import Store
 from cocktail.trainer.lettering import font, wrap
 
 from .test_plan import FIXED, content_of, typed

@@ -9,9 +9,9 @@ import numpy
 import pytest
 from PIL import Image
 
-from cocktail.nodes.grid.cell_file import PNG, encode
-from cocktail.nodes.grid.plan import Plan, make_plan
-from cocktail.nodes.grid.store import Store, list_grids
+from cocktail.nodes.grid.engine.plan.plan import Plan, make_plan
+from cocktail.nodes.grid.engine.store.cell_file import PNG, encode
+from cocktail.nodes.grid.engine.store.store import Store, list_grids
 
 from .test_plan import FIXED, content_of, typed
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy
 import pytest
 
-from cocktail.nodes.grid.axes import checkpoint_axis
-from cocktail.nodes.grid.errors import GridError
-from cocktail.nodes.grid.plan import Cell, make_plan
-from cocktail.nodes.grid.store import Store
-from cocktail.nodes.grid.twins import Twins, _joined, find, pixel_hashes
+from cocktail.nodes.grid.engine.axes.typed import checkpoint_axis
+from cocktail.nodes.grid.engine.check.twins import Twins, _joined, find, pixel_hashes
+from cocktail.nodes.grid.engine.errors import GridError
+from cocktail.nodes.grid.engine.plan.plan import Cell, make_plan
+from cocktail.nodes.grid.engine.store.store import Store
 from cocktail.trainer.files import sha256_text
 
 from .drawn import Drawn, draw_grid, drawn_plan, picture_of

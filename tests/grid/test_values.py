@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from cocktail.nodes.grid.errors import GridError
-from cocktail.nodes.grid.values import numbers, seeds, texts
+from cocktail.nodes.grid.engine.axes.lists import numbers, seeds, texts
+from cocktail.nodes.grid.engine.errors import GridError
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from cocktail.nodes.grid.workers import Work, Worker
+from cocktail.nodes.grid.engine.render.claims import Work, Worker
 
 from .drawn import drawn_plan
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cocktail.nodes.grid.workflow import api_prompt, ui_workflow
+from cocktail.nodes.grid.engine.cell.graph import api_prompt, ui_workflow
 
 from .test_plan import SETTINGS
 

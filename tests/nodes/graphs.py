@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cocktail.trainer.config import RunSettings
+from cocktail.trainer.settings.run_settings import RunSettings
 
 QUICK = RunSettings(
     resolution=64,

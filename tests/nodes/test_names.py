@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cocktail.nodes.names import BadName, check_name, within
+from cocktail.nodes.host.names import BadName, check_name, within
 
 ESCAPES = [
     "", "..", "../up", "a/../../up", "/etc/passwd", "\\\\host\\share", "C:\\x", "c:", "a/.hidden", ".hidden", "a//b", "a/", "nul\0l",

@@ -7,10 +7,10 @@ import json
 
 import pytest
 
-from cocktail.trainer.config import RunSettings
-from cocktail.trainer.everydream import import_everydream
-from cocktail.trainer.presets import PRESETS, preset
-from cocktail.trainer.setting_groups import GROUPS, OptimizerSettings, SamplePrompt
+from cocktail.trainer.settings.everydream import import_everydream
+from cocktail.trainer.settings.groups import GROUPS, OptimizerSettings, SamplePrompt
+from cocktail.trainer.settings.presets import PRESETS, preset
+from cocktail.trainer.settings.run_settings import RunSettings
 
 from .graphs import node
 

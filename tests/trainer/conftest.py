@@ -12,13 +12,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from cocktail.trainer.config import RunSettings
-from cocktail.trainer.data.folder import load_folder
+from cocktail.trainer.data.folder.folder import load_folder
 from cocktail.trainer.data.split import split
-from cocktail.trainer.model import build_text_encoder, build_unet, build_vae
-from cocktail.trainer.runs import Base, Paths, Run, create_run
-from cocktail.trainer.shapes import draw_shapes
-from cocktail.trainer.single_file import (
+from cocktail.trainer.model.networks import build_text_encoder, build_unet, build_vae
+from cocktail.trainer.model.single_file import (
     TEXT_ENCODER,
     UNET,
     VAE,
@@ -27,6 +24,9 @@ from cocktail.trainer.single_file import (
     unet_name,
     vae_name,
 )
+from cocktail.trainer.runs import Base, Paths, Run, create_run
+from cocktail.trainer.settings.run_settings import RunSettings
+from cocktail.trainer.shapes import draw_shapes
 
 from .training_process import train_quietly
 

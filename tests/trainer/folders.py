@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from cocktail.trainer.data.folder import LoadReport, load_folder
+from cocktail.trainer.data.folder.folder import LoadReport, load_folder
 from cocktail.trainer.data.manifest import Dataset, Pair
 
 

@@ -11,9 +11,15 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from cocktail.trainer.data.columns import Mapping
-from cocktail.trainer.data.midjourney import WHITE, read_prompt, read_tail, split_message, words
-from cocktail.trainer.data.select import SelectionSettings
+from cocktail.trainer.data.table.columns import Mapping
+from cocktail.trainer.data.table.midjourney import (
+    WHITE,
+    read_prompt,
+    read_tail,
+    split_message,
+    words,
+)
+from cocktail.trainer.data.table.select import SelectionSettings
 
 QUOTE, SPACE, RETURN, NEWLINE = b'" \r\n'
 

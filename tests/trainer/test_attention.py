@@ -8,10 +8,10 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from cocktail.trainer.attention import set_attention
 from cocktail.trainer.errors import TrainerError
 from cocktail.trainer.loss import Schedule, pair_losses
-from cocktail.trainer.setting_groups import LossSettings
+from cocktail.trainer.model.attention import set_attention
+from cocktail.trainer.settings.groups import LossSettings
 
 
 @pytest.fixture(scope="module")

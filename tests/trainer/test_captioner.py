@@ -16,22 +16,22 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 import cocktail.trainer as trainer
-from cocktail.trainer.data.caption_job import (
-    CaptionJob,
-    apply_captions,
-    create_job,
-    problems,
-    result,
-)
-from cocktail.trainer.data.captioner import (
+from cocktail.trainer.data.caption.captioner import (
     Captioned,
     CaptionSettings,
     Picture,
     caption_images,
     load_captioner,
 )
-from cocktail.trainer.data.folder import load_folder
-from cocktail.trainer.data.model_folder import check_model, model_fingerprint
+from cocktail.trainer.data.caption.job import (
+    CaptionJob,
+    apply_captions,
+    create_job,
+    problems,
+    result,
+)
+from cocktail.trainer.data.caption.model_folder import check_model, model_fingerprint
+from cocktail.trainer.data.folder.folder import load_folder
 from cocktail.trainer.errors import TrainerError
 from cocktail.trainer.shapes import draw_shapes
 

@@ -9,10 +9,10 @@ import numpy
 import pytest
 from PIL import Image, ImageEnhance
 
-from cocktail.trainer.data import looks as looks_module
-from cocktail.trainer.data.clean import CleanSettings, clean
-from cocktail.trainer.data.folder import load_folder
-from cocktail.trainer.data.looks import Look, look_at, looks, near_duplicates
+from cocktail.trainer.data.clean import looks as looks_module
+from cocktail.trainer.data.clean.clean import CleanSettings, clean
+from cocktail.trainer.data.clean.looks import Look, look_at, looks, near_duplicates
+from cocktail.trainer.data.folder.folder import load_folder
 from cocktail.trainer.data.manifest import Dataset, Pair
 from cocktail.trainer.data.split import split
 from cocktail.trainer.errors import TrainerError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cocktail.trainer.data.columns import PRESETS, Mapping, check, describe, guess, preset
+from cocktail.trainer.data.table.columns import PRESETS, Mapping, check, describe, guess, preset
 from cocktail.trainer.errors import TrainerError
 
 MESSAGE = "**a red cat on a mat --v 5** - Image #1 <@{user}>"

@@ -9,10 +9,10 @@ import hypothesis
 import hypothesis.strategies as st
 import pytest
 
-from cocktail.trainer.config import HARMLESS, RANGES, RunSettings
 from cocktail.trainer.errors import TrainerError
 from cocktail.trainer.runs import run_identity
-from cocktail.trainer.setting_groups import GROUPS, SamplePrompt
+from cocktail.trainer.settings.groups import GROUPS, SamplePrompt
+from cocktail.trainer.settings.run_settings import HARMLESS, RANGES, RunSettings
 
 
 def test_settings_survive_json():

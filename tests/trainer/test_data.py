@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from cocktail.trainer.data.buckets import batches, choose_bucket, make_buckets
-from cocktail.trainer.data.folder import folder_state, has_picture, load_folder
+from cocktail.trainer.data.folder.folder import folder_state, has_picture, load_folder
 from cocktail.trainer.data.image import fit, open_rgb
 from cocktail.trainer.data.manifest import Dataset
 from cocktail.trainer.data.split import split
@@ -91,7 +91,7 @@ def test_a_folder_without_a_usable_picture_is_refused_even_when_skipping(tmp_pat
 
 
 def test_a_picture_is_decoded_once_for_as_long_as_it_stays_the_same(tmp_path, monkeypatch):
-    from cocktail.trainer.data import examined as module
+    from cocktail.trainer.data.folder import facts as module
 
     pictures, cache = tmp_path / "pictures", tmp_path / "cache.json"
     add(pictures, "a.png", "a")

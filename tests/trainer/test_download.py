@@ -26,10 +26,10 @@ import pytest
 from aiohttp import web
 from PIL import Image
 
-from cocktail.trainer import process
-from cocktail.trainer.data import download as download_module
-from cocktail.trainer.data import download_job, network
-from cocktail.trainer.data.download import (
+from cocktail.trainer.data.fetch import download as download_module
+from cocktail.trainer.data.fetch import job as download_job
+from cocktail.trainer.data.fetch import network
+from cocktail.trainer.data.fetch.download import (
     DiskFull,
     DownloadSettings,
     Progress,
@@ -37,8 +37,9 @@ from cocktail.trainer.data.download import (
     download,
     read_results,
 )
-from cocktail.trainer.data.network import NetworkSettings
+from cocktail.trainer.data.fetch.network import NetworkSettings
 from cocktail.trainer.errors import TrainerError
+from cocktail.trainer.jobs import process
 
 ALLOWED = NetworkSettings(download=True, private_addresses=True)
 QUICK = DownloadSettings(

@@ -7,9 +7,9 @@ import json
 import pytest
 import torch
 
-from cocktail.trainer.ema import Ema
-from cocktail.trainer.optimizers import flatten_state, restore_state
-from cocktail.trainer.setting_groups import EmaSettings
+from cocktail.trainer.model.ema import Ema
+from cocktail.trainer.optim.optimizers import flatten_state, restore_state
+from cocktail.trainer.settings.groups import EmaSettings
 
 
 def weights(step: int) -> torch.Tensor:

@@ -9,9 +9,9 @@ import json
 
 import pytest
 
-from cocktail.trainer.config import RunSettings
 from cocktail.trainer.errors import TrainerError
-from cocktail.trainer.everydream import import_everydream
+from cocktail.trainer.settings.everydream import import_everydream
+from cocktail.trainer.settings.run_settings import RunSettings
 
 COMMON = {
     "batch_size": 10, "ckpt_every_n_minutes": None, "clip_grad_norm": None, "clip_skip": 0, "cond_dropout": 0.04,

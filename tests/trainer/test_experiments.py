@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cocktail.trainer.everydream import import_everydream
 from cocktail.trainer.runs import Run
+from cocktail.trainer.settings.everydream import import_everydream
 
 from .conftest import remove
 

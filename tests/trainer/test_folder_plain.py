@@ -10,8 +10,8 @@ import threading
 import pytest
 from PIL import Image
 
-from cocktail.trainer.data import examined
-from cocktail.trainer.data.folder import folder_state, has_picture
+from cocktail.trainer.data.folder import facts as examined
+from cocktail.trainer.data.folder.folder import folder_state, has_picture
 from cocktail.trainer.data.split import split
 from cocktail.trainer.errors import TrainerError
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image, ImageCms, ImageFile, features
 
 from cocktail.trainer.data import image as image_module
-from cocktail.trainer.data.folder import load_folder
+from cocktail.trainer.data.folder.folder import load_folder
 from cocktail.trainer.data.image import MAX_PIXELS, fit, open_rgb
 from cocktail.trainer.errors import TrainerError
 

@@ -17,15 +17,15 @@ from PIL import Image
 
 import cocktail.trainer as trainer
 from cocktail.trainer import latents as module
-from cocktail.trainer.config import RunSettings
-from cocktail.trainer.data.folder import load_folder
+from cocktail.trainer.data.folder.folder import load_folder
 from cocktail.trainer.data.image import open_rgb, reduction
 from cocktail.trainer.data.manifest import Dataset
 from cocktail.trainer.data.split import split
 from cocktail.trainer.files import sha256_file
 from cocktail.trainer.latents import Latents, Picture, encode_missing
-from cocktail.trainer.model import build_vae, load_vae
+from cocktail.trainer.model.networks import build_vae, load_vae
 from cocktail.trainer.runs import Base, Paths, create_run
+from cocktail.trainer.settings.run_settings import RunSettings
 
 MAIN = Path(trainer.__path__[0]) / "__main__.py"
 SIZES = [(256, 256), (300, 200), (257, 129), (90, 90)]

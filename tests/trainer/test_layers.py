@@ -7,10 +7,10 @@ import torch
 from diffusers import UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from cocktail.trainer.config import RunSettings
 from cocktail.trainer.errors import TrainerError
-from cocktail.trainer.layers import trained_parameters
-from cocktail.trainer.text import encode
+from cocktail.trainer.model.layers import trained_parameters
+from cocktail.trainer.model.text import encode
+from cocktail.trainer.settings.run_settings import RunSettings
 
 
 def small_text_encoder(layers: int) -> CLIPTextModel:

@@ -9,7 +9,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from cocktail.trainer.data.local_images import KEYS, LocalImages, find_images
+from cocktail.trainer.data.fetch.local_images import KEYS, LocalImages, find_images
 from cocktail.trainer.errors import TrainerError
 
 JOB = "0f8fad5b-d9cb-469f-a165-70867728950e"

@@ -8,12 +8,18 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from cocktail.trainer.config import RunSettings
-from cocktail.trainer.memory import STATE_BYTES, estimate, lighter
-from cocktail.trainer.model import build_unet, text_encoder_on_meta
-from cocktail.trainer.optimizers import flatten_state, make_part_optimizer
-from cocktail.trainer.setting_groups import OPTIMIZERS, OptimizerSettings
-from cocktail.trainer.single_file import TEXT_ENCODER, UNET, Level, text_encoder_name, unet_name
+from cocktail.trainer.model.memory import STATE_BYTES, estimate, lighter
+from cocktail.trainer.model.networks import build_unet, text_encoder_on_meta
+from cocktail.trainer.model.single_file import (
+    TEXT_ENCODER,
+    UNET,
+    Level,
+    text_encoder_name,
+    unet_name,
+)
+from cocktail.trainer.optim.optimizers import flatten_state, make_part_optimizer
+from cocktail.trainer.settings.groups import OPTIMIZERS, OptimizerSettings
+from cocktail.trainer.settings.run_settings import RunSettings
 
 SD15 = (Level(320, 2, True), Level(640, 2, True), Level(1280, 2, True), Level(1280, 2, False))
 

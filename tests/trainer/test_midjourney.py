@@ -7,8 +7,8 @@ import random
 import duckdb
 import pytest
 
-from cocktail.trainer.data import midjourney
-from cocktail.trainer.data.midjourney import read_prompt, read_tail, split_message
+from cocktail.trainer.data.table import midjourney
+from cocktail.trainer.data.table.midjourney import read_prompt, read_tail, split_message
 
 GOKU = (
     "**adult Goku in Dragonball Z, walking on a beach, in a Akira Toriyama anime style** - "

@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import load_file
 
 from cocktail.trainer.errors import TrainerError
-from cocktail.trainer.miniature import CONTRAST, make_miniature
-from cocktail.trainer.model import LATENT_SCALE, load_model, load_vae
-from cocktail.trainer.single_file import UNET, inspect, read_shapes
+from cocktail.trainer.model.miniature import CONTRAST, make_miniature
+from cocktail.trainer.model.networks import LATENT_SCALE, load_model, load_vae
+from cocktail.trainer.model.single_file import UNET, inspect, read_shapes
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ import aiohttp
 import pytest
 from aiohttp.abc import AbstractResolver
 
-from cocktail.trainer.data import network
-from cocktail.trainer.data.network import (
+from cocktail.trainer.data.fetch import network
+from cocktail.trainer.data.fetch.network import (
     BadURL,
     Failure,
     NetworkSettings,

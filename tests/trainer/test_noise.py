@@ -18,7 +18,7 @@ from cocktail.trainer.noise import (
     draw_timestep,
     keyed_generator,
 )
-from cocktail.trainer.setting_groups import LossSettings
+from cocktail.trainer.settings.groups import LossSettings
 
 BETAS = numpy.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=numpy.float64) ** 2
 ALPHAS = numpy.cumprod(1 - BETAS)

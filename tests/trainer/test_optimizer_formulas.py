@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from cocktail.trainer.errors import TrainerError
-from cocktail.trainer.optimizers import effective_rate, make_part_optimizer
-from cocktail.trainer.setting_groups import OPTIMIZERS, OptimizerSettings
+from cocktail.trainer.optim.optimizers import effective_rate, make_part_optimizer
+from cocktail.trainer.settings.groups import OPTIMIZERS, OptimizerSettings
 
 STEPS = 25
 START = numpy.random.default_rng(3).normal(size=(6, 4))

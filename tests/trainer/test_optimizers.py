@@ -9,15 +9,15 @@ import torch
 from diffusers.optimization import get_scheduler
 from safetensors.torch import load_file, save_file
 
-from cocktail.trainer.optimizers import (
+from cocktail.trainer.optim.optimizers import (
     effective_rate,
     evaluation_weights,
     flatten_state,
     make_part_optimizer,
     restore_state,
 )
-from cocktail.trainer.schedules import rate_factor
-from cocktail.trainer.setting_groups import OPTIMIZERS, OptimizerSettings
+from cocktail.trainer.optim.schedules import rate_factor
+from cocktail.trainer.settings.groups import OPTIMIZERS, OptimizerSettings
 
 
 def parameters() -> list[torch.nn.Parameter]:

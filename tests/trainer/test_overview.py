@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from cocktail.trainer.data.buckets import EVERYDREAM2, bucket_use, choose_bucket, make_buckets
-from cocktail.trainer.data.contact_sheet import ORDERS, choose_pairs, contact_sheet
-from cocktail.trainer.data.folder import load_folder
+from cocktail.trainer.data.clean.contact_sheet import ORDERS, choose_pairs, contact_sheet
+from cocktail.trainer.data.clean.overview import draw_overview, overview
+from cocktail.trainer.data.folder.folder import load_folder
 from cocktail.trainer.data.manifest import Dataset, Pair
-from cocktail.trainer.data.overview import draw_overview, overview
 from cocktail.trainer.errors import TrainerError
 from cocktail.trainer.shapes import draw_shapes
 

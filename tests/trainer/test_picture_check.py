@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-from cocktail.trainer.data.folder import load_folder
+from cocktail.trainer.data.folder.folder import load_folder
+from cocktail.trainer.data.folder.picture_check import check_pictures
 from cocktail.trainer.data.manifest import Dataset, Pair
-from cocktail.trainer.data.picture_check import check_pictures
 from cocktail.trainer.shapes import draw_shapes
 
 
@@ -39,7 +39,7 @@ def flip_a_bit(file, keep_time=False):
 
 
 def test_unchanged_pictures_are_not_read(dataset, facts, folder, monkeypatch):
-    monkeypatch.setattr("cocktail.trainer.data.picture_check.sha256_file", None)
+    monkeypatch.setattr("cocktail.trainer.data.folder.picture_check.sha256_file", None)
     check = check_pictures(dataset, [facts])
     assert check.fine and str(check) == "5 pictures are where they were"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cocktail.trainer.errors import TrainerError
-from cocktail.trainer.presets import PRESETS, preset
+from cocktail.trainer.settings.presets import PRESETS, preset
 
 
 def test_the_baseline_is_everydream2_of_march_2023():

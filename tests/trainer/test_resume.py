@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from cocktail.trainer.runs import Run
-from cocktail.trainer.setting_groups import OPTIMIZERS
+from cocktail.trainer.settings.groups import OPTIMIZERS
 
 from .conftest import remove
 

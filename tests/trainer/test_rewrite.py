@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from cocktail.trainer.data.caption.rewrite import CaptionRules, mix, read_replacements, rewrite
 from cocktail.trainer.data.manifest import Dataset, Pair
-from cocktail.trainer.data.rewrite import CaptionRules, mix, read_replacements, rewrite
 from cocktail.trainer.errors import TrainerError
 
 

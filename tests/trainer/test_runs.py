@@ -10,11 +10,11 @@ import sys
 
 import pytest
 
-from cocktail.trainer import process, queue
-from cocktail.trainer.config import RunSettings
 from cocktail.trainer.data.manifest import Dataset, Pair
 from cocktail.trainer.errors import TrainerError
+from cocktail.trainer.jobs import process, queue
 from cocktail.trainer.runs import Base, Paths, Run, create_run, list_runs, run_identity
+from cocktail.trainer.settings.run_settings import RunSettings
 
 
 def pair(number: int, split: str = "train") -> Pair:

@@ -14,12 +14,12 @@ from types import ModuleType
 import duckdb
 import pytest
 
-from cocktail.trainer.data import records as records_module
-from cocktail.trainer.data.columns import Mapping, guess
-from cocktail.trainer.data.records import derived_path, ingest
-from cocktail.trainer.data.select import SelectionSettings, select
-from cocktail.trainer.data.select_process import run_select
-from cocktail.trainer.data.table import open_table
+from cocktail.trainer.data.table import derived as records_module
+from cocktail.trainer.data.table.columns import Mapping, guess
+from cocktail.trainer.data.table.derived import derived_path, ingest
+from cocktail.trainer.data.table.request import run_select
+from cocktail.trainer.data.table.select import SelectionSettings, select
+from cocktail.trainer.data.table.table import open_table
 from cocktail.trainer.data.tokens import count_tokens
 from cocktail.trainer.errors import TrainerError
 
@@ -198,8 +198,8 @@ def test_a_table_of_many_reading_buffers_is_read_alike(make_table, tmp_path, mon
 
     whole = answer(path, ANY, tmp_path)
     rows = rows_of(whole.path)
-    monkeypatch.setattr("cocktail.trainer.data.table.MAX_RECORD_BYTES", 1 << 14)
-    monkeypatch.setattr("cocktail.trainer.data.table.PART_BYTES", 1 << 16)
+    monkeypatch.setattr("cocktail.trainer.data.table.table.MAX_RECORD_BYTES", 1 << 14)
+    monkeypatch.setattr("cocktail.trainer.data.table.table.PART_BYTES", 1 << 16)
     parts = answer(path, ANY, tmp_path)
     assert rows_of(parts.path) == rows and len(rows) > 1500
     assert parts.rejects == whole.rejects
@@ -215,8 +215,8 @@ def test_damage_beside_the_borders_of_parts_costs_no_record(
 
     whole = answer(path, ANY, tmp_path)
     rows = rows_of(whole.path)
-    monkeypatch.setattr("cocktail.trainer.data.table.MAX_RECORD_BYTES", 1 << 13)
-    monkeypatch.setattr("cocktail.trainer.data.table.PART_BYTES", 1 << 15)
+    monkeypatch.setattr("cocktail.trainer.data.table.table.MAX_RECORD_BYTES", 1 << 13)
+    monkeypatch.setattr("cocktail.trainer.data.table.table.PART_BYTES", 1 << 15)
     parts = answer(path, ANY, tmp_path)
     assert rows_of(parts.path) == rows and parts.rejects == whole.rejects
 

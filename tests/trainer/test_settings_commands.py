@@ -7,9 +7,9 @@ import json
 import pytest
 
 from cocktail.trainer.command_line import main
-from cocktail.trainer.config import RunSettings
-from cocktail.trainer.presets import PRESETS, preset
 from cocktail.trainer.runs import Run
+from cocktail.trainer.settings.presets import PRESETS, preset
+from cocktail.trainer.settings.run_settings import RunSettings
 from cocktail.trainer.shapes import draw_shapes
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from cocktail.trainer.config import RunSettings
 from cocktail.trainer.errors import TrainerError
-from cocktail.trainer.presets import PRESETS, preset
-from cocktail.trainer.setting_groups import SamplePrompt, SamplesSettings, SavingSettings
-from cocktail.trainer.setting_text import changed_by, describe, setting_lines
+from cocktail.trainer.settings.groups import SamplePrompt, SamplesSettings, SavingSettings
+from cocktail.trainer.settings.presets import PRESETS, preset
+from cocktail.trainer.settings.run_settings import RunSettings
+from cocktail.trainer.settings.text import changed_by, describe, setting_lines
 
 
 @pytest.mark.parametrize("name", PRESETS)

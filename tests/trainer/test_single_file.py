@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import save_file
 
 from cocktail.trainer.errors import TrainerError
-from cocktail.trainer.model import build_unet, build_vae
-from cocktail.trainer.single_file import (
+from cocktail.trainer.model.networks import build_unet, build_vae
+from cocktail.trainer.model.single_file import (
     UNET,
     Level,
     check_sd15,

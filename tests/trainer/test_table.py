@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from cocktail.trainer.data import table as table_module
-from cocktail.trainer.data.columns import Mapping
-from cocktail.trainer.data.rejects import read_rejects
-from cocktail.trainer.data.select import SelectionSettings, select
-from cocktail.trainer.data.table import open_table, source_sql
+from cocktail.trainer.data.table import table as table_module
+from cocktail.trainer.data.table.columns import Mapping
+from cocktail.trainer.data.table.rejects import read_rejects
+from cocktail.trainer.data.table.select import SelectionSettings, select
+from cocktail.trainer.data.table.table import open_table, source_sql
 from cocktail.trainer.errors import TrainerError
 
 from . import select_reference as slow

@@ -14,9 +14,9 @@ from diffusers import UNet2DConditionModel
 
 from cocktail.trainer.files import sha256_text
 from cocktail.trainer.loss import Schedule, pair_losses
-from cocktail.trainer.model import build_text_encoder
-from cocktail.trainer.setting_groups import LossSettings
-from cocktail.trainer.text import Text, load_tokenizer
+from cocktail.trainer.model.networks import build_text_encoder
+from cocktail.trainer.model.text import Text, load_tokenizer
+from cocktail.trainer.settings.groups import LossSettings
 
 WORDS = [
     f"{colour} {thing}," for colour in ("teal", "ochre") for thing in ("lighthouse", "ox", "q")

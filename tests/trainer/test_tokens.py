@@ -8,7 +8,7 @@ from hypothesis import strategies as some
 
 from cocktail.trainer.data.tokens import count_tokens
 from cocktail.trainer.errors import TrainerError
-from cocktail.trainer.text import load_tokenizer
+from cocktail.trainer.model.text import load_tokenizer
 
 
 @pytest.fixture(scope="module")

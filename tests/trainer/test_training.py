@@ -16,17 +16,17 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import cocktail.trainer as trainer
-from cocktail.trainer.config import RunSettings
-from cocktail.trainer.data.folder import load_folder
+from cocktail.trainer.data.folder.folder import load_folder
 from cocktail.trainer.data.manifest import Dataset
 from cocktail.trainer.data.split import split
 from cocktail.trainer.disk import check_disk, checkpoint_bytes
 from cocktail.trainer.errors import TrainerError
 from cocktail.trainer.files import read_lines, sha256_file
-from cocktail.trainer.model import load_model
+from cocktail.trainer.model.networks import load_model
+from cocktail.trainer.model.single_file import TEXT_ENCODER, UNET, VAE, read_shapes
 from cocktail.trainer.runs import Base, Paths, Run, create_run
+from cocktail.trainer.settings.run_settings import RunSettings
 from cocktail.trainer.shapes import draw_shapes
-from cocktail.trainer.single_file import TEXT_ENCODER, UNET, VAE, read_shapes
 
 SETTINGS = RunSettings(
     resolution=64,

@@ -1,0 +1,410 @@
+"""Fine-tuning: settings, a base, a run in the background, waiting for it, and its loss chart."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import Any
+
+from comfy_api.latest import io
+
+from ...merge.hashing import file_sha256
+from ...trainer.data.manifest import Dataset
+from ...trainer.errors import TrainerError
+from ...trainer.jobs.queue import enqueue
+from ...trainer.model.single_file import check_sd15
+from ...trainer.runs import Base, Paths, Run, State, create_run
+from ...trainer.settings.groups import GROUPS
+from ...trainer.settings.run_settings import CHOICES, LATER, RANGES, RunSettings
+from .. import types
+from ..host import names
+from ..host.progress import Progress, show_text, stop_if_interrupted
+from ..pictures import read_image
+from ..schema import opt, schema
+from . import supervisor
+from .setting_input import setting_input
+
+CATEGORY = "cocktail/fine-tune"
+POLL_S = 0.25
+
+TOOLTIPS = {
+    "resolution": "Side in pixels of the square whose area every bucket stays within, a multiple of the bucket step. 512 is what SD1.5 was made "
+    "for; 768 shows more detail and takes about 2.5 times as long a step.",
+    "bucket_step": "Sides of the buckets are multiples of this many pixels. 64 is usual; smaller steps crop less and make smaller groups.",
+    "epochs": "How often every pair is seen.",
+    "batch_size": "Pairs in one optimizer step. More need more memory and make steadier steps.",
+    "learning_rate": "AdamW's learning rate for the UNet. 1.5e-6 is EveryDream2's value for SD1.5; too high a rate ruins the model.",
+    "train_text_encoder": "Whether the text encoder learns too. Off saves memory and keeps what its words mean.",
+    "text_encoder_learning_rate": "AdamW's learning rate for the text encoder, when it learns.",
+    "conditional_dropout": "Share of the pairs, from 0 to 1, that are learned with an empty caption, so that CFG keeps working. 0.04 to 0.1 is usual.",
+    "clip_skip": "Which layer of the text encoder speaks to the UNet, counted from the end: 1 = the last one (-1 in ComfyUI), 2 = the one before "
+    "it (-2). Sample with the same number. EveryDream2's 0 and 1 both mean 1.",
+    "weight_decay": "AdamW's weight decay: how strongly weights are pulled towards 0. 0.01 is usual.",
+    "gradient_clip": "Largest length (L2 norm) that the gradient of UNet or text encoder may have in a step; longer ones are scaled down. 0 = no limit.",
+    "seed": "Decides order, noise, noise levels and dropout. Same seed, base and pairs: same result, bit for bit on a CPU.",
+    "save_every_epochs": "A checkpoint is saved after every so many epochs, after the last, and whenever the validation loss is the lowest so far.",
+    "validation_timesteps": "At how many noise levels every validation pair is measured. More make a steadier figure and take longer.",
+    "precision": "Arithmetic of the network: bf16 is faster and needs half the memory; fp32 is exact; fp16 is for older NVIDIA cards. Weights, noise "
+    "and loss are always fp32.",
+    "bucket_table": "Which sizes pictures are fitted to: generated from resolution and bucket step, or EveryDream2's own for resolutions from 256 to "
+    "1536 that are multiples of 64.",
+    "save_precision": "How saved checkpoints store the trained weights. fp16: 2 bytes a number, what most tools expect. bf16: 2 bytes, coarser with a "
+    "wider range. fp32: 4 bytes.",
+}
+ADVANCED = ("bucket_step", "weight_decay", "gradient_clip", "validation_timesteps", "precision", "save_precision", "bucket_table")  # fmt: skip
+STEPS = {
+    "learning_rate": 1e-7,
+    "text_encoder_learning_rate": 1e-7,
+    "conditional_dropout": 0.01,
+    "weight_decay": 0.001,
+    "gradient_clip": 0.1,
+    "resolution": 8,
+    "bucket_step": 8,
+}
+
+
+class CocktailTrainingSettings(io.ComfyNode):
+    """What a fine-tune does with its base and its pairs."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="CocktailTrainingSettings",
+            display_name="Training Settings",
+            category=CATEGORY,
+            description="The settings of a fine-tune. The defaults are EveryDream2's for Stable Diffusion 1.5; the same settings on the "
+            "same base and pairs are the same run.",
+            search_aliases=["learning rate", "epochs", "batch size", "hyperparameters", "train.json", "EveryDream2"],
+            inputs=[
+                *(_setting(field) for field in dataclasses.fields(RunSettings) if field.name not in GROUPS),
+                types.Settings.Input(
+                    "settings",
+                    optional=True,
+                    tooltip="Settings whose groups (optimizers, loss and so on) are kept, such as a preset's; what this node shows replaces "
+                    "the rest. Optional.",
+                ),
+            ],
+            outputs=[
+                types.Settings.Output(
+                    "training_settings", display_name="settings", tooltip="The settings, for Fine-tune."
+                )
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(
+        cls, resolution: int | None, bucket_step: int | None, bucket_table: str | None = "generated"
+    ) -> bool | str:
+        given = {
+            "resolution": resolution,
+            "bucket_step": bucket_step,
+            "bucket_table": bucket_table,
+        }
+        if None in given.values():
+            return True
+        try:
+            RunSettings.from_json(given)
+        except TrainerError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def execute(cls, settings: RunSettings | None = None, **values: Any) -> io.NodeOutput:
+        return io.NodeOutput(dataclasses.replace(settings or RunSettings(), **values))
+
+
+def _setting(field: dataclasses.Field) -> io.Input:
+    """The input of one run setting, with the trainer's own default and range."""
+    low, high = RANGES.get(field.name, (None, None))
+    return setting_input(
+        field.name,
+        field.default,
+        TOOLTIPS[field.name],
+        low,
+        high,
+        CHOICES.get(field.name, ()),
+        STEPS.get(field.name),
+        advanced=field.name in ADVANCED,
+        optional=field.name in LATER,
+    )
+
+
+class CocktailBase(io.ComfyNode):
+    """The checkpoint that runs start from."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="CocktailBase",
+            display_name="Base",
+            category=CATEGORY,
+            description="The checkpoint that a fine-tune starts from: a full Stable Diffusion 1.5 model in one .safetensors file. "
+            "Nothing is loaded; the file's header is checked.",
+            search_aliases=["base model", "resume_ckpt", "pretrained model", "checkpoint for training"],
+            inputs=[_checkpoint_input("checkpoint")],
+            outputs=[
+                types.CheckpointName.Output(
+                    "base",
+                    display_name="base",
+                    tooltip="The checkpoint's name; link it to Fine-tune or any checkpoint input.",
+                )
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, checkpoint: str | None) -> bool | str:
+        try:
+            if checkpoint is not None:
+                check_sd15(names.checkpoint_path(checkpoint))
+        except (names.BadName, TrainerError) as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, checkpoint: str | None) -> list[int]:
+        return _file_state(checkpoint)
+
+    @classmethod
+    def execute(cls, checkpoint: str) -> io.NodeOutput:
+        check_sd15(names.checkpoint_path(checkpoint))
+        return io.NodeOutput(checkpoint)
+
+
+class CocktailFineTune(io.ComfyNode):
+    """A run, put into the queue of background trainings."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="CocktailFineTune",
+            display_name="Fine-tune",
+            category=CATEGORY,
+            description="Fine-tunes all of a Stable Diffusion 1.5 model in a background process and returns at once. Runs take turns. "
+            "The same base, pairs and settings are the same run: it is continued or found finished, never repeated.",
+            search_aliases=["train", "training", "full fine-tune", "dreambooth", "EveryDream2", "kohya", "finetune"],
+            is_output_node=True,
+            inputs=[
+                _checkpoint_input("base"),
+                types.Dataset.Input("dataset", tooltip="The pairs, some of them held back by Split Dataset."),
+                types.Settings.Input("settings", tooltip="What to do, from Training Settings."),
+                opt(
+                    io.String.Input,
+                    "run_name",
+                    default="",
+                    placeholder="empty: named by its content",
+                    tooltip="Name of the run and of its checkpoints: up to 64 letters, digits, dots, hyphens and underscores. "
+                    "Empty: run- and 12 digits of its identity. A name taken by another run is refused.",
+                ),
+            ],
+            outputs=[
+                types.Run.Output(
+                    "run",
+                    display_name="run",
+                    tooltip="The run, which may still be at work: link it to Wait for Run.",
+                )
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, run_name: str | None) -> bool | str:
+        try:
+            if run_name:
+                names.check_name(run_name, "run")
+        except names.BadName as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, base: str | None, **_: Any) -> list[int]:
+        return _file_state(base)
+
+    @classmethod
+    def execute(
+        cls, base: str, dataset: Dataset, settings: RunSettings, run_name: str
+    ) -> io.NodeOutput:
+        if run_name:
+            names.check_name(run_name, "run")
+        path = names.checkpoint_path(base)
+        check_sd15(path)
+        run = create_run(
+            names.cocktail_dir("runs"),
+            run_name,
+            Base(base, str(path), file_sha256(path, names.cocktail_dir("hashes.json"))),
+            dataset,
+            settings,
+            Paths(
+                checkpoints=str(names.checkpoint_dir()),
+                tokenizer=str(names.tokenizer_dir()),
+                cache=str(names.cocktail_dir("cache")),
+            ),
+        )
+        enqueue(run)
+        supervisor.watch()
+        result = _result(run)
+        show_text(result["text"][0])
+        return io.NodeOutput(run, ui=result)
+
+
+class CocktailWaitForRun(io.ComfyNode):
+    """Waits until a run has finished."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="CocktailWaitForRun",
+            display_name="Wait for Run",
+            category=CATEGORY,
+            description="Waits until a run has finished and shows how far it is. Interrupt ends the waiting, not the run. A run that was "
+            "stopped, interrupted or has failed goes on from its last resume point.",
+            search_aliases=["train progress", "wait", "training status", "resume training"],
+            is_output_node=True,
+            inputs=[types.Run.Input("run", tooltip="The run to wait for, from Fine-tune.")],
+            outputs=[
+                types.Run.Output("finished_run", display_name="run", tooltip="The same run, finished.")
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, run: Run) -> io.NodeOutput:
+        enqueue(run)
+        supervisor.watch()
+        progress, shown = Progress(), ""
+        while True:
+            stop_if_interrupted()
+            state = run.state()
+            if state.steps:
+                progress(state.step, state.steps)
+            text = describe(run, state)
+            if text != shown:
+                show_text(text)
+                shown = text
+            if state.status == "finished":
+                return io.NodeOutput(run, ui=_result(run))
+            if state.status == "failed":
+                raise TrainerError(
+                    f"The run {run.name} has failed: {state.message}\n\nThe end of its log.txt:\n{run.log_tail()}"
+                )
+            if state.status in ("stopped", "interrupted"):
+                raise TrainerError(
+                    f"The run {run.name} was {state.status} at step {state.step} of {state.steps}. "
+                    "Queue the graph again: it goes on from its last resume point."
+                )
+            time.sleep(POLL_S)
+
+
+class CocktailLossChart(io.ComfyNode):
+    """The loss of one to four runs as a picture."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="CocktailLossChart",
+            display_name="Loss Chart",
+            category=CATEGORY,
+            description="Draws training and validation loss of one to four runs over their epochs, marks the best epoch of each and "
+            "saves the picture. Link the runs through Wait for Run to see them whole.",
+            search_aliases=["loss graph", "training curve", "plot loss", "tensorboard", "validation loss"],
+            is_output_node=True,
+            inputs=[
+                types.Run.Input("run_1", tooltip="The first run."),
+                *(
+                    types.Run.Input(f"run_{number}", optional=True, tooltip="One more run. Optional.")
+                    for number in (2, 3, 4)
+                ),
+            ],
+            outputs=[io.Image.Output("chart", display_name="chart", tooltip="The chart, 1200 x 900 pixels.")],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls,
+        run_1: Run,
+        run_2: Run | None = None,
+        run_3: Run | None = None,
+        run_4: Run | None = None,
+    ) -> io.NodeOutput:
+        from ...trainer.chart import chart_name, draw_chart
+
+        runs = [run for run in (run_1, run_2, run_3, run_4) if run is not None]
+        path = names.cocktail_dir("charts", chart_name(runs))
+        if not path.exists():
+            draw_chart(runs, path)
+        image = {"filename": path.name, "subfolder": "cocktail/charts", "type": "output"}
+        return io.NodeOutput(read_image(path), ui={"images": [image]})
+
+
+def describe(run: Run, state: State) -> str:
+    """How a run stands, in a line."""
+    parts = [f"{run.name}: {state.status}"]
+    if state.status == "running" and state.steps:
+        parts.append(f"epoch {min(state.epoch + 1, state.epochs)} of {state.epochs}")
+        parts.append(f"step {state.step} of {state.steps}")
+        if state.steps_per_second:
+            left_s = (state.steps - state.step) / state.steps_per_second
+            parts.append(f"{state.steps_per_second:.2f} steps/s, about {_duration(left_s)} left")
+    if state.first_validation is not None and state.last_validation is not None:
+        change = 100 * (state.last_validation / state.first_validation - 1)
+        parts.append(f"validation loss {state.first_validation:.4f} -> {state.last_validation:.4f} ({change:+.0f} %)")  # fmt: skip
+    if state.trend:
+        parts.append(state.trend)
+    if state.skipped:
+        parts.append(f"{state.skipped} pairs skipped: see skipped.jsonl in the run's folder")
+    if state.message and state.status not in ("failed", "finished"):
+        parts.append(state.message)
+    return ", ".join(parts)
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _result(run: Run) -> dict[str, list]:
+    """What an API client and the node show of a run."""
+    state = run.state()
+    result = {
+        "run": run.name,
+        "id": run.id,
+        "folder": f"cocktail/runs/{run.name}",
+        "status": state.status,
+        "epochs": run.settings.epochs,
+        "first_validation": state.first_validation,
+        "last_validation": state.last_validation,
+        "best": state.best,
+        "trend": state.trend,
+        "skipped": state.skipped,
+        "message": state.message,
+    }
+    return {"text": [describe(run, state)], "cocktail": [result]}
+
+
+def _checkpoint_input(id: str) -> io.Input:
+    return opt(
+        io.Combo.Input,
+        id,
+        options=names.checkpoint_names(),
+        tooltip="A full Stable Diffusion 1.5 checkpoint with UNet, text encoder and VAE, as a .safetensors file"
+        + (". Usually linked from Base." if id == "base" else "."),
+    )
+
+
+def _file_state(checkpoint: str | None) -> list[int]:
+    """Size and time of a checkpoint: a file that was replaced under its name is another one."""
+    if checkpoint is None:
+        return []
+    try:
+        status = names.checkpoint_path(checkpoint).stat()
+    except (names.BadName, OSError):
+        return []
+    return [status.st_size, status.st_mtime_ns]
+
+
+NODES: list[type[io.ComfyNode]] = [
+    CocktailTrainingSettings,
+    CocktailBase,
+    CocktailFineTune,
+    CocktailWaitForRun,
+    CocktailLossChart,
+]

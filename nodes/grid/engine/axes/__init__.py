@@ -1,0 +1,1 @@
+"""What varies: text or JSON becomes values."""

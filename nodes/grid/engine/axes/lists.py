@@ -1,0 +1,148 @@
+"""The lists that are written on axes: one value a line, separated by commas, or as a range."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import re
+from fractions import Fraction
+
+from ..errors import GridError
+
+EMPTY = '""'
+
+NUMBER = r"[+-]?\d{1,30}(?:\.\d{1,30})?"
+"""As ranges may have them: exact arithmetic on 1e999999999 would never end."""
+RANGE = re.compile(
+    rf"({NUMBER})\s*-\s*({NUMBER})\s*(?:\(([+-]\d{{1,30}}(?:\.\d{{1,30}})?)\)|\[(\d{{1,30}})\])?"
+)
+SEEDS = re.compile(r"(\d{1,30})\s+seeds?(?:\s+from\s+(\d{1,30}))?", re.IGNORECASE)
+SERIES = re.compile(r"[+-]?(?:\d{1,30}(?:\.\d{0,30})?|\.\d{1,30})(?:e[+-]?\d{1,2})?", re.IGNORECASE)
+DOTS = ("..", "...", "…")
+
+MOST_VALUES = 20_000
+LARGEST_SEED = 2**53
+"""Drawn seeds stay below this, so that JavaScript does not round them."""
+
+
+def lines(text: str) -> list[tuple[int, str]]:
+    """The lines that are not blank, with their numbers."""
+    return [
+        (number, line.strip())
+        for number, line in enumerate(text.splitlines(), start=1)
+        if line.strip()
+    ]
+
+
+def texts(line: str) -> list[str]:
+    """One text, as it is; or several, if the line is a list of texts that are all in quotes, separated by commas."""
+    if line.startswith('"') and line != EMPTY:
+        found = _quoted(line)
+        if found is not None and len(found) > 1:
+            return found
+    return ["" if line == EMPTY else line]
+
+
+def names(line: str) -> list[str]:
+    """Names separated by commas."""
+    return [
+        name.strip() for name in next(csv.reader([line], skipinitialspace=True)) if name.strip()
+    ]
+
+
+def numbers(line: str, whole: bool) -> list[str]:
+    """The numbers of a line, as they are written: a list, ranges as A1111 has them, or both.
+
+    `1-5`, `1-5 (+2)` with a step, `1-5 [3]` with a count, `1, 2, .., 10` to go on like that. Ends are included. Raises
+    GridError.
+    """
+    found: list[str] = []
+    parts = names(line)
+    for place, part in enumerate(parts):
+        if part in DOTS:
+            if not found or place + 1 == len(parts):
+                raise GridError(f"{part!r} stands between numbers: 1, 2, .., 10.")
+            continue
+        match = RANGE.fullmatch(part)
+        if match:
+            found += _range(part, *match.groups(), whole=whole)
+        elif place and parts[place - 1] in DOTS:
+            found += _go_on(found, part, whole)
+        else:
+            found.append(part)
+        if len(found) > MOST_VALUES:
+            raise GridError(f"{part!r} makes more than {MOST_VALUES:,} values.")
+    return found
+
+
+def seeds(line: str) -> list[str] | None:
+    """The seeds of "4 seeds" or "4 seeds from 7", which are the same ones every time; None for another line."""
+    match = SEEDS.fullmatch(line)
+    if match is None:
+        return None
+    count = int(match[1])
+    if not 0 < count <= MOST_VALUES:
+        raise GridError(f"{line!r}: give a number of seeds from 1 to {MOST_VALUES:,}.")
+    start = int(match[2] or 0)
+    return [
+        str(
+            int.from_bytes(hashlib.sha256(f"{start} {number}".encode()).digest(), "big")
+            % LARGEST_SEED
+        )
+        for number in range(count)
+    ]
+
+
+def _range(
+    text: str, first: str, last: str, step: str | None, count: str | None, whole: bool
+) -> list[str]:
+    low, high = Fraction(first), Fraction(last)
+    if count is not None:
+        return _spread(text, low, high, int(count), whole)
+    by = Fraction(step) if step else Fraction(1 if high >= low else -1)
+    if by == 0 or (high - low) * by < 0:
+        raise GridError(
+            f"{text!r} leads nowhere: its step must go from the first number to the last."
+        )
+    return _steps(text, low, high, by, whole)
+
+
+def _spread(text: str, low: Fraction, high: Fraction, count: int, whole: bool) -> list[str]:
+    """So many numbers in even distances; whole ones are cut off, as A1111 does it."""
+    if not 2 <= count <= MOST_VALUES:
+        raise GridError(f"{text!r}: give a count from 2 to {MOST_VALUES:,}.")
+    found = [low + (high - low) * place / (count - 1) for place in range(count)]
+    return [str(int(number)) if whole else _words(number) for number in found]
+
+
+def _go_on(found: list[str], last: str, whole: bool) -> list[str]:
+    """The numbers after `found`, in the same steps, up to `last`."""
+    for text in [*found[-2:], last]:
+        if not SERIES.fullmatch(text):
+            raise GridError(f"'..' stands between numbers; {text[:40]!r} is none that it can go on from or to.")  # fmt: skip
+    here, end = Fraction(found[-1]), Fraction(last)
+    by = here - Fraction(found[-2]) if len(found) > 1 else Fraction(1 if end >= here else -1)
+    if by == 0 or (end - here) * by < 0:
+        raise GridError(f"'..' cannot get from {found[-1]} to {last} in steps of {_words(by)}.")
+    return _steps(f".., {last}", here, end, by, whole)[1:]
+
+
+def _steps(text: str, low: Fraction, high: Fraction, by: Fraction, whole: bool) -> list[str]:
+    count = (high - low) // by + 1
+    if count > MOST_VALUES:
+        raise GridError(f"{text!r} makes {count:,} values; {MOST_VALUES:,} is the most.")
+    found = [low + by * place for place in range(int(count))]
+    if whole and any(number.denominator != 1 for number in found):
+        raise GridError(f"{text!r} has numbers that are not whole.")
+    return [_words(number) for number in found]
+
+
+def _words(number: Fraction) -> str:
+    return str(number.numerator) if number.denominator == 1 else f"{float(number):.10g}"
+
+
+def _quoted(line: str) -> list[str] | None:
+    """The fields of a line in which every field is in quotes."""
+    if not re.fullmatch(r'\s*"(?:[^"]|"")*"\s*(?:,\s*"(?:[^"]|"")*"\s*)*', line):
+        return None
+    return next(csv.reader([line], skipinitialspace=True))

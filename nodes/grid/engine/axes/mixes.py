@@ -1,0 +1,124 @@
+"""Axes of mixes: each value is a recipe, which is merged in memory when its cells are rendered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+from .....merge.blocks import BlockWeights
+from .....merge.errors import MergeError
+from .....merge.presets import read_weights
+from .....merge.recipe import (
+    BlockSum,
+    Ingredient,
+    Recipe,
+    add_difference,
+    bind,
+    exact,
+    load_json,
+    recipe_hash,
+    to_json,
+    to_text,
+    weighted_sum,
+)
+from .....trainer.files import canonical_json
+from ..errors import GridError
+from . import lists
+from .typed import Axis, Value, labelled
+
+SHARE, MULTIPLIER, BLOCKS = "share of B", "multiplier of B - C", "block weights"
+KINDS = (SHARE, MULTIPLIER, BLOCKS)
+TARGETS = {SHARE: "merge ratio", MULTIPLIER: "add difference", BLOCKS: "block weights"}
+"""How each kind of axis is called on sheets and in rules."""
+
+
+def merge_axis(
+    kind: str,
+    text: str,
+    a: Recipe,
+    b: Recipe,
+    c: Recipe | None = None,
+    labels: str = "",
+    layout: str = "SD1.5",
+    own: Mapping[str, BlockWeights] | None = None,
+) -> Axis:
+    """The axis of mixes of `a` and `b`: by the share of B, by the multiplier of B - C, or by block weights.
+
+    Shares and multipliers are numbers, lists or ranges (`values.numbers`). Block weights are one set a line: the numbers, or
+    the name of a preset for that layout or of one's `own`; with `c` they are multipliers of B - C. Raises GridError.
+    """
+    if kind == MULTIPLIER and c is None:
+        raise GridError("The multiplier of B - C needs a recipe C. Link one.")
+    if kind == SHARE and c is not None:
+        raise GridError("The share of B takes no C. Take it off, or choose the multiplier of B - C.")  # fmt: skip
+    found: dict[str, Value] = {}
+    for number, line in lists.lines(text):
+        try:
+            parts = [line] if kind == BLOCKS else lists.numbers(line, whole=False)
+            for part in parts:
+                mix = _mix(kind, part, a, b, c, layout, own)
+                value = Value(_label(kind, part), recipe_set(mix))
+                if value.set["recipe"] in found:
+                    raise GridError(f"{part!r} is there twice. Delete one of them.")
+                found[value.set["recipe"]] = value
+        except (GridError, MergeError) as error:
+            raise GridError(f"Line {number} of the values: {error}") from None
+    if not found:
+        raise GridError(f"The {kind} axis has no values. Write one a line.")
+    return Axis(TARGETS[kind], TARGETS[kind], tuple(labelled(list(found.values()), labels)))
+
+
+def recipes_axis(recipes: Sequence[Recipe], labels: str = "") -> Axis:
+    """The axis of recipes as they are; one that is there twice is one value."""
+    found = {}
+    for recipe in recipes:
+        value = Value(to_text(recipe), recipe_set(recipe))
+        found.setdefault(canonical_json(value.set), value)
+    return Axis("recipe", "recipe", tuple(labelled(list(found.values()), labels)))
+
+
+def recipe_set(recipe: Recipe) -> dict[str, Any]:
+    """The settings that make a recipe the checkpoint of a cell. An ingredient alone is that checkpoint itself."""
+    if isinstance(recipe, Ingredient):
+        return {"checkpoint": recipe.name, "recipe": ""}
+    return {"checkpoint": "", "recipe": canonical_json(to_json(recipe))}
+
+
+@lru_cache(maxsize=1024)
+def read(text: str) -> Recipe:
+    """The recipe that a cell holds as JSON. Raises GridError."""
+    try:
+        return load_json(text)
+    except MergeError as error:
+        raise GridError(str(error)) from None
+
+
+def content(text: str, sha256_of: Mapping[str, str]) -> str:
+    """The hash of what a recipe makes of the ingredients with these contents."""
+    try:
+        return recipe_hash(bind(read(text), sha256_of.__getitem__))
+    except MergeError as error:
+        raise GridError(str(error)) from None
+
+
+def _mix(
+    kind: str,
+    text: str,
+    a: Recipe,
+    b: Recipe,
+    c: Recipe | None,
+    layout: str,
+    own: Mapping[str, BlockWeights] | None,
+) -> Recipe:
+    if kind == SHARE:
+        share = exact(text, "a share of B")
+        return weighted_sum([(a, 1 - share), (b, share)])
+    if kind == MULTIPLIER and c is not None:
+        return add_difference(a, b, c, text)
+    weights = read_weights(text, layout, own=own)
+    return BlockSum(a, b, weights) if c is None else add_difference(a, b, c, weights)
+
+
+def _label(kind: str, text: str) -> str:
+    return text if kind == BLOCKS else f"{'B' if kind == SHARE else 'B - C'} x {float(text):g}"

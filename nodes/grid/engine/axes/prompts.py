@@ -1,0 +1,110 @@
+"""Prompts for an axis: the captions of a dataset, or what stands in a file of the input folder."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from .....trainer.data.manifest import Dataset
+from ....host import names
+from ..errors import GridError
+
+SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl")
+LARGEST_BYTES = 64_000_000
+
+Prompts = list[tuple[str, str]]
+"""Prompts with their labels, "" for none."""
+
+
+def listed() -> list[str]:
+    """The files with prompts in the input folder, and in the folders directly in it."""
+    import folder_paths
+
+    root = Path(folder_paths.get_input_directory())
+    if not root.is_dir():
+        return []
+    found = [*root.glob("[!.]*"), *root.glob("[!.]*/[!.]*")]
+    return sorted(file.relative_to(root).as_posix() for file in found if file.suffix.lower() in SUFFIXES)  # fmt: skip
+
+
+def path_of(name: str) -> Path:
+    """The file of a name that `listed` gives. Raises GridError."""
+    import folder_paths
+
+    try:
+        path = names.within(Path(folder_paths.get_input_directory()), name, "File")
+    except names.BadName as error:
+        raise GridError(str(error)) from None
+    if path.suffix.lower() not in SUFFIXES or not path.is_file():
+        raise GridError(f"There is no file of prompts {name!r} in ComfyUI's input folder. It must end in {', '.join(SUFFIXES)}.")  # fmt: skip
+    return path
+
+
+def state(name: str | None) -> list[int]:
+    """Size and modification time of a file; nothing if it is not there."""
+    try:
+        status = path_of(name or "none").stat()
+    except (GridError, OSError):
+        return []
+    return [status.st_size, status.st_mtime_ns]
+
+
+def captions(dataset: Dataset, part: str, most: int) -> Prompts:
+    """Different captions of a part of a dataset ("validation", "training" or "all"), spread evenly over it."""
+    pairs = {
+        "validation": dataset.validation,
+        "training": dataset.train,
+        "all": dataset.pairs,
+    }[part]
+    found = list(dict.fromkeys(pair.caption for pair in pairs))
+    if not found:
+        raise GridError(f"The dataset {dataset.name} has no {part} pairs. Split it, or choose another part.")  # fmt: skip
+    count = min(most, len(found))
+    return [(found[number * len(found) // count], "") for number in range(count)]
+
+
+def of_file(path: Path, column: str, label_column: str, most: int) -> Prompts:
+    """The first prompts of a file. Raises GridError for one that is no UTF-8, too large, or without that column."""
+    if path.stat().st_size > LARGEST_BYTES:
+        raise GridError(f"{path.name} has more than {LARGEST_BYTES // 1_000_000} MB. Cut out the prompts that the grid needs.")  # fmt: skip
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise GridError(f"{path.name} is not UTF-8 at byte {error.start}. Save it as UTF-8.") from None  # fmt: skip
+    if path.suffix.lower() == ".txt":
+        lines = [line.strip() for line in text.splitlines()]
+        return [(line, "") for line in lines if line][:most]
+    found: Prompts = []
+    for number, row in enumerate(_rows(path, text), start=2):
+        for name in (column, label_column):
+            if name and name not in row:
+                there = ", ".join(row) or "none"
+                raise GridError(f"{path.name}, row {number} has no column {name!r}. There are: {there}.")  # fmt: skip
+        label = str(row[label_column]) if label_column else ""
+        found.append((str(row[column]), label))
+        if len(found) == most:
+            break
+    return found
+
+
+def _rows(path: Path, text: str) -> Iterator[dict[str, Any]] | Sequence[dict[str, Any]]:
+    if path.suffix.lower() != ".jsonl":
+        delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+        rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+        return ({name: value or "" for name, value in row.items() if name} for row in rows)
+    found = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise GridError(f"{path.name}, line {number} is not JSON: {error}.") from None
+        if not isinstance(row, dict):
+            raise GridError(f"{path.name}, line {number} is not a JSON object.")
+        found.append(row)
+    return found

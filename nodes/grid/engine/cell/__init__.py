@@ -1,0 +1,1 @@
+"""What one cell is, and the graph that makes it."""

@@ -1,0 +1,94 @@
+"""The files that a cell is made of: found by name, sound, and known by the hash of their content."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from pathlib import Path
+
+from .....merge.errors import MergeError
+from .....merge.hashing import file_sha256
+from .....merge.safetensors_file import read_header
+from ....host import names
+from ....host.progress import Progress, show_text
+from ..errors import GridError
+
+NONE = "none"
+"""What stands in a list of checkpoints for no checkpoint."""
+
+FOLDERS = {"checkpoint": "checkpoints", "vae": "vae", "lora": "loras"}
+"""ComfyUI's model folders by the kind of file."""
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+
+
+def listed(kind: str) -> list[str]:
+    """The files of a kind - "checkpoint", "vae", "lora" or "image" - that ComfyUI lists."""
+    import folder_paths
+
+    if kind == "image":
+        folder = Path(folder_paths.get_input_directory())
+        found = [file.name for file in folder.iterdir() if file.suffix.lower() in PICTURES]
+        return sorted(found) if folder.is_dir() else []
+    return folder_paths.get_filename_list(FOLDERS[kind])
+
+
+def path_of(kind: str, name: str) -> Path:
+    """The file of a name. Raises GridError, naming the nearest one, if there is none."""
+    import folder_paths
+
+    try:
+        if kind == "checkpoint":
+            return names.checkpoint_path(name)
+        if kind == "image":
+            path = names.within(Path(folder_paths.get_input_directory()), name, "Image")
+            found = path if path.is_file() else None
+        else:
+            for root in folder_paths.get_folder_paths(FOLDERS[kind]):
+                names.within(Path(root), name, kind)
+            full = folder_paths.get_full_path(FOLDERS[kind], name.replace("\\", "/"))
+            found = Path(full) if full else None
+    except names.BadName as error:
+        raise GridError(str(error)) from None
+    if found is None:
+        near = difflib.get_close_matches(name, listed(kind), n=1, cutoff=0.5)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        where = "input folder" if kind == "image" else f"{FOLDERS[kind]} folders"
+        raise GridError(f"There is no {kind} {name!r} in ComfyUI's {where}.{hint}")
+    return found
+
+
+def readable(kind: str, name: str) -> Path:
+    """The file of a name, if it is there and sound; otherwise GridError."""
+    path = path_of(kind, name)
+    try:
+        if path.suffix == ".safetensors":
+            read_header(path)
+    except MergeError as error:
+        raise GridError(str(error)) from None
+    return path
+
+
+def content_sha256(kind: str, name: str) -> str:
+    """Hex SHA-256 of a file's bytes, remembered as long as the file is not changed. Shows how far the node is."""
+    show_text(f"reading {name}")
+    return quiet_sha256(kind, name, Progress())
+
+
+def quiet_sha256(kind: str, name: str, progress: Callable[[int, int], None] | None = None) -> str:
+    """The same outside a node."""
+    try:
+        return file_sha256(readable(kind, name), names.cocktail_dir("hashes.json"), progress)
+    except MergeError as error:
+        raise GridError(str(error)) from None
+
+
+def state(kind: str, name: str | None) -> list[int]:
+    """Size and modification time of a chosen file; nothing for a linked or missing one."""
+    if not name or name == NONE:
+        return []
+    try:
+        status = path_of(kind, name).stat()
+    except (GridError, OSError):
+        return []
+    return [status.st_size, status.st_mtime_ns]

@@ -1,0 +1,215 @@
+"""Any input of any node of an API prompt: which one a name means, which values it takes, and which file a value is.
+
+The only part of workflow grids that asks ComfyUI about its nodes.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatch
+from typing import Any
+
+from ..errors import GridError
+
+Prompt = Mapping[str, Mapping[str, Any]]
+"""An API prompt: nodes by id, each with "class_type" and "inputs"."""
+
+OUTSIDE_FOLDERS = ("custom_nodes", "configs", "datasets")
+
+
+def check_prompt(prompt: Any) -> None:
+    """Raise GridError unless this is an API prompt whose nodes this ComfyUI knows."""
+    how = "In ComfyUI choose Workflow > Export (API) and send that file's content."
+    if not isinstance(prompt, dict) or not prompt:
+        raise GridError(f"The workflow is no API prompt, which is an object of nodes by id. {how}")
+    if isinstance(prompt.get("nodes"), list):
+        raise GridError(f"The workflow is in the format of the page, not an API prompt. {how}")
+    for id, node in prompt.items():
+        if not (
+            isinstance(node, dict)
+            and isinstance(node.get("class_type"), str)
+            and isinstance(node.get("inputs"), dict)
+        ):
+            raise GridError(
+                f'The workflow is no API prompt: node {id} has no "class_type" and "inputs". {how}'
+            )
+        for name, value in node["inputs"].items():
+            if is_link(value) and value[0] not in prompt:
+                raise GridError(
+                    f"Input {name} of {called(prompt, id)} is linked to node {value[0]}, which is not there."
+                )
+
+
+def is_link(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == 2
+        and isinstance(value[0], str)
+        and isinstance(value[1], int)
+        and not isinstance(value[1], bool)
+    )
+
+
+def called(prompt: Prompt, id: str) -> str:
+    """A node in words: its title, or its class, and its id."""
+    node = prompt[id]
+    return f"{node.get('_meta', {}).get('title') or node['class_type']} ({id})"
+
+
+def find_node(prompt: Prompt, name: str) -> str:
+    """The id of the node of that id, title or class. Raises GridError if there is none, or more than one."""
+    if name in prompt:
+        return name
+    titles = {id: str(node.get("_meta", {}).get("title", "")) for id, node in prompt.items()}
+    classes = {id: node["class_type"] for id, node in prompt.items()}
+    for names in (titles, classes):
+        found = [id for id, one in names.items() if one.lower() == name.lower()]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise GridError(f"The workflow has {len(found)} nodes called {name!r}: {', '.join(found)}. Write the id of the one that is meant.")  # fmt: skip
+    near = difflib.get_close_matches(name, [*titles.values(), *classes.values()], n=1, cutoff=0.5)
+    there = ", ".join(called(prompt, id) for id in [*prompt][:12])
+    raise GridError(f"The workflow has no node {name!r}. " + (f"Did you mean {near[0]}? " if near else "") + f"There are: {there}.")  # fmt: skip
+
+
+def find_input(prompt: Prompt, target: str) -> tuple[str, str]:
+    """The node's id and the input that "NODE.INPUT" means; titles and inputs may have dots. Raises GridError."""
+    refusal: GridError | None = None
+    for place, mark in enumerate(target):
+        if mark != ".":
+            continue
+        node, name = target[:place].strip(), target[place + 1 :].strip()
+        try:
+            id = find_node(prompt, node)
+        except GridError as error:
+            refusal = refusal or error
+            continue
+        known = {**prompt[id]["inputs"], **specs(prompt[id]["class_type"])}
+        if name in known:
+            return id, name
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(known) or 'none'}."
+        refusal = GridError(f"{called(prompt, id)} has no input {name!r}. {hint}")
+    raise refusal or GridError(f"{target!r} names no input. Write NODE.INPUT, such as KSampler.cfg or 3.cfg.")  # fmt: skip
+
+
+def specs(class_type: str) -> dict[str, tuple[Any, dict[str, Any]]]:
+    """Type and options of each input of a node; a combo's type is the list of what it offers. Raises GridError."""
+    from nodes import NODE_CLASS_MAPPINGS
+
+    if class_type not in NODE_CLASS_MAPPINGS:
+        near = difflib.get_close_matches(class_type, NODE_CLASS_MAPPINGS, n=1, cutoff=0.6)
+        hint = f"Did you mean {near[0]}?" if near else "Install the pack that has it."
+        raise GridError(f"This ComfyUI has no node {class_type!r}. {hint}")
+    found = {}
+    inputs = NODE_CLASS_MAPPINGS[class_type].INPUT_TYPES()
+    for part in ("required", "optional"):
+        for name, spec in inputs.get(part, {}).items():
+            kind, options = spec[0], dict(spec[1]) if len(spec) > 1 else {}
+            if kind == "COMBO":
+                kind = list(options.get("options") or [])
+            found[name] = (kind, options)
+    return found
+
+
+def is_output(class_type: str) -> bool:
+    from nodes import NODE_CLASS_MAPPINGS
+
+    return bool(getattr(NODE_CLASS_MAPPINGS.get(class_type), "OUTPUT_NODE", False))
+
+
+def matching(prompt: Prompt, id: str, name: str, value: Any) -> list[Any]:
+    """The choices of a combo that a pattern with `*` or `?` matches; any other value as it is. Raises GridError."""
+    kind = specs(prompt[id]["class_type"]).get(name, ("",))[0]
+    if not isinstance(kind, list) or not isinstance(value, str) or value in kind or not set(value) & set("*?"):  # fmt: skip
+        return [value]
+    found = [one for one in kind if isinstance(one, str) and fnmatch(one.replace("\\", "/"), value.replace("\\", "/"))]  # fmt: skip
+    if not found:
+        raise GridError(f"Nothing that {name} of {called(prompt, id)} offers matches {value!r}.")
+    return found
+
+
+def read_value(prompt: Prompt, id: str, name: str, value: Any) -> Any:
+    """A value as the input takes it: "3" becomes a number where a number belongs. Raises GridError if it does not fit."""
+    kind, options = specs(prompt[id]["class_type"]).get(name, ("*", {}))
+    where = f"{name} of {called(prompt, id)}"
+    if isinstance(kind, list):
+        fits = [one for one in kind if one == value or str(one) == str(value)]
+        if not fits:
+            near = difflib.get_close_matches(str(value), map(str, kind), n=1, cutoff=0.4)
+            hint = f"Did you mean {near[0]}?" if near else f"It offers: {', '.join(map(str, kind[:20])) or 'nothing'}."  # fmt: skip
+            raise GridError(f"{where} does not offer {value!r}. {hint}")
+        return fits[0]
+    if kind == "BOOLEAN":
+        known = {"true": True, "on": True, "yes": True, "1": True, "false": False, "off": False, "no": False, "0": False}  # fmt: skip
+        if str(value).lower() not in known:
+            raise GridError(f"{where} is true or false, not {value!r}.")
+        return known[str(value).lower()]
+    if kind in ("INT", "FLOAT"):
+        return _number(kind, options, value, where)
+    if kind == "STRING":
+        if isinstance(value, list | dict):
+            raise GridError(f"{where} takes a text, not {value!r}.")
+        return str(value)
+    if isinstance(kind, str) and kind.isupper() and name in prompt[id]["inputs"] and is_link(prompt[id]["inputs"][name]):  # fmt: skip
+        raise GridError(f"{where} takes a {kind} from another node. Vary an input of that node.")
+    return value
+
+
+def _number(kind: str, options: Mapping[str, Any], value: Any, where: str) -> int | float:
+    try:
+        if isinstance(value, bool):
+            raise ValueError
+        number = float(value) if kind == "FLOAT" else int(value)
+        if not math.isfinite(number) or (kind == "INT" and float(value) != float(number)):
+            raise ValueError
+    except (TypeError, ValueError, OverflowError):
+        raise GridError(f"{where} takes a {'number' if kind == 'FLOAT' else 'whole number'}, not {value!r}.") from None  # fmt: skip
+    low, high = options.get("min", -math.inf), options.get("max", math.inf)
+    if not low <= number <= high:
+        raise GridError(f"{where} goes from {low} to {high}, and is to be {number}.")
+    return number
+
+
+def file_of(class_type: str, name: str, value: Any) -> tuple[str, str] | None:
+    """The folder and name of the file that a combo's value is: ("checkpoints", "a.safetensors"); None for no file."""
+    import folder_paths
+
+    kind, options = specs(class_type).get(name, ("", {}))
+    if not isinstance(value, str) or not isinstance(kind, list):
+        return None
+    if options.get("image_upload") or options.get("video_upload") or options.get("audio_upload"):
+        return ("input", value)
+    best: tuple[int, str] | None = None
+    for folder in folder_paths.folder_names_and_paths:
+        if folder in OUTSIDE_FOLDERS:
+            continue
+        files: Sequence[str] = folder_paths.get_filename_list(folder)
+        if value in files and set(files) <= set(kind) and (best is None or len(files) > best[0]):
+            best = (len(files), folder)
+    return (best[1], value) if best else None
+
+
+def content_sha256(folder: str, name: str) -> str:
+    """Hex SHA-256 of such a file, remembered as long as it is not changed. Raises GridError if it is not there."""
+    from pathlib import Path
+
+    import folder_paths
+
+    from .....merge.hashing import file_sha256
+    from ....host import names
+
+    if folder == "input":
+        try:
+            path = Path(folder_paths.get_annotated_filepath(name))
+        except ValueError as error:
+            raise GridError(f"{name!r} is refused: {error}.") from None
+    else:
+        full = folder_paths.get_full_path(folder, name)
+        path = Path(full) if full else Path()
+    if not path.is_file():
+        raise GridError(f"There is no file {name!r} in ComfyUI's {folder} folder.")
+    return file_sha256(path, names.cocktail_dir("hashes.json"))

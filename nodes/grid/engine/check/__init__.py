@@ -1,0 +1,1 @@
+"""Whether a cell is what it says."""

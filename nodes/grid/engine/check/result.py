@@ -1,0 +1,186 @@
+"""Whether the cells on disk are what rendering them alone gives: the check, its result, and why a cell may differ.
+
+The check runs in a process of its own, so that nothing which this ComfyUI has in memory takes part in it.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import random
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import GridError
+from ..store.store import Store
+
+if TYPE_CHECKING:
+    import numpy
+
+COMMAND = Path(__file__).with_name("command.py")
+POLL_S = 0.2
+SAME = "equal"
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A cell beside what it is when it is rendered again.
+
+    `alone` and `shuffled` are the largest differences of a pixel's colour, of 255: to the cell rendered with nothing
+    before it, and to the cell rendered among the others in another order. None if it could not be rendered.
+    """
+
+    key: str
+    label: str
+    alone: int | None
+    shuffled: int | None
+    cause: str
+    """Why it differs, in words; "equal" when it does not."""
+
+    def sentence(self) -> str:
+        if self.cause == SAME:
+            return f"{self.label}: equal"
+        if self.alone is None or self.shuffled is None:
+            return f"{self.label}: NOT CHECKED. {self.cause}"
+        return (
+            f"{self.label}: DIFFERS by up to {max(self.alone, self.shuffled)} of 255. {self.cause}"
+        )
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a check has found, cell by cell."""
+
+    name: str
+    checked: tuple[Checked, ...]
+    finished: int
+
+    @property
+    def equal(self) -> int:
+        return sum(cell.cause == SAME for cell in self.checked)
+
+    def text(self) -> str:
+        head = f"{self.equal} of {len(self.checked)} checked cells are equal, alone and in shuffled order"
+        ends = f"{head} ({self.finished} finished cells in all)"
+        return "\n".join([ends, *(cell.sentence() for cell in self.checked if cell.cause != SAME)])
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "equal": self.equal, "text": self.text()}
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> Result:
+        checked = tuple(Checked(**cell) for cell in found["checked"])
+        return cls(found["name"], checked, found["finished"])
+
+
+def chosen(cells: Sequence[Mapping[str, Any]], count: int, seed: int) -> list[Mapping[str, Any]]:
+    """So many of the cells of a manifest, drawn by the seed from those that are finished, each picture once."""
+    finished = {cell["key"]: cell for cell in cells if cell["status"] == "finished"}
+    return random.Random(seed).sample(list(finished.values()), min(count, len(finished)))
+
+
+def largest_difference(one: numpy.ndarray, other: numpy.ndarray) -> int:
+    """The largest difference of two pictures' colours, 255 for pictures of different sizes."""
+    import numpy
+
+    if one.shape != other.shape:
+        return 255
+    return int(numpy.abs(one.astype(numpy.int16) - other.astype(numpy.int16)).max())
+
+
+def cause(
+    alone: int,
+    shuffled: int,
+    between: int,
+    batched: bool,
+    then: Mapping[str, Any] | None,
+    now: Mapping[str, Any],
+) -> str:
+    """Why a cell differs, the most likely reason first.
+
+    `between` is the difference of the two new pictures; `then` and `now` are the numerics classes that the cell was made in
+    and is made in here.
+    """
+    if not alone and not shuffled:
+        return SAME
+    if between:
+        return (
+            "Likely cause: what was rendered before a cell changes it here. Start ComfyUI with --disable-dynamic-vram, "
+            "and without nodes that patch models."
+        )
+    changed = [] if then is None else [
+        f"{name} was {then.get(name)} and is {now.get(name)}"
+        for name in sorted(set(then) | set(now))
+        if then.get(name) != now.get(name)
+    ]  # fmt: skip
+    if changed:
+        return f"Likely cause: {'; '.join(changed)}."
+    if batched:
+        return "Likely cause: it was sampled in a batch, which can move last bits."
+    return "Likely cause: the file has been edited, or a custom node has taken the place of one of ComfyUI's own when it was rendered."
+
+
+def in_fresh_process(
+    store: Store, count: int, seed: int, show: Callable[[str], None], stop_if_interrupted: Callable[[], None]
+) -> Result:  # fmt: skip
+    """Check so many random cells with a ComfyUI of its own that has this one's arguments. Raises GridError.
+
+    This starts Python on this pack's own `command.py`, as a list and without a shell; of what a user or a request
+    wrote only the checked name of the grid and two numbers become part of the command.
+    """
+    import folder_paths
+
+    with tempfile.TemporaryDirectory() as temporary:
+        answer, log = Path(temporary, "result.json"), Path(temporary, "log.txt")
+        command = [
+            sys.executable, "-u", COMMAND, store.folder.name, "--cells", count, "--seed", seed, "--json", answer,
+            "--comfyui", Path(folder_paths.__file__).parent, "--", *sys.argv[1:],
+        ]  # fmt: skip
+        with log.open("wb") as errors:
+            process = subprocess.Popen(
+                [str(part) for part in command],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                encoding="utf-8",
+                errors="replace",
+            )
+        lines: queue.Queue[str | None] = queue.Queue()
+        reader = threading.Thread(target=_read, args=(process.stdout, lines), daemon=True)
+        reader.start()
+        try:
+            while (line := _next(lines)) is not None:
+                stop_if_interrupted()
+                if line:
+                    show(line)
+        except BaseException:
+            process.kill()
+            raise
+        finally:
+            process.wait()
+            reader.join()
+        if answer.is_file():
+            return Result.from_json(json.loads(answer.read_text(encoding="utf-8")))
+        words = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        raise GridError(f"The check of {store.folder.name} ended early: {words[-1] if words else process.returncode}")  # fmt: skip
+
+
+def _read(lines: Any, found: queue.Queue[str | None]) -> None:
+    for line in lines:
+        found.put(line.strip())
+    found.put(None)
+
+
+def _next(lines: queue.Queue[str | None]) -> str | None:
+    """The next line, "" if there is none yet, None at the end."""
+    try:
+        return lines.get(timeout=POLL_S)
+    except queue.Empty:
+        return ""

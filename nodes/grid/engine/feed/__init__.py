@@ -1,0 +1,1 @@
+"""Cells become prompts: here, on other servers, on Ray."""

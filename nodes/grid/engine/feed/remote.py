@@ -1,0 +1,185 @@
+"""One ComfyUI, asked over HTTP: this one or another. The others need no code of ours."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import ssl
+import urllib.error
+import urllib.parse
+import urllib.request
+import uuid
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import GridError
+
+TIMEOUT_S = 30.0
+LARGEST_BYTES = 1_000_000_000
+
+
+class Gone(Exception):
+    """The server does not answer. It may come back."""
+
+
+class Ended(Gone):
+    """The server will not come back."""
+
+
+class Refused(Exception):
+    """The server does not take a prompt; the message says why."""
+
+
+class Failed(Exception):
+    """A prompt ran and failed; the message says why. `interrupted` if a person stopped it."""
+
+    def __init__(self, message: str, interrupted: bool = False) -> None:
+        super().__init__(message)
+        self.interrupted = interrupted
+
+
+@dataclass
+class Server:
+    """A ComfyUI at `url`. `client` names us to it; without one ComfyUI 0.3.75 forgets what cached nodes put out."""
+
+    url: str
+    client: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    def numerics(self) -> dict[str, Any]:
+        """What of this server moves the last bits of a picture."""
+        found = self._get("/system_stats")
+        system, devices = found.get("system", {}), found.get("devices", [])
+        return {
+            "comfyui": system.get("comfyui_version", ""),
+            "torch": system.get("pytorch_version", ""),
+            "device": ", ".join(str(one.get("name")) for one in devices),
+            "arguments": [a for a in system.get("argv", []) if a.startswith(("--fast", "--fp", "--bf", "--use-", "--force", "--deterministic", "--cpu"))],
+        }  # fmt: skip
+
+    def sizes(self, folder: str) -> dict[str, int | None]:
+        """The files of a model folder with their bytes, None where this version does not say."""
+        try:
+            found = self._get(f"/experiment/models/{urllib.parse.quote(folder)}")
+        except Refused:
+            return {}
+        return {one["name"].replace("\\", "/"): one.get("size") for one in found}
+
+    def send(self, prompt: dict[str, Any], id: str, output: str) -> str:
+        """Queue a prompt; its id, which is `id` where the server lets us choose. Raises Refused or Gone.
+
+        `output` is the node whose picture will be wanted, which ComfyUI need not know.
+        """
+        answer = self._post("/prompt", {"prompt": prompt, "prompt_id": id, "client_id": self.client})  # fmt: skip
+        if answer.get("node_errors") or "prompt_id" not in answer:
+            raise Refused(_refusal(answer, prompt))
+        return answer["prompt_id"]
+
+    def known(self) -> set[str]:
+        """The prompts that are running or wait."""
+        queue = self._get("/queue")
+        return _ids(queue["queue_running"]) | _ids(queue["queue_pending"])
+
+    def has_ended(self, id: str) -> bool:
+        return self._entry(id) is not None
+
+    def result(self, id: str, output: str) -> tuple[bytes, float] | None:
+        """The file of the picture that a prompt has made, and its seconds; None before it has ended. Raises Failed or Gone."""
+        entry = self._entry(id)
+        if entry is None:
+            return None
+        times: dict[str, float] = {}
+        for kind, data in entry["status"]["messages"]:
+            times[kind] = data.get("timestamp", 0) / 1000
+            if kind == "execution_interrupted":
+                raise Failed("interrupted", interrupted=True)
+            if kind == "execution_error":
+                lines = str(data.get("exception_message", "")).strip().splitlines() or ["failed"]
+                raise Failed(f"{data.get('node_type')} ({data.get('node_id')}): {lines[0]}"[:300])
+        images = entry["outputs"].get(output, {}).get("images", [])
+        if len(images) != 1:
+            raise Failed(
+                f"Node {output} showed {len(images)} pictures, and a cell is one."
+                + (" Set the batch size to 1." if images else "")
+            )
+        (image,) = images
+        query = {name: image.get(name, "") for name in ("filename", "subfolder", "type")}
+        seconds = max(0.0, times.get("execution_success", 0.0) - times.get("execution_start", 0.0))
+        return self._read(f"/view?{urllib.parse.urlencode(query)}"), seconds
+
+    def forget(self, ids: list[str], interrupt: bool) -> None:
+        """Take prompts out of the queue, and stop the one of them that runs."""
+        self._post("/queue", {"delete": ids})
+        if interrupt:
+            for id in _ids(self._get("/queue")["queue_running"]) & set(ids):
+                self._post("/interrupt", {"prompt_id": id})
+
+    def _entry(self, id: str) -> dict[str, Any] | None:
+        """The history of a prompt that has ended; None before that."""
+        return self._get(f"/history/{id}").get(id)
+
+    def _get(self, path: str) -> Any:
+        return json.loads(self._read(path))
+
+    def _post(self, path: str, value: dict[str, Any]) -> dict[str, Any]:
+        request = urllib.request.Request(self.url + path, json.dumps(value).encode(), {"Content-Type": "application/json"})  # fmt: skip
+        try:
+            return json.loads(self._open(request) or b"{}")
+        except urllib.error.HTTPError as error:
+            try:
+                return json.loads(error.read() or b"{}")
+            except ValueError:
+                raise Refused(f"{self.url} answers {error.code}") from None
+
+    def _read(self, path: str) -> bytes:
+        try:
+            return self._open(urllib.request.Request(self.url + path))
+        except urllib.error.HTTPError as error:
+            raise Refused(f"{self.url} answers {error.code} to {path.partition('?')[0]}") from None
+
+    def _open(self, request: urllib.request.Request) -> bytes:
+        try:
+            with _opener(self.url).open(request, timeout=TIMEOUT_S) as answer:
+                return answer.read(LARGEST_BYTES)
+        except urllib.error.HTTPError:
+            raise
+        except (OSError, ValueError) as error:
+            raise Gone(f"{self.url} does not answer: {getattr(error, 'reason', error)}") from None
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A server of the list must answer itself: what it points to was not allowed."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+def _opener(url: str) -> urllib.request.OpenerDirector:
+    context = ssl.create_default_context()
+    host = urllib.parse.urlsplit(url).hostname or ""
+    if host == "localhost" or (host.replace(".", "").isdigit() and ipaddress.ip_address(host).is_loopback):  # fmt: skip
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return urllib.request.build_opener(
+        urllib.request.ProxyHandler({}), _NoRedirect, urllib.request.HTTPSHandler(context=context)
+    )
+
+
+def _ids(queued: list[Any]) -> set[str]:
+    return {item[1] for item in queued}
+
+
+def _refusal(answer: dict[str, Any], prompt: dict[str, Any]) -> str:
+    parts = []
+    for id, found in (answer.get("node_errors") or {}).items():
+        words = " ".join(f"{e.get('message', '')}: {e.get('details', '')}" for e in found["errors"])
+        parts.append(f"{prompt.get(id, {}).get('class_type', 'node')} ({id}): {words}")
+    error = answer.get("error") or {}
+    whole = error.get("message", "refused") if isinstance(error, dict) else str(error)
+    return ("; ".join(parts) or whole)[:300]
+
+
+def check_url(url: Any) -> str:
+    """A server's address without a slash at its end. Raises GridError for what is none."""
+    parts = urllib.parse.urlsplit(url if isinstance(url, str) else "")
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
+        raise GridError(f"{url!r} is no address of a ComfyUI. Write http://HOST:PORT.")
+    return str(url).rstrip("/")

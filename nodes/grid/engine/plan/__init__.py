@@ -1,0 +1,1 @@
+"""Axes become cells."""

@@ -1,0 +1,1 @@
+"""Cells become pixels, in this process."""

@@ -1,0 +1,202 @@
+"""One pass over the cells of a grid: take, render, save; whatever happens, what is finished stays."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ....host import numerics
+from ..errors import GridError
+from ..plan.plan import Cell
+from ..store import cell_file
+from ..store.store import Store
+from . import batching
+from .claims import Work, Worker
+from .writer import Writer
+
+if TYPE_CHECKING:
+    import numpy
+
+WAIT_S = 0.2
+"""How often a process looks whether another has finished the last cells."""
+
+
+class Renderer(Protocol):
+    """What makes pictures. What it raises is the failure of one cell, unless it is its `interrupt`."""
+
+    interrupt: type[BaseException]
+
+    def load(self, cell: Cell) -> None:
+        """Bring the models of a cell into memory. Called when they are others than the cell before had."""
+
+    def pictures(self, cells: Sequence[Cell], done: int, total: int) -> list[numpy.ndarray]:
+        """The uint8 pixels [height, width, 3] of cells that may be sampled together; `done` of `total` are made."""
+        ...
+
+    def numerics(self) -> dict[str, Any]:
+        """What besides its settings decides the last bits of a cell."""
+        ...
+
+    def times(self) -> dict[str, float]:
+        """Seconds spent since this was last asked, by what they were spent for."""
+        ...
+
+    def reason(self, error: Exception, cell: Cell) -> str:
+        """An error in one line that fits a tile."""
+        ...
+
+    def free(self) -> None:
+        """Let go of the memory that a failed cell had taken."""
+
+    def unload(self) -> None:
+        """Let go of the models."""
+
+    def stop_if_interrupted(self) -> None:
+        """Raise ComfyUI's exception, which is no failure of a cell, when the person has pressed Interrupt."""
+
+
+@dataclass
+class Outcome:
+    """The keys of the cells that were rendered, and why others failed."""
+
+    saved: list[str] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)
+
+    @property
+    def rendered(self) -> int:
+        return len(self.saved)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A picture on its way to the disk."""
+
+    cell: Cell
+    pixels: numpy.ndarray
+    times: dict[str, float]
+    numerics: str
+
+
+def render(
+    cells: Iterable[Cell],
+    store: Store,
+    renderer: Renderer,
+    show: Callable[[str], None],
+    save_as: str = cell_file.PNG,
+    with_graphs: bool = True,
+) -> Outcome:
+    """Render cells, those of one checkpoint together, and save each in the background.
+
+    In batched mode cells are sampled together; if that fails, each of them is tried alone. A cell that fails is recorded with its reason and the next one is tried; Interrupt ends everything and keeps what is
+    finished. Cells that another process is at are left to it, and waited for. `show` is called with a line of text before
+    every cell. Raises GridError when the disk refuses.
+    """
+    work = Work(cells)
+    total = work.count()
+    outcome, loaded, made_by = Outcome(), None, ""
+    apart: list[Cell] = []
+    with disk(store), Worker(store.folder) as worker:
+        store.sweep()
+
+        def save(finished: Finished) -> None:
+            try:
+                _save(store, finished, save_as, with_graphs)
+            finally:
+                worker.saved(finished.cell.key)
+            outcome.saved.append(finished.cell.key)
+
+        with Writer(save) as writer:
+            while work or apart:
+                renderer.stop_if_interrupted()
+                cells = [apart.pop(0)] if apart else _take(worker, work, store)
+                if not cells:
+                    if work:
+                        show(f"waiting for another ComfyUI, which renders {work.count()} cells")
+                        time.sleep(WAIT_S)
+                    continue
+                cell, done = cells[0], total - work.count() - len(apart) - len(cells)
+                try:
+                    if cell.settings.models != loaded:
+                        loaded = None
+                        show(f"loading {cell.settings.model_words}")
+                        renderer.load(cell)
+                        loaded, made_by = cell.settings.models, _note_numerics(store, renderer)
+                    show(f"cell {done + 1} of {total}, {cell.settings.model_words}")
+                    started = time.monotonic()
+                    pictures = renderer.pictures(cells, done, total)
+                    times = {"seconds": time.monotonic() - started, **renderer.times()}
+                except renderer.interrupt:
+                    raise
+                except Exception as error:
+                    logging.warning("Cocktail: a cell of %s failed", store.folder.name, exc_info=True)  # fmt: skip
+                    reason = renderer.reason(error, cell)
+                    renderer.free()
+                    if loaded and len(cells) > 1:
+                        apart += cells
+                        continue
+                    for failed in cells if loaded else [*cells, *work.take_alike(cell)]:
+                        store.save_failure(failed, reason)
+                        worker.has_failed(failed.key)
+                        outcome.reasons.append(reason)
+                else:
+                    each = {name: round(spent / len(cells), 3) for name, spent in times.items()}
+                    for made, pixels in zip(cells, pictures, strict=True):
+                        writer.put(Finished(made, pixels, each, made_by))
+    renderer.unload()
+    return outcome
+
+
+def _take(worker: Worker, work: Work, store: Store) -> list[Cell]:
+    """The next cell, in batched mode with those that can be sampled together with it."""
+    cell = worker.take(work, store.is_finished)
+    if cell is None:
+        return []
+    cells, traits = [cell], batching.traits(cell.settings)
+    while len(cells) < cell.settings.batch_size and work:
+        more = worker.take(
+            work, store.is_finished, lambda other: batching.traits(other.settings) == traits
+        )
+        if more is None:
+            break
+        cells.append(more)
+    return cells
+
+
+def _note_numerics(store: Store, renderer: Renderer) -> str:
+    described = renderer.numerics()
+    id = numerics.class_id(described)
+    store.save_numerics(id, described)
+    return id
+
+
+def _save(store: Store, finished: Finished, save_as: str, with_graphs: bool) -> None:
+    cell, save_as = finished.cell, cell_file.format_for(finished.pixels, save_as)
+    note: dict[str, Any] | None = None
+    if with_graphs:
+        note = {"key": cell.key, "numerics": finished.numerics}
+        if cell.settings.batch_size > 1:
+            note["batched"] = True
+    data = cell_file.encode(
+        finished.pixels,
+        save_as,
+        cell.settings if with_graphs else None,
+        f"cocktail/{store.folder.name}",
+        note,
+    )
+    store.save_cell(cell, data, finished.times, save_as, finished.numerics)
+
+
+@contextmanager
+def disk(store: Store) -> Iterator[None]:
+    """Says what to do when the disk refuses."""
+    try:
+        yield
+    except OSError as error:
+        raise GridError(
+            f"The grid cannot be saved in {store.folder}: {error.strerror or error}. Free space or change the folder's rights, and "
+            "queue again: the cells that are there stay."
+        ) from error

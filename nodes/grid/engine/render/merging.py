@@ -1,0 +1,121 @@
+"""MODEL, CLIP and VAE of recipes, one after another in the same memory, and of each only what has changed.
+
+The tensors are those of the file that Merge to File makes in fp16. The first recipe is loaded as ComfyUI loads a checkpoint; of the
+next ones, weights of UNet and text encoder that are others go into the modules that are there.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from .....merge.checkpoint import bind_to_files, notes_of
+from .....merge.errors import MergeError
+from .....merge.recipe import bind
+from ....host import names
+from ....host.progress import Progress
+from ..axes import mixes as merge_axes
+from ..errors import GridError
+
+PRECISION = "fp16"
+UNET, TEXT_ENCODER = "model.diffusion_model.", "cond_stage_model."
+
+
+def bound_to_files(recipe: str, contents: Mapping[str, str]) -> Any:
+    """A recipe (JSON) and its ingredients' files, which must have these contents. Raises GridError if they do not go together."""
+    try:
+        bound = bind_to_files(
+            bind(merge_axes.read(recipe), contents.__getitem__),
+            names.ingredient_path,
+            names.cocktail_dir("hashes.json"),
+            converted=names.cocktail_dir("converted"),
+        )
+        notes_of(bound, PRECISION)
+    except (MergeError, names.BadName) as error:
+        raise GridError(str(error)) from None
+    return bound
+
+
+class MergedModels:
+    """What the recipe that was loaded last has made. `merges` counts recipes, `renewed` the tensors that were made for them."""
+
+    def __init__(self) -> None:
+        from .....merge.in_memory import Memory
+
+        self.merges = 0
+        self.renewed = 0
+        self._memory = Memory()
+        self._models: tuple[Any, Any, Any] | None = None
+        self._shapes: dict[str, Any] = {}
+
+    def load(self, recipe: str, contents: Mapping[str, str]) -> tuple[Any, Any, Any]:
+        """MODEL, CLIP and VAE of a recipe (JSON), of ingredients with these contents. What an earlier call gave changes with it.
+
+        Raises GridError for ingredients that do not go together, or are not those that the grid was planned with.
+        """
+        import comfy.model_management
+
+        try:
+            bound = bound_to_files(recipe, contents)
+            comfy.model_management.unload_all_models()
+            merged = self._memory.merge(bound, PRECISION, progress=Progress())
+            bound_to_files(recipe, contents)  # nothing was replaced while it was read
+        except (MergeError, GridError) as error:
+            self._models = None
+            raise GridError(str(error)) from None
+        shapes = {name: (tensor.shape, tensor.dtype) for name, tensor in merged.tensors.items()}
+        models, self._models = self._models, None
+        if models is None or shapes != self._shapes or not _exchangeable(merged.changed):
+            models = _load(merged)
+        else:
+            _exchange(models, merged)
+        self.merges += 1
+        self.renewed += len(merged.changed)
+        self._models, self._shapes = models, shapes
+        return models
+
+    def forget(self) -> None:
+        """Give the memory back."""
+        self._models = None
+        self._memory.forget()
+
+
+def _load(merged: Any) -> tuple[Any, Any, Any]:
+    """As CheckpointLoaderSimple does with the file."""
+    import comfy.sd
+    import folder_paths
+
+    loaded = comfy.sd.load_state_dict_guess_config(
+        dict(merged.tensors),
+        output_vae=True,
+        output_clip=True,
+        embedding_directory=folder_paths.get_folder_paths("embeddings"),
+        metadata=dict(merged.metadata),
+    )
+    if loaded is None:
+        raise GridError("ComfyUI could not detect what model this recipe makes.")
+    return loaded[:3]
+
+
+def _exchangeable(changed: frozenset[str]) -> bool:
+    """Whether only weights of UNet and text encoder have changed, where weights are not paged by ComfyUI itself."""
+    memory = sys.modules.get("comfy.memory_management")
+    paged = bool(getattr(memory, "aimdo_enabled", False))
+    return not paged and all(name.startswith((UNET, TEXT_ENCODER)) for name in changed)
+
+
+def _exchange(models: tuple[Any, Any, Any], merged: Any) -> None:
+    """Put the weights that have changed into the modules, through ComfyUI's own functions."""
+    model, clip, _ = models
+
+    def of(prefix: str) -> dict[str, Any]:
+        if not any(name.startswith(prefix) for name in merged.changed):
+            return {}
+        return {name: tensor for name, tensor in merged.tensors.items() if name.startswith(prefix)}
+
+    if unet := of(UNET):
+        model.model.load_model_weights(unet, UNET)
+    if text_encoder := of(TEXT_ENCODER):
+        config = model.model.model_config
+        clip.load_sd(config.process_clip_state_dict(text_encoder), full_model=True)

@@ -1,0 +1,152 @@
+"""What a grid will cost, learned from the cells that were rendered on this machine before."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..plan.plan import Cell
+from . import journal
+from .cell_file import PNG
+
+EVALUATIONS = {
+    "heun": 2, "heunpp2": 2, "dpm_2": 2, "dpm_2_ancestral": 2, "dpmpp_2s_ancestral": 2,
+    "dpmpp_2s_ancestral_cfg_pp": 2, "dpmpp_sde": 2, "dpmpp_sde_gpu": 2, "dpmpp_2m_sde_heun": 1, "seeds_2": 2,
+    "exp_heun_2_x0": 2, "exp_heun_2_x0_sde": 2, "seeds_3": 3, "sa_solver_pece": 2,
+}  # fmt: skip
+"""Evaluations of the model in one step, of the samplers that need more than one."""
+
+LATEST_GRIDS = 20
+LATEST_CELLS = 400
+BYTES_PER_PIXEL = 1.8
+"""Of a PNG at level 1, before anything is known: a 512 x 512 photo has 425 KiB."""
+
+SLACK = 1.5
+"""How much dearer or cheaper than the middle of what was seen things may be."""
+
+
+@dataclass(frozen=True)
+class Learned:
+    """Seconds and bytes as they were: the middle of what was seen, None where nothing was."""
+
+    step_s: float | None
+    """Of one evaluation of the model for a million pixels, cond and uncond together."""
+    rest_s: float
+    """Of all else about a cell: decoding and the like."""
+    load_s: float | None
+    encode_s: float | None
+    bytes_per_pixel: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What is to come. Seconds are a range, or None when nothing like it has been rendered here."""
+
+    cells: int
+    loads: int
+    encodings: int
+    evaluations: int
+    seconds: tuple[float, float] | None
+    bytes: int
+
+    def words(self) -> str:
+        """One line: loads, encodings, time and disk."""
+        loads = f"{self.loads} load{'s' * (self.loads != 1)}"
+        texts = f", {self.encodings} text encoding{'s' * (self.encodings != 1)}"
+        time = "time unknown until cells were rendered here"
+        if self.seconds is not None:
+            time = f"about {duration(self.seconds[0])} to {duration(self.seconds[1])}"
+        return f"{loads}{texts if self.encodings else ''}, {time}, {size(self.bytes)}"
+
+
+def learn(grids: Path, save_as: str = PNG) -> Learned:
+    """What the logs of the grids that were rendered last say."""
+    logs = sorted(grids.glob("[!.]*/cells.jsonl"), key=lambda file: -file.stat().st_mtime)
+    found: list[dict[str, Any]] = []
+    for log in logs[:LATEST_GRIDS]:
+        found += [line for line in journal.read(log) if line["status"] == "finished"][
+            -LATEST_CELLS:
+        ]
+        if len(found) >= LATEST_CELLS:
+            break
+    steps, rests, loads, encodes, sizes = [], [], [], [], []
+    for line in found:
+        settings, whole = line["settings"], line.get("sample_s", line.get("seconds"))
+        if whole is None:
+            continue
+        pixels = settings["width"] * settings["height"]
+        if whole > 0:
+            steps.append(whole / (_evaluations(settings) * pixels / 1e6))
+            rests.append(line.get("decode_s", 0.0))
+        if "load_s" in line:
+            loads.append(line["load_s"])
+        if "encode_s" in line:
+            encodes.append(line["encode_s"])
+        if line.get("save_as") == save_as:
+            sizes.append(line["bytes"] / pixels)
+    return Learned(
+        _middle(steps),
+        _middle(rests) or 0.0,
+        _middle(loads),
+        _middle(encodes),
+        _middle(sizes) or BYTES_PER_PIXEL,
+    )
+
+
+def estimate(cells: Sequence[Cell], learned: Learned) -> Estimate:
+    """What rendering these cells will cost, in render order."""
+    settings = [cell.settings for cell in cells]
+    loads = len({one.recipe or one.checkpoint for one in settings})
+    texts = {(one.models, text) for one in settings for text in (one.prompt, one.negative_prompt)}
+    work = [_evaluations(one.to_json()) for one in settings]
+    pixels = [one.width * one.height for one in settings]
+    seconds = None
+    if learned.step_s is not None:
+        middle = sum(w * p / 1e6 * learned.step_s for w, p in zip(work, pixels, strict=True))
+        middle += len(cells) * learned.rest_s
+        middle += loads * (learned.load_s or 0.0) + len(texts) * (learned.encode_s or 0.0)
+        seconds = (middle / SLACK, middle * SLACK)
+    size_bytes = round(sum(pixels) * learned.bytes_per_pixel)
+    return Estimate(len(cells), loads, len(texts), sum(work), seconds, size_bytes)
+
+
+def estimate_workflow(cells: Sequence[Cell], log: Sequence[dict[str, Any]]) -> Estimate:
+    """The same for cells of any workflow, from those of the same grid that are there."""
+    done = [line for line in log if line["status"] == "finished" and "prompt_s" in line]
+    each = _middle(line["prompt_s"] for line in done)
+    seconds = None if each is None else (len(cells) * each / SLACK, len(cells) * each * SLACK)
+    per_cell = _middle(line["bytes"] for line in done)
+    pixels = sum(cell.settings.width * cell.settings.height for cell in cells)
+    loads = len({cell.settings.models for cell in cells})
+    size_bytes = pixels * BYTES_PER_PIXEL if per_cell is None else len(cells) * per_cell
+    return Estimate(len(cells), loads, 0, 0, seconds, round(size_bytes))
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words that a person reads at a glance."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    if seconds < 90 * 60:
+        return f"{round(seconds / 60)} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def size(count: float) -> str:
+    """Bytes in words."""
+    for unit in ("bytes", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
+
+
+def _evaluations(settings: dict[str, Any]) -> int:
+    return max(1, settings["steps"] * EVALUATIONS.get(settings["sampler"], 1))
+
+
+def _middle(numbers: Iterable[float]) -> float | None:
+    found = list(numbers)
+    return statistics.median(found) if found else None

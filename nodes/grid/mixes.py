@@ -1,0 +1,164 @@
+"""The nodes that make axes of recipes: mixes that vary, and recipes side by side."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ...merge.blocks import LAYOUTS
+from ...merge.errors import MergeError
+from ...merge.recipe import Ingredient, Recipe
+from .. import types
+from ..merge.presets import own_presets
+from ..schema import opt, schema
+from .axes import ALIASES, CATEGORY
+from .engine.axes import mixes as merge_axes
+from .engine.errors import GridError
+
+RECIPE_INPUTS = tuple(f"recipe_{number}" for number in range(1, 9))
+
+
+class CocktailAxisMerge(io.ComfyNode):
+    """An axis of mixes."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="CocktailAxisMerge",
+            display_name="Grid Axis: Merge",
+            category=CATEGORY,
+            description="Mixes of A and B as an axis of a grid: by the share of B, the multiplier of B - C, or weights for every block. They are merged in "
+            "memory while the grid is rendered; no checkpoint is written.",
+            search_aliases=[*ALIASES, "merge ratio", "weighted sum", "add difference", "MBW", "block weights", "supermerger"],
+            inputs=[
+                types.Recipe.Input("a", tooltip="The recipe that B is mixed into."),
+                types.Recipe.Input("b", tooltip="The recipe whose share varies."),
+                opt(
+                    io.Combo.Input,
+                    "kind",
+                    options=list(merge_axes.KINDS),
+                    default=merge_axes.SHARE,
+                    tooltip="share of B: (1 - x) A + x B. multiplier of B - C: A + x (B - C). block weights: a share of B for every block of the UNet, "
+                    "or with C linked a multiplier of B - C for every block.",
+                ),
+                opt(
+                    io.String.Input,
+                    "values",
+                    multiline=True,
+                    default="0-1 [5]",
+                    placeholder="0-1 [5]",
+                    tooltip="Shares or multipliers, 0 to 1 as a rule: one a line, with commas, or as a range: 0-1 [5] is 0, 0.25, 0.5, 0.75, 1. Block weights: one "
+                    "set a line, 25 or 26 numbers with commas (19 or 20 for SDXL), or the name of a preset such as WRAP08.",
+                ),
+                types.Recipe.Input(
+                    "c", optional=True, tooltip="What is taken off B, for multipliers of B - C. Optional."
+                ),
+                opt(
+                    io.String.Input,
+                    "labels",
+                    multiline=True,
+                    optional=True,
+                    default="",
+                    placeholder="labels, one a line (optional)",
+                    tooltip="How sheets call the values: line 1 for the first, and so on. A blank line, or none: the value itself.",
+                ),
+                opt(
+                    io.Combo.Input,
+                    "layout",
+                    options=list(LAYOUTS),
+                    default="SD1.5",
+                    optional=True,
+                    tooltip="For which UNet a preset of block weights is drawn: SD1.5 has 25 blocks, SDXL 19.",
+                ),
+            ],
+            outputs=[
+                types.Axis.Output(
+                    "axis", display_name="axis", tooltip="The axis, for an axis input of Grid Plan."
+                )
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(
+        cls, kind: str | None, values: str | None, labels: str | None = "", layout: str | None = "SD1.5"
+    ) -> bool | str:  # fmt: skip
+        """The values are tried on ingredients that stand for the linked recipes, which are not known yet."""
+        if None in (kind, values, labels, layout):
+            return True
+        if kind not in merge_axes.KINDS:
+            return f"kind {kind!r} is none of {', '.join(merge_axes.KINDS)}."
+        a, b, c = Ingredient("a"), Ingredient("b"), Ingredient("c")
+        try:
+            cls._axis(kind, values, a, b, c if kind == merge_axes.MULTIPLIER else None, labels, layout)  # fmt: skip
+        except (GridError, MergeError) as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def execute(
+        cls,
+        a: Recipe,
+        b: Recipe,
+        kind: str,
+        values: str,
+        c: Recipe | None = None,
+        labels: str = "",
+        layout: str = "SD1.5",
+    ) -> io.NodeOutput:
+        return io.NodeOutput(cls._axis(kind, values, a, b, c, labels, layout))
+
+    @classmethod
+    def _axis(cls, kind, values, a, b, c, labels, layout):
+        return merge_axes.merge_axis(kind, values, a, b, c, labels, layout, own_presets())
+
+
+class CocktailAxisRecipes(io.ComfyNode):
+    """An axis of recipes."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="CocktailAxisRecipes",
+            display_name="Grid Axis: Recipes",
+            category=CATEGORY,
+            description="Up to eight recipes as an axis of a grid, merged in memory while the grid is rendered; no checkpoint is written. An Ingredient is "
+            "that checkpoint itself.",
+            search_aliases=[*ALIASES, "compare merges", "recipe as checkpoint", "mixes"],
+            inputs=[
+                types.Recipe.Input(RECIPE_INPUTS[0], tooltip="A recipe, or an Ingredient."),
+                *(
+                    types.Recipe.Input(name, optional=True, tooltip="One more recipe. Optional. One that is there twice is shown once.")
+                    for name in RECIPE_INPUTS[1:]
+                ),
+                opt(
+                    io.String.Input,
+                    "labels",
+                    multiline=True,
+                    optional=True,
+                    default="",
+                    placeholder="labels, one a line (optional)",
+                    tooltip="How sheets call the recipes: line 1 for the first that is linked, and so on. A blank line, or none: the recipe as text.",
+                ),
+            ],
+            outputs=[
+                types.Axis.Output(
+                    "axis", display_name="axis", tooltip="The axis, for an axis input of Grid Plan."
+                )
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls,
+        recipe_1: Recipe,
+        recipe_2: Recipe | None = None,
+        recipe_3: Recipe | None = None,
+        recipe_4: Recipe | None = None,
+        recipe_5: Recipe | None = None,
+        recipe_6: Recipe | None = None,
+        recipe_7: Recipe | None = None,
+        recipe_8: Recipe | None = None,
+        labels: str = "",
+    ) -> io.NodeOutput:
+        given = (recipe_1, recipe_2, recipe_3, recipe_4, recipe_5, recipe_6, recipe_7, recipe_8)
+        recipes = [recipe for recipe in given if recipe is not None]
+        return io.NodeOutput(merge_axes.recipes_axis(recipes, labels))

@@ -1,0 +1,249 @@
+"""The nodes that render a grid and draw its sheets, and the list of all nodes of grids."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from comfy_api.latest import io
+
+from .. import types
+from ..host import names
+from ..host.progress import Progress, show_text
+from ..pictures import as_image
+from ..schema import opt, schema
+from .axes import (
+    ALIASES,
+    CATEGORY,
+    CocktailAxis,
+    CocktailAxisCheckpoints,
+    CocktailAxisPrompts,
+    CocktailAxisRuns,
+    CocktailCombineAxes,
+)
+from .check import CocktailCheckGrid, CocktailFindTwins
+from .engine.errors import GridError
+from .engine.plan import plan
+from .engine.render import execution, sampling
+from .engine.sheet import sheet
+from .engine.store import cell_file, events, export
+from .engine.store.store import Store
+from .mixes import CocktailAxisMerge, CocktailAxisRecipes
+from .plan import CocktailGridPlan, CocktailGridPlanJson
+from .queue import CocktailAxisInput, CocktailQueueGrid, CocktailWorkflowPlan
+
+if TYPE_CHECKING:
+    import torch
+
+OUTPUT_PIXELS = 128_000_000
+"""The IMAGE outputs of all pages hold no more than this together (12 bytes each); the files are as large as they are."""
+
+_last_failures: dict[str, float] = {}
+"""Grids whose last rendering had failed cells, and when that was: queueing such a grid again tries them again."""
+
+
+class CocktailRenderGrid(io.ComfyNode):
+    """The cells of a grid, on disk."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="CocktailRenderGrid",
+            display_name="Render Grid",
+            category=CATEGORY,
+            description="Renders the cells of a grid that are not there yet and saves each at once, with its own workflow in it. Each is the "
+            "picture that ComfyUI's stock nodes make.",
+            search_aliases=[*ALIASES, "xyz script", "batch", "sampler", "render"],
+            is_output_node=True,
+            inputs=[
+                types.Grid.Input(
+                    "grid",
+                    tooltip="The plan. Checkpoints are loaded one after the other, each once, whatever the order of the axes.",
+                ),
+                opt(
+                    io.Combo.Input,
+                    "save_as",
+                    options=list(cell_file.SUFFIXES),
+                    default=cell_file.PNG,
+                    optional=True,
+                    tooltip="The format of new cells, both without loss: PNG opens everywhere, lossless WebP takes a quarter of the time "
+                    "to save. Cells that are there stay as they are.",
+                ),
+                io.Boolean.Input(
+                    "retry_failed",
+                    default=True,
+                    optional=True,
+                    label_on="try again",
+                    label_off="leave",
+                    tooltip="What happens to cells that failed before: they are tried again, or left as they are and shown with their "
+                    "reason on sheets.",
+                ),
+            ],
+            outputs=[
+                types.Grid.Output(
+                    "rendered_grid",
+                    display_name="grid",
+                    tooltip="The same grid, after its cells have been rendered.",
+                )
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def fingerprint_inputs(cls, **inputs: Any) -> list[Any]:
+        """Changes after failed cells, so that queueing again tries them again; else the node stays cached."""
+        return sorted(_last_failures.items())
+
+    @classmethod
+    def execute(
+        cls, grid: plan.Plan, save_as: str = cell_file.PNG, retry_failed: bool = True
+    ) -> io.NodeOutput:
+        from comfy.cli_args import args
+
+        if grid.workflow is not None:
+            raise GridError(f"The grid {grid.name} varies a workflow, whose nodes Render Grid does not call. Put Queue Grid here.")  # fmt: skip
+        started = time.monotonic()
+        store = events.ShownStore(names.cocktail_dir("grids", grid.name))
+        with execution.disk(store):
+            store.save_plan(grid)
+            show_text("reading the cells that are there")
+            damaged = len(store.set_aside_damaged(grid))
+        missing = store.missing(grid)
+        left = {} if retry_failed else store.failures()
+        renderer = sampling.ComfyRenderer(grid.contents)
+        outcome = execution.render(
+            [cell for cell in missing if cell.key not in left],
+            store,
+            renderer,
+            show_text,
+            save_as,
+            with_graphs=not args.disable_metadata,
+        )
+        with execution.disk(store):
+            export.write(store)
+        failures = store.failures()
+        reasons = [failures.get(cell.key, "unknown") for cell in store.missing(grid)]
+        failed = len(reasons)
+        _last_failures.pop(grid.name, None)
+        if outcome.reasons:
+            _last_failures[grid.name] = time.time()
+        reused = len(grid.render_order) - outcome.rendered - failed
+        if failed and not reused and not outcome.rendered:
+            raise GridError(f"No cell of the grid {grid.name} was rendered: {reasons[0]}")
+        text = f"{len(grid.cells)} cells: {outcome.rendered} rendered"
+        if outcome.rendered:
+            text += f" in {time.monotonic() - started:.0f} s"
+        text += f", {reused} there already"
+        if damaged:
+            text += f", {damaged} had damaged files, which are in the folder damaged now"
+        if failed:
+            text += f", {failed} FAILED ({reasons[0]})."
+            text += (
+                " Queue again to try them again."
+                if retry_failed
+                else " retry_failed tries them again."
+            )
+        show_text(text)
+        result = {
+            "name": grid.name,
+            "folder": _relative_to_output(store.folder),
+            "cells": len(grid.cells),
+            "rendered": outcome.rendered,
+            "reused": reused,
+            "failed": failed,
+            "damaged": damaged,
+            "loads": renderer.loads,
+            "encodings": renderer.passes,
+        }
+        return io.NodeOutput(grid, ui={"text": [text], "cocktail": [result]})
+
+
+class CocktailGridSheet(io.ComfyNode):
+    """Pictures of a whole grid."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="CocktailGridSheet",
+            display_name="Grid Sheet",
+            category=CATEGORY,
+            description="Draws a grid as labelled sheets: axis 1 as columns, axis 2 as rows, and a page for each value of the other axes.",
+            search_aliases=[*ALIASES, "contact sheet", "image grid", "labelled grid", "legend"],
+            is_output_node=True,
+            inputs=[
+                types.Grid.Input(
+                    "grid", tooltip="The grid, from Render Grid. Cells that failed or are missing are marked."
+                ),
+                io.Int.Input(
+                    "max_width",
+                    default=8192,
+                    min=256,
+                    max=16_384,
+                    tooltip="Widest a sheet may be, in pixels, from 256 to 16384. Pictures are made smaller to fit; small ones are "
+                    "enlarged, so that labels can be read.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(
+                    "sheet",
+                    display_name="sheet",
+                    is_output_list=True,
+                    tooltip="The pages, one picture each. They are saved in the grid's folder as well.",
+                )
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, grid: plan.Plan, max_width: int) -> io.NodeOutput:
+        store = _store(grid)
+        paths = sheet.make_sheets(grid, store, max_width, Progress())
+        folder = _relative_to_output(store.folder / "sheets")
+        images = [{"filename": p.name, "subfolder": folder, "type": "output"} for p in paths]
+        return io.NodeOutput(_read_images(paths), ui={"images": images})
+
+
+def _store(grid: plan.Plan) -> Store:
+    return Store(names.cocktail_dir("grids", grid.name))
+
+
+def _relative_to_output(folder: Path) -> str:
+    return folder.relative_to(names.cocktail_dir().parent).as_posix()
+
+
+def _read_images(paths: list[Path]) -> list[torch.Tensor]:
+    """Sheets as IMAGE [1, height, width, 3] from 0 to 1, made smaller if they are too much for memory together."""
+    from PIL import Image
+
+    sizes = []
+    for path in paths:
+        with Image.open(path) as file:
+            sizes.append(file.size)
+    shrink = min(1.0, (OUTPUT_PIXELS / sum(width * height for width, height in sizes)) ** 0.5)
+    images = []
+    for path, (width, height) in zip(paths, sizes, strict=True):
+        with Image.open(path) as file:
+            picture = file.convert("RGB")
+        if shrink < 1:
+            picture = picture.resize((max(1, int(width * shrink)), max(1, int(height * shrink))))
+        images.append(as_image(picture))
+    return images
+
+
+NODES: list[type[io.ComfyNode]] = [
+    CocktailAxis,
+    CocktailAxisCheckpoints,
+    CocktailAxisRuns,
+    CocktailAxisPrompts,
+    CocktailCombineAxes,
+    CocktailGridPlan,
+    CocktailGridPlanJson,
+    CocktailRenderGrid,
+    CocktailGridSheet,
+    CocktailFindTwins,
+    CocktailCheckGrid,
+    CocktailAxisInput,
+    CocktailWorkflowPlan,
+    CocktailQueueGrid,
+    CocktailAxisMerge,
+    CocktailAxisRecipes,
+]

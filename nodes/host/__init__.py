@@ -1,0 +1,1 @@
+"""What the pack asks of ComfyUI: names under its folders, progress and interrupt, numerics."""

@@ -1,0 +1,1 @@
+"""Captions: written by a model, rewritten by rule, set by hand."""

@@ -1,0 +1,80 @@
+"""SHA-256 of large files, kept for as long as each one's size, time of change and inode stay the same."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ...errors import TrainerError
+from ...files import write_json
+
+BLOCK_BYTES = 4 << 20
+
+
+def known_hashes(
+    files: Sequence[Path],
+    cache: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[str]:
+    """Hex SHA-256 of each file's bytes, in their order; only files that are new or changed since are read.
+
+    `cache` is a JSON file; what is wrong with it costs reading only. `progress` is called with (done, all) bytes of what
+    is read and may raise, which ends the work. Raises TrainerError for a file that changes meanwhile or cannot be read.
+    """
+    known = _read(cache)
+    found = {file: known.get(str(file.resolve()), {}) for file in files}
+    states = {file: _state(file) for file in files}
+    new = [file for file in files if found[file].get("state") != states[file]]
+    done, total = 0, sum(states[file][0] for file in new)
+    for file in new:
+        before = done
+
+        def tell(count: int, before: int = before) -> None:
+            if progress:
+                progress(before + count, total)
+
+        found[file] = {"state": states[file], "sha256": _sha256(file, tell)}
+        if _state(file) != states[file]:
+            raise TrainerError(
+                f"{file.name} changes while it is read. Wait until it has been copied."
+            )
+        done += states[file][0]
+    if cache and new:
+        known |= {str(file.resolve()): found[file] for file in new}
+        write_json(cache, {path: entry for path, entry in known.items() if Path(path).exists()})
+    return [found[file]["sha256"] for file in files]
+
+
+def _state(file: Path) -> list[int]:
+    try:
+        status = file.stat()
+    except OSError as error:
+        raise TrainerError(f"{file.name} cannot be read: {error.strerror}.") from error
+    return [status.st_size, status.st_mtime_ns, status.st_ino]
+
+
+def _sha256(file: Path, tell: Callable[[int], None]) -> str:
+    digest, count = hashlib.sha256(), 0
+    try:
+        with file.open("rb") as opened:
+            while block := opened.read(BLOCK_BYTES):
+                digest.update(block)
+                count += len(block)
+                tell(count)
+    except OSError as error:
+        raise TrainerError(f"{file.name} cannot be read: {error.strerror}.") from error
+    return digest.hexdigest()
+
+
+def _read(cache: Path | None) -> dict[str, dict]:
+    try:
+        entries = json.loads(cache.read_text(encoding="utf-8")) if cache else {}
+        return {
+            path: entry
+            for path, entry in entries.items()
+            if isinstance(entry["sha256"], str) and isinstance(entry["state"], list)
+        }
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return {}

@@ -1,0 +1,168 @@
+"""A folder that holds a picture-to-text model: what is in it, whether it may be loaded, and its identity."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...errors import TrainerError
+from ...files import canonical_json, sha256_text
+from .known_hashes import known_hashes
+
+KINDS = ("auto", "blip", "florence2", "git")
+PICKLED = (".bin", ".pt", ".pth", ".ckpt")
+CODE_FILES = (
+    "config.json",
+    "processor_config.json",
+    "preprocessor_config.json",
+    "tokenizer_config.json",
+)
+"""Where a model folder can name Python files of its own."""
+SHARD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.safetensors")
+LOADED = (".safetensors", ".json", ".txt", ".model", ".jinja")
+"""Suffixes of the files that transformers reads of a model: weights, settings, vocabularies, merges and templates."""
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What a model folder holds. `kind` is blip, florence2, git, or other for any further model of transformers."""
+
+    kind: str
+    model_type: str
+    architecture: str
+
+
+def model_fingerprint(
+    folder: Path, cache: Path | None = None, progress: Callable[[int, int], None] | None = None
+) -> str:
+    """SHA-256 over the names and contents of the files that a model is loaded from.
+
+    With `cache`, a JSON file, only files that are new or changed are read; `progress` is called with (done, all) bytes.
+    """
+    if not (folder / "config.json").is_file():
+        raise TrainerError(_no_config(folder))
+    files = sorted(file for file in folder.iterdir() if file.suffix in LOADED and file.is_file())
+    hashes = known_hashes(files, cache, progress)
+    return sha256_text(canonical_json([[f.name, h] for f, h in zip(files, hashes, strict=True)]))
+
+
+def check_model(folder: Path, kind: str = "auto") -> ModelFacts:
+    """What the folder holds, without loading weights.
+
+    Raises TrainerError when it is no model, has no safetensors weights, is of an architecture that this transformers
+    does not have or that does not caption, needs Python code of its own, or is not of the wanted kind.
+    """
+    config = _read_config(folder)
+    _refuse_own_code(folder)
+    _check_weights(folder)
+    model_type = str(config.get("model_type", ""))
+    architecture = str((config.get("architectures") or [""])[0])
+    _check_architecture(folder, model_type, architecture)
+    found = model_type if model_type in KINDS else "other"
+    if kind not in ("auto", found):
+        raise TrainerError(
+            f"{folder.name} holds a model of type {model_type}, not {kind}. "
+            "Choose another folder, or set kind to auto."
+        )
+    return ModelFacts(found, model_type, architecture)
+
+
+def _no_config(folder: Path) -> str:
+    return (
+        f"There is no model in {folder.name}: config.json is missing. "
+        "Give the folder that holds config.json and the .safetensors weights."
+    )
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise TrainerError(_no_config(folder)) from error
+    except ValueError as error:
+        raise TrainerError(f"config.json in {folder.name} is damaged: {error}") from error
+    if not isinstance(config, dict) or not config.get("model_type"):
+        raise TrainerError(f"config.json in {folder.name} does not say its model_type.")
+    return config
+
+
+def _refuse_own_code(folder: Path) -> None:
+    """Folders made for `trust_remote_code` name Python files of theirs under auto_map."""
+    for name in CODE_FILES:
+        try:
+            value = json.loads((folder / name).read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            continue
+        if isinstance(value, dict) and value.get("auto_map"):
+            raise TrainerError(
+                f"{folder.name} needs Python code of its own (auto_map in {name}), which is never run. "
+                "Use a version of the model that transformers loads by itself; for Florence-2 these are the ones "
+                "of florence-community."
+            )
+
+
+def _check_weights(folder: Path) -> None:
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        try:
+            parts = sorted(
+                set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise TrainerError(f"{index.name} in {folder.name} is damaged: {error}") from error
+        strange = [part for part in parts if not SHARD.fullmatch(str(part))]
+        if strange:
+            raise TrainerError(
+                f"{index.name} in {folder.name} names {strange[0]!r}, which is no .safetensors file of that folder. "
+                "Use the model's own files."
+            )
+        missing = [part for part in parts if not (folder / part).is_file()]
+        if missing:
+            raise TrainerError(
+                f"{len(missing)} of {len(parts)} weight files are missing in {folder.name}: {', '.join(missing[:5])}."
+            )
+        return
+    if (folder / "model.safetensors").is_file():
+        return
+    pickled = sorted(file.name for file in folder.iterdir() if file.suffix in PICKLED)
+    if pickled:
+        raise TrainerError(
+            f"{folder.name} has only pickled weights ({', '.join(pickled[:3])}), which can run code when they are "
+            "opened and are never loaded. Use the model's model.safetensors."
+        )
+    raise TrainerError(f"There are no weights in {folder.name}: model.safetensors is missing.")
+
+
+def _check_architecture(folder: Path, model_type: str, architecture: str) -> None:
+    import inspect
+
+    import transformers
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    name = architecture or model_type
+    if model_type not in CONFIG_MAPPING_NAMES:
+        raise TrainerError(
+            f"transformers {transformers.__version__} does not know the architecture {name} "
+            f"(model type {model_type}) of {folder.name}. A newer transformers may."
+        )
+    if model_type in _mapped_types():
+        return
+    model_class = getattr(transformers, architecture, None) if architecture else None
+    takes = inspect.signature(model_class.forward).parameters if model_class else {}
+    if "pixel_values" not in takes or not hasattr(model_class, "generate"):
+        raise TrainerError(
+            f"{folder.name} holds {name}, which does not turn pictures into text. "
+            "Choose a captioning model such as BLIP, GIT or Florence-2."
+        )
+
+
+def _mapped_types() -> set[str]:
+    """Model types behind AutoModelForImageTextToText and, before transformers 5, AutoModelForVision2Seq."""
+    from transformers.models.auto import modeling_auto
+
+    names = ("MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES", "MODEL_FOR_VISION_2_SEQ_MAPPING_NAMES")
+    return {model_type for name in names for model_type in getattr(modeling_auto, name, {})}

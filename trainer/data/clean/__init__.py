@@ -1,0 +1,1 @@
+"""Which pictures to leave out, and a look at them."""

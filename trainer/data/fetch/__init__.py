@@ -1,0 +1,1 @@
+"""The pictures of selected rows, from a folder or by download."""

@@ -1,0 +1,282 @@
+"""Whether pictures may be fetched from the network, which addresses are let through, and what answers and errors mean.
+
+The network is off until the person who runs the server writes a settings file. Addresses of private networks are
+refused at three places: the host of every URL and of every redirect, the answer of the name server, which is the very
+answer that is connected to (a name that changes its address between check and use gains nothing), and the socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import ipaddress
+import json
+import socket
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import TrainerError
+
+if TYPE_CHECKING:
+    from aiohttp import TCPConnector
+    from aiohttp.abc import AbstractResolver
+    from yarl import URL
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
+"""IPv6 addresses that a NAT64 gateway turns into the IPv4 address in their last 32 bits (RFC 6052)."""
+VALUED_TAGS = ("max-snippet", "max-image-preview", "max-video-preview", "unavailable_after")
+"""Words of X-Robots-Tag that have a value behind a colon; other names before a colon are robots."""
+LOCAL_TRANSLATED = ipaddress.ip_network("64:ff9b:1::/48")
+
+
+class RefusedAddress(OSError):
+    """An address that must not be connected to. An OSError, so that it reads as a connection that did not come about."""
+
+
+class BadURL(ValueError):
+    """A text that is not an http or https URL which can be fetched."""
+
+
+class Failure(Exception):
+    """Why a URL gave no picture, this time. `wait_s` is what the server asks for before the next attempt."""
+
+    def __init__(self, status: str, message: str = "", wait_s: float = 0.0) -> None:
+        super().__init__(status, message, wait_s)
+        self.status, self.message, self.wait_s = status, message, wait_s
+
+
+@dataclass(frozen=True)
+class NetworkSettings:
+    """What the server's owner allows: fetching pictures at all, and fetching them from private addresses."""
+
+    download: bool = False
+    private_addresses: bool = False
+
+
+def read_network_settings(file: Path) -> NetworkSettings:
+    """The settings in a JSON file; without the file everything is off.
+
+    Raises TrainerError, which says what to write where, when the file is not JSON, or has unknown keys or other values
+    than true and false.
+    """
+    try:
+        value = json.loads(file.read_bytes().decode("utf-8-sig"))
+    except FileNotFoundError:
+        return NetworkSettings()
+    except OSError as error:
+        raise TrainerError(
+            f"The network settings in {file} cannot be read: {error}. {_advice(file)}"
+        ) from error
+    except ValueError as error:
+        raise TrainerError(
+            f"The network settings in {file} are not JSON: {error}. {_advice(file)}"
+        ) from error
+    known = [field.name for field in fields(NetworkSettings)]
+    if not isinstance(value, dict):
+        raise TrainerError(f"The network settings in {file} are not an object. {_advice(file)}")
+    if unknown := sorted(set(value) - set(known)):
+        raise TrainerError(
+            f"The network settings in {file} have unknown keys: {', '.join(unknown)}; "
+            f"known are {', '.join(known)}. {_advice(file)}"
+        )
+    for key, setting in value.items():
+        if not isinstance(setting, bool):
+            raise TrainerError(
+                f"{key} in {file} is {json.dumps(setting)}; it must be true or false. {_advice(file)}"
+            )
+    return NetworkSettings(**value)
+
+
+def require_download(file: Path) -> NetworkSettings:
+    """The settings in `file`. Raises TrainerError when they do not allow fetching pictures."""
+    settings = read_network_settings(file)
+    if not settings.download:
+        raise TrainerError(
+            f"Fetching pictures from the network is off. {_advice(file)} "
+            "Pictures that are on this machine already need no network: join their folder to the table instead."
+        )
+    return settings
+
+
+def _advice(file: Path) -> str:
+    return f'To allow it, write {{"download": true}} into {file} on the machine that runs ComfyUI.'
+
+
+def is_public(text: str) -> bool:
+    """Whether an IP address is one of the public internet: not private, loopback, link-local, multicast or reserved.
+
+    An IPv6 address that stands for an IPv4 address (mapped, 6to4, Teredo, NAT64) is judged by both.
+    """
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return _is_public(address) and all(_is_public(inner) for inner in _embedded(address))
+
+
+def _is_public(address: Address) -> bool:
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped or address in TRANSLATED or address.sixtofour or address.teredo:
+            return not address.scope_id
+        if address.scope_id or address.is_site_local or address in LOCAL_TRANSLATED:
+            return False
+    return address.is_global and not (
+        address.is_private
+        or address.is_loopback
+        or address.is_link_local
+        or address.is_multicast
+        or address.is_reserved
+        or address.is_unspecified
+    )
+
+
+def _embedded(address: Address) -> list[ipaddress.IPv4Address]:
+    """The IPv4 addresses that an IPv6 address stands for."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return []
+    inner = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
+    if address in TRANSLATED:
+        inner.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
+    return [found for found in inner if found is not None]
+
+
+def check_address(text: str, settings: NetworkSettings) -> None:
+    """Raise RefusedAddress unless connecting to this IP address is allowed."""
+    if not settings.private_addresses and not is_public(text):
+        raise RefusedAddress(f"{text} is not an address of the public internet")
+
+
+def check_url(text: str, settings: NetworkSettings) -> URL:
+    """The URL of a request or a redirect.
+
+    Raises BadURL when it cannot be fetched, RefusedAddress when its host is written as an address that is refused.
+    """
+    from yarl import URL
+
+    try:
+        url = URL(text.strip())
+        host = url.host
+        url.port  # noqa: B018 - a port that is no number shows here
+    except ValueError as error:
+        raise BadURL(f"it is not a URL: {error}") from error
+    if url.scheme not in ("http", "https") or not host:
+        raise BadURL("it is not an http or https URL")
+    if url.user is not None or url.password is not None:
+        raise BadURL("it holds a user name or password")
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return url
+    check_address(host, settings)
+    return url
+
+
+def connector(
+    settings: NetworkSettings, connections: int, names: AbstractResolver | None = None
+) -> TCPConnector:
+    """A connector for aiohttp that refuses what `check_address` refuses; `names` answers for host names (the system's).
+
+    To be called inside a running event loop. It knows no redirects: follow them by hand, each through `check_url`.
+    """
+    import aiohttp
+    from aiohttp.abc import AbstractResolver
+
+    class CheckedResolver(AbstractResolver):
+        """Asks `names`, and refuses a host as soon as one of its addresses is refused."""
+
+        async def resolve(self, host: str, port: int = 0, family: Any = socket.AF_INET) -> Any:
+            found = await self.names.resolve(host, port, family)
+            for answer in found:
+                try:
+                    check_address(answer["host"], settings)
+                except RefusedAddress as error:
+                    raise RefusedAddress(f"{host} leads to a refused address: {error}") from error
+            return found
+
+        async def close(self) -> None:
+            await self.names.close()
+
+        def __init__(self) -> None:
+            self.names = names or aiohttp.ThreadedResolver()
+
+    def checked_socket(info: Any) -> socket.socket:
+        family, kind, protocol, _, address = info
+        check_address(address[0], settings)
+        return socket.socket(family, kind, protocol)
+
+    options: dict[str, Any] = {}
+    if "socket_factory" in inspect.signature(aiohttp.TCPConnector.__init__).parameters:
+        options["socket_factory"] = checked_socket
+    return aiohttp.TCPConnector(
+        resolver=CheckedResolver(), limit=connections, limit_per_host=0, **options
+    )
+
+
+@contextlib.contextmanager
+def network_errors() -> Iterator[None]:
+    """Turn whatever aiohttp raises into a Failure with a status of one word."""
+    import aiohttp
+
+    try:
+        yield
+    except (BadURL, aiohttp.InvalidURL, UnicodeError) as error:
+        raise Failure("bad_url", str(error)) from error
+    except asyncio.TimeoutError as error:
+        raise Failure("timeout", str(error)) from error
+    except aiohttp.ClientSSLError as error:
+        raise Failure("tls", str(error)) from error
+    except aiohttp.ClientPayloadError as error:
+        raise Failure("incomplete", str(error)) from error
+    except (aiohttp.ClientError, OSError) as error:
+        if refusal := _behind(error, RefusedAddress):
+            raise Failure("refused_address", str(refusal)) from error
+        status = "dns" if _behind(error, socket.gaierror) else "connection"
+        raise Failure(status, str(error) or type(error).__name__) from error
+
+
+def _behind(error: BaseException | None, kind: type[OSError]) -> BaseException | None:
+    """The error of that kind which aiohttp has wrapped while it connected."""
+    while error is not None and not isinstance(error, kind):
+        error = getattr(error, "os_error", None) or error.__cause__
+    return error
+
+
+def robots_tags(headers: Iterable[str]) -> set[str]:
+    """The words of X-Robots-Tag headers, in lower case, that are meant for everybody or for Cocktail by name.
+
+    `none` stands for noindex and nofollow. As in Google's specification of the header, a name with a colon begins a list
+    for that robot alone.
+    """
+    tags: set[str] = set()
+    for header in headers:
+        robot = ""
+        for part in header.lower().split(","):
+            name, colon, rest = part.partition(":")
+            if colon and name.strip() not in VALUED_TAGS:
+                robot, part = name.strip(), rest
+            if robot in ("", "*", "cocktail"):
+                tags.add(part.strip())
+    return tags | {"noindex", "nofollow"} if "none" in tags else tags
+
+
+def retry_after_s(header: str | None) -> float:
+    """Seconds from now in a Retry-After header, which is a number of them or a date; 0 when it is neither."""
+    if not header:
+        return 0.0
+    with contextlib.suppress(ValueError):
+        return max(0.0, float(header)) if header.strip().isdigit() else _seconds_until(header)
+    return 0.0
+
+
+def _seconds_until(date: str) -> float:
+    try:
+        return max(0.0, parsedate_to_datetime(date).timestamp() - time.time())
+    except TypeError:
+        return 0.0

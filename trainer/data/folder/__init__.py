@@ -1,0 +1,1 @@
+"""A folder of pairs, in each of the layouts that are known."""

@@ -1,0 +1,223 @@
+"""What is known of picture files: size, time, hash, width and height, learned by decoding each of them once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Container, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as NotYet
+from pathlib import Path
+
+from ...errors import TrainerError
+from ...files import sha256_file, write_json
+from ..image import open_rgb
+from .listing import File
+from .reading import Problem
+
+WORKERS = min(4, os.cpu_count() or 1)
+PIXELS_AT_ONCE = 6_000_000
+"""Pixels that are decoded at the same time; a larger picture is decoded alone. Each takes some ten bytes meanwhile."""
+LARGE_PIXELS = 3_000_000
+"""Larger pictures are all decoded by one thread: the system's allocator keeps what a thread has freed for that thread."""
+WHOLE_BYTES = 8 << 20
+"""Larger files are not held in memory beside their pixels."""
+SAVE_EVERY_S = 15.0
+
+
+class Examination:
+    """The facts about pictures of one folder, kept in a JSON file for as long as each one's size and time stay the same."""
+
+    def __init__(self, cache: Path | None, there: Container[str]) -> None:
+        """`there` are the files that exist; what is known of others is forgotten."""
+        self.cache = cache
+        self.known = read_cache(cache)
+        self.facts = {file: facts for file, facts in self.known.items() if file in there}
+        self.saved = time.monotonic()
+
+    def all(
+        self,
+        folder: Path,
+        files: Mapping[str, File | None],
+        progress: Callable[[int, int], None] | None = None,
+    ) -> dict[str, list | Problem]:
+        """Facts or a problem for each file, by its path in the folder. What has been learned is kept whatever happens."""
+        found: dict[str, list | Problem] = {}
+        try:
+            for file, result in examine_all(folder, files, self.known, progress):
+                found[file] = result
+                if isinstance(result, Problem):
+                    self.facts.pop(file, None)
+                else:
+                    self.facts[file] = result
+                if time.monotonic() - self.saved > SAVE_EVERY_S:
+                    self.save()
+        finally:
+            self.save()
+            give_back()
+        return found
+
+    def save(self) -> None:
+        self.saved = time.monotonic()
+        if self.cache and self.facts != self.known:
+            write_json(self.cache, self.facts)
+            self.known = dict(self.facts)
+
+
+def read_cache(cache: Path | None) -> dict[str, list]:
+    """What is known of each picture: [size, time in ns, SHA-256, width, height]."""
+    if cache is None:
+        return {}
+    try:
+        known = json.loads(cache.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def examine_all(
+    folder: Path,
+    files: Mapping[str, File | None],
+    known: dict[str, list],
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[tuple[str, list | Problem]]:
+    """Each file with its facts or its problem, in order.
+
+    Only a few wait to be decoded at any time, by as many threads as there are processors. `progress` is called with (done,
+    all) some times a second and may raise, which ends the work: what waits is dropped, what is being decoded left alone.
+    """
+    done = 0
+    pace = Pace(lambda: progress(done, len(files))) if progress else None
+    large = ThreadPoolExecutor(1, thread_name_prefix="cocktail-examine-large")
+    decoding = Decoding(large)
+    waiting: deque[tuple[str, list | Future]] = deque()
+    names = iter(files)
+    pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="cocktail-examine")
+    try:
+        while True:
+            while len(waiting) < 4 * WORKERS and (file := next(names, None)) is not None:
+                facts, status = known.get(file), files[file]
+                if (
+                    facts
+                    and len(facts) == 5
+                    and status
+                    and facts[:2] == [status.size, status.time_ns]
+                ):
+                    waiting.append((file, facts))
+                else:
+                    waiting.append((file, pool.submit(decoding.examine, folder, file, facts)))
+            if not waiting:
+                return
+            file, result = waiting.popleft()
+            while isinstance(result, Future):
+                try:
+                    result = result.result(timeout=0.2)
+                except NotYet:
+                    if progress:
+                        progress(done, len(files))
+            yield file, result
+            done += 1
+            if progress and done == len(files):
+                progress(done, done)
+            elif pace:
+                pace()
+    finally:
+        decoding.stopped = True
+        pool.shutdown(wait=False, cancel_futures=True)
+        large.shutdown(wait=False, cancel_futures=True)
+
+
+class Pace:
+    """A call that is passed on ten times a second at most."""
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self.call, self.last = call, time.monotonic()
+
+    def __call__(self) -> None:
+        if time.monotonic() - self.last > 0.1:
+            self.last = time.monotonic()
+            self.call()
+
+
+class Decoding:
+    """How many pixels may be decoded at once, and by whom."""
+
+    def __init__(self, large: ThreadPoolExecutor) -> None:
+        self.large = large
+        self.free = threading.Condition()
+        self.pixels = 0
+        self.stopped = False
+
+    def examine(self, folder: Path, file: str, known: list | None) -> list | Problem:
+        """`examine`, begun when there is room for the picture's pixels."""
+        size = _pixels(folder / file)
+        pixels = min(size, PIXELS_AT_ONCE)
+        with self.free:
+            self.free.wait_for(lambda: self.stopped or self.pixels + pixels <= PIXELS_AT_ONCE)
+            if self.stopped:
+                return Problem(file, "the work was ended")
+            self.pixels += pixels
+        try:
+            if size > LARGE_PIXELS and not self.stopped:
+                return self.large.submit(self.examine_large, folder, file, known).result()
+            return examine(folder, file, known)
+        finally:
+            with self.free:
+                self.pixels -= pixels
+                self.free.notify_all()
+
+    def examine_large(self, folder: Path, file: str, known: list | None) -> list | Problem:
+        give_back()
+        try:
+            return examine(folder, file, known)
+        finally:
+            give_back()
+
+
+def give_back() -> None:
+    """Return freed memory to the system: glibc's allocator would keep up to 64 MB for every thread that decodes."""
+    if sys.platform == "linux":
+        import ctypes
+
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim:
+            trim(0)
+
+
+def _pixels(path: Path) -> int:
+    """Pixels by the file's header; 0 when it has none that can be read."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return image.width * image.height
+    except Exception:
+        return 0
+
+
+def examine(folder: Path, file: str, known: list | None) -> list | Problem:
+    """Size, time, hash, width and height of a picture, decoded in full unless it is known."""
+    try:
+        path = folder / file
+        status = path.stat()
+        if known and known[:2] == [status.st_size, status.st_mtime_ns]:
+            return known
+        if not status.st_size:
+            return Problem(file, "the picture is damaged or none", "the file is empty")
+        if status.st_size > WHOLE_BYTES:
+            width, height = open_rgb(path).size
+            digest = sha256_file(path)
+        else:
+            data = path.read_bytes()
+            width, height = open_rgb(data).size
+            digest = hashlib.sha256(data).hexdigest()
+    except TrainerError as error:
+        return Problem(file, "the picture is damaged or none", str(error))
+    except OSError as error:
+        return Problem(file, "the picture cannot be read", error.strerror or str(error))
+    return [status.st_size, status.st_mtime_ns, digest, width, height]

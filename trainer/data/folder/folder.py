@@ -1,0 +1,281 @@
+"""A folder of pictures with captions becomes a dataset."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...errors import TrainerError
+from ..image import SUFFIXES
+from ..manifest import Dataset, Pair, pair_ids
+from .everydream import everydream_sign, pair_list, read_everydream
+from .facts import Examination, Pace
+from .hugging_face import metadata_files, names_pictures, read_hugging_face
+from .kohya import looks_like_repeats, metadata_file, read_kohya
+from .listing import (
+    LINK_AGAIN,
+    LINK_TO_NOTHING,
+    NO_FILE,
+    Listing,
+    folder_state,
+    has_picture,
+    list_folder,
+    suffix,
+)
+from .plain import read_plain
+from .reading import CAPTION_TEXTS, LAYOUTS, Entry, Problem, Reading, count_notes, listed, shown
+
+__all__ = [
+    "CAPTION_TEXTS",
+    "LAYOUTS",
+    "ON_PROBLEM",
+    "LoadReport",
+    "Problem",
+    "check_background",
+    "check_layout",
+    "folder_state",
+    "has_picture",
+    "load_folder",
+]
+ON_PROBLEM = ("stop", "skip")
+ENTRY = re.compile(rb'\{\s*"[^"]*"\s*:\s*\{\s*("(caption|tags|train_resolution|image_size)"|\})')
+"""How kohya's metadata begins: a picture, and for it an object with one of the keys that its tools write."""
+HARMLESS = frozenset((LINK_AGAIN, LINK_TO_NOTHING, NO_FILE))
+COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What was found in a folder: pictures, those that are not pairs and why, and files of other kinds by suffix.
+
+    `captions_from_names` counts the pairs whose picture has no caption file. `layout` is how the folder was read, and `why`;
+    `unread` are files of settings that are not understood, `notes` what else a person should know.
+    """
+
+    found: int
+    problems: tuple[Problem, ...]
+    other_files: dict[str, int]
+    captions_from_names: int = 0
+    layout: str = "plain"
+    why: str = ""
+    unread: tuple[Problem, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def reasons(self) -> dict[str, int]:
+        """How often each reason occurred, the most frequent first."""
+        return dict(Counter(problem.reason for problem in self.problems).most_common())
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.found} pictures found, {self.found - len(self.problems)} pairs, {len(self.problems)} skipped"
+        ]
+        if self.why:
+            lines.append(f"read as {self.layout}: {self.why}")
+        lines += [f"skipped: {count} x {shown(reason)}" for reason, count in self.reasons().items()]
+        lines += [f"not understood, left out: {problem}" for problem in self.unread]
+        if self.captions_from_names:
+            whose = "the names of their folders" if self.layout == "kohya" else "their names"
+            lines.append(
+                f"without a caption file, captioned by {whose}: {self.captions_from_names}"
+            )
+        lines += self.notes
+        if self.other_files:
+            others = (f"{count} {shown(end)}" for end, count in self.other_files.items())
+            lines.append(f"other files, not read: {', '.join(others)}")
+        return "\n".join(lines)
+
+
+def load_folder(
+    folder: Path,
+    name: str,
+    caption_text: str = "first line",
+    on_problem: str = "stop",
+    cache: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    layout: str = "auto",
+    caption_column: str = "",
+    background: str = "#ffffff",
+) -> tuple[Dataset, LoadReport]:
+    """The pictures below `folder`, in order of their paths or of the rows that name them, each with its caption.
+
+    How the captions are found is the `layout` (LAYOUTS); "auto" looks what the folder has. `caption_text` says what of a
+    caption file counts, `caption_column` where a table of pairs has the caption. `background` is the colour that
+    transparency becomes. A pair's group is the folder its picture is in.
+    Every picture is decoded once; what was learned is kept in the JSON file `cache` for as long as the picture's size and
+    time stay the same, also when `progress` ends the work by raising. Names that begin with a dot are passed over.
+    Raises TrainerError when there is no picture, when none is left, or, unless `on_problem` is "skip", at any problem.
+    """
+    background = check_background(background)
+    check_layout(layout)
+    listing = list_folder(folder)
+    if not listing.pictures:
+        raise TrainerError(
+            f"There is no picture in {name}. Put pictures ({', '.join(sorted(SUFFIXES))}) there, "
+            "each with a caption in a .txt file of the same name."
+        )
+    reading = read_layout(listing, layout, caption_text, caption_column, progress)
+    found = len(reading.entries) + len(reading.problems)
+    facts = _facts(listing, reading, cache, progress)
+    good = [entry for entry in reading.entries if entry.file in facts]
+    report = _report(listing, reading, found, good)
+    if (report.problems or report.unread) and (on_problem == "stop" or not good):
+        raise TrainerError(_complaint(name, report))
+    if not good:
+        raise TrainerError(f"There is no pair in {name}.\n{report}")
+    ids = pair_ids((facts[entry.file][2], entry.caption) for entry in good)
+    pairs = tuple(
+        _pair(pair_id, entry, facts[entry.file]) for pair_id, entry in zip(ids, good, strict=True)
+    )
+    return Dataset(name, str(folder.resolve()), pairs, background), report
+
+
+def _pair(pair_id: str, entry: Entry, facts: list) -> Pair:
+    _, _, image_hash, width, height = facts
+    return Pair(pair_id, entry.file, image_hash, width, height, entry.caption, **entry.options)
+
+
+def check_layout(layout: str) -> str:
+    """A word of LAYOUTS. Raises TrainerError for another."""
+    if layout not in LAYOUTS:
+        raise TrainerError(f"There is no layout {layout!r}. Choose one of {', '.join(LAYOUTS)}.")
+    return layout
+
+
+def check_background(colour: str) -> str:
+    """A colour as #rrggbb in lower case. Raises TrainerError when it is none."""
+    if not COLOUR.fullmatch(colour.strip()):
+        raise TrainerError(
+            f"{shown(colour)!r} is no colour. Write it as #rrggbb, such as #ffffff for white."
+        )
+    return colour.strip().lower()
+
+
+def read_layout(
+    listing: Listing,
+    layout: str,
+    caption_text: str,
+    caption_column: str,
+    progress: Callable[[int, int], None] | None = None,
+) -> Reading:
+    """What the folder's layout says of its pictures, before any of them is opened."""
+    reading = Reading(*detect(listing)) if layout == "auto" else Reading(layout, "as asked")
+    if progress:
+        reading.awake = Pace(lambda: progress(0, len(listing.files)))
+    if reading.layout == "hugging face":
+        read_hugging_face(listing, reading, caption_column)
+    elif reading.layout == "kohya":
+        read_kohya(listing, reading, caption_text)
+    elif reading.layout == "everydream":
+        read_everydream(listing, reading, caption_text)
+    else:
+        read_plain(listing, reading, caption_text)
+    return reading
+
+
+def detect(listing: Listing) -> tuple[str, str]:
+    """The layout that a folder has, and what shows it.
+
+    Of several signs the first counts: a metadata file of Hugging Face that names pictures, kohya's metadata file, a file
+    that only EveryDream2 has, folders named like kohya's with nothing beside them.
+    """
+    signs: list[tuple[str, str]] = []
+    metadata = [file for file in metadata_files(listing) if names_pictures(listing, file)]
+    if metadata:
+        signs.append(("hugging face", f"{listed(metadata[:1])} names pictures"))
+    if (kohya := metadata_file(listing)) and looks_like_metadata(listing, kohya):
+        signs.append(("kohya", f"{kohya} has captions"))
+    if sign := everydream_sign(listing):
+        signs.append(("everydream", f"it has {shown(sign)}"))
+    elif (pairs := pair_list(listing)) and not metadata:
+        signs.append(("everydream", f"{pairs} is a list of pairs"))
+    if looks_like_repeats(listing):
+        signs.append(("kohya", "all pictures are in folders named like 10_cat"))
+    if not signs:
+        return "plain", "it has no file of another layout"
+    layout, why = signs[0]
+    others = [f"{other} ({sign})" for other, sign in signs[1:] if other != layout]
+    return layout, f"{why}{f'; it could be {listed(others)} too' if others else ''}"
+
+
+def looks_like_metadata(listing: Listing, file: str) -> bool:
+    """Whether a JSON file maps pictures to captions, by its beginning."""
+    try:
+        with (listing.root / file).open("rb") as opened:
+            head = opened.read(65536)
+    except OSError:
+        return False
+    return head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{") and bool(ENTRY.search(head))
+
+
+def _facts(
+    listing: Listing,
+    reading: Reading,
+    cache: Path | None,
+    progress: Callable[[int, int], None] | None,
+) -> dict[str, list]:
+    """What is known of each picture that can be read; a problem for each other one is added to the reading."""
+    wanted = dict.fromkeys(
+        [entry.file for entry in reading.entries]
+        + [problem.file for problem in reading.problems if suffix(problem.file) in SUFFIXES]
+    )
+    files = {file: listing.files[file] for file in wanted if file in listing.files}
+    results = Examination(cache, listing.files).all(listing.root, files, progress)
+    for file, why in listing.odd.items():
+        results[file] = Problem(file, "the picture cannot be read", why)
+    bad = {file: result for file, result in results.items() if isinstance(result, Problem)}
+    reading.problems[:] = [bad.get(problem.file, problem) for problem in reading.problems]
+    reading.problems += [bad[entry.file] for entry in reading.entries if entry.file in bad]
+    reading.problems.sort(key=lambda problem: _natural(problem.file))
+    for file, why in sorted(listing.odd.items()):
+        if suffix(file) in SUFFIXES or file in reading.read:
+            continue
+        if why in HARMLESS:
+            reading.notes.append(f"not read: {shown(file)} ({why})")
+        else:
+            reading.unread.append(Problem(file, why))
+    return {file: result for file, result in results.items() if isinstance(result, list)}
+
+
+def _natural(file: str) -> list[tuple[int, str]]:
+    """Sorts line 10 after line 2."""
+    parts = re.split(r"0*(\d+)", file)
+    return [(len(part) if place % 2 else 0, part) for place, part in enumerate(parts)]
+
+
+def _report(listing: Listing, reading: Reading, found: int, good: list[Entry]) -> LoadReport:
+    named = {entry.file for entry in reading.entries} | {p.file for p in reading.problems}
+    others = Counter(
+        suffix(file) or "without a suffix"
+        for file in listing.files
+        if file not in named and file not in reading.read
+    )
+    return LoadReport(
+        found,
+        tuple(reading.problems),
+        dict(sorted(others.items(), key=lambda end: (-end[1], end[0]))),
+        sum(entry.file in reading.named for entry in good),
+        reading.layout,
+        reading.why,
+        tuple(reading.unread),
+        (*reading.notes, *count_notes(+reading.unused)),
+    )
+
+
+def _complaint(name: str, report: LoadReport) -> str:
+    lines: list[str] = []
+    for what, problems in (
+        (f"{len(report.problems)} of {report.found} pictures in {name} cannot be used", report.problems),
+        (f"{len(report.unread)} other files in {name} cannot be used", report.unread),
+    ):  # fmt: skip
+        if problems:
+            lines += [f"{what}:", *(f"  {problem}" for problem in problems[:10])]
+        if len(problems) > 10:
+            lines.append(f"  and {len(problems) - 10} more")
+    if len(report.problems) == report.found:
+        lines.append("No pair is left: mend the files.")
+    else:
+        lines.append('Mend or remove them, or set on_problem to "skip" to go on without them.')
+    return "\n".join(lines)

@@ -1,0 +1,167 @@
+"""What lies in a folder and below it: names, sizes and times, found in one walk that opens no file."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+from ...errors import TrainerError
+from ..image import SUFFIXES
+
+LINK_AGAIN = "it is a link to a folder that is read already"
+LINK_TO_NOTHING = "it is a link to nothing"
+NO_FILE = "it is neither a file nor a folder"
+
+
+class File(NamedTuple):
+    """What is known of a file without opening it."""
+
+    size: int
+    time_ns: int
+
+
+class Found(NamedTuple):
+    """One thing on a walk: a file, a folder (no `file`), or something that cannot be read, and why."""
+
+    path: str
+    file: File | None = None
+    why_not: str = ""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Everything below a folder, by its path relative to it, with forward slashes; names that begin with a dot are left out.
+
+    `odd` are names that stand for nothing readable, such as a link to nothing, each with why.
+    """
+
+    root: Path
+    files: dict[str, File]
+    folders: frozenset[str]
+    odd: dict[str, str]
+
+    @cached_property
+    def pictures(self) -> list[str]:
+        """All pictures by suffix, sorted, those among the odd ones too."""
+        return sorted(path for path in (*self.files, *self.odd) if suffix(path) in SUFFIXES)
+
+    @cached_property
+    def beside(self) -> dict[str, dict[str, str]]:
+        """The files and folders that are no pictures by their path without suffix and, in lower case, their suffix."""
+        found: dict[str, dict[str, str]] = {}
+        for path in sorted((*self.files, *self.folders, *self.odd)):
+            stem, end = split_suffix(path)
+            end = end.lower()
+            if end not in SUFFIXES:  # sorted: a.TXT stands before a.txt, which wins
+                found.setdefault(stem, {})[end] = path
+        return found
+
+    def sidecars(self, picture: str, ends: Iterable[str]) -> list[str]:
+        """The files named like a picture with the suffixes `ends`, in their order, in whatever case they are written."""
+        there = self.beside.get(split_suffix(picture)[0])
+        return [there[end] for end in ends if end in there] if there else []
+
+    @cached_property
+    def by_stem(self) -> dict[str, list[str]]:
+        """Pictures by their path without suffix."""
+        found: dict[str, list[str]] = {}
+        for path in self.pictures:
+            found.setdefault(split_suffix(path)[0], []).append(path)
+        return found
+
+    @property
+    def state(self) -> str:
+        """A hash of names, sizes and times: the same while nothing changes."""
+        digest = hashlib.sha256()
+        for path, file in sorted(self.files.items()):
+            digest.update(f"{path}\0{file.size}\0{file.time_ns}\n".encode())
+        for path, why in sorted(self.odd.items()):
+            digest.update(f"{path}\0{why}\n".encode("utf-8", "surrogateescape"))
+        return digest.hexdigest()
+
+
+def split_suffix(path: str) -> tuple[str, str]:
+    """A path without its suffix, and the suffix with its dot; for names that do not begin with a dot."""
+    stem, dot, end = path.rpartition(".")
+    return (stem, f".{end}") if dot and "/" not in end else (path, "")
+
+
+def suffix(path: str) -> str:
+    """The suffix of a path in lower case, with its dot."""
+    return split_suffix(path)[1].lower()
+
+
+def list_folder(folder: Path) -> Listing:
+    """Walk through a folder. Raises TrainerError when the folder itself cannot be listed."""
+    files: dict[str, File] = {}
+    folders: set[str] = set()
+    odd: dict[str, str] = {}
+    for found in walk(folder):
+        if found.why_not:
+            odd[found.path] = found.why_not
+        elif found.file is None:
+            folders.add(found.path)
+        else:
+            files[found.path] = found.file
+    if "" in odd:
+        raise TrainerError(f"The folder {folder.name} cannot be listed: {odd['']}.")
+    return Listing(folder, files, frozenset(folders), odd)
+
+
+def walk(folder: Path) -> Iterator[Found]:
+    """Files and folders as they are found. Linked folders are followed, but no folder is entered twice.
+
+    Links are taken after the folders proper, so that of two ways to a folder the one without a link counts.
+    """
+    waiting, links, entered = [("", os.fspath(folder))], [], set()
+    while waiting or links:
+        inside, path = (waiting or links).pop()
+        try:
+            status = os.stat(path)  # noqa: PTH116 - a Path for each of thousands of folders takes longer than the walk
+            if (status.st_dev, status.st_ino) in entered:
+                yield Found(inside, why_not=LINK_AGAIN)
+                continue
+            entered.add((status.st_dev, status.st_ino))
+            with os.scandir(path) as listed:
+                entries = sorted(listed, key=lambda entry: entry.name, reverse=True)
+        except OSError as error:
+            yield Found(inside, why_not=f"it cannot be listed: {error.strerror}")
+            continue
+        if inside:
+            yield Found(inside)
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            relative = f"{inside}/{entry.name}" if inside else entry.name
+            try:
+                relative.encode()
+                if entry.is_dir():
+                    (links if entry.is_symlink() else waiting).append((relative, entry.path))
+                elif entry.is_file():
+                    status = entry.stat()
+                    yield Found(relative, File(status.st_size, status.st_mtime_ns))
+                elif entry.is_symlink():
+                    yield Found(relative, why_not=LINK_TO_NOTHING)
+                else:
+                    yield Found(relative, why_not=NO_FILE)
+            except UnicodeEncodeError:
+                yield Found(relative, why_not="its name is not UTF-8; rename it")
+            except OSError as error:
+                circle = error.errno == errno.ELOOP
+                yield Found(relative, why_not=LINK_TO_NOTHING if circle else str(error.strerror))
+
+
+def folder_state(folder: Path) -> str:
+    """A hash of names, sizes and times below a folder: the same while nothing in it changes. No file is opened."""
+    return list_folder(folder).state
+
+
+def has_picture(folder: Path) -> bool:
+    """Whether there is at least one picture below a folder, by suffix; the walk ends at the first."""
+    return any(found.file and suffix(found.path) in SUFFIXES for found in walk(folder))

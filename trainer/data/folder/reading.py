@@ -1,0 +1,203 @@
+"""What every layout of a folder comes to: which pictures it names, each with its caption and how it is to be shown."""
+
+from __future__ import annotations
+
+import posixpath
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from .listing import Listing
+from .strict_text import Unreadable, read_text
+
+LAYOUTS = ("auto", "plain", "everydream", "kohya", "hugging face")
+CAPTION_TEXTS = ("first line", "whole file")
+MAX_CAPTION = 20_000
+"""Longest caption in characters. A text encoder reads some 75 tokens, and prompts of several thousand characters exist."""
+MAX_SHOWN = 300
+"""Characters of a name or a value that a message repeats."""
+MAX_WEIGHT = 10_000
+"""How often an epoch may show a pair."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why a picture is not a pair. `reason` is what others may share, `detail` belongs to this file alone."""
+
+    file: str
+    reason: str
+    detail: str = ""
+
+    def __str__(self) -> str:
+        detail = f" ({shown(self.detail)})" if self.detail else ""
+        return f"{shown(self.file)}: {shown(self.reason)}{detail}"
+
+
+def shown(text: str) -> str:
+    """A text with what would break a line, turn its direction or not print written out, such as \\n or \\u202e, and not too long."""
+    if len(text) > MAX_SHOWN:
+        text = f"{text[:MAX_SHOWN]}..."
+    if text.isprintable():
+        return text
+    return "".join(
+        mark if mark.isprintable() else mark.encode("unicode_escape").decode("ascii")
+        for mark in text
+    )
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A picture that a layout names: its path in the listing, its caption, and further fields of its Pair."""
+
+    file: str
+    caption: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Reading:
+    """What a layout has found, filled as it is read.
+
+    `problems` are pictures (or rows that should name one) that cannot be pairs; `unread` are files of settings that are
+    not understood, whose pictures are pairs all the same; `read` are the files that have been used, `named` the pictures
+    captioned by their names; `notes` say what else is worth knowing, a line each; `unused` counts settings that
+    training has nothing for.
+    """
+
+    layout: str
+    why: str = ""
+    entries: list[Entry] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    unread: list[Problem] = field(default_factory=list)
+    read: set[str] = field(default_factory=set)
+    named: set[str] = field(default_factory=set)
+    notes: list[str] = field(default_factory=list)
+    unused: Counter[str] = field(default_factory=Counter)
+    awake: Callable[[], None] = lambda: None
+    """Called for every picture or row; raises when the person has interrupted."""
+
+
+def check_caption(value: Any, where: str) -> str:
+    """A caption without white space around it. Raises Unreadable for anything that cannot be one; `where` says whose it is."""
+    if value is None:
+        raise Unreadable("the caption is empty", where)
+    if not isinstance(value, str):
+        raise Unreadable("the caption is no text", f"{where}: {kind(value)}")
+    caption = value.strip()
+    if not caption:
+        raise Unreadable("the caption is empty", where)
+    if "\0" in caption:
+        raise Unreadable("the caption holds NUL characters", where)
+    if len(caption) > MAX_CAPTION:
+        raise Unreadable(
+            "the caption is too long",
+            f"{where}: {len(caption):,} characters; at most {MAX_CAPTION:,} are taken",
+        )
+    try:
+        caption.encode()
+    except UnicodeEncodeError:
+        raise Unreadable("the caption holds half of a character", where) from None
+    return caption
+
+
+def kind(value: Any) -> str:
+    """What a value is, in words of its file; what it holds only where that is short."""
+    if isinstance(value, bool):
+        return f"it is {str(value).lower()}"
+    if isinstance(value, (int, float)):
+        return f"it is the number {value}"
+    if isinstance(value, str):
+        return f"it is the text {value[:40]!r}"
+    if value is None:
+        return "it is empty"
+    return {list: "it is a list", dict: "it is a mapping"}.get(
+        type(value), f"it is a {type(value).__name__}"
+    )
+
+
+def caption_from_file(listing: Listing, file: str, caption_text: str) -> str:
+    """The caption in a text file of the listing: its first line, or all of it. Raises Unreadable."""
+    text = text_from_file(listing, file).strip()
+    if caption_text == "first line":
+        text = text.split("\n", 1)[0]
+    return check_caption(text, posixpath.basename(file))
+
+
+def text_from_file(listing: Listing, file: str, what: str = "the caption") -> str:
+    """The text of a file of the listing. Raises Unreadable, without opening what is no file."""
+    name = posixpath.basename(file)
+    if file in listing.folders:
+        raise Unreadable(f"{what} cannot be read", f"{name} is a folder")
+    if file in listing.odd:
+        raise Unreadable(f"{what} cannot be read", f"{name}: {listing.odd[file]}")
+    return read_text(listing.root / file, what)
+
+
+def caption_from_name(file: str) -> str:
+    """The name of a picture up to its first `_`, as in EveryDream2. Raises Unreadable when that is nothing."""
+    stem = posixpath.splitext(posixpath.basename(file))[0]
+    name = stem.split("_", 1)[0]
+    return check_caption(name, "no caption file, and nothing before the first _ of its name")
+
+
+def group_of(file: str) -> dict[str, Any]:
+    """The group of a pair: the folder its picture is in, none for the top folder."""
+    folder = posixpath.dirname(file)
+    return {"group": folder} if folder else {}
+
+
+def locate(listing: Listing, path: str, inside: str = "") -> str:
+    """The picture that a file of pairs means by `path`, seen from the folder `inside` of the listing.
+
+    A path of another machine counts by as much of its end as there is below the folder; without its suffix it counts when
+    one picture has that name. Only what is in the listing can be found. Raises Unreadable.
+    """
+    plain = path.replace("\\", "/")
+    if "://" in plain or "\0" in plain:
+        raise Unreadable("the path is none", path)
+    absolute = plain.startswith("/") or plain[1:2] == ":"
+    joined = posixpath.normpath(plain if absolute else posixpath.join(inside, plain))
+    if ".." in plain.split("/") and (absolute or joined.startswith("..")):
+        raise Unreadable("the path leads out of the folder", path)
+    if not absolute and inside and not joined.startswith(f"{inside}/"):
+        raise Unreadable("the path leads out of the folder", path)
+    parts = joined.split("/")
+    ends = ["/".join(parts[start:]) for start in range(1, len(parts))] if absolute else [joined]
+    for end in ends:
+        if end in listing.files or end in listing.odd:
+            return end
+    for end in ends:
+        named = listing.by_stem.get(end, [])
+        if len(named) > 1:
+            names = ", ".join(map(posixpath.basename, named))
+            raise Unreadable("several pictures have this name", names)
+        if named:
+            return named[0]
+    raise Unreadable("there is no such picture", path)
+
+
+def count_notes(unused: Counter[str]) -> list[str]:
+    """The line about settings that training has nothing for."""
+    if not unused:
+        return []
+    return [
+        "not used: "
+        + ", ".join(f"{shown(name)} ({count} x)" for name, count in unused.most_common())
+    ]
+
+
+def number(value: Any, what: str, least: float, most: float, above: bool = False) -> float:
+    """A number from `least` (or above it) to `most`. Raises Unreadable otherwise; texts are no numbers."""
+    fine = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not fine or not (least < value if above else least <= value) or not value <= most:
+        limits = f"above {least:g}, at most {most:g}" if above else f"from {least:g} to {most:g}"
+        raise Unreadable(f"{what} is not a number {limits}", kind(value))
+    return float(value)
+
+
+def listed(names: Iterable[str], most: int = 5) -> str:
+    """Some names for a line of a report."""
+    names = list(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(shown, names[:most])) + more

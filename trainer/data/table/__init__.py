@@ -1,0 +1,1 @@
+"""A table of pairs: its columns, its rows, what is selected."""

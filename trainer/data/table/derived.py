@@ -1,0 +1,331 @@
+"""What DuckDB makes of a table's records: the columns that filters ask about, once in a pass and once for good.
+
+`ingest` writes those columns to a derived table beside the source's fingerprint, from which later selections answer.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ...errors import TrainerError
+from ...files import canonical_json, publish, sha256_text
+from . import midjourney
+from .columns import Mapping, check
+from .midjourney import KINDS, WHITE, Layer, layered, text_literal
+from .rejects import Reject, Rejects, read_rejects
+from .table import Table, check_compression, fingerprint, is_read_in_parts, source_sql
+
+MEMORY_MB = 256
+_DERIVED = 2
+"""Changes whenever the columns of derived tables or their meaning do."""
+
+Progress = Callable[[str], None]
+
+
+def ingest(
+    table: Table,
+    mapping: Mapping,
+    cache: Path,
+    memory_mb: int = MEMORY_MB,
+    progress: Progress | None = None,
+) -> Path:
+    """Derive what filters need from every record, once; returns the derived table's path in `cache`.
+
+    Raises TrainerError for a mapping that does not fit and a source that cannot be read or changes meanwhile.
+    """
+    check(mapping, table.columns)
+    source = fingerprint(table.path)
+    known = derived_path(table, mapping, cache, source)
+    if known:
+        return known
+    if progress:
+        progress("deriving the columns that filters need")
+    path = _derived_name(table, mapping, cache, source)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        check_compression(table)
+        with connected(table, cache, memory_mb, [], part, write=True) as connection:
+            captions = [f"caption_{number}" for number in range(len(mapping.captions))]
+            columns = ", ".join(["readable", *COLUMNS, *captions])
+            rejects = read_source(
+                connection,
+                table,
+                mapping,
+                "pairs",
+                lambda relation: f"SELECT {columns} FROM {layered(relation, full_layers(mapping))}",
+                "(SELECT rowid FROM pairs WHERE NOT readable)",
+            )
+            connection.execute("CREATE TABLE meta (rejects VARCHAR)")
+            connection.execute(
+                "INSERT INTO meta VALUES (?)",
+                [json.dumps({"count": rejects.count, "first": [asdict(r) for r in rejects.first]})],
+            )
+            connection.execute("CHECKPOINT")
+        check_unchanged(table, source)
+        publish(part, path)
+        _remove_older(path)
+    finally:
+        part.unlink(missing_ok=True)
+        part.with_name(part.name + ".wal").unlink(missing_ok=True)
+    return path
+
+
+def read_source(
+    connection: Any,
+    table: Table,
+    mapping: Mapping,
+    name: str,
+    query: Callable[[str], str],
+    unreadable: str,
+) -> Rejects:
+    """Put what a query finds in the relation of a source's cells into the table `name`; what could not be read.
+
+    Several threads are faster, but beside damage they can miss records that one thread finds: where they noted any, one
+    thread reads again. `unreadable` is as `read_rejects` takes it.
+    """
+    cells = tuple(mapping.columns().values())
+
+    def read(one_thread: bool) -> Rejects:
+        relation, values = source_sql(table, cells, one_thread)
+        connection.execute(f"CREATE TABLE {name} AS {query(relation)}", values)
+        return read_rejects(connection, table, unreadable)
+
+    rejects = read(one_thread=False)
+    if not rejects.count or not is_read_in_parts(table):
+        return rejects
+    for stale in (name, "reject_errors", "reject_scans"):
+        connection.execute(f"DROP TABLE {stale}")
+    connection.execute("CHECKPOINT")
+    return read(one_thread=True)
+
+
+def derived_path(
+    table: Table, mapping: Mapping, cache: Path, source: dict[str, Any] | None = None
+) -> Path | None:
+    """Where the derived table of this source and mapping is, or None when there is none yet."""
+    path = _derived_name(table, mapping, cache, source or fingerprint(table.path))
+    return path if path.is_file() else None
+
+
+def kept_rejects(connection: Any) -> Rejects:
+    """What could not be read when this derived table was made."""
+    (text,) = connection.execute("SELECT rejects FROM meta").fetchone()
+    value = json.loads(text)
+    return Rejects(value["count"], tuple(Reject(**reject) for reject in value["first"]))
+
+
+def check_unchanged(table: Table, source: dict[str, Any]) -> None:
+    """Raise TrainerError when the table is no longer what `fingerprint` said."""
+    if fingerprint(table.path) != source:
+        raise TrainerError(f"{table.name} changed while it was read. Run the selection again.")
+
+
+@contextmanager
+def connected(
+    table: Table,
+    cache: Path,
+    memory_mb: int,
+    outputs: list[Path],
+    database: Path | None,
+    write: bool = False,
+) -> Iterator[Any]:
+    """A DuckDB that sees the source, the outputs and nothing else, and cannot be talked out of it."""
+    import duckdb
+
+    cache.mkdir(parents=True, exist_ok=True)
+    spill = Path(tempfile.mkdtemp(prefix=f".spill-{os.getpid()}-", dir=cache))
+    try:
+        connection = duckdb.connect(
+            str(database) if database else ":memory:",
+            read_only=bool(database) and not write,
+            config={
+                "memory_limit": f"{memory_mb}MB",
+                "temp_directory": str(spill),
+                "preserve_insertion_order": True,
+                "autoinstall_known_extensions": False,
+                "autoload_known_extensions": False,
+            },
+        )
+        with connection:
+            allowed = ", ".join(
+                text_literal(str(path)) for path in [table.path.absolute(), table.path, *outputs]
+            )
+            connection.execute(f"SET allowed_paths = [{allowed}]")
+            connection.execute("SET enable_external_access = false")
+            connection.execute("SET lock_configuration = true")
+            yield connection
+    except duckdb.OutOfMemoryException as error:
+        raise TrainerError(
+            f"{memory_mb} MB of memory are not enough for {table.name}. Raise the memory limit of the selection."
+        ) from error
+    except (duckdb.IOException, duckdb.InvalidInputException, duckdb.ConversionException) as error:
+        raise TrainerError(
+            f"{table.name} cannot be read: {str(error).splitlines()[0]}. Mend the file, or check the disk."
+        ) from error
+    finally:
+        shutil.rmtree(spill, ignore_errors=True)
+
+
+COLUMNS = (
+    "kind",
+    "image_no",
+    "account",
+    "person",
+    "unfinished",
+    "raw",
+    "image",
+    "prompt",
+    "words",
+    "version",
+    "aspect",
+    "stylize",
+    "width",
+    "height",
+    "image_prompts",
+    "negative_weight",
+    "truncated",
+    "whole",
+)
+"""Columns of a derived table, besides `readable` and caption_0 and so on. `person` is a number for the account."""
+
+
+def full_layers(mapping: Mapping) -> list[Layer]:
+    """Every derived column of a record, over a relation of `source_sql`'s cells."""
+    place = _places(mapping)
+    typed = "typed_text" if mapping.content and mapping.prompt else "text"
+    texts = {"text": midjourney.text_sql("typed")}
+    if typed == "typed_text":
+        own = f"coalesce({place['prompt']}, '')"
+        texts = {"text": midjourney.text_sql(own), "typed_text": midjourney.text_sql("typed")}
+    image = f"coalesce({place['image']}, '')"
+    another = text_literal(f"(?s),[{WHITE}]*https?://.*")
+    first_image = f"CASE WHEN contains({image}, ',') THEN regexp_replace({image}, {another}, '') ELSE {image} END"
+    side = {
+        role: f"TRY_CAST({place[role]} AS INTEGER)" if role in place else "NULL::INTEGER"
+        for role in ("width", "height")
+    }
+    *before, said = midjourney.parameter_layers("parameters", "typed")
+    told = {
+        role: f"coalesce({sql}, nullif({place[role]}, ''))" if role in place else sql
+        for role, sql in said.items()
+    }
+    return [
+        *midjourney.tail_layers(_message(mapping)),
+        {
+            "typed": typed_sql(mapping),
+            "kind": _kind(mapping),
+            "image_no": midjourney.image_no_sql("tail"),
+            "unfinished": midjourney.unfinished_sql("tail"),
+            "first_image": first_image,
+            **side,
+        },
+        *_account(mapping),
+        {
+            "person": PERSON,
+            "raw": midjourney.raw_sql("typed"),
+            "image": midjourney.trimmed_sql("first_image", WHITE),
+            **texts,
+        },
+        {"parameters": f"substr(typed, length({typed}) + 1)"},
+        *midjourney.prompt_layers("text"),
+        *before,
+        told,
+        {
+            "words": midjourney.words_sql("prompt"),
+            "whole": "image <> '' AND prompt <> ''",
+            **{role: cell for role, cell in place.items() if role.startswith("caption_")},
+        },
+    ]
+
+
+def sight_layers(
+    mapping: Mapping, kinds: tuple[str, ...], raw: bool, upscales: bool
+) -> list[Layer]:
+    """What one pass can tell of a record at little cost: `failed`, `upscale` and `person`.
+
+    `failed` is the number of the first of these that holds, else 0: 1 not readable, 2 not of the `kinds`, 3 unfinished,
+    4 not raw. With `upscales`, `upscale` says which are finished upscales, else nothing is; `person` is told of those
+    and of the ones that did not fail.
+    """
+    wanted = ", ".join(map(text_literal, kinds))
+    other_kind = f"kind NOT IN ({wanted})" if kinds else "false"
+    told = KINDS if mapping.upscaled or "other" in kinds else (*kinds, "upscaled")
+    may_count = "kind = 'upscaled'" if upscales else "false"
+    within = _message(mapping) if mapping.content else ""
+    not_raw = f"NOT ({midjourney.raw_sql(typed_sql(mapping), within)})"
+    return [
+        *midjourney.tail_layers(_message(mapping)),
+        {"kind": _kind(mapping, told)},
+        {
+            "unfinished": f"CASE WHEN {other_kind} AND NOT ({may_count}) THEN false"
+            f" ELSE {midjourney.unfinished_sql('tail')} END"
+        },
+        {
+            "upscale": f"readable AND {may_count} AND NOT unfinished",
+            "failed": f"(CASE WHEN NOT readable THEN 1 WHEN {other_kind} THEN 2 WHEN unfinished THEN 3"
+            f" WHEN {not_raw if raw else 'false'} THEN 4 ELSE 0 END)::UTINYINT",
+        },
+        *_account(mapping, "upscale OR failed = 0"),
+        {"person": PERSON},
+    ]
+
+
+PERSON = "CASE WHEN account IS NOT NULL THEN hash(account) END"
+
+
+def typed_sql(mapping: Mapping) -> str:
+    """SQL of what was typed, over `midjourney.tail_layers`."""
+    place = _places(mapping)
+    if mapping.content:
+        return midjourney.typed_sql(_message(mapping))
+    typed = f"coalesce({place['prompt']}, '')"
+    return f"{typed} || ' ' || coalesce({place['arguments']}, '')" if mapping.arguments else typed
+
+
+def _places(mapping: Mapping) -> dict[str, str]:
+    """Column of the source relation by role."""
+    return {role: f"c{number}" for number, role in enumerate(mapping.columns())}
+
+
+def _message(mapping: Mapping) -> str:
+    return f"coalesce({_places(mapping)['content']}, '')" if mapping.content else "''"
+
+
+def _kind(mapping: Mapping, told: tuple[str, ...] = KINDS) -> str:
+    kind = midjourney.kind_sql("tail", told)
+    if not mapping.upscaled:
+        return kind
+    flag = f"TRY_CAST({_places(mapping)['upscaled']} AS BOOLEAN)"
+    return f"CASE WHEN {flag} THEN 'upscaled' WHEN NOT {flag} AND {kind} = 'upscaled' THEN 'grid' ELSE {kind} END"
+
+
+def _account(mapping: Mapping, when: str = "true") -> list[Layer]:
+    if not mapping.user:
+        return midjourney.account_layers("tail", when)
+    return [{"account": f"nullif({_places(mapping)['user']}, '')"}]
+
+
+def _derived_name(table: Table, mapping: Mapping, cache: Path, source: dict[str, Any]) -> Path:
+    """One place for a table and mapping, one file in it for what the table held."""
+    import duckdb
+
+    meaning = {k: v for k, v in mapping.to_json().items() if k != "preset"}
+    place = sha256_text(canonical_json([str(table.path.absolute()), meaning]))
+    held = sha256_text(canonical_json([source, _DERIVED, duckdb.__version__]))
+    return cache / f"{place[:16]}-{held[:16]}.duckdb"
+
+
+def _remove_older(path: Path) -> None:
+    """Remove what was derived from earlier contents of the same table."""
+    for older in path.parent.glob(f"{path.name.split('-')[0]}-*.duckdb"):
+        if older != path:
+            with suppress(OSError):
+                older.unlink()

@@ -1,0 +1,225 @@
+"""Selection in a process of its own: what it needs of memory is gone when it ends, and it can be stopped at any time.
+
+The request is a JSON file; progress comes back as JSON lines on standard output, the result as a JSON file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ...errors import TrainerError
+from ...files import write_json
+from .columns import Mapping, describe, guess, preset
+from .derived import MEMORY_MB, derived_path, ingest
+from .select import Selection, SelectionSettings, select
+from .table import Table, open_table
+
+ACTIONS = ("look", "select", "ingest")
+_KEYS = {
+    "action",
+    "table",
+    "name",
+    "mapping",
+    "preset",
+    "settings",
+    "output",
+    "cache",
+    "result",
+    "tokenizer",
+    "memory_mb",
+    "ingest_first",
+}
+
+
+def main(request: Path) -> int:
+    """Do what a request asks for and write its result; 1 when the result is an error for the person.
+
+    A request holds `action` (look, select or ingest), `table` (path), `result` (path of the result) and, where they
+    matter, `name` (what messages call the table), `mapping` (Mapping as JSON) or `preset`, `settings`, `output` (path of
+    the Parquet file), `cache` (folder), `tokenizer` (folder), `memory_mb`, and `ingest_first` (derive, then select).
+    """
+    asked = json.loads(request.read_text(encoding="utf-8"))
+    result = Path(asked["result"])
+    try:
+        write_json(result, _do(asked))
+    except TrainerError as error:
+        write_json(result, {"error": str(error)})
+        return 1
+    return 0
+
+
+def run_select(
+    request: dict[str, Any],
+    progress: Callable[[str], None] | None = None,
+    should_stop: Callable[[], Any] | None = None,
+) -> dict[str, Any]:
+    """Run a request (see `main`; `result` is filled in here) in a child process and return its result.
+
+    `should_stop` is called several times a second; what it raises ends the child at once and is passed on. Raises
+    TrainerError with the child's message.
+    """
+    with tempfile.TemporaryDirectory(prefix="cocktail-select-") as folder:
+        result, file = Path(folder, "result.json"), Path(folder, "request.json")
+        write_json(file, {**request, "result": str(result)})
+        entry = Path(__file__).resolve().parents[2] / "__main__.py"
+        hidden = {"creationflags": subprocess.CREATE_NO_WINDOW} if sys.platform == "win32" else {}
+        with Path(folder, "errors.txt").open("wb") as errors:
+            child = subprocess.Popen(
+                [sys.executable, "-u", str(entry), "select", str(file)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env={**os.environ, "PYTHONIOENCODING": "utf-8"},
+                **hidden,
+            )
+        try:
+            _follow(child, progress, should_stop)
+        finally:
+            if child.poll() is None:
+                child.kill()
+            child.wait()
+            _remove_left_over(request, child.pid)
+        if not result.is_file():
+            said = Path(folder, "errors.txt").read_text(encoding="utf-8", errors="replace").strip()
+            last = said.splitlines()[-1] if said else "it said nothing"
+            raise TrainerError(
+                f"The selection's process ended with status {child.returncode} and no result: {last}. "
+                "Run it again; with less memory_mb if the machine is short of memory."
+            )
+        found = json.loads(result.read_text(encoding="utf-8"))
+    if "error" in found:
+        raise TrainerError(found["error"])
+    return found
+
+
+def _follow(
+    child: subprocess.Popen,
+    progress: Callable[[str], None] | None,
+    should_stop: Callable[[], Any] | None,
+) -> None:
+    """Pass progress on until the child has closed its output."""
+    lines: queue.Queue[bytes | None] = queue.Queue()
+
+    def read() -> None:
+        assert child.stdout
+        with child.stdout:
+            for line in child.stdout:
+                lines.put(line)
+        lines.put(None)
+
+    threading.Thread(target=read, daemon=True).start()
+    while True:
+        if should_stop:
+            should_stop()
+        try:
+            line = lines.get(timeout=0.2)
+        except queue.Empty:
+            continue
+        if line is None:
+            return
+        if progress:
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                progress(json.loads(line)["progress"])
+
+
+def _remove_left_over(request: dict[str, Any], pid: int) -> None:
+    """What a killed child could not remove itself; such files and folders carry its pid."""
+    for folder in {Path(request[key]) for key in ("cache",) if request.get(key)} | {
+        Path(request[key]).parent for key in ("output",) if request.get(key)
+    }:
+        for path in folder.glob(f".*.{pid}.part*"):
+            path.unlink(missing_ok=True)
+        for path in folder.glob(f".spill-{pid}-*"):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _do(asked: dict[str, Any]) -> dict[str, Any]:
+    unknown = sorted(set(asked) - _KEYS)
+    if unknown:
+        raise TrainerError(f"Unknown entry {unknown[0]!r} in the selection's request.")
+    if asked.get("action") not in ACTIONS:
+        raise TrainerError(
+            f"The selection's request asks for {asked.get('action')!r}; it can be {', '.join(ACTIONS)}."
+        )
+    table = open_table(Path(asked["table"]), asked.get("name", ""))
+    if asked["action"] == "look":
+        return _look(table, asked)
+    mapping = _mapping(table, asked)
+    cache = Path(asked["cache"])
+    memory_mb = asked.get("memory_mb", MEMORY_MB)
+    if asked["action"] == "ingest" or asked.get("ingest_first"):
+        derived = ingest(table, mapping, cache, memory_mb, _say)
+        if asked["action"] == "ingest":
+            return {"derived": str(derived), "size_bytes": derived.stat().st_size}
+    found = select(
+        table,
+        mapping,
+        SelectionSettings.from_json(asked.get("settings", {})),
+        Path(asked["output"]),
+        cache,
+        tokenizer=Path(asked["tokenizer"]) if asked.get("tokenizer") else None,
+        memory_mb=memory_mb,
+        progress=_say,
+    )
+    return _as_json(found, mapping)
+
+
+def _look(table: Table, asked: dict[str, Any]) -> dict[str, Any]:
+    """Columns, first rows and the likely mapping; where that is in doubt, the reason stands in its place."""
+    found: dict[str, Any] = {
+        "columns": list(table.columns),
+        "samples": [list(row) for row in table.samples[:5]],
+    }
+    try:
+        mapping = _mapping(table, asked) if asked.get("mapping") or asked.get("preset") else None
+        mapping = mapping or guess(table.columns, table.samples)
+    except TrainerError as error:
+        return {**found, "mapping": None, "text": str(error)}
+    found["mapping"] = mapping.to_json()
+    found["text"] = describe(mapping, table.columns, table.samples)
+    if asked.get("cache"):
+        found["derived"] = derived_path(table, mapping, Path(asked["cache"])) is not None
+    return found
+
+
+def _mapping(table: Table, asked: dict[str, Any]) -> Mapping:
+    if asked.get("mapping"):
+        return Mapping.from_json(asked["mapping"])
+    if asked.get("preset"):
+        return preset(asked["preset"], table.columns, table.samples)
+    raise TrainerError(
+        "The selection's request has neither a column mapping nor a preset. Look at the table first and confirm the guess."
+    )
+
+
+def _as_json(found: Selection, mapping: Mapping) -> dict[str, Any]:
+    return {
+        "path": str(found.path),
+        "rows": found.rows,
+        "funnel": [asdict(step) for step in found.funnel],
+        "rejects": {
+            "count": found.rejects.count,
+            "first": [asdict(reject) for reject in found.rejects.first],
+        },
+        "source": found.source,
+        "mapping": mapping.to_json(),
+        "from_derived": found.from_derived,
+        "over_75_tokens": found.over_75_tokens,
+        "text": str(found),
+    }
+
+
+def _say(progress: str) -> None:
+    print(json.dumps({"progress": progress}), flush=True)

@@ -1,0 +1,459 @@
+"""Pairs out of a table of millions: filters, the users who chose most, no repeats, a sample; and what each step left.
+
+The first answer comes from one pass over the table. From a derived table (records.py) the same statements answer in
+less than a second.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import secrets
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from ...errors import TrainerError
+from ...files import publish, write_text
+from ..tokens import LIMIT, count_tokens
+from .columns import Mapping, check
+from .condition import check_condition
+from .derived import (
+    MEMORY_MB,
+    Progress,
+    check_unchanged,
+    connected,
+    derived_path,
+    full_layers,
+    kept_rejects,
+    read_source,
+    sight_layers,
+)
+from .midjourney import KINDS, layered, text_literal
+from .rejects import Rejects
+from .table import Table, check_compression, fingerprint
+
+RAW = ("any", "style_raw", "stylize")
+IS_KEPT = "number IN (SELECT number FROM kept)"
+
+
+@dataclass(frozen=True)
+class SelectionSettings:
+    """Which records of a table become pairs. Unfinished pictures and negative weights never do."""
+
+    kinds: tuple[str, ...] = ("upscaled",)
+    """What messages may show (midjourney.KINDS); empty = anything."""
+    raw: str = "style_raw"
+    """any, style_raw (`--style raw` or `--raw`), or stylize (`--stylize` given and at most max_stylize)."""
+    max_stylize: int = 50
+    image_prompts: bool = False
+    """Keep prompts with pictures in them; their text does not describe the result."""
+    truncated: bool = True
+    """Keep prompts that Discord cut off (they end in ...)."""
+    min_words: int = 3
+    max_words: int = 0
+    """0 = no limit."""
+    max_tokens: int = 0
+    """Most CLIP tokens of a prompt; 0 = no limit, what is beyond 75 is counted only."""
+    where: str = ""
+    """A further condition, one SQL expression over the columns of the result; empty = none."""
+    top_users: int = 0
+    """Only users who are among this many by finished upscales in the whole table; 0 = everyone."""
+    deduplicate: bool = True
+    """Of equal prompts, letter case aside, keep the first."""
+    per_user: int = 0
+    """Most pairs of one user, the first ones; 0 = no limit. Records without a user count as one user."""
+    sample: int = 0
+    """Pairs to draw by `seed`; 0 = all."""
+    seed: int = 555
+
+    def __post_init__(self) -> None:
+        if isinstance(self.kinds, list):
+            object.__setattr__(self, "kinds", tuple(self.kinds))
+        for field in fields(self):
+            value, wanted = getattr(self, field.name), type(field.default)
+            if type(value) is not wanted:
+                raise TrainerError(
+                    f"Selection setting {field.name} must be of type {wanted.__name__}, but is {value!r}."
+                )
+            if wanted is int and not 0 <= value < 2**53:
+                raise TrainerError(
+                    f"Selection setting {field.name} is {value}; it must be between 0 and {2**53 - 1}."
+                )
+        unknown = [kind for kind in self.kinds if kind not in KINDS]
+        if unknown:
+            raise TrainerError(
+                f"Selection setting kinds names {unknown[0]!r}; there are {', '.join(KINDS)}."
+            )
+        if self.raw not in RAW:
+            raise TrainerError(
+                f"Selection setting raw is {self.raw!r}; it must be one of {', '.join(RAW)}."
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "kinds": list(self.kinds)}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> SelectionSettings:
+        """Raises TrainerError for an unknown key, naming the nearest known one."""
+        known = [field.name for field in fields(cls)]
+        for key in value:
+            if key not in known:
+                near = difflib.get_close_matches(key, known, n=1)
+                hint = f" Did you mean {near[0]}?" if near else ""
+                raise TrainerError(f"Unknown selection setting {key!r}.{hint}")
+        return cls(**value)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One line of the funnel: what was asked and how many records are left."""
+
+    name: str
+    rows: int
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What a selection found. `over_75_tokens` is None when no tokenizer was given."""
+
+    path: Path
+    funnel: tuple[Step, ...]
+    rejects: Rejects
+    source: dict[str, Any]
+    from_derived: bool
+    over_75_tokens: int | None = None
+
+    @property
+    def rows(self) -> int:
+        return self.funnel[-1].rows
+
+    def __str__(self) -> str:
+        width = max(len(step.name) for step in self.funnel)
+        lines = [f"{step.name:{width}}  {step.rows}" for step in self.funnel]
+        if self.rejects.count:
+            lines.append(f"damaged records, not read: {self.rejects.count}")
+            lines += [f"  {reject}" for reject in self.rejects.first[:5]]
+        if self.over_75_tokens:
+            lines.append(f"prompts beyond {LIMIT} CLIP tokens: {self.over_75_tokens}")
+        return "\n".join(lines)
+
+
+def select(
+    table: Table,
+    mapping: Mapping,
+    settings: SelectionSettings,
+    output: Path,
+    cache: Path,
+    salt: str | None = None,
+    tokenizer: Path | None = None,
+    memory_mb: int = MEMORY_MB,
+    progress: Progress | None = None,
+) -> Selection:
+    """Write the chosen records of a table to the Parquet file `output`, in the order of the table.
+
+    Columns: row (0-based number among the records that DuckDB delivered), image, prompt, user (16 hex digits, salted),
+    kind, image_no, version, aspect, stylize, raw, width, height, attachment, job, file, image_prompts, truncated,
+    caption_0 and so on. A derived table in `cache` is used when there is one. The salt, unless given, lives in `cache`.
+    Raises TrainerError for a mapping or condition that does not fit, and for a source that cannot be read.
+    """
+    say = progress or (lambda _: None)
+    check(mapping, table.columns)
+    _check_settings(mapping, settings, tokenizer)
+    salt = salt if salt is not None else _kept_salt(cache)
+    source = fingerprint(table.path)
+    derived = derived_path(table, mapping, cache, source)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    part = output.with_name(f".{output.name}.{os.getpid()}.part")
+    try:
+        with connected(table, cache, memory_mb, [part], derived) as connection:
+            late = _late(connection, mapping, settings)
+            if derived:
+                say("asking the derived table")
+                rejects = kept_rejects(connection)
+                _see_derived(connection, settings)
+            else:
+                say("reading the table")
+                check_compression(table)
+                rejects = _first_pass(connection, table, mapping, settings)
+            funnel = _seen(connection, settings)
+            say("applying the filters")
+            funnel += _best_users(connection, settings)
+            best = "AND person IN (SELECT person FROM best)" if settings.top_users else ""
+            _view_records(connection, mapping, salt, derived is not None, f"failed = 0 {best}")
+            funnel += _judge(connection, late, settings)
+            _view_records(connection, mapping, salt, derived is not None, IS_KEPT)
+            funnel += _choose(connection, settings)
+            if tokenizer:
+                say("counting CLIP tokens")
+                _count_tokens(connection, tokenizer, settings.max_tokens)
+                funnel += _limit_tokens(connection, settings)
+            funnel += _draw(connection, settings)
+            say("writing the result")
+            over = _count(connection, "kept SEMI JOIN long USING (number)") if tokenizer else None
+            _write(connection, part, mapping)
+        check_unchanged(table, source)
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())
+        publish(part, output)
+    finally:
+        part.unlink(missing_ok=True)
+    return Selection(output, tuple(funnel), rejects, source, derived is not None, over)
+
+
+def _kept_salt(cache: Path) -> str:
+    path = cache / "user-salt"
+    with suppress(FileNotFoundError):
+        return path.read_text(encoding="utf-8").strip()
+    write_text(path, secrets.token_hex(16) + "\n")
+    return path.read_text(encoding="utf-8").strip()
+
+
+def _check_settings(mapping: Mapping, settings: SelectionSettings, tokenizer: Path | None) -> None:
+    if settings.kinds and not mapping.content and not mapping.upscaled:
+        raise TrainerError(
+            "Nothing in the table tells upscaled pictures from others: the column mapping has neither content nor "
+            "upscaled. Map one of them, or empty the setting kinds."
+        )
+    if settings.max_tokens and tokenizer is None:
+        raise TrainerError(
+            "max_tokens needs CLIP's tokenizer, but its folder was not given. Set max_tokens to 0, or name the folder."
+        )
+
+
+def _first_pass(
+    connection: Any, table: Table, mapping: Mapping, settings: SelectionSettings
+) -> Rejects:
+    """One pass over the source: keep the cells of records that pass the quick filters. The rowid numbers the records."""
+    layers = sight_layers(
+        mapping, settings.kinds, settings.raw == "style_raw", bool(settings.top_users)
+    )
+    # One list a record: as columns, the cells of the many that failed would fill the memory with empty texts.
+    kept = ", ".join(f"c{number}" for number in range(len(mapping.columns())))
+    rejects = read_source(
+        connection,
+        table,
+        mapping,
+        "source",
+        lambda relation: (
+            f"SELECT failed, upscale, person, CASE WHEN failed = 0 THEN [{kept}] END AS cells"
+            f" FROM {layered(relation, layers)}"
+        ),
+        "(SELECT rowid FROM source WHERE failed = 1)",
+    )
+    connection.execute(
+        "CREATE TEMP VIEW seen AS SELECT rowid AS number, failed, upscale, person FROM source"
+    )
+    return rejects
+
+
+def _see_derived(connection: Any, settings: SelectionSettings) -> None:
+    kinds = ", ".join(map(text_literal, settings.kinds))
+    other_kind = f"kind NOT IN ({kinds})" if kinds else "false"
+    not_raw = "NOT raw" if settings.raw == "style_raw" else "false"
+    connection.execute(
+        "CREATE TEMP VIEW seen AS SELECT rowid AS number, (CASE WHEN NOT readable THEN 1"
+        f" WHEN {other_kind} THEN 2 WHEN unfinished THEN 3 WHEN {not_raw} THEN 4 ELSE 0 END)::UTINYINT AS failed,"
+        " readable AND kind = 'upscaled' AND NOT unfinished AS upscale, person FROM pairs"
+    )
+
+
+def _seen(connection: Any, settings: SelectionSettings) -> list[Step]:
+    """The funnel of the filters that the first pass applies."""
+    counts = dict(
+        connection.execute("SELECT failed, count(*) FROM seen GROUP BY failed").fetchall()
+    )
+    left = sum(counts.values()) - counts.get(1, 0)
+    steps = [Step("records", left)]
+    if settings.kinds:
+        left -= counts.get(2, 0)
+        steps.append(Step(f"kind: {' or '.join(settings.kinds)}", left))
+    left -= counts.get(3, 0)
+    steps.append(Step("finished", left))
+    if settings.raw == "style_raw":
+        left -= counts.get(4, 0)
+        steps.append(Step("raw", left))
+    return steps
+
+
+def _best_users(connection: Any, settings: SelectionSettings) -> list[Step]:
+    """Put the users who chose most into the table `best`; of equal ones, the first to choose."""
+    if not settings.top_users:
+        return []
+    connection.execute(
+        "CREATE TEMP TABLE best AS SELECT person FROM seen WHERE upscale AND person IS NOT NULL GROUP BY person"
+        f" ORDER BY count(*) DESC, min(number) LIMIT {settings.top_users}"
+    )
+    left = _count(connection, "seen SEMI JOIN best USING (person) WHERE failed = 0")
+    return [Step(f"top {settings.top_users} users by upscales", left)]
+
+
+def _view_records(
+    connection: Any, mapping: Mapping, salt: str, derived: bool, condition: str
+) -> None:
+    """The view `records` of those that meet a condition on `seen`, the same over both ways: `number` and every derived
+    column. The condition stands below the columns, so that they are computed for those records alone."""
+    user = (
+        f"CASE WHEN account IS NOT NULL THEN left(sha256({text_literal(salt)} || account), 16) END"
+    )
+    if derived:
+        connection.execute(
+            f'CREATE OR REPLACE TEMP VIEW records AS SELECT rowid AS number, *, {user} AS "user" FROM pairs'
+            f" WHERE rowid IN (SELECT number FROM seen WHERE {condition})"
+        )
+        return
+    cells = ", ".join(
+        f"cells[{number + 1}] AS c{number}" for number in range(len(mapping.columns()))
+    )
+    relation = (
+        f"(SELECT number, {cells} FROM (SELECT rowid AS number, * FROM source) WHERE {condition})"
+    )
+    connection.execute(
+        f'CREATE OR REPLACE TEMP VIEW records AS SELECT *, {user} AS "user" FROM {layered(relation, full_layers(mapping))}'
+    )
+
+
+def _late(connection: Any, mapping: Mapping, settings: SelectionSettings) -> list[tuple[str, str]]:
+    """(name, condition) of the other filters that look at one record."""
+    late = [("with picture and prompt", "whole")]
+    if settings.raw == "stylize":
+        late.append(
+            (f"stylize at most {settings.max_stylize}", f"stylize <= {settings.max_stylize}")
+        )
+    if not settings.image_prompts:
+        late.append(("no image prompts", "image_prompts = 0"))
+    late.append(("no negative weights", "NOT negative_weight"))
+    if not settings.truncated:
+        late.append(("not cut off", "NOT truncated"))
+    if settings.min_words:
+        late.append((f"at least {settings.min_words} words", f"words >= {settings.min_words}"))
+    if settings.max_words:
+        late.append((f"at most {settings.max_words} words", f"words <= {settings.max_words}"))
+    if settings.where.strip():
+        condition = check_condition(connection, settings.where, len(mapping.captions))
+        late.append(("the condition", condition))
+    return late
+
+
+def _judge(connection: Any, late: list[tuple[str, str]], settings: SelectionSettings) -> list[Step]:
+    """Put the records that pass every filter into the table `kept`."""
+    import duckdb
+
+    key = "md5_number(lower(prompt))" if settings.deduplicate else "NULL::HUGEINT"
+    cases = " ".join(
+        f"WHEN NOT coalesce({condition}, false) THEN {number}"
+        for number, (_, condition) in enumerate(late, start=1)
+    )
+    try:
+        connection.execute(
+            f"CREATE TEMP TABLE judged AS SELECT number, failed, person, CASE WHEN failed = 0 THEN {key} END AS key"
+            f" FROM (SELECT number, person, prompt, (CASE {cases} ELSE 0 END)::UTINYINT AS failed FROM records)"
+        )
+    except (duckdb.DataError, duckdb.InvalidInputException) as error:
+        if not settings.where.strip():
+            raise
+        raise TrainerError(
+            f"The condition {settings.where!r} fails on a record: {str(error).splitlines()[0]}. "
+            "Where a text may not be a number, write TRY_CAST(text AS INTEGER)."
+        ) from error
+    counts = dict(
+        connection.execute("SELECT failed, count(*) FROM judged GROUP BY failed").fetchall()
+    )
+    left, steps = sum(counts.values()), []
+    for number, (label, _) in enumerate(late, start=1):
+        left -= counts.get(number, 0)
+        steps.append(Step(label, left))
+    connection.execute(
+        "CREATE TEMP TABLE kept AS SELECT number, person, key FROM judged WHERE failed = 0"
+    )
+    connection.execute("DROP TABLE judged")
+    return steps
+
+
+def _choose(connection: Any, settings: SelectionSettings) -> list[Step]:
+    """Apply the steps that look at several records together; of equal ones, the first stays."""
+    steps = []
+    if settings.deduplicate:
+        _keep(connection, "number IN (SELECT min(number) FROM kept GROUP BY key)")
+        steps.append(Step("first of equal prompts", _count(connection, "kept")))
+    if settings.per_user:
+        connection.execute(
+            "CREATE OR REPLACE TEMP TABLE kept AS SELECT number, person, key FROM kept QUALIFY"
+            f" row_number() OVER (PARTITION BY person ORDER BY number) <= {settings.per_user}"
+        )
+        steps.append(Step(f"at most {settings.per_user} a user", _count(connection, "kept")))
+    return steps
+
+
+def _draw(connection: Any, settings: SelectionSettings) -> list[Step]:
+    if not settings.sample:
+        return []
+    _keep(
+        connection,
+        f"number IN (SELECT number FROM kept ORDER BY md5('{settings.seed}/' || number), number"
+        f" LIMIT {settings.sample})",
+    )
+    return [Step(f"sample of {settings.sample}", _count(connection, "kept"))]
+
+
+def _keep(connection: Any, condition: str) -> None:
+    connection.execute(
+        f"CREATE OR REPLACE TEMP TABLE kept AS SELECT number, person, key FROM kept WHERE {condition}"
+    )
+
+
+def _count(connection: Any, relation: str) -> int:
+    return connection.execute(f"SELECT count(*) FROM {relation}").fetchone()[0]
+
+
+def _count_tokens(connection: Any, tokenizer: Path, most: int) -> None:
+    """Put kept records with more than 75 CLIP tokens into the table `long`, those with more than `most` into `longer`."""
+    limits = {"long": LIMIT, "longer": most or 2**31}
+    over: dict[str, list[int]] = {name: [] for name in limits}
+    # A text in ASCII has no more tokens than letters.
+    rows = connection.execute(
+        "SELECT number, prompt FROM records"
+        f" WHERE strlen(prompt) > {min(limits.values())} OR strlen(prompt) <> length(prompt)"
+    )
+    while batch := rows.fetchmany(4096):
+        counts = count_tokens([prompt for _, prompt in batch], tokenizer)
+        for (number, _), count in zip(batch, counts, strict=True):
+            for name, limit in limits.items():
+                if count > limit:
+                    over[name].append(number)
+    for name, numbers in over.items():
+        connection.execute(
+            f"CREATE TEMP TABLE {name} AS SELECT unnest(?::BIGINT[]) AS number", [numbers]
+        )
+
+
+def _limit_tokens(connection: Any, settings: SelectionSettings) -> list[Step]:
+    if not settings.max_tokens:
+        return []
+    _keep(connection, "number NOT IN (SELECT number FROM longer)")
+    return [Step(f"at most {settings.max_tokens} CLIP tokens", _count(connection, "kept"))]
+
+
+_FOUND_IN_IMAGE = {
+    "attachment": r"/attachments/[0-9]+/([0-9]+)/",
+    "job": r"([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})",
+    "file": r"([^/\\?#]*)(?:[?#].*)?$",
+}
+
+
+def _write(connection: Any, path: Path, mapping: Mapping) -> None:
+    layers = [
+        {
+            name: f"regexp_extract(image, {text_literal(pattern)}, 1)"
+            for name, pattern in _FOUND_IN_IMAGE.items()
+        }
+    ]
+    found = ", ".join(f"nullif({name}, '') AS {name}" for name in _FOUND_IN_IMAGE)
+    captions = "".join(f", caption_{number}" for number in range(len(mapping.captions)))
+    kept = layered("records", layers)
+    connection.execute(
+        f'COPY (SELECT number::BIGINT AS "row", image, prompt, "user", kind, image_no, version, aspect, stylize, raw,'
+        f" width, height, {found}, image_prompts, truncated{captions} FROM {kept} ORDER BY number)"
+        f" TO {text_literal(str(path))} (FORMAT parquet, COMPRESSION zstd, USE_TMP_FILE false)"
+    )

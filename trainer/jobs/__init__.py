@@ -1,0 +1,1 @@
+"""Background work: one folder, one state, one queue."""

@@ -1,0 +1,157 @@
+"""Captions to embeddings: tokens, the text encoder with clip skip, and a disk cache when it is not trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..cache import TensorCache, module_hash
+from ..errors import TrainerError
+from ..files import sha256_text
+
+if TYPE_CHECKING:
+    import torch
+
+TOKENS = 77
+CHUNK = 75
+"""Tokens of a caption in one chunk, between its begin and its end."""
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """CLIP's tokenizer from a local folder with vocab.json and merges.txt (ComfyUI ships one)."""
+    from transformers import CLIPTokenizer
+
+    if not (folder / "vocab.json").is_file():
+        raise TrainerError(
+            f"There is no CLIP tokenizer in {folder}: vocab.json is missing. ComfyUI has it in comfy/sd1_tokenizer."
+        )
+    return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def encode(text_encoder: Any, tokens: torch.Tensor, clip_skip: int) -> torch.Tensor:
+    """Embeddings (batch, 77, 768) of tokens (batch, 77), from the last layer but `clip_skip` - 1.
+
+    The final layer norm is applied in every case, as A1111, EveryDream2 and ComfyUI do.
+    """
+    core = getattr(text_encoder, "text_model", text_encoder)
+    if clip_skip == 1:
+        return text_encoder(input_ids=tokens).last_hidden_state
+    hidden = text_encoder(input_ids=tokens, output_hidden_states=True).hidden_states
+    return core.final_layer_norm(hidden[-clip_skip])
+
+
+class Text:
+    """Embeds captions for the loop; an empty caption is what conditional dropout puts in place of one.
+
+    A caption is read in up to `chunks` chunks of 75 tokens, cut where they end as ComfyUI cuts plain text, each between
+    its own begin and end; what is beyond is left out.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        text_encoder: Any,
+        clip_skip: int,
+        trained: bool,
+        cache: Path,
+        chunks: int = 1,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.text_encoder = text_encoder
+        self.clip_skip = clip_skip
+        self.trained = trained
+        self.chunks = chunks
+        self.cache = (
+            None
+            if trained
+            else TensorCache(cache / "text" / f"{module_hash(text_encoder)[:16]}-skip{clip_skip}")
+        )
+
+    def tokens(self, caption: str) -> list[list[int]]:
+        """The token ids of a caption, 77 for each of its chunks: begin, up to 75 tokens, and end up to the last."""
+        ids = self.tokenizer(
+            caption,
+            add_special_tokens=False,
+            truncation=True,
+            max_length=self.chunks * CHUNK,
+        ).input_ids
+        begin, end = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
+        parts = [ids[start : start + CHUNK] for start in range(0, max(1, len(ids)), CHUNK)]
+        return [[begin, *part, *[end] * (TOKENS - 1 - len(part))] for part in parts]
+
+    def _key(self, caption: str) -> str:
+        """The cache key of a caption; the number of chunks is part of it where it is not one."""
+        chunks = len(self.tokens(caption)) if self.chunks > 1 else 1
+        return sha256_text(caption) if chunks == 1 else f"{sha256_text(caption)}-{chunks}"
+
+    def _encode(self, captions: Sequence[str], device: Any) -> list[torch.Tensor]:
+        """The embedding of each caption, (77 x its chunks, 768)."""
+        import torch
+
+        chunks = [self.tokens(caption) for caption in captions]
+        flat = torch.tensor([chunk for caption in chunks for chunk in caption], device=device)
+        embedded = encode(self.text_encoder, flat, self.clip_skip)
+        parts = embedded.split([len(caption) for caption in chunks])
+        return [part.flatten(0, 1) for part in parts]
+
+    def prepare(
+        self, captions: Sequence[str], device: Any, progress: Callable[[int, int], None]
+    ) -> None:
+        """Fill the cache when the text encoder is frozen; afterwards it is not needed any more."""
+        import torch
+
+        if self.cache is None:
+            return
+        wanted = sorted({"", *captions})
+        missing = [caption for caption in wanted if self._key(caption) not in self.cache]
+        for start in range(0, len(missing), 16):
+            part = missing[start : start + 16]
+            progress(len(wanted) - len(missing) + start, len(wanted))
+            with torch.no_grad():
+                embeddings = self._encode(part, device)
+            for caption, embedding in zip(part, embeddings, strict=True):
+                self.cache.put(self._key(caption), embedding.float().cpu())
+
+    def known(self, captions: Sequence[str]) -> dict[str, torch.Tensor]:
+        """The embeddings that are on disk, by caption: reading them need not keep a step waiting."""
+        if self.cache is None:
+            return {}
+        keys = {caption: self._key(caption) for caption in dict.fromkeys(captions)}
+        return {caption: self.cache.get(key) for caption, key in keys.items() if key in self.cache}
+
+    def embed(
+        self,
+        captions: Sequence[str],
+        device: Any,
+        known: dict[str, torch.Tensor] | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Embeddings (batch, 77 x chunks, 768) on `device`, with gradients when the text encoder is trained.
+
+        The mask (batch, 77 x chunks) is 0 behind captions of fewer chunks than the longest, None when all have as many.
+        Captions that were not prepared, such as shuffled tags, are encoded where the frozen text encoder is. `known` is what
+        `known` said of them, if it has been asked already.
+        """
+        if self.cache is None:
+            return _stacked(self._encode(captions, device))
+        known = self.known(captions) if known is None else known
+        new = [caption for caption in dict.fromkeys(captions) if caption not in known]
+        if new:
+            import torch
+
+            with torch.no_grad():
+                embeddings = self._encode(new, self.text_encoder.device)
+            known |= {c: e.float().cpu() for c, e in zip(new, embeddings, strict=True)}
+        return _stacked([known[caption].to(device) for caption in captions])
+
+
+def _stacked(embeddings: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Embeddings of unequal length as one tensor, with the mask that tells where they end."""
+    import torch
+
+    lengths = [len(embedding) for embedding in embeddings]
+    if len(set(lengths)) == 1:
+        return torch.stack(list(embeddings)), None
+    stacked = torch.nn.utils.rnn.pad_sequence(list(embeddings), batch_first=True)
+    places = torch.arange(max(lengths), device=stacked.device)
+    return stacked, (places < torch.tensor(lengths, device=stacked.device)[:, None]).float()

@@ -1,0 +1,1 @@
+"""The settings of a run, their presets and EveryDream2's files."""
