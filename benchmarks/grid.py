@@ -2,8 +2,8 @@
 
     python benchmarks/grid.py --comfyui PATH [--parts bare merge queue long]
 
-Run it with ComfyUI's Python on a quiet machine; it needs 8 GB of disk in the temporary folder and 10 minutes. Prints a table and, on the last
-line, the figures as JSON:
+Run it with ComfyUI's Python on a quiet machine; it needs 8 GB of disk in the temporary folder and
+10 minutes. Prints a table and, on the last line, the figures as JSON:
 
 vs_bare              Render Grid's pass over bare calls of ComfyUI's functions for the same loads, encodings, samplings and decodings; target 1.05 at most
 vs_prompt_per_cell   a prompt per cell in ComfyUI's queue, the model changing fastest, over the grid; target 2 at least
@@ -50,7 +50,9 @@ FIXED = {
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--comfyui", type=Path, default=os.environ.get("COMFYUI_PATH"))
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--repeats", type=int, default=3)
@@ -82,7 +84,9 @@ def main(arguments: Sequence[str]) -> int:
                 server.stop()
     import torch
 
-    print(f"\nPython {platform.python_version()}, torch {torch.__version__}, {os.cpu_count()} CPUs, {platform.machine()}")  # fmt: skip
+    print(
+        f"\nPython {platform.python_version()}, torch {torch.__version__}, {os.cpu_count()} CPUs, {platform.machine()}"
+    )
     for name, value in found.items():
         print(f"{name:32} {value:>12,}" if isinstance(value, int) else f"{name:32} {value:>12.3f}")
     print(json.dumps(found))
@@ -94,12 +98,21 @@ def checkpoint(number: int) -> str:
 
 
 def make_checkpoints(folder: Path, count: int) -> None:
-    """Miniatures whose pictures depend on the prompt: two different ones, and copies of them with another header."""
+    """Miniatures whose pictures depend on the prompt: two different ones, and copies of them with
+    another header.
+    """
     from safetensors.numpy import load_file, save_file
 
     for seed in (1, 2):
         plain = folder / "plain.safetensors"
-        command = [sys.executable, ROOT / "trainer" / "__main__.py", "miniature", plain, "--seed", seed]  # fmt: skip
+        command = [
+            sys.executable,
+            ROOT / "trainer" / "__main__.py",
+            "miniature",
+            plain,
+            "--seed",
+            seed,
+        ]
         subprocess.run([str(part) for part in command], check=True, stdout=subprocess.DEVNULL)
         import numpy
 
@@ -146,11 +159,15 @@ def plan_of(name: str, axes: Sequence[tuple[str, Sequence[Any]]], **fixed: Any) 
     from cocktail.nodes.grid.engine.plan.plan import make_plan
 
     made = [typed_axis(target, "\n".join(map(str, values)), choices()) for target, values in axes]
-    return make_plan(name, {"seed": 1, "prompt": PROMPTS[0], **FIXED, **fixed}, made, files.quiet_sha256)  # fmt: skip
+    return make_plan(
+        name, {"seed": 1, "prompt": PROMPTS[0], **FIXED, **fixed}, made, files.quiet_sha256
+    )
 
 
 def render(plan: Any) -> tuple[float, Any]:
-    """Seconds for Render Grid's pass over a plan, and its store; a former grid of that name is removed."""
+    """Seconds for Render Grid's pass over a plan, and its store; a former grid of that name is
+    removed.
+    """
     from cocktail.nodes.grid.engine.render import execution, sampling
     from cocktail.nodes.grid.engine.store.store import Store
     from cocktail.nodes.host import names
@@ -182,11 +199,17 @@ def bare(repeats: int) -> dict[str, Any]:
     ratios = [grid / alone for grid, alone in zip(times["grid_s"], times["bare_s"], strict=True)]
     gains = [grid / both for grid, both in zip(times["grid_s"], times["batched_s"], strict=True)]
     middle = {name: statistics.median(values) for name, values in times.items()}
-    return {"vs_bare": statistics.median(ratios), "batched_gain": statistics.median(gains), **middle}  # fmt: skip
+    return {
+        "vs_bare": statistics.median(ratios),
+        "batched_gain": statistics.median(gains),
+        **middle,
+    }
 
 
 def bare_s() -> float:
-    """Seconds for the same in ComfyUI's own functions: each load, encoding, sampling and decoding once, nothing saved."""
+    """Seconds for the same in ComfyUI's own functions: each load, encoding, sampling and decoding
+    once, nothing saved.
+    """
     import comfy.model_management
     import comfy.sd
     import folder_paths
@@ -198,7 +221,9 @@ def bare_s() -> float:
     with torch.inference_mode():
         for number in range(1, 5):
             path = folder_paths.get_full_path_or_raise("checkpoints", checkpoint(number))
-            model, clip, vae = comfy.sd.load_checkpoint_guess_config(path, output_vae=True, output_clip=True)[:3]  # fmt: skip
+            model, clip, vae = comfy.sd.load_checkpoint_guess_config(
+                path, output_vae=True, output_clip=True
+            )[:3]
             clip = clip.clone()
             clip.clip_layer(-1)
             (negative,) = nodes.CLIPTextEncode().encode(clip, "")
@@ -206,7 +231,9 @@ def bare_s() -> float:
                 (positive,) = nodes.CLIPTextEncode().encode(clip, prompt)
                 for seed in range(4):
                     latent = {"samples": torch.zeros(1, 4, 8, 8)}
-                    (sampled,) = nodes.common_ksampler(model, seed, STEPS, 4.0, "euler", "normal", positive, negative, latent)  # fmt: skip
+                    (sampled,) = nodes.common_ksampler(
+                        model, seed, STEPS, 4.0, "euler", "normal", positive, negative, latent
+                    )
                     vae.decode(sampled["samples"])
             del model, clip, vae
             comfy.model_management.unload_all_models()
@@ -214,7 +241,9 @@ def bare_s() -> float:
 
 
 def merge(base: Path) -> dict[str, Any]:
-    """12 ratios of two checkpoints with one cell each: as a grid, and as files that are written, loaded and sampled."""
+    """12 ratios of two checkpoints with one cell each: as a grid, and as files that are written,
+    loaded and sampled.
+    """
     import numpy
     from PIL import Image
 
@@ -240,7 +269,12 @@ def merge(base: Path) -> dict[str, Any]:
         make_checkpoint(bound, names.checkpoint_path(checkpoint(1)).parent / name, "fp16")
         merged.append(name)
     files_s = time.monotonic() - started
-    from_files = make_plan("files", fixed, [merge_axes.recipes_axis([Ingredient(n) for n in merged])], files.quiet_sha256)  # fmt: skip
+    from_files = make_plan(
+        "files",
+        fixed,
+        [merge_axes.recipes_axis([Ingredient(n) for n in merged])],
+        files.quiet_sha256,
+    )
     seconds, other = render(from_files)
     for mine, theirs in zip(plan.cells, from_files.cells, strict=True):
         pictures = [
@@ -252,9 +286,11 @@ def merge(base: Path) -> dict[str, Any]:
         names.checkpoint_path(name).unlink()
     in_memory_s, loads_s = (sum(line["load_s"] for line in s.log()) for s in (store, other))
     return {
-        "merge_axis_gain": (files_s + seconds) / grid_s, "merge_alone_gain": (files_s + loads_s) / in_memory_s,
-        "merge_grid_s": grid_s, "merge_files_s": files_s + seconds,
-    }  # fmt: skip
+        "merge_axis_gain": (files_s + seconds) / grid_s,
+        "merge_alone_gain": (files_s + loads_s) / in_memory_s,
+        "merge_grid_s": grid_s,
+        "merge_files_s": files_s + seconds,
+    }
 
 
 def start_server(comfyui: Path, base: Path) -> Any:
@@ -284,7 +320,9 @@ def grid_prompt(plan: dict[str, Any], **inputs: Any) -> dict[str, Any]:
 
 
 def queue(server: Any) -> dict[str, Any]:
-    """96 cells as a grid, and as prompts in display order with the model changing fastest, from posting to the last one."""
+    """96 cells as a grid, and as prompts in display order with the model changing fastest, from
+    posting to the last one.
+    """
     checkpoints = [checkpoint(number) for number in range(1, 5)]
     plan = {
         "name": "queued",
@@ -300,7 +338,10 @@ def queue(server: Any) -> dict[str, Any]:
     grid_s = time.monotonic() - started
     assert outputs["render"]["cocktail"][0]["rendered"] == 96
     listed = server.get("/cocktail/grids/queued")["cells"]
-    cells = {(c["settings"]["prompt"], c["settings"]["seed"], c["settings"]["checkpoint"]): c["key"] for c in listed}  # fmt: skip
+    cells = {
+        (c["settings"]["prompt"], c["settings"]["seed"], c["settings"]["checkpoint"]): c["key"]
+        for c in listed
+    }
     prompts = [
         server.get(f"/cocktail/grids/queued/cells/{cells[prompt, seed, name]}")["prompt"]
         for prompt in PROMPTS[:6]
@@ -312,7 +353,11 @@ def queue(server: Any) -> dict[str, Any]:
     for posted in [server.queue(prompt) for prompt in prompts]:
         server.wait(posted, 1200)
     prompts_s = time.monotonic() - started
-    return {"vs_prompt_per_cell": prompts_s / grid_s, "queued_grid_s": grid_s, "queued_prompts_s": prompts_s}  # fmt: skip
+    return {
+        "vs_prompt_per_cell": prompts_s / grid_s,
+        "queued_grid_s": grid_s,
+        "queued_prompts_s": prompts_s,
+    }
 
 
 def long(server: Any) -> dict[str, Any]:
@@ -329,7 +374,10 @@ def long(server: Any) -> dict[str, Any]:
             {"target": "seed", "values": [0, 1, 2, 3]},
         ],
     }
-    process, folder = psutil.Process(server.process.pid), server.base / "output" / "cocktail" / "grids" / "long"  # fmt: skip
+    process, folder = (
+        psutil.Process(server.process.pid),
+        server.base / "output" / "cocktail" / "grids" / "long",
+    )
     started, samples = time.monotonic(), []
     queued = server.queue(grid_prompt(plan))
     while (entry := server.history(queued)) is None:
@@ -349,7 +397,13 @@ def long(server: Any) -> dict[str, Any]:
     (again,) = server.run(grid_prompt(plan, retry_failed=False))["render"]["cocktail"]
     second_s = time.monotonic() - started
     assert (again["rendered"], again["reused"]) == (0, 2184), again
-    return {"rss_growth": last / first, "second_run_s": second_s, "long_s": seconds, "rss_first_mb": first // 10**6, "rss_last_mb": last // 10**6}  # fmt: skip
+    return {
+        "rss_growth": last / first,
+        "second_run_s": second_s,
+        "long_s": seconds,
+        "rss_first_mb": first // 10**6,
+        "rss_last_mb": last // 10**6,
+    }
 
 
 if __name__ == "__main__":

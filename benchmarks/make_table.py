@@ -1,10 +1,12 @@
-"""Writes a table of the shape of the public Midjourney exports, of any size, clean or damaged in known ways.
+"""Writes a table of the shape of the public Midjourney exports, of any size, clean or damaged in
+known ways.
 
     python benchmarks/make_table.py big.csv --bytes 2000000000
     python benchmarks/make_table.py dirty.csv --rows 3000 --dirt all
 
-The same arguments give the same bytes. Twelve columns, the first without a name, as pandas leaves it; about one record
-in twenty spans several lines, one in sixteen holds quotes and one in twelve holds letters that are not Latin.
+The same arguments give the same bytes. Twelve columns, the first without a name, as pandas leaves
+it; about one record in twenty spans several lines, one in sixteen holds quotes and one in twelve
+holds letters that are not Latin.
 """
 
 from __future__ import annotations
@@ -115,7 +117,9 @@ SIZES = ((1024, 1024), (1456, 816), (816, 1456), (1232, 928), (928, 1232))
 
 
 def prompt(draw: random.Random) -> str:
-    """What somebody typed: the text with, sometimes, picture links, weights, and parameters behind it."""
+    """What somebody typed: the text with, sometimes, picture links, weights, and parameters behind
+    it.
+    """
     parts = [draw.choice(SUBJECTS), *draw.sample(STYLES, draw.randint(1, 9))]
     chance = draw.random()
     if chance < 0.08:
@@ -188,7 +192,9 @@ def write_table(
     dirt: tuple[str, ...] = (),
     delimiter: str = ",",
 ) -> int:
-    """Write records until there are `rows` of them or the file is `size_bytes` long; returns how many there are."""
+    """Write records until there are `rows` of them or the file is `size_bytes` long; returns how
+    many there are.
+    """
     end = "\r\n" if "crlf" in dirt else "\n"
     draw = random.Random(f"{seed}/dirt")
     written = count = 0
@@ -220,7 +226,9 @@ def write_table(
 def _damaged(
     record: tuple[str, ...], draw: random.Random, dirt: tuple[str, ...], delimiter: str
 ) -> str:
-    """One record as text with one fault of a kind in `dirt`; bytes that are not UTF-8 stand as surrogates."""
+    """One record as text with one fault of a kind in `dirt`; bytes that are not UTF-8 stand as
+    surrogates.
+    """
     buffer = io.StringIO()
     csv.writer(buffer, delimiter=delimiter, lineterminator="\n").writerow(record)
     line = buffer.getvalue().removesuffix("\n")

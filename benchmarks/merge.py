@@ -3,10 +3,12 @@
     python benchmarks/merge.py
     python benchmarks/merge.py --sd-meh other/bin/python --comfyui path/to/ComfyUI
 
-Makes three fp16 checkpoints of 2.13 GB in a temporary folder (8.6 GB of disk with the result, removed at the end), prints a table of medians
-and, on the last line, the figures as JSON. Every measurement runs in a process of its own; times are those of the engine, without
-starting Python and importing PyTorch, without fsync, with the inputs in the page cache. The peers make 0.6 A + 0.4 B in fp16: sd-mecha where
-it is installed, sd-meh by a Python that has it, ComfyUI's merge nodes and CheckpointSave. null stands for a peer that is not there.
+Makes three fp16 checkpoints of 2.13 GB in a temporary folder (8.6 GB of disk with the result,
+removed at the end), prints a table of medians and, on the last line, the figures as JSON. Every
+measurement runs in a process of its own; times are those of the engine, without starting Python and
+importing PyTorch, without fsync, with the inputs in the page cache. The peers make 0.6 A + 0.4 B in
+fp16: sd-mecha where it is installed, sd-meh by a Python that has it, ComfyUI's merge nodes and
+CheckpointSave. null stands for a peer that is not there.
 """
 
 from __future__ import annotations
@@ -87,7 +89,9 @@ def shapes() -> dict[str, tuple[int, ...]]:
 
 
 def make_files(folder: Path) -> None:
-    """a, b and c.safetensors: a is noise of weights' size, b and c are a with 8 % noise of their own."""
+    """a, b and c.safetensors: a is noise of weights' size, b and c are a with 8 % noise of their
+    own.
+    """
     import torch
 
     from cocktail.merge.safetensors_file import lay_out
@@ -157,7 +161,9 @@ def ours(folder: Path, mix: str, out: Path, threads: int | None, chunk: int | No
 
 
 def copying(folder: Path, count: int, out: Path) -> float:
-    """Seconds for reading `count` ingredients and writing one file of their size, plainly, in one thread."""
+    """Seconds for reading `count` ingredients and writing one file of their size, plainly, in one
+    thread.
+    """
     block = memoryview(bytearray(BLOCK_BYTES))
     size = (folder / "a.safetensors").stat().st_size
     start = time.perf_counter()
@@ -172,7 +178,9 @@ def copying(folder: Path, count: int, out: Path) -> float:
 
 
 def in_memory(folder: Path) -> dict[str, float]:
-    """Seconds of a whole UNet merged anew in the buffer of the merge before, and of one changed block of it; median of three."""
+    """Seconds of a whole UNet merged anew in the buffer of the merge before, and of one changed
+    block of it; median of three.
+    """
     import torch  # noqa: F401, its import is not the engine's time
 
     from cocktail.merge.blocks import block_weights
@@ -261,7 +269,9 @@ def comfyui(folder: Path, out: Path, program: Path) -> float:
 
 
 def misrounded(folder: Path, mix: str, made: Path) -> dict[str, float]:
-    """Share of the blended elements that are not the float64 sum rounded to the nearest fp16 number, ties left aside."""
+    """Share of the blended elements that are not the float64 sum rounded to the nearest fp16
+    number, ties left aside.
+    """
     import numpy as np
 
     from cocktail.merge.recipe import flatten

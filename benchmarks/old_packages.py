@@ -3,8 +3,9 @@
     python benchmarks/old_packages.py              # needs `python dev.py setup` and some minutes
     python benchmarks/old_packages.py -k resume    # what follows goes to pytest
 
-Makes a second environment, `.venv-old` beside dev.py, with transformers 4.50, diffusers 0.35 and an older PyTorch, and runs there the tests of
-`tests/trainer` that are about training. Delete the folder to start over.
+Makes a second environment, `.venv-old` beside dev.py, with transformers 4.50, diffusers 0.35 and an
+older PyTorch, and runs there the tests of `tests/trainer` that are about training. Delete the
+folder to start over.
 """
 
 from __future__ import annotations

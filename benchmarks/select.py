@@ -1,4 +1,5 @@
-"""Selection from a table of the Midjourney shape: this pack beside pandas in chunks and the standard library.
+"""Selection from a table of the Midjourney shape: this pack beside pandas in chunks and the
+standard library.
 
     python benchmarks/make_table.py big.csv --bytes 2000000000
     python benchmarks/select.py big.csv
@@ -6,10 +7,11 @@
     python benchmarks/make_table.py small.csv --bytes 50000000
     python benchmarks/select.py small.csv --runs 1 --without pandas stdlib reference
 
-Prints a table of medians and, on the last line, the figures as JSON; null stands for what was left out. Every
-measurement runs in a process of its own; the seconds of our queries include that process's start and its imports.
-"DuckDB's bare count" is `SELECT count(*)` by DuckDB, with the columns given: what reading the file costs at least.
-The reference makes the whole selection in plain Python; its rows are compared with ours, field by field.
+Prints a table of medians and, on the last line, the figures as JSON; null stands for what was left
+out. Every measurement runs in a process of its own; the seconds of our queries include that
+process's start and its imports. "DuckDB's bare count" is `SELECT count(*)` by DuckDB, with the
+columns given: what reading the file costs at least. The reference makes the whole selection in
+plain Python; its rows are compared with ours, field by field.
 """
 
 from __future__ import annotations
@@ -96,7 +98,9 @@ def derive(path: Path, work: Path) -> dict[str, Any]:
 
 
 def standard_library(path: Path) -> dict[str, Any]:
-    """The same filters with csv and substring tests, the prompts cleaned only as far as comparing needs."""
+    """The same filters with csv and substring tests, the prompts cleaned only as far as comparing
+    needs.
+    """
     start = time.perf_counter()
     with path.open(encoding="utf-8", newline="") as file:
         rows = csv.reader(file)
@@ -106,7 +110,9 @@ def standard_library(path: Path) -> dict[str, Any]:
 
 
 def pandas(path: Path) -> dict[str, Any]:
-    """The same, the table read by pandas in chunks of 100,000 and filtered by its string methods first."""
+    """The same, the table read by pandas in chunks of 100,000 and filtered by its string methods
+    first.
+    """
     import pandas as library
 
     start = time.perf_counter()
@@ -132,7 +138,9 @@ def pandas(path: Path) -> dict[str, Any]:
 
 
 def _choose(rows: Any) -> int:
-    """How many pairs are left: finished upscales, raw, without links, of the 1000 who chose most, 25 each."""
+    """How many pairs are left: finished upscales, raw, without links, of the 1000 who chose most,
+    25 each.
+    """
     from collections import Counter
 
     from cocktail.trainer.data.table.midjourney import read_prompt, read_tail, split_message, words

@@ -1,12 +1,14 @@
-"""Training steps of the miniature beside a bare loop and the well-known recipe, and one step of the full-size model.
+"""Training steps of the miniature beside a bare loop and the well-known recipe, and one step of the
+full-size model.
 
     python benchmarks/train_step.py             # about 8 minutes on two cores, 5 GB of memory
     python benchmarks/train_step.py --full      # the step of full-size SD1.5 alone: about 20 GB of memory
 
-Ours is `train_epoch` as a run has it: data, clipping, logging, everything. Bare is forward, loss, backward and optimizer on ready tensors,
-with the same modules.
-The recipe is a loop as in diffusers' text-to-image example: it decodes pictures and encodes them and their captions in every step. Loops take turns on the
-same batches, two at a time; quotients are medians over the rounds. Text: the text encoder learns, or does not; alone is its own forward, backward and optimizer.
+Ours is `train_epoch` as a run has it: data, clipping, logging, everything. Bare is forward, loss,
+backward and optimizer on ready tensors, with the same modules. The recipe is a loop as in
+diffusers' text-to-image example: it decodes pictures and encodes them and their captions in every
+step. Loops take turns on the same batches, two at a time; quotients are medians over the rounds.
+Text: the text encoder learns, or does not; alone is its own forward, backward and optimizer.
 """
 
 from __future__ import annotations
@@ -119,7 +121,9 @@ def bare_loop(training: Any) -> Callable[[], float]:
 
 
 def recipe_loop(training: Any) -> Callable[[], float]:
-    """The text-to-image recipe: a DataLoader of pictures, VAE and text encoder in bf16 in every step, clipping, a schedule."""
+    """The text-to-image recipe: a DataLoader of pictures, VAE and text encoder in bf16 in every
+    step, clipping, a schedule.
+    """
     import torch
     from accelerate import Accelerator
     from diffusers import DDPMScheduler
@@ -162,7 +166,9 @@ def recipe_loop(training: Any) -> Callable[[], float]:
 
     accelerator = Accelerator(cpu=True, mixed_precision="bf16")
     optimizer = torch.optim.AdamW(unet.parameters(), lr=3e-4, weight_decay=0.01)
-    loader = torch.utils.data.DataLoader(Pictures(), shuffle=True, batch_size=run.settings.batch_size)  # fmt: skip
+    loader = torch.utils.data.DataLoader(
+        Pictures(), shuffle=True, batch_size=run.settings.batch_size
+    )
     rates = get_scheduler("constant", optimizer)
     unet, optimizer, loader, rates = accelerator.prepare(unet, optimizer, loader, rates)
     scheduler = DDPMScheduler(
@@ -192,12 +198,18 @@ def recipe_loop(training: Any) -> Callable[[], float]:
 
 
 def speed(folder: Path) -> dict[str, float]:
-    """Ours, bare and recipe in turns; how long ours waits for data, and how long a resume point holds it up."""
+    """Ours, bare and recipe in turns; how long ours waits for data, and how long a resume point
+    holds it up.
+    """
     from cocktail.trainer.saving import save_point
 
     training = prepared(folder, "speed", folder / "base.safetensors", 16 * STEPS)
-    own, bare = in_turns({"ours": lambda: one_epoch(training), "bare": bare_loop(training)}, 4 * ROUNDS)  # fmt: skip
-    ours, recipe = in_turns({"ours": lambda: one_epoch(training), "recipe": recipe_loop(training)}, ROUNDS)  # fmt: skip
+    own, bare = in_turns(
+        {"ours": lambda: one_epoch(training), "bare": bare_loop(training)}, 4 * ROUNDS
+    )
+    ours, recipe = in_turns(
+        {"ours": lambda: one_epoch(training), "recipe": recipe_loop(training)}, ROUNDS
+    )
     stalls = []
     for _ in range(ROUNDS):
         began = time.perf_counter()
@@ -219,7 +231,9 @@ def speed(folder: Path) -> dict[str, float]:
 
 
 def in_turns(ways: dict[str, Callable[[], float]], rounds: int) -> list[list[float]]:
-    """The seconds of each way in every round, by way; the first round does not count, and the order changes."""
+    """The seconds of each way in every round, by way; the first round does not count, and the order
+    changes.
+    """
     found: list[list[float]] = [[] for _ in ways]
     for number in range(rounds + 1):
         for place in sorted(range(len(ways)), reverse=number % 2 == 1):
@@ -265,7 +279,9 @@ def peak_bytes() -> int:
     """The most memory that this process has had resident."""
     import resource
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)  # fmt: skip
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )
 
 
 def saved_bytes(training: Any) -> int:
@@ -297,7 +313,9 @@ def saved_bytes(training: Any) -> int:
 
 
 def memory(folder: Path) -> dict[str, float]:
-    """The peak of a run that trains both parts, over what is there before it, against what it cannot do without."""
+    """The peak of a run that trains both parts, over what is there before it, against what it
+    cannot do without.
+    """
     import psutil
 
     from cocktail.trainer.saving import save, save_point
@@ -366,14 +384,21 @@ def make_full(folder: Path) -> dict[str, float]:
 
 
 def full(folder: Path) -> dict[str, float]:
-    """Two steps of the full-size model: UNet and text encoder, 512 px, batch 1, bf16, gradient checkpointing, AdamW."""
+    """Two steps of the full-size model: UNet and text encoder, 512 px, batch 1, bf16, gradient
+    checkpointing, AdamW.
+    """
     from cocktail.trainer.model.memory import estimate
     from cocktail.trainer.model.single_file import read_shapes
     from cocktail.trainer.step import make_batches, take_step
 
     prepare_imports()
     base = folder / "full.safetensors"
-    changes = {"resolution": 512, "batch_size": 1, "train_text_encoder": True, "learning_rate": 1.5e-6}  # fmt: skip
+    changes = {
+        "resolution": 512,
+        "batch_size": 1,
+        "train_text_encoder": True,
+        "learning_rate": 1.5e-6,
+    }
     training = prepared(
         folder, "full", base, 2, **changes, compute={"gradient_checkpointing": True}
     )
@@ -418,7 +443,9 @@ def show(found: dict[str, float]) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tokenizer", type=Path, default=TOKENIZER, help="folder of CLIP's tokenizer")  # fmt: skip
+    parser.add_argument(
+        "--tokenizer", type=Path, default=TOKENIZER, help="folder of CLIP's tokenizer"
+    )
     parser.add_argument("--full", action="store_true", help="one step of full-size SD1.5 instead")
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -432,8 +459,12 @@ def main() -> int:
     import torch
     import transformers
 
-    versions = ", ".join(f"{m.__name__} {m.__version__}" for m in (torch, accelerate, diffusers, transformers))  # fmt: skip
-    print(f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}, {versions}")  # fmt: skip
+    versions = ", ".join(
+        f"{m.__name__} {m.__version__}" for m in (torch, accelerate, diffusers, transformers)
+    )
+    print(
+        f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}, {versions}"
+    )
     found: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -1,10 +1,12 @@
-"""first + the sum of weight x (x - first): float64 arithmetic and one rounding, at the speed of float32 where that is proven to be enough.
+"""first + the sum of weight x (x - first): float64 arithmetic and one rounding, at the speed of
+float32 where that is proven to be enough.
 
-Float64 arithmetic in a fixed order of separate subtractions, multiplications and additions defines every element of a result, so no
-bit depends on the machine, the number of threads or the size of the pieces. For fp16 results most elements need less: float32
-arithmetic with a bound on its error gives two ends of an interval that holds the exact value; where both ends round to the same fp16
-number, so does the float64 sum. Elsewhere float64 decides: less than
-one element in a hundred, or as many as lie in the middle of two fp16 numbers (a tenth for a share of 0.3, half for 0.5).
+Float64 arithmetic in a fixed order of separate subtractions, multiplications and additions defines
+every element of a result, so no bit depends on the machine, the number of threads or the size of
+the pieces. For fp16 results most elements need less: float32 arithmetic with a bound on its error
+gives two ends of an interval that holds the exact value; where both ends round to the same fp16
+number, so does the float64 sum. Elsewhere float64 decides: less than one element in a hundred, or
+as many as lie in the middle of two fp16 numbers (a tenth for a share of 0.3, half for 0.5).
 """
 
 from __future__ import annotations
@@ -33,7 +35,9 @@ TELLING = 1 << 16
 
 
 class Blender:
-    """One thread's buffers for pieces of up to `elements` elements, made when they are first needed."""
+    """One thread's buffers for pieces of up to `elements` elements, made when they are first
+    needed.
+    """
 
     def __init__(self, elements: int) -> None:
         self._elements = elements
@@ -46,14 +50,16 @@ class Blender:
         return Blender(self._elements // TOO_MANY + 1)
 
     def blend(self, sources: Sequence[Tensor], weights: Sequence[float], out: Tensor) -> bool:
-        """Write sources[0] + the sum of weights[i] x (sources[i + 1] - sources[0]) to `out`; False if an element is not finite.
+        """Write sources[0] + the sum of weights[i] x (sources[i + 1] - sources[0]) to `out`; False
+        if an element is not finite.
 
         `sources` and `out` are flat, of one length and of any floating point types.
         """
         import torch
 
         doubtful = None
-        # Halves of differences lie in the middle of two numbers so often that float32 is tried once and then no more.
+        # Halves of differences lie in the middle of two numbers so often that float32 is tried once
+        # and then no more.
         if out.dtype == torch.float16 and tuple(weights) not in self._in_vain:
             if len(weights) == 1 and _is_simple(weights[0]) and _are_half(sources):
                 doubtful = self._blend_two(sources[0], sources[1], weights[0], out)
@@ -72,13 +78,16 @@ class Blender:
         return is_finite(out)
 
     def _blend_two(self, a: Tensor, b: Tensor, share: float, out: Tensor) -> Any:
-        """As `_blend_single`, in two operations, for fp16 numbers a and b and a share of b that is a simple fraction p/q.
+        """As `_blend_single`, in two operations, for fp16 numbers a and b and a share of b that is
+        a simple fraction p/q.
 
-        The interval is the sum with share -/+ `TILT`. Let m be the larger of |a| and |b|, and d = b - a. Float32 is off by less than
-        m x 2^-22 (PyTorch computes a + share x d in it, fused or not). Where a and b are more than one
-        binade apart, |d| is above m/2, and the interval is wider than that error. Elsewhere both are multiples of m x 2^-12, so the
-        sum is a multiple of m x 2^-12 / q: for q up to 500 it is either further from the middle of two fp16 numbers than the error, or
-        that middle itself, which the rounded ends then enclose, because rounding is monotone.
+        The interval is the sum with share -/+ `TILT`. Let m be the larger of |a| and |b|, and d = b
+        - a. Float32 is off by less than m x 2^-22 (PyTorch computes a + share x d in it, fused or
+        not). Where a and b are more than one binade apart, |d| is above m/2, and the interval is
+        wider than that error. Elsewhere both are multiples of m x 2^-12, so the sum is a multiple
+        of m x 2^-12 / q: for q up to 500 it is either further from the middle of two fp16 numbers
+        than the error, or that middle itself, which the rounded ends then enclose, because rounding
+        is monotone.
         """
         import torch
 
@@ -93,10 +102,12 @@ class Blender:
     def _blend_single(
         self, sources: Sequence[Tensor], weights: Sequence[float], out: Tensor
     ) -> Any:
-        """Fill `out` by float32; the indices where that does not settle the rounding, or None where it settles too little.
+        """Fill `out` by float32; the indices where that does not settle the rounding, or None where
+        it settles too little.
 
-        With n weights every number is off by at most half a unit in its last place after each of the n additions and at the
-        interval's ends, and every weighted difference by three more: its weight, difference and product.
+        With n weights every number is off by at most half a unit in its last place after each of
+        the n additions and at the interval's ends, and every weighted difference by three more: its
+        weight, difference and product.
         """
         import torch
 
@@ -148,7 +159,9 @@ class Blender:
 
 
 def _different(lower: Tensor, upper: Tensor) -> Any:
-    """The indices where two fp16 tensors differ in bits; None where those are too many to treat one by one."""
+    """The indices where two fp16 tensors differ in bits; None where those are too many to treat one
+    by one.
+    """
     import numpy as np
     import torch
 
@@ -170,7 +183,9 @@ def _are_half(sources: Sequence[Tensor]) -> bool:
 
 
 def _widen(source: Tensor, out: Tensor, single: Tensor) -> None:
-    """Float64 of any floating point type. By way of float32, which holds them all, PyTorch is faster."""
+    """Float64 of any floating point type. By way of float32, which holds them all, PyTorch is
+    faster.
+    """
     import torch
 
     if source.dtype in (torch.float32, torch.float64):

@@ -1,9 +1,11 @@
-"""Block weights: a number for every block of the UNet, as the field writes them, and finer rules for parts of blocks.
+"""Block weights: a number for every block of the UNet, as the field writes them, and finer rules
+for parts of blocks.
 
-SD1.5 and SD2 have 25 blocks (IN00..IN11, M00, OUT00..OUT11), SDXL has 19 (IN00..IN08, M00, OUT00..OUT08). BASE is all that is not in the
-UNet: in practice the text encoder, since a VAE is never blended. The time embedding acts on every block; merging tools put it into
-four different ones, so it has a slot of its own, TIME, together with SDXL's label embedding. It follows IN00 unless it is given, as in
-merge-block-weighted and supermerger.
+SD1.5 and SD2 have 25 blocks (IN00..IN11, M00, OUT00..OUT11), SDXL has 19 (IN00..IN08, M00,
+OUT00..OUT08). BASE is all that is not in the UNet: in practice the text encoder, since a VAE is
+never blended. The time embedding acts on every block; merging tools put it into four different
+ones, so it has a slot of its own, TIME, together with SDXL's label embedding. It follows IN00
+unless it is given, as in merge-block-weighted and supermerger.
 """
 
 from __future__ import annotations
@@ -39,12 +41,16 @@ ELEMENTS = {
     "CONVOLUTION": (".in_layers.2.", ".out_layers.3.", ".skip_connection.", ".op.", ".conv."),
     "NORM": (".norm", ".in_layers.0.", ".out_layers.0."),
 }
-"""Names for kinds of tensors; any other word of a rule is a part of a tensor's name, as in supermerger."""
+"""Names for kinds of tensors; any other word of a rule is a part of a tensor's name, as in
+supermerger.
+"""
 
 
 @dataclass(frozen=True)
 class ElementRule:
-    """A value for the tensors of certain blocks whose names hold certain words; no blocks or no words stand for all."""
+    """A value for the tensors of certain blocks whose names hold certain words; no blocks or no
+    words stand for all.
+    """
 
     value: Fraction
     blocks: tuple[str, ...] = ()
@@ -67,7 +73,9 @@ class ElementRule:
 
 @dataclass(frozen=True)
 class BlockWeights:
-    """One number for every tensor: by its block, unless a rule (the last that holds) says otherwise."""
+    """One number for every tensor: by its block, unless a rule (the last that holds) says
+    otherwise.
+    """
 
     layout: str
     base: Fraction
@@ -98,8 +106,8 @@ def block_weights(
 ) -> BlockWeights:
     """Block weights from 25 or 19 numbers in the field's order, or from 26 or 20 with BASE first.
 
-    `base` replaces BASE (else 0 where the values have none); `time` is IN00's number where it is not given.
-    Raises MergeError for another count, or for what is not a number.
+    `base` replaces BASE (else 0 where the values have none); `time` is IN00's number where it is
+    not given. Raises MergeError for another count, or for what is not a number.
     """
     given = [exact(value, "a block weight") for value in values]
     layout = next((k for k, blocks in LAYOUTS.items() if 0 <= len(given) - len(blocks) <= 1), None)
@@ -118,7 +126,9 @@ def block_weights(
 
 
 def by_group(values: Sequence[object], base: object, layout: str) -> BlockWeights:
-    """Block weights from one number for each of `GROUPS` and one for BASE. Raises MergeError for what is not a number."""
+    """Block weights from one number for each of `GROUPS` and one for BASE. Raises MergeError for
+    what is not a number.
+    """
     third = len(LAYOUTS[layout]) // 6
     found: list[object] = []
     for group, value in zip(GROUPS, values, strict=True):
@@ -137,10 +147,12 @@ def parse_values(text: str) -> list[str]:
 
 
 def parse_rules(text: str, layout: str) -> tuple[ElementRule, ...]:
-    """Rules in supermerger's form BLOCKS:ELEMENTS:VALUE, separated by commas or lines; later ones win.
+    """Rules in supermerger's form BLOCKS:ELEMENTS:VALUE, separated by commas or lines; later ones
+    win.
 
-    Blocks are ids or ranges such as OUT03-OUT06, elements are parts of tensor names or one of `ELEMENTS`; a leading NOT turns a
-    field round. Raises MergeError for a rule of another form, and for an unknown block.
+    Blocks are ids or ranges such as OUT03-OUT06, elements are parts of tensor names or one of
+    `ELEMENTS`; a leading NOT turns a field round. Raises MergeError for a rule of another form, and
+    for an unknown block.
     """
     return tuple(_parse_rule(rule, layout) for rule in re.split(r"[,\n]", text) if rule.strip())
 

@@ -1,4 +1,6 @@
-"""From a recipe to a checkpoint file: find and hash the ingredients, see whether the file is there already, make it if not."""
+"""From a recipe to a checkpoint file: find and hash the ingredients, see whether the file is there
+already, make it if not.
+"""
 
 from __future__ import annotations
 
@@ -64,11 +66,14 @@ def bind_to_files(
     converted: Path | None = None,
     licences: Mapping[str, Licence] | None = None,
 ) -> BoundRecipe:
-    """Find every ingredient with `path_of(name)`, check its header, and bind the recipe to its content hash.
+    """Find every ingredient with `path_of(name)`, check its header, and bind the recipe to its
+    content hash.
 
-    All headers are checked before the first file is hashed. `progress(done_bytes, total_bytes)` follows the hashing of each
-    file. With `converted`, a folder, pickled checkpoints are ingredients too: safetensors files of them are made there once. `licences` are
-    those given by hand, by an ingredient's name; others are read beside the files or in them. Raises MergeError for a file that is missing or damaged, or not the one a hash in the recipe asks for.
+    All headers are checked before the first file is hashed. `progress(done_bytes, total_bytes)`
+    follows the hashing of each file. With `converted`, a folder, pickled checkpoints are
+    ingredients too: safetensors files of them are made there once. `licences` are those given by
+    hand, by an ingredient's name; others are read beside the files or in them. Raises MergeError
+    for a file that is missing or damaged, or not the one a hash in the recipe asks for.
     """
     check_depth(recipe)
     paths = {i.name: path_of(i.name) for i in ingredients(recipe)}
@@ -91,7 +96,8 @@ def bind_to_files(
     sources = {}
     for ingredient in used:
         path, metadata = paths[ingredient.name], headers[ingredient.name].metadata
-        # A merge's own field only repeats the licences of what it was made of, which it tells one by one.
+        # A merge's own field only repeats the licences of what it was made of, which it tells one
+        # by one.
         own = {} if read_ingredients(metadata) else metadata
         licence = told.get(short_name(ingredient.name)) or read_licence(path, own)
         sources[ingredient] = Source(path, hashes[ingredient.name], metadata, licence)
@@ -109,7 +115,9 @@ def _by_short_name(licences: Mapping[str, Licence]) -> dict[str, Licence]:
 
 
 def check_file(path: Path) -> None:
-    """Raise MergeError unless `path` can be an ingredient, as far as that can be told without opening a pickle."""
+    """Raise MergeError unless `path` can be an ingredient, as far as that can be told without
+    opening a pickle.
+    """
     if not is_pickled(path):
         read_header(path)
     elif not path.is_file():
@@ -124,7 +132,9 @@ def notes_of(bound: BoundRecipe, precision: str) -> tuple[str, ...]:
 
 
 def default_name(bound: BoundRecipe, precision: str) -> str:
-    """The name of a merge that a person gave none: its recipe's hash, and the precision unless it is fp16."""
+    """The name of a merge that a person gave none: its recipe's hash, and the precision unless it
+    is fp16.
+    """
     return f"merge-{bound.hash[:12]}" + ("" if precision == "fp16" else f"-{precision}")
 
 
@@ -139,9 +149,10 @@ def make_checkpoint(
 ) -> bool:
     """Write the checkpoint of a bound recipe to `path`; False when exactly it is there already.
 
-    `precision` (fp16, bf16, fp32) is how blended tensors are stored; the VAE keeps its own. `title` is what the file calls itself,
-    else its name; `device` is where methods compute, whose last bits another kind of device may round otherwise. Raises MergeError when the
-    ingredients do not fit together or `path` is another file, which stays as it is.
+    `precision` (fp16, bf16, fp32) is how blended tensors are stored; the VAE keeps its own. `title`
+    is what the file calls itself, else its name; `device` is where methods compute, whose last bits
+    another kind of device may round otherwise. Raises MergeError when the ingredients do not fit
+    together or `path` is another file, which stays as it is.
     """
     if path.suffix != ".safetensors":
         raise MergeError(f"{path.name} must end in .safetensors.")
@@ -176,10 +187,12 @@ def remake(
     progress: Progress | None = None,
     converted: Path | None = None,
 ) -> str:
-    """Make a merged checkpoint again by its own metadata, as `out`, and compare: SAME_FILE, SAME_TENSORS or DIFFERENT.
+    """Make a merged checkpoint again by its own metadata, as `out`, and compare: SAME_FILE,
+    SAME_TENSORS or DIFFERENT.
 
-    An ingredient that is not where `path_of` says, or is another file by now, is looked for by its hash among `others`. Raises
-    MergeError when the file carries no recipe, an ingredient is nowhere, or `out` is another file, or is `file` itself.
+    An ingredient that is not where `path_of` says, or is another file by now, is looked for by its
+    hash among `others`. Raises MergeError when the file carries no recipe, an ingredient is
+    nowhere, or `out` is another file, or is `file` itself.
     """
     header = read_header(file)
     if out.exists() and out.samefile(file):
@@ -195,7 +208,9 @@ def remake(
 
 
 def _with_recorded_licences(bound: BoundRecipe, header: Header) -> BoundRecipe:
-    """The recipe with the licences that a merged file has noted, whatever stands beside its ingredients by now."""
+    """The recipe with the licences that a merged file has noted, whatever stands beside its
+    ingredients by now.
+    """
     noted = {e["sha256"]: e.get("licence") for e in read_ingredients(header.metadata)}
     sources = {
         i: replace(
@@ -213,7 +228,9 @@ def _find(
     hash_cache: Path | None,
     progress: Progress | None,
 ) -> dict[str, Path]:
-    """The file of every ingredient's name: where it is named, else the first of `others` with its hash."""
+    """The file of every ingredient's name: where it is named, else the first of `others` with its
+    hash.
+    """
     places: dict[str, Path] = {}
     for ingredient in ingredients(recipe):
         named = path_of(ingredient.name)

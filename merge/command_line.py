@@ -244,7 +244,9 @@ def _bake(options: argparse.Namespace) -> int:
     from .lora import bake_lora
 
     done = bake_lora(options.checkpoint, options.lora, options.out, options.strength)
-    print(f"{options.out}: {len(done.matched)} weights of the LoRA added, {len(done.unmatched)} without a counterpart")  # fmt: skip
+    print(
+        f"{options.out}: {len(done.matched)} weights of the LoRA added, {len(done.unmatched)} without a counterpart"
+    )
     for name in done.unmatched:
         print(f"  not added: {name}")
     return 0

@@ -1,4 +1,6 @@
-"""How far two checkpoints are apart, block by block: one pass over both files in a few megabytes of memory."""
+"""How far two checkpoints are apart, block by block: one pass over both files in a few megabytes of
+memory.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +22,16 @@ from .safetensors_file import FLOATS, ITEM_BYTES, Header, Tensor
 CHUNK_ELEMENTS = 1 << 18
 MOST_THREADS = 8
 OTHER = "other"
-"""The slot of what is in no block: the noise schedule's buffers, and everything of families without blocks."""
+"""The slot of what is in no block: the noise schedule's buffers, and everything of families without
+blocks.
+"""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """The tensors of a block in both files. `relative` is |b - a| / |a| over all their numbers (Euclidean norms)."""
+    """The tensors of a block in both files. `relative` is |b - a| / |a| over all their numbers
+    (Euclidean norms).
+    """
 
     slot: str
     tensors: int
@@ -81,8 +87,8 @@ def compare(
 ) -> Comparison:
     """Compare two files whose names are the usual ones (`key_names.with_usual_names`).
 
-    `progress(done_bytes, total_bytes)` is called after every tensor; what it raises ends the pass. Raises MergeError for files that
-    have no tensor in common.
+    `progress(done_bytes, total_bytes)` is called after every tensor; what it raises ends the pass.
+    Raises MergeError for files that have no tensor in common.
     """
     shared = [name for name in a.tensors if name in b.tensors and part_of(name) != EMA_PART]
     pairs = [(a.tensors[name], b.tensors[name]) for name in shared]

@@ -1,4 +1,6 @@
-"""One checkpoint into another: other precision, without averaged copies and what training left over. The original stays as it is."""
+"""One checkpoint into another: other precision, without averaged copies and what training left
+over. The original stays as it is.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,16 @@ from .web_ui import json_object
 
 KEEP = "as it is"
 CONVERTED = "cocktail.converted"
-DROPPED = ("optimizer", "lr_scheduler", "loss.", "callbacks", "loops.", "ema.", "global_step", "epoch")  # fmt: skip
+DROPPED = (
+    "optimizer",
+    "lr_scheduler",
+    "loss.",
+    "callbacks",
+    "loops.",
+    "ema.",
+    "global_step",
+    "epoch",
+)
 """How the names of what training tools leave in a checkpoint begin."""
 EMA_CHOICES = ("drop", "keep", "use")
 
@@ -59,13 +70,17 @@ def convert(
 ) -> Conversion:
     """Write the checkpoint `path` anew as `out`, which must not exist.
 
-    `precision` is "as it is" or one of `plan.PRECISIONS`; the VAE keeps its own unless `vae`. `ema` says what becomes of averaged copies
-    (`model_ema.*`): "drop", "keep", or "use", which puts them in the place of the UNet's weights. `name` is what the original is called in the
-    new file's metadata. Pickled checkpoints are read by way of a safetensors file in the folder `converted`.
-    Raises MergeError when a file is missing, damaged or cannot be written, or has no averaged copies to use.
+    `precision` is "as it is" or one of `plan.PRECISIONS`; the VAE keeps its own unless `vae`. `ema`
+    says what becomes of averaged copies (`model_ema.*`): "drop", "keep", or "use", which puts them
+    in the place of the UNet's weights. `name` is what the original is called in the new file's
+    metadata. Pickled checkpoints are read by way of a safetensors file in the folder `converted`.
+    Raises MergeError when a file is missing, damaged or cannot be written, or has no averaged
+    copies to use.
     """
     if precision != KEEP and precision not in PRECISIONS:
-        raise MergeError(f"{precision!r} is not a precision. Choose one of {', '.join([KEEP, *PRECISIONS])}.")  # fmt: skip
+        raise MergeError(
+            f"{precision!r} is not a precision. Choose one of {', '.join([KEEP, *PRECISIONS])}."
+        )
     if ema not in EMA_CHOICES:
         raise MergeError(f"{ema!r} is not one of {', '.join(EMA_CHOICES)}.")
     if out.suffix != ".safetensors":
@@ -93,7 +108,9 @@ def convert(
     gone = left_over | (set() if ema == "keep" else averaged)
     tensors = [output(tensor) for n, tensor in header.tensors.items() if n not in gone]
     if not tensors:
-        raise MergeError(f"{path.name} has nothing but {', '.join(PARTS[3:])}: there is nothing to keep.")  # fmt: skip
+        raise MergeError(
+            f"{path.name} has nothing but {', '.join(PARTS[3:])}: there is nothing to keep."
+        )
     hashes = file_hashes(path, hash_cache, progress)
     ingredient = Ingredient(name or path.name, hashes.sha256)
     source = Source(path, hashes, plain.metadata, read_licence(path, plain.metadata))
@@ -111,7 +128,9 @@ def convert(
 
 
 def _averages(tensors: Mapping[str, Tensor], averaged: set[str]) -> dict[str, str]:
-    """The averaged copy of every tensor of the UNet, whose name is that of the weight without its dots."""
+    """The averaged copy of every tensor of the UNet, whose name is that of the weight without its
+    dots.
+    """
     unet = [name for name in tensors if name.startswith(UNET)]
     found = {name: EMA + name.removeprefix("model.").replace(".", "") for name in unet}
     if not averaged:
@@ -122,7 +141,9 @@ def _averages(tensors: Mapping[str, Tensor], averaged: set[str]) -> dict[str, st
         if copy not in averaged or tensors[copy].shape != tensors[name].shape
     ]
     if missing:
-        raise MergeError(f"Averaged copies are missing or of another shape: {listed(missing)}. Choose drop.")  # fmt: skip
+        raise MergeError(
+            f"Averaged copies are missing or of another shape: {listed(missing)}. Choose drop."
+        )
     return found
 
 
@@ -138,20 +159,31 @@ def find_or_convert(
     converted: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Path, Conversion | None]:
-    """As `convert`, to NAME.safetensors in `folder`; None in place of the conversion where exactly it is there already.
+    """As `convert`, to NAME.safetensors in `folder`; None in place of the conversion where exactly
+    it is there already.
 
-    Without a name the file is called by the original's hash and what is done. `called` is what the original is called in the metadata.
-    Raises MergeError when another file has the name, which stays as it is.
+    Without a name the file is called by the original's hash and what is done. `called` is what the
+    original is called in the metadata. Raises MergeError when another file has the name, which
+    stays as it is.
     """
     sha256 = file_hashes(path, hash_cache, progress).sha256
     choices = {"precision": precision, "ema": ema, "vae": vae}
-    words = [sha256[:12], precision.replace(" ", "-"), *([ema] if ema != "drop" else []), *(["vae"] if vae else [])]  # fmt: skip
+    words = [
+        sha256[:12],
+        precision.replace(" ", "-"),
+        *([ema] if ema != "drop" else []),
+        *(["vae"] if vae else []),
+    ]
     out = folder / f"{name or 'convert-' + '-'.join(words)}.safetensors"
     if out.exists():
         metadata = read_header(out).metadata
         entries = read_ingredients(metadata)
-        if json_object(metadata.get(CONVERTED)) == choices and [e["sha256"] for e in entries] == [sha256]:  # fmt: skip
+        if json_object(metadata.get(CONVERTED)) == choices and [e["sha256"] for e in entries] == [
+            sha256
+        ]:
             return out, None
-        raise MergeError(f"{out} exists already and is another file. Nothing is overwritten: choose another name, or leave the name empty.")  # fmt: skip
+        raise MergeError(
+            f"{out} exists already and is another file. Nothing is overwritten: choose another name, or leave the name empty."
+        )
     done = convert(path, out, precision, ema, vae, called, hash_cache, converted, None, progress)
     return out, done

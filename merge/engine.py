@@ -1,7 +1,9 @@
-"""The pass: every tensor of the plan is read, blended as if in float64, rounded once and written at its final place, piece by piece.
+"""The pass: every tensor of the plan is read, blended as if in float64, rounded once and written at
+its final place, piece by piece.
 
-Memory stays at a few buffers a thread, because a fresh buffer per tensor costs more time in page faults than the arithmetic does.
-The bytes do not depend on the number of threads, the size of the pieces or the machine (see `blending`).
+Memory stays at a few buffers a thread, because a fresh buffer per tensor costs more time in page
+faults than the arithmetic does. The bytes do not depend on the number of threads, the size of the
+pieces or the machine (see `blending`).
 """
 
 from __future__ import annotations
@@ -75,10 +77,12 @@ def write_file(
     progress: Progress | None = None,
     device: str = "cpu",
 ) -> None:
-    """Carry out a plan: write the safetensors file `path`, which must not exist. Methods compute on `device`, sums on the CPU.
+    """Carry out a plan: write the safetensors file `path`, which must not exist. Methods compute on
+    `device`, sums on the CPU.
 
-    `progress(done_bytes, total_bytes)` is called in the calling thread after every piece; what it raises ends the pass. On any
-    exception no file is left. Raises MergeError when an ingredient holds NaN or infinity or the result does not fit its type.
+    `progress(done_bytes, total_bytes)` is called in the calling thread after every piece; what it
+    raises ends the pass. On any exception no file is left. Raises MergeError when an ingredient
+    holds NaN or infinity or the result does not fit its type.
     """
     check_device(device)
     start, places = lay_out([(o.name, o.dtype, o.shape) for o in plan.tensors], metadata)
@@ -98,10 +102,11 @@ def write_memory(
     progress: Progress | None = None,
     device: str = "cpu",
 ) -> None:
-    """Carry out those tensors of a plan that have a place, in memory: `memory` is a flat tensor of bytes (uint8) and `places` says
-    from which byte on each of them goes there.
+    """Carry out those tensors of a plan that have a place, in memory: `memory` is a flat tensor of
+    bytes (uint8) and `places` says from which byte on each of them goes there.
 
-    The bytes are those that `write_file` writes. On an exception what stands in these places is undefined. Raises as `write_file`.
+    The bytes are those that `write_file` writes. On an exception what stands in these places is
+    undefined. Raises as `write_file`.
     """
     _carry_out(plan, places, memory, threads, chunk_elements, progress, device)
 
@@ -163,7 +168,9 @@ class Faults:
     not_finite: set[str]
 
     def refuse(self, plan: Plan) -> None:
-        """Raise MergeError if there are any: an ingredient has such values, or the result does not fit its type."""
+        """Raise MergeError if there are any: an ingredient has such values, or the result does not
+        fit its type.
+        """
         found = [
             f"{output.name} in {plan.headers[source.file].path.name}"
             for output in plan.tensors
@@ -197,7 +204,8 @@ def _run(
     reports: SimpleQueue[int | BaseException | None] = SimpleQueue()
 
     def work() -> None:
-        # PyTorch's own threads would compete with these; the setting is the process's and is put back below.
+        # PyTorch's own threads would compete with these; the setting is the process's and is put
+        # back below.
         torch.set_num_threads(1)
         try:
             with open_worker() as worker:
@@ -239,7 +247,8 @@ def _run(
 
 @dataclass(frozen=True)
 class Place:
-    """Where a formula's elements are in its tensor: from element `start` on, or all of them, in its shape.
+    """Where a formula's elements are in its tensor: from element `start` on, or all of them, in its
+    shape.
 
     `operands` gives every operand of a method another buffer.
     """
@@ -251,7 +260,9 @@ class Place:
 
 
 class Worker:
-    """One thread's open files and buffers. `target` is the path of the file or the bytes in memory that take the result."""
+    """One thread's open files and buffers. `target` is the path of the file or the bytes in memory
+    that take the result.
+    """
 
     def __init__(
         self, plan: Plan, target: Any, chunk_elements: int, faults: Faults, device: str
@@ -319,7 +330,9 @@ class Worker:
         return self._rounded[:size_bytes]
 
     def _copy(self, source: Source, piece: Piece) -> memoryview:
-        """The bytes of a source. A VAE with values that are no numbers gives black pictures, so it is told as any other fault."""
+        """The bytes of a source. A VAE with values that are no numbers gives black pictures, so it
+        is told as any other fault.
+        """
         data = self._read(source, piece)
         if piece.output.name.startswith(VAE) and source.tensor.dtype in FLOATS:
             values = self._raw[0][0][: len(data)].view(torch_type(source.tensor.dtype))
@@ -345,7 +358,8 @@ class Worker:
     ) -> bool:
         """Write a formula's result to the flat tensor `out`; False if an element is not finite.
 
-        `values(source, number)` are the elements of a source, in a buffer that is used again for the same number.
+        `values(source, number)` are the elements of a source, in a buffer that is used again for
+        the same number.
         """
         if isinstance(formula, Blend):
             sources = [values(source, number) for number, source in enumerate(formula.sources)]
@@ -390,7 +404,9 @@ class Worker:
         return self._operands[number][:elements]
 
     def _widened(self, content: Widened, piece: Piece) -> memoryview:
-        """The piece of a first convolution with additional channels: it is small, so it is made as a whole."""
+        """The piece of a first convolution with additional channels: it is small, so it is made as
+        a whole.
+        """
         import torch
 
         shape = piece.output.shape
@@ -413,7 +429,9 @@ class Worker:
         return data[first : first + piece.size_bytes]
 
     def _values(self, source: Source, piece: Piece, number: int) -> Any:
-        """The source's elements of this piece, in the type they are stored in, in the buffer of that number."""
+        """The source's elements of this piece, in the type they are stored in, in the buffer of
+        that number.
+        """
         size = len(self._read(source, piece, number))
         return self._raw[number][0][:size].view(torch_type(source.tensor.dtype))
 

@@ -8,14 +8,18 @@ from .key_names import UNET, VAE
 from .safetensors_file import Header
 
 FIRST = UNET + "input_blocks.0.0.weight"
-"""The first convolution. Inpainting and instruct-pix2pix models differ from others in its input channels only."""
+"""The first convolution. Inpainting and instruct-pix2pix models differ from others in its input
+channels only.
+"""
 
 
 @dataclass(frozen=True)
 class Family:
-    """A name for people; ModelSpec's name of the architecture and the native resolution in pixels, where they are known.
+    """A name for people; ModelSpec's name of the architecture and the native resolution in pixels,
+    where they are known.
 
-    Families of one `kind` can be mixed with each other: they differ in the input channels of the first convolution.
+    Families of one `kind` can be mixed with each other: they differ in the input channels of the
+    first convolution.
     """
 
     name: str
@@ -30,9 +34,13 @@ class Family:
 
 SD15 = Family("SD1.5", "stable-diffusion-v1", 512)
 SD15_INPAINTING = Family("SD1.5 inpainting", "stable-diffusion-v1-inpainting", 512, "SD1.5")
-SD15_PIX2PIX = Family("SD1.5 instruct-pix2pix", "stable-diffusion-v1-instruct-pix2pix", 512, "SD1.5")  # fmt: skip
+SD15_PIX2PIX = Family(
+    "SD1.5 instruct-pix2pix", "stable-diffusion-v1-instruct-pix2pix", 512, "SD1.5"
+)
 SD2 = Family("Stable Diffusion 2", "stable-diffusion-v2", 768)
-SD2_INPAINTING = Family("Stable Diffusion 2 inpainting", "stable-diffusion-v2-inpainting", 512, SD2.name)  # fmt: skip
+SD2_INPAINTING = Family(
+    "Stable Diffusion 2 inpainting", "stable-diffusion-v2-inpainting", 512, SD2.name
+)
 SD2_DEPTH = Family("Stable Diffusion 2 depth", "stable-diffusion-v2-depth", 512)
 SDXL = Family("SDXL", "stable-diffusion-xl-v1-base", 1024)
 SDXL_INPAINTING = Family("SDXL inpainting", "stable-diffusion-xl-v1-inpainting", 1024, "SDXL")
@@ -56,7 +64,9 @@ OTHERS = {
 
 
 def family_of(header: Header) -> Family:
-    """The family that ComfyUI would recognise by the same shapes. Names are the usual ones (`key_names.with_usual_names`)."""
+    """The family that ComfyUI would recognise by the same shapes. Names are the usual ones
+    (`key_names.with_usual_names`).
+    """
     tensors = header.tensors
     if any(".lora_down." in name or ".lora_A." in name for name in tensors):
         return Family("a LoRA")

@@ -25,7 +25,9 @@ _lock = threading.Lock()
 
 @dataclass(frozen=True)
 class Hashes:
-    """A file's size and hex hashes: of all its bytes, and of those after a safetensors header, which editing metadata does not change."""
+    """A file's size and hex hashes: of all its bytes, and of those after a safetensors header,
+    which editing metadata does not change.
+    """
 
     size_bytes: int
     sha256: str
@@ -45,15 +47,18 @@ class Hashes:
 def file_sha256(path: Path, cache: Path | None = None, progress: Progress | None = None) -> str:
     """Hex SHA-256 of a file's bytes.
 
-    With `cache`, a JSON file, a hash is computed once as long as the file keeps its path, size, modification time and
-    inode. `progress(done_bytes, total_bytes)` is called after every block; what it raises ends the hashing.
-    Raises MergeError when the file cannot be read or changes meanwhile.
+    With `cache`, a JSON file, a hash is computed once as long as the file keeps its path, size,
+    modification time and inode. `progress(done_bytes, total_bytes)` is called after every block;
+    what it raises ends the hashing. Raises MergeError when the file cannot be read or changes
+    meanwhile.
     """
     return _hashes(path, cache, progress, False).sha256
 
 
 def file_hashes(path: Path, cache: Path | None = None, progress: Progress | None = None) -> Hashes:
-    """As `file_sha256`, and of a safetensors file the hash of its tensors too, from the same reading."""
+    """As `file_sha256`, and of a safetensors file the hash of its tensors too, from the same
+    reading.
+    """
     return _hashes(path, cache, progress, path.suffix.lower() == ".safetensors")
 
 
@@ -87,7 +92,9 @@ def known_files(cache: Path, sha256: str) -> list[Path]:
 
 
 def tensors_sha256(path: Path) -> str:
-    """Hex SHA-256 of all that follows a safetensors file's header, which editing its metadata does not change (AutoV3)."""
+    """Hex SHA-256 of all that follows a safetensors file's header, which editing its metadata does
+    not change (AutoV3).
+    """
     digest = hashlib.sha256()
     block = memoryview(bytearray(BLOCK_BYTES))
     with path.open("rb", buffering=0) as file:
@@ -98,7 +105,9 @@ def tensors_sha256(path: Path) -> str:
 
 
 def legacy_hash(path: Path) -> str:
-    """The short hash that old web UIs show: 8 hex digits over 64 KiB at 1 MiB. Different files can share it."""
+    """The short hash that old web UIs show: 8 hex digits over 64 KiB at 1 MiB. Different files can
+    share it.
+    """
     with path.open("rb") as file:
         file.seek(0x100000)
         return hashlib.sha256(file.read(0x10000)).hexdigest()[:8]
@@ -129,7 +138,9 @@ def _hash(path: Path, progress: Progress | None, tensors: bool) -> tuple[str, st
 
 
 def _read(cache: Path) -> dict[str, Any]:
-    """The entries of the cache file; none when it does not exist or is damaged, since it can be made again."""
+    """The entries of the cache file; none when it does not exist or is damaged, since it can be
+    made again.
+    """
     try:
         entries = json.loads(cache.read_text(encoding="utf-8"))
         return {
@@ -144,7 +155,9 @@ def _read(cache: Path) -> dict[str, Any]:
 
 
 def _remember(cache: Path, path: str, entry: dict[str, Any]) -> None:
-    """Add an entry, drop those of files that are gone, and put the new cache file in place of the old."""
+    """Add an entry, drop those of files that are gone, and put the new cache file in place of the
+    old.
+    """
     with _lock:
         entries = {known: e for known, e in _read(cache).items() if Path(known).exists()}
         text = json.dumps({**entries, path: entry}, ensure_ascii=False, indent=1) + "\n"

@@ -1,4 +1,5 @@
-"""The tensors of a recipe in memory instead of a file: the same bytes, and only what has changed is made again.
+"""The tensors of a recipe in memory instead of a file: the same bytes, and only what has changed is
+made again.
 
 A `Memory` keeps one buffer for the results of many recipes, one after the other:
 
@@ -10,18 +11,22 @@ A `Memory` keeps one buffer for the results of many recipes, one after the other
 
 What may be relied on:
 
-- **Equal to the file.** `merge(bound, precision)` gives, tensor by tensor, the names, types, shapes and bytes that
-  `checkpoint.make_checkpoint` writes, and the same metadata; the engine's pass is the same one.
-- **Only what changed.** A tensor is made again when anything it is made of is another one than in the former merge: the content of an
-  ingredient, a weight, the precision. A share of one block changes the tensors of that block only. Ingredients are told apart by their
-  SHA-256, not by their names.
-- **Nothing changes under its user.** Tensors are views of the buffer. As long as anybody holds one of them (or a tensor made of one
-  without a copy, such as a module's parameter), the next `merge` leaves that memory alone and takes a new buffer. Copy what you need
-  and let go of the tensors, and the buffer is used again: fresh memory costs more time than the arithmetic.
-- **A merge that fails or is interrupted** leaves nothing to be relied on in what it was to change; the next `merge` makes that anew.
+- **Equal to the file.** `merge(bound, precision)` gives, tensor by tensor, the names, types, shapes
+  and bytes that `checkpoint.make_checkpoint` writes, and the same metadata; the engine's pass is
+  the same one.
+- **Only what changed.** A tensor is made again when anything it is made of is another one than in
+  the former merge: the content of an ingredient, a weight, the precision. A share of one block
+  changes the tensors of that block only. Ingredients are told apart by their SHA-256, not by their
+  names.
+- **Nothing changes under its user.** Tensors are views of the buffer. As long as anybody holds one
+  of them (or a tensor made of one without a copy, such as a module's parameter), the next `merge`
+  leaves that memory alone and takes a new buffer. Copy what you need and let go of the tensors, and
+  the buffer is used again: fresh memory costs more time than the arithmetic.
+- **A merge that fails or is interrupted** leaves nothing to be relied on in what it was to change;
+  the next `merge` makes that anew.
 
-The size of the buffer is that of the checkpoint's tensors, 2.1 GB for SD1.5 in fp16; `forget` gives it back. One thread at a time may
-call `merge`: a second one waits.
+The size of the buffer is that of the checkpoint's tensors, 2.1 GB for SD1.5 in fp16; `forget` gives
+it back. One thread at a time may call `merge`: a second one waits.
 """
 
 from __future__ import annotations
@@ -55,7 +60,8 @@ ALIGNMENT = 64
 
 @dataclass(frozen=True)
 class Merged:
-    """A merge in memory: torch tensors by name, the metadata of the file that would hold them, and the names that were made anew.
+    """A merge in memory: torch tensors by name, the metadata of the file that would hold them, and
+    the names that were made anew.
 
     `notes` say what was done where the ingredients are not alike.
     """
@@ -93,9 +99,11 @@ class Memory:
         threads: int | None = None,
         progress: Progress | None = None,
     ) -> Merged:
-        """The tensors that `bound` makes in this precision. Raises MergeError as `checkpoint.make_checkpoint` does.
+        """The tensors that `bound` makes in this precision. Raises MergeError as
+        `checkpoint.make_checkpoint` does.
 
-        `progress(done_bytes, total_bytes)` counts the bytes that have to be made; what it raises ends the merge.
+        `progress(done_bytes, total_bytes)` counts the bytes that have to be made; what it raises
+        ends the merge.
         """
         with self._lock:
             plan = make_plan(bound.recipe, bound.headers, precision)
@@ -121,8 +129,9 @@ class Memory:
     def _take(self, size: int) -> tuple[Any, Any]:
         """The buffer and a tensor of all its bytes.
 
-        PyTorch keeps the NumPy array that a tensor was made of for as long as any tensor shares its storage. So a new array object
-        over the same memory for every merge, seen through a weak reference, tells whether somebody still uses that merge.
+        PyTorch keeps the NumPy array that a tensor was made of for as long as any tensor shares its
+        storage. So a new array object over the same memory for every merge, seen through a weak
+        reference, tells whether somebody still uses that merge.
         """
         import numpy as np
         import torch
@@ -130,7 +139,8 @@ class Memory:
         buffer = np.empty(size, np.uint8) if self._buffer is None else self._buffer
         array = buffer[:]
         self._in_use = weakref.ref(array)
-        # ComfyUI runs nodes in inference mode, whose tensors the engine's threads could not write to.
+        # ComfyUI runs nodes in inference mode, whose tensors the engine's threads could not write
+        # to.
         with torch.inference_mode(False):
             return buffer, torch.from_numpy(array)
 

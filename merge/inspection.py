@@ -1,4 +1,6 @@
-"""What a checkpoint is: family, parts and their types, hashes, licence and the recipe it was made by, as data, as text and as a tree."""
+"""What a checkpoint is: family, parts and their types, hashes, licence and the recipe it was made
+by, as data, as text and as a tree.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ from .safetensors_file import Header, read_header
 
 @dataclass(frozen=True)
 class PartOfFile:
-    """How many tensors and numbers a part of a checkpoint has, and how many of its tensors are of each type."""
+    """How many tensors and numbers a part of a checkpoint has, and how many of its tensors are of
+    each type.
+    """
 
     name: str
     tensors: int
@@ -42,7 +46,9 @@ class PartOfFile:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What `inspect_file` finds. `recipe` is None where the file tells none that can be read; `notes` say what is unusual."""
+    """What `inspect_file` finds. `recipe` is None where the file tells none that can be read;
+    `notes` say what is unusual.
+    """
 
     path: Path
     family: str
@@ -62,7 +68,8 @@ def inspect_file(
     hash_cache: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Inspection:
-    """Read a safetensors file's header and hash it; `progress(done_bytes, total_bytes)` follows the hashing.
+    """Read a safetensors file's header and hash it; `progress(done_bytes, total_bytes)` follows the
+    hashing.
 
     Raises MergeError when the file is missing or damaged.
     """
@@ -137,7 +144,9 @@ class Branch:
 
 
 def tree(found: Inspection) -> list[Branch]:
-    """The recipe of a file line by line, and below an ingredient that was itself merged what it says it was made of."""
+    """The recipe of a file line by line, and below an ingredient that was itself merged what it
+    says it was made of.
+    """
     if found.recipe is None:
         return [Branch(0, f"{short_name(found.path.name)}: no recipe")]
     older = {entry["sha256"]: entry.get("made_of", []) for entry in found.ingredients}

@@ -1,7 +1,7 @@
 """Tensor names as most checkpoints have them, whatever the tool that wrote a file called them.
 
-Only names and shapes of the header change, never a byte of a tensor: an attention weight that is [512, 512] in diffusers is
-[512, 512, 1, 1] in the original layout and has the same bytes.
+Only names and shapes of the header change, never a byte of a tensor: an attention weight that is
+[512, 512] in diffusers is [512, 512, 1, 1] in the original layout and has the same bytes.
 """
 
 from __future__ import annotations
@@ -18,12 +18,24 @@ VAE = "first_stage_model."
 TEXT = "cond_stage_model.transformer."
 EMA = "model_ema."
 TEXT_PREFIXES = ("cond_stage_model.", "conditioner.", "text_encoders.", "text_encoder.")
-UNET_PART, TEXT_PART, VAE_PART, EMA_PART = PARTS = ("UNet", "text encoder", "VAE", "averaged copies")  # fmt: skip
+UNET_PART, TEXT_PART, VAE_PART, EMA_PART = PARTS = (
+    "UNet",
+    "text encoder",
+    "VAE",
+    "averaged copies",
+)
 """The parts of a checkpoint."""
 
 Rename: TypeAlias = Callable[[str], str]
 
-UNET_PARTS = ("input_blocks.", "middle_block.", "output_blocks.", "out.", "time_embed.", "label_emb.")  # fmt: skip
+UNET_PARTS = (
+    "input_blocks.",
+    "middle_block.",
+    "output_blocks.",
+    "out.",
+    "time_embed.",
+    "label_emb.",
+)
 VAE_PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
 VAE_ATTENTION = {
     "query": "q", "key": "k", "value": "v", "proj_attn": "proj_out", "group_norm": "norm",
@@ -36,7 +48,9 @@ UP_BLOCK = re.compile(r"decoder\.up_blocks\.(\d+)\.")
 
 
 def part_of(name: str) -> str:
-    """The part of a checkpoint that a tensor belongs to; what is in no other part counts as the UNet's."""
+    """The part of a checkpoint that a tensor belongs to; what is in no other part counts as the
+    UNet's.
+    """
     if name.startswith((VAE, "vae.")):
         return VAE_PART
     if name.startswith(EMA):
@@ -45,10 +59,12 @@ def part_of(name: str) -> str:
 
 
 def with_usual_names(header: Header) -> Header:
-    """The header with the names of the original Stable Diffusion layout, and a note for every kind of name that was changed.
+    """The header with the names of the original Stable Diffusion layout, and a note for every kind
+    of name that was changed.
 
-    Known are NovelAI's text encoder, diffusers' names in a VAE (its attention or all of it), and UNets or VAEs that stand alone in a
-    file, without their prefix. Where a file has both names of a tensor, the usual one counts and the other is left out.
+    Known are NovelAI's text encoder, diffusers' names in a VAE (its attention or all of it), and
+    UNets or VAEs that stand alone in a file, without their prefix. Where a file has both names of a
+    tensor, the usual one counts and the other is left out.
     """
     tensors = dict(header.tensors)
     notes = list(header.notes)
@@ -95,7 +111,9 @@ def _novelai(name: str) -> str:
 
 
 def _vae_layout(names: Iterable[str]) -> Rename:
-    """From diffusers' names of a VAE, whose decoder counts its blocks from the middle outwards, to the original ones."""
+    """From diffusers' names of a VAE, whose decoder counts its blocks from the middle outwards, to
+    the original ones.
+    """
     blocks = [int(m[1]) for n in names if (m := UP_BLOCK.match(n.removeprefix(VAE)))]
     last = max(blocks, default=0)
 
@@ -125,7 +143,9 @@ def _vae_layout(names: Iterable[str]) -> Rename:
 
 
 def _with_usual_shape(tensor: Tensor) -> Tensor:
-    """A linear layer's weight in the VAE's attention as the 1x1 convolution that the original layout has there."""
+    """A linear layer's weight in the VAE's attention as the 1x1 convolution that the original
+    layout has there.
+    """
     if tensor.name.startswith(VAE) and SQUARE.fullmatch(tensor.name) and len(tensor.shape) == 2:
         return replace(tensor, shape=(*tensor.shape, 1, 1))
     return tensor

@@ -1,7 +1,9 @@
-"""What the makers of the ingredients allow: read, kept in the result, and compared. Nothing here forbids a merge; it tells.
+"""What the makers of the ingredients allow: read, kept in the result, and compared. Nothing here
+forbids a merge; it tells.
 
-The four questions are those that Civitai asks (allowNoCredit, allowCommercialUse, allowDerivatives, allowDifferentLicense); they are also
-told from the names of common licences, such as cc-by-nc-sa-4.0.
+The four questions are those that Civitai asks (allowNoCredit, allowCommercialUse, allowDerivatives,
+allowDifferentLicense); they are also told from the names of common licences, such as
+cc-by-nc-sa-4.0.
 """
 
 from __future__ import annotations
@@ -76,7 +78,9 @@ def to_json(licence: Licence | None) -> dict[str, Any] | None:
 
 
 def from_json(value: Any, source: str) -> Licence | None:
-    """The licence that a JSON value tells, at its top or where Civitai's side files have it; None if it tells none."""
+    """The licence that a JSON value tells, at its top or where Civitai's side files have it; None
+    if it tells none.
+    """
     for place in ((), ("model",), ("civitai", "model"), ("license",)):
         found = value
         for key in place:
@@ -112,7 +116,9 @@ def _commercial(value: Any) -> tuple[str, ...] | None:
 
 
 def read_licence(path: Path, metadata: Mapping[str, str]) -> Licence | None:
-    """The licence of a checkpoint file: of a side file (NAME.license.json, ...), else of its own metadata; None if neither says."""
+    """The licence of a checkpoint file: of a side file (NAME.license.json, ...), else of its own
+    metadata; None if neither says.
+    """
     for ending in SIDE_FILES:
         side = path.with_name(path.stem + ending)
         try:
@@ -128,7 +134,9 @@ def read_licence(path: Path, metadata: Mapping[str, str]) -> Licence | None:
 
 
 def parse_by_hand(text: str) -> dict[str, Licence]:
-    """Licences given by hand, one a line: NAME: LICENCE, the licence a name or a JSON object with Civitai's four answers."""
+    """Licences given by hand, one a line: NAME: LICENCE, the licence a name or a JSON object with
+    Civitai's four answers.
+    """
     found = {}
     for line in filter(str.strip, text.splitlines()):
         name, colon, licence = (part.strip() for part in line.partition(":"))
@@ -149,7 +157,9 @@ def parse_by_hand(text: str) -> dict[str, Licence]:
 
 
 def warnings(licences: Mapping[str, Licence | None]) -> list[str]:
-    """What a person should know before the mix of these is given to others, one sentence each; by the ingredients' names."""
+    """What a person should know before the mix of these is given to others, one sentence each; by
+    the ingredients' names.
+    """
     known = {name: licence for name, licence in licences.items() if licence is not None}
     told = [
         f"Licence: {name} does not allow merges ({licence})."

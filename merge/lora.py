@@ -1,8 +1,11 @@
-"""LoRA files: the difference of two checkpoints in few numbers, and adding such a file to a checkpoint.
+"""LoRA files: the difference of two checkpoints in few numbers, and adding such a file to a
+checkpoint.
 
-A LoRA holds for a weight W the matrices up and down, and alpha: W + strength x alpha / rank x up @ down, where rank is the number of
-down's rows (Hu et al., "LoRA: low-rank adaptation of large language models", 2021; file layout of kohya's sd-scripts). Names of weights
-are those of the checkpoint with _ for dots, which ComfyUI's own LoraLoader reads; diffusers' names, which kohya writes for SD1.5, are read too.
+A LoRA holds for a weight W the matrices up and down, and alpha: W + strength x alpha / rank x up @
+down, where rank is the number of down's rows (Hu et al., "LoRA: low-rank adaptation of large
+language models", 2021; file layout of kohya's sd-scripts). Names of weights are those of the
+checkpoint with _ for dots, which ComfyUI's own LoraLoader reads; diffusers' names, which kohya
+writes for SD1.5, are read too.
 """
 
 from __future__ import annotations
@@ -53,7 +56,9 @@ OTHER_KINDS = {
     ".lora_B": "LoRA in the layout of mochi",
     ".lora_B.default.weight": "LoRA in the layout of PEFT",
 }
-"""By the endings of their names: what ComfyUI's LoraLoader reads, or others write, and is no LoRA of up and down matrices in kohya's layout."""
+"""By the endings of their names: what ComfyUI's LoraLoader reads, or others write, and is no LoRA
+of up and down matrices in kohya's layout.
+"""
 
 Progress = Callable[[int, int], None]
 
@@ -69,10 +74,12 @@ class Baked:
 def extract_lora(
     tuned: Path, base: Path, out: Path, rank: int, progress: Progress | None = None
 ) -> int:
-    """Write the LoRA with `rank` that comes closest to tuned - base (in the sum of squares) to `out`; the number of weights in it.
+    """Write the LoRA with `rank` that comes closest to tuned - base (in the sum of squares) to
+    `out`; the number of weights in it.
 
-    Linear layers and convolutions of the UNet and of CLIP-L; what has not changed is left out, and biases and norms have no place in a
-    LoRA. `progress(done, total)` counts weights. Raises MergeError when the two do not fit or differ in nothing, or `out` exists.
+    Linear layers and convolutions of the UNet and of CLIP-L; what has not changed is left out, and
+    biases and norms have no place in a LoRA. `progress(done, total)` counts weights. Raises
+    MergeError when the two do not fit or differ in nothing, or `out` exists.
     """
     if not 1 <= rank <= 1024:
         raise MergeError(f"The rank must be from 1 to 1024; it is {rank}.")
@@ -85,8 +92,9 @@ def extract_lora(
     names = {
         name: lora
         for name, lora in _lora_names(headers[1]).items()
-        if name in headers[0].tensors and headers[0].tensors[name].shape == headers[1].tensors[name].shape
-    }  # fmt: skip
+        if name in headers[0].tensors
+        and headers[0].tensors[name].shape == headers[1].tensors[name].shape
+    }
     found: dict[str, Any] = {}
     for number, (name, lora) in enumerate(names.items(), 1):
         difference = _read(headers[0], name).sub_(_read(headers[1], name))
@@ -99,7 +107,9 @@ def extract_lora(
         if progress:
             progress(number, len(names))
     if not found:
-        raise MergeError(f"{tuned.name} and {base.name} have no weight that differs: there is nothing to extract.")  # fmt: skip
+        raise MergeError(
+            f"{tuned.name} and {base.name} have no weight that differs: there is nothing to extract."
+        )
     metadata = {
         "format": "pt", "ss_network_module": "networks.lora", "ss_network_dim": str(rank),
         "ss_network_alpha": str(rank), "cocktail.extracted_from": f"{tuned.name} - {base.name}",
@@ -109,7 +119,9 @@ def extract_lora(
 
 
 def low_rank(matrix: Any, rank: int) -> tuple[Any, Any]:
-    """up [m, r] and down [r, n] whose product is the matrix of rank r (at most `rank`) that is nearest to `matrix` [m, n]."""
+    """up [m, r] and down [r, n] whose product is the matrix of rank r (at most `rank`) that is
+    nearest to `matrix` [m, n].
+    """
     import torch
 
     exact = matrix.double()
@@ -118,7 +130,8 @@ def low_rank(matrix: Any, rank: int) -> tuple[Any, Any]:
     values, vectors = torch.linalg.eigh(short @ short.T)
     count = min(rank, len(values))
     values, vectors = values[-count:].flip(0), vectors[:, -count:].flip(1)
-    # Both factors get the root of the singular value, so that neither falls below what fp16 can hold.
+    # Both factors get the root of the singular value, so that neither falls below what fp16 can
+    # hold.
     root = values.clamp(min=1e-30).pow(0.25)
     first, second = vectors * root, (vectors.T @ short) / root[:, None]
     return (second.T.float(), first.T.float()) if turned else (first.float(), second.float())
@@ -131,10 +144,11 @@ def bake_lora(
     strength: float = 1.0,
     progress: Progress | None = None,
 ) -> Baked:
-    """Write `checkpoint` with `lora` added at `strength` to `out`, every weight in its own type; all else is copied byte for byte.
+    """Write `checkpoint` with `lora` added at `strength` to `out`, every weight in its own type;
+    all else is copied byte for byte.
 
-    `progress(done, total)` counts tensors. Raises MergeError when the file holds more than up and down matrices (it says of which kind), when
-    nothing in it fits, or `out` exists.
+    `progress(done, total)` counts tensors. Raises MergeError when the file holds more than up and
+    down matrices (it says of which kind), when nothing in it fits, or `out` exists.
     """
     plain = read_header(checkpoint)
     header, patch = with_usual_names(plain), read_header(lora)
@@ -144,7 +158,11 @@ def bake_lora(
     own |= {
         k.replace("lora_te_", "lora_te1_"): v for k, v in own.items() if k.startswith("lora_te_")
     }
-    told = {n.rsplit(".lora_down.weight", 1)[0] for n in patch.tensors if n.endswith(".lora_down.weight")}  # fmt: skip
+    told = {
+        n.rsplit(".lora_down.weight", 1)[0]
+        for n in patch.tensors
+        if n.endswith(".lora_down.weight")
+    }
     targets = {name: own.get(_usual(name)) for name in sorted(told)}
     fits = {
         name: target
@@ -165,7 +183,11 @@ def bake_lora(
     }
     start, places = lay_out(tensors, {**metadata, "format": "pt", "cocktail.baked": title})
     size = len(start) + sum(place.size_bytes for place in places.values())
-    with new_file(out, size) as temporary, temporary.open("r+b") as file, checkpoint.open("rb") as source:  # fmt: skip
+    with (
+        new_file(out, size) as temporary,
+        temporary.open("r+b") as file,
+        checkpoint.open("rb") as source,
+    ):
         file.write(start)
         for number, place in enumerate(places.values(), 1):
             file.seek(place.offset)
@@ -191,13 +213,17 @@ def _product(patch: Header, name: str) -> Any:
     if f"{name}.alpha" in patch.tensors:
         told = _read(patch, f"{name}.alpha")
         if told.numel() != 1:
-            raise MergeError(f"{name}.alpha in {patch.path.name} should be one number and is {told.numel()}.")  # fmt: skip
+            raise MergeError(
+                f"{name}.alpha in {patch.path.name} should be one number and is {told.numel()}."
+            )
         alpha = float(told)
     return (up.flatten(1) @ down.flatten(1)).mul_(alpha / rank)
 
 
 def _refuse_other_kinds(patch: Header) -> None:
-    """Refuse a file of which a part is no pair of up and down: it would be left out, or be added as what it is not."""
+    """Refuse a file of which a part is no pair of up and down: it would be left out, or be added as
+    what it is not.
+    """
     kinds: dict[str, str] = {}
     for name in patch.tensors:
         ending = max((e for e in OTHER_KINDS if name.endswith(e)), key=len, default=None)
@@ -282,7 +308,9 @@ def _read(header: Header, name: str) -> Any:
 
     tensor = header.tensors[name]
     if tensor.dtype not in FLOATS:
-        raise MergeError(f"{name} in {header.path.name} is of type {tensor.dtype}, which is no weight's.")  # fmt: skip
+        raise MergeError(
+            f"{name} in {header.path.name} is of type {tensor.dtype}, which is no weight's."
+        )
     with header.path.open("rb") as file:
         file.seek(tensor.offset)
         data = bytearray(file.read(tensor.size_bytes))

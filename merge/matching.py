@@ -1,12 +1,14 @@
-"""What becomes of a recipe for tensors that not all of its ingredients have, or have in another width.
+"""What becomes of a recipe for tensors that not all of its ingredients have, or have in another
+width.
 
 The rules:
-- a text encoder, a VAE or single tensors of them that an ingredient lacks: the others' shares are scaled so that they make up the whole;
-  a difference of which one side is missing adds nothing; a method goes on with fewer models if it takes that many, else it gives its
-  first operand
+- a text encoder, a VAE or single tensors of them that an ingredient lacks: the others' shares are
+  scaled so that they make up the whole; a difference of which one side is missing adds nothing; a
+  method goes on with fewer models if it takes that many, else it gives its first operand
 - a tensor of the UNet that an ingredient lacks: refused, its architecture is another one
-- the first convolution of inpainting (9 input channels) and instruct-pix2pix models (8): the first 4 channels are mixed as everything
-  else, the others among those that have them, by the rule for missing tensors
+- the first convolution of inpainting (9 input channels) and instruct-pix2pix models (8): the first
+  4 channels are mixed as everything else, the others among those that have them, by the rule for
+  missing tensors
 - every other difference in shape: refused
 """
 
@@ -79,7 +81,8 @@ class Cut:
 
 
 def cuts(tensor: Mapping[Ingredient, Tensor]) -> list[Cut]:
-    """How a tensor that is wider in some ingredients is taken apart along its second dimension; one cut where all are alike.
+    """How a tensor that is wider in some ingredients is taken apart along its second dimension; one
+    cut where all are alike.
 
     Only the UNet's first convolution can be; `check_shapes` has refused all else.
     """
@@ -92,7 +95,9 @@ def cuts(tensor: Mapping[Ingredient, Tensor]) -> list[Cut]:
 
 
 def is_widened(shapes: Collection[tuple[int, ...]], name: str) -> bool:
-    """Whether these different shapes of a tensor are those of models with additional input channels."""
+    """Whether these different shapes of a tensor are those of models with additional input
+    channels.
+    """
     channels = {input_channels(shape) for shape in shapes}
     others = {(shape[0], *shape[2:]) for shape in shapes if len(shape) == 4}
     return name == FIRST and len(others) == 1 and channels in ({4, 8}, {4, 9})
@@ -101,7 +106,9 @@ def is_widened(shapes: Collection[tuple[int, ...]], name: str) -> bool:
 def check_shapes(
     order: Sequence[Ingredient], headers: Mapping[Ingredient, Header], blended: Collection[str]
 ) -> None:
-    """Refuse ingredients of one part whose blended tensors differ in what no rule covers; the message names tensors and files."""
+    """Refuse ingredients of one part whose blended tensors differ in what no rule covers; the
+    message names tensors and files.
+    """
     base = order[0]
     expected = headers[base].tensors
     firsts = [headers[i].tensors[FIRST].shape for i in order if FIRST in headers[i].tensors]
@@ -144,7 +151,9 @@ def notes(
     headers: Mapping[Ingredient, Header],
     blended: Collection[str],
 ) -> list[str]:
-    """What was done about ingredients that are not alike, one sentence each. `users` are the ingredients of each part."""
+    """What was done about ingredients that are not alike, one sentence each. `users` are the
+    ingredients of each part.
+    """
     everyone = dict.fromkeys(i for part in users.values() for i in part)
     told = [f"{short_name(i.name)}: {note}." for i in everyone for note in headers[i].notes]
     texts = [name for name in blended if part_of(name) == TEXT_PART]

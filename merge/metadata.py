@@ -1,6 +1,8 @@
-"""What a merged file says about itself: our recipe, ModelSpec's fields, and the fields that A1111's web UI writes and reads.
+"""What a merged file says about itself: our recipe, ModelSpec's fields, and the fields that A1111's
+web UI writes and reads.
 
-Everything here follows from the recipe and the ingredients, and no date is written: the same recipe gives the same file.
+Everything here follows from the recipe and the ingredients, and no date is written: the same recipe
+gives the same file.
 """
 
 from __future__ import annotations
@@ -43,7 +45,9 @@ class Source:
 def make_metadata(
     recipe: Recipe, sources: Mapping[Ingredient, Source], plan: Plan, precision: str, title: str
 ) -> dict[str, str]:
-    """The metadata of the file that a bound recipe makes. `sources` has the ingredients that the plan uses."""
+    """The metadata of the file that a bound recipe makes. `sources` has the ingredients that the
+    plan uses.
+    """
     told = write_web_ui_recipe(recipe, title, precision == "fp16", plan.family.name)
     metadata = {
         "format": "pt",
@@ -76,7 +80,9 @@ def make_metadata(
 
 
 def describe(ingredient: Ingredient, source: Source) -> dict[str, Any]:
-    """An ingredient for the metadata: name, hashes, size, licence, and what it says that it was itself made of."""
+    """An ingredient for the metadata: name, hashes, size, licence, and what it says that it was
+    itself made of.
+    """
     entry: dict[str, Any] = {
         "name": ingredient.name,
         "sha256": source.hashes.sha256,
@@ -101,7 +107,9 @@ def read_ingredients(metadata: Mapping[str, str]) -> list[dict[str, Any]]:
 
 
 def ancestors(entries: Sequence[Mapping[str, Any]], depth: int = 20) -> dict[str, Licence | None]:
-    """The licences of all that a merge goes back to, by name; a merge that says what it was made of stands for that."""
+    """The licences of all that a merge goes back to, by name; a merge that says what it was made of
+    stands for that.
+    """
     found: dict[str, Licence | None] = {}
     for entry in entries:
         own = licences.from_json(entry.get("licence"), "recorded")
@@ -114,7 +122,9 @@ def ancestors(entries: Sequence[Mapping[str, Any]], depth: int = 20) -> dict[str
 
 
 def read_recipe(header: Header) -> Recipe:
-    """The recipe in a file's metadata, ours or that of A1111's web UI or supermerger. Raises MergeError when it has none."""
+    """The recipe in a file's metadata, ours or that of A1111's web UI or supermerger. Raises
+    MergeError when it has none.
+    """
     text = header.metadata.get(RECIPE)
     if text is not None:
         return load_json(text)

@@ -16,7 +16,9 @@ Number: TypeAlias = int | float | str | Fraction
 
 
 def exact(number: Any, what: str) -> Fraction:
-    """The fraction that a person means by a number: 0.1 is 1/10. Strings such as "0.1" and "1/3" are numbers too."""
+    """The fraction that a person means by a number: 0.1 is 1/10. Strings such as "0.1" and "1/3"
+    are numbers too.
+    """
     value: Fraction | None = None
     if isinstance(number, Fraction | int) and not isinstance(number, bool):
         value = Fraction(number)
@@ -40,7 +42,9 @@ def decimal(number: Fraction) -> str:
 
 
 def written(number: Fraction) -> str:
-    """A number that `exact` reads back as the same: a decimal when it has few digits, else a fraction."""
+    """A number that `exact` reads back as the same: a decimal when it has few digits, else a
+    fraction.
+    """
     text = decimal(number)
     return text if Fraction(text) == number else str(number)
 

@@ -1,7 +1,8 @@
-"""Pickled checkpoints (.ckpt, .pt, .pth, .bin): their tensors are copied into a safetensors file, and that is what is mixed.
+"""Pickled checkpoints (.ckpt, .pt, .pth, .bin): their tensors are copied into a safetensors file,
+and that is what is mixed.
 
-A pickle can run code when it is opened. PyTorch's restricted reader (`weights_only`) builds tensors and plain containers and refuses
-anything else, and nothing but that reader ever sees such a file.
+A pickle can run code when it is opened. PyTorch's restricted reader (`weights_only`) builds tensors
+and plain containers and refuses anything else, and nothing but that reader ever sees such a file.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from .safetensors_file import lay_out, new_file
 
 SPARE_BYTES = 1 << 20
 MOST_GROWTH = 8
-"""How much larger than the file its tensors may be: they can share bytes, and a file can claim that they share them all."""
+"""How much larger than the file its tensors may be: they can share bytes, and a file can claim that
+they share them all.
+"""
 ENDINGS = (".ckpt", ".pt", ".pth", ".bin")
 
 
@@ -33,9 +36,11 @@ def safetensors_of(
     hash_cache: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """The safetensors file in `folder` with the tensors of a pickled checkpoint, made if it is not there.
+    """The safetensors file in `folder` with the tensors of a pickled checkpoint, made if it is not
+    there.
 
-    Its name is the content hash of `path`, so it is made once. Raises MergeError for a file that holds anything but data.
+    Its name is the content hash of `path`, so it is made once. Raises MergeError for a file that
+    holds anything but data.
     """
     made = folder / f"{file_sha256(path, hash_cache, progress)}.safetensors"
     if not made.exists():
@@ -44,7 +49,9 @@ def safetensors_of(
 
 
 def convert(path: Path, out: Path, progress: Callable[[int, int], None] | None = None) -> None:
-    """Write the tensors of a pickled checkpoint to the new safetensors file `out`, one after the other, bit for bit."""
+    """Write the tensors of a pickled checkpoint to the new safetensors file `out`, one after the
+    other, bit for bit.
+    """
     tensors = load_tensors(path)
     described = [(k, _dtype(path, k, v), tuple(v.shape)) for k, v in tensors.items()]
     start, places = lay_out(described, {"format": "pt"})
@@ -65,7 +72,9 @@ def convert(path: Path, out: Path, progress: Callable[[int, int], None] | None =
 
 
 def load_tensors(path: Path) -> dict[str, Any]:
-    """The tensors of a pickled checkpoint by name; those below "state_dict" where it has one. Files in zip form are mapped, not read."""
+    """The tensors of a pickled checkpoint by name; those below "state_dict" where it has one. Files
+    in zip form are mapped, not read.
+    """
     import torch
 
     try:

@@ -1,4 +1,6 @@
-"""Pictures of what is found in checkpoints: the tree of a recipe, and bars of the difference of every block. Drawn by matplotlib."""
+"""Pictures of what is found in checkpoints: the tree of a recipe, and bars of the difference of
+every block. Drawn by matplotlib.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ INK, LINE, BAR = "#222222", "#999999", "#3f789e"
 
 
 def draw_tree(branches: Sequence[Branch]) -> bytes:
-    """A recipe's tree (`inspection.tree`) as a PNG; trees of more than 200 lines are cut, and say so."""
+    """A recipe's tree (`inspection.tree`) as a PNG; trees of more than 200 lines are cut, and say
+    so.
+    """
     shown = list(branches[:MOST_LINES])
     if len(branches) > MOST_LINES:
         shown.append(Branch(0, f"... and {len(branches) - MOST_LINES} more lines"))
@@ -37,7 +41,9 @@ def draw_tree(branches: Sequence[Branch]) -> bytes:
             axes.plot([x, x, x + 0.5], [last[branch.depth - 1] + 0.35, row, row], color=LINE, lw=1)
         last[branch.depth] = row
         weight = "bold" if row == 0 else "normal"
-        axes.text(branch.depth, row, _plain(branch.text), va="center", color=INK, size=10, weight=weight)  # fmt: skip
+        axes.text(
+            branch.depth, row, _plain(branch.text), va="center", color=INK, size=10, weight=weight
+        )
     return _png(figure)
 
 

@@ -1,8 +1,11 @@
-"""What becomes of every tensor: which are blended with which weights, which are copied, which are left out.
+"""What becomes of every tensor: which are blended with which weights, which are copied, which are
+left out.
 
 Rules (those that people rely on in other tools, made explicit):
-- the VAE is not blended, unless a recipe of its own says so (`recipe.Parts`): it comes from the first ingredient that has one
-- so do integer tensors, and from the first ingredient the noise schedule's buffers (names without a dot)
+- the VAE is not blended, unless a recipe of its own says so (`recipe.Parts`): it comes from the
+  first ingredient that has one
+- so do integer tensors, and from the first ingredient the noise schedule's buffers (names without a
+  dot)
 - position ids are 0, 1, 2, ... as 64-bit integers, whatever a tool made of them
 - averaged copies of training (`model_ema.*`) are left out
 - what some ingredients lack or have in another width goes by the rules of `matching`
@@ -38,7 +41,9 @@ POSITION_IDS = "embeddings.position_ids"
 PRECISIONS = {
     "fp16": "F16", "bf16": "BF16", "fp32": "F32", "fp8_e4m3fn": "F8_E4M3", "fp8_e5m2": "F8_E5M2",
 }  # fmt: skip
-"""How blended tensors are stored. With fp8 that is the UNet alone: the other parts, which suffer from it, are then fp16."""
+"""How blended tensors are stored. With fp8 that is the UNet alone: the other parts, which suffer
+from it, are then fp16.
+"""
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,9 @@ Formula: TypeAlias = Blend | Call | Combination
 
 @dataclass(frozen=True)
 class Widened:
-    """Formulas side by side along the second dimension: each from channel `start` up to `stop` of its sources."""
+    """Formulas side by side along the second dimension: each from channel `start` up to `stop` of
+    its sources.
+    """
 
     parts: tuple[tuple[int, int, Formula], ...]
 
@@ -131,9 +138,11 @@ class OutputTensor:
 
 @dataclass(frozen=True)
 class Plan:
-    """The result tensor by tensor, before anything is read: `vae_from` names the ingredient whose VAE it keeps.
+    """The result tensor by tensor, before anything is read: `vae_from` names the ingredient whose
+    VAE it keeps.
 
-    `ingredients` are those that the result depends on, in the order of `headers`; `notes` say what was done where they are not alike.
+    `ingredients` are those that the result depends on, in the order of `headers`; `notes` say what
+    was done where they are not alike.
     """
 
     ingredients: tuple[Ingredient, ...]
@@ -147,7 +156,8 @@ class Plan:
 def make_plan(recipe: Recipe, headers: Mapping[Ingredient, Header], precision: str) -> Plan:
     """Plan the file that a recipe makes, blended tensors stored as fp16, bf16 or fp32.
 
-    `headers` has those of all ingredients. Raises MergeError when the ingredients do not fit together; it names them and the tensors.
+    `headers` has those of all ingredients. Raises MergeError when the ingredients do not fit
+    together; it names them and the tensors.
     """
     if precision not in PRECISIONS:
         raise MergeError(
@@ -258,7 +268,9 @@ def _owner_of_vae(
     order: Sequence[Ingredient],
     headers: Mapping[Ingredient, Header],
 ) -> Ingredient | None:
-    """The first ingredient that has a VAE. Refuses those that were named for their VAE when none has one."""
+    """The first ingredient that has a VAE. Refuses those that were named for their VAE when none
+    has one.
+    """
     having = [
         ingredient
         for ingredient in order
@@ -275,11 +287,15 @@ def _vae_note(recipe: Recipe, base: Ingredient, vae_from: Ingredient | None) -> 
         return ["The result has no VAE: none of its ingredients has one."]
     if vae_from == base or (isinstance(recipe, Parts) and recipe.vae is not None):
         return []
-    return [f"{short_name(base.name)} has no VAE; the result has that of {short_name(vae_from.name)}."]  # fmt: skip
+    return [
+        f"{short_name(base.name)} has no VAE; the result has that of {short_name(vae_from.name)}."
+    ]
 
 
 def _order(recipe: Recipe, mixes: Mapping[str, Mix]) -> list[Ingredient]:
-    """The ingredients that matter to any tensor, from left to right, but first one that the UNet is made of and not only taken from."""
+    """The ingredients that matter to any tensor, from left to right, but first one that the UNet is
+    made of and not only taken from.
+    """
     used = {i for name, mix in mixes.items() for i in used_ingredients(mix, name)}
     whole = flatten(recipe)
     used |= set(used_ingredients(whole))
@@ -292,7 +308,9 @@ def _order(recipe: Recipe, mixes: Mapping[str, Mix]) -> list[Ingredient]:
 
 
 def _added(mix: Mix, tensor: str) -> set[Ingredient]:
-    """The ingredients that a mix takes with positive weights; of a method those of its first operand."""
+    """The ingredients that a mix takes with positive weights; of a method those of its first
+    operand.
+    """
     found: set[Ingredient] = set()
     for atom, weight in mix:
         if weight > 0:
@@ -314,7 +332,9 @@ def _check_layouts(recipe: Recipe, family: Family) -> None:
 
 
 def _common_family(order: Sequence[Ingredient], headers: Mapping[Ingredient, Header]) -> Family:
-    """The family of the result: that of an ingredient with the most input channels. Refuses ingredients of several kinds."""
+    """The family of the result: that of an ingredient with the most input channels. Refuses
+    ingredients of several kinds.
+    """
     families = {ingredient: family_of(headers[ingredient]) for ingredient in order}
     if len({family.kind for family in families.values()}) > 1:
         told = ", ".join(f"{i.name} is {family.name}" for i, family in families.items())

@@ -1,8 +1,9 @@
 """The named block weights that the field uses, and own ones from a file.
 
-The curves are those of merge-block-weighted's and supermerger's lists, by their formulas over x = 0..1 from the first block to the
-last, rounded to ten digits as those lists are; steps and tables are taken from the lists. On SDXL a curve is drawn over its 19 blocks
-and a list is resampled. As in those lists BASE is 0 except in ALL_B: choosing a preset keeps the text encoder of A.
+The curves are those of merge-block-weighted's and supermerger's lists, by their formulas over x =
+0..1 from the first block to the last, rounded to ten digits as those lists are; steps and tables
+are taken from the lists. On SDXL a curve is drawn over its 19 blocks and a list is resampled. As in
+those lists BASE is 0 except in ALL_B: choosing a preset keeps the text encoder of A.
 """
 
 from __future__ import annotations
@@ -104,7 +105,9 @@ CUSTOM = "custom"
 
 
 def preset(name: str, layout: str = "SD1.5") -> BlockWeights:
-    """The block weights of a preset's name, in either spelling. Raises MergeError for an unknown one."""
+    """The block weights of a preset's name, in either spelling. Raises MergeError for an unknown
+    one.
+    """
     name = OTHER_NAMES.get(name, name)
     count = len(LAYOUTS[layout])
     if name in CURVES:
@@ -127,9 +130,11 @@ def read_weights(
     rules: str = "",
     own: Mapping[str, BlockWeights] | None = None,
 ) -> BlockWeights:
-    """Block weights from a preset's name (an own one's first) or a list of numbers, changed by what else is not empty.
+    """Block weights from a preset's name (an own one's first) or a list of numbers, changed by what
+    else is not empty.
 
-    `layout` is that of a preset; numbers tell theirs by how many they are. Raises MergeError for what is none of these.
+    `layout` is that of a preset; numbers tell theirs by how many they are. Raises MergeError for
+    what is none of these.
     """
     text = text.strip()
     if own and text in own:
@@ -163,7 +168,9 @@ def between(first: BlockWeights, second: BlockWeights, part: Fraction) -> BlockW
 
 
 def curves(own: Mapping[str, BlockWeights]) -> dict[str, dict[str, list[int | float | str]]]:
-    """BASE and the blocks of every preset by its name and layout, for JSON; own ones have one layout and go before the field's."""
+    """BASE and the blocks of every preset by its name and layout, for JSON; own ones have one
+    layout and go before the field's.
+    """
     found = {
         name: {layout: preset(name, layout) for layout in LAYOUTS}
         for name in (*PRESETS, *OTHER_NAMES)
@@ -179,7 +186,8 @@ def curves(own: Mapping[str, BlockWeights]) -> dict[str, dict[str, list[int | fl
 
 
 def read_presets(path: Path) -> dict[str, BlockWeights]:
-    """Own presets from a text file in the field's form: a name, then a tab or a colon, then the values; none without a file.
+    """Own presets from a text file in the field's form: a name, then a tab or a colon, then the
+    values; none without a file.
 
     Raises MergeError naming the line that is no preset.
     """
@@ -209,8 +217,9 @@ PRESET_NAME = re.compile(r"[^\W\d][\w*/+-]{0,63}")
 def save_preset(path: Path, name: str, weights: BlockWeights) -> bool:
     """Add a line to a file of own presets; False when exactly this preset is there already.
 
-    Raises MergeError for a name that is taken by other weights, is no word, or is a preset of the field; for rules and a time
-    embedding of its own, which the field's form cannot hold; and when the file cannot be written or read. Nothing is ever overwritten.
+    Raises MergeError for a name that is taken by other weights, is no word, or is a preset of the
+    field; for rules and a time embedding of its own, which the field's form cannot hold; and when
+    the file cannot be written or read. Nothing is ever overwritten.
     """
     if not PRESET_NAME.fullmatch(name):
         raise MergeError(

@@ -1,8 +1,9 @@
 """A merge as data: a tree of ingredients, weighted sums and added differences, without any tensor.
 
-Weights are exact fractions, so that 60/20/20 is 3/5, 1/5, 1/5 and a chain of mixes loses nothing. Every recipe here is, for each
-tensor, a linear combination with weights that add up to 1, of its ingredients and of what methods (`merge.methods`) make of other recipes;
-`flatten` gives that combination.
+Weights are exact fractions, so that 60/20/20 is 3/5, 1/5, 1/5 and a chain of mixes loses nothing.
+Every recipe here is, for each tensor, a linear combination with weights that add up to 1, of its
+ingredients and of what methods (`merge.methods`) make of other recipes; `flatten` gives that
+combination.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ PLAIN_NAME = re.compile(r"[^\W\d][\w./\\@-]*")
 
 @dataclass(frozen=True)
 class Ingredient:
-    """One checkpoint, by the name ComfyUI lists it under; `sha256` of its file is None until `bind` has seen the file."""
+    """One checkpoint, by the name ComfyUI lists it under; `sha256` of its file is None until `bind`
+    has seen the file.
+    """
 
     name: str
     sha256: str | None = None
@@ -72,7 +75,9 @@ class BlockSum:
 
 @dataclass(frozen=True)
 class Parts:
-    """`recipe` with the text encoder or the VAE, or both, of other recipes. Only a VAE that is given here as a mix is blended."""
+    """`recipe` with the text encoder or the VAE, or both, of other recipes. Only a VAE that is
+    given here as a mix is blended.
+    """
 
     recipe: Recipe
     text_encoder: Recipe | None = None
@@ -81,7 +86,9 @@ class Parts:
 
 @dataclass(frozen=True)
 class Method:
-    """What a method of `merge.methods.METHODS` makes of recipes, with every setting written down. Made by `method`."""
+    """What a method of `merge.methods.METHODS` makes of recipes, with every setting written down.
+    Made by `method`.
+    """
 
     method: str
     recipes: tuple[Recipe, ...]
@@ -99,7 +106,8 @@ Mix: TypeAlias = tuple[tuple[Ingredient | Method, Fraction], ...]
 
 
 def weighted_sum(shares: Iterable[tuple[Recipe, Number]]) -> WeightedSum:
-    """A weighted sum of any number of recipes. Shares are divided by their total; a recipe with share 0 is left out.
+    """A weighted sum of any number of recipes. Shares are divided by their total; a recipe with
+    share 0 is left out.
 
     Raises MergeError when a share is not a number or the total is not above 0.
     """
@@ -126,7 +134,9 @@ def triple_sum(
     share_of_b: Number | BlockWeights,
     share_of_c: Number | BlockWeights,
 ) -> Recipe:
-    """(1 - share of b - share of c) x a + share of b x b + share of c x c. Raises MergeError when a share is not a number."""
+    """(1 - share of b - share of c) x a + share of b x b + share of c x c. Raises MergeError when a
+    share is not a number.
+    """
     return add_difference(add_difference(a, b, a, share_of_b), c, a, share_of_c)
 
 
@@ -137,21 +147,27 @@ def sum_twice(
     share_of_b: Number | BlockWeights,
     share_of_c: Number | BlockWeights,
 ) -> Recipe:
-    """(1 - share of c) x ((1 - share of b) x a + share of b x b) + share of c x c. Raises MergeError when a share is not a number."""
+    """(1 - share of c) x ((1 - share of b) x a + share of b x b) + share of c x c. Raises
+    MergeError when a share is not a number.
+    """
     first = add_difference(a, b, a, share_of_b)
     return add_difference(first, c, first, share_of_c)
 
 
 TREES: dict[str, Callable[..., Recipe]] = {"triple_sum": triple_sum, "sum_twice": sum_twice}
-"""Methods of other tools that are sums of sums: they take recipes a, b, c and the settings share_of_b and share_of_c."""
+"""Methods of other tools that are sums of sums: they take recipes a, b, c and the settings
+share_of_b and share_of_c.
+"""
 
 
 def method(
     name: str, recipes: Iterable[Recipe], settings: Mapping[str, Any] | None = None
 ) -> Method:
-    """What the method of that name makes of the recipes, in the order of its operands; a setting that is not given has its default.
+    """What the method of that name makes of the recipes, in the order of its operands; a setting
+    that is not given has its default.
 
-    Raises MergeError for an unknown method or setting, another number of recipes, and for a value out of the setting's range.
+    Raises MergeError for an unknown method or setting, another number of recipes, and for a value
+    out of the setting's range.
     """
     if name not in METHODS:
         raise MergeError(f"{shown(name)} is not a method. Choose one of {', '.join(METHODS)}.")
@@ -216,10 +232,12 @@ def ingredients(recipe: Recipe) -> Iterator[Ingredient]:
 
 
 def flatten(recipe: Recipe, tensor: str = "") -> Mix:
-    """The linear combination that a recipe is for the tensor of that name: one exact weight per ingredient or method, from left to right.
+    """The linear combination that a recipe is for the tensor of that name: one exact weight per
+    ingredient or method, from left to right.
 
-    Without a name it is that of all that is not in the UNet. An ingredient that stands in several places is added up (by file
-    content where it is known, else by name), and so are equal methods; one whose total is 0 is left out. The weights add up to 1.
+    Without a name it is that of all that is not in the UNet. An ingredient that stands in several
+    places is added up (by file content where it is known, else by name), and so are equal methods;
+    one whose total is 0 is left out. The weights add up to 1.
     """
     recipe = for_part(recipe, part_of(tensor))
     totals: dict[str | Method, tuple[Ingredient | Method, Fraction]] = {}
@@ -249,7 +267,9 @@ def flatten(recipe: Recipe, tensor: str = "") -> Mix:
 
 
 def used_ingredients(mix: Mix, tensor: str = "") -> tuple[Ingredient, ...]:
-    """The ingredients that a mix depends on for the tensor of that name, each once, from left to right."""
+    """The ingredients that a mix depends on for the tensor of that name, each once, from left to
+    right.
+    """
     found: dict[Ingredient, None] = {}
     for atom, _ in mix:
         if isinstance(atom, Ingredient):
@@ -261,7 +281,9 @@ def used_ingredients(mix: Mix, tensor: str = "") -> tuple[Ingredient, ...]:
 
 
 def for_part(recipe: Recipe, part: str) -> Recipe:
-    """The recipe by which one part of a checkpoint (see `key_names.PARTS`) is mixed: the same tree without any `Parts`."""
+    """The recipe by which one part of a checkpoint (see `key_names.PARTS`) is mixed: the same tree
+    without any `Parts`.
+    """
     if isinstance(recipe, Parts):
         own = {TEXT_PART: recipe.text_encoder, VAE_PART: recipe.vae}.get(part)
         return for_part(recipe.recipe if own is None else own, part)
@@ -316,7 +338,8 @@ def bind(recipe: Recipe, sha256_of: Callable[[str], str]) -> Recipe:
 
 
 def recipe_hash(recipe: Recipe) -> str:
-    """Hex SHA-256 of what the recipe makes: its canonical form, with content hashes in place of names.
+    """Hex SHA-256 of what the recipe makes: its canonical form, with content hashes in place of
+    names.
 
     Raises MergeError when an ingredient is not bound to a file.
     """
@@ -357,7 +380,9 @@ def _multiplier_json(multiplier: Fraction | BlockWeights, number: Callable[[Frac
 
 
 def _weights_json(weights: BlockWeights, number: Callable[[Fraction], Any]) -> dict[str, Any]:
-    """Block weights as JSON, with `number` for each number; rules in the form that `parse_rules` reads."""
+    """Block weights as JSON, with `number` for each number; rules in the form that `parse_rules`
+    reads.
+    """
     value: dict[str, Any] = {
         "layout": weights.layout,
         "base": number(weights.base),
@@ -438,7 +463,11 @@ def _from_json(value: Any, where: str, depth: int) -> Recipe:
         return BlockSum(a, b, _weights_from_json(value["share_of_b"], f'"share_of_b" of {where}'))
     if kind == "parts":
         _check_fields(value, where, ("kind", "recipe"), ("text_encoder", "vae"))
-        sides = {field: _from_json(side, f"{field} of {where}", depth + 1) for field, side in value.items() if field != "kind"}  # fmt: skip
+        sides = {
+            field: _from_json(side, f"{field} of {where}", depth + 1)
+            for field, side in value.items()
+            if field != "kind"
+        }
         return Parts(**sides)
     if kind == "method":
         return _method_from_json(value, where, depth)
@@ -452,7 +481,9 @@ def _method_from_json(value: Any, where: str, depth: int) -> Method:
     _check_fields(value, where, ("kind", "method", "recipes"), ("settings",))
     name, sides, given = value["method"], value["recipes"], value.get("settings", {})
     if not isinstance(name, str) or not isinstance(sides, list) or not isinstance(given, dict):
-        raise MergeError(f'In {where}, "method" must be a text, "recipes" a list and "settings" an object.')  # fmt: skip
+        raise MergeError(
+            f'In {where}, "method" must be a text, "recipes" a list and "settings" an object.'
+        )
     settings = {
         field: _weights_from_json(number, f"{shown(field)} of {where}")
         if isinstance(number, dict)
@@ -493,7 +524,9 @@ def _check_fields(
 
 
 def load_json(text: str) -> Recipe:
-    """The recipe written in a JSON text. Raises MergeError when the text is not JSON or not a recipe."""
+    """The recipe written in a JSON text. Raises MergeError when the text is not JSON or not a
+    recipe.
+    """
     try:
         return from_json(json.loads(text))
     except RecursionError:
@@ -505,7 +538,9 @@ def load_json(text: str) -> Recipe:
 
 
 def to_text(recipe: Recipe) -> str:
-    """The recipe as a person writes it: "0.6 vodka + 0.2 epic + 0.2 dream". `merge.text.parse` reads it back."""
+    """The recipe as a person writes it: "0.6 vodka + 0.2 epic + 0.2 dream". `merge.text.parse`
+    reads it back.
+    """
     names = _short_names(recipe)
 
     def term(node: Recipe) -> str:
@@ -543,7 +578,9 @@ def _setting_text(value: Fraction | BlockWeights) -> str:
 
 
 def _weights_text(weights: BlockWeights) -> str:
-    """BASE and the blocks in the field's order, then TIME and rules where there are any: [0, 1, ...; TIME 0.5; OUT03:attn2:0.5]."""
+    """BASE and the blocks in the field's order, then TIME and rules where there are any: [0, 1,
+    ...; TIME 0.5; OUT03:attn2:0.5].
+    """
     parts = [", ".join(written(value) for value in (weights.base, *weights.blocks))]
     if weights.time != weights.blocks[0]:
         parts.append(f"TIME {written(weights.time)}")
@@ -556,7 +593,9 @@ def short_name(name: str) -> str:
 
 
 def _short_names(recipe: Recipe) -> dict[str, str]:
-    """What every ingredient is called in a text: shortly where that is clear, in quotation marks where it needs them."""
+    """What every ingredient is called in a text: shortly where that is clear, in quotation marks
+    where it needs them.
+    """
     names = {ingredient.name for ingredient in ingredients(recipe)}
     short = {name: short_name(name) for name in names}
     taken = list(short.values())

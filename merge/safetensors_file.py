@@ -1,7 +1,8 @@
-"""Safetensors files: a header that is checked before it is believed, and files that appear whole or not at all.
+"""Safetensors files: a header that is checked before it is believed, and files that appear whole or
+not at all.
 
-The format (https://github.com/huggingface/safetensors): eight bytes with the header's length, a JSON header, then the tensors
-without a hole between them.
+The format (https://github.com/huggingface/safetensors): eight bytes with the header's length, a
+JSON header, then the tensors without a hole between them.
 """
 
 from __future__ import annotations
@@ -54,7 +55,9 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Header:
-    """What a safetensors file holds, in the order of its bytes; `notes` say what was read otherwise than it stands there."""
+    """What a safetensors file holds, in the order of its bytes; `notes` say what was read otherwise
+    than it stands there.
+    """
 
     path: Path
     tensors: Mapping[str, Tensor]
@@ -65,7 +68,8 @@ class Header:
 def read_header(path: Path) -> Header:
     """Read and check the header of a safetensors file; no tensor is read.
 
-    Raises MergeError when the file is missing, is of another kind, is cut off, or has a header that does not fit it.
+    Raises MergeError when the file is missing, is of another kind, is cut off, or has a header that
+    does not fit it.
     """
     if path.suffix.lower() != ".safetensors":
         raise MergeError(
@@ -162,10 +166,11 @@ def _are_sizes(value: Any) -> TypeGuard[list[int]]:
 def lay_out(
     tensors: Sequence[tuple[str, str, tuple[int, ...]]], metadata: Mapping[str, str]
 ) -> tuple[bytes, dict[str, Tensor]]:
-    """The first bytes of a new file (up to its first tensor), and where each (name, dtype, shape) goes.
+    """The first bytes of a new file (up to its first tensor), and where each (name, dtype, shape)
+    goes.
 
-    Every tensor begins at a multiple of 8 as far as a format without holes allows: those whose size is no multiple of 8 come
-    last. The same arguments give the same bytes.
+    Every tensor begins at a multiple of 8 as far as a format without holes allows: those whose size
+    is no multiple of 8 come last. The same arguments give the same bytes.
     """
 
     def place(tensor: tuple[str, str, tuple[int, ...]]) -> tuple[bool, int]:
@@ -187,9 +192,11 @@ def lay_out(
 
 @contextmanager
 def new_file(path: Path, size_bytes: int) -> Iterator[Path]:
-    """A temporary file of that size beside `path`, to be filled; it gets its name when the block ends without an exception.
+    """A temporary file of that size beside `path`, to be filled; it gets its name when the block
+    ends without an exception.
 
-    Else it is removed. Raises MergeError when `path` exists, now or then, when the disk is too full, or when it cannot be written.
+    Else it is removed. Raises MergeError when `path` exists, now or then, when the disk is too
+    full, or when it cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

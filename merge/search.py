@@ -1,9 +1,10 @@
 """Cocktail search: mixes to try next, and the scores that tried ones got.
 
-A try is a weighted sum with shares in whole percent; it is a recipe and never a file. A grid shows tries side by side (its axis "recipe"
-reads them as text), people vote or a metric judges, and each score is kept in a table by the hash of its recipe (`add_score`). The next
-proposals, and which try is best, come from that table. One score is a number, the higher the better; several of one recipe from one
-judge replace each other, those of several judges are averaged.
+A try is a weighted sum with shares in whole percent; it is a recipe and never a file. A grid shows
+tries side by side (its axis "recipe" reads them as text), people vote or a metric judges, and each
+score is kept in a table by the hash of its recipe (`add_score`). The next proposals, and which try
+is best, come from that table. One score is a number, the higher the better; several of one recipe
+from one judge replace each other, those of several judges are averaged.
 """
 
 from __future__ import annotations
@@ -48,11 +49,13 @@ def propose(
     step: int = 20,
     known: Mapping[Shares, float] | None = None,
 ) -> list[Shares]:
-    """Shares in percent of `count` ingredients for the next tries, each adding up to 100, none twice.
+    """Shares in percent of `count` ingredients for the next tries, each adding up to 100, none
+    twice.
 
-    random: evenly spread over all mixes. grid: all mixes in steps of `step` percent; `tries` does not matter. bayesian: by
-    Optuna's tree-structured Parzen estimator from the scores of `known` tries, random until there are `FIRST_RANDOM` of them.
-    The same arguments give the same tries. Raises MergeError when an argument is out of range or Optuna is missing.
+    random: evenly spread over all mixes. grid: all mixes in steps of `step` percent; `tries` does
+    not matter. bayesian: by Optuna's tree-structured Parzen estimator from the scores of `known`
+    tries, random until there are `FIRST_RANDOM` of them. The same arguments give the same tries.
+    Raises MergeError when an argument is out of range or Optuna is missing.
     """
     if count < 2:
         raise MergeError("A search needs two or more recipes to mix.")
@@ -76,7 +79,9 @@ def _grid(count: int, step: int) -> list[Shares]:
     steps = WHOLE // step
     total = math.comb(steps + count - 1, count - 1)
     if total > MOST_TRIES:
-        raise MergeError(f"Steps of {step} percent give {total} mixes of {count} recipes; {MOST_TRIES} is the most. Choose a larger step.")  # fmt: skip
+        raise MergeError(
+            f"Steps of {step} percent give {total} mixes of {count} recipes; {MOST_TRIES} is the most. Choose a larger step."
+        )
     return [
         tuple(part * step for part in _parts(cuts, steps, count))
         for cuts in combinations(range(steps + count - 1), count - 1)
@@ -84,7 +89,9 @@ def _grid(count: int, step: int) -> list[Shares]:
 
 
 def _parts(cuts: Sequence[int], total: int, count: int) -> list[int]:
-    """The sizes of the parts into which bars at `cuts` divide `total` stars; every division has one set of cuts."""
+    """The sizes of the parts into which bars at `cuts` divide `total` stars; every division has one
+    set of cuts.
+    """
     edges = (-1, *cuts, total + count - 1)
     return [after - before - 1 for before, after in pairwise(edges)]
 
@@ -106,7 +113,9 @@ def _bayesian(count: int, tries: int, seed: int, known: Mapping[Shares, float]) 
     try:
         import optuna
     except ImportError:
-        raise MergeError("The bayesian search needs Optuna. Install it (pip install optuna), or choose random or grid.") from None  # fmt: skip
+        raise MergeError(
+            "The bayesian search needs Optuna. Install it (pip install optuna), or choose random or grid."
+        ) from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     ranges = {f"share_{n}": optuna.distributions.FloatDistribution(0, 1) for n in range(count)}
     sampler = optuna.samplers.TPESampler(
@@ -128,7 +137,9 @@ def _bayesian(count: int, tries: int, seed: int, known: Mapping[Shares, float]) 
 
 
 def _percent(weights: Sequence[float]) -> Shares:
-    """Whole percents in these proportions that add up to 100: the largest remainders are rounded up."""
+    """Whole percents in these proportions that add up to 100: the largest remainders are rounded
+    up.
+    """
     total = sum(weights)
     exact = [WHOLE * (weight / total if total > 0 else 1 / len(weights)) for weight in weights]
     parts = [math.floor(value) for value in exact]
@@ -145,10 +156,11 @@ def mix(recipes: Sequence[Recipe], shares: Shares) -> Recipe:
 
 
 def add_score(table: Path, recipe: Recipe, score: float, judge: str) -> None:
-    """Append a score to a table, a file of JSON lines. `recipe` is bound to its files (`recipe.bind`).
+    """Append a score to a table, a file of JSON lines. `recipe` is bound to its files
+    (`recipe.bind`).
 
-    A line is {"recipe_hash", "recipe", "score", "judge"}; whoever has votes or a metric may write such lines. Raises MergeError
-    when the score is not a number.
+    A line is {"recipe_hash", "recipe", "score", "judge"}; whoever has votes or a metric may write
+    such lines. Raises MergeError when the score is not a number.
     """
     if not math.isfinite(score):
         raise MergeError(f"A score must be a number; {score} is none.")
@@ -176,7 +188,9 @@ def _ends_with_line(file: Any) -> bool:
 
 
 def read_scores(table: Path) -> list[Scored]:
-    """The scored recipes of a table, the best first; none without a file. Lines that are damaged are passed over."""
+    """The scored recipes of a table, the best first; none without a file. Lines that are damaged
+    are passed over.
+    """
     by_judge: dict[str, dict[str, float]] = {}
     recipes: dict[str, Recipe] = {}
     for entry in _lines(table):
@@ -207,7 +221,9 @@ def _lines(table: Path) -> Iterator[Any]:
 
 
 def known_shares(recipes: Sequence[Recipe], scored: Sequence[Scored]) -> dict[Shares, float]:
-    """Scores by the shares of these recipes, as far as a scored recipe is a mix of them in whole percent."""
+    """Scores by the shares of these recipes, as far as a scored recipe is a mix of them in whole
+    percent.
+    """
     known = {}
     for entry in scored:
         tried = entry.recipe

@@ -1,14 +1,19 @@
-"""Recipes as people write them: "0.6 vodka + 0.2 epic + 0.2 dream", "base + 0.5 (v3 - v1)", "mix(a, b, [GRAD_V])".
+"""Recipes as people write them: "0.6 vodka + 0.2 epic + 0.2 dream", "base + 0.5 (v3 - v1)", "mix(a,
+b, [GRAD_V])".
 
     sum   = term, then any number of "+ term" or "- term"
     term  = [share] atom       a share is 0.6, 60%, 3/5, or [block weights] before a difference in parentheses
-    atom  = name | (sum) | mix(sum, sum, [block weights]) | method(sum, sum, ...; setting value, setting value, ...)
+    atom  = name | (sum) | mix(sum, sum, [block weights]) | method(sum, sum, ...; setting value,
+    setting value, ...)
 
-The methods and their settings are those of `merge.methods.METHODS`, and triple_sum and sum_twice: ties(base, a, b; keep 0.2, strength 1).
+The methods and their settings are those of `merge.methods.METHODS`, and triple_sum and sum_twice:
+ties(base, a, b; keep 0.2, strength 1).
 
-A whole recipe or one in parentheses can go on with "with text_encoder atom", "with vae atom" or both.
+A whole recipe or one in parentheses can go on with "with text_encoder atom", "with vae atom" or
+both.
 
-Names that hold blanks or signs, or begin with a digit, stand in quotation marks. `merge.recipe.to_text` writes this form.
+Names that hold blanks or signs, or begin with a digit, stand in quotation marks.
+`merge.recipe.to_text` writes this form.
 """
 
 from __future__ import annotations
@@ -70,14 +75,17 @@ def parse(text: str, name_of: Callable[[str], str] = str) -> Recipe:
 
 
 def parse_settings(text: str) -> dict[str, Fraction | BlockWeights]:
-    """The settings of a method by name, of a text such as "keep 0.2, strength [GRAD_V]"; none of an empty one. Raises MergeError."""
+    """The settings of a method by name, of a text such as "keep 0.2, strength [GRAD_V]"; none of an
+    empty one. Raises MergeError.
+    """
     if len(text) > LONGEST:
         raise MergeError(f"The settings are longer than {LONGEST} characters.")
     return _Parser(text, str).settings()
 
 
 def name_finder(names: Iterable[str]) -> Callable[[str], str]:
-    """For `parse`: finds a checkpoint by its name, with or without folder and ending, among those that are there.
+    """For `parse`: finds a checkpoint by its name, with or without folder and ending, among those
+    that are there.
 
     What it returns raises MergeError for a name that is not there or stands for several.
     """
@@ -326,7 +334,9 @@ class _Parser:
             raise self._error(f"here should be {sign!r}")
 
     def _error(self, what: str, at: int | None = None, start: int | None = None) -> MergeError:
-        """A message that shows the text from the character `at`, or from the token `start` (else the next one) on."""
+        """A message that shows the text from the character `at`, or from the token `start` (else
+        the next one) on.
+        """
         if at is None:
             index = self._next if start is None else start
             at = self._tokens[index][2] if index < len(self._tokens) else len(self._text)

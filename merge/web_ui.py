@@ -1,7 +1,9 @@
-"""Recipes in the words of A1111's web UI and of supermerger: written into merged files, and read from those that they made.
+"""Recipes in the words of A1111's web UI and of supermerger: written into merged files, and read
+from those that they made.
 
-Field names and meanings: A1111's modules/extras.py, supermerger's mergers.py. Their multiplier is the share of the second model. Both
-blend the VAE as they blend the text encoder, so a recipe that is read says so.
+Field names and meanings: A1111's modules/extras.py, supermerger's mergers.py. Their multiplier is
+the share of the second model. Both blend the VAE as they blend the text encoder, so a recipe that
+is read says so.
 """
 
 from __future__ import annotations
@@ -51,7 +53,9 @@ def read_web_ui_recipe(metadata: Mapping[str, str]) -> Recipe:
     elif told.get("type") == "sd-webui-supermerger":
         recipe = _from_supermerger(told, names)
     else:
-        raise MergeError(f"The metadata tells no recipe of A1111 or supermerger: {RECIPE} has another type.")  # fmt: skip
+        raise MergeError(
+            f"The metadata tells no recipe of A1111 or supermerger: {RECIPE} has another type."
+        )
     if told.get("bake_in_vae") not in NO_VAE:
         return Parts(recipe, vae=Ingredient(str(told["bake_in_vae"])))
     is_mixed = not isinstance(recipe, Ingredient) and len(flatten(recipe)) > 1
@@ -95,7 +99,9 @@ def _from_supermerger(told: Mapping[str, Any], names: Mapping[str, Any]) -> Reci
         return add_difference(add_difference(a, b, a, alpha), c, a, beta)
     if "Twice" in mode:
         return _sum(_sum(a, b, alpha), c, beta)
-    raise MergeError(f"The file was merged by supermerger's mode {mode!r}, for which there is no recipe.")  # fmt: skip
+    raise MergeError(
+        f"The file was merged by supermerger's mode {mode!r}, for which there is no recipe."
+    )
 
 
 def _sum(a: Recipe, b: Recipe, share_of_b: Fraction | BlockWeights) -> Recipe:
@@ -138,7 +144,9 @@ def _ingredient(told: Mapping[str, Any], names: Mapping[str, Any], field: str) -
 
 
 def write_web_ui_recipe(recipe: Recipe, title: str, half: bool, family: str) -> dict[str, Any]:
-    """The recipe in A1111's or supermerger's terms, where they have terms for it; otherwise its ingredients only."""
+    """The recipe in A1111's or supermerger's terms, where they have terms for it; otherwise its
+    ingredients only.
+    """
     whole, vae = recipe, None
     if isinstance(recipe, Parts):
         whole = recipe.recipe

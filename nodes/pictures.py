@@ -32,7 +32,9 @@ def read_image(path: Path) -> torch.Tensor:
 
 
 def keep_png(picture: Image.Image | bytes, kind: str, content: str) -> dict[str, str]:
-    """Keep a picture below `output/cocktail/<kind>`, named by a hash of `content`, and say where, as the page wants it."""
+    """Keep a picture below `output/cocktail/<kind>`, named by a hash of `content`, and say where,
+    as the page wants it.
+    """
     path = names.cocktail_dir(kind, f"{sha256_text(content)[:16]}.png")
     if not path.is_file():
         if not isinstance(picture, bytes):

@@ -1,4 +1,6 @@
-"""The HTTP routes: how runs and grids stand, presets of block weights, and stopping a run. `GET` only reads; changes are `POST` with a JSON body."""
+"""The HTTP routes: how runs and grids stand, presets of block weights, and stopping a run. `GET`
+only reads; changes are `POST` with a JSON body.
+"""
 
 from __future__ import annotations
 
@@ -99,7 +101,9 @@ def _summary(run: Run) -> dict[str, Any]:
 
 
 async def _answer(read: Callable[[], dict[str, Any]]) -> web.Response:
-    """The JSON that `read` returns, computed outside the event loop; what it refuses becomes {"error": ...}."""
+    """The JSON that `read` returns, computed outside the event loop; what it refuses becomes
+    {"error": ...}.
+    """
     try:
         return web.json_response(await asyncio.to_thread(read))
     except web.HTTPException as error:

@@ -26,4 +26,6 @@ Grid = io.Custom("COCKTAIL_GRID")
 """A resolved plan of a grid: `nodes.grid.engine.plan.plan.Plan`."""
 
 CheckpointName = io.AnyType
-"""The name of a checkpoint as `CheckpointLoaderSimple` takes it. Of any type, because ComfyUI lets nothing else link into a list of choices."""
+"""The name of a checkpoint as `CheckpointLoaderSimple` takes it. Of any type, because ComfyUI lets
+nothing else link into a list of choices.
+"""

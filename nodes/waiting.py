@@ -1,4 +1,6 @@
-"""Waiting for a background job: with progress, and without taking it along when the waiting is interrupted."""
+"""Waiting for a background job: with progress, and without taking it along when the waiting is
+interrupted.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,8 @@ class Job(Protocol):
 def work_off(job: Job, active: tuple[str, ...], describe: Callable[[Any], str]) -> Any:
     """Wait for the end of a job that has been started; returns its last state.
 
-    Interrupt ends the waiting, not the job. Raises TrainerError when the job was stopped or has failed.
+    Interrupt ends the waiting, not the job. Raises TrainerError when the job was stopped or has
+    failed.
     """
     progress, shown = Progress(), ""
     while True:

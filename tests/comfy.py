@@ -25,7 +25,9 @@ class ComfyError(Exception):
 
 
 class Comfy:
-    """ComfyUI with a base directory of its own and at most one pack, linked in as custom_nodes/cocktail."""
+    """ComfyUI with a base directory of its own and at most one pack, linked in as
+    custom_nodes/cocktail.
+    """
 
     def __init__(self, comfyui: Path, base: Path, pack: Path | None) -> None:
         self.comfyui, self.base = comfyui, base
@@ -101,7 +103,9 @@ class Comfy:
         return answer["prompt_id"]
 
     def errors(self, prompt: dict[str, Any]) -> dict[str, str]:
-        """Why each node of a prompt is refused, by node id; it must be refused before any of it runs."""
+        """Why each node of a prompt is refused, by node id; it must be refused before any of it
+        runs.
+        """
         answer = self.post("/prompt", {"prompt": prompt, "client_id": uuid.uuid4().hex})
         assert "prompt_id" not in answer, "the prompt was taken"
         return reasons(answer)
@@ -151,7 +155,9 @@ def free_port() -> int:
 
 
 def end(pid: int, started: float | None = None) -> None:
-    """End a process, gently first; not another one that has been given the same pid since `started`."""
+    """End a process, gently first; not another one that has been given the same pid since
+    `started`.
+    """
     try:
         process = psutil.Process(pid)
         if started is not None and abs(process.create_time() - started) > 1:

@@ -1,4 +1,6 @@
-"""What all tests share: the pack under the name `cocktail`, miniature checkpoints, and one real ComfyUI."""
+"""What all tests share: the pack under the name `cocktail`, miniature checkpoints, and one real
+ComfyUI.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,8 @@ LONG = (
 
 for name in ("cocktail", "cocktail.nodes"):
     if name not in sys.modules:
-        # The folder can have any name, and these __init__.py are for ComfyUI: the cores are imported around them.
+        # The folder can have any name, and these __init__.py are for ComfyUI: the cores are
+        # imported around them.
         package = types.ModuleType(name)
         package.__path__ = [str(ROOT.joinpath(*name.split(".")[1:]))]
         sys.modules[name] = package
@@ -93,7 +96,9 @@ def tokenizer(comfyui: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def miniatures(dev: ModuleType, root: Path) -> Path:
-    """A folder with miniature_base, _v1 and _v3.safetensors, kept until the code that makes them changes."""
+    """A folder with miniature_base, _v1 and _v3.safetensors, kept until the code that makes them
+    changes.
+    """
     recipe = (root / "trainer" / "model" / "miniature.py").read_bytes() + repr(
         dev.MINIATURES
     ).encode()
@@ -125,7 +130,9 @@ def comfy(
 
 @pytest.fixture(scope="module", autouse=True)
 def tidy() -> Iterator[None]:
-    """What a file of tests has put among the checkpoints goes with it (half a gigabyte each), but not the demo's."""
+    """What a file of tests has put among the checkpoints goes with it (half a gigabyte each), but
+    not the demo's.
+    """
     before = {path for server in SERVERS for path in server.checkpoints()}
     yield
     for server in SERVERS:

@@ -1,4 +1,6 @@
-"""ComfyUI's page in a real browser: the template is found, opens, is queued with a click, and its sheets appear."""
+"""ComfyUI's page in a real browser: the template is found, opens, is queued with a click, and its
+sheets appear.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,8 @@ FOREIGN = {
     ],
     "links": [],
 }
-"""A graph of some other pack. The page looks its name up on the web, and complains that it may not."""
+"""A graph of some other pack. The page looks its name up on the web, and complains that it may not.
+"""
 SHOWN = """kind => window.app.graph.nodes.filter(node => node.type === kind)
     .map(node => (node.imgs ?? []).filter(image => image.complete && image.naturalWidth > 200).length)"""
 
@@ -85,13 +88,17 @@ def open_page(browser: Browser, server: Comfy) -> tuple[Page, set[str]]:
 
 
 def general(complaint: str) -> str:
-    """A complaint without what differs between two servers: port, and which node types the page looks up on the web."""
+    """A complaint without what differs between two servers: port, and which node types the page
+    looks up on the web.
+    """
     complaint = re.sub(r"127\.0\.0\.1:\d+", "SERVER", complaint.splitlines()[0])
     return re.sub(r"https://api\.comfy\.org/[^' ]*", "https://api.comfy.org/", complaint)
 
 
 def open_template(page: Page) -> None:
-    """By hand: the template browser, the pack's name, the graph. A first visit shows the template browser unasked."""
+    """By hand: the template browser, the pack's name, the graph. A first visit shows the template
+    browser unasked.
+    """
     dialog = page.get_by_role("dialog")
     if not dialog.is_visible():
         page.get_by_role("button", name="Templates").first.click()
@@ -113,7 +120,9 @@ def test_the_template_opens_runs_and_shows_its_sheets(demo: Demo, browser, basel
     # Pictures are loaded when their node is drawn: all of the graph has to be in view.
     page.evaluate("() => window.app.extensionManager.command.execute('Comfy.Canvas.FitView')")
     for kind, count in (("CocktailGridSheet", 2), ("CocktailLossChart", 1)):
-        page.wait_for_function(f"kind => ({SHOWN})(kind).filter(n => n > 0).length === {count}", arg=kind)  # fmt: skip
+        page.wait_for_function(
+            f"kind => ({SHOWN})(kind).filter(n => n > 0).length === {count}", arg=kind
+        )
     page.screenshot(path=tmp_path / "graph.png")
     print("screenshot:", tmp_path / "graph.png")
     page.close()
@@ -159,7 +168,9 @@ def test_the_map_of_a_grid_fills_on_its_node_and_is_there_after_a_reload(
     sent = page.evaluate("async () => (await window.app.graphToPrompt()).output")
     assert "cells" not in sent["12"]["inputs"]
     page.get_by_test_id("queue-button").get_by_role("button").first.click()
-    page.wait_for_function(f"() => ({MAP})()?.text === 'any_input: 12 of 12 cells, finished'", timeout=180_000)  # fmt: skip
+    page.wait_for_function(
+        f"() => ({MAP})()?.text === 'any_input: 12 of 12 cells, finished'", timeout=180_000
+    )
     found = page.evaluate(MAP)
     assert found["colours"] == {"46,158,91,255": 12}, found
     page.wait_for_function(f"() => ({MAP})().seen === 64")
@@ -187,7 +198,9 @@ def test_block_weights_are_painted_as_bars_and_stay_text(
     comfy: Comfy, browser, baseline, root, tmp_path
 ):
     graph = json.loads((root / "workflows" / "block_weights.json").read_text(encoding="utf-8"))
-    prompt = json.loads((root / "workflows" / "api" / "block_weights.json").read_text(encoding="utf-8"))  # fmt: skip
+    prompt = json.loads(
+        (root / "workflows" / "api" / "block_weights.json").read_text(encoding="utf-8")
+    )
     comfy.post("/settings/Comfy.TutorialCompleted", True)
     page, complaints = open_page(browser, comfy)
     page.evaluate("graph => window.app.loadGraphData(graph)", graph)
@@ -200,7 +213,9 @@ def test_block_weights_are_painted_as_bars_and_stay_text(
 
     def at(slot: int, value: float) -> tuple[float, float]:
         box = page.evaluate(BARS)["box"]
-        return box["x"] + (slot + 0.5) / 26 * box["width"], box["y"] + (1 - value) * box["height"] * 78 / 90  # fmt: skip
+        return box["x"] + (slot + 0.5) / 26 * box["width"], box["y"] + (1 - value) * box[
+            "height"
+        ] * 78 / 90
 
     def numbers() -> list[float]:
         return [float(number) for number in page.evaluate(BARS)["weights"].split(",")]
@@ -232,8 +247,11 @@ def test_block_weights_are_painted_as_bars_and_stay_text(
     page.wait_for_function(f"() => ({BARS})().text.startsWith('drag')")
 
     def write(name: str, value: str) -> None:
-        page.evaluate("""([name, value]) => { const node = window.app.graph.nodes.find(node => node.type === "CocktailBlockWeights");
-            node.widgets.find(widget => widget.name === name).value = value; node.setDirtyCanvas(true, true); }""", [name, value])  # fmt: skip
+        page.evaluate(
+            """([name, value]) => { const node = window.app.graph.nodes.find(node => node.type === "CocktailBlockWeights");
+            node.widgets.find(widget => widget.name === name).value = value; node.setDirtyCanvas(true, true); }""",
+            [name, value],
+        )
 
     write("weights", "<img src=x>, 1")
     page.wait_for_function(f"() => ({BARS})().text === '<img is no number'")

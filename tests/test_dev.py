@@ -38,13 +38,40 @@ def stamps(tmp_path):
 
 
 def test_what_is_left_to_torch_is_left_out_and_nothing_else(dev):
-    lines = ["torch", "torchsde", "torchvision>=0.1", "Torch_Audio", "", "# torch", "numpy>=1.25", " torch==2 ; extra"]  # fmt: skip
-    assert dev.without(lines, {"torch", "torchvision", "torch-audio"}) == ["torchsde", "", "# torch", "numpy>=1.25"]  # fmt: skip
+    lines = [
+        "torch",
+        "torchsde",
+        "torchvision>=0.1",
+        "Torch_Audio",
+        "",
+        "# torch",
+        "numpy>=1.25",
+        " torch==2 ; extra",
+    ]
+    assert dev.without(lines, {"torch", "torchvision", "torch-audio"}) == [
+        "torchsde",
+        "",
+        "# torch",
+        "numpy>=1.25",
+    ]
 
 
 def test_a_users_install_never_touches_what_comfyui_brings(root):
     named = re.findall(r"^[A-Za-z0-9_.-]+", (root / "requirements.txt").read_text(), re.MULTILINE)
-    brought = {"torch", "torchvision", "torchaudio", "xformers", "transformers", "safetensors", "numpy", "pillow", "psutil", "scipy", "tqdm", "aiohttp"}  # fmt: skip
+    brought = {
+        "torch",
+        "torchvision",
+        "torchaudio",
+        "xformers",
+        "transformers",
+        "safetensors",
+        "numpy",
+        "pillow",
+        "psutil",
+        "scipy",
+        "tqdm",
+        "aiohttp",
+    }
     assert named and not brought & {name.lower() for name in named}
 
 
@@ -78,19 +105,40 @@ def test_a_folder_without_captions_is_refused_in_words(dev, tmp_path):
 
 
 def test_a_refusal_names_the_node_by_its_title(dev):
-    answer = {"node_errors": {"2": {"errors": [{"details": "folder - There is no folder x", "message": "m"}]}}}  # fmt: skip
+    answer = {
+        "node_errors": {
+            "2": {"errors": [{"details": "folder - There is no folder x", "message": "m"}]}
+        }
+    }
     assert dev.refusals(GRAPH, answer) == ["  Load dataset: folder - There is no folder x"]
     assert dev.refusals(GRAPH, {"error": {"message": "no prompt"}}) == ["  no prompt"]
 
 
 def test_a_failure_names_the_node_by_its_title(dev):
-    messages = [["execution_start", {}], ["execution_error", {"node_id": "2", "exception_message": "It broke.\n"}]]  # fmt: skip
+    messages = [
+        ["execution_start", {}],
+        ["execution_error", {"node_id": "2", "exception_message": "It broke.\n"}],
+    ]
     assert dev.failures(GRAPH, messages) == ["Load dataset: It broke."]
 
 
 def test_a_run_is_told_in_a_line(dev):
-    state = {"name": "vodka", "status": "running", "message": "", "step": 30, "steps": 220, "epoch": 1, "epochs": 10, "steps_per_second": 2.0, "first_validation": 1.0, "last_validation": 0.5}  # fmt: skip
-    assert dev.run_line(state) == "fine-tune vodka: running, step 30 of 220, epoch 2 of 10, 1 min 35 s left, validation loss 1.000 -> 0.500"  # fmt: skip
+    state = {
+        "name": "vodka",
+        "status": "running",
+        "message": "",
+        "step": 30,
+        "steps": 220,
+        "epoch": 1,
+        "epochs": 10,
+        "steps_per_second": 2.0,
+        "first_validation": 1.0,
+        "last_validation": 0.5,
+    }
+    assert (
+        dev.run_line(state)
+        == "fine-tune vodka: running, step 30 of 220, epoch 2 of 10, 1 min 35 s left, validation loss 1.000 -> 0.500"
+    )
 
 
 def test_without_a_terminal_a_stage_is_a_plain_line(dev, capsys):

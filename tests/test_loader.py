@@ -48,7 +48,9 @@ print(json.dumps({"seconds": seconds, "nodes": result, "heavy": heavy, "path": s
 
 
 def load(comfyui, root, bytecode):
-    """Load the pack in a Python of its own, which keeps compiled modules in a folder as a user's does."""
+    """Load the pack in a Python of its own, which keeps compiled modules in a folder as a user's
+    does.
+    """
     environment = {**os.environ, "PYTHONPYCACHEPREFIX": str(bytecode)}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     result = subprocess.run(

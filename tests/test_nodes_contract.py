@@ -1,6 +1,8 @@
-"""What saved graphs rely on: ids, order and types of inputs and outputs, and the choices that are ours.
+"""What saved graphs rely on: ids, order and types of inputs and outputs, and the choices that are
+ours.
 
-After a change that is meant, run the tests once with COCKTAIL_WRITE_CONTRACT=1 and look at the difference.
+After a change that is meant, run the tests once with COCKTAIL_WRITE_CONTRACT=1 and look at the
+difference.
 """
 
 from __future__ import annotations
@@ -12,7 +14,23 @@ import pytest
 
 from cocktail.merge.presets import read_presets
 
-LISTINGS = {"checkpoint", "checkpoint_a", "checkpoint_b", "folder", "base", "saved_dataset", "table", "model", "sampler", "scheduler", "vae", "lora", "image", "file", *(f"checkpoint_{number}" for number in range(1, 9))}  # fmt: skip
+LISTINGS = {
+    "checkpoint",
+    "checkpoint_a",
+    "checkpoint_b",
+    "folder",
+    "base",
+    "saved_dataset",
+    "table",
+    "model",
+    "sampler",
+    "scheduler",
+    "vae",
+    "lora",
+    "image",
+    "file",
+    *(f"checkpoint_{number}" for number in range(1, 9)),
+}
 """Inputs whose choices are files of this machine or ComfyUI's own lists."""
 
 
@@ -59,4 +77,6 @@ def test_every_node_comes_from_this_pack_and_under_its_category(comfy):
     for name, info in comfy.get("/object_info").items():
         if name.startswith("Cocktail"):
             assert info["python_module"] == "custom_nodes.cocktail"
-            assert info["category"] in {f"cocktail/{part}" for part in ("dataset", "fine-tune", "merge", "grid", "select")}  # fmt: skip
+            assert info["category"] in {
+                f"cocktail/{part}" for part in ("dataset", "fine-tune", "merge", "grid", "select")
+            }

@@ -15,7 +15,9 @@ from .demo import products
 
 
 def files(folder):
-    """Everything that the pack has made, with the time of its last change; a run's bookkeeping left out."""
+    """Everything that the pack has made, with the time of its last change; a run's bookkeeping left
+    out.
+    """
     return {
         str(path.relative_to(folder)): path.stat().st_mtime_ns
         for path in folder.rglob("*")

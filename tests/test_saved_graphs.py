@@ -1,4 +1,6 @@
-"""Every saved graph runs as it is on a fresh ComfyUI with the miniatures. The demo's and the search's have tests of their own."""
+"""Every saved graph runs as it is on a fresh ComfyUI with the miniatures. The demo's and the
+search's have tests of their own.
+"""
 
 from __future__ import annotations
 

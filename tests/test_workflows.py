@@ -1,4 +1,6 @@
-"""The saved graphs in workflows/: what the browser opens is what the API prompts say, and nothing private is in them."""
+"""The saved graphs in workflows/: what the browser opens is what the API prompts say, and nothing
+private is in them.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ ELSEWHERE = {
     "CocktailTrainingPreset",
     "CocktailValidationSettings",
 }
-"""Nodes that need the network, a model of one's own, an earlier result or a choice: their help pages show how they are linked."""
+"""Nodes that need the network, a model of one's own, an earlier result or a choice: their help
+pages show how they are linked.
+"""
 PATH = re.compile(r"^(/|~|[A-Za-z]:[\\/]|\\\\)|\.\.[\\/]")
 
 

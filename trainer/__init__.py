@@ -1,1 +1,3 @@
-"""Fine-tuning of Stable Diffusion 1.5, alone: nothing here knows ComfyUI. `python -m trainer --help`."""
+"""Fine-tuning of Stable Diffusion 1.5, alone: nothing here knows ComfyUI. `python -m trainer
+--help`.
+"""

@@ -1,4 +1,6 @@
-"""`python -m trainer`, and the entry point of the background process, which is started by this file's path."""
+"""`python -m trainer`, and the entry point of the background process, which is started by this
+file's path.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +8,10 @@ import sys
 
 
 def _as_package() -> None:
-    """Give the code a package name when it was started by path: embedded Pythons ignore the working directory,
-    and the script's own folder on `sys.path` would let our file names shadow other modules."""
+    """Give the code a package name when it was started by path: embedded Pythons ignore the working
+    directory, and the script's own folder on `sys.path` would let our file names shadow other
+    modules.
+    """
     import importlib.util
     from pathlib import Path
 

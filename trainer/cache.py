@@ -1,4 +1,6 @@
-"""Tensors kept on disk by content, so that a second run or a resumed one does not compute them again."""
+"""Tensors kept on disk by content, so that a second run or a resumed one does not compute them
+again.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ if TYPE_CHECKING:
 
 
 class TensorCache:
-    """One tensor a file; the folder's name says what the tensors are functions of besides their key."""
+    """One tensor a file; the folder's name says what the tensors are functions of besides their
+    key.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

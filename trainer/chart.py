@@ -17,16 +17,20 @@ SMOOTHING_SHARE = 0.04
 
 
 def chart_name(runs: Sequence[Run]) -> str:
-    """A file name for the chart of these runs as they are now; it changes with what they have recorded."""
+    """A file name for the chart of these runs as they are now; it changes with what they have
+    recorded.
+    """
     digest = sha256_text(canonical_json([[run.id, run.metrics()] for run in runs]))
     names = "_".join(run.name for run in runs)[:100]
     return f"{names}_{digest[:8]}.png"
 
 
 def draw_chart(runs: Sequence[Run], path: Path, width: int = 1200, height: int = 900) -> None:
-    """Draw training and validation loss over epochs, and validation loss relative to its value before training.
+    """Draw training and validation loss over epochs, and validation loss relative to its value
+    before training.
 
-    Runs at several resolutions can be compared in the second picture only: a larger picture is easier to predict.
+    Runs at several resolutions can be compared in the second picture only: a larger picture is
+    easier to predict.
     """
     from matplotlib.figure import Figure
 
@@ -73,7 +77,9 @@ def _draw_run(losses: Any, relative: Any, run: Run, colour: str) -> None:
 
 
 def smoothed(values: Sequence[float]) -> list[float]:
-    """Exponential moving average with its bias at the start taken out (Kingma & Ba 2015, section 3)."""
+    """Exponential moving average with its bias at the start taken out (Kingma & Ba 2015, section
+    3).
+    """
     factor = 1 - 1 / max(3.0, SMOOTHING_SHARE * len(values))
     average, result = 0.0, []
     for count, value in enumerate(values, start=1):

@@ -36,10 +36,12 @@ def save_checkpoint(
     step: int,
     suffix: str = "",
 ) -> Path:
-    """Write the trained parts into a copy of the base; every other tensor, the VAE above all, is copied as it is.
+    """Write the trained parts into a copy of the base; every other tensor, the VAE above all, is
+    copied as it is.
 
-    EMA copies (`model_ema.*`) of the base are left out. The file is opened again and compared before it gets its name.
-    Raises TrainerError when a weight is not finite or does not fit the type, or when the file is not what was written.
+    EMA copies (`model_ema.*`) of the base are left out. The file is opened again and compared
+    before it gets its name. Raises TrainerError when a weight is not finite or does not fit the
+    type, or when the file is not what was written.
     """
     from safetensors import safe_open
     from safetensors.torch import save_file
@@ -132,9 +134,11 @@ def _bits(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def prune_checkpoints(run: Run, former_best: dict[str, Any] | None = None) -> None:
-    """Delete checkpoints that the settings do not keep: a former best that was not due, and all but the newest few.
+    """Delete checkpoints that the settings do not keep: a former best that was not due, and all but
+    the newest few.
 
-    The best, the newest and those of pinned epochs always stay; files of other runs are never looked at.
+    The best, the newest and those of pinned epochs always stay; files of other runs are never
+    looked at.
     """
     settings, folder, metrics = run.settings, Path(run.paths.checkpoints), run.metrics()
     kinds = ("checkpoint", "ema checkpoint")

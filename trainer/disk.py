@@ -31,7 +31,9 @@ def checkpoint_bytes(
 
 
 def saves(settings: RunSettings) -> int:
-    """The most checkpoints that lie there at one time: those due, the best, and the next best while it is written."""
+    """The most checkpoints that lie there at one time: those due, the best, and the next best while
+    it is written.
+    """
     due = ceil(settings.epochs / settings.save_every_epochs)
     if settings.saving.keep_last:
         due = min(due, settings.saving.keep_last + len(settings.saving.pinned) + 1)

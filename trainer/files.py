@@ -17,7 +17,9 @@ DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Replace `path` by a file holding `data`; a reader sees the old file or the new one, never a part."""
+    """Replace `path` by a file holding `data`; a reader sees the old file or the new one, never a
+    part.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
     try:
@@ -70,7 +72,9 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def append_line(path: Path, value: dict[str, Any]) -> None:
-    """Append one JSON line. A torn line (a kill, a full disk) stands alone; `read_lines` leaves it out."""
+    """Append one JSON line. A torn line (a kill, a full disk) stands alone; `read_lines` leaves it
+    out.
+    """
     line = json.dumps(value, ensure_ascii=False).encode("utf-8") + b"\n"
     with path.open("a+b", buffering=0) as file:
         if file.tell() and not _ends_a_line(file):

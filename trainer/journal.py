@@ -21,7 +21,8 @@ SMOOTHING = 0.98
 
 
 class Journal:
-    """Keeps a run's state.json current and appends to its metrics.jsonl; a silent one writes nothing.
+    """Keeps a run's state.json current and appends to its metrics.jsonl; a silent one writes
+    nothing.
 
     A full disk loses nothing: lines wait in memory until there is room.
     """
@@ -39,7 +40,9 @@ class Journal:
         self._bar: Any = None
 
     def start_wandb(self) -> None:
-        """Open the run's page at Weights & Biases if the settings ask for it. Raises TrainerError without the package."""
+        """Open the run's page at Weights & Biases if the settings ask for it. Raises TrainerError
+        without the package.
+        """
         if self.run.settings.logging.wandb and not self.silent:
             self._wandb = _wandb(self.run)
 
@@ -94,7 +97,9 @@ class Journal:
         self._append(self.run.folder / "skipped.jsonl", {"pair": pair, "reason": reason})
 
     def note_speed(self, step: int, steps: int, loss: float, seconds: float) -> None:
-        """After a step: loss and speed, raw and smoothed, and when the run will be done; a bar when run by hand."""
+        """After a step: loss and speed, raw and smoothed, and when the run will be done; a bar when
+        run by hand.
+        """
         former = self.state
         speed = 1 / max(seconds, 1e-9)
         if former.steps_per_second is not None:
@@ -143,7 +148,9 @@ class Journal:
 
 @contextlib.contextmanager
 def _room_permitting() -> Iterator[None]:
-    """Let a write that fails for want of room on the disk pass: it is tried again with the next one."""
+    """Let a write that fails for want of room on the disk pass: it is tried again with the next
+    one.
+    """
     try:
         yield
     except OSError as error:
@@ -152,7 +159,9 @@ def _room_permitting() -> Iterator[None]:
 
 
 def _tensorboard(run: Run) -> Any:
-    """TensorBoard is an extra: without the package there are no events, and everything else is the same."""
+    """TensorBoard is an extra: without the package there are no events, and everything else is the
+    same.
+    """
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
@@ -161,7 +170,9 @@ def _tensorboard(run: Run) -> Any:
 
 
 def _wandb(run: Run) -> Any:
-    """A Weights & Biases run that goes on where it stopped. Raises TrainerError without the package."""
+    """A Weights & Biases run that goes on where it stopped. Raises TrainerError without the
+    package.
+    """
     try:
         import wandb
     except ImportError as error:

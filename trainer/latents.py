@@ -35,7 +35,9 @@ PIXELS_AHEAD = 64_000_000
 
 
 class Picture(NamedTuple):
-    """The picture of a pair, as it is or mirrored; variant 0 is cropped around its centre, others elsewhere."""
+    """The picture of a pair, as it is or mirrored; variant 0 is cropped around its centre, others
+    elsewhere.
+    """
 
     pair: Pair
     mirrored: bool = False
@@ -90,7 +92,8 @@ class Latents:
 
 
 class Form(NamedTuple):
-    """A size that a picture is wanted in, as it is or mirrored, and how much of its sides a crop may take away.
+    """A size that a picture is wanted in, as it is or mirrored, and how much of its sides a crop
+    may take away.
 
     `variant` numbers the crops; 0 takes nothing away but what the size asks for.
     """
@@ -103,7 +106,9 @@ class Form(NamedTuple):
 
 @dataclass(frozen=True)
 class Work:
-    """A picture file and the forms that it is wanted in, by their key in the cache; `pairs` are all that show it."""
+    """A picture file and the forms that it is wanted in, by their key in the cache; `pairs` are all
+    that show it.
+    """
 
     file: Path
     pair: Pair
@@ -124,14 +129,15 @@ def encode_missing(
 ) -> dict[str, str]:
     """Encode what the cache lacks: the mean of the VAE's posterior, in fp32, times 0.18215.
 
-    `tables` are the latents of one dataset at one or several resolutions; each picture is read and hashed once for all of
-    them, and decoded once (a JPEG once for each size that it is decoded at). Pairs that can be shown mirrored are encoded
-    both ways. Threads decode ahead while the VAE is at work. Every latent is on disk as soon as it is there: after a kill
-    the next call goes on from it. On a CPU pictures are encoded one by one, because there the bits of a latent hang on how
+    `tables` are the latents of one dataset at one or several resolutions; each picture is read and
+    hashed once for all of them, and decoded once (a JPEG once for each size that it is decoded at).
+    Pairs that can be shown mirrored are encoded both ways. Threads decode ahead while the VAE is at
+    work. Every latent is on disk as soon as it is there: after a kill the next call goes on from
+    it. On a CPU pictures are encoded one by one, because there the bits of a latent hang on how
     many others share its batch; elsewhere in batches of one size.
 
-    Returns what could not be encoded, and why, by the pairs' ids: pictures that are gone, damaged or changed since the
-    dataset was made.
+    Returns what could not be encoded, and why, by the pairs' ids: pictures that are gone, damaged
+    or changed since the dataset was made.
     """
     works = _works(tables)
     forms = {key: form for work in works for key, form in work.forms.items()}
@@ -207,7 +213,9 @@ def _has_room(coming: Sequence[Work], work: Work) -> bool:
 
 
 def _forms(work: Work, background: str) -> list[Decoded]:
-    """Read, check, decode, scale and crop a picture. Raises TrainerError when it is not what the dataset knows."""
+    """Read, check, decode, scale and crop a picture. Raises TrainerError when it is not what the
+    dataset knows.
+    """
     import numpy
 
     try:
@@ -233,8 +241,10 @@ def _forms(work: Work, background: str) -> list[Decoded]:
 
 
 def _jittered(image: Any, form: Form, pair: Pair) -> Any:
-    """The picture less a random part at each side: of the smaller side up to the jitter, and not so much that what is
-    left has to be enlarged (as EveryDream2 does). A function of the picture and the variant."""
+    """The picture less a random part at each side: of the smaller side up to the jitter, and not so
+    much that what is left has to be enlarged (as EveryDream2 does). A function of the picture and
+    the variant.
+    """
     if not form.variant:
         return image
     spare = min(pair.width / form.bucket[0], pair.height / form.bucket[1]) - 1
@@ -291,7 +301,8 @@ def fill_cache(
 ) -> dict[str, str]:
     """Fill a cache with the latents that runs on this base at these resolutions will ask for.
 
-    Returns what was skipped, as `encode_missing` does. Raises TrainerError when the base is no SD1.5 checkpoint.
+    Returns what was skipped, as `encode_missing` does. Raises TrainerError when the base is no
+    SD1.5 checkpoint.
     """
     from accelerate import Accelerator
 

@@ -54,7 +54,9 @@ def wrap(text: str, width: float, size: int, most_lines: int = MOST_LINES) -> tu
 
 
 def _fitting(word: str, width: float, letters: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> int:
-    """How many characters of a word that is too long go on a line; after a separator if one is near."""
+    """How many characters of a word that is too long go on a line; after a separator if one is
+    near.
+    """
     fits = 1
     while fits < len(word) and letters.getlength(word[: fits + 1]) <= width:
         fits += 1
@@ -63,7 +65,9 @@ def _fitting(word: str, width: float, letters: ImageFont.FreeTypeFont | ImageFon
 
 
 def missing_scripts(text: str) -> list[str]:
-    """The scripts ("CJK", "HANGUL") of the characters that the font has no letter for: it draws boxes in their place."""
+    """The scripts ("CJK", "HANGUL") of the characters that the font has no letter for: it draws
+    boxes in their place.
+    """
     found = {
         unicodedata.name(character, "unnamed").split()[0].split("-")[0]
         for character in set(text)
@@ -84,7 +88,9 @@ def line_height(size: int) -> int:
 
 @lru_cache(maxsize=64)
 def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """DejaVu Sans, which comes with matplotlib and has Latin, Greek and Cyrillic letters; else Pillow's own font."""
+    """DejaVu Sans, which comes with matplotlib and has Latin, Greek and Cyrillic letters; else
+    Pillow's own font.
+    """
     from PIL import ImageFont
 
     spec = find_spec("matplotlib")

@@ -33,8 +33,8 @@ OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "cannot allocate 
 def train(folder: Path) -> int:
     """Train a run from where it stands to its last epoch; returns the process' exit status.
 
-    Whatever happens is in the run's state afterwards: finished, stopped, or failed with the reason. Under
-    `accelerate launch` all processes come here; only the first writes.
+    Whatever happens is in the run's state afterwards: finished, stopped, or failed with the reason.
+    Under `accelerate launch` all processes come here; only the first writes.
     """
     run = Run.open(folder)
     if run.state().status == "finished":
@@ -94,7 +94,8 @@ def _train(run: Run, workers: Workers) -> int:
 
 
 def _train_epochs(training: Training) -> str:
-    """The loop: validate, then epoch after epoch of steps, each epoch closed by validation and saving.
+    """The loop: validate, then epoch after epoch of steps, each epoch closed by validation and
+    saving.
 
     Returns what to say at the end. Raises EndedEarly when the validation says that it is time.
     """
@@ -148,7 +149,9 @@ def train_epoch(training: Training, epoch: int) -> None:
 def _ahead(
     training: Training, plan: Sequence[list[list[Showing]]], start: int, step: int
 ) -> Iterator[tuple[int, list[Batch]]]:
-    """The steps of a plan from number `start` on, each made ready while the one before it is at work."""
+    """The steps of a plan from number `start` on, each made ready while the one before it is at
+    work.
+    """
     with ThreadPoolExecutor(1, thread_name_prefix="data") as pool:
         pending = (
             pool.submit(make_batches, training, plan[start], step) if start < len(plan) else None
@@ -227,7 +230,9 @@ def _obey(training: Training) -> None:
 
 
 def _close_epoch(training: Training) -> None:
-    """Validate, save what is due, and make the epoch safe against any kill; until then it is not over."""
+    """Validate, save what is due, and make the epoch safe against any kill; until then it is not
+    over.
+    """
     epoch, settings = training.position.epoch + 1, training.run.settings
     last = epoch == settings.epochs
     training.journal.update(epoch=epoch)

@@ -1,4 +1,6 @@
-"""The training loss of every picture, in fp32: what the UNet is to predict, how its error is measured and weighed."""
+"""The training loss of every picture, in fp32: what the UNet is to predict, how its error is
+measured and weighed.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ if TYPE_CHECKING:
 
 
 class Schedule:
-    """The noise schedule of a run: `alphas`, the products of (1 - beta), and `snr`, a / (1 - a), each (1000,) fp32."""
+    """The noise schedule of a run: `alphas`, the products of (1 - beta), and `snr`, a / (1 - a),
+    each (1000,) fp32.
+    """
 
     def __init__(self, settings: LossSettings, device: Any) -> None:
         import torch
@@ -35,8 +39,9 @@ def pair_losses(
 ) -> torch.Tensor:
     """The loss of every picture of a batch, shape (batch,).
 
-    latents, noise: (batch, 4, h, w) fp32; timesteps: (batch,) in 0..999; text: (batch, tokens, 768); mask: (batch,
-    tokens), 0 where there is no token. With the default settings, the epsilon loss (Ho et al. 2020, eq. 14).
+    latents, noise: (batch, 4, h, w) fp32; timesteps: (batch,) in 0..999; text: (batch, tokens,
+    768); mask: (batch, tokens), 0 where there is no token. With the default settings, the epsilon
+    loss (Ho et al. 2020, eq. 14).
     """
     noisy = add_noise(latents, noise, timesteps, schedule.alphas)
     given = {"encoder_hidden_states": text}
@@ -72,8 +77,9 @@ def element_losses(
 ) -> torch.Tensor:
     """The error of every element. With d = predicted - wanted and s = t / 1000:
 
-    mse: d^2. huber: d^2 / 2 if |d| < 1, else |d| - 1/2. mse to huber: (1 - s) mse + s huber; huber to mse the mirror
-    (EveryDream2). pseudo-huber: 2 c (sqrt(d^2 + c^2) - c) with c by `huber_schedule` (kohya's sd-scripts).
+    mse: d^2. huber: d^2 / 2 if |d| < 1, else |d| - 1/2. mse to huber: (1 - s) mse + s huber; huber
+    to mse the mirror (EveryDream2). pseudo-huber: 2 c (sqrt(d^2 + c^2) - c) with c by
+    `huber_schedule` (kohya's sd-scripts).
     """
     import torch
 
@@ -95,10 +101,11 @@ def element_losses(
 
 
 def huber_c(timesteps: torch.Tensor, settings: LossSettings, schedule: Schedule) -> torch.Tensor:
-    """c of the pseudo-Huber loss at every noise level, (batch,) (kohya's sd-scripts, after Patrascu 2024).
+    """c of the pseudo-Huber loss at every noise level, (batch,) (kohya's sd-scripts, after Patrascu
+    2024).
 
-    constant: c. exponential: exp(ln(c) t / 1000), from 1 at no noise to c. snr: (1 - c) / (1 + sigma)^2 + c with sigma =
-    sqrt((1 - a) / a).
+    constant: c. exponential: exp(ln(c) t / 1000), from 1 at no noise to c. snr: (1 - c) / (1 +
+    sigma)^2 + c with sigma = sqrt((1 - a) / a).
     """
     import torch
 
@@ -117,8 +124,9 @@ def snr_weights(
 ) -> torch.Tensor | None:
     """The weight of every picture by its signal-to-noise ratio, (batch,), None when all weigh 1.
 
-    min-SNR (Hang et al. 2023): min(SNR, gamma) / SNR for epsilon, / (SNR + 1) for v. Debiased (Yu et al. 2023):
-    1 / sqrt(min(SNR, 1000)) for epsilon, 1 / (SNR + 1) for v as in kohya's sd-scripts.
+    min-SNR (Hang et al. 2023): min(SNR, gamma) / SNR for epsilon, / (SNR + 1) for v. Debiased (Yu
+    et al. 2023): 1 / sqrt(min(SNR, 1000)) for epsilon, 1 / (SNR + 1) for v as in kohya's
+    sd-scripts.
     """
     snr = schedule.snr[timesteps]
     plus = 0.0 if settings.prediction == "epsilon" else 1.0

@@ -1,4 +1,6 @@
-"""What a run measures and shows between its steps: validation, the best weights, the trend, samples."""
+"""What a run measures and shows between its steps: validation, the best weights, the trend,
+samples.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from .validation import Validation, mean
 
 
 class Left(Exception):
-    """A measurement was left because somebody asked the run to stop; it is taken again after a resume."""
+    """A measurement was left because somebody asked the run to stop; it is taken again after a
+    resume.
+    """
 
 
 class EndedEarly(Exception):
@@ -83,7 +87,9 @@ def _keep_best(training: Training, epoch: int, loss: float) -> None:
 
 
 def _watch_trend(training: Training, epoch: int, action: str) -> None:
-    """Warn, save or end the run when the validation loss has been rising consistently since its best."""
+    """Warn, save or end the run when the validation loss has been rising consistently since its
+    best.
+    """
     rising = training.workers.agree(
         trend(training.run.validations(), training.run.settings.validation.trend_patience)
     )

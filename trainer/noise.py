@@ -1,4 +1,6 @@
-"""SD1.5's noise schedule, the noise of a showing, and randomness that depends on what it is for and on nothing else."""
+"""SD1.5's noise schedule, the noise of a showing, and randomness that depends on what it is for and
+on nothing else.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +17,13 @@ TIMESTEPS = 1000
 
 
 def alphas_cumprod(zero_terminal: bool = False) -> torch.Tensor:
-    """The products of (1 - beta) of SD1.5's scaled-linear schedule, fp64 of shape (1000,): 0.99915 ... 0.00466.
+    """The products of (1 - beta) of SD1.5's scaled-linear schedule, fp64 of shape (1000,): 0.99915
+    ... 0.00466.
 
-    beta_t = (linspace(sqrt(0.00085), sqrt(0.012), 1000))^2, from the configuration of Stable Diffusion 1.
-    Zero terminal SNR moves it so that its last level is pure noise (Lin et al. 2024, algorithm 1): sqrt(a) is shifted
-    and scaled so that its first value stays and its last becomes 0.
+    beta_t = (linspace(sqrt(0.00085), sqrt(0.012), 1000))^2, from the configuration of Stable
+    Diffusion 1. Zero terminal SNR moves it so that its last level is pure noise (Lin et al. 2024,
+    algorithm 1): sqrt(a) is shifted and scaled so that its first value stays and its last becomes
+    0.
     """
     import torch
 
@@ -34,13 +38,17 @@ def alphas_cumprod(zero_terminal: bool = False) -> torch.Tensor:
 def add_noise(
     latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor, alphas: torch.Tensor
 ) -> torch.Tensor:
-    """z_t = sqrt(a_t) z + sqrt(1 - a_t) n (Ho et al. 2020, eq. 4), in fp32. Shapes (batch, 4, h, w) and (batch,)."""
+    """z_t = sqrt(a_t) z + sqrt(1 - a_t) n (Ho et al. 2020, eq. 4), in fp32. Shapes (batch, 4, h, w)
+    and (batch,).
+    """
     a = alphas[timesteps].view(-1, 1, 1, 1)
     return a.sqrt() * latents + (1.0 - a).sqrt() * noise
 
 
 def keyed_generator(*key: str | int) -> torch.Generator:
-    """A CPU generator whose numbers are a function of the key: resuming needs no saved generator state."""
+    """A CPU generator whose numbers are a function of the key: resuming needs no saved generator
+    state.
+    """
     import torch
 
     digest = hashlib.blake2b("/".join(str(part) for part in key).encode(), digest_size=8).digest()
@@ -50,11 +58,13 @@ def keyed_generator(*key: str | int) -> torch.Generator:
 def draw_noise(
     generator: torch.Generator, shape: Sequence[int], settings: LossSettings
 ) -> torch.Tensor:
-    """The noise of one showing, (4, h, w): white, then pyramid and offset noise if the settings ask for them.
+    """The noise of one showing, (4, h, w): white, then pyramid and offset noise if the settings ask
+    for them.
 
-    Pyramid (Whitaker 2023): for i = 0..9 add discount^i times white noise of a side divided by r^i, r drawn from 2..4,
-    scaled up, until a side is 1; then divide by the standard deviation, here of this picture alone, so that pictures of
-    one batch do not depend on each other. Offset (Guttenberg 2023): add the strength times one number a channel.
+    Pyramid (Whitaker 2023): for i = 0..9 add discount^i times white noise of a side divided by r^i,
+    r drawn from 2..4, scaled up, until a side is 1; then divide by the standard deviation, here of
+    this picture alone, so that pictures of one batch do not depend on each other. Offset
+    (Guttenberg 2023): add the strength times one number a channel.
     """
     import torch
 
@@ -92,8 +102,9 @@ def draw_timestep(
 ) -> int:
     """The noise level of the showing at `place` of the `count` showings of a step, in start..end-1.
 
-    uniform: every level alike. stratified: the levels of a step are spread evenly, one in each equal stretch, which
-    stretch being drawn for the step. logit-normal: the sigmoid of a normal number (Esser et al. 2024).
+    uniform: every level alike. stratified: the levels of a step are spread evenly, one in each
+    equal stretch, which stretch being drawn for the step. logit-normal: the sigmoid of a normal
+    number (Esser et al. 2024).
     """
     import torch
 

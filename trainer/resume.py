@@ -1,7 +1,9 @@
-"""Points from which training goes on exactly: fp32 weights, optimizer state, EMA, and where in which epoch.
+"""Points from which training goes on exactly: fp32 weights, optimizer state, EMA, and where in
+which epoch.
 
-A point is written under a temporary name, complete with its manifest, then renamed. Nothing else is needed: every
-random choice is keyed by integers (noise.py), so a resumed run computes the same weights as one that was never stopped.
+A point is written under a temporary name, complete with its manifest, then renamed. Nothing else is
+needed: every random choice is keyed by integers (noise.py), so a resumed run computes the same
+weights as one that was never stopped.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ COPY_HEADROOM = 1.5
 
 @dataclass(frozen=True)
 class Position:
-    """Where training stands: `batch` optimizer steps of `epoch` (counted from 0) are done, `step` in all."""
+    """Where training stands: `batch` optimizer steps of `epoch` (counted from 0) are done, `step`
+    in all.
+    """
 
     epoch: int = 0
     batch: int = 0
@@ -37,7 +41,9 @@ class Position:
 
 @dataclass(frozen=True)
 class Point:
-    """All that training needs to go on: tensors by component and name, and what is no tensor, by component."""
+    """All that training needs to go on: tensors by component and name, and what is no tensor, by
+    component.
+    """
 
     position: Position
     tensors: Mapping[str, Mapping[str, torch.Tensor]]
@@ -65,9 +71,11 @@ class PointWriter:
         self._pending: Future[None] | None = None
 
     def write(self, point: Point, wait: bool) -> bool:
-        """Write a point; with `wait` it is on disk afterwards. Returns whether it is being written in the background.
+        """Write a point; with `wait` it is on disk afterwards. Returns whether it is being written
+        in the background.
 
-        Raises OSError or SafetensorError for this point, or for the one before if that went wrong in the background.
+        Raises OSError or SafetensorError for this point, or for the one before if that went wrong
+        in the background.
         """
         import psutil
 

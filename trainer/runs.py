@@ -1,4 +1,5 @@
-"""A run and its folder, which is the whole interface between the training process and everybody else.
+"""A run and its folder, which is the whole interface between the training process and everybody
+else.
 
 run.json        what the run is: identity, base, dataset, settings; written once
 dataset.parquet   the manifest it trains on
@@ -52,17 +53,20 @@ class Paths:
     """Folders of this machine that a run uses; no part of its identity."""
 
     checkpoints: str
-    """Where its checkpoints go: for `create_run` the folder that gets one named like the run, afterwards that one."""
+    """Where its checkpoints go: for `create_run` the folder that gets one named like the run,
+    afterwards that one.
+    """
     tokenizer: str
     cache: str
 
 
 @dataclass(frozen=True)
 class State:
-    """How a run stands. `status` is queued, preparing, running, paused, stopping, stopped, finished, failed or interrupted.
+    """How a run stands. `status` is queued, preparing, running, paused, stopping, stopped,
+    finished, failed or interrupted.
 
-    Validation losses are mean squared errors; `best` holds epoch, step, loss and checkpoint; `trend` says in words that
-    the validation loss has been rising, and is empty while it has not.
+    Validation losses are mean squared errors; `best` holds epoch, step, loss and checkpoint;
+    `trend` says in words that the validation loss has been rising, and is empty while it has not.
     """
 
     status: str = "queued"
@@ -154,11 +158,15 @@ class Run:
         return command if command in COMMANDS else None
 
     def metrics(self, after_line: int = 0) -> list[dict[str, Any]]:
-        """Lines of metrics.jsonl from number `after_line` on. After a resume a step can be there twice: the later line holds."""
+        """Lines of metrics.jsonl from number `after_line` on. After a resume a step can be there
+        twice: the later line holds.
+        """
         return read_lines(self.folder / "metrics.jsonl")[after_line:]
 
     def validations(self) -> list[dict[str, Any]]:
-        """The validations so far in order of their steps: epoch, step and the loss of every pair by its id."""
+        """The validations so far in order of their steps: epoch, step and the loss of every pair by
+        its id.
+        """
         lines = read_lines(self.folder / "validation.jsonl")
         by_step = {line["step"]: line for line in lines}
         return [by_step[step] for step in sorted(by_step)]
@@ -204,9 +212,9 @@ def create_run(
 ) -> Run:
     """The run of that name, made if it is not there yet; nothing is started.
 
-    An empty name becomes `run-` and the beginning of the identity. The folder appears whole.
-    Raises TrainerError when the name is taken by a run with another base, dataset or settings, or by checkpoints
-    of a run that is no longer there.
+    An empty name becomes `run-` and the beginning of the identity. The folder appears whole. Raises
+    TrainerError when the name is taken by a run with another base, dataset or settings, or by
+    checkpoints of a run that is no longer there.
     """
     identity = run_identity(base.sha256, dataset.fingerprint, settings)
     name = name or f"run-{identity[:12]}"
@@ -274,7 +282,8 @@ def _extends(run: Run, base: Base, dataset: Dataset, settings: RunSettings) -> b
 def _adopt(run: Run, identity: str, settings: RunSettings) -> Run:
     """Give an existing run settings that may change: more epochs, and what is only shown or saved.
 
-    A finished run that gets more epochs is no longer finished. Raises TrainerError while it is at work.
+    A finished run that gets more epochs is no longer finished. Raises TrainerError while it is at
+    work.
     """
     if settings == run.settings:
         return run

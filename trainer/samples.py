@@ -1,4 +1,6 @@
-"""Pictures drawn while a run is at work, so that one sees what it learns. They never end a run and never change it."""
+"""Pictures drawn while a run is at work, so that one sees what it learns. They never end a run and
+never change it.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,9 @@ def _described(prompt: SamplePrompt) -> str:
 
 
 def _draw(training: Training, vae: Any, prompt: SamplePrompt) -> Image | None:
-    """One picture, None when the run is asked to stop meanwhile. By DDIM (Song et al. 2021) with classifier-free guidance (Ho & Salimans 2021), noise from the CPU."""
+    """One picture, None when the run is asked to stop meanwhile. By DDIM (Song et al. 2021) with
+    classifier-free guidance (Ho & Salimans 2021), noise from the CPU.
+    """
     import torch
     from PIL import Image
 

@@ -1,4 +1,6 @@
-"""What a run leaves on the disk on its way: checkpoints and resume points, and what happens when there is no room."""
+"""What a run leaves on the disk on its way: checkpoints and resume points, and what happens when
+there is no room.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ ROOM_POLL_S = 2.0
 
 
 def save(training: Training) -> Path:
-    """Save checkpoints of this step and record them; returns the one that is recorded as the step's own."""
+    """Save checkpoints of this step and record them; returns the one that is recorded as the step's
+    own.
+    """
     position, run, ema = training.position, training.run, training.ema
     epoch = position.epoch if position.batch == 0 else position.epoch + 1
     saved = run.settings.ema.save if ema is not None else "plain only"

@@ -9,7 +9,8 @@ RULES = ("lowest validation loss", "last", "epoch")
 
 
 def pick(run: Run, rule: str, epoch: int = 1) -> SavedCheckpoint:
-    """The checkpoint of a finished run by one of RULES; `epoch` counts from 1 and is read by the rule "epoch" only.
+    """The checkpoint of a finished run by one of RULES; `epoch` counts from 1 and is read by the
+    rule "epoch" only.
 
     Raises TrainerError when the run is not finished, or has no such checkpoint on disk.
     """

@@ -1,4 +1,6 @@
-"""Drawn pairs: "a red circle on a blue background", in several sizes and aspect ratios, and the score of pictures made from such prompts."""
+"""Drawn pairs: "a red circle on a blue background", in several sizes and aspect ratios, and the
+score of pictures made from such prompts.
+"""
 
 from __future__ import annotations
 
@@ -40,10 +42,11 @@ CAPTION = re.compile(
 def draw_shapes(
     folder: Path, count: int, seed: int, progress: Callable[[int, int], None] | None = None
 ) -> None:
-    """Fill a new folder with `count` PNGs, a .txt caption beside each, and `pairs.csv` (columns image, prompt).
+    """Fill a new folder with `count` PNGs, a .txt caption beside each, and `pairs.csv` (columns
+    image, prompt).
 
-    Picture i depends on (seed, i) alone. The folder appears whole; one that holds the same pairs is left as it is.
-    Raises TrainerError when the folder holds anything else.
+    Picture i depends on (seed, i) alone. The folder appears whole; one that holds the same pairs is
+    left as it is. Raises TrainerError when the folder holds anything else.
     """
     recipe = {"format": FORMAT, "count": count, "seed": seed}
     if folder.exists():
@@ -107,7 +110,9 @@ def draw_pair(seed: int, index: int) -> tuple[Image.Image, str]:
 
 
 def border_colour(image: Image.Image) -> str:
-    """The named colour nearest to the mean of the picture's border, an eighth of its shorter side wide."""
+    """The named colour nearest to the mean of the picture's border, an eighth of its shorter side
+    wide.
+    """
     import numpy
 
     pixels = numpy.asarray(image.convert("RGB"), dtype=numpy.float64)

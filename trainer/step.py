@@ -42,8 +42,8 @@ class Choices:
 class Batch:
     """This process' part of one batch, ready for the networks.
 
-    `known` are embeddings of its captions that were on disk, `count` is the number of pairs in the whole step, `counts`
-    whether this batch is more than a stand-in.
+    `known` are embeddings of its captions that were on disk, `count` is the number of pairs in the
+    whole step, `counts` whether this batch is more than a stand-in.
     """
 
     pairs: tuple[Pair, ...]
@@ -59,7 +59,9 @@ class Batch:
 
 @dataclass
 class StepResult:
-    """What a step came to. Losses are means over pairs, None where there was no such pair; the rest is by part."""
+    """What a step came to. Losses are means over pairs, None where there was no such pair; the rest
+    is by part.
+    """
 
     loss: float
     conditional: float | None
@@ -86,9 +88,11 @@ def choose(training: Training, showing: Showing, step: int) -> Choices:
 
 
 def make_batches(training: Training, window: Sequence[Sequence[Showing]], step: int) -> list[Batch]:
-    """This process' part of the batches of one step, a function of (seed, step, window); skipped pairs are left out.
+    """This process' part of the batches of one step, a function of (seed, step, window); skipped
+    pairs are left out.
 
-    A process that gets no pair of a batch shows its first one for nothing, so that all take the same passes.
+    A process that gets no pair of a batch shows its first one for nothing, so that all take the
+    same passes.
     """
     shown = [
         [showing for showing in batch if showing.pair not in training.skipped] for batch in window
@@ -200,7 +204,8 @@ def _check(training: Training, batch: Batch, losses: Sequence[float], step: int)
 def _move(training: Training, step: int, result: StepResult) -> None:
     """Clip the gradients of each part and let its optimizer move its weights.
 
-    With fp16, gradients that have overflown move nothing: the scale is lowered, and the next step tries with it.
+    With fp16, gradients that have overflown move nothing: the scale is lowered, and the next step
+    tries with it.
     """
     settings, scaler = training.run.settings, training.workers.accelerator.scaler
     if scaler is not None:
@@ -240,7 +245,9 @@ def _move(training: Training, step: int, result: StepResult) -> None:
 
 
 def _clip(parameters: dict[str, Any], limit: float) -> float:
-    """The L2 norm of the gradients of a part, which are made smaller when it is above the limit (0 = none)."""
+    """The L2 norm of the gradients of a part, which are made smaller when it is above the limit (0
+    = none).
+    """
     import torch
 
     gradients = [p.grad for p in parameters.values() if p.grad is not None]
@@ -251,8 +258,9 @@ def _clip(parameters: dict[str, Any], limit: float) -> float:
 
 
 def _sampled(parameters: dict[str, Any]) -> list[tuple[int, Any]]:
-    """Some elements of every tensor, evenly spread, and how many of them each stands for: a copy of all the weights
-    would take a quarter more memory."""
+    """Some elements of every tensor, evenly spread, and how many of them each stands for: a copy of
+    all the weights would take a quarter more memory.
+    """
     found = []
     for parameter in parameters.values():
         apart = max(1, parameter.numel() // MEASURED) | 1

@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 
 @dataclass
 class Training:
-    """`parts` are the modules that learn, as accelerate has prepared them, and `trained` their parameters that do.
+    """`parts` are the modules that learn, as accelerate has prepared them, and `trained` their
+    parameters that do.
 
     The model has no text encoder when all captions are embedded already.
     """
@@ -116,14 +117,18 @@ class Training:
 
     @contextlib.contextmanager
     def evaluation(self) -> Iterator[None]:
-        """The weights that are measured, shown and saved: with schedule-free optimizers the mean of those on the way."""
+        """The weights that are measured, shown and saved: with schedule-free optimizers the mean of
+        those on the way.
+        """
         with contextlib.ExitStack() as stack:
             for optimizer in self.optimizers.values():
                 stack.enter_context(evaluation_weights(optimizer))
             yield
 
     def point(self) -> Point:
-        """Everything that goes into a resume point, as it is now; the tensors are those that training changes."""
+        """Everything that goes into a resume point, as it is now; the tensors are those that
+        training changes.
+        """
         tensors: dict[str, Mapping[str, torch.Tensor]] = {}
         values: dict[str, Any] = {}
         for name, parameters in self.trained.items():
@@ -287,7 +292,9 @@ def _encoded(
 
 
 def _check_compiler(device: torch.device) -> None:
-    """Raise TrainerError when torch.compile lacks what it needs: on a CPU a C++ compiler, on an NVIDIA card Triton."""
+    """Raise TrainerError when torch.compile lacks what it needs: on a CPU a C++ compiler, on an
+    NVIDIA card Triton.
+    """
     if device.type == "cuda":
         missing = "" if importlib.util.find_spec("triton") else "the package triton"
     else:
@@ -335,7 +342,8 @@ def _without(skipped: Mapping[str, str], pairs: Sequence[Pair]) -> list[Pair]:
 def _hand_to_accelerate(training: Training) -> None:
     """Let accelerate take care of precision and several processes.
 
-    It does not wrap the optimizers: its wrapper updates the scale of fp16 after each of them, but one step has two.
+    It does not wrap the optimizers: its wrapper updates the scale of fp16 after each of them, but
+    one step has two.
     """
     accelerator = training.workers.accelerator
     training.parts = {name: accelerator.prepare(part) for name, part in training.parts.items()}

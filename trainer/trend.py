@@ -22,8 +22,9 @@ class Change:
     def rise(self, validations: int) -> bool:
         """Whether it is a rise over the best of so many validations.
 
-        The lowest of n equally good ones lies about sqrt(2 ln n) of its own standard deviations too low, which is
-        sqrt(ln n) standard errors of a difference of two: a rise has to be two standard errors beyond that.
+        The lowest of n equally good ones lies about sqrt(2 ln n) of its own standard deviations too
+        low, which is sqrt(ln n) standard errors of a difference of two: a rise has to be two
+        standard errors beyond that.
         """
         return (
             self.mean > (STANDARD_ERRORS + math.sqrt(math.log(validations))) * self.standard_error
@@ -32,7 +33,9 @@ class Change:
 
 @dataclass(frozen=True)
 class Rising:
-    """A validation loss that has been rising since `best_epoch`; `change` is that of the newest against the best."""
+    """A validation loss that has been rising since `best_epoch`; `change` is that of the newest
+    against the best.
+    """
 
     best_epoch: int
     best_step: int
@@ -47,7 +50,9 @@ class Rising:
 
 
 def change(before: Mapping[str, float], after: Mapping[str, float]) -> Change:
-    """The paired difference after - before; noise levels and noise are the same, so most of the spread cancels out."""
+    """The paired difference after - before; noise levels and noise are the same, so most of the
+    spread cancels out.
+    """
     differences = [after[pair] - before[pair] for pair in before if pair in after]
     count = len(differences)
     mean = sum(differences) / count
@@ -58,10 +63,12 @@ def change(before: Mapping[str, float], after: Mapping[str, float]) -> Change:
 
 
 def trend(validations: Sequence[Mapping[str, Any]], patience: int) -> Rising | None:
-    """Judge validations in order of their steps, each with `epoch`, `step` and `pairs` (the loss of each pair by id).
+    """Judge validations in order of their steps, each with `epoch`, `step` and `pairs` (the loss of
+    each pair by id).
 
-    Rising: at least `patience` validations since the lowest mean, and each of the last three worse than it by more than
-    two standard errors of the paired difference beyond the luck of the best (`Change.rise`).
+    Rising: at least `patience` validations since the lowest mean, and each of the last three worse
+    than it by more than two standard errors of the paired difference beyond the luck of the best
+    (`Change.rise`).
     """
     means = [sum(v["pairs"].values()) / len(v["pairs"]) for v in validations]
     if len(means) <= patience:

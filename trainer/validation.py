@@ -1,4 +1,6 @@
-"""Validation loss that can be compared: the same pairs, noise and noise levels at every epoch and in every run of a seed."""
+"""Validation loss that can be compared: the same pairs, noise and noise levels at every epoch and
+in every run of a seed.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ Losses = Mapping[str, float]
 class Validation:
     """Measures each pair at `timesteps` noise levels, one in each equal stretch of the schedule.
 
-    The loss is the plain mean squared error whatever the run minimises; dropout, mirroring and extra noise are off.
+    The loss is the plain mean squared error whatever the run minimises; dropout, mirroring and
+    extra noise are off.
     """
 
     def __init__(
@@ -65,7 +68,9 @@ class Validation:
         batch_size: int,
         progress: Callable[[int, int], None],
     ) -> dict[str, float]:
-        """The mean loss of each pair over its noise levels, by pair id; several processes share the work."""
+        """The mean loss of each pair over its noise levels, by pair id; several processes share the
+        work.
+        """
         batches = self._batches(batch_size)
         measured: list[tuple[str, int, float]] = []
         done = 0
@@ -122,7 +127,9 @@ class Validation:
 
 
 def measured_training_pairs(pairs: Sequence[Pair], share: float, seed: int) -> tuple[Pair, ...]:
-    """The training pairs that are measured like validation pairs: a share drawn by (seed, id), rounded up."""
+    """The training pairs that are measured like validation pairs: a share drawn by (seed, id),
+    rounded up.
+    """
     count = ceil(share * len(pairs))
     return tuple(
         sorted(pairs, key=lambda p: hashlib.sha256(f"{seed}/measured/{p.id}".encode()).digest())[

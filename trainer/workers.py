@@ -1,4 +1,6 @@
-"""One process or several that train one run together, through accelerate; nothing here re-implements what it does."""
+"""One process or several that train one run together, through accelerate; nothing here
+re-implements what it does.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +20,18 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PATIENCE = timedelta(days=7)
-"""How long a process waits for the others: the first one alone saves, draws samples, and pauses while a disk is full."""
+"""How long a process waits for the others: the first one alone saves, draws samples, and pauses
+while a disk is full.
+"""
 LAST_MEETING = timedelta(seconds=30)
 """How long it waits for them at the end."""
 
 
 class Workers:
-    """The processes of a run. Alone, every method is what it says for one process; started by `accelerate launch`, all
-    of them call each method together, and only the first (`main`) writes anything."""
+    """The processes of a run. Alone, every method is what it says for one process; started by
+    `accelerate launch`, all of them call each method together, and only the first (`main`) writes
+    anything.
+    """
 
     def __init__(self, settings: RunSettings) -> None:
         import torch
@@ -40,7 +46,8 @@ class Workers:
         torch.backends.cudnn.benchmark = not settings.compute.deterministic
         torch.set_float32_matmul_precision("high" if settings.compute.tf32 else "highest")
         torch.backends.cudnn.allow_tf32 = settings.compute.tf32
-        # Without `cpu` accelerate takes several processes on a machine without a GPU for several runs.
+        # Without `cpu` accelerate takes several processes on a machine without a GPU for several
+        # runs.
         try:
             self.accelerator = Accelerator(
                 cpu=not torch.accelerator.is_available(),
@@ -86,7 +93,9 @@ class Workers:
 
     @contextlib.contextmanager
     def apart(self, modules: Sequence[Any], last: bool):
-        """A backward pass whose gradients are added up between processes only if it is the last one of a step."""
+        """A backward pass whose gradients are added up between processes only if it is the last one
+        of a step.
+        """
         with contextlib.ExitStack() as stack:
             if not last and self.count > 1:
                 for module in modules:
@@ -98,10 +107,12 @@ class Workers:
         return self.accelerator.unwrap_model(module)
 
     def end(self, meet: bool) -> None:
-        """Close the connections between the processes; with `meet` not before all are done with them.
+        """Close the connections between the processes; with `meet` not before all are done with
+        them.
 
-        A process that ends with connections open may be killed by their threads. One that has failed does not meet the
-        others: they wait for it in other places, and leave those when its connections are gone.
+        A process that ends with connections open may be killed by their threads. One that has
+        failed does not meet the others: they wait for it in other places, and leave those when its
+        connections are gone.
         """
         import torch
 

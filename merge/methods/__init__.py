@@ -1,8 +1,8 @@
 """The merge methods that are no weighted sum: one table, one pure function for each.
 
-A function takes the operands as floating point tensors of one shape, in the order that the table names them, and the settings by name; it
-returns a new tensor and leaves its operands alone. All compute in the type they are given (the engine gives float32), sums over a tensor in
-float64.
+A function takes the operands as floating point tensors of one shape, in the order that the table
+names them, and the settings by name; it returns a new tensor and leaves its operands alone. All
+compute in the type they are given (the engine gives float32), sums over a tensor in float64.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from .task_vectors import dare, della, ties
 
 @dataclass(frozen=True)
 class Setting:
-    """A number that a method takes, from `low` to `high`; block weights may stand for one that is `by_block`."""
+    """A number that a method takes, from `low` to `high`; block weights may stand for one that is
+    `by_block`.
+    """
 
     name: str
     default: Fraction
@@ -35,8 +37,8 @@ class Setting:
 class MergeMethod:
     """A method: `operands` names the recipes it takes; with `more` the last can be repeated.
 
-    `by_element` says that every element of the result depends on the operands' same elements alone (and on its place in the
-    tensor, for draws), so that the engine can take a tensor in pieces.
+    `by_element` says that every element of the result depends on the operands' same elements alone
+    (and on its place in the tensor, for draws), so that the engine can take a tensor in pieces.
     """
 
     title: str
@@ -53,9 +55,30 @@ def _setting(name: str, default: str, low: int, high: int, about: str) -> Settin
 
 
 SHARE_OF_B = _setting("share_of_b", "1/2", 0, 1, "0 is a, 1 is b")
-STRENGTH = _setting("strength", "1", -10, 10, "what the merged difference is multiplied by before it is added to the base")  # fmt: skip
-DROP = Setting("drop", Fraction(1, 2), Fraction(0), Fraction(99, 100), "the share of the differences that is dropped", by_block=False)  # fmt: skip
-SEED = Setting("seed", Fraction(0), Fraction(0), Fraction(1_000_000), "another number drops other differences", by_block=False, is_whole=True)  # fmt: skip
+STRENGTH = _setting(
+    "strength",
+    "1",
+    -10,
+    10,
+    "what the merged difference is multiplied by before it is added to the base",
+)
+DROP = Setting(
+    "drop",
+    Fraction(1, 2),
+    Fraction(0),
+    Fraction(99, 100),
+    "the share of the differences that is dropped",
+    by_block=False,
+)
+SEED = Setting(
+    "seed",
+    Fraction(0),
+    Fraction(0),
+    Fraction(1_000_000),
+    "another number drops other differences",
+    by_block=False,
+    is_whole=True,
+)
 
 METHODS: dict[str, MergeMethod] = {
     "train_difference": MergeMethod(

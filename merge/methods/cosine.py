@@ -13,9 +13,11 @@ SMALLEST = 1e-8
 
 
 def cosine_a(a: Tensor, b: Tensor, shift: float) -> Tensor:
-    """k a + (1 - k) b with k = clip(s - shift, 0, 1), s the cosine of a and b along the first dimension, one for each column.
+    """k a + (1 - k) b with k = clip(s - shift, 0, 1), s the cosine of a and b along the first
+    dimension, one for each column.
 
-    Source: supermerger's cosineA in the form of sd-mecha's add_cosine_a, which needs no pass over all tensors first.
+    Source: supermerger's cosineA in the form of sd-mecha's add_cosine_a, which needs no pass over
+    all tensors first.
     """
     return _mixed(a, b, _cosine(*_sums(a, b)), shift)
 

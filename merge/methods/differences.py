@@ -11,7 +11,8 @@ TRAINING_GAIN = 1.8
 
 
 def train_difference(a: Tensor, b: Tensor, c: Tensor, strength: float) -> Tensor:
-    """a + 1.8 x strength x |b - a| / (|b - a| + |b - c|) x (b - c), by elements; a where both distances are 0.
+    """a + 1.8 x strength x |b - a| / (|b - a| + |b - c|) x (b - c), by elements; a where both
+    distances are 0.
 
     Source: supermerger's trainDifference.
     """
@@ -23,9 +24,11 @@ def train_difference(a: Tensor, b: Tensor, c: Tensor, strength: float) -> Tensor
 
 
 def smooth_add(a: Tensor, b: Tensor, c: Tensor, strength: float) -> Tensor:
-    """a + strength x G(M(b - c)): M the median of 3 and G a Gaussian of sigma 1, along every axis of the tensor.
+    """a + strength x G(M(b - c)): M the median of 3 and G a Gaussian of sigma 1, along every axis
+    of the tensor.
 
-    Both filters reflect the tensor at its ends. Source: supermerger's smoothAdd, which uses the same filters of SciPy.
+    Both filters reflect the tensor at its ends. Source: supermerger's smoothAdd, which uses the
+    same filters of SciPy.
     """
     import torch
 

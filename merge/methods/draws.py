@@ -1,4 +1,6 @@
-"""Random numbers that are a function of seed, tensor, model and element: the same in any order, any pieces, on any machine."""
+"""Random numbers that are a function of seed, tensor, model and element: the same in any order, any
+pieces, on any machine.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +24,11 @@ class Draws:
     start: int = 0
 
     def uniform(self, model: int, count: int, device: Any = None) -> Tensor:
-        """`count` float32 numbers, multiples of 2^-16 from 0 up to 1 (excluded), for the model of that number.
+        """`count` float32 numbers, multiples of 2^-16 from 0 up to 1 (excluded), for the model of
+        that number.
 
-        They are the words of Philox 4x64 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011), whose streams NumPy
-        keeps the same in all versions.
+        They are the words of Philox 4x64 (Salmon et al., "Parallel random numbers: as easy as 1, 2,
+        3", 2011), whose streams NumPy keeps the same in all versions.
         """
         import numpy as np
         import torch

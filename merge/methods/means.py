@@ -1,5 +1,6 @@
-"""Means other than the weighted sum. Those of directions and distances follow from the tensors' dot products alone: they are
-weighted sums whose weights depend on the tensors."""
+"""Means other than the weighted sum. Those of directions and distances follow from the tensors' dot
+products alone: they are weighted sums whose weights depend on the tensors.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ def dot(a: Tensor, b: Tensor) -> float:
 def geometric(a: Tensor, b: Tensor, share_of_b: float) -> Tensor:
     """The real part of a^(1 - share) x b^share in complex numbers, by elements.
 
-    For two numbers of one sign that is their geometric mean with that sign. Source: sd-mecha's geometric_sum.
+    For two numbers of one sign that is their geometric mean with that sign. Source: sd-mecha's
+    geometric_sum.
     """
     size = a.abs().pow_(1 - share_of_b).mul_(b.abs().pow_(share_of_b))
     angle = a.signbit().to(a.dtype).mul_(1 - share_of_b).add_(b.signbit(), alpha=share_of_b)
@@ -39,16 +41,18 @@ def geometric(a: Tensor, b: Tensor, share_of_b: float) -> Tensor:
 
 
 def slerp(a: Tensor, b: Tensor, share_of_b: float) -> Tensor:
-    """(sin((1 - t) w) a/|a| + sin(t w) b/|b|) / sin w x ((1 - t) |a| + t |b|), t the share of b and w the angle of a and b.
+    """(sin((1 - t) w) a/|a| + sin(t w) b/|b|) / sin w x ((1 - t) |a| + t |b|), t the share of b and
+    w the angle of a and b.
 
-    A weighted sum where w is 0 or a half turn, or a tensor is 0. Sources: Shoemake, "Animating rotation with quaternion curves",
-    1985; the length as in sd-mecha.
+    A weighted sum where w is 0 or a half turn, or a tensor is 0. Sources: Shoemake, "Animating
+    rotation with quaternion curves", 1985; the length as in sd-mecha.
     """
     length_a, length_b = math.sqrt(dot(a, a)), math.sqrt(dot(b, b))
     rest = 1 - share_of_b
     angle = 0.0
     if length_a and length_b:
-        # From the distance of the directions: their cosine alone says too little about small angles.
+        # From the distance of the directions: their cosine alone says too little about small
+        # angles.
         half = math.sqrt(dot_of_difference(a, b, 1 / length_a, 1 / length_b)) / 2
         angle = 2 * math.asin(min(half, 1.0))
     if angle < SMALLEST_ANGLE or angle > math.pi - SMALLEST_ANGLE:
@@ -66,10 +70,11 @@ def dot_of_difference(a: Tensor, b: Tensor, of_a: float, of_b: float) -> float:
 
 
 def karcher(*models: Tensor) -> Tensor:
-    """The Karcher mean of the models' directions, which has the smallest sum of squared angles to them, as long as their mean length.
+    """The Karcher mean of the models' directions, which has the smallest sum of squared angles to
+    them, as long as their mean length.
 
-    Fixed point u <- exp_u(mean of log_u(u_i)), computed on the weights of u in the directions u_i. Sources: Karcher, "Riemannian center
-    of mass and mollifier smoothing", 1977; mergekit.
+    Fixed point u <- exp_u(mean of log_u(u_i)), computed on the weights of u in the directions u_i.
+    Sources: Karcher, "Riemannian center of mass and mollifier smoothing", 1977; mergekit.
     """
     import numpy as np
 
@@ -97,9 +102,10 @@ def karcher(*models: Tensor) -> Tensor:
 def geometric_median(*models: Tensor) -> Tensor:
     """The point with the smallest sum of distances to the models.
 
-    Weiszfeld's iteration from the mean, computed on the weights of the models; a model that is the median itself, where the iteration
-    would hardly move, is found first. Sources: Weiszfeld, "Sur le point pour lequel la somme des distances de n points donnes est
-    minimum", 1937; Vardi & Zhang, "The multivariate L1-median and associated data depth", 2000.
+    Weiszfeld's iteration from the mean, computed on the weights of the models; a model that is the
+    median itself, where the iteration would hardly move, is found first. Sources: Weiszfeld, "Sur
+    le point pour lequel la somme des distances de n points donnes est minimum", 1937; Vardi &
+    Zhang, "The multivariate L1-median and associated data depth", 2000.
     """
     import numpy as np
 
@@ -119,7 +125,9 @@ def geometric_median(*models: Tensor) -> Tensor:
 
 
 def _is_median(products: Any, number: int) -> bool:
-    """Whether that model is the geometric median: the directions to the others pull less than the models that are equal to it hold."""
+    """Whether that model is the geometric median: the directions to the others pull less than the
+    models that are equal to it hold.
+    """
     import numpy as np
 
     to_others = np.eye(len(products)) - np.eye(len(products))[number]
@@ -133,9 +141,11 @@ def _is_median(products: Any, number: int) -> bool:
 
 
 def model_stock(base: Tensor, *models: Tensor) -> Tensor:
-    """base + t x (mean of the models - base), t = N c / (1 + (N - 1) c), c the mean cosine of the N models' differences from the base.
+    """base + t x (mean of the models - base), t = N c / (1 + (N - 1) c), c the mean cosine of the N
+    models' differences from the base.
 
-    c below 0 counts as 0. Source: Jang et al., "Model stock: all we need is just a few fine-tuned models", 2024, for each tensor.
+    c below 0 counts as 0. Source: Jang et al., "Model stock: all we need is just a few fine-tuned
+    models", 2024, for each tensor.
     """
     import numpy as np
 

@@ -1,4 +1,6 @@
-"""Work on large tensors piece by piece: what fits the processor's cache costs a fraction of what goes through fresh memory."""
+"""Work on large tensors piece by piece: what fits the processor's cache costs a fraction of what
+goes through fresh memory.
+"""
 
 from __future__ import annotations
 

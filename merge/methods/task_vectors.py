@@ -14,10 +14,12 @@ if TYPE_CHECKING:
 
 
 def ties(base: Tensor, *models: Tensor, keep: float, strength: float) -> Tensor:
-    """base + strength x the mean of the kept differences that agree in sign with the sum of all kept ones, by elements.
+    """base + strength x the mean of the kept differences that agree in sign with the sum of all
+    kept ones, by elements.
 
-    Of each model's differences the share `keep` with the largest sizes is kept in every tensor, and all that are as large as the smallest
-    of them. Source: Yadav et al., "TIES-merging: resolving interference when merging models", 2023.
+    Of each model's differences the share `keep` with the largest sizes is kept in every tensor, and
+    all that are as large as the smallest of them. Source: Yadav et al., "TIES-merging: resolving
+    interference when merging models", 2023.
     """
     import torch
 
@@ -35,9 +37,11 @@ def ties(base: Tensor, *models: Tensor, keep: float, strength: float) -> Tensor:
 
 
 def dare(base: Tensor, *models: Tensor, drop: float, strength: float, draws: Draws) -> Tensor:
-    """base + strength x the mean of the differences, of which each element is dropped with probability `drop` and else divided by 1 - drop.
+    """base + strength x the mean of the differences, of which each element is dropped with
+    probability `drop` and else divided by 1 - drop.
 
-    Source: Yu et al., "Language models are super Mario: absorbing abilities from homologous models as a free lunch", 2023.
+    Source: Yu et al., "Language models are super Mario: absorbing abilities from homologous models
+    as a free lunch", 2023.
     """
     total = None
     for number, model in enumerate(models):
@@ -52,11 +56,13 @@ def dare(base: Tensor, *models: Tensor, drop: float, strength: float, draws: Dra
 def della(
     base: Tensor, *models: Tensor, drop: float, spread: float, strength: float, draws: Draws
 ) -> Tensor:
-    """As `ties` with, in place of the largest differences, those that are drawn: large ones with a higher probability.
+    """As `ties` with, in place of the largest differences, those that are drawn: large ones with a
+    higher probability.
 
-    Among the n differences of a row (all of them for a vector), the one of rank r by size, 1 the smallest, is kept with probability
-    p = 1 - drop + spread x (r - (n + 1) / 2) / n, limited to 0 ... 1, and then divided by p. Source: Deep et al., "DELLA-merging: reducing
-    interference in model merging through magnitude-based sampling", 2024.
+    Among the n differences of a row (all of them for a vector), the one of rank r by size, 1 the
+    smallest, is kept with probability p = 1 - drop + spread x (r - (n + 1) / 2) / n, limited to 0
+    ... 1, and then divided by p. Source: Deep et al., "DELLA-merging: reducing interference in
+    model merging through magnitude-based sampling", 2024.
     """
     import torch
 
@@ -75,10 +81,11 @@ def della(
 
 
 def _smallest_kept(base: Tensor, model: Tensor, keep: float) -> float:
-    """The size of the smallest difference among the share `keep` with the largest sizes; infinity where that is none of them.
+    """The size of the smallest difference among the share `keep` with the largest sizes; infinity
+    where that is none of them.
 
-    Sizes are counted by the upper half of their float32 bits, which sort as the numbers do, and only those that share it with the one
-    that is looked for are sorted.
+    Sizes are counted by the upper half of their float32 bits, which sort as the numbers do, and
+    only those that share it with the one that is looked for are sorted.
     """
     import numpy as np
     import torch
@@ -106,7 +113,9 @@ def _smallest_kept(base: Tensor, model: Tensor, keep: float) -> float:
 
 
 def _agreeing(differences: Sequence[Tensor]) -> Tensor:
-    """The mean of those that are not 0 and have the sign of the sum, by elements; 0 where there are none. `differences` are used up."""
+    """The mean of those that are not 0 and have the sign of the sum, by elements; 0 where there are
+    none. `differences` are used up.
+    """
     import torch
 
     sign = differences[0].clone()

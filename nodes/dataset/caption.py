@@ -48,7 +48,16 @@ class CocktailCaptionDataset(io.ComfyNode):
             description="Lets a picture-to-text model (BLIP, Florence-2, GIT and others that transformers knows) caption every picture, in the background. "
             "The model is a folder below models/LLM or models/captioners with safetensors weights; nothing is downloaded. Captions are kept: a grown "
             "dataset costs its new pictures only.",
-            search_aliases=["auto caption", "blip", "florence2", "captioning", "image to text", "label images", "interrogate", "tagger"],
+            search_aliases=[
+                "auto caption",
+                "blip",
+                "florence2",
+                "captioning",
+                "image to text",
+                "label images",
+                "interrogate",
+                "tagger",
+            ],
             is_output_node=True,
             inputs=[
                 types.Dataset.Input("dataset", tooltip="The pairs whose pictures are captioned."),
@@ -58,27 +67,78 @@ class CocktailCaptionDataset(io.ComfyNode):
                     options=names.captioners(),
                     tooltip="A folder below models/LLM or models/captioners: config.json, safetensors weights, and the processor's files.",
                 ),
-                io.Combo.Input("kind", options=list(KINDS), default=KINDS[0], tooltip="What the folder must hold; auto takes any picture-to-text model."),
+                io.Combo.Input(
+                    "kind",
+                    options=list(KINDS),
+                    default=KINDS[0],
+                    tooltip="What the folder must hold; auto takes any picture-to-text model.",
+                ),
                 io.String.Input(
                     "prompt",
                     default="",
                     multiline=True,
                     tooltip="Florence-2: a task such as <CAPTION> (empty: <DETAILED_CAPTION>). BLIP and GIT: how every caption begins. Chat models: what they are asked.",
                 ),
-                io.Int.Input("max_new_tokens", default=75, min=1, max=int(RANGES["max_new_tokens"][1]), tooltip="Longest caption, in the model's own tokens."),
-                io.Int.Input("num_beams", default=3, min=1, max=16, tooltip="Wordings followed at the same time; more are a little better and slower."),
-                io.Int.Input("batch_size", default=8, min=1, max=256, tooltip="Pictures at once. More need more memory."),
-                io.Combo.Input("dtype", options=list(DTYPES), default=DTYPES[0], tooltip="Arithmetic of the model. auto: fp32 on a CPU, bf16 or fp16 on a GPU."),
-                io.Combo.Input("device", options=list(DEVICES), default=DEVICES[0], tooltip="Where the model works. auto: the GPU if there is one."),
-                io.String.Input("column", default="model", tooltip="Name of the caption column that the texts go to, for Mix Captions and Clean Captions."),
-                io.Combo.Input("mode", options=list(MODES), default=MODES[-1], tooltip=MODE_TOOLTIP),
-                io.String.Input("keep_own_as", default="", tooltip="Name of a column that keeps the pair's own caption where it changes. Empty: not kept."),
+                io.Int.Input(
+                    "max_new_tokens",
+                    default=75,
+                    min=1,
+                    max=int(RANGES["max_new_tokens"][1]),
+                    tooltip="Longest caption, in the model's own tokens.",
+                ),
+                io.Int.Input(
+                    "num_beams",
+                    default=3,
+                    min=1,
+                    max=16,
+                    tooltip="Wordings followed at the same time; more are a little better and slower.",
+                ),
+                io.Int.Input(
+                    "batch_size",
+                    default=8,
+                    min=1,
+                    max=256,
+                    tooltip="Pictures at once. More need more memory.",
+                ),
+                io.Combo.Input(
+                    "dtype",
+                    options=list(DTYPES),
+                    default=DTYPES[0],
+                    tooltip="Arithmetic of the model. auto: fp32 on a CPU, bf16 or fp16 on a GPU.",
+                ),
+                io.Combo.Input(
+                    "device",
+                    options=list(DEVICES),
+                    default=DEVICES[0],
+                    tooltip="Where the model works. auto: the GPU if there is one.",
+                ),
+                io.String.Input(
+                    "column",
+                    default="model",
+                    tooltip="Name of the caption column that the texts go to, for Mix Captions and Clean Captions.",
+                ),
+                io.Combo.Input(
+                    "mode", options=list(MODES), default=MODES[-1], tooltip=MODE_TOOLTIP
+                ),
+                io.String.Input(
+                    "keep_own_as",
+                    default="",
+                    tooltip="Name of a column that keeps the pair's own caption where it changes. Empty: not kept.",
+                ),
             ],
             outputs=[
-                types.Dataset.Output("captioned", display_name="dataset", tooltip="The same pairs with the new captions."),
-                io.String.Output("report", display_name="report", tooltip="How many captions came, and which pictures had none."),
+                types.Dataset.Output(
+                    "captioned",
+                    display_name="dataset",
+                    tooltip="The same pairs with the new captions.",
+                ),
+                io.String.Output(
+                    "report",
+                    display_name="report",
+                    tooltip="How many captions came, and which pictures had none.",
+                ),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def validate_inputs(cls, model: str | None, kind: str | None) -> bool | str:
@@ -149,19 +209,54 @@ class CocktailDatasetImages(io.ComfyNode):
             category=CATEGORY,
             description="Hands pictures of a dataset to any other node, each with the id of its pair. What that node says of them goes back by Set Captions. "
             "The pictures are held in memory: take some hundred at a time.",
-            search_aliases=["dataset to images", "load image batch", "image list", "pictures to caption"],
+            search_aliases=[
+                "dataset to images",
+                "load image batch",
+                "image list",
+                "pictures to caption",
+            ],
             inputs=[
                 types.Dataset.Input("dataset", tooltip="The pairs."),
-                io.Int.Input("start", default=0, min=0, max=2**31 - 1, tooltip="The first pair, counted from 0."),
-                io.Int.Input("count", default=16, min=1, max=4096, tooltip="How many pairs, at most."),
-                io.Int.Input("max_side", default=768, min=64, max=4096, step=64, tooltip="Larger pictures are made smaller until no side has more pixels."),
+                io.Int.Input(
+                    "start",
+                    default=0,
+                    min=0,
+                    max=2**31 - 1,
+                    tooltip="The first pair, counted from 0.",
+                ),
+                io.Int.Input(
+                    "count", default=16, min=1, max=4096, tooltip="How many pairs, at most."
+                ),
+                io.Int.Input(
+                    "max_side",
+                    default=768,
+                    min=64,
+                    max=4096,
+                    step=64,
+                    tooltip="Larger pictures are made smaller until no side has more pixels.",
+                ),
             ],
             outputs=[
-                io.Image.Output("images", display_name="images", is_output_list=True, tooltip="The pictures, one after the other, each in its own size."),
-                io.String.Output("ids", display_name="ids", is_output_list=True, tooltip="The id of each picture's pair, for Set Captions."),
-                io.String.Output("captions", display_name="captions", is_output_list=True, tooltip="The caption that each pair has now."),
+                io.Image.Output(
+                    "images",
+                    display_name="images",
+                    is_output_list=True,
+                    tooltip="The pictures, one after the other, each in its own size.",
+                ),
+                io.String.Output(
+                    "ids",
+                    display_name="ids",
+                    is_output_list=True,
+                    tooltip="The id of each picture's pair, for Set Captions.",
+                ),
+                io.String.Output(
+                    "captions",
+                    display_name="captions",
+                    is_output_list=True,
+                    tooltip="The caption that each pair has now.",
+                ),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(cls, dataset: Dataset, start: int, count: int, max_side: int) -> io.NodeOutput:
@@ -189,21 +284,40 @@ class CocktailSetCaptions(io.ComfyNode):
             display_name="Set Captions",
             category=CATEGORY,
             description="Gives pairs the texts that any captioning node made of their pictures. Ids and texts must be as many: a text never goes to another picture.",
-            search_aliases=["captions to dataset", "apply captions", "set prompts", "join captions"],
+            search_aliases=[
+                "captions to dataset",
+                "apply captions",
+                "set prompts",
+                "join captions",
+            ],
             is_input_list=True,
             is_output_node=True,
             inputs=[
                 types.Dataset.Input("dataset", tooltip="The pairs to give captions to."),
-                io.String.Input("ids", force_input=True, tooltip="Ids of the pairs, from Dataset Images."),
-                io.String.Input("texts", force_input=True, tooltip="One text for every id, in the same order."),
+                io.String.Input(
+                    "ids", force_input=True, tooltip="Ids of the pairs, from Dataset Images."
+                ),
+                io.String.Input(
+                    "texts", force_input=True, tooltip="One text for every id, in the same order."
+                ),
                 io.Combo.Input("mode", options=list(MODES), default=MODES[0], tooltip=MODE_TOOLTIP),
-                io.String.Input("column", default="", tooltip="Name of a caption column that the texts go to as well. Empty: none."),
+                io.String.Input(
+                    "column",
+                    default="",
+                    tooltip="Name of a caption column that the texts go to as well. Empty: none.",
+                ),
             ],
             outputs=[
-                types.Dataset.Output("captioned", display_name="dataset", tooltip="The same pairs with the new captions."),
-                io.String.Output("report", display_name="report", tooltip="How many captions came and changed."),
+                types.Dataset.Output(
+                    "captioned",
+                    display_name="dataset",
+                    tooltip="The same pairs with the new captions.",
+                ),
+                io.String.Output(
+                    "report", display_name="report", tooltip="How many captions came and changed."
+                ),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(

@@ -33,10 +33,20 @@ class CocktailCleanDataset(io.ComfyNode):
             category=CATEGORY,
             description="Leaves out pictures that are tiny, very long, nearly uniform, there twice or much like another one. Files stay where they "
             "are. Of like pictures the one held back for validation stays, so training never sees what validation measures.",
-            search_aliases=["deduplicate", "duplicates", "near duplicates", "perceptual hash", "filter images", "quality filter"],
+            search_aliases=[
+                "deduplicate",
+                "duplicates",
+                "near duplicates",
+                "perceptual hash",
+                "filter images",
+                "quality filter",
+            ],
             is_output_node=True,
             inputs=[
-                types.Dataset.Input("dataset", tooltip="The pairs to clean. Split them before, to clean across the border as well."),
+                types.Dataset.Input(
+                    "dataset",
+                    tooltip="The pairs to clean. Split them before, to clean across the border as well.",
+                ),
                 io.Int.Input(
                     "min_side",
                     default=64,
@@ -77,10 +87,16 @@ class CocktailCleanDataset(io.ComfyNode):
                 ),
             ],
             outputs=[
-                types.Dataset.Output("cleaned", display_name="dataset", tooltip="The pairs that are left."),
-                io.String.Output("report", display_name="report", tooltip="What was left out and why, with counts."),
+                types.Dataset.Output(
+                    "cleaned", display_name="dataset", tooltip="The pairs that are left."
+                ),
+                io.String.Output(
+                    "report",
+                    display_name="report",
+                    tooltip="What was left out and why, with counts.",
+                ),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(
@@ -122,7 +138,16 @@ class CocktailCleanCaptions(io.ComfyNode):
             category=CATEGORY,
             description="Rewrites every caption by rule: replace, strip, put something before or behind; and says whether training shuffles tags "
             "or leaves some out. Pairs keep their pictures; files stay as they are.",
-            search_aliases=["replace text", "prefix", "suffix", "trigger word", "shuffle tags", "tag dropout", "keep tokens", "caption processing"],
+            search_aliases=[
+                "replace text",
+                "prefix",
+                "suffix",
+                "trigger word",
+                "shuffle tags",
+                "tag dropout",
+                "keep tokens",
+                "caption processing",
+            ],
             is_output_node=True,
             inputs=[
                 types.Dataset.Input("dataset", tooltip="The pairs whose captions are rewritten."),
@@ -144,8 +169,16 @@ class CocktailCleanCaptions(io.ComfyNode):
                     default=True,
                     tooltip="Whether white space becomes single spaces, and empty tags and commas at the ends go.",
                 ),
-                io.String.Input("prefix", default="", tooltip="Put before every caption as it is, a space included. Such as: photo of "),
-                io.String.Input("suffix", default="", tooltip="Put behind every caption as it is. Such as: , in the style of sks"),
+                io.String.Input(
+                    "prefix",
+                    default="",
+                    tooltip="Put before every caption as it is, a space included. Such as: photo of ",
+                ),
+                io.String.Input(
+                    "suffix",
+                    default="",
+                    tooltip="Put behind every caption as it is. Such as: , in the style of sks",
+                ),
                 io.Combo.Input(
                     "tag_order",
                     options=list(TAG_ORDERS),
@@ -169,10 +202,18 @@ class CocktailCleanCaptions(io.ComfyNode):
                 ),
             ],
             outputs=[
-                types.Dataset.Output("rewritten", display_name="dataset", tooltip="The pairs with their new captions."),
-                io.String.Output("report", display_name="report", tooltip="How many captions changed, with the first five before and after."),
+                types.Dataset.Output(
+                    "rewritten",
+                    display_name="dataset",
+                    tooltip="The pairs with their new captions.",
+                ),
+                io.String.Output(
+                    "report",
+                    display_name="report",
+                    tooltip="How many captions changed, with the first five before and after.",
+                ),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def validate_inputs(cls, replace: str | None) -> bool | str:
@@ -247,13 +288,22 @@ class CocktailMixCaptions(io.ComfyNode):
             category=CATEGORY,
             description="Shows pairs with captions of several columns, drawn anew for every showing: half the time what a person wrote, half the time "
             "what a model wrote, say. A pair without the drawn column is shown with its own caption, which is also what validation uses.",
-            search_aliases=["caption mix", "caption probability", "several captions", "wildcard captions"],
+            search_aliases=[
+                "caption mix",
+                "caption probability",
+                "several captions",
+                "wildcard captions",
+            ],
             is_output_node=True,
             inputs=inputs,
             outputs=[
-                types.Dataset.Output("mixed", display_name="dataset", tooltip="The same pairs with the shares of their captions.")
+                types.Dataset.Output(
+                    "mixed",
+                    display_name="dataset",
+                    tooltip="The same pairs with the shares of their captions.",
+                )
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(

@@ -36,7 +36,12 @@ class CocktailJoinImages(io.ComfyNode):
             category=CATEGORY,
             description="Finds the image of each selected row in a folder: by its number in the table, by the Discord attachment id, by the job's uuid, by the "
             "file name, or by the path in the image column. Files may be named in any of the usual ways.",
-            search_aliases=["join local images", "match files", "table and folder", "attach images"],
+            search_aliases=[
+                "join local images",
+                "match files",
+                "table and folder",
+                "attach images",
+            ],
             is_output_node=True,
             inputs=[
                 types.Selection.Input("selection", tooltip="The rows, from Select Pairs."),
@@ -61,10 +66,18 @@ class CocktailJoinImages(io.ComfyNode):
                 ),
             ],
             outputs=[
-                types.Dataset.Output("dataset", display_name="dataset", tooltip="The pairs; each pair's group is its user."),
-                io.String.Output("report", display_name="report", tooltip="How many rows have an image, and which have none or several."),
+                types.Dataset.Output(
+                    "dataset",
+                    display_name="dataset",
+                    tooltip="The pairs; each pair's group is its user.",
+                ),
+                io.String.Output(
+                    "report",
+                    display_name="report",
+                    tooltip="How many rows have an image, and which have none or several.",
+                ),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def validate_inputs(cls, folder: str | None) -> bool | str:
@@ -115,20 +128,62 @@ class CocktailDownloadImages(io.ComfyNode):
             category=CATEGORY,
             description="Fetches the image of each selected row from its URL, in the background, and keeps it as it came. Off until the server's owner allows it in "
             "a settings file. A kill loses nothing: queued again it goes on, and nothing is fetched twice.",
-            search_aliases=["fetch urls", "img2dataset", "download urls", "scrape", "image downloader"],
+            search_aliases=[
+                "fetch urls",
+                "img2dataset",
+                "download urls",
+                "scrape",
+                "image downloader",
+            ],
             is_output_node=True,
             inputs=[
-                types.Selection.Input("selection", tooltip="The rows, from Select Pairs; the image column holds their URLs."),
+                types.Selection.Input(
+                    "selection",
+                    tooltip="The rows, from Select Pairs; the image column holds their URLs.",
+                ),
                 io.String.Input(
                     "name",
                     default="downloaded",
                     tooltip="Name of the folder in output/cocktail/datasets that the images go to: up to 64 letters, digits, dots, hyphens and underscores.",
                 ),
-                io.Int.Input("concurrency", default=32, min=1, max=256, tooltip="Images fetched at the same time; one host gets half of it at most."),
-                io.Float.Input("timeout_s", default=20.0, min=1.0, max=600.0, step=1.0, tooltip="Longest silence of a server, in seconds, before an attempt is given up."),
-                io.Int.Input("retries", default=3, min=0, max=20, tooltip="How often a timeout, a broken connection or a busy server is tried again, with growing pauses."),
-                io.Float.Input("max_megabytes", default=50.0, min=0.1, max=1000.0, step=1.0, tooltip="Larger files are not kept, in MB of a million bytes."),
-                io.Float.Input("max_megapixels", default=64.0, min=0.1, max=178.0, step=1.0, tooltip="Larger images are not kept, in millions of pixels."),
+                io.Int.Input(
+                    "concurrency",
+                    default=32,
+                    min=1,
+                    max=256,
+                    tooltip="Images fetched at the same time; one host gets half of it at most.",
+                ),
+                io.Float.Input(
+                    "timeout_s",
+                    default=20.0,
+                    min=1.0,
+                    max=600.0,
+                    step=1.0,
+                    tooltip="Longest silence of a server, in seconds, before an attempt is given up.",
+                ),
+                io.Int.Input(
+                    "retries",
+                    default=3,
+                    min=0,
+                    max=20,
+                    tooltip="How often a timeout, a broken connection or a busy server is tried again, with growing pauses.",
+                ),
+                io.Float.Input(
+                    "max_megabytes",
+                    default=50.0,
+                    min=0.1,
+                    max=1000.0,
+                    step=1.0,
+                    tooltip="Larger files are not kept, in MB of a million bytes.",
+                ),
+                io.Float.Input(
+                    "max_megapixels",
+                    default=64.0,
+                    min=0.1,
+                    max=178.0,
+                    step=1.0,
+                    tooltip="Larger images are not kept, in millions of pixels.",
+                ),
                 io.Boolean.Input(
                     "respect_robots",
                     default=True,
@@ -142,10 +197,18 @@ class CocktailDownloadImages(io.ComfyNode):
                 ),
             ],
             outputs=[
-                types.Dataset.Output("dataset", display_name="dataset", tooltip="The pairs whose images came; each pair's group is its user."),
-                io.String.Output("report", display_name="report", tooltip="How many images came, and for what reasons others did not."),
+                types.Dataset.Output(
+                    "dataset",
+                    display_name="dataset",
+                    tooltip="The pairs whose images came; each pair's group is its user.",
+                ),
+                io.String.Output(
+                    "report",
+                    display_name="report",
+                    tooltip="How many images came, and for what reasons others did not.",
+                ),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def validate_inputs(cls, name: str | None) -> bool | str:

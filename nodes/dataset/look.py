@@ -34,13 +34,32 @@ class CocktailContactSheet(io.ComfyNode):
             category=CATEGORY,
             description="Shows pictures of a dataset over their captions, sizes and weights, so that wrong captions and bad crops are seen before "
             "training. Pictures are read one at a time.",
-            search_aliases=["preview dataset", "show images", "view dataset", "thumbnails", "browse pairs"],
+            search_aliases=[
+                "preview dataset",
+                "show images",
+                "view dataset",
+                "thumbnails",
+                "browse pairs",
+            ],
             is_output_node=True,
             inputs=[
                 types.Dataset.Input("dataset", tooltip="The pairs to look at."),
-                io.Int.Input("count", default=40, min=1, max=500, tooltip="How many pairs to show, from 1 to 500."),
+                io.Int.Input(
+                    "count",
+                    default=40,
+                    min=1,
+                    max=500,
+                    tooltip="How many pairs to show, from 1 to 500.",
+                ),
                 io.Int.Input("columns", default=8, min=1, max=50, tooltip="Pictures in a row."),
-                io.Int.Input("side", default=192, min=64, max=768, step=16, tooltip="Largest side of a shown picture, in pixels."),
+                io.Int.Input(
+                    "side",
+                    default=192,
+                    min=64,
+                    max=768,
+                    step=16,
+                    tooltip="Largest side of a shown picture, in pixels.",
+                ),
                 io.Combo.Input(
                     "order",
                     options=list(ORDERS),
@@ -56,8 +75,10 @@ class CocktailContactSheet(io.ComfyNode):
                     tooltip="Which pairs are drawn: the same seed shows the same ones. Used by 'drawn by seed' only.",
                 ),
             ],
-            outputs=[io.Image.Output("sheet", display_name="sheet", tooltip="The sheet, one picture.")],
-        )  # fmt: skip
+            outputs=[
+                io.Image.Output("sheet", display_name="sheet", tooltip="The sheet, one picture.")
+            ],
+        )
 
     @classmethod
     def execute(
@@ -81,7 +102,13 @@ class CocktailDatasetOverview(io.ComfyNode):
             category=CATEGORY,
             description="Counts a dataset: aspect ratios, sizes, caption lengths in CLIP's tokens, and for each resolution the buckets its pictures fall "
             "into, what is enlarged for that and what is cropped away.",
-            search_aliases=["dataset statistics", "histogram", "bucket report", "aspect ratios", "caption length"],
+            search_aliases=[
+                "dataset statistics",
+                "histogram",
+                "bucket report",
+                "aspect ratios",
+                "caption length",
+            ],
             is_output_node=True,
             inputs=[
                 types.Dataset.Input("dataset", tooltip="The pairs to count."),
@@ -90,7 +117,14 @@ class CocktailDatasetOverview(io.ComfyNode):
                     default="512, 768",
                     tooltip="Resolutions to show buckets for, separated by commas, from 64 to 2048: those you mean to train at.",
                 ),
-                io.Int.Input("bucket_step", default=64, min=8, max=128, step=8, tooltip="Sides of generated buckets are multiples of this many pixels."),
+                io.Int.Input(
+                    "bucket_step",
+                    default=64,
+                    min=8,
+                    max=128,
+                    step=8,
+                    tooltip="Sides of generated buckets are multiples of this many pixels.",
+                ),
                 io.Combo.Input(
                     "bucket_table",
                     options=list(TABLES),
@@ -99,10 +133,16 @@ class CocktailDatasetOverview(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Image.Output("chart", display_name="chart", tooltip="The histograms, one picture."),
-                io.String.Output("report", display_name="report", tooltip="The figures as text, with the steps that made the dataset."),
+                io.Image.Output(
+                    "chart", display_name="chart", tooltip="The histograms, one picture."
+                ),
+                io.String.Output(
+                    "report",
+                    display_name="report",
+                    tooltip="The figures as text, with the steps that made the dataset.",
+                ),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def validate_inputs(

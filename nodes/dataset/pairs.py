@@ -109,7 +109,18 @@ class CocktailLoadDataset(io.ComfyNode):
             "name, or from its own name up to the first '_'. Reads folders made for EveryDream2, kohya's scripts and Hugging Face as "
             "these tools do. Every picture is decoded once, so that a damaged one shows now.",
             is_output_node=True,
-            search_aliases=["load images", "image folder", "captions", "data_root", "train data dir", "load pairs", "EveryDream2", "kohya", "imagefolder", "metadata.jsonl"],
+            search_aliases=[
+                "load images",
+                "image folder",
+                "captions",
+                "data_root",
+                "train data dir",
+                "load pairs",
+                "EveryDream2",
+                "kohya",
+                "imagefolder",
+                "metadata.jsonl",
+            ],
             inputs=[
                 opt(
                     io.Combo.Input,
@@ -162,14 +173,18 @@ class CocktailLoadDataset(io.ComfyNode):
                 ),
             ],
             outputs=[
-                types.Dataset.Output("dataset", display_name="dataset", tooltip="The pairs; each pair's group is the folder of its picture."),
+                types.Dataset.Output(
+                    "dataset",
+                    display_name="dataset",
+                    tooltip="The pairs; each pair's group is the folder of its picture.",
+                ),
                 io.String.Output(
                     "report",
                     display_name="report",
                     tooltip="What was found, what was skipped and why, one line each.",
                 ),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def validate_inputs(

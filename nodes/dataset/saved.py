@@ -43,7 +43,7 @@ class CocktailSaveDataset(io.ComfyNode):
             outputs=[
                 types.Dataset.Output("saved", display_name="dataset", tooltip="The same pairs."),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def validate_inputs(cls, name: str | None) -> bool | str:
@@ -101,9 +101,13 @@ class CocktailOpenDataset(io.ComfyNode):
             ],
             outputs=[
                 types.Dataset.Output("dataset", display_name="dataset", tooltip="The pairs."),
-                io.String.Output("report", display_name="report", tooltip="How many pairs there are, and whether the pictures are what they were."),
+                io.String.Output(
+                    "report",
+                    display_name="report",
+                    tooltip="How many pairs there are, and whether the pictures are what they were.",
+                ),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def validate_inputs(cls, saved_dataset: str | None) -> bool | str:

@@ -24,7 +24,12 @@ class CocktailSplitDataset(io.ComfyNode):
             category=CATEGORY,
             description="Holds a share of the pairs back for validation: they are never trained on, and their loss tells "
             "whether an epoch is really better.",
-            search_aliases=["validation split", "val_split_proportion", "train test split", "hold out"],
+            search_aliases=[
+                "validation split",
+                "val_split_proportion",
+                "train test split",
+                "hold out",
+            ],
             inputs=[
                 types.Dataset.Input("dataset", tooltip="The pairs to divide."),
                 opt(
@@ -71,7 +76,7 @@ class CocktailSplitDataset(io.ComfyNode):
                     tooltip="The same pairs, each marked for training or validation.",
                 )
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(
@@ -104,10 +109,18 @@ class CocktailAddValidationSet(io.ComfyNode):
             category=CATEGORY,
             description="Adds pairs of their own to validate with, as a further set with a name. None of them is trained on, and a picture "
             "that is in both is left out of training.",
-            search_aliases=["validation folder", "val_data_root", "extra_manual_datasets", "test set"],
+            search_aliases=[
+                "validation folder",
+                "val_data_root",
+                "extra_manual_datasets",
+                "test set",
+            ],
             inputs=[
                 types.Dataset.Input("dataset", tooltip="The pairs to train on, split or not."),
-                types.Dataset.Input("held_back", tooltip="The pairs to validate with, from Load Dataset. All of them are held back."),
+                types.Dataset.Input(
+                    "held_back",
+                    tooltip="The pairs to validate with, from Load Dataset. All of them are held back.",
+                ),
                 io.String.Input(
                     "name",
                     default="",
@@ -118,10 +131,12 @@ class CocktailAddValidationSet(io.ComfyNode):
             ],
             outputs=[
                 types.Dataset.Output(
-                    "with_set", display_name="dataset", tooltip="The pairs of both, those of the set marked for validation."
+                    "with_set",
+                    display_name="dataset",
+                    tooltip="The pairs of both, those of the set marked for validation.",
                 )
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def validate_inputs(cls, name: str | None) -> bool | str:

@@ -27,7 +27,8 @@ OWN_COLUMNS = "columns below"
 LAYOUTS = (ASK, *PRESETS, OWN_COLUMNS)
 ANY_KIND = "any"
 DERIVE_BYTES = 64_000_000
-"""Larger tables get a derived table after their first selection; smaller ones are read in no time."""
+"""Larger tables get a derived table after their first selection; smaller ones are read in no time.
+"""
 
 
 class CocktailSelectPairs(io.ComfyNode):
@@ -42,7 +43,17 @@ class CocktailSelectPairs(io.ComfyNode):
             category=CATEGORY,
             description="Chooses rows of a table of image/prompt pairs: a CSV of any size, TSV, JSON lines or Parquet, gzip of the text ones too. The funnel "
             "says how many rows each filter leaves. The first selection reads the whole table; later ones answer in about a second.",
-            search_aliases=["csv", "parquet", "midjourney", "filter table", "sql", "duckdb", "laion", "metadata table", "prompt dataset"],
+            search_aliases=[
+                "csv",
+                "parquet",
+                "midjourney",
+                "filter table",
+                "sql",
+                "duckdb",
+                "laion",
+                "metadata table",
+                "prompt dataset",
+            ],
             is_output_node=True,
             inputs=[
                 opt(
@@ -58,15 +69,31 @@ class CocktailSelectPairs(io.ComfyNode):
                     tooltip=f"Which column is what. '{ASK}' stops and shows the columns, the likely layout and five rows; then choose that layout, or "
                     f"'{OWN_COLUMNS}' and name them.",
                 ),
-                io.String.Input("image_column", default="", tooltip=f"Column with the image's URL or path. Used by '{OWN_COLUMNS}' only."),
-                io.String.Input("prompt_column", default="", tooltip=f"Column with the text alone. Used by '{OWN_COLUMNS}' only."),
+                io.String.Input(
+                    "image_column",
+                    default="",
+                    tooltip=f"Column with the image's URL or path. Used by '{OWN_COLUMNS}' only.",
+                ),
+                io.String.Input(
+                    "prompt_column",
+                    default="",
+                    tooltip=f"Column with the text alone. Used by '{OWN_COLUMNS}' only.",
+                ),
                 io.String.Input(
                     "content_column",
                     default="",
                     tooltip=f"Column with whole Midjourney messages, from which prompt, user, kind and parameters are read. Used by '{OWN_COLUMNS}' only.",
                 ),
-                io.String.Input("user_column", default="", tooltip=f"Column with who made it. Empty: the mention in the message. Used by '{OWN_COLUMNS}' only."),
-                io.String.Input("upscaled_column", default="", tooltip=f"Column that says true or false whether it was upscaled. Used by '{OWN_COLUMNS}' only."),
+                io.String.Input(
+                    "user_column",
+                    default="",
+                    tooltip=f"Column with who made it. Empty: the mention in the message. Used by '{OWN_COLUMNS}' only.",
+                ),
+                io.String.Input(
+                    "upscaled_column",
+                    default="",
+                    tooltip=f"Column that says true or false whether it was upscaled. Used by '{OWN_COLUMNS}' only.",
+                ),
                 io.Combo.Input(
                     "kind",
                     options=[ANY_KIND, *KINDS],
@@ -79,24 +106,60 @@ class CocktailSelectPairs(io.ComfyNode):
                     default=RAW[0],
                     tooltip="any; style_raw = only pictures made with --style raw or --raw; stylize = only those with --stylize up to the value below.",
                 ),
-                io.Int.Input("max_stylize", default=50, min=0, max=1000, tooltip="Largest --stylize value. Used by raw 'stylize' only."),
-                io.Int.Input("min_words", default=3, min=0, max=1000, tooltip="Prompts with fewer words are left out."),
-                io.Int.Input("max_words", **{**number, "max": 10_000}, tooltip="Prompts with more words are left out. 0 = no limit."),
+                io.Int.Input(
+                    "max_stylize",
+                    default=50,
+                    min=0,
+                    max=1000,
+                    tooltip="Largest --stylize value. Used by raw 'stylize' only.",
+                ),
+                io.Int.Input(
+                    "min_words",
+                    default=3,
+                    min=0,
+                    max=1000,
+                    tooltip="Prompts with fewer words are left out.",
+                ),
+                io.Int.Input(
+                    "max_words",
+                    **{**number, "max": 10_000},
+                    tooltip="Prompts with more words are left out. 0 = no limit.",
+                ),
                 io.Int.Input(
                     "max_tokens",
                     **{**number, "max": 10_000},
                     tooltip="Prompts with more CLIP tokens are left out; 75 are read at once. 0 = no limit, the report says how many are longer.",
                 ),
-                io.Boolean.Input("image_prompts", default=False, tooltip="Whether to keep prompts that contain pictures: their text does not describe the result."),
-                io.Boolean.Input("truncated", default=True, tooltip="Whether to keep prompts that were cut off in the table, and end in '...'."),
+                io.Boolean.Input(
+                    "image_prompts",
+                    default=False,
+                    tooltip="Whether to keep prompts that contain pictures: their text does not describe the result.",
+                ),
+                io.Boolean.Input(
+                    "truncated",
+                    default=True,
+                    tooltip="Whether to keep prompts that were cut off in the table, and end in '...'.",
+                ),
                 io.Int.Input(
                     "top_users",
                     **number,
                     tooltip="Only users who are among so many with the most upscales in the whole table. 0 = everyone.",
                 ),
-                io.Boolean.Input("deduplicate", default=True, tooltip="Of equal prompts, upper and lower case aside, keep the first."),
-                io.Int.Input("per_user", **number, tooltip="Most pairs of one user, the first ones. 0 = no limit."),
-                io.Int.Input("sample", **number, tooltip="So many pairs are drawn by the seed below. 0 = all."),
+                io.Boolean.Input(
+                    "deduplicate",
+                    default=True,
+                    tooltip="Of equal prompts, upper and lower case aside, keep the first.",
+                ),
+                io.Int.Input(
+                    "per_user",
+                    **number,
+                    tooltip="Most pairs of one user, the first ones. 0 = no limit.",
+                ),
+                io.Int.Input(
+                    "sample",
+                    **number,
+                    tooltip="So many pairs are drawn by the seed below. 0 = all.",
+                ),
                 io.Int.Input(
                     "seed",
                     default=555,
@@ -115,10 +178,18 @@ class CocktailSelectPairs(io.ComfyNode):
                 ),
             ],
             outputs=[
-                types.Selection.Output("selection", display_name="selection", tooltip="The chosen rows, for Join Images or Download Images."),
-                io.String.Output("report", display_name="report", tooltip="Rows after each step, and rows that could not be read."),
+                types.Selection.Output(
+                    "selection",
+                    display_name="selection",
+                    tooltip="The chosen rows, for Join Images or Download Images.",
+                ),
+                io.String.Output(
+                    "report",
+                    display_name="report",
+                    tooltip="Rows after each step, and rows that could not be read.",
+                ),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def validate_inputs(
@@ -231,7 +302,9 @@ _deriving: dict[str, threading.Thread] = {}
 
 
 def _derive_in_background(request: dict[str, Any]) -> None:
-    """Make the derived table that later selections are answered from, in a process of its own, once at a time."""
+    """Make the derived table that later selections are answered from, in a process of its own, once
+    at a time.
+    """
     key = canonical_json(request)
     if key in _deriving and _deriving[key].is_alive():
         return

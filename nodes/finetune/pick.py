@@ -50,7 +50,7 @@ class CocktailPickCheckpoint(io.ComfyNode):
                 )
             ],
             is_output_node=True,
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(cls, run: Run, rule: str, epoch: int) -> io.NodeOutput:

@@ -51,7 +51,15 @@ TOOLTIPS = {
     "save_precision": "How saved checkpoints store the trained weights. fp16: 2 bytes a number, what most tools expect. bf16: 2 bytes, coarser with a "
     "wider range. fp32: 4 bytes.",
 }
-ADVANCED = ("bucket_step", "weight_decay", "gradient_clip", "validation_timesteps", "precision", "save_precision", "bucket_table")  # fmt: skip
+ADVANCED = (
+    "bucket_step",
+    "weight_decay",
+    "gradient_clip",
+    "validation_timesteps",
+    "precision",
+    "save_precision",
+    "bucket_table",
+)
 STEPS = {
     "learning_rate": 1e-7,
     "text_encoder_learning_rate": 1e-7,
@@ -74,9 +82,20 @@ class CocktailTrainingSettings(io.ComfyNode):
             category=CATEGORY,
             description="The settings of a fine-tune. The defaults are EveryDream2's for Stable Diffusion 1.5; the same settings on the "
             "same base and pairs are the same run.",
-            search_aliases=["learning rate", "epochs", "batch size", "hyperparameters", "train.json", "EveryDream2"],
+            search_aliases=[
+                "learning rate",
+                "epochs",
+                "batch size",
+                "hyperparameters",
+                "train.json",
+                "EveryDream2",
+            ],
             inputs=[
-                *(_setting(field) for field in dataclasses.fields(RunSettings) if field.name not in GROUPS),
+                *(
+                    _setting(field)
+                    for field in dataclasses.fields(RunSettings)
+                    if field.name not in GROUPS
+                ),
                 types.Settings.Input(
                     "settings",
                     optional=True,
@@ -86,10 +105,12 @@ class CocktailTrainingSettings(io.ComfyNode):
             ],
             outputs=[
                 types.Settings.Output(
-                    "training_settings", display_name="settings", tooltip="The settings, for Fine-tune."
+                    "training_settings",
+                    display_name="settings",
+                    tooltip="The settings, for Fine-tune.",
                 )
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def validate_inputs(
@@ -140,7 +161,12 @@ class CocktailBase(io.ComfyNode):
             category=CATEGORY,
             description="The checkpoint that a fine-tune starts from: a full Stable Diffusion 1.5 model in one .safetensors file. "
             "Nothing is loaded; the file's header is checked.",
-            search_aliases=["base model", "resume_ckpt", "pretrained model", "checkpoint for training"],
+            search_aliases=[
+                "base model",
+                "resume_ckpt",
+                "pretrained model",
+                "checkpoint for training",
+            ],
             inputs=[_checkpoint_input("checkpoint")],
             outputs=[
                 types.CheckpointName.Output(
@@ -149,7 +175,7 @@ class CocktailBase(io.ComfyNode):
                     tooltip="The checkpoint's name; link it to Fine-tune or any checkpoint input.",
                 )
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def validate_inputs(cls, checkpoint: str | None) -> bool | str:
@@ -181,11 +207,21 @@ class CocktailFineTune(io.ComfyNode):
             category=CATEGORY,
             description="Fine-tunes all of a Stable Diffusion 1.5 model in a background process and returns at once. Runs take turns. "
             "The same base, pairs and settings are the same run: it is continued or found finished, never repeated.",
-            search_aliases=["train", "training", "full fine-tune", "dreambooth", "EveryDream2", "kohya", "finetune"],
+            search_aliases=[
+                "train",
+                "training",
+                "full fine-tune",
+                "dreambooth",
+                "EveryDream2",
+                "kohya",
+                "finetune",
+            ],
             is_output_node=True,
             inputs=[
                 _checkpoint_input("base"),
-                types.Dataset.Input("dataset", tooltip="The pairs, some of them held back by Split Dataset."),
+                types.Dataset.Input(
+                    "dataset", tooltip="The pairs, some of them held back by Split Dataset."
+                ),
                 types.Settings.Input("settings", tooltip="What to do, from Training Settings."),
                 opt(
                     io.String.Input,
@@ -203,7 +239,7 @@ class CocktailFineTune(io.ComfyNode):
                     tooltip="The run, which may still be at work: link it to Wait for Run.",
                 )
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def validate_inputs(cls, run_name: str | None) -> bool | str:
@@ -260,9 +296,11 @@ class CocktailWaitForRun(io.ComfyNode):
             is_output_node=True,
             inputs=[types.Run.Input("run", tooltip="The run to wait for, from Fine-tune.")],
             outputs=[
-                types.Run.Output("finished_run", display_name="run", tooltip="The same run, finished.")
+                types.Run.Output(
+                    "finished_run", display_name="run", tooltip="The same run, finished."
+                )
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(cls, run: Run) -> io.NodeOutput:
@@ -303,17 +341,29 @@ class CocktailLossChart(io.ComfyNode):
             category=CATEGORY,
             description="Draws training and validation loss of one to four runs over their epochs, marks the best epoch of each and "
             "saves the picture. Link the runs through Wait for Run to see them whole.",
-            search_aliases=["loss graph", "training curve", "plot loss", "tensorboard", "validation loss"],
+            search_aliases=[
+                "loss graph",
+                "training curve",
+                "plot loss",
+                "tensorboard",
+                "validation loss",
+            ],
             is_output_node=True,
             inputs=[
                 types.Run.Input("run_1", tooltip="The first run."),
                 *(
-                    types.Run.Input(f"run_{number}", optional=True, tooltip="One more run. Optional.")
+                    types.Run.Input(
+                        f"run_{number}", optional=True, tooltip="One more run. Optional."
+                    )
                     for number in (2, 3, 4)
                 ),
             ],
-            outputs=[io.Image.Output("chart", display_name="chart", tooltip="The chart, 1200 x 900 pixels.")],
-        )  # fmt: skip
+            outputs=[
+                io.Image.Output(
+                    "chart", display_name="chart", tooltip="The chart, 1200 x 900 pixels."
+                )
+            ],
+        )
 
     @classmethod
     def execute(
@@ -344,7 +394,9 @@ def describe(run: Run, state: State) -> str:
             parts.append(f"{state.steps_per_second:.2f} steps/s, about {_duration(left_s)} left")
     if state.first_validation is not None and state.last_validation is not None:
         change = 100 * (state.last_validation / state.first_validation - 1)
-        parts.append(f"validation loss {state.first_validation:.4f} -> {state.last_validation:.4f} ({change:+.0f} %)")  # fmt: skip
+        parts.append(
+            f"validation loss {state.first_validation:.4f} -> {state.last_validation:.4f} ({change:+.0f} %)"
+        )
     if state.trend:
         parts.append(state.trend)
     if state.skipped:

@@ -20,7 +20,9 @@ def setting_input(
     step: float | None = None,
     **keywords: Any,
 ) -> io.Input:
-    """An input of the default's type; `keywords` are `advanced`, `optional`, `multiline`, as ComfyUI has them."""
+    """An input of the default's type; `keywords` are `advanced`, `optional`, `multiline`, as
+    ComfyUI has them.
+    """
     common = {"default": default, "tooltip": tooltip, **keywords}
     if choices:
         return opt(io.Combo.Input, id, options=list(choices), **common)
@@ -35,7 +37,8 @@ def setting_input(
     if kind is io.Float.Input:
         limits["round"] = min(step, 1e-9, low or 1)
     if id == "seed":
-        # Without this the page adds a widget to every input named seed, and changes it after each queueing.
+        # Without this the page adds a widget to every input named seed, and changes it after each
+        # queueing.
         limits["control_after_generate"] = False
     return opt(kind, id, **limits, **common)
 

@@ -1,4 +1,6 @@
-"""The settings of a fine-tune, group by group: every node takes settings and hands on a changed copy."""
+"""The settings of a fine-tune, group by group: every node takes settings and hands on a changed
+copy.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ def _settings_input() -> io.Input:
     )
 
 
-def _settings_output(tooltip: str = "The changed settings, for Fine-tune or the next settings node.") -> io.Output:  # fmt: skip
+def _settings_output(
+    tooltip: str = "The changed settings, for Fine-tune or the next settings node.",
+) -> io.Output:
     return types.Settings.Output("changed_settings", display_name="settings", tooltip=tooltip)
 
 
@@ -62,12 +66,16 @@ class _GroupNode(io.ComfyNode):
     @classmethod
     def execute(cls, settings: RunSettings, **values: Any) -> io.NodeOutput:
         return io.NodeOutput(
-            dataclasses.replace(settings, **{cls.FIELD: cls.GROUP.from_json(values, f"{cls.FIELD}.")})
-        )  # fmt: skip
+            dataclasses.replace(
+                settings, **{cls.FIELD: cls.GROUP.from_json(values, f"{cls.FIELD}.")}
+            )
+        )
 
 
 def _problem(group: type[Group], values: dict[str, Any], prefix: str) -> bool | str:
-    """True, or what is wrong with the values that are known before the graph runs (linked ones are None)."""
+    """True, or what is wrong with the values that are known before the graph runs (linked ones are
+    None).
+    """
     known = {field.name for field in dataclasses.fields(group)}
     try:
         group.from_json(
@@ -90,7 +98,13 @@ class CocktailTrainingPreset(io.ComfyNode):
             category=CATEGORY,
             description="Settings of fine-tunes that others have published, as visible numbers. Change single ones by Change Settings, or a "
             "whole group by its node.",
-            search_aliases=["EveryDream2 defaults", "Cosmopolitan", "D-Adaptation preset", "hyperparameters", "train.json"],
+            search_aliases=[
+                "EveryDream2 defaults",
+                "Cosmopolitan",
+                "D-Adaptation preset",
+                "hyperparameters",
+                "train.json",
+            ],
             is_output_node=True,
             inputs=[
                 opt(
@@ -102,7 +116,7 @@ class CocktailTrainingPreset(io.ComfyNode):
                 )
             ],
             outputs=[_settings_output("The preset's settings, for Fine-tune or a settings node.")],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(cls, preset: str) -> io.NodeOutput:
@@ -134,7 +148,13 @@ class CocktailImportEveryDream2(io.ComfyNode):
             category=CATEGORY,
             description="Turns EveryDream2's train.json, optimizer.json and validation.json into settings, and says of every key whether it was "
             "taken, translated or ignored, and why.",
-            search_aliases=["train.json", "optimizer.json", "EveryDream", "ED2 config", "convert settings"],
+            search_aliases=[
+                "train.json",
+                "optimizer.json",
+                "EveryDream",
+                "ED2 config",
+                "convert settings",
+            ],
             is_output_node=True,
             inputs=[
                 text("train", "train.json"),
@@ -151,9 +171,13 @@ class CocktailImportEveryDream2(io.ComfyNode):
             ],
             outputs=[
                 _settings_output("The settings, for Fine-tune or a settings node."),
-                io.String.Output("report", display_name="report", tooltip="What became of every key, a line each."),
+                io.String.Output(
+                    "report",
+                    display_name="report",
+                    tooltip="What became of every key, a line each.",
+                ),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def validate_inputs(
@@ -213,7 +237,13 @@ class CocktailChangeSettings(io.ComfyNode):
             display_name="Change Settings",
             category=CATEGORY,
             description="Changes single settings by name and leaves all others as they are, such as a preset's. Show Settings lists all names.",
-            search_aliases=["override settings", "set parameter", "--set", "experiment", "one parameter"],
+            search_aliases=[
+                "override settings",
+                "set parameter",
+                "--set",
+                "experiment",
+                "one parameter",
+            ],
             inputs=[
                 _settings_input(),
                 io.String.Input(
@@ -226,7 +256,7 @@ class CocktailChangeSettings(io.ComfyNode):
                 ),
             ],
             outputs=[_settings_output()],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(cls, settings: RunSettings, changes: str) -> io.NodeOutput:
@@ -244,10 +274,17 @@ class CocktailShowSettings(io.ComfyNode):
             category=CATEGORY,
             description="Shows settings as text: what differs from the defaults under the node, and all of them in the output, in lines that "
             "Change Settings reads.",
-            search_aliases=["print settings", "settings to text", "hyperparameters", "preview settings"],
+            search_aliases=[
+                "print settings",
+                "settings to text",
+                "hyperparameters",
+                "preview settings",
+            ],
             is_output_node=True,
             inputs=[
-                types.Settings.Input("settings", tooltip="The settings to show, from any settings node.")
+                types.Settings.Input(
+                    "settings", tooltip="The settings to show, from any settings node."
+                )
             ],
             outputs=[
                 _settings_output("The same settings, for Fine-tune."),
@@ -257,7 +294,7 @@ class CocktailShowSettings(io.ComfyNode):
                     tooltip="All settings, a line each; first what differs from the defaults. For Preview as Text.",
                 ),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(cls, settings: RunSettings) -> io.NodeOutput:
@@ -270,7 +307,20 @@ class CocktailOptimizerSettings(_GroupNode):
     """The optimizer and schedule of UNet, text encoder or both."""
 
     GROUP, FIELD = groups.OptimizerSettings, "unet_optimizer"
-    ADVANCED = ("beta1", "beta2", "epsilon", "momentum", "d0", "growth_rate", "decouple", "safeguard_warmup", "decay_steps", "cycles", "power", "end_share")  # fmt: skip
+    ADVANCED = (
+        "beta1",
+        "beta2",
+        "epsilon",
+        "momentum",
+        "d0",
+        "growth_rate",
+        "decouple",
+        "safeguard_warmup",
+        "decay_steps",
+        "cycles",
+        "power",
+        "end_share",
+    )
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -279,8 +329,18 @@ class CocktailOptimizerSettings(_GroupNode):
             display_name="Optimizer Settings",
             description="Optimizer and learning-rate schedule of the UNet, the text encoder or both. The learning rates themselves stand in "
             "Training Settings.",
-            search_aliases=["AdamW", "D-Adaptation", "Prodigy", "Lion", "Adafactor", "learning rate schedule", "warm-up", "cosine", "optimizer.json"],
-        )  # fmt: skip
+            search_aliases=[
+                "AdamW",
+                "D-Adaptation",
+                "Prodigy",
+                "Lion",
+                "Adafactor",
+                "learning rate schedule",
+                "warm-up",
+                "cosine",
+                "optimizer.json",
+            ],
+        )
         part = opt(
             io.Combo.Input,
             "part",
@@ -315,15 +375,30 @@ class CocktailLayerSettings(_GroupNode):
             node_id="CocktailLayerSettings",
             display_name="Layer Settings",
             description="Which layers of UNet and text encoder learn. What does not learn costs neither gradient nor optimizer state.",
-            search_aliases=["freeze layers", "train UNet", "cross attention only", "text encoder freezing", "unfreeze_last_n_layers"],
-        )  # fmt: skip
+            search_aliases=[
+                "freeze layers",
+                "train UNet",
+                "cross attention only",
+                "text encoder freezing",
+                "unfreeze_last_n_layers",
+            ],
+        )
 
 
 class CocktailLossSettings(_GroupNode):
     """What is minimised."""
 
     GROUP, FIELD = groups.LossSettings, "loss"
-    ADVANCED = ("prediction", "huber_c", "huber_schedule", "debiased", "zero_terminal_snr", "timestep_start", "timestep_end", "timestep_sampling")  # fmt: skip
+    ADVANCED = (
+        "prediction",
+        "huber_c",
+        "huber_schedule",
+        "debiased",
+        "zero_terminal_snr",
+        "timestep_start",
+        "timestep_end",
+        "timestep_sampling",
+    )
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -331,8 +406,17 @@ class CocktailLossSettings(_GroupNode):
             node_id="CocktailLossSettings",
             display_name="Loss Settings",
             description="What a fine-tune minimises: prediction, measure of the error, weights over the noise levels, and kinds of noise. Validation always uses the plain mean squared error.",
-            search_aliases=["min SNR gamma", "huber", "offset noise", "pyramid noise", "v-prediction", "zero terminal SNR", "debiased estimation", "timesteps"],
-        )  # fmt: skip
+            search_aliases=[
+                "min SNR gamma",
+                "huber",
+                "offset noise",
+                "pyramid noise",
+                "v-prediction",
+                "zero terminal SNR",
+                "debiased estimation",
+                "timesteps",
+            ],
+        )
 
 
 class CocktailDataSettings(_GroupNode):
@@ -346,8 +430,15 @@ class CocktailDataSettings(_GroupNode):
             node_id="CocktailDataSettings",
             display_name="Data Settings",
             description="How pairs become batches: gradient accumulation, mirroring, crop jitter and long captions.",
-            search_aliases=["gradient accumulation", "grad_accum", "flip", "crop jitter", "long prompts", "75 tokens"],
-        )  # fmt: skip
+            search_aliases=[
+                "gradient accumulation",
+                "grad_accum",
+                "flip",
+                "crop jitter",
+                "long prompts",
+                "75 tokens",
+            ],
+        )
 
 
 class CocktailValidationSettings(_GroupNode):
@@ -361,8 +452,14 @@ class CocktailValidationSettings(_GroupNode):
             node_id="CocktailValidationSettings",
             display_name="Validation Settings",
             description="When a run measures its validation loss, and what it does when that loss has been rising consistently.",
-            search_aliases=["validation loss", "early stopping", "overfitting", "stabilize training loss", "validation.json"],
-        )  # fmt: skip
+            search_aliases=[
+                "validation loss",
+                "early stopping",
+                "overfitting",
+                "stabilize training loss",
+                "validation.json",
+            ],
+        )
 
 
 class CocktailEmaSettings(_GroupNode):
@@ -377,7 +474,7 @@ class CocktailEmaSettings(_GroupNode):
             display_name="EMA Settings",
             description="A running mean of the weights (exponential moving average), often better than the last weights.",
             search_aliases=["EMA", "exponential moving average", "ema_decay_rate"],
-        )  # fmt: skip
+        )
 
 
 class CocktailComputeSettings(_GroupNode):
@@ -392,8 +489,16 @@ class CocktailComputeSettings(_GroupNode):
             node_id="CocktailComputeSettings",
             display_name="Compute Settings",
             description="Speed, memory and exactness of a fine-tune.",
-            search_aliases=["gradient checkpointing", "xformers", "sdpa", "TF32", "torch.compile", "deterministic", "low VRAM"],
-        )  # fmt: skip
+            search_aliases=[
+                "gradient checkpointing",
+                "xformers",
+                "sdpa",
+                "TF32",
+                "torch.compile",
+                "deterministic",
+                "low VRAM",
+            ],
+        )
 
 
 class CocktailSample(io.ComfyNode):
@@ -407,10 +512,18 @@ class CocktailSample(io.ComfyNode):
             display_name="Sample",
             category=CATEGORY,
             description="Adds one picture to those that a run draws while it is at work. Chain as many as you like; Sample Settings says when.",
-            search_aliases=["sample prompt", "sample_prompts.txt", "preview during training", "test image"],
-            inputs=[_settings_input(), *group_inputs(groups.SamplePrompt, prompt=text, negative=text)],
+            search_aliases=[
+                "sample prompt",
+                "sample_prompts.txt",
+                "preview during training",
+                "test image",
+            ],
+            inputs=[
+                _settings_input(),
+                *group_inputs(groups.SamplePrompt, prompt=text, negative=text),
+            ],
             outputs=[_settings_output("The settings with one more sample.")],
-        )  # fmt: skip
+        )
 
     @classmethod
     def validate_inputs(cls, **values: Any) -> bool | str:
@@ -437,7 +550,7 @@ class CocktailSampleSettings(_GroupNode):
             display_name="Sample Settings",
             description="When a run draws its samples. What it draws are the Sample nodes before or after this one.",
             search_aliases=["sample_steps", "sample every n steps", "preview during training"],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(cls, settings: RunSettings, **values: Any) -> io.NodeOutput:
@@ -456,8 +569,13 @@ class CocktailSavingSettings(_GroupNode):
             node_id="CocktailSavingSettings",
             display_name="Saving Settings",
             description="Which checkpoints a run saves and keeps besides those of every so many epochs, and how often it writes a resume point.",
-            search_aliases=["save every n steps", "keep last checkpoints", "ckpt_every_n_minutes", "resume point"],
-        )  # fmt: skip
+            search_aliases=[
+                "save every n steps",
+                "keep last checkpoints",
+                "ckpt_every_n_minutes",
+                "resume point",
+            ],
+        )
 
 
 class CocktailLoggingSettings(_GroupNode):
@@ -472,7 +590,7 @@ class CocktailLoggingSettings(_GroupNode):
             display_name="Logging Settings",
             description="What a run writes down besides losses and learning rates.",
             search_aliases=["wandb", "Weights & Biases", "gradient norm", "log_step"],
-        )  # fmt: skip
+        )
 
 
 def _shown(settings: RunSettings, text: str, with_text: bool = False) -> io.NodeOutput:

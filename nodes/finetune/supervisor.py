@@ -1,4 +1,6 @@
-"""Keeps the queue of runs moving while ComfyUI is up: a run whose turn has come is started, a dead one is noticed."""
+"""Keeps the queue of runs moving while ComfyUI is up: a run whose turn has come is started, a dead
+one is noticed.
+"""
 
 from __future__ import annotations
 

@@ -144,7 +144,7 @@ class CocktailAxisCheckpoints(io.ComfyNode):
                     "axis", display_name="axis", tooltip="The axis, for an axis input of Grid Plan."
                 )
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def validate_inputs(
@@ -212,7 +212,13 @@ class CocktailAxisRuns(io.ComfyNode):
             display_name="Grid Axis: Epochs of Runs",
             category=CATEGORY,
             description="Every saved checkpoint of up to four runs as an axis of a grid, called by run and epoch.",
-            search_aliases=[*ALIASES, "epochs", "compare epochs", "training progress", "all checkpoints"],
+            search_aliases=[
+                *ALIASES,
+                "epochs",
+                "compare epochs",
+                "training progress",
+                "all checkpoints",
+            ],
             inputs=[
                 types.Run.Input(
                     "run_1",
@@ -232,7 +238,7 @@ class CocktailAxisRuns(io.ComfyNode):
                     "axis", display_name="axis", tooltip="The axis, for an axis input of Grid Plan."
                 )
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(
@@ -254,7 +260,7 @@ class CocktailAxisRuns(io.ComfyNode):
             saved += [
                 (run.name, c.epoch, c.step, names.checkpoint_name(c.file)) for c in saved_by_run
             ]
-        return io.NodeOutput(axes.runs_axis(saved))  # fmt: skip
+        return io.NodeOutput(axes.runs_axis(saved))
 
 
 class CocktailAxisPrompts(io.ComfyNode):
@@ -267,7 +273,13 @@ class CocktailAxisPrompts(io.ComfyNode):
             display_name="Grid Axis: Prompts",
             category=CATEGORY,
             description="Prompts as an axis of a grid: the captions of a dataset's validation set, or the lines of a text file or table in the input folder.",
-            search_aliases=[*ALIASES, "prompt list", "captions", "prompts from file", "validation captions"],
+            search_aliases=[
+                *ALIASES,
+                "prompt list",
+                "captions",
+                "prompts from file",
+                "validation captions",
+            ],
             inputs=[
                 types.Dataset.Input(
                     "dataset",
@@ -311,7 +323,7 @@ class CocktailAxisPrompts(io.ComfyNode):
                     "axis", display_name="axis", tooltip="The axis, for an axis input of Grid Plan."
                 )
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def validate_inputs(cls, file: str | None) -> bool | str:
@@ -363,7 +375,9 @@ class CocktailCombineAxes(io.ComfyNode):
                 types.Axis.Input("axis_1", tooltip="The first axis."),
                 types.Axis.Input("axis_2", tooltip="The second axis."),
                 *(
-                    types.Axis.Input(f"axis_{number}", optional=True, tooltip="One more axis. Optional.")
+                    types.Axis.Input(
+                        f"axis_{number}", optional=True, tooltip="One more axis. Optional."
+                    )
                     for number in (3, 4)
                 ),
                 opt(
@@ -380,7 +394,7 @@ class CocktailCombineAxes(io.ComfyNode):
                     "axis", display_name="axis", tooltip="The axis, for an axis input of Grid Plan."
                 )
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(

@@ -1,4 +1,6 @@
-"""The nodes that ask whether a grid can be trusted: did its axes do anything, and are its cells what they should be."""
+"""The nodes that ask whether a grid can be trusted: did its axes do anything, and are its cells
+what they should be.
+"""
 
 from __future__ import annotations
 
@@ -29,11 +31,19 @@ class CocktailFindTwins(io.ComfyNode):
             category=CATEGORY,
             description="Finds values of a grid's axes that should change the picture and change no pixel of it, such as a clip skip that a "
             "checkpoint does not react to, and names them by their labels.",
-            search_aliases=[*ALIASES, "dead axis", "twin cells", "identical images", "duplicates", "compare cells"],
+            search_aliases=[
+                *ALIASES,
+                "dead axis",
+                "twin cells",
+                "identical images",
+                "duplicates",
+                "compare cells",
+            ],
             is_output_node=True,
             inputs=[
                 types.Grid.Input(
-                    "grid", tooltip="The grid, from Render Grid. Cells that are missing or failed are left out."
+                    "grid",
+                    tooltip="The grid, from Render Grid. Cells that are missing or failed are left out.",
                 )
             ],
             outputs=[
@@ -45,7 +55,7 @@ class CocktailFindTwins(io.ComfyNode):
                     "are equal everywhere come first.",
                 ),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(cls, grid: plan.Plan) -> io.NodeOutput:
@@ -53,7 +63,9 @@ class CocktailFindTwins(io.ComfyNode):
         show_text("reading the cells")
         pixels = twins.pixel_hashes(grid, store, Progress())
         if not pixels:
-            raise GridError(f"The grid {grid.name} has no finished cells. Put Render Grid before this node.")  # fmt: skip
+            raise GridError(
+                f"The grid {grid.name} has no finished cells. Put Render Grid before this node."
+            )
         found = twins.find(grid, pixels)
         read = f"{len(pixels)} of {len(grid.render_order)} cells compared"
         text = "\n".join([read + (":" if found else "; no twins."), *(t.sentence() for t in found)])
@@ -77,7 +89,14 @@ class CocktailCheckGrid(io.ComfyNode):
             category=CATEGORY,
             description="Renders random cells of a grid again in a fresh process, each alone and then all in shuffled order, and says whether they "
             "are equal to those on disk to the last bit; if not, how far they are off and why.",
-            search_aliases=[*ALIASES, "identity check", "reproducible", "determinism", "verify cells", "render again"],
+            search_aliases=[
+                *ALIASES,
+                "identity check",
+                "reproducible",
+                "determinism",
+                "verify cells",
+                "render again",
+            ],
             is_output_node=True,
             inputs=[
                 types.Grid.Input("grid", tooltip="The grid, from Render Grid."),
@@ -106,14 +125,16 @@ class CocktailCheckGrid(io.ComfyNode):
                     tooltip="How many of the cells are equal, and a sentence for each that is not: labels, largest difference, likely cause.",
                 ),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(cls, grid: plan.Plan, cells: int, seed: int) -> io.NodeOutput:
         import comfy.model_management
 
         if grid.workflow is not None:
-            raise GridError(f"Check Grid renders with the nodes of Render Grid; {grid.name} varies a workflow. Queue it alone to compare.")  # fmt: skip
+            raise GridError(
+                f"Check Grid renders with the nodes of Render Grid; {grid.name} varies a workflow. Queue it alone to compare."
+            )
         store = Store(names.cocktail_dir("grids", grid.name))
         comfy.model_management.unload_all_models()
         comfy.model_management.soft_empty_cache()

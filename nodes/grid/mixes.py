@@ -28,7 +28,15 @@ class CocktailAxisMerge(io.ComfyNode):
             category=CATEGORY,
             description="Mixes of A and B as an axis of a grid: by the share of B, the multiplier of B - C, or weights for every block. They are merged in "
             "memory while the grid is rendered; no checkpoint is written.",
-            search_aliases=[*ALIASES, "merge ratio", "weighted sum", "add difference", "MBW", "block weights", "supermerger"],
+            search_aliases=[
+                *ALIASES,
+                "merge ratio",
+                "weighted sum",
+                "add difference",
+                "MBW",
+                "block weights",
+                "supermerger",
+            ],
             inputs=[
                 types.Recipe.Input("a", tooltip="The recipe that B is mixed into."),
                 types.Recipe.Input("b", tooltip="The recipe whose share varies."),
@@ -50,7 +58,9 @@ class CocktailAxisMerge(io.ComfyNode):
                     "set a line, 25 or 26 numbers with commas (19 or 20 for SDXL), or the name of a preset such as WRAP08.",
                 ),
                 types.Recipe.Input(
-                    "c", optional=True, tooltip="What is taken off B, for multipliers of B - C. Optional."
+                    "c",
+                    optional=True,
+                    tooltip="What is taken off B, for multipliers of B - C. Optional.",
                 ),
                 opt(
                     io.String.Input,
@@ -75,20 +85,28 @@ class CocktailAxisMerge(io.ComfyNode):
                     "axis", display_name="axis", tooltip="The axis, for an axis input of Grid Plan."
                 )
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def validate_inputs(
-        cls, kind: str | None, values: str | None, labels: str | None = "", layout: str | None = "SD1.5"
-    ) -> bool | str:  # fmt: skip
-        """The values are tried on ingredients that stand for the linked recipes, which are not known yet."""
+        cls,
+        kind: str | None,
+        values: str | None,
+        labels: str | None = "",
+        layout: str | None = "SD1.5",
+    ) -> bool | str:
+        """The values are tried on ingredients that stand for the linked recipes, which are not
+        known yet.
+        """
         if None in (kind, values, labels, layout):
             return True
         if kind not in merge_axes.KINDS:
             return f"kind {kind!r} is none of {', '.join(merge_axes.KINDS)}."
         a, b, c = Ingredient("a"), Ingredient("b"), Ingredient("c")
         try:
-            cls._axis(kind, values, a, b, c if kind == merge_axes.MULTIPLIER else None, labels, layout)  # fmt: skip
+            cls._axis(
+                kind, values, a, b, c if kind == merge_axes.MULTIPLIER else None, labels, layout
+            )
         except (GridError, MergeError) as error:
             return str(error)
         return True
@@ -126,7 +144,11 @@ class CocktailAxisRecipes(io.ComfyNode):
             inputs=[
                 types.Recipe.Input(RECIPE_INPUTS[0], tooltip="A recipe, or an Ingredient."),
                 *(
-                    types.Recipe.Input(name, optional=True, tooltip="One more recipe. Optional. One that is there twice is shown once.")
+                    types.Recipe.Input(
+                        name,
+                        optional=True,
+                        tooltip="One more recipe. Optional. One that is there twice is shown once.",
+                    )
                     for name in RECIPE_INPUTS[1:]
                 ),
                 opt(
@@ -144,7 +166,7 @@ class CocktailAxisRecipes(io.ComfyNode):
                     "axis", display_name="axis", tooltip="The axis, for an axis input of Grid Plan."
                 )
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(

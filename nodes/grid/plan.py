@@ -48,9 +48,13 @@ class CocktailGridPlan(io.ComfyNode):
                     "and underscores. A name can be used again: cells that are the same are not rendered again.",
                 ),
                 types.Axis.Input("axis_1", tooltip="The columns of the sheets."),
-                types.Axis.Input("axis_2", optional=True, tooltip="The rows of the sheets. Optional."),
                 types.Axis.Input(
-                    "axis_3", optional=True, tooltip="One page of the sheets for each value. Optional."
+                    "axis_2", optional=True, tooltip="The rows of the sheets. Optional."
+                ),
+                types.Axis.Input(
+                    "axis_3",
+                    optional=True,
+                    tooltip="One page of the sheets for each value. Optional.",
                 ),
                 types.Axis.Input(
                     "axis_4",
@@ -215,11 +219,9 @@ class CocktailGridPlan(io.ComfyNode):
                 ),
             ],
             outputs=[
-                types.Grid.Output(
-                    "grid", display_name="grid", tooltip="The plan, for Render Grid."
-                )
+                types.Grid.Output("grid", display_name="grid", tooltip="The plan, for Render Grid.")
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def validate_inputs(
@@ -343,11 +345,9 @@ class CocktailGridPlanJson(io.ComfyNode):
                 )
             ],
             outputs=[
-                types.Grid.Output(
-                    "grid", display_name="grid", tooltip="The plan, for Render Grid."
-                )
+                types.Grid.Output("grid", display_name="grid", tooltip="The plan, for Render Grid.")
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def validate_inputs(cls, plan: str | None) -> bool | str:
@@ -360,7 +360,9 @@ class CocktailGridPlanJson(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, plan: str | None = None) -> list[Any]:
-        """Files that were replaced under the same name, and folders that patterns look into, may have changed."""
+        """Files that were replaced under the same name, and folders that patterns look into, may
+        have changed.
+        """
         return [
             [kind, name, files.state(kind, name)]
             for kind in ("checkpoint", "vae", "lora")
@@ -383,7 +385,8 @@ def planned(grid: plan.Plan) -> io.NodeOutput:
 def summary(grid: plan.Plan) -> dict[str, Any]:
     """How many cells a plan has, what it will cost, and what the person should know.
 
-    Raises GridError for a recipe whose ingredients do not go together, or if its cells would not fit on the disk.
+    Raises GridError for a recipe whose ingredients do not go together, or if its cells would not
+    fit on the disk.
     """
     for recipe in dict.fromkeys(cell.settings.recipe for cell in grid.cells):
         if recipe:
@@ -407,7 +410,9 @@ def summary(grid: plan.Plan) -> dict[str, Any]:
         text += f"; {grid.repeats} show a picture that another cell shows too"
     notes = list(grid.notes)
     if others := store.others(grid):
-        notes.append(f"The last grid of this name has other cells ({others}). Their files stay; rename this grid to keep the two apart.")  # fmt: skip
+        notes.append(
+            f"The last grid of this name has other cells ({others}). Their files stay; rename this grid to keep the two apart."
+        )
     return {
         "name": grid.name,
         "cells": len(grid.cells),

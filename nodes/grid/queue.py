@@ -1,4 +1,6 @@
-"""The nodes for grids over any workflow: an axis on any input, the plan over the graph they stand in, and the queue."""
+"""The nodes for grids over any workflow: an axis on any input, the plan over the graph they stand
+in, and the queue.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +70,7 @@ class CocktailAxisInput(io.ComfyNode):
                     tooltip="The axis, for Grid Plan of This Workflow, or for Combine Axes before it.",
                 )
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def validate_inputs(
@@ -107,10 +109,22 @@ class CocktailWorkflowPlan(io.ComfyNode):
                     tooltip="Name of the grid and of its folder, output/cocktail/grids/NAME. Up to 64 letters, digits, dots, hyphens and "
                     "underscores. Cells that are there under this name are not rendered again.",
                 ),
-                types.Axis.Input("axis_1", tooltip="The columns of the sheets: a Grid Axis of Any Input."),
-                types.Axis.Input("axis_2", optional=True, tooltip="The rows of the sheets. Optional."),
-                types.Axis.Input("axis_3", optional=True, tooltip="One page of the sheets for each value. Optional."),
-                types.Axis.Input("axis_4", optional=True, tooltip="One page of the sheets for each value. Optional."),
+                types.Axis.Input(
+                    "axis_1", tooltip="The columns of the sheets: a Grid Axis of Any Input."
+                ),
+                types.Axis.Input(
+                    "axis_2", optional=True, tooltip="The rows of the sheets. Optional."
+                ),
+                types.Axis.Input(
+                    "axis_3",
+                    optional=True,
+                    tooltip="One page of the sheets for each value. Optional.",
+                ),
+                types.Axis.Input(
+                    "axis_4",
+                    optional=True,
+                    tooltip="One page of the sheets for each value. Optional.",
+                ),
                 opt(
                     io.String.Input,
                     "output",
@@ -133,11 +147,13 @@ class CocktailWorkflowPlan(io.ComfyNode):
             outputs=[
                 types.Grid.Output("grid", display_name="grid", tooltip="The plan, for Queue Grid.")
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def fingerprint_inputs(cls, **inputs: Any) -> float:
-        """Never equal: the workflow around the node may have changed, and planning costs next to nothing."""
+        """Never equal: the workflow around the node may have changed, and planning costs next to
+        nothing.
+        """
         return float("nan")
 
     @classmethod
@@ -161,10 +177,19 @@ class CocktailQueueGrid(io.ComfyNode):
             category=CATEGORY,
             description="Renders the cells of a grid as prompts of their own, a few of them in the queue at a time, and returns at once. Goes on when "
             "the page is closed and after ComfyUI is restarted. Queue the graph again to see how far it is.",
-            search_aliases=[*ALIASES, "feeder", "batch queue", "background", "farm", "several servers"],
+            search_aliases=[
+                *ALIASES,
+                "feeder",
+                "batch queue",
+                "background",
+                "farm",
+                "several servers",
+            ],
             is_output_node=True,
             inputs=[
-                types.Grid.Input("grid", tooltip="The plan: of this workflow, from JSON, or a Grid Plan."),
+                types.Grid.Input(
+                    "grid", tooltip="The plan: of this workflow, from JSON, or a Grid Plan."
+                ),
                 io.Int.Input(
                     "in_flight",
                     default=3,
@@ -206,7 +231,7 @@ class CocktailQueueGrid(io.ComfyNode):
                     tooltip="The same grid, for Grid Sheet, which shows the cells that are there by now.",
                 )
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def fingerprint_inputs(cls, **inputs: Any) -> float:
@@ -242,5 +267,7 @@ class CocktailQueueGrid(io.ComfyNode):
 
 def _axis(target: str, values: str, labels: str) -> Any:
     if "." not in target.strip().strip("."):
-        raise GridError(f"{target!r} names no input. Write NODE.INPUT, such as KSampler.cfg or 3.cfg.")  # fmt: skip
+        raise GridError(
+            f"{target!r} names no input. Write NODE.INPUT, such as KSampler.cfg or 3.cfg."
+        )
     return template.input_axis(target.strip(), values, labels)

@@ -37,10 +37,14 @@ if TYPE_CHECKING:
     import torch
 
 OUTPUT_PIXELS = 128_000_000
-"""The IMAGE outputs of all pages hold no more than this together (12 bytes each); the files are as large as they are."""
+"""The IMAGE outputs of all pages hold no more than this together (12 bytes each); the files are as
+large as they are.
+"""
 
 _last_failures: dict[str, float] = {}
-"""Grids whose last rendering had failed cells, and when that was: queueing such a grid again tries them again."""
+"""Grids whose last rendering had failed cells, and when that was: queueing such a grid again tries
+them again.
+"""
 
 
 class CocktailRenderGrid(io.ComfyNode):
@@ -87,11 +91,13 @@ class CocktailRenderGrid(io.ComfyNode):
                     tooltip="The same grid, after its cells have been rendered.",
                 )
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def fingerprint_inputs(cls, **inputs: Any) -> list[Any]:
-        """Changes after failed cells, so that queueing again tries them again; else the node stays cached."""
+        """Changes after failed cells, so that queueing again tries them again; else the node stays
+        cached.
+        """
         return sorted(_last_failures.items())
 
     @classmethod
@@ -101,7 +107,9 @@ class CocktailRenderGrid(io.ComfyNode):
         from comfy.cli_args import args
 
         if grid.workflow is not None:
-            raise GridError(f"The grid {grid.name} varies a workflow, whose nodes Render Grid does not call. Put Queue Grid here.")  # fmt: skip
+            raise GridError(
+                f"The grid {grid.name} varies a workflow, whose nodes Render Grid does not call. Put Queue Grid here."
+            )
         started = time.monotonic()
         store = events.ShownStore(names.cocktail_dir("grids", grid.name))
         with execution.disk(store):
@@ -172,7 +180,8 @@ class CocktailGridSheet(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 types.Grid.Input(
-                    "grid", tooltip="The grid, from Render Grid. Cells that failed or are missing are marked."
+                    "grid",
+                    tooltip="The grid, from Render Grid. Cells that failed or are missing are marked.",
                 ),
                 io.Int.Input(
                     "max_width",
@@ -191,7 +200,7 @@ class CocktailGridSheet(io.ComfyNode):
                     tooltip="The pages, one picture each. They are saved in the grid's folder as well.",
                 )
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(cls, grid: plan.Plan, max_width: int) -> io.NodeOutput:
@@ -211,7 +220,9 @@ def _relative_to_output(folder: Path) -> str:
 
 
 def _read_images(paths: list[Path]) -> list[torch.Tensor]:
-    """Sheets as IMAGE [1, height, width, 3] from 0 to 1, made smaller if they are too much for memory together."""
+    """Sheets as IMAGE [1, height, width, 3] from 0 to 1, made smaller if they are too much for
+    memory together.
+    """
     from PIL import Image
 
     sizes = []

@@ -65,7 +65,9 @@ async def _cell(request: web.Request) -> web.Response:
 
 
 async def _plan(request: web.Request) -> web.Response:
-    """What a plan as JSON comes to, without rendering anything: counts, costs, notes, and with "cells": true its cells."""
+    """What a plan as JSON comes to, without rendering anything: counts, costs, notes, and with
+    "cells": true its cells.
+    """
     body = await _body(request)
     if body is None:
         return _error("Send a plan, a JSON object, as application/json.")
@@ -96,7 +98,9 @@ async def _feed(request: web.Request) -> web.Response:
 
 
 async def _feed_status(request: web.Request) -> web.Response:
-    """How the feeding of a grid stands: state, counts, cells in flight, and what is the matter with servers."""
+    """How the feeding of a grid stands: state, counts, cells in flight, and what is the matter with
+    servers.
+    """
 
     def read() -> dict[str, Any]:
         name = names.check_name(request.match_info["name"], "grid")
@@ -119,7 +123,9 @@ def _control(action: str) -> Callable[[web.Request], Any]:
 
 
 async def _states(request: web.Request) -> web.Response:
-    """The mini-map of a grid: how many values each axis has, and a letter for every cell ("f", "x" failed, "." missing)."""
+    """The mini-map of a grid: how many values each axis has, and a letter for every cell ("f", "x"
+    failed, "." missing).
+    """
     return await _answer(lambda: export.states(_open(request)))
 
 
@@ -140,7 +146,9 @@ def _open(request: web.Request) -> Store:
 
 
 async def _answer(read: Callable[[], dict[str, Any]]) -> web.Response:
-    """The JSON that `read` returns, computed outside the event loop; what it refuses becomes {"error": ...}."""
+    """The JSON that `read` returns, computed outside the event loop; what it refuses becomes
+    {"error": ...}.
+    """
     try:
         return web.json_response(await asyncio.to_thread(read))
     except feeds.Taken as error:

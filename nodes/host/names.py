@@ -1,4 +1,6 @@
-"""Names, not paths: the one place where what a graph or a request says becomes a path under a known folder."""
+"""Names, not paths: the one place where what a graph or a request says becomes a path under a known
+folder.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ class BadName(ValueError):
 
 
 def check_name(name: str, what: str) -> str:
-    """`name` itself if it can name a `what` ("run", "grid", "merge") on every system; otherwise BadName."""
+    """`name` itself if it can name a `what` ("run", "grid", "merge") on every system; otherwise
+    BadName.
+    """
     if not NAME.fullmatch(name) or name.endswith(".") or RESERVED.fullmatch(name):
         raise BadName(
             f"{name!r} cannot name a {what}: use up to 64 letters, digits, '-', '_' and '.', "
@@ -30,7 +34,9 @@ def check_name(name: str, what: str) -> str:
 
 
 def within(root: Path, relative: str, what: str) -> Path:
-    """The path `relative` (either slash) below `root`, which it cannot leave, links included; otherwise BadName."""
+    """The path `relative` (either slash) below `root`, which it cannot leave, links included;
+    otherwise BadName.
+    """
     parts = _parts(relative, what)
     path = root.joinpath(*parts)
     if not path.resolve().is_relative_to(root.resolve()):
@@ -61,7 +67,9 @@ def block_presets_file() -> Path:
 
 
 def network_file() -> Path:
-    """The settings file by which the server's owner allows the network; it is no place that a graph can write to."""
+    """The settings file by which the server's owner allows the network; it is no place that a graph
+    can write to.
+    """
     import folder_paths
 
     return Path(folder_paths.get_user_directory(), "cocktail", "network.json")
@@ -89,7 +97,9 @@ def checkpoint_names() -> list[str]:
 
 
 def checkpoint_path(name: str) -> Path:
-    """The file of a checkpoint that ComfyUI lists. Raises BadName, naming the nearest one, if there is none."""
+    """The file of a checkpoint that ComfyUI lists. Raises BadName, naming the nearest one, if there
+    is none.
+    """
     import folder_paths
 
     relative = "/".join(_parts(name, "Checkpoint"))
@@ -143,7 +153,9 @@ def lora_name(path: Path) -> str:
 
 
 def ingredient_path(name: str) -> Path:
-    """The file of an ingredient of a recipe: a checkpoint, or else a VAE file. Raises BadName if there is neither."""
+    """The file of an ingredient of a recipe: a checkpoint, or else a VAE file. Raises BadName if
+    there is neither.
+    """
     import folder_paths
 
     relative = "/".join(_parts(name, "Ingredient"))
@@ -155,7 +167,9 @@ def ingredient_path(name: str) -> Path:
 
 
 def checkpoint_name(path: Path) -> str:
-    """The name under which ComfyUI lists a checkpoint file. Raises BadName for a file outside its folders."""
+    """The name under which ComfyUI lists a checkpoint file. Raises BadName for a file outside its
+    folders.
+    """
     import folder_paths
 
     for folder in folder_paths.get_folder_paths("checkpoints"):
@@ -165,7 +179,9 @@ def checkpoint_name(path: Path) -> str:
 
 
 def dataset_folders() -> list[str]:
-    """The folders that can be loaded as a dataset: datasets folders, and what is directly below them and below input."""
+    """The folders that can be loaded as a dataset: datasets folders, and what is directly below
+    them and below input.
+    """
     found = []
     for label, root in _dataset_roots().items():
         if label != "input" and root.is_dir():
@@ -175,7 +191,9 @@ def dataset_folders() -> list[str]:
 
 
 def dataset_folder(name: str) -> Path:
-    """The folder of a dataset name, `<root>` or `<root>/<folder below it>`; raises BadName if there is none."""
+    """The folder of a dataset name, `<root>` or `<root>/<folder below it>`; raises BadName if there
+    is none.
+    """
     label, _, relative = name.replace("\\", "/").partition("/")
     root = _dataset_roots().get(label)
     if root is not None and (relative or label != "input"):
@@ -191,7 +209,9 @@ def dataset_folder(name: str) -> Path:
 
 
 def is_dataset_place(folder: Path) -> bool:
-    """Whether a folder lies below a root that pictures of datasets may be in: input, datasets folders, our own output."""
+    """Whether a folder lies below a root that pictures of datasets may be in: input, datasets
+    folders, our own output.
+    """
     real = folder.resolve()
     return any(
         real.is_relative_to(root.resolve()) for root in (*_dataset_roots().values(), cocktail_dir())
@@ -199,7 +219,9 @@ def is_dataset_place(folder: Path) -> bool:
 
 
 def picture_facts(folder: Path, kind: str = "") -> Path:
-    """The file of what is known of a folder's pictures; "joined-" is the kind that Join Images keeps."""
+    """The file of what is known of a folder's pictures; "joined-" is the kind that Join Images
+    keeps.
+    """
     name = hashlib.sha256(str(folder.resolve()).encode("utf-8")).hexdigest()[:16]
     return cocktail_dir("cache", "pictures", f"{kind}{name}.json")
 
@@ -258,7 +280,9 @@ def existing_dataset(name: str) -> Path:
 
 
 def input_text(name: str, limit_bytes: int = 1_000_000) -> str:
-    """The text of a small UTF-8 file in the input folder. Raises BadName if it is not there, too large or no text."""
+    """The text of a small UTF-8 file in the input folder. Raises BadName if it is not there, too
+    large or no text.
+    """
     import folder_paths
 
     relative = name.strip().replace("\\", "/").removeprefix("input/")
@@ -276,7 +300,9 @@ def input_text(name: str, limit_bytes: int = 1_000_000) -> str:
 
 
 def tables() -> list[str]:
-    """The tables in the input folder, in the datasets folders, and in the folders directly below these."""
+    """The tables in the input folder, in the datasets folders, and in the folders directly below
+    these.
+    """
     found = []
     for label, root in _dataset_roots().items():
         for folder in ("", *_folders_in(root)):

@@ -1,4 +1,6 @@
-"""The numerics class of a cell: what besides its settings and files can move the last bits of a picture."""
+"""The numerics class of a cell: what besides its settings and files can move the last bits of a
+picture.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ def class_id(described: dict[str, Any]) -> str:
 
 
 def describe(model: Any, clip: Any, vae: Any) -> dict[str, Any]:
-    """ComfyUI's and torch's versions, device, precisions, attention and the switches that alter results.
+    """ComfyUI's and torch's versions, device, precisions, attention and the switches that alter
+    results.
 
     `model`, `clip` and `vae` are what CheckpointLoaderSimple returns.
     """

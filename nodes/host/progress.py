@@ -4,7 +4,9 @@ from __future__ import annotations
 
 
 def show_text(text: str) -> None:
-    """Put a line of text under the node that is being executed. Without a page or a server nothing happens."""
+    """Put a line of text under the node that is being executed. Without a page or a server nothing
+    happens.
+    """
     import server
     from comfy_execution.utils import get_executing_context
 
@@ -22,7 +24,9 @@ def stop_if_interrupted() -> None:
 
 
 class Progress:
-    """The node's progress bar as a callable of (done, total); Interrupt ends the work at the next call."""
+    """The node's progress bar as a callable of (done, total); Interrupt ends the work at the next
+    call.
+    """
 
     def __init__(self) -> None:
         import comfy.utils

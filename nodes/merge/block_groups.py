@@ -32,7 +32,14 @@ class CocktailBlockWeightsByGroup(io.ComfyNode):
             category=CATEGORY,
             description="Writes block weights from eight sliders: the text encoder, three depths of the input blocks, the middle, and three depths "
             "of the output blocks. Link them to Block Weights.",
-            search_aliases=["MBW", "block weights sliders", "shallow", "deep", "ModelMergeBlocks", "input middle out"],
+            search_aliases=[
+                "MBW",
+                "block weights sliders",
+                "shallow",
+                "deep",
+                "ModelMergeBlocks",
+                "input middle out",
+            ],
             inputs=[
                 *(_slider(group, about) for group, about in ABOUT.items()),
                 opt(
@@ -50,7 +57,7 @@ class CocktailBlockWeightsByGroup(io.ComfyNode):
                     tooltip="BASE and the blocks as numbers: link them to weights of Block Weights with preset = custom, or of Save Block Preset.",
                 )
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(cls, base: float, layout: str, **groups: float) -> io.NodeOutput:

@@ -24,7 +24,9 @@ def _checkpoint_input(id: str, tooltip: str) -> io.Input:
 
 
 def _refusal(*checkpoints: str | None) -> bool | str:
-    """Why one of these is no sound checkpoint; True where all are. Linked inputs are None and checked when they are known."""
+    """Why one of these is no sound checkpoint; True where all are. Linked inputs are None and
+    checked when they are known.
+    """
     try:
         for checkpoint in checkpoints:
             if checkpoint is not None:
@@ -51,14 +53,32 @@ class CocktailInspectCheckpoint(io.ComfyNode):
             category=CATEGORY,
             description="Tells what a checkpoint is: family, parts and their types, hashes, licence, and the recipe it was merged by as "
             "a tree that goes back to the ingredients of its ingredients.",
-            search_aliases=["model info", "checkpoint info", "metadata", "model hash", "AutoV2", "AutoV3", "recipe tree", "lineage"],
+            search_aliases=[
+                "model info",
+                "checkpoint info",
+                "metadata",
+                "model hash",
+                "AutoV2",
+                "AutoV3",
+                "recipe tree",
+                "lineage",
+            ],
             is_output_node=True,
-            inputs=[_checkpoint_input("checkpoint", "The checkpoint, a .safetensors file. Its header is read and its bytes are hashed.")],
+            inputs=[
+                _checkpoint_input(
+                    "checkpoint",
+                    "The checkpoint, a .safetensors file. Its header is read and its bytes are hashed.",
+                )
+            ],
             outputs=[
                 io.String.Output("report", display_name="report", tooltip="All of it as text."),
-                io.Image.Output("tree", display_name="tree", tooltip="The recipe's tree as a picture; one line for a file without a recipe."),
+                io.Image.Output(
+                    "tree",
+                    display_name="tree",
+                    tooltip="The recipe's tree as a picture; one line for a file without a recipe.",
+                ),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def validate_inputs(cls, checkpoint: str | None) -> bool | str:
@@ -106,17 +126,32 @@ class CocktailCompareCheckpoints(io.ComfyNode):
             category=CATEGORY,
             description="Draws how far B is from A in every block: the norm of the difference in percent of A's. Both files are read "
             "piece by piece, in a few megabytes of memory.",
-            search_aliases=["model diff", "difference", "ASimilarity", "cosine similarity", "compare models", "block difference"],
+            search_aliases=[
+                "model diff",
+                "difference",
+                "ASimilarity",
+                "cosine similarity",
+                "compare models",
+                "block difference",
+            ],
             is_output_node=True,
             inputs=[
                 _checkpoint_input("checkpoint_a", "Checkpoint A, a .safetensors file."),
-                _checkpoint_input("checkpoint_b", "Checkpoint B, a .safetensors file of the same family."),
+                _checkpoint_input(
+                    "checkpoint_b", "Checkpoint B, a .safetensors file of the same family."
+                ),
             ],
             outputs=[
-                io.Image.Output("chart", display_name="chart", tooltip="Bars of the blocks, 1200 x 480 pixels."),
-                io.String.Output("report", display_name="report", tooltip="Difference, cosine, largest difference and equal tensors of every block as text."),
+                io.Image.Output(
+                    "chart", display_name="chart", tooltip="Bars of the blocks, 1200 x 480 pixels."
+                ),
+                io.String.Output(
+                    "report",
+                    display_name="report",
+                    tooltip="Difference, cosine, largest difference and equal tensors of every block as text.",
+                ),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def validate_inputs(cls, checkpoint_a: str | None, checkpoint_b: str | None) -> bool | str:
@@ -168,10 +203,22 @@ class CocktailPruneCheckpoint(io.ComfyNode):
             category=CATEGORY,
             description="Writes a checkpoint anew: in another precision, without averaged copies (EMA) and what training left in it. "
             "The original stays, and no file is ever overwritten.",
-            search_aliases=["prune", "convert", "fp16", "bf16", "fp8", "ckpt to safetensors", "remove EMA", "shrink checkpoint"],
+            search_aliases=[
+                "prune",
+                "convert",
+                "fp16",
+                "bf16",
+                "fp8",
+                "ckpt to safetensors",
+                "remove EMA",
+                "shrink checkpoint",
+            ],
             is_output_node=True,
             inputs=[
-                _checkpoint_input("checkpoint", "The checkpoint: a .safetensors file, or a .ckpt file that holds tensors and no code."),
+                _checkpoint_input(
+                    "checkpoint",
+                    "The checkpoint: a .safetensors file, or a .ckpt file that holds tensors and no code.",
+                ),
                 opt(
                     io.String.Input,
                     "name",
@@ -203,9 +250,13 @@ class CocktailPruneCheckpoint(io.ComfyNode):
                 ),
             ],
             outputs=[
-                types.CheckpointName.Output("converted", display_name="checkpoint", tooltip="The new checkpoint's name; link it to any checkpoint input.")
+                types.CheckpointName.Output(
+                    "converted",
+                    display_name="checkpoint",
+                    tooltip="The new checkpoint's name; link it to any checkpoint input.",
+                )
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def validate_inputs(cls, checkpoint: str | None, name: str | None) -> bool | str:

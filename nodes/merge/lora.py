@@ -27,8 +27,12 @@ def _sha256(path) -> str:
     return file_sha256(path, names.cocktail_dir("hashes.json"), Progress())
 
 
-def _refusal(name: str | None, checkpoints: tuple[str | None, ...], lora: str | None = None) -> bool | str:  # fmt: skip
-    """Why a name or a file is refused; True where all are sound. Linked inputs are None and checked when they are known."""
+def _refusal(
+    name: str | None, checkpoints: tuple[str | None, ...], lora: str | None = None
+) -> bool | str:
+    """Why a name or a file is refused; True where all are sound. Linked inputs are None and checked
+    when they are known.
+    """
     try:
         if name is not None:
             _file_name(name, "")
@@ -53,13 +57,41 @@ class CocktailExtractLora(io.ComfyNode):
             search_aliases=["LoRA extract", "svd", "extract difference", "LoraSave"],
             is_output_node=True,
             inputs=[
-                opt(io.Combo.Input, "checkpoint", options=names.checkpoint_names(), tooltip="The fine-tuned checkpoint, a .safetensors file."),
-                opt(io.Combo.Input, "base", options=names.checkpoint_names(), tooltip="The checkpoint that it was trained from."),
-                opt(io.Int.Input, "rank", default=64, min=1, max=1024, tooltip="Rank of the LoRA, 1 to 1024: more keeps more of the difference and makes a larger file."),
-                opt(io.String.Input, "name", default="lora", tooltip=f"Goes to loras/cocktail. {NAME}"),
+                opt(
+                    io.Combo.Input,
+                    "checkpoint",
+                    options=names.checkpoint_names(),
+                    tooltip="The fine-tuned checkpoint, a .safetensors file.",
+                ),
+                opt(
+                    io.Combo.Input,
+                    "base",
+                    options=names.checkpoint_names(),
+                    tooltip="The checkpoint that it was trained from.",
+                ),
+                opt(
+                    io.Int.Input,
+                    "rank",
+                    default=64,
+                    min=1,
+                    max=1024,
+                    tooltip="Rank of the LoRA, 1 to 1024: more keeps more of the difference and makes a larger file.",
+                ),
+                opt(
+                    io.String.Input,
+                    "name",
+                    default="lora",
+                    tooltip=f"Goes to loras/cocktail. {NAME}",
+                ),
             ],
-            outputs=[types.CheckpointName.Output("lora", display_name="lora", tooltip="The LoRA's name; link it to any LoRA input.")],
-        )  # fmt: skip
+            outputs=[
+                types.CheckpointName.Output(
+                    "lora",
+                    display_name="lora",
+                    tooltip="The LoRA's name; link it to any LoRA input.",
+                )
+            ],
+        )
 
     @classmethod
     def validate_inputs(
@@ -68,7 +100,9 @@ class CocktailExtractLora(io.ComfyNode):
         return _refusal(name, (checkpoint, base))
 
     @classmethod
-    def fingerprint_inputs(cls, checkpoint: str | None, base: str | None, **_: object) -> list[list[int]]:  # fmt: skip
+    def fingerprint_inputs(
+        cls, checkpoint: str | None, base: str | None, **_: object
+    ) -> list[list[int]]:
         return _states([names.checkpoint_path(file) for file in (checkpoint, base) if file])
 
     @classmethod
@@ -98,13 +132,43 @@ class CocktailBakeLora(io.ComfyNode):
             search_aliases=["merge LoRA", "LoRA to checkpoint", "fuse LoRA", "supermerger"],
             is_output_node=True,
             inputs=[
-                opt(io.Combo.Input, "checkpoint", options=names.checkpoint_names(), tooltip="The checkpoint, a .safetensors file."),
-                opt(io.Combo.Input, "lora", options=names.lora_names(), tooltip="The LoRA, a .safetensors file."),
-                opt(io.Float.Input, "strength", default=1.0, min=-10.0, max=10.0, step=0.05, round=0.001, tooltip="How much of the LoRA is added, as in Load LoRA: 1 = all."),
-                opt(io.String.Input, "name", default="baked", tooltip=f"Goes to checkpoints/cocktail. {NAME}"),
+                opt(
+                    io.Combo.Input,
+                    "checkpoint",
+                    options=names.checkpoint_names(),
+                    tooltip="The checkpoint, a .safetensors file.",
+                ),
+                opt(
+                    io.Combo.Input,
+                    "lora",
+                    options=names.lora_names(),
+                    tooltip="The LoRA, a .safetensors file.",
+                ),
+                opt(
+                    io.Float.Input,
+                    "strength",
+                    default=1.0,
+                    min=-10.0,
+                    max=10.0,
+                    step=0.05,
+                    round=0.001,
+                    tooltip="How much of the LoRA is added, as in Load LoRA: 1 = all.",
+                ),
+                opt(
+                    io.String.Input,
+                    "name",
+                    default="baked",
+                    tooltip=f"Goes to checkpoints/cocktail. {NAME}",
+                ),
             ],
-            outputs=[types.CheckpointName.Output("baked", display_name="checkpoint", tooltip="The new checkpoint's name; link it to any checkpoint input.")],
-        )  # fmt: skip
+            outputs=[
+                types.CheckpointName.Output(
+                    "baked",
+                    display_name="checkpoint",
+                    tooltip="The new checkpoint's name; link it to any checkpoint input.",
+                )
+            ],
+        )
 
     @classmethod
     def validate_inputs(
@@ -113,7 +177,9 @@ class CocktailBakeLora(io.ComfyNode):
         return _refusal(name, (checkpoint,), lora)
 
     @classmethod
-    def fingerprint_inputs(cls, checkpoint: str | None, lora: str | None, **_: object) -> list[list[int]]:  # fmt: skip
+    def fingerprint_inputs(
+        cls, checkpoint: str | None, lora: str | None, **_: object
+    ) -> list[list[int]]:
         files = [names.checkpoint_path(checkpoint)] if checkpoint else []
         return _states([*files, *([names.lora_path(lora)] if lora else [])])
 

@@ -24,9 +24,25 @@ class CocktailMergeMethod(io.ComfyNode):
             category=CATEGORY,
             description="Mixes recipes by a method that is no weighted sum: train difference, SLERP, TIES, DARE and others. The result is a "
             "recipe as any other.",
-            search_aliases=["TIES", "DARE", "DELLA", "SLERP", "train difference", "smooth add", "cosine", "model stock", "karcher", "geometric median", "supermerger", "mergekit"],
+            search_aliases=[
+                "TIES",
+                "DARE",
+                "DELLA",
+                "SLERP",
+                "train difference",
+                "smooth add",
+                "cosine",
+                "model stock",
+                "karcher",
+                "geometric median",
+                "supermerger",
+                "mergekit",
+            ],
             inputs=[
-                types.Recipe.Input("a", tooltip="The first recipe: the one that is changed, or the base that the others were trained from."),
+                types.Recipe.Input(
+                    "a",
+                    tooltip="The first recipe: the one that is changed, or the base that the others were trained from.",
+                ),
                 types.Recipe.Input("b", tooltip="The second recipe."),
                 opt(
                     io.Combo.Input,
@@ -34,7 +50,10 @@ class CocktailMergeMethod(io.ComfyNode):
                     options=list(METHODS),
                     default="slerp",
                     tooltip="How they are mixed. "
-                    + " ".join(f"{name} ({', '.join(m.operands)}{', ...' if m.more else ''}): {m.about}" for name, m in METHODS.items()),
+                    + " ".join(
+                        f"{name} ({', '.join(m.operands)}{', ...' if m.more else ''}): {m.about}"
+                        for name, m in METHODS.items()
+                    ),
                 ),
                 opt(
                     io.String.Input,
@@ -43,17 +62,34 @@ class CocktailMergeMethod(io.ComfyNode):
                     placeholder="empty: as the method has them",
                     tooltip="The method's settings, such as keep 0.2, strength 1. A list of block weights or a preset in brackets stands for a "
                     "number of its own in every block: strength [GRAD_V]. Empty: "
-                    + "; ".join(f"{name}: {', '.join(f'{s.name} {float(s.default):g}' for s in m.settings)}" for name, m in METHODS.items() if m.settings)
+                    + "; ".join(
+                        f"{name}: {', '.join(f'{s.name} {float(s.default):g}' for s in m.settings)}"
+                        for name, m in METHODS.items()
+                        if m.settings
+                    )
                     + ".",
                 ),
-                *(types.Recipe.Input(side, optional=True, tooltip="One more recipe, for methods that take three or more.") for side in SIDES[2:]),
+                *(
+                    types.Recipe.Input(
+                        side,
+                        optional=True,
+                        tooltip="One more recipe, for methods that take three or more.",
+                    )
+                    for side in SIDES[2:]
+                ),
             ],
-            outputs=[types.Recipe.Output("recipe", display_name="recipe", tooltip="The mix, as a recipe.")],
-        )  # fmt: skip
+            outputs=[
+                types.Recipe.Output(
+                    "recipe", display_name="recipe", tooltip="The mix, as a recipe."
+                )
+            ],
+        )
 
     @classmethod
     def validate_inputs(cls, method: str | None, settings: str | None) -> bool | str:
-        """The settings are checked with as many recipes as the method takes; how many are connected is seen when it runs."""
+        """The settings are checked with as many recipes as the method takes; how many are connected
+        is seen when it runs.
+        """
         if method is None or settings is None:
             return True
         try:

@@ -1,11 +1,13 @@
 """MODEL, CLIP and VAE of a recipe without a file.
 
-`models_of(bind(recipe), precision)` gives what Load Checkpoint gives for the file of that recipe: the same tensors go through the same
-function of ComfyUI (`comfy.sd.load_state_dict_guess_config`) with the same metadata, so every picture is the same, pixel for pixel.
+`models_of(bind(recipe), precision)` gives what Load Checkpoint gives for the file of that recipe:
+the same tensors go through the same function of ComfyUI (`comfy.sd.load_state_dict_guess_config`)
+with the same metadata, so every picture is the same, pixel for pixel.
 
-What is handed out belongs to its user: no later merge changes it. The tensors are made in one buffer (`merge.in_memory.Memory`), which
-the next merge uses again with only the changed tensors made anew, because ComfyUI copies them into its own modules; where a version of
-ComfyUI keeps a tensor instead, the buffer stays with that model and the next merge takes a new one.
+What is handed out belongs to its user: no later merge changes it. The tensors are made in one
+buffer (`merge.in_memory.Memory`), which the next merge uses again with only the changed tensors
+made anew, because ComfyUI copies them into its own modules; where a version of ComfyUI keeps a
+tensor instead, the buffer stays with that model and the next merge takes a new one.
 """
 
 from __future__ import annotations
@@ -32,10 +34,11 @@ _memory = Memory()
 def models_of(
     bound: BoundRecipe, precision: str = "fp16", memory: Memory = _memory
 ) -> tuple[Any, Any, Any, dict[str, Any]]:
-    """MODEL, CLIP and VAE of a recipe, and a report for the page: `changed` of `tensors` were made anew, `notes`.
+    """MODEL, CLIP and VAE of a recipe, and a report for the page: `changed` of `tensors` were made
+    anew, `notes`.
 
-    CLIP is None where no ingredient has a text encoder. Raises MergeError when the ingredients do not fit together, or when ComfyUI
-    does not know their kind.
+    CLIP is None where no ingredient has a text encoder. Raises MergeError when the ingredients do
+    not fit together, or when ComfyUI does not know their kind.
     """
     import comfy.model_management
     import comfy.sd
@@ -60,7 +63,9 @@ def models_of(
     if free < 2 * memory.size_bytes:
         memory.forget()
     if found is None:
-        raise MergeError(f"ComfyUI does not know the kind of model that {to_text(bound.recipe)} is. Mix full checkpoints.")  # fmt: skip
+        raise MergeError(
+            f"ComfyUI does not know the kind of model that {to_text(bound.recipe)} is. Mix full checkpoints."
+        )
     return (*found[:3], report)
 
 
@@ -75,14 +80,26 @@ class CocktailMergeToModel(io.ComfyNode):
             category=CATEGORY,
             description="Makes MODEL, CLIP and VAE of a recipe in memory, to try a mix before it becomes a file: the pictures are those of "
             "the file. When a share changes, only the blocks that it touches are computed again.",
-            search_aliases=["merge models", "live merge", "merge without saving", "ModelMergeSimple", "temporary merge"],
+            search_aliases=[
+                "merge models",
+                "live merge",
+                "merge without saving",
+                "ModelMergeSimple",
+                "temporary merge",
+            ],
             inputs=[types.Recipe.Input("recipe", tooltip="What to mix."), *how_inputs()],
             outputs=[
-                io.Model.Output("model", display_name="model", tooltip="The UNet, as Load Checkpoint gives it."),
+                io.Model.Output(
+                    "model", display_name="model", tooltip="The UNet, as Load Checkpoint gives it."
+                ),
                 io.Clip.Output("clip", display_name="clip", tooltip="The text encoder."),
-                io.Vae.Output("vae_made", display_name="vae", tooltip="The VAE: that of the first ingredient that has one, unless you choose another."),
+                io.Vae.Output(
+                    "vae_made",
+                    display_name="vae",
+                    tooltip="The VAE: that of the first ingredient that has one, unless you choose another.",
+                ),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def validate_inputs(cls, vae: str | None = None) -> bool | str:

@@ -29,7 +29,13 @@ class CocktailSaveBlockPreset(io.ComfyNode):
             search_aliases=["MBW preset", "block weights preset", "mbwpresets"],
             is_output_node=True,
             inputs=[
-                opt(io.String.Input, "name", default="", placeholder="MY_CURVE", tooltip="Name of the preset: up to 64 letters, digits, '_', '-', '+', '*' and '/', beginning with a letter."),
+                opt(
+                    io.String.Input,
+                    "name",
+                    default="",
+                    placeholder="MY_CURVE",
+                    tooltip="Name of the preset: up to 64 letters, digits, '_', '-', '+', '*' and '/', beginning with a letter.",
+                ),
                 opt(
                     io.String.Input,
                     "weights",
@@ -38,8 +44,14 @@ class CocktailSaveBlockPreset(io.ComfyNode):
                     tooltip="As in Block Weights: 25 or 19 numbers, one more in front for BASE, or the name of a preset.",
                 ),
             ],
-            outputs=[io.String.Output("preset", display_name="weights", tooltip="The preset's name; link it to the weights of Block Weights. Once saved, its presets list it too: press R.")],
-        )  # fmt: skip
+            outputs=[
+                io.String.Output(
+                    "preset",
+                    display_name="weights",
+                    tooltip="The preset's name; link it to the weights of Block Weights. Once saved, its presets list it too: press R.",
+                )
+            ],
+        )
 
     @classmethod
     def validate_inputs(cls, name: str | None, weights: str | None) -> bool | str:
@@ -63,7 +75,9 @@ class CocktailSaveBlockPreset(io.ComfyNode):
 
 
 def own_presets() -> dict[str, BlockWeights]:
-    """One's own presets as they are now. Raises MergeError, naming the line of the file that is none."""
+    """One's own presets as they are now. Raises MergeError, naming the line of the file that is
+    none.
+    """
     file = names.block_presets_file()
     try:
         state = file.stat()
@@ -75,7 +89,8 @@ def own_presets() -> dict[str, BlockWeights]:
 def preset_names() -> list[str]:
     """What the combo of presets lists: the field's, then one's own.
 
-    While the file of one's own has a line that is no preset it lists the field's only; the node that is queued names that line.
+    While the file of one's own has a line that is no preset it lists the field's only; the node
+    that is queued names that line.
     """
     try:
         own = own_presets()

@@ -1,4 +1,6 @@
-"""Recipes with a share for every block, recipes written as text, and recipes read from merged checkpoints."""
+"""Recipes with a share for every block, recipes written as text, and recipes read from merged
+checkpoints.
+"""
 
 from __future__ import annotations
 
@@ -45,9 +47,18 @@ class CocktailBlockWeights(io.ComfyNode):
             category=CATEGORY,
             description="Mixes B into A with a share of B for every block of the UNet: 25 numbers for SD1.5, 19 for SDXL, or a preset. "
             "With C connected: A + weights x (B - C).",
-            search_aliases=["MBW", "merge block weighted", "supermerger", "block merge", "layer weights", "ModelMergeBlocks"],
+            search_aliases=[
+                "MBW",
+                "merge block weighted",
+                "supermerger",
+                "block merge",
+                "layer weights",
+                "ModelMergeBlocks",
+            ],
             inputs=[
-                types.Recipe.Input("a", tooltip="The recipe that B is mixed into. The VAE is that of A."),
+                types.Recipe.Input(
+                    "a", tooltip="The recipe that B is mixed into. The VAE is that of A."
+                ),
                 types.Recipe.Input("b", tooltip="The recipe whose share is given for every block."),
                 opt(
                     io.Combo.Input,
@@ -104,9 +115,11 @@ class CocktailBlockWeights(io.ComfyNode):
                 ),
             ],
             outputs=[
-                types.Recipe.Output("recipe", display_name="recipe", tooltip="The mix, as a recipe.")
+                types.Recipe.Output(
+                    "recipe", display_name="recipe", tooltip="The mix, as a recipe."
+                )
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def validate_inputs(
@@ -187,9 +200,11 @@ class CocktailRecipeFromText(io.ComfyNode):
                 )
             ],
             outputs=[
-                types.Recipe.Output("recipe", display_name="recipe", tooltip="The recipe that the text means.")
+                types.Recipe.Output(
+                    "recipe", display_name="recipe", tooltip="The recipe that the text means."
+                )
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def validate_inputs(cls, text: str | None) -> bool | str:
@@ -234,7 +249,12 @@ class CocktailRecipeFromFile(io.ComfyNode):
             category=CATEGORY,
             description="Reads the recipe that a merged checkpoint carries, to make it again or to go on from it: one of Cocktail, of A1111's "
             "checkpoint merger or of supermerger. Its ingredients must be the same files as then.",
-            search_aliases=["merge recipe", "remake merge", "read metadata", "recipe from checkpoint"],
+            search_aliases=[
+                "merge recipe",
+                "remake merge",
+                "read metadata",
+                "recipe from checkpoint",
+            ],
             inputs=[
                 opt(
                     io.Combo.Input,
@@ -250,7 +270,7 @@ class CocktailRecipeFromFile(io.ComfyNode):
                     tooltip="The recipe, its ingredients bound to their content: another file under an ingredient's name is refused.",
                 )
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def validate_inputs(cls, checkpoint: str | None) -> bool | str:
@@ -285,7 +305,13 @@ class CocktailRemakeFromFile(io.ComfyNode):
             category=CATEGORY,
             description="Makes a merged checkpoint again from its own metadata: its recipe, precision, title and licences. Says whether the result is the "
             "same file, bit for bit. Ingredients that were renamed are found by their content.",
-            search_aliases=["reproduce merge", "rebuild checkpoint", "verify merge", "bit-identical", "provenance"],
+            search_aliases=[
+                "reproduce merge",
+                "rebuild checkpoint",
+                "verify merge",
+                "bit-identical",
+                "provenance",
+            ],
             is_output_node=True,
             inputs=[
                 opt(
@@ -304,11 +330,23 @@ class CocktailRemakeFromFile(io.ComfyNode):
                 ),
             ],
             outputs=[
-                types.CheckpointName.Output("remade", display_name="checkpoint", tooltip="The new checkpoint's name; link it to any checkpoint input."),
-                io.Boolean.Output("is_same_file", display_name="same file", tooltip="Whether it equals the original bit for bit, metadata included."),
-                io.String.Output("verdict", display_name="verdict", tooltip="the same file, the same tensors with other metadata, or another result."),
+                types.CheckpointName.Output(
+                    "remade",
+                    display_name="checkpoint",
+                    tooltip="The new checkpoint's name; link it to any checkpoint input.",
+                ),
+                io.Boolean.Output(
+                    "is_same_file",
+                    display_name="same file",
+                    tooltip="Whether it equals the original bit for bit, metadata included.",
+                ),
+                io.String.Output(
+                    "verdict",
+                    display_name="verdict",
+                    tooltip="the same file, the same tensors with other metadata, or another result.",
+                ),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def validate_inputs(cls, checkpoint: str | None, name: str | None) -> bool | str:
@@ -352,7 +390,9 @@ class CocktailRemakeFromFile(io.ComfyNode):
 
 
 def _place_now(ingredient: Ingredient, others: list[Path], cache: Path) -> Path:
-    """The file of an ingredient's name, else that of its content. Raises BadName when it is nowhere."""
+    """The file of an ingredient's name, else that of its content. Raises BadName when it is
+    nowhere.
+    """
     try:
         return names.ingredient_path(ingredient.name)
     except names.BadName:
@@ -363,7 +403,9 @@ def _place_now(ingredient: Ingredient, others: list[Path], cache: Path) -> Path:
 
 
 def _name_now(ingredient: Ingredient) -> str:
-    """The name of an ingredient's file now, where it has been renamed or moved since and its content is known already."""
+    """The name of an ingredient's file now, where it has been renamed or moved since and its
+    content is known already.
+    """
     try:
         names.ingredient_path(ingredient.name)
     except names.BadName:

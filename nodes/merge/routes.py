@@ -19,7 +19,9 @@ def add(table: web.RouteTableDef) -> None:
 
 
 async def _block_presets(request: web.Request) -> web.Response:
-    """The blocks of each layout, the numbers of every preset, and what is wrong with the file of own ones, if anything."""
+    """The blocks of each layout, the numbers of every preset, and what is wrong with the file of
+    own ones, if anything.
+    """
     return web.json_response(await asyncio.to_thread(_presets))
 
 

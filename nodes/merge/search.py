@@ -19,7 +19,9 @@ NAME = "what goes together: the same name in Cocktail Search and Score Recipe. U
 
 
 def _table(name: str):
-    """Where the scores of a search are kept: one line of JSON each (see merge/search.py), also for whoever else has scores."""
+    """Where the scores of a search are kept: one line of JSON each (see merge/search.py), also for
+    whoever else has scores.
+    """
     return names.cocktail_dir("searches", names.check_name(name, "search"), "scores.jsonl")
 
 
@@ -34,24 +36,78 @@ class CocktailSearch(io.ComfyNode):
             category=CATEGORY,
             description="Proposes mixes of two to six recipes: random ones, all in steps, or by what scored well so far. None of them becomes "
             "a file: link recipes to a grid's axis, score them, and queue again.",
-            search_aliases=["auto merge", "bayesian merger", "optuna", "random merge", "simplex", "hyperparameter search"],
+            search_aliases=[
+                "auto merge",
+                "bayesian merger",
+                "optuna",
+                "random merge",
+                "simplex",
+                "hyperparameter search",
+            ],
             is_output_node=True,
             inputs=[
                 types.Recipe.Input("a", tooltip="A recipe to mix."),
                 types.Recipe.Input("b", tooltip="A recipe to mix."),
-                opt(io.String.Input, "name", default="search", tooltip=f"Name of the search, {NAME}."),
-                opt(io.Combo.Input, "method", options=list(search.METHODS), default=search.RANDOM, tooltip="random: evenly spread over all mixes. grid: all mixes in steps. bayesian: near what scored well (needs Optuna), random until 4 are scored."),
-                opt(io.Int.Input, "tries", default=8, min=1, max=search.MOST_TRIES, tooltip="How many mixes to propose, 1 to 1000. Not used with grid."),
-                opt(io.Int.Input, "step", default=20, min=1, max=50, tooltip="Step of the shares in percent with grid; it must divide 100. 20 and three recipes give 21 mixes."),
-                opt(io.Int.Input, "seed", default=0, min=0, max=2**63 - 1, tooltip="The same seed and scores give the same mixes."),
-                *(types.Recipe.Input(side, optional=True, tooltip="One more recipe to mix. Optional.") for side in SIDES[2:]),
+                opt(
+                    io.String.Input,
+                    "name",
+                    default="search",
+                    tooltip=f"Name of the search, {NAME}.",
+                ),
+                opt(
+                    io.Combo.Input,
+                    "method",
+                    options=list(search.METHODS),
+                    default=search.RANDOM,
+                    tooltip="random: evenly spread over all mixes. grid: all mixes in steps. bayesian: near what scored well (needs Optuna), random until 4 are scored.",
+                ),
+                opt(
+                    io.Int.Input,
+                    "tries",
+                    default=8,
+                    min=1,
+                    max=search.MOST_TRIES,
+                    tooltip="How many mixes to propose, 1 to 1000. Not used with grid.",
+                ),
+                opt(
+                    io.Int.Input,
+                    "step",
+                    default=20,
+                    min=1,
+                    max=50,
+                    tooltip="Step of the shares in percent with grid; it must divide 100. 20 and three recipes give 21 mixes.",
+                ),
+                opt(
+                    io.Int.Input,
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**63 - 1,
+                    tooltip="The same seed and scores give the same mixes.",
+                ),
+                *(
+                    types.Recipe.Input(
+                        side, optional=True, tooltip="One more recipe to mix. Optional."
+                    )
+                    for side in SIDES[2:]
+                ),
             ],
             outputs=[
-                io.String.Output("recipes", display_name="recipes", tooltip="The mixes as text, one a line, for an axis whose target is recipe."),
-                types.Recipe.Output("best", display_name="best", tooltip="The recipe with the best score so far; without scores the first mix."),
-                io.String.Output("report", display_name="report", tooltip="The scores so far, best first."),
+                io.String.Output(
+                    "recipes",
+                    display_name="recipes",
+                    tooltip="The mixes as text, one a line, for an axis whose target is recipe.",
+                ),
+                types.Recipe.Output(
+                    "best",
+                    display_name="best",
+                    tooltip="The recipe with the best score so far; without scores the first mix.",
+                ),
+                io.String.Output(
+                    "report", display_name="report", tooltip="The scores so far, best first."
+                ),
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def validate_inputs(cls, name: str | None, method: str | None, step: int | None) -> bool | str:
@@ -123,12 +179,35 @@ class CocktailScoreRecipe(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 types.Recipe.Input("recipe", tooltip="The recipe that was tried."),
-                opt(io.String.Input, "name", default="search", tooltip=f"Name of the search, {NAME}."),
-                opt(io.Float.Input, "score", default=0.0, min=-1e9, max=1e9, step=0.1, round=False, tooltip="The higher the better, in any unit. Can be linked from a node that measures pictures."),
-                opt(io.String.Input, "judge", default="me", tooltip="Who or what scores. A new score of the same judge replaces the old one; several judges are averaged."),
+                opt(
+                    io.String.Input,
+                    "name",
+                    default="search",
+                    tooltip=f"Name of the search, {NAME}.",
+                ),
+                opt(
+                    io.Float.Input,
+                    "score",
+                    default=0.0,
+                    min=-1e9,
+                    max=1e9,
+                    step=0.1,
+                    round=False,
+                    tooltip="The higher the better, in any unit. Can be linked from a node that measures pictures.",
+                ),
+                opt(
+                    io.String.Input,
+                    "judge",
+                    default="me",
+                    tooltip="Who or what scores. A new score of the same judge replaces the old one; several judges are averaged.",
+                ),
             ],
-            outputs=[types.Recipe.Output("scored", display_name="recipe", tooltip="The recipe, unchanged.")],
-        )  # fmt: skip
+            outputs=[
+                types.Recipe.Output(
+                    "scored", display_name="recipe", tooltip="The recipe, unchanged."
+                )
+            ],
+        )
 
     @classmethod
     def validate_inputs(

@@ -1,4 +1,6 @@
-"""Mixing checkpoints: ingredients, weighted sums and differences are data until `CocktailMergeToFile` makes the file."""
+"""Mixing checkpoints: ingredients, weighted sums and differences are data until
+`CocktailMergeToFile` makes the file.
+"""
 
 from __future__ import annotations
 
@@ -99,7 +101,14 @@ class CocktailWeightedSum(io.ComfyNode):
             display_name="Weighted Sum",
             category=CATEGORY,
             description="Mixes two to six recipes by their shares. 60, 20, 20 gives exactly 60 %, 20 %, 20 %, in one step.",
-            search_aliases=["merge", "mix", "weighted average", "lerp", "A1111 weighted sum", "N-way merge"],
+            search_aliases=[
+                "merge",
+                "mix",
+                "weighted average",
+                "lerp",
+                "A1111 weighted sum",
+                "N-way merge",
+            ],
             inputs=[
                 *(_recipe_input(side, optional=False) for side in SIDES[:2]),
                 *(_share_input(side, optional=False) for side in SIDES[:2]),
@@ -107,9 +116,11 @@ class CocktailWeightedSum(io.ComfyNode):
                 *(_share_input(side, optional=True) for side in SIDES[2:]),
             ],
             outputs=[
-                types.Recipe.Output("recipe", display_name="recipe", tooltip="The mix, as a recipe.")
+                types.Recipe.Output(
+                    "recipe", display_name="recipe", tooltip="The mix, as a recipe."
+                )
             ],
-        )  # fmt: skip
+        )
 
     @classmethod
     def validate_inputs(
@@ -320,7 +331,9 @@ def how_inputs() -> list[io.Input]:
 
 
 def check_vae(vae: str | None) -> None:
-    """Raise MergeError or BadName unless this is a choice of the vae input; a linked one is None and checked when it is known."""
+    """Raise MergeError or BadName unless this is a choice of the vae input; a linked one is None
+    and checked when it is known.
+    """
     if vae in (None, OWN_VAE):
         return
     if vae not in names.vae_names():
@@ -344,7 +357,9 @@ def with_parts(
 
 
 def bind(recipe: Recipe, licences: Mapping[str, Licence] | None = None) -> BoundRecipe:
-    """The recipe with its ingredients found in ComfyUI's folders and hashed. Raises MergeError or BadName."""
+    """The recipe with its ingredients found in ComfyUI's folders and hashed. Raises MergeError or
+    BadName.
+    """
     return bind_to_files(
         recipe,
         names.ingredient_path,

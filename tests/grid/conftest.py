@@ -17,8 +17,8 @@ CHECKPOINT = "lively.safetensors"
 def lively(comfy: Comfy) -> str:
     """A checkpoint whose pictures depend on all that a cell sets.
 
-    The untrained miniature predicts no noise and has silent text layers: with it, wrong prompts or clip skips would go
-    unnoticed.
+    The untrained miniature predicts no noise and has silent text layers: with it, wrong prompts or
+    clip skips would go unnoticed.
     """
     from safetensors.numpy import load_file, save_file
 
@@ -76,12 +76,23 @@ def workflow(lively) -> dict[str, Any]:
         "3": node("CLIPTextEncode", "negative", text="", clip=["1", 1]),
         "4": node("EmptyLatentImage", width=64, height=64, batch_size=1),
         "5": node(
-            "KSampler", seed=1, steps=2, cfg=4.0, sampler_name="euler", scheduler="normal", denoise=1.0,
-            model=["1", 0], positive=["2", 0], negative=["3", 0], latent_image=["4", 0],
+            "KSampler",
+            seed=1,
+            steps=2,
+            cfg=4.0,
+            sampler_name="euler",
+            scheduler="normal",
+            denoise=1.0,
+            model=["1", 0],
+            positive=["2", 0],
+            negative=["3", 0],
+            latent_image=["4", 0],
         ),
         "6": node("VAEDecode", samples=["5", 0], vae=["1", 2]),
         "7": node("ImageInvert", image=["6", 0]),
-        "8": node("ImageBlend", image1=["6", 0], image2=["7", 0], blend_factor=0.2, blend_mode="normal"),
+        "8": node(
+            "ImageBlend", image1=["6", 0], image2=["7", 0], blend_factor=0.2, blend_mode="normal"
+        ),
         "9": node("SaveImage", images=["8", 0], filename_prefix="mine"),
         "10": node("PreviewImage", images=["6", 0]),
-    }  # fmt: skip
+    }

@@ -1,4 +1,6 @@
-"""Grids whose pictures are drawn from their keys in no time, for what does not depend on ComfyUI's sampling."""
+"""Grids whose pictures are drawn from their keys in no time, for what does not depend on ComfyUI's
+sampling.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ class Interrupted(BaseException):
 
 
 class Drawn:
-    """A renderer. It notes what it is asked for; `fails` says which cells do, `until` when somebody interrupts."""
+    """A renderer. It notes what it is asked for; `fails` says which cells do, `until` when somebody
+    interrupts.
+    """
 
     interrupt = Interrupted
 

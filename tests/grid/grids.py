@@ -35,7 +35,9 @@ def checkpoints_node(*checkpoints: str, labels: str = "") -> dict[str, Any]:
 
 
 def grid_prompt(name: str, axes: list[dict[str, Any]], **settings: Any) -> dict[str, Any]:
-    """The API prompt of a grid that is planned, rendered and drawn; small and quick unless settings say otherwise."""
+    """The API prompt of a grid that is planned, rendered and drawn; small and quick unless settings
+    say otherwise.
+    """
     fixed = {
         "checkpoint": "none", "prompt": "a red circle", "negative_prompt": "", "seed": 1, "steps": 3, "cfg": 4.0,
         "sampler": "euler", "scheduler": "normal", "width": 64, "height": 64, "clip_skip": 1,

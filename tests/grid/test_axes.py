@@ -151,8 +151,13 @@ def test_an_axis_without_checkpoints_is_refused():
 
 def test_epochs_of_runs_are_called_by_run_and_epoch():
     axis = runs_axis(
-        [("v64", 1, 10, "v64-1"), ("v64", 2, 15, "v64-2a"), ("v64", 2, 20, "v64-2b"), ("v96", 2, 20, "v96-2")]
-    )  # fmt: skip
+        [
+            ("v64", 1, 10, "v64-1"),
+            ("v64", 2, 15, "v64-2a"),
+            ("v64", 2, 20, "v64-2b"),
+            ("v96", 2, 20, "v96-2"),
+        ]
+    )
     assert [value.label for value in axis.values] == [
         "v64 epoch 1",
         "v64 epoch 2 step 15",

@@ -148,7 +148,11 @@ def test_a_damaged_or_swapped_file_is_put_aside_and_the_cell_drawn_again(tmp_pat
     assert_right(plan, tmp_path)
     assert len(list((tmp_path / "damaged").iterdir())) == 3
     reasons = [line["reason"] for line in store.log() if line["status"] == "damaged"]
-    assert sorted(reasons) == ["its file is another cell's", "its file is damaged", "its file is no picture"]  # fmt: skip
+    assert sorted(reasons) == [
+        "its file is another cell's",
+        "its file is damaged",
+        "its file is no picture",
+    ]
 
 
 def test_a_cell_whose_process_was_killed_before_it_was_noted_is_noted_by_the_next(tmp_path: Path):
@@ -268,7 +272,9 @@ DRAWING = (
     "    print(child, flush=True)\n"
     "    print(os.waitpid(child, 0)[1], flush=True)\n"
 )
-"""Forks a process for every folder that it is told, which draws 200 cells there: quick to start, and to be killed."""
+"""Forks a process for every folder that it is told, which draws 200 cells there: quick to start,
+and to be killed.
+"""
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="starts processes by fork")
 

@@ -50,5 +50,7 @@ def test_the_settings_of_a_cell_come_back_as_they_were(tmp_path: Path):
     Store(tmp_path).save_plan(plan)
     for cell in plan.cells:
         assert settings_of(Store(tmp_path), cell.key) == cell.settings
-        assert CellSettings.from_json(json.loads(json.dumps(cell.settings.to_json()))) == cell.settings  # fmt: skip
+        assert (
+            CellSettings.from_json(json.loads(json.dumps(cell.settings.to_json()))) == cell.settings
+        )
     assert settings_of(Store(tmp_path), "0" * 64) is None

@@ -1,4 +1,6 @@
-"""The queue feeder on a real ComfyUI: any workflow, axes on any input, cells that are right or absent whatever happens."""
+"""The queue feeder on a real ComfyUI: any workflow, axes on any input, cells that are right or
+absent whatever happens.
+"""
 
 from __future__ import annotations
 
@@ -24,11 +26,14 @@ from .grids import folder_of, wait_for
 
 def test_cells_of_any_workflow_equal_the_workflow_queued_by_hand(comfy, workflow, lively):
     plan = plan_of(
-        "anything", workflow,
-        axis("ImageBlend.blend_factor", "0-1 [3]"), axis("prompt v1.5.text", TEXT, "a green square"),
+        "anything",
+        workflow,
+        axis("ImageBlend.blend_factor", "0-1 [3]"),
+        axis("prompt v1.5.text", TEXT, "a green square"),
         {"target": "KSampler.seed", "values": [1, 7]},
-        fixed={"KSampler.steps": 3}, rules="KSampler.seed = *7 and ImageBlend.blend_factor = *0.5",
-    )  # fmt: skip
+        fixed={"KSampler.steps": 3},
+        rules="KSampler.seed = *7 and ImageBlend.blend_factor = *0.5",
+    )
     first = comfy.post("/cocktail/grids/plan", {"plan": plan})
     assert (first["cells"], first["missing"], first["loads"], first["left_out"]) == (10, 10, 1, 2)
     found = feed(comfy, plan)
@@ -51,7 +56,11 @@ def test_cells_of_any_workflow_equal_the_workflow_queued_by_hand(comfy, workflow
     rows = (folder_of(comfy.base, "anything") / "cells.csv").read_text().splitlines()
     assert len(rows) == 11 and "5.seed" in rows[0]
     # Another order of axes, titles for ids, one value more: only what is new is rendered.
-    plan["axes"] = [plan["axes"][2], {**plan["axes"][0], "target": "8.blend_factor"}, plan["axes"][1]]  # fmt: skip
+    plan["axes"] = [
+        plan["axes"][2],
+        {**plan["axes"][0], "target": "8.blend_factor"},
+        plan["axes"][1],
+    ]
     plan["rules"] = ""
     again = comfy.post("/cocktail/grids/plan", {"plan": plan})
     assert (again["cells"], again["missing"]) == (12, 2)
@@ -133,12 +142,16 @@ def test_pause_resume_retry_and_cancel(comfy, workflow):
 def test_a_grid_goes_on_after_its_server_is_killed_and_no_cell_is_made_twice(
     comfyui, root, comfy, workflow, lively, tmp_path
 ):
-    """Kill -9 at moments spread over the grid; the undisturbed grid is made by the server of the session."""
+    """Kill -9 at moments spread over the grid; the undisturbed grid is made by the server of the
+    session.
+    """
     plan = plan_of("killed", workflow, axis("5.seed", "6 seeds"), axis("5.cfg", 2, 6))
     assert feed(comfy, plan)["finished"] == 12
     undisturbed = cell_pixels(comfy, "killed")
     server = Comfy(comfyui, tmp_path / "killed", root)
-    link_or_copy(comfy.base / "models/checkpoints" / lively, server.base / "models/checkpoints" / lively)  # fmt: skip
+    link_or_copy(
+        comfy.base / "models/checkpoints" / lively, server.base / "models/checkpoints" / lively
+    )
     server.start()
     try:
         server.post("/cocktail/grids", {"plan": plan})
@@ -154,7 +167,8 @@ def test_a_grid_goes_on_after_its_server_is_killed_and_no_cell_is_made_twice(
         assert all(numpy.array_equal(made[label], undisturbed[label]) for label in made)
         lines = [json.loads(line) for line in (folder / "cells.jsonl").read_text().splitlines()]
         finished = [line["key"] for line in lines if line["status"] == "finished"]
-        # A kill between a file and its line in the log leaves the file: the cell is there, and not made again.
+        # A kill between a file and its line in the log leaves the file: the cell is there, and not
+        # made again.
         assert len(finished) == len(set(finished)) and len(finished) >= 12 - 2
     finally:
         server.stop()
@@ -165,7 +179,9 @@ def test_a_grid_goes_on_after_its_server_is_killed_and_no_cell_is_made_twice(
 def second(comfyui, comfy, lively, tmp_path):
     """A plain ComfyUI without the pack, which the session's server may feed."""
     server = Comfy(comfyui, tmp_path / "second", None)
-    link_or_copy(comfy.base / "models/checkpoints" / lively, server.base / "models/checkpoints" / lively)  # fmt: skip
+    link_or_copy(
+        comfy.base / "models/checkpoints" / lively, server.base / "models/checkpoints" / lively
+    )
     server.start()
     file = comfy.base / "user" / "cocktail" / "servers.json"
     file.parent.mkdir(exist_ok=True)
@@ -183,7 +199,11 @@ def test_a_plain_server_helps_and_when_it_is_lost_its_cells_go_to_others(comfy, 
 
     def by_class() -> dict[str, int]:
         classes: dict[str, int] = {}
-        for line in (folder / "cells.jsonl").read_text().splitlines() if (folder / "cells.jsonl").exists() else ():  # fmt: skip
+        for line in (
+            (folder / "cells.jsonl").read_text().splitlines()
+            if (folder / "cells.jsonl").exists()
+            else ()
+        ):
             made_by = json.loads(line).get("numerics", "")
             classes[made_by] = classes.get(made_by, 0) + 1
         return classes
@@ -203,7 +223,10 @@ class Mute(BaseHTTPRequestHandler):
     """A server that looks well and hangs up on every prompt."""
 
     def do_GET(self) -> None:
-        answers: dict[str, Any] = {"/queue": {"queue_running": [], "queue_pending": []}, "/system_stats": {}}  # fmt: skip
+        answers: dict[str, Any] = {
+            "/queue": {"queue_running": [], "queue_pending": []},
+            "/system_stats": {},
+        }
         data = json.dumps(answers.get(self.path, {})).encode()
         self.send_response(404 if self.path.startswith("/experiment") else 200)
         self.send_header("Content-Length", str(len(data)))

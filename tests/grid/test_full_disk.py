@@ -1,4 +1,5 @@
-"""A disk that runs full while a real ComfyUI renders a grid: what is finished stays, and queueing again goes on.
+"""A disk that runs full while a real ComfyUI renders a grid: what is finished stays, and queueing
+again goes on.
 
 The grid's folder is a small file system of its own, which only the superuser of Linux can mount.
 """
@@ -20,7 +21,8 @@ from .grids import axis_node, cells, folder_of, grid_prompt
 
 NAME = "full-disk"
 DISK_BYTES, ROOM_BYTES = 2_000_000, 120_000
-"""The size of the file system, and how much of it is free when the grid begins: a few of its cells."""
+"""The size of the file system, and how much of it is free when the grid begins: a few of its cells.
+"""
 
 
 @pytest.fixture

@@ -81,6 +81,8 @@ def test_the_command_says_what_is_wrong_with_its_arguments(root: Path, comfyui: 
         ("no-such-grid", "There is no grid named"),
         ("../up", "cannot name a grid"),
     ):
-        ended = subprocess.run([*map(os.fspath, [*command, name, *rest])], capture_output=True, text=True)  # fmt: skip
+        ended = subprocess.run(
+            [*map(os.fspath, [*command, name, *rest])], capture_output=True, text=True
+        )
         assert ended.returncode == 2
         assert words in ended.stderr

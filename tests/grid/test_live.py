@@ -1,4 +1,6 @@
-"""Grids on a real ComfyUI: their cells are the pictures of its own nodes, and nothing is rendered twice or lost."""
+"""Grids on a real ComfyUI: their cells are the pictures of its own nodes, and nothing is rendered
+twice or lost.
+"""
 
 from __future__ import annotations
 
@@ -136,7 +138,9 @@ def samplers_and_schedulers(comfy: Comfy) -> tuple[list[str], list[str]]:
 
 
 def stock_pictures(comfy: Comfy, found: list[dict[str, Any]]) -> list[numpy.ndarray]:
-    """The pictures of cells that differ in the settings of KSampler only, by one graph of stock nodes."""
+    """The pictures of cells that differ in the settings of KSampler only, by one graph of stock
+    nodes.
+    """
     prompt = stock_prompt(found[0]["settings"])
     for node in "678":
         del prompt[node]
@@ -278,7 +282,11 @@ def test_a_plan_that_cannot_work_is_refused_by_the_route(comfy: Comfy, plan: Any
 
 
 def test_a_plan_that_needs_more_than_the_free_disk_is_refused(comfy: Comfy):
-    fixed = dict(grid_prompt("huge", [], checkpoint="miniature_v1.safetensors", width=16_384, height=16_384)["plan"]["inputs"])  # fmt: skip
+    fixed = dict(
+        grid_prompt("huge", [], checkpoint="miniature_v1.safetensors", width=16_384, height=16_384)[
+            "plan"
+        ]["inputs"]
+    )
     name = fixed.pop("name")
     plan = {"name": name, "fixed": fixed, "axes": [{"target": "seed", "values": "1-20000"}]}
     answer = comfy.post("/cocktail/grids/plan", plan)

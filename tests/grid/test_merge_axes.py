@@ -1,4 +1,6 @@
-"""Axes of mixes: what their values are, and that a cell of a mix is the one that the merged file gives."""
+"""Axes of mixes: what their values are, and that a cell of a mix is the one that the merged file
+gives.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,9 @@ def test_recipes_are_values_beside_checkpoints():
         "0.6 a + 0.4 b",
         "b.safetensors",
     ]
-    typed = typed_axis("recipe", "a\n0.6 a + 0.4 b", {"checkpoint": ["a.safetensors", "b.safetensors"]})  # fmt: skip
+    typed = typed_axis(
+        "recipe", "a\n0.6 a + 0.4 b", {"checkpoint": ["a.safetensors", "b.safetensors"]}
+    )
     assert texts(typed) == ["a.safetensors", "0.6 a + 0.4 b"]
 
 
@@ -86,7 +90,9 @@ def test_a_mix_is_known_by_the_content_of_its_ingredients():
     assert len(set(same)) == 2
     assert keys(lambda kind, name: "a" * 64 if name == A.name else "c" * 64)[0] not in same
     renamed = merge_axis(SHARE, "0.25, 0.5", Ingredient("other.safetensors"), B)
-    plan = make_plan("g", FIXED, [renamed], lambda kind, name: "b" * 64 if name == B.name else "a" * 64)  # fmt: skip
+    plan = make_plan(
+        "g", FIXED, [renamed], lambda kind, name: "b" * 64 if name == B.name else "a" * 64
+    )
     assert [cell.key for cell in plan.cells] == same
 
 
@@ -121,7 +127,10 @@ def test_a_cell_of_a_mix_is_the_one_of_the_merged_file_and_no_file_is_written(
     for mine, theirs in zip(mixed, cells(folder_of(comfy.base, "from-file")), strict=True):
         assert mine["settings"]["prompt"] == theirs["settings"]["prompt"]
         assert numpy.array_equal(pixels(mine["file"]), pixels(theirs["file"]))
-    assert len({pixels(cell["file"]).tobytes() for cell in cells(folder_of(comfy.base, "ratios"))}) == 6  # fmt: skip
+    assert (
+        len({pixels(cell["file"]).tobytes() for cell in cells(folder_of(comfy.base, "ratios"))})
+        == 6
+    )
     (checkpoints / made["checkpoint"]).unlink()
 
 

@@ -58,9 +58,7 @@ def same(digit: str) -> Callable[[str, str], str]:
 
 
 def test_cells_are_the_product_of_the_axes_in_display_order():
-    plan = make_plan(
-        "g", FIXED, [typed("seed", 1, 2), typed("size", "64x96", 128)], content_of
-    )  # fmt: skip
+    plan = make_plan("g", FIXED, [typed("seed", 1, 2), typed("size", "64x96", 128)], content_of)
     assert [cell.position for cell in plan.cells] == [(0, 0), (0, 1), (1, 0), (1, 1)]
     assert plan.cells[2].settings == replace(SETTINGS, seed=2, width=64, height=96)
     assert set(plan.fixed) == set(FIXED) - {"seed", "width", "height"}
@@ -158,10 +156,15 @@ def test_a_plan_that_cannot_be_rendered_is_refused(change, axes, words):
 
 
 def test_a_fixed_setting_that_an_axis_varies_is_not_looked_at():
-    plan = make_plan("g", {**FIXED, "width": 3, "checkpoint": ""}, [
-        typed("size", 64),
-        checkpoint_axis([("a", "")]),
-    ], content_of)  # fmt: skip
+    plan = make_plan(
+        "g",
+        {**FIXED, "width": 3, "checkpoint": ""},
+        [
+            typed("size", 64),
+            checkpoint_axis([("a", "")]),
+        ],
+        content_of,
+    )
     assert plan.cells[0].settings.width == 64
 
 
@@ -179,11 +182,16 @@ def test_a_lora_of_strength_0_and_a_value_that_is_the_default_change_no_key():
 
 
 def test_search_and_replace_works_on_what_the_other_axes_set():
-    plan = make_plan("g", FIXED, [
-        replacing("circle", "circle", "square"),
-        replacing("a ", '"one ", "two "'),
-        typed("prompt", "a red circle", "a blue circle"),
-    ], content_of)  # fmt: skip
+    plan = make_plan(
+        "g",
+        FIXED,
+        [
+            replacing("circle", "circle", "square"),
+            replacing("a ", '"one ", "two "'),
+            typed("prompt", "a red circle", "a blue circle"),
+        ],
+        content_of,
+    )
     prompts = [cell.settings.prompt for cell in plan.cells]
     assert prompts[0] == "one red circle"
     assert prompts[-1] == "two blue square"
@@ -225,8 +233,11 @@ def test_rules_leave_cells_out():
     rules = "checkpoint = *768 and size = 512x512\nCheckpoint=m512 and size != 512 x 512\nseed = 9"
     plan = make_plan("g", FIXED, axes, content_of, rules)
     assert [(c.settings.checkpoint, c.settings.width) for c in plan.cells] == [
-        ("m512", 512), ("m512", 512), ("m768", 768), ("m768", 768),
-    ]  # fmt: skip
+        ("m512", 512),
+        ("m512", 512),
+        ("m768", 768),
+        ("m768", 768),
+    ]
     assert plan.left_out == 4
     assert plan.notes == ('The rule "seed = 9" leaves nothing out.',)
     assert "4 left out" in plan.size_words()
@@ -287,5 +298,8 @@ def test_a_vae_is_changed_last_and_a_lora_before_the_prompts():
     axes = [typed("VAE", "none, mse"), typed("prompt", "x", "y"), typed("LoRA", "none, ink:1")]
     order = make_plan("g", FIXED, axes, content_of).render_order
     assert [(len(c.settings.loras), c.settings.prompt, c.settings.vae) for c in order[:4]] == [
-        (0, "x", ""), (0, "x", "mse"), (0, "y", ""), (0, "y", "mse"),
-    ]  # fmt: skip
+        (0, "x", ""),
+        (0, "x", "mse"),
+        (0, "y", ""),
+        (0, "y", "mse"),
+    ]

@@ -48,7 +48,7 @@ def comfyuis(comfy: Comfy) -> list[psutil.Process]:
 
 def test_a_grid_on_two_workers_of_which_one_is_killed_is_the_undisturbed_one(
     comfy, workflow, settings
-):  # fmt: skip
+):
     settings(workers=2)
     plan = plan_of("ray", workflow, axis("KSampler.seed", "14 seeds"), axis("KSampler.cfg", 2, 5))
     folder = folder_of(comfy.base, "ray")
@@ -66,7 +66,8 @@ def test_a_grid_on_two_workers_of_which_one_is_killed_is_the_undisturbed_one(
     ports = [c.laddr.ip for p in below for c in p.net_connections("tcp") if c.status == "LISTEN"]
     assert ports and {ip.removeprefix("::ffff:") for ip in ports} == {"127.0.0.1"}
 
-    # The worker is killed, and later the ComfyUI of one: Ray has both started again, and repeats what was out.
+    # The worker is killed, and later the ComfyUI of one: Ray has both started again, and repeats
+    # what was out.
     for victims in (lambda: ray_processes(comfy, "ray::RayWorker"), lambda: comfyuis(comfy)):
         count = len(finished())
         wait_for(lambda count=count: len(finished()) >= count + 2)
@@ -139,7 +140,7 @@ def test_without_the_owners_word_there_is_no_cluster(comfy, workflow):
 )  # fmt: skip
 def test_a_cluster_that_cannot_work_stops_the_grid_with_the_reason(
     comfy, workflow, settings, ray, words
-):  # fmt: skip
+):
     settings(**ray)
     plan = plan_of("ray-stopped", workflow, axis("KSampler.cfg", 1, 2))
     comfy.post("/cocktail/grids", {"plan": plan, "servers": "ray"})

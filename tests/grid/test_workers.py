@@ -1,4 +1,6 @@
-"""Several processes on one grid: no cell is taken twice, and what a dead one had taken is free again."""
+"""Several processes on one grid: no cell is taken twice, and what a dead one had taken is free
+again.
+"""
 
 from __future__ import annotations
 
@@ -34,9 +36,12 @@ def test_each_process_stays_at_its_checkpoint_as_long_as_there_are_cells_of_it(t
     one, two = Work(plan.render_order), Work(plan.render_order)
     with Worker(tmp_path) as first, Worker(tmp_path) as second:
         models = [
-            (first.take(one, nothing).settings.checkpoint, second.take(two, nothing).settings.checkpoint)
+            (
+                first.take(one, nothing).settings.checkpoint,
+                second.take(two, nothing).settings.checkpoint,
+            )
             for _ in range(4)
-        ]  # fmt: skip
+        ]
     assert models == [("model 0", "model 1")] * 4
 
 

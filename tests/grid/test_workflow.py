@@ -20,7 +20,9 @@ WIDGETS = {
     "VAEDecode": [],
     "SaveImage": ["filename_prefix"],
 }
-"""The widgets of the stock nodes by position; after a seed comes what the page does with it after queueing."""
+"""The widgets of the stock nodes by position; after a seed comes what the page does with it after
+queueing.
+"""
 
 
 def as_the_page_converts_it(workflow: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,6 @@
-"""Checkpoints small enough to make in a moment, in real safetensors files written by the safetensors library."""
+"""Checkpoints small enough to make in a moment, in real safetensors files written by the
+safetensors library.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ def random_tensor(shape: tuple[int, ...], seed: int, dtype: torch.dtype) -> torc
 
 
 def sd15_tensors(seed: int, dtype: torch.dtype = torch.float16) -> Tensors:
-    """A checkpoint with the names of SD1.5 in all its parts and the shapes that identify it, otherwise tiny."""
+    """A checkpoint with the names of SD1.5 in all its parts and the shapes that identify it,
+    otherwise tiny.
+    """
     shapes = {
         UNET + "input_blocks.0.0.weight": (320, 4, 3, 3),
         UNET + "time_embed.0.weight": (16, 320),

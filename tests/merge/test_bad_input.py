@@ -1,4 +1,6 @@
-"""Everything that can be wrong with a merge: what the person is told, word for word, and that nothing is left behind."""
+"""Everything that can be wrong with a merge: what the person is told, word for word, and that
+nothing is left behind.
+"""
 
 from __future__ import annotations
 
@@ -197,7 +199,10 @@ def test_tensors_of_another_shape_are_told(folder, write, sd15):
     [("much", "'much'"), (float("nan"), "nan"), (float("inf"), "inf"), (None, "None"), ("1/0", "'1/0'"), ([1], "[1]"), (True, "True")],
 )  # fmt: skip
 def test_shares_that_are_no_numbers_are_told(share, shown):
-    value = {"kind": "weighted_sum", "parts": [{"weight": share, "recipe": {"kind": "ingredient", "name": "a"}}]}  # fmt: skip
+    value = {
+        "kind": "weighted_sum",
+        "parts": [{"weight": share, "recipe": {"kind": "ingredient", "name": "a"}}],
+    }
     with pytest.raises(MergeError) as error:
         from_json(value)
     assert str(error.value) == (
@@ -218,7 +223,10 @@ def test_a_recipe_that_holds_itself_is_told():
 
 def test_a_recipe_of_100000_levels_is_told_in_any_form(folder):
     text = '{"kind":"weighted_sum","parts":[{"weight":1,"recipe":' * 100_000
-    for read, written in ((load_json, text + '{"kind":"ingredient","name":"a"}' + "}]}" * 100_000), (parse, "(" * 99_999 + "a")):  # fmt: skip
+    for read, written in (
+        (load_json, text + '{"kind":"ingredient","name":"a"}' + "}]}" * 100_000),
+        (parse, "(" * 99_999 + "a"),
+    ):
         with pytest.raises(MergeError) as error:
             read(written)
         assert str(error.value) == TOO_DEEP
@@ -276,7 +284,9 @@ def test_a_disk_without_room_is_told_before_anything_is_written(folder, monkeypa
     monkeypatch.setattr("shutil.disk_usage", lambda _: full)
     size = sum(t.size_bytes for t in read_header(folder / "a.safetensors").tensors.values())
     message = refusal(folder)
-    assert message.startswith("There is no room for out.safetensors: it needs 0.00 GB and FOLDER has 0.00 GB left."), size  # fmt: skip
+    assert message.startswith(
+        "There is no room for out.safetensors: it needs 0.00 GB and FOLDER has 0.00 GB left."
+    ), size
     assert message.endswith("Free some space there.")
 
 
@@ -342,7 +352,9 @@ def test_a_kill_during_writing_leaves_no_file_of_that_name_and_the_next_merge_ma
     process.send_signal(signal.SIGKILL)
     process.communicate()
     left = {file.name for file in folder.iterdir()} - before.keys()
-    assert left and all(name.startswith(".out.safetensors.") and name.endswith(".part") for name in left)  # fmt: skip
+    assert left and all(
+        name.startswith(".out.safetensors.") and name.endswith(".part") for name in left
+    )
     assert {name: sha256 for name, sha256 in contents(folder).items() if name in before} == before
     merge(folder)
     merge(folder, out="twin.safetensors")
@@ -352,21 +364,31 @@ def test_a_kill_during_writing_leaves_no_file_of_that_name_and_the_next_merge_ma
 
 NAMES = st.sampled_from(
     [
-        BIAS, "model.diffusion_model.input_blocks.0.0.weight", "input_blocks.0.0.weight", "betas", "decoder.conv_in.weight",
-        "first_stage_model.decoder.mid.attn_1.to_q.weight", "cond_stage_model.transformer.embeddings.position_ids",
-        "model_ema.x", "a.b", "", "__metadata__", "double_blocks.0.x",
+        BIAS,
+        "model.diffusion_model.input_blocks.0.0.weight",
+        "input_blocks.0.0.weight",
+        "betas",
+        "decoder.conv_in.weight",
+        "first_stage_model.decoder.mid.attn_1.to_q.weight",
+        "cond_stage_model.transformer.embeddings.position_ids",
+        "model_ema.x",
+        "a.b",
+        "",
+        "__metadata__",
+        "double_blocks.0.x",
         "model.diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_k.weight",
     ]
-) | st.text(max_size=8)  # fmt: skip
+) | st.text(max_size=8)
 INTEGERS = st.integers(-2, 70) | st.integers(-(1 << 66), 1 << 66)
 ENTRIES = st.fixed_dictionaries(
     {},
     optional={
-        "dtype": st.sampled_from(["F16", "F32", "BF16", "F8_E4M3", "I64", "BOOL", "F7"]) | st.none(),
+        "dtype": st.sampled_from(["F16", "F32", "BF16", "F8_E4M3", "I64", "BOOL", "F7"])
+        | st.none(),
         "shape": st.lists(st.integers(0, 4) | INTEGERS, max_size=5) | st.integers(),
         "data_offsets": st.lists(INTEGERS, min_size=1, max_size=3),
     },
-)  # fmt: skip
+)
 SIZES = {"F16": 2, "F32": 4, "BF16": 2, "F8_E4M3": 1, "I64": 8, "BOOL": 1}
 
 
@@ -374,7 +396,9 @@ SIZES = {"F16": 2, "F32": 4, "BF16": 2, "F8_E4M3": 1, "I64": 8, "BOOL": 1}
 def true_headers(draw):
     """Headers that fit their data, so that the rules after them are met too."""
     header, end = {}, 0
-    for name in draw(st.lists(NAMES.filter(lambda name: name != "__metadata__"), unique=True, max_size=8)):  # fmt: skip
+    for name in draw(
+        st.lists(NAMES.filter(lambda name: name != "__metadata__"), unique=True, max_size=8)
+    ):
         dtype = draw(st.sampled_from(sorted(SIZES)))
         shape = draw(st.lists(st.integers(0, 4), max_size=4))
         size = SIZES[dtype]
@@ -391,11 +415,15 @@ def lying_headers(draw):
     return json.dumps(header).encode(), draw(st.binary(max_size=64))
 
 
-HEADERS = true_headers() | lying_headers() | st.tuples(st.binary(max_size=200), st.binary(max_size=64))  # fmt: skip
+HEADERS = (
+    true_headers() | lying_headers() | st.tuples(st.binary(max_size=200), st.binary(max_size=64))
+)
 LENGTHS = st.none() | st.integers(0, 300) | st.integers(0, (1 << 64) - 1)
 
 
-@hypothesis.settings(max_examples=400, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))  # fmt: skip
+@hypothesis.settings(
+    max_examples=400, deadline=None, suppress_health_check=list(hypothesis.HealthCheck)
+)
 @hypothesis.given(HEADERS, LENGTHS, st.integers(0, 20))
 def test_no_header_crashes_or_makes_anything_read_outside_its_file(
     tmp_path_factory, header, length, cut
@@ -420,20 +448,87 @@ def test_no_header_crashes_or_makes_anything_read_outside_its_file(
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-3, 1 << 70) | st.floats() | st.text(max_size=6)
-    | st.sampled_from(["a.safetensors", "../a", "webui", "sd-webui-supermerger", "ingredient", "weighted_sum", "Weighted sum", "0" * 64, "f" * 64, "1/3", "1/0", "1e999999"]),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["kind", "parts", "recipe", "weight", "name", "sha256", "a", "b", "c", "multiplier", "share_of_b", "method", "settings", "blocks", "type"]) | st.text(max_size=3), inner, max_size=5),
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 1 << 70)
+    | st.floats()
+    | st.text(max_size=6)
+    | st.sampled_from(
+        [
+            "a.safetensors",
+            "../a",
+            "webui",
+            "sd-webui-supermerger",
+            "ingredient",
+            "weighted_sum",
+            "Weighted sum",
+            "0" * 64,
+            "f" * 64,
+            "1/3",
+            "1/0",
+            "1e999999",
+        ]
+    ),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    "kind",
+                    "parts",
+                    "recipe",
+                    "weight",
+                    "name",
+                    "sha256",
+                    "a",
+                    "b",
+                    "c",
+                    "multiplier",
+                    "share_of_b",
+                    "method",
+                    "settings",
+                    "blocks",
+                    "type",
+                ]
+            )
+            | st.text(max_size=3),
+            inner,
+            max_size=5,
+        )
+    ),
     max_leaves=12,
-)  # fmt: skip
+)
 WEB_UI_FIELDS = [
     "primary_model_hash", "secondary_model_hash", "tertiary_model_hash", "interp_method", "multiplier", "bake_in_vae", "model_a", "model_b",
     "model_c", "mode", "mbw", "calcmode", "base_alpha", "base_beta", "weights_alpha", "weights_beta", "elemental_merge", "Include", "save_as_half", "custom_name",
 ]  # fmt: skip
 TOLD = st.one_of(
     st.dictionaries(st.sampled_from(["type", *WEB_UI_FIELDS]), JSON),
-    st.fixed_dictionaries({"type": st.just("webui"), "interp_method": st.sampled_from(["Weighted sum", "Add difference", "No interpolation"]), "primary_model_hash": st.just("0" * 64), "secondary_model_hash": st.just("f" * 64), "multiplier": JSON, "bake_in_vae": JSON}),
-    st.fixed_dictionaries({"type": st.just("sd-webui-supermerger"), "mode": st.just("Weight sum"), "model_a": st.just("0" * 64), "model_b": st.just("f" * 64), "base_alpha": JSON, "weights_alpha": JSON | st.lists(JSON, min_size=25, max_size=25), "mbw": st.booleans(), "elemental_merge": JSON}),
-)  # fmt: skip
+    st.fixed_dictionaries(
+        {
+            "type": st.just("webui"),
+            "interp_method": st.sampled_from(
+                ["Weighted sum", "Add difference", "No interpolation"]
+            ),
+            "primary_model_hash": st.just("0" * 64),
+            "secondary_model_hash": st.just("f" * 64),
+            "multiplier": JSON,
+            "bake_in_vae": JSON,
+        }
+    ),
+    st.fixed_dictionaries(
+        {
+            "type": st.just("sd-webui-supermerger"),
+            "mode": st.just("Weight sum"),
+            "model_a": st.just("0" * 64),
+            "model_b": st.just("f" * 64),
+            "base_alpha": JSON,
+            "weights_alpha": JSON | st.lists(JSON, min_size=25, max_size=25),
+            "mbw": st.booleans(),
+            "elemental_merge": JSON,
+        }
+    ),
+)
 METADATA = st.fixed_dictionaries(
     {},
     optional={
@@ -448,7 +543,9 @@ METADATA = st.fixed_dictionaries(
 )
 
 
-@hypothesis.settings(max_examples=400, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))  # fmt: skip
+@hypothesis.settings(
+    max_examples=400, deadline=None, suppress_health_check=list(hypothesis.HealthCheck)
+)
 @hypothesis.given(METADATA)
 def test_whatever_a_file_says_of_itself_it_is_told_or_a_recipe(tmp_path_factory, metadata):
     folder = tmp_path_factory.getbasetemp() / "said"

@@ -1,4 +1,6 @@
-"""The fast arithmetic gives the bits of float64 arithmetic, also where values are chosen to lie in the way of it."""
+"""The fast arithmetic gives the bits of float64 arithmetic, also where values are chosen to lie in
+the way of it.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ def bits(values):
 
 
 def wild(count, seed, dtype=torch.float16):
-    """Every finite fp16 bit pattern is as likely: subnormal numbers, zeros of both signs, all exponents."""
+    """Every finite fp16 bit pattern is as likely: subnormal numbers, zeros of both signs, all
+    exponents.
+    """
     generator = torch.Generator().manual_seed(seed)
     patterns = torch.randint(-(1 << 15), 1 << 15, (count,), generator=generator)
     values = patterns.to(torch.int16).view(torch.float16)
@@ -42,7 +46,9 @@ def wild(count, seed, dtype=torch.float16):
 
 def near(values, seed):
     generator = torch.Generator().manual_seed(seed)
-    return (values.float() + values.float() * 0.08 * torch.randn(len(values), generator=generator)).half()  # fmt: skip
+    return (
+        values.float() + values.float() * 0.08 * torch.randn(len(values), generator=generator)
+    ).half()
 
 
 @pytest.mark.parametrize("share", SHARES)
@@ -60,14 +66,21 @@ def test_a_sum_of_two_has_the_bits_of_float64(share, related):
 def test_any_sum_has_the_bits_of_float64(weights, dtype):
     a = wild(1 << 16, 1).clamp(-1000, 1000)
     sources = [a, *(near(a, seed) for seed in range(len(weights)))]
-    assert torch.equal(bits(blended(sources, weights, dtype)), bits(by_float64(sources, weights, dtype)))  # fmt: skip
+    assert torch.equal(
+        bits(blended(sources, weights, dtype)), bits(by_float64(sources, weights, dtype))
+    )
     apart = [wild(1 << 16, seed).clamp(-1000, 1000) for seed in range(len(weights) + 1)]
-    assert torch.equal(bits(blended(apart, weights, dtype)), bits(by_float64(apart, weights, dtype)))  # fmt: skip
+    assert torch.equal(
+        bits(blended(apart, weights, dtype)), bits(by_float64(apart, weights, dtype))
+    )
 
 
 def test_every_kind_of_float_is_read_exactly():
     values = torch.linspace(-2, 2, 999)
-    sources = [values.to(t) for t in (torch.float8_e4m3fn, torch.float8_e5m2, torch.bfloat16, torch.float64)]  # fmt: skip
+    sources = [
+        values.to(t)
+        for t in (torch.float8_e4m3fn, torch.float8_e5m2, torch.bfloat16, torch.float64)
+    ]
     for several in (sources, sources[:3]):
         weights = [0.3] * (len(several) - 1)
         assert torch.equal(bits(blended(several, weights)), bits(by_float64(several, weights)))
@@ -106,4 +119,6 @@ def test_what_is_not_finite_is_told():
         assert not Blender(3).blend([a, b], [0.5], out)
     large = torch.full((3,), 60000.0).half()
     assert not Blender(3).blend([large, -large], [-0.5], out)
-    assert Blender(3).blend([large, large], [0.5], out), "the sum of the elements is too large, not an element"  # fmt: skip
+    assert Blender(3).blend([large, large], [0.5], out), (
+        "the sum of the elements is too large, not an element"
+    )

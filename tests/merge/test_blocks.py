@@ -1,4 +1,6 @@
-"""Which tensor belongs to which block, what presets say, and that the engine gives every block its own share."""
+"""Which tensor belongs to which block, what presets say, and that the engine gives every block its
+own share.
+"""
 
 from __future__ import annotations
 
@@ -67,27 +69,44 @@ def test_all_else_is_base():
 def test_25_values_are_the_blocks_and_26_begin_with_base():
     values = parse_values("[" + ", ".join(str(n) for n in range(26)) + "]")
     weights = block_weights(values)
-    assert (weights.base, weights.by_slot["IN00"], weights.by_slot["M00"], weights.by_slot["OUT11"]) == (0, 1, 13, 25)  # fmt: skip
+    assert (
+        weights.base,
+        weights.by_slot["IN00"],
+        weights.by_slot["M00"],
+        weights.by_slot["OUT11"],
+    ) == (0, 1, 13, 25)
     assert weights.time == 1, "the time embedding follows IN00"
     assert (
         block_weights(values[1:]).base == 0 and block_weights(values[1:]).blocks == weights.blocks
     )
     assert block_weights(values[:20]).layout == "SDXL"
-    assert block_weights(values, base=0.5, time=0.25).of(UNET + "time_embed.2.bias") == Fraction(1, 4)  # fmt: skip
+    assert block_weights(values, base=0.5, time=0.25).of(UNET + "time_embed.2.bias") == Fraction(
+        1, 4
+    )
     for wrong in (values[:24], [], [*values, 1], [*values[:25], "much"]):
         with pytest.raises(MergeError, match="block weight"):
             block_weights(wrong)
 
 
 def test_rules_are_those_of_supermerger_and_the_last_that_holds_wins():
-    rules = parse_rules("OUT03-OUT05:attn2 attn1.to_out:0.5\nNOT M00:ATTENTION:1,OUT04:NOT attn:0.2", "SD1.5")  # fmt: skip
+    rules = parse_rules(
+        "OUT03-OUT05:attn2 attn1.to_out:0.5\nNOT M00:ATTENTION:1,OUT04:NOT attn:0.2", "SD1.5"
+    )
     weights = block_weights([0] * 25, rules=rules)
-    out3, out4, middle = (UNET + block for block in ("output_blocks.3.1.", "output_blocks.4.1.", "middle_block.1."))  # fmt: skip
+    out3, out4, middle = (
+        UNET + block for block in ("output_blocks.3.1.", "output_blocks.4.1.", "middle_block.1.")
+    )
     assert weights.of(out3 + "transformer_blocks.0.attn2.to_k.weight") == 1
     assert weights.of(out4 + "proj_in.weight") == Fraction(1, 5)
     assert weights.of(middle + "transformer_blocks.0.attn2.to_k.weight") == 0
-    assert block_weights([0] * 25, rules=rules[:1]).of(out3 + "transformer_blocks.0.attn1.to_out.0.bias") == Fraction(1, 2)  # fmt: skip
-    for wrong, message in (("OUT03:attn", "not a rule"), ("OUT12:attn:1", "not a block"), ("::x", "not the value")):  # fmt: skip
+    assert block_weights([0] * 25, rules=rules[:1]).of(
+        out3 + "transformer_blocks.0.attn1.to_out.0.bias"
+    ) == Fraction(1, 2)
+    for wrong, message in (
+        ("OUT03:attn", "not a rule"),
+        ("OUT12:attn:1", "not a block"),
+        ("::x", "not the value"),
+    ):
         with pytest.raises(MergeError, match=message):
             parse_rules(wrong, "SD1.5")
 
@@ -106,7 +125,10 @@ def test_presets_are_those_of_the_field():
     assert blocks("COSINE")[0] == 1 and blocks("COSINE")[24] == 0
     assert preset("2SMOOTHSTEP") == preset("SMOOTHSTEP*2")
     assert preset("HALF_R_SMOOTHSTEP") == preset("R_SMOOTHSTEP/2")
-    assert blocks("GRAD_V", "SDXL")[0] == blocks("GRAD_V", "SDXL")[18] == 1 and blocks("GRAD_V", "SDXL")[9] == 0  # fmt: skip
+    assert (
+        blocks("GRAD_V", "SDXL")[0] == blocks("GRAD_V", "SDXL")[18] == 1
+        and blocks("GRAD_V", "SDXL")[9] == 0
+    )
     assert [name for name in PRESETS if preset(name).base] == ["ALL_B"]
     half = between(preset("ALL_A"), preset("ALL_B"), Fraction(1, 2))
     assert set(half.blocks) == {half.base, half.time} == {Fraction(1, 2)}
@@ -117,7 +139,10 @@ def test_presets_are_those_of_the_field():
 def test_own_presets_are_read_from_a_file(tmp_path):
     file = tmp_path / "presets.tsv"
     assert read_presets(file) == {}
-    file.write_text("name\t" + ",".join(["0.5"] * 26) + "\n# note\nother: " + ",".join(["1"] * 25) + "\n", encoding="utf-8")  # fmt: skip
+    file.write_text(
+        "name\t" + ",".join(["0.5"] * 26) + "\n# note\nother: " + ",".join(["1"] * 25) + "\n",
+        encoding="utf-8",
+    )
     assert list(read_presets(file)) == ["name", "other"]
     file.write_text("name: 1, 2\n", encoding="utf-8")
     with pytest.raises(MergeError, match="Line 1 of presets.tsv"):

@@ -1,4 +1,6 @@
-"""The pass over real files: exact, the same whatever the threads, refusing what does not fit, never overwriting."""
+"""The pass over real files: exact, the same whatever the threads, refusing what does not fit, never
+overwriting.
+"""
 
 from __future__ import annotations
 

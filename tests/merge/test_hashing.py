@@ -46,7 +46,10 @@ def test_size_time_and_inode_each_tell_that_a_file_has_changed(tmp_path):
     os.utime(other, ns=(state.st_atime_ns, state.st_mtime_ns + 1))
     other.replace(path)
     now = path.stat()
-    assert (now.st_size, now.st_mtime_ns) == (3, state.st_mtime_ns + 1) and now.st_ino != state.st_ino  # fmt: skip
+    assert (now.st_size, now.st_mtime_ns) == (
+        3,
+        state.st_mtime_ns + 1,
+    ) and now.st_ino != state.st_ino
     assert file_sha256(path, cache) == hashlib.sha256(b"six").hexdigest()
     path.write_bytes(b"three")
     os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns + 1))

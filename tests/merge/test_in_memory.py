@@ -1,4 +1,6 @@
-"""A recipe's tensors in memory: those of the file, made again only where something changed, and safe from the next merge."""
+"""A recipe's tensors in memory: those of the file, made again only where something changed, and
+safe from the next merge.
+"""
 
 from __future__ import annotations
 
@@ -58,12 +60,14 @@ def same(tensors, others):
 @pytest.mark.parametrize("precision", ["fp16", "bf16", "fp32", "fp8_e4m3fn"])
 def test_tensors_and_metadata_are_those_of_the_file(cellar, tmp_path, precision):
     memory = Memory()
-    for number, recipe in enumerate((
-        weighted_sum([(A, 60), (B, 40)]),
-        blocks(M00=0.9),
-        add_difference(A, B, C, 0.5),
-        Parts(weighted_sum([(A, 1), (B, 1)]), B, weighted_sum([(A, 1), (C, 1)])),
-    )):  # fmt: skip
+    for number, recipe in enumerate(
+        (
+            weighted_sum([(A, 60), (B, 40)]),
+            blocks(M00=0.9),
+            add_difference(A, B, C, 0.5),
+            Parts(weighted_sum([(A, 1), (B, 1)]), B, weighted_sum([(A, 1), (C, 1)])),
+        )
+    ):
         bound = cellar(recipe)
         file = tmp_path / f"{default_name(bound, precision)}.safetensors"
         make_checkpoint(bound, file, precision, threads=number % 2 + 1)
@@ -78,8 +82,18 @@ def test_only_the_tensors_of_a_changed_block_are_made_again(cellar, monkeypatch)
     assert len(memory.merge(cellar(blocks())).changed) == len(memory.merge(cellar(A)).tensors)
     memory.merge(cellar(blocks()))
     written = []
-    monkeypatch.setattr(engine.Worker, "write", lambda self, piece, write=engine.Worker.write: (written.append(piece.output.name), write(self, piece)))  # fmt: skip
-    middle = {f"{UNET}middle_block.1.transformer_blocks.0.attn2.{end}" for end in ("to_k.weight", "to_out.0.bias")}  # fmt: skip
+    monkeypatch.setattr(
+        engine.Worker,
+        "write",
+        lambda self, piece, write=engine.Worker.write: (
+            written.append(piece.output.name),
+            write(self, piece),
+        ),
+    )
+    middle = {
+        f"{UNET}middle_block.1.transformer_blocks.0.attn2.{end}"
+        for end in ("to_k.weight", "to_out.0.bias")
+    }
     merged = memory.merge(cellar(blocks(M00=0.75)))
     assert merged.changed == middle == set(written)
     same(merged.tensors, Memory().merge(cellar(blocks(M00=0.75))).tensors)

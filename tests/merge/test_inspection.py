@@ -1,4 +1,6 @@
-"""Inspect, compare and convert: what a checkpoint is, how far two are apart, and a new file in another precision."""
+"""Inspect, compare and convert: what a checkpoint is, how far two are apart, and a new file in
+another precision.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +65,10 @@ def test_the_tree_goes_back_to_what_the_ingredients_were_made_of(folder):
     blocks = BlockSum(Ingredient("first.safetensors"), C, block_weights([0.5] * 25))
     path = make(folder, Parts(add_difference(blocks, B, A, 0.5), vae=C), "second")
     found = inspect_file(path)
-    sha256 = {n: hashlib.sha256((folder / f"{n}.safetensors").read_bytes()).hexdigest()[:10] for n in ("a", "b", "c", "first")}  # fmt: skip
+    sha256 = {
+        n: hashlib.sha256((folder / f"{n}.safetensors").read_bytes()).hexdigest()[:10]
+        for n in ("a", "b", "c", "first")
+    }
     assert tree_text(tree(found)) == [
         "second",
         "   parts",
@@ -114,9 +119,12 @@ def test_the_difference_of_every_block_is_that_of_its_numbers(folder, write, sd1
     ]
     for slot, names in {
         "OUT11": [UNET + "out.2.weight", UNET + "out.2.bias"],
-        "text encoder": [TEXT + "embeddings.token_embedding.weight", TEXT + "final_layer_norm.bias"],
+        "text encoder": [
+            TEXT + "embeddings.token_embedding.weight",
+            TEXT + "final_layer_norm.bias",
+        ],
         "VAE": [VAE + "decoder.conv_out.weight", VAE + "decoder.conv_out.bias"],
-    }.items():  # fmt: skip
+    }.items():
         x, y = (torch.cat([t[n].double().flatten() for n in names]) for t in (a, b))
         assert blocks[slot].relative == pytest.approx(float((y - x).norm() / x.norm()), rel=1e-12)
         assert blocks[slot].cosine == pytest.approx(float(x @ y / x.norm() / y.norm()), rel=1e-12)
@@ -136,7 +144,10 @@ def test_what_cannot_be_compared_is_listed(folder, write, sd15):
     assert found.only_in_a == (UNET + "time_embed.0.weight",)
     assert found.only_in_b == ("more.weight",) and found.other_shape == (UNET + "out.2.bias",)
     with pytest.raises(MergeError, match="have no tensors in common: SD1.5 and Flux"):
-        compare(read_header(folder / "a.safetensors"), read_header(write("flux", {"double_blocks.0.x": torch.zeros(2)})))  # fmt: skip
+        compare(
+            read_header(folder / "a.safetensors"),
+            read_header(write("flux", {"double_blocks.0.x": torch.zeros(2)})),
+        )
 
 
 def test_a_comparison_can_be_stopped(folder):
@@ -154,11 +165,15 @@ def ema_name(name):
 
 @pytest.fixture
 def training(write, sd15, tmp_path):
-    """A checkpoint as training tools leave it, in fp32, with averaged copies and an optimizer's state."""
+    """A checkpoint as training tools leave it, in fp32, with averaged copies and an optimizer's
+    state.
+    """
     tensors = {n: t for n, t in sd15(1, torch.float32).items() if not n.startswith("model_ema.")}
     averages = {ema_name(n): t + 1 for n, t in tensors.items() if n.startswith(UNET)}
     left = {"optimizer_states.0.exp_avg": torch.ones(5), "model_ema.num_updates": torch.tensor(7)}
-    write("training", tensors | averages | left, {"modelspec.license": "mit", "cocktail.recipe": "{}"})  # fmt: skip
+    write(
+        "training", tensors | averages | left, {"modelspec.license": "mit", "cocktail.recipe": "{}"}
+    )
     return tensors, averages
 
 
@@ -190,7 +205,9 @@ def test_every_precision_can_be_chosen(training, tmp_path, precision):
     tensors, _ = training
     convert(tmp_path / "training.safetensors", tmp_path / "out.safetensors", precision, vae=True)
     made = load_file(tmp_path / "out.safetensors")
-    expected = {"bf16": torch.bfloat16, "fp8_e4m3fn": torch.float8_e4m3fn}.get(precision, torch.float32)  # fmt: skip
+    expected = {"bf16": torch.bfloat16, "fp8_e4m3fn": torch.float8_e4m3fn}.get(
+        precision, torch.float32
+    )
     name, text = UNET + "out.2.weight", TEXT + "final_layer_norm.bias"
     assert torch.equal(made[name].float(), tensors[name].to(expected).float())
     assert made[text].dtype == (torch.float16 if "fp8" in precision else expected)
@@ -231,13 +248,23 @@ def test_the_commands_say_the_same(folder, training, capsys):
         return status, told.out, told.err
 
     a, b, bars = folder / "a.safetensors", folder / "b.safetensors", folder / "bars.png"
-    assert run("inspect", a, "--picture", folder / "tree.png") == (0, report(inspect_file(a)) + "\n", "")  # fmt: skip
+    assert run("inspect", a, "--picture", folder / "tree.png") == (
+        0,
+        report(inspect_file(a)) + "\n",
+        "",
+    )
     assert Image.open(folder / "tree.png").format == "PNG"
     status, told, _ = run("compare", a, b, "--picture", bars)
     assert status == 0 and "OUT11" in told and Image.open(bars).size == (1200, 480)
     status, _, error = run("compare", a, a, "--picture", bars)
     assert status == 1 and "exists already" in error
-    prune = ("prune", folder / "training.safetensors", folder / "p.safetensors", "--converted", folder)  # fmt: skip
+    prune = (
+        "prune",
+        folder / "training.safetensors",
+        folder / "p.safetensors",
+        "--converted",
+        folder,
+    )
     status, told, _ = run(*prune, "--precision", "fp16")
     assert status == 0 and "1 leftovers of training" in told
     status, _, error = run(*prune)

@@ -37,7 +37,9 @@ def test_a_side_file_tells_a_licence(tmp_path, ending, value, expected):
     assert found == Licence(**{**vars(expected), "source": side.name})
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"license": ""}', '{"license": 3}', "[" * 100_000, "\udcff"])  # fmt: skip
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"license": ""}', '{"license": 3}', "[" * 100_000, "\udcff"]
+)
 def test_a_side_file_that_tells_nothing_is_passed_over(tmp_path, text):
     (tmp_path / "m.license.json").write_text(text, encoding="utf-8", errors="surrogateescape")
     found = read_licence(tmp_path / "m.safetensors", {"modelspec.license": " openrail "})
@@ -63,7 +65,9 @@ def test_licences_that_do_not_go_together_are_told_by_name():
         "Licence: none is known of b.",
     ]
     assert warnings({"a": None, "b": None}) == []
-    assert warnings({"a": Licence("ok", derivatives=False)}) == ["Licence: a does not allow merges (ok)."]  # fmt: skip
+    assert warnings({"a": Licence("ok", derivatives=False)}) == [
+        "Licence: a does not allow merges (ok)."
+    ]
     assert warnings({"a": Licence("snc-sandy", commercial=("Sell",))}) == []
 
 
@@ -97,12 +101,20 @@ def test_the_result_says_what_its_ingredients_and_theirs_allow(write, sd15, tmp_
     ]
     first = Ingredient("first.safetensors")
     notes = " ".join(make(weighted_sum([(first, 1), (C, 1)]), "second", c="cc-by-sa-4.0"))
-    assert "c (cc-by-sa-4.0) must keep its licence, which allows sale, and a (cc-by-nc-4.0) forbids it." in notes  # fmt: skip
+    assert (
+        "c (cc-by-sa-4.0) must keep its licence, which allows sale, and a (cc-by-nc-4.0) forbids it."
+        in notes
+    )
     assert "not for sale because of a." in notes and "credit b." in notes
     side.unlink()
-    again = remake(tmp_path / "second.safetensors", tmp_path / "again.safetensors", tmp_path.joinpath)  # fmt: skip
+    again = remake(
+        tmp_path / "second.safetensors", tmp_path / "again.safetensors", tmp_path.joinpath
+    )
     assert again == SAME_FILE
-    with pytest.raises(MergeError, match=r"A licence is given for d, which is no ingredient\. Ingredients are a, b\."):  # fmt: skip
+    with pytest.raises(
+        MergeError,
+        match=r"A licence is given for d, which is no ingredient\. Ingredients are a, b\.",
+    ):
         bind_to_files(
             weighted_sum([(A, 1), (B, 1)]), tmp_path.joinpath, licences={"d": Licence("x")}
         )

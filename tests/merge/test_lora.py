@@ -1,4 +1,6 @@
-"""LoRA files against plain linear algebra, and against the real ComfyUI, which loads what is extracted and adds what is baked."""
+"""LoRA files against plain linear algebra, and against the real ComfyUI, which loads what is
+extracted and adds what is baked.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,8 @@ def tuned_like(tensors, rank):
     random = np.random.default_rng(3)
     changed = dict(tensors)
     for name, value in tensors.items():
-        # One layer of the text encoder stands for all twelve: their matrices are alike, and the test stays short.
+        # One layer of the text encoder stands for all twelve: their matrices are alike, and the
+        # test stays short.
         is_changed = name.startswith(UNET) or ".layers.3." in name
         if name.endswith(".weight") and value.dim() > 1 and is_changed:
             flat = value.flatten(1)
@@ -59,7 +62,7 @@ def tuned_like(tensors, rank):
             )
             step = torch.from_numpy(up @ down).float() * (0.02 / flat.shape[1] ** 0.5)
             changed[name] = (value.float() + step.reshape(value.shape)).to(value.dtype)
-    return changed  # fmt: skip
+    return changed
 
 
 def test_low_rank_is_the_best_one_there_is():
@@ -137,7 +140,13 @@ def test_what_cannot_be_extracted_or_baked_is_told(write, sd15, tmp_path, capsys
         extract_lora(a, a, out, 4)
     with pytest.raises(MergeError, match="rank must be from 1 to 1024"):
         extract_lora(a, b, out, 0)
-    other = write("other", {"lora_unet_other.lora_down.weight": torch.ones(2, 2), "lora_unet_other.lora_up.weight": torch.ones(2, 2)})  # fmt: skip
+    other = write(
+        "other",
+        {
+            "lora_unet_other.lora_down.weight": torch.ones(2, 2),
+            "lora_unet_other.lora_up.weight": torch.ones(2, 2),
+        },
+    )
     with pytest.raises(MergeError, match="holds nothing for a.safetensors"):
         bake_lora(a, other, out)
     assert not out.exists()
@@ -193,7 +202,11 @@ def test_keys_of_the_text_encoder_are_read_in_both_spellings_and_others_are_coun
     a = write("a", sd15(1) | {name: torch.zeros(8, 6, dtype=torch.float16)})
     for prefix, fits in (("lora_te_", True), ("lora_te1_", True), ("lora_te2_", False)):
         key = f"{prefix}text_model_encoder_layers_3_mlp_fc1"
-        tensors = {f"{key}.lora_up.weight": torch.ones(8, 2), f"{key}.lora_down.weight": torch.ones(2, 6), f"{key}.alpha": torch.tensor(1.0)}  # fmt: skip
+        tensors = {
+            f"{key}.lora_up.weight": torch.ones(8, 2),
+            f"{key}.lora_down.weight": torch.ones(2, 6),
+            f"{key}.alpha": torch.tensor(1.0),
+        }
         out, lora = tmp_path / f"{prefix}.safetensors", write("lora" + prefix, tensors)
         if fits:
             assert bake_lora(a, lora, out, 0.5).matched == (key,)

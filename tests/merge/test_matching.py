@@ -1,4 +1,6 @@
-"""Ingredients that are not alike: what is missing, wider or called otherwise goes by rule, and the result says so."""
+"""Ingredients that are not alike: what is missing, wider or called otherwise goes by rule, and the
+result says so.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ VAE = "first_stage_model."
 
 @pytest.fixture
 def cellar(tmp_path, write, sd15):
-    """cellar(recipe, **tensors): the tensors of the recipe's file and its notes; a, b and c are ordinary unless they are given."""
+    """cellar(recipe, **tensors): the tensors of the recipe's file and its notes; a, b and c are
+    ordinary unless they are given.
+    """
 
     def mix(recipe, precision="fp32", **given):
         for seed, name in enumerate("abc", 1):
@@ -74,7 +78,9 @@ def test_a_missing_text_encoder_is_mixed_from_the_others(cellar, sd15):
     name = TEXT + "final_layer_norm.bias"
     assert close(made[name], (5 * a[name].double() + 2 * c[name].double()) / 7)
     name = UNET + "out.2.bias"
-    assert close(made[name], 0.5 * a[name].double() + 0.3 * b[name].double() + 0.2 * c[name].double())  # fmt: skip
+    assert close(
+        made[name], 0.5 * a[name].double() + 0.3 * b[name].double() + 0.2 * c[name].double()
+    )
     assert "b has no text encoder; it is mixed from the others." in notes
     assert "averaged copies" in notes
 
@@ -170,7 +176,9 @@ def test_the_widened_convolution_has_the_same_bytes_in_pieces_of_any_size(
 
 def test_inpainting_and_pix2pix_do_not_mix(cellar, sd15, numbers):
     with pytest.raises(MergeError, match="additional channels mean different things"):
-        cellar(weighted_sum([(A, 1), (B, 1)]), a=wide(sd15(1), numbers), b=wide(sd15(2), numbers, 8))  # fmt: skip
+        cellar(
+            weighted_sum([(A, 1), (B, 1)]), a=wide(sd15(1), numbers), b=wide(sd15(2), numbers, 8)
+        )
 
 
 def test_not_a_number_in_the_additional_channels_is_told(cellar, sd15, numbers):
@@ -210,9 +218,11 @@ NAMES = (
 def test_diffusers_names_in_the_attention_of_a_vae_are_repaired(cellar, sd15, numbers, generation):
     attention = VAE + "decoder.mid.attn_1."
     values = {usual: numbers((8, 8), n, torch.float16) for n, (usual, *_) in enumerate(NAMES)}
-    a = sd15(1) | {
-        f"{attention}{names[generation]}.weight": values[names[0]] for names in NAMES
-    } | {attention + "group_norm.bias": torch.ones(8)}  # fmt: skip
+    a = (
+        sd15(1)
+        | {f"{attention}{names[generation]}.weight": values[names[0]] for names in NAMES}
+        | {attention + "group_norm.bias": torch.ones(8)}
+    )
     made, notes = cellar(weighted_sum([(A, 1), (B, 1)]), a=a)
     for usual, value in values.items():
         assert torch.equal(made[f"{attention}{usual}.weight"], value[:, :, None, None])
@@ -267,7 +277,10 @@ def test_other_families_are_mixed_key_by_key(cellar):
 
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.bfloat16])
 def test_ingredients_of_any_type_mix(cellar, sd15, dtype):
-    a, b = sd15(1), {name: t.to(dtype) if t.is_floating_point() else t for name, t in sd15(2).items()}  # fmt: skip
+    a, b = (
+        sd15(1),
+        {name: t.to(dtype) if t.is_floating_point() else t for name, t in sd15(2).items()},
+    )
     name = UNET + "out.2.weight"
     assert b[name].isfinite().all() if dtype == torch.bfloat16 else b[name].float().isfinite().all()
     made, _ = cellar(weighted_sum([(A, 1), (B, 1)]), b=b)
@@ -325,7 +338,9 @@ def test_a_vae_file_is_baked_in(cellar, sd15, prefix):
     vae = {n.replace(VAE, prefix): t + 1 for n, t in part(sd15(3), VAE).items()}
     vae |= {f"{prefix}decoder.conv_in.weight": torch.ones(4), "loss.logvar": torch.ones(1)}
     made, _ = cellar(Parts(weighted_sum([(A, 1), (B, 1)]), vae=C), c=vae)
-    assert {n: t.shape for n, t in part(made, VAE).items()} == {VAE + n.removeprefix(VAE): t.shape for n, t in vae.items() if "loss" not in n}  # fmt: skip
+    assert {n: t.shape for n, t in part(made, VAE).items()} == {
+        VAE + n.removeprefix(VAE): t.shape for n, t in vae.items() if "loss" not in n
+    }
     for name, tensor in part(made, VAE).items():
         assert torch.equal(tensor, vae[name.replace(VAE, prefix)])
     assert "loss.logvar" not in made and torch.equal(made["betas"], sd15(1)["betas"])
@@ -342,7 +357,9 @@ def test_a_text_encoder_is_mixed_by_a_recipe_of_its_own(cellar, sd15):
 
 
 def test_recipes_with_parts_are_read_back_from_json_and_text():
-    recipe = Parts(weighted_sum([(A, 1), (B, 3)]), text_encoder=weighted_sum([(B, 1), (C, 1)]), vae=C)  # fmt: skip
+    recipe = Parts(
+        weighted_sum([(A, 1), (B, 3)]), text_encoder=weighted_sum([(B, 1), (C, 1)]), vae=C
+    )
     text = "0.25 a + 0.75 b with text_encoder (0.5 b + 0.5 c) with vae c"
     assert to_text(recipe) == text and parse(text) == recipe
     assert load_json(json.dumps(to_json(recipe))) == recipe
@@ -352,7 +369,13 @@ def test_recipes_with_parts_are_read_back_from_json_and_text():
     bound = bind(recipe, lambda name: name * 64)
     hashes = {recipe_hash(bound), recipe_hash(replace(bound, vae=None)), recipe_hash(bound.recipe)}
     assert len(hashes) == 3
-    for wrong in ("a with", "a with unet b", "a with vae b with vae c", "a with vae (b - c)", "(a - b) with vae c"):  # fmt: skip
+    for wrong in (
+        "a with",
+        "a with unet b",
+        "a with vae b with vae c",
+        "a with vae (b - c)",
+        "(a - b) with vae c",
+    ):
         with pytest.raises(MergeError, match="not one at"):
             parse(wrong)
     with pytest.raises(MergeError, match="\"unet\" is not known|'unet' is not known"):

@@ -1,4 +1,6 @@
-"""Every method against the same formula written a second time, in float64 and plain NumPy; and as recipes in files."""
+"""Every method against the same formula written a second time, in float64 and plain NumPy; and as
+recipes in files.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +74,7 @@ def smooth(values):
                 )
                 lines = np.lib.stride_tricks.sliding_window_view(padded, 9, axis=-1) @ kernel
                 values = np.moveaxis(lines / kernel.sum(), -1, axis)
-    return values  # fmt: skip
+    return values
 
 
 def slerp(a, b, t):
@@ -99,7 +101,9 @@ def ties(base, *models, keep, strength):
 
 
 def dare(base, *models, drop, strength, name, seed):
-    masks = [draws_of(name, seed, n, base.size).reshape(base.shape) >= drop for n in range(len(models))]  # fmt: skip
+    masks = [
+        draws_of(name, seed, n, base.size).reshape(base.shape) >= drop for n in range(len(models))
+    ]
     deltas = [(model - base) * mask / (1 - drop) for model, mask in zip(models, masks, strict=True)]
     return base + strength * sum(deltas) / len(models)
 
@@ -175,7 +179,9 @@ def models_around(shape, count, seed=1):
     """Tensors that are alike, as fine-tunes of one model are, rounded to fp16."""
     random = np.random.default_rng(seed)
     base = random.standard_normal(shape)
-    return [torch.from_numpy(base + 0.3 * random.standard_normal(shape)).half() for _ in range(count)]  # fmt: skip
+    return [
+        torch.from_numpy(base + 0.3 * random.standard_normal(shape)).half() for _ in range(count)
+    ]
 
 
 def test_every_method_has_a_reference():
@@ -214,7 +220,11 @@ def test_draws_do_not_depend_on_pieces_and_differ_by_seed_model_and_tensor():
     whole = Draws(3, "t").uniform(0, 1000)
     assert torch.equal(whole[77:177], Draws(3, "t", 77).uniform(0, 100))
     assert abs(float(Draws(3, "t").uniform(0, 1 << 18).mean()) - 0.5) < 0.005
-    for other in (Draws(4, "t").uniform(0, 1000), Draws(3, "u").uniform(0, 1000), Draws(3, "t").uniform(1, 1000)):  # fmt: skip
+    for other in (
+        Draws(4, "t").uniform(0, 1000),
+        Draws(3, "u").uniform(0, 1000),
+        Draws(3, "t").uniform(1, 1000),
+    ):
         assert (whole != other).float().mean() > 0.99
 
 
@@ -225,11 +235,13 @@ def cellar(write, sd15, tmp_path):
     base = sd15(1)
     for name in "abcd":
         tensors = {
-            key: (value * torch.from_numpy(1 + 0.2 * random.standard_normal(value.shape))).to(value.dtype)
+            key: (value * torch.from_numpy(1 + 0.2 * random.standard_normal(value.shape))).to(
+                value.dtype
+            )
             if key.startswith((UNET, TEXT)) and value.is_floating_point()
             else value
             for key, value in base.items()
-        }  # fmt: skip
+        }
         write(name, tensors)
     return lambda recipe: bind_to_files(recipe, lambda name: tmp_path / f"{name}.safetensors")
 
@@ -245,11 +257,16 @@ def test_a_file_holds_what_the_method_makes_whatever_threads_and_pieces(cellar, 
     made = load_file(out)
     files = [load_file(tmp_path / f"{n}.safetensors") for n in "abcd"[:count]]
     for key in made:
-        # The median of three models of four numbers each hardly differs from points around it: both iterations stop early.
+        # The median of three models of four numbers each hardly differs from points around it: both
+        # iterations stop early.
         is_flat = name == "geometric_median" and made[key].numel() < 10
         if key.startswith((UNET, TEXT)) and "position_ids" not in key and not is_flat:
             operands = [file[key] for file in files]
-            exact = operands[0].double().numpy() if name == "smooth_add" else reference(name, operands, key, settings)  # fmt: skip
+            exact = (
+                operands[0].double().numpy()
+                if name == "smooth_add"
+                else reference(name, operands, key, settings)
+            )
             error = np.abs(made[key].double().numpy() - exact)
             # Half a unit of fp16 and what float32 may be off.
             unit = np.spacing(np.abs(exact).astype(np.float16)).astype(np.float64)
@@ -272,13 +289,20 @@ def test_methods_stand_in_sums_and_sums_in_methods(cellar, tmp_path):
     a, b, c, d = (file[key].double().numpy() for file in (a, b, c, d))
     kept = ties(a, (b + c) / 2, d, keep=0.5, strength=1)
     expected = 0.75 * kept + 0.25 * d + 0.5 * (kept - a)
-    assert np.abs(load_file(out)[key].double().numpy() - expected).max() < 1e-3 * np.abs(expected).max()  # fmt: skip
-    assert "same file" in remake(out, tmp_path / "again.safetensors", lambda n: tmp_path / f"{n}.safetensors")  # fmt: skip
+    assert (
+        np.abs(load_file(out)[key].double().numpy() - expected).max()
+        < 1e-3 * np.abs(expected).max()
+    )
+    assert "same file" in remake(
+        out, tmp_path / "again.safetensors", lambda n: tmp_path / f"{n}.safetensors"
+    )
 
 
 def test_block_weights_of_a_setting_leave_other_blocks_alone(cellar, tmp_path):
     only_m00 = block_weights([0] * 12 + [1] + [0] * 12)
-    make_checkpoint(cellar(method("ties", (A, B, C), {"strength": only_m00})), tmp_path / "out.safetensors")  # fmt: skip
+    make_checkpoint(
+        cellar(method("ties", (A, B, C), {"strength": only_m00})), tmp_path / "out.safetensors"
+    )
     made, a = (load_file(tmp_path / f"{name}.safetensors") for name in ("out", "a"))
     changed = {key for key in a if key in made and not torch.equal(made[key], a[key])}
     assert changed and all("middle_block" in key for key in changed)
@@ -290,7 +314,9 @@ def test_ingredients_without_a_text_encoder_are_left_out_of_a_method(cellar, tmp
     make_checkpoint(cellar(method("dare", (A, B, C), {"seed": 3})), tmp_path / "three.safetensors")
     make_checkpoint(cellar(method("dare", (A, B), {"seed": 3})), tmp_path / "two.safetensors")
     make_checkpoint(cellar(method("train_difference", (A, B, C))), tmp_path / "train.safetensors")
-    three, two, train, a = (load_file(tmp_path / f"{n}.safetensors") for n in ("three", "two", "train", "a"))  # fmt: skip
+    three, two, train, a = (
+        load_file(tmp_path / f"{n}.safetensors") for n in ("three", "two", "train", "a")
+    )
     for key in a:
         if key.startswith(TEXT):
             assert torch.equal(three[key], two[key]) and torch.equal(train[key], a[key])
@@ -310,7 +336,9 @@ def test_an_inpainting_model_takes_part_in_a_method(cellar, tmp_path, write):
 
 
 def test_methods_are_written_and_read_back(root):
-    schema = Draft202012Validator(json.loads((root / "merge" / "recipe.schema.json").read_text(encoding="utf-8")))  # fmt: skip
+    schema = Draft202012Validator(
+        json.loads((root / "merge" / "recipe.schema.json").read_text(encoding="utf-8"))
+    )
     assert set(schema.schema["$defs"]["method"]["properties"]["method"]["enum"]) == set(METHODS)
     for name, known in METHODS.items():
         sides = (A, weighted_sum([(B, 1), (C, 2)]), add_difference(A, B, C, 1), D)
@@ -328,7 +356,9 @@ def test_methods_are_written_and_read_back(root):
 
 
 def test_triple_sum_and_sum_twice_are_sums():
-    assert parse("triple_sum(a, b, c; share_of_b 0.2, share_of_c 20%)") == triple_sum(A, B, C, 0.2, 0.2)  # fmt: skip
+    assert parse("triple_sum(a, b, c; share_of_b 0.2, share_of_c 20%)") == triple_sum(
+        A, B, C, 0.2, 0.2
+    )
     named = parse("sum_twice(a, b, c; share_of_b 0.2, share_of_c 0.2)")
     assert named == sum_twice(A, B, C, 0.2, 0.2)
     bound = {Ingredient(name, name * 64): None for name in "abc"}

@@ -21,8 +21,13 @@ def node(kind, **inputs):
 
 def merge(name, multiplier=0.5, precision="fp16", **changed):
     """base + multiplier x (v3 - v1), saved; `changed` replaces inputs of the nodes of that id."""
-    graph = {side: node("CocktailIngredient", checkpoint=f"{file}.safetensors") for side, file in SIDES.items()}  # fmt: skip
-    graph["sum"] = node("CocktailAddDifference", a=["a", 0], b=["c", 0], c=["b", 0], multiplier=multiplier)  # fmt: skip
+    graph = {
+        side: node("CocktailIngredient", checkpoint=f"{file}.safetensors")
+        for side, file in SIDES.items()
+    }
+    graph["sum"] = node(
+        "CocktailAddDifference", a=["a", 0], b=["c", 0], c=["b", 0], multiplier=multiplier
+    )
     graph["file"] = node("CocktailMergeToFile", recipe=["sum", 0], name=name, precision=precision)
     for key, inputs in changed.items():
         graph[key]["inputs"] |= inputs
@@ -39,7 +44,19 @@ def picture_of(loader, seed=1):
     """Nodes that sample one step with the models of a node."""
     graph = {"text": node("CLIPTextEncode", clip=[loader, 1], text="a red circle")}
     graph["empty"] = node("EmptyLatentImage", width=64, height=64, batch_size=1)
-    graph["sample"] = node("KSampler", model=[loader, 0], positive=["text", 0], negative=["text", 0], latent_image=["empty", 0], seed=seed, steps=1, cfg=1.0, sampler_name="euler", scheduler="normal", denoise=1.0)  # fmt: skip
+    graph["sample"] = node(
+        "KSampler",
+        model=[loader, 0],
+        positive=["text", 0],
+        negative=["text", 0],
+        latent_image=["empty", 0],
+        seed=seed,
+        steps=1,
+        cfg=1.0,
+        sampler_name="euler",
+        scheduler="normal",
+        denoise=1.0,
+    )
     graph["decode"] = node("VAEDecode", samples=["sample", 0], vae=[loader, 2])
     graph["show"] = node("PreviewImage", images=["decode", 0])
     return graph
@@ -55,7 +72,11 @@ def test_a_recipe_is_made_once_and_another_under_its_name_is_refused(comfy):
     made = comfy.run(merge("bitter"))["file"]["cocktail"][0]
     path = comfy.base / "models" / "checkpoints" / made["checkpoint"]
     before = path.stat().st_mtime_ns
-    assert made["shares"] == {"miniature_base.safetensors": 1.0, "miniature_v3.safetensors": 0.5, "miniature_v1.safetensors": -0.5}  # fmt: skip
+    assert made["shares"] == {
+        "miniature_base.safetensors": 1.0,
+        "miniature_v3.safetensors": 0.5,
+        "miniature_v1.safetensors": -0.5,
+    }
     comfy.restart()
     assert comfy.run(merge("bitter"))["file"]["cocktail"][0] == made
     errors = refused(comfy, merge("bitter", multiplier=0.75))
@@ -76,14 +97,19 @@ def test_a_path_is_no_name_of_a_merge(comfy, name):
 def test_a_checkpoint_that_is_missing_or_none_is_refused_on_its_ingredient(comfy):
     bad = comfy.base / "models" / "checkpoints" / "page.safetensors"
     bad.write_text("<html>404</html>", encoding="utf-8")
-    for name, words in (("nowhere.safetensors", "There is no checkpoint"), ("page.safetensors", "page.safetensors")):  # fmt: skip
+    for name, words in (
+        ("nowhere.safetensors", "There is no checkpoint"),
+        ("page.safetensors", "page.safetensors"),
+    ):
         errors = comfy.errors(merge("never", b={"checkpoint": name}))
         assert errors.keys() == {"b"} and words in errors["b"]
 
 
 def test_shares_that_are_all_zero_or_out_of_range_are_refused(comfy):
     graph = merge("never")
-    graph["sum"] = node("CocktailWeightedSum", a=["a", 0], b=["b", 0], share_of_a=0.0, share_of_b=0.0)  # fmt: skip
+    graph["sum"] = node(
+        "CocktailWeightedSum", a=["a", 0], b=["b", 0], share_of_a=0.0, share_of_b=0.0
+    )
     assert "All shares are 0" in comfy.errors(graph)["sum"]
     graph["sum"]["inputs"]["share_of_b"] = -1.0
     assert "Shares go from 0" in comfy.errors(graph)["sum"]
@@ -135,7 +161,11 @@ def test_a_merged_file_is_made_again_from_its_metadata_and_compared(comfy):
     graph = merge("proof", multiplier=0.45, precision="bf16")
     graph["file"]["inputs"]["licences"] = "miniature_v3: cc-by-sa-4.0\nminiature_v1: cc-by-nc-4.0"
     first = comfy.run(graph)["file"]["cocktail"][0]
-    assert any("miniature_v3 (cc-by-sa-4.0) must keep its licence" in note and "miniature_v1 (cc-by-nc-4.0)" in note for note in first["notes"])  # fmt: skip
+    assert any(
+        "miniature_v3 (cc-by-sa-4.0) must keep its licence" in note
+        and "miniature_v1 (cc-by-nc-4.0)" in note
+        for note in first["notes"]
+    )
     models = comfy.base / "models" / "checkpoints"
     graph = {"again": node("CocktailRemakeFromFile", checkpoint=first["checkpoint"], name="")}
     graph["show"] = node("PreviewAny", source=["again", 1])
@@ -148,7 +178,9 @@ def test_a_merged_file_is_made_again_from_its_metadata_and_compared(comfy):
     result = made["again"]["cocktail"][0]
     assert result["verdict"] == "the same file, bit for bit" and result["is_same_file"] is True
     assert made["show"]["text"] == ["True"]
-    assert (models / result["checkpoint"]).read_bytes() == (models / first["checkpoint"]).read_bytes()  # fmt: skip
+    assert (models / result["checkpoint"]).read_bytes() == (
+        models / first["checkpoint"]
+    ).read_bytes()
     header = bytearray((models / first["checkpoint"]).read_bytes())
     header[-1] ^= 1
     (models / "cocktail" / "forged.safetensors").write_bytes(header)
@@ -162,7 +194,14 @@ def test_a_merged_file_is_made_again_from_its_metadata_and_compared(comfy):
 
 
 def test_block_weights_reach_the_file_and_bad_ones_are_refused_on_their_node(comfy):
-    blocks = {"preset": "custom", "weights": ", ".join(["0"] * 12 + ["1"] + ["0"] * 12), "base": "", "time_embed": "", "rules": "", "layout": "SD1.5"}  # fmt: skip
+    blocks = {
+        "preset": "custom",
+        "weights": ", ".join(["0"] * 12 + ["1"] + ["0"] * 12),
+        "base": "",
+        "time_embed": "",
+        "rules": "",
+        "layout": "SD1.5",
+    }
     graph = {
         "a": node("CocktailIngredient", checkpoint="miniature_v1.safetensors"),
         "b": node("CocktailIngredient", checkpoint="miniature_v3.safetensors"),
@@ -171,7 +210,10 @@ def test_block_weights_reach_the_file_and_bad_ones_are_refused_on_their_node(com
     }
     made = comfy.run(graph)["file"]["cocktail"][0]
     models = comfy.base / "models" / "checkpoints"
-    mixed, v1, v3 = (load_file(models / name) for name in (made["checkpoint"], "miniature_v1.safetensors", "miniature_v3.safetensors"))  # fmt: skip
+    mixed, v1, v3 = (
+        load_file(models / name)
+        for name in (made["checkpoint"], "miniature_v1.safetensors", "miniature_v3.safetensors")
+    )
     from_b = [name for name in mixed if not torch.equal(mixed[name], v1[name])]
     assert from_b and all(".middle_block." in name for name in from_b)
     assert all(torch.equal(mixed[name], v3[name]) for name in from_b)
@@ -203,12 +245,28 @@ def test_fp8_a_pickle_and_an_inpainting_model_make_files_that_comfyui_loads(comf
     made = wide["file"]["cocktail"][0]
     assert "takes 9 channels, as inpaint" in " ".join(made["notes"])
     graph = picture(made["checkpoint"])
-    graph["latent"] = node("InpaintModelConditioning", positive=["text", 0], negative=["text", 0], vae=["load", 2], pixels=["pixels", 0], mask=["mask", 0], noise_mask=True)  # fmt: skip
+    graph["latent"] = node(
+        "InpaintModelConditioning",
+        positive=["text", 0],
+        negative=["text", 0],
+        vae=["load", 2],
+        pixels=["pixels", 0],
+        mask=["mask", 0],
+        noise_mask=True,
+    )
     graph["pixels"] = node("EmptyImage", width=64, height=64, batch_size=1, color=255)
     graph["mask"] = node("SolidMask", value=1.0, width=64, height=64)
-    graph["sample"]["inputs"] |= {"positive": ["latent", 0], "negative": ["latent", 1], "latent_image": ["latent", 2]}  # fmt: skip
+    graph["sample"]["inputs"] |= {
+        "positive": ["latent", 0],
+        "negative": ["latent", 1],
+        "latent_image": ["latent", 2],
+    }
     assert comfy.run(graph)["show"]
-    vae = {n.removeprefix("first_stage_model."): t for n, t in tensors.items() if n.startswith("first_stage_model.")}  # fmt: skip
+    vae = {
+        n.removeprefix("first_stage_model."): t
+        for n, t in tensors.items()
+        if n.startswith("first_stage_model.")
+    }
     vae["decoder.conv_out.bias"] = vae["decoder.conv_out.bias"] + 0.5
     folder = comfy.base / "models" / "vae"
     folder.mkdir(exist_ok=True)
@@ -234,8 +292,19 @@ def test_a_checkpoint_is_inspected_compared_and_converted(comfy):
     models = comfy.base / "models" / "checkpoints"
     graph = merge("looked-at", multiplier=0.35)
     graph["what"] = node("CocktailInspectCheckpoint", checkpoint=["file", 0])
-    graph["far"] = node("CocktailCompareCheckpoints", checkpoint_a="miniature_base.safetensors", checkpoint_b=["file", 0])  # fmt: skip
-    graph["small"] = node("CocktailPruneCheckpoint", checkpoint=["file", 0], name="", precision="fp8_e4m3fn", ema="drop", convert_vae=False)  # fmt: skip
+    graph["far"] = node(
+        "CocktailCompareCheckpoints",
+        checkpoint_a="miniature_base.safetensors",
+        checkpoint_b=["file", 0],
+    )
+    graph["small"] = node(
+        "CocktailPruneCheckpoint",
+        checkpoint=["file", 0],
+        name="",
+        precision="fp8_e4m3fn",
+        ema="drop",
+        convert_vae=False,
+    )
     done = comfy.run(graph)
     what, far, small = (done[key]["cocktail"][0] for key in ("what", "far", "small"))
     assert what["family"] == "SD1.5" and what["recipe"] == done["file"]["cocktail"][0]["recipe"]
@@ -270,12 +339,16 @@ VIVID = {"c": {"checkpoint": "vivid.safetensors"}}
 
 @pytest.fixture
 def vivid(comfy):
-    """A checkpoint whose UNet does something, which an untrained one's last layer of zeros does not."""
+    """A checkpoint whose UNet does something, which an untrained one's last layer of zeros does
+    not.
+    """
     models = comfy.base / "models" / "checkpoints"
     path = models / "vivid.safetensors"
     if not path.exists():
         tensors = load_file(models / "miniature_v3.safetensors")
-        for number, name in enumerate(name for name in tensors if ".out.2." in name or ".time_embed." in name):  # fmt: skip
+        for number, name in enumerate(
+            name for name in tensors if ".out.2." in name or ".time_embed." in name
+        ):
             random = torch.Generator().manual_seed(number)
             noise = torch.randn(tensors[name].shape, generator=random)
             tensors[name] = (tensors[name] + 0.05 * noise).to(tensors[name].dtype)
@@ -319,7 +392,9 @@ def test_a_model_on_a_wire_stays_as_it_is_when_another_is_made(comfy, vivid):
     alone = pixels(comfy, comfy.run(live(0.2, seed=5)))
     assert (pixels(comfy, comfy.run(live(1.0, seed=5))) != alone).any()
     graph = live(0.2, seed=6)
-    graph["sum2"] = node("CocktailAddDifference", a=["a", 0], b=["c", 0], c=["b", 0], multiplier=1.0)  # fmt: skip
+    graph["sum2"] = node(
+        "CocktailAddDifference", a=["a", 0], b=["c", 0], c=["b", 0], multiplier=1.0
+    )
     graph["live2"] = node("CocktailMergeToModel", recipe=["sum2", 0], precision="fp16")
     graph["both"] = node("ModelMergeSimple", model1=["live", 0], model2=["live2", 0], ratio=1.0)
     graph["sample"]["inputs"] |= {"model": ["both", 0], "seed": 5}
@@ -333,7 +408,10 @@ def test_merge_to_model_refuses_a_vae_that_is_not_there(comfy):
 
 
 def test_a_search_proposes_recipes_and_learns_of_scores(comfy):
-    sides = {side: node("CocktailIngredient", checkpoint=f"{file}.safetensors") for side, file in SIDES.items()}  # fmt: skip
+    sides = {
+        side: node("CocktailIngredient", checkpoint=f"{file}.safetensors")
+        for side, file in SIDES.items()
+    }
     options = {"name": "bar", "method": "grid", "tries": 1, "step": 20, "seed": 0}
     graph = sides | {
         "search": node("CocktailSearch", a=["a", 0], b=["b", 0], c=["c", 0], **options)
@@ -344,7 +422,14 @@ def test_a_search_proposes_recipes_and_learns_of_scores(comfy):
     assert len(lines) == 21 and "0.6 miniature_base + 0.2 miniature_v1 + 0.2 miniature_v3" in lines
     for line, score in ((lines[3], 2.0), (lines[8], 7.0)):
         text = {"text": node("CocktailRecipeFromText", text=line)}
-        comfy.run(text | {"score": node("CocktailScoreRecipe", recipe=["text", 0], name="bar", score=score, judge="me")})  # fmt: skip
+        comfy.run(
+            text
+            | {
+                "score": node(
+                    "CocktailScoreRecipe", recipe=["text", 0], name="bar", score=score, judge="me"
+                )
+            }
+        )
     found = comfy.run(graph)["search"]
     assert found["cocktail"][0]["scored"] == 2
     assert found["text"][0].splitlines() == [f"7  {lines[8]}", f"2  {lines[3]}"]
@@ -355,7 +440,9 @@ def test_a_search_proposes_recipes_and_learns_of_scores(comfy):
 
 
 def test_the_saved_graph_of_a_search_renders_its_mixes_and_goes_on_from_their_scores(comfy, root):
-    """Proposals are an axis of a grid, the grid's pictures are scored, and the next queueing knows of it; none is a file."""
+    """Proposals are an axis of a grid, the grid's pictures are scored, and the next queueing knows
+    of it; none is a file.
+    """
     graph = json.loads((root / "workflows" / "api" / "cocktail_search.json").read_text("utf-8"))
     kinds = {value["class_type"]: key for key, value in graph.items()}
     before = set((comfy.base / "models" / "checkpoints").rglob("*.safetensors"))
@@ -365,8 +452,13 @@ def test_the_saved_graph_of_a_search_renders_its_mixes_and_goes_on_from_their_sc
     shares = first[kinds["CocktailSearch"]]["cocktail"][0]["shares"]
     grid = first[kinds["CocktailRenderGrid"]]["cocktail"][0]
     assert (grid["cells"], grid["rendered"], grid["failed"]) == (8, 8, 0)
-    names = [graph[key]["inputs"]["checkpoint"].removesuffix(".safetensors") for key in ("1", "2", "3")]  # fmt: skip
-    mixes = [" + ".join(f"{n / 100:g} {name}" for n, name in zip(share, names, strict=True)) for share in shares]  # fmt: skip
+    names = [
+        graph[key]["inputs"]["checkpoint"].removesuffix(".safetensors") for key in ("1", "2", "3")
+    ]
+    mixes = [
+        " + ".join(f"{n / 100:g} {name}" for n, name in zip(share, names, strict=True))
+        for share in shares
+    ]
     assert judged in mixes
     assert first[kinds["CocktailMergeToModel"]]["cocktail"][0]["recipe"] == mixes[0]
     # The score is given before the search looks, so that this queueing is the next one.
@@ -382,13 +474,24 @@ def test_the_saved_graph_of_a_search_renders_its_mixes_and_goes_on_from_their_sc
 
 def test_a_method_makes_the_recipe_of_its_text(comfy):
     graph = merge("method")
-    graph["sum"] = node("CocktailMergeMethod", a=["a", 0], b=["b", 0], c=["c", 0], method="ties", settings="keep 0.3, strength [GRAD_V]")  # fmt: skip
+    graph["sum"] = node(
+        "CocktailMergeMethod",
+        a=["a", 0],
+        b=["b", 0],
+        c=["c", 0],
+        method="ties",
+        settings="keep 0.3, strength [GRAD_V]",
+    )
     drawn = comfy.run(graph)["file"]["cocktail"][0]
     assert drawn["recipe"].startswith("ties(miniature_base, miniature_v1, miniature_v3; keep 0.3")
     text = "ties(miniature_base, miniature_v1, miniature_v3; keep 0.3, strength [GRAD_V])"
     written = comfy.run(text_merge(text, "method-as-text"))["file"]["cocktail"][0]
     assert written["recipe_hash"] == drawn["recipe_hash"]
-    for settings, words in (("keep 3", "from 0 to 1"), ("kept 1", "has no setting"), ("keep", "number")):  # fmt: skip
+    for settings, words in (
+        ("keep 3", "from 0 to 1"),
+        ("kept 1", "has no setting"),
+        ("keep", "number"),
+    ):
         graph["sum"]["inputs"]["settings"] = settings
         assert words in comfy.errors(graph)["sum"]
     graph["sum"]["inputs"] |= {"settings": "", "method": "slerp"}
@@ -397,9 +500,21 @@ def test_a_method_makes_the_recipe_of_its_text(comfy):
 
 def test_a_preset_of_ones_own_is_saved_and_used(comfy):
     values = ", ".join(["0.25"] * 26)
-    graph = {side: node("CocktailIngredient", checkpoint=f"{SIDES[side]}.safetensors") for side in "ab"}  # fmt: skip
+    graph = {
+        side: node("CocktailIngredient", checkpoint=f"{SIDES[side]}.safetensors") for side in "ab"
+    }
     graph["save"] = node("CocktailSaveBlockPreset", name="FLAT_MINE", weights=values)
-    graph["sum"] = node("CocktailBlockWeights", a=["a", 0], b=["b", 0], preset="custom", weights=["save", 0], base="", time_embed="", rules="", layout="SD1.5")  # fmt: skip
+    graph["sum"] = node(
+        "CocktailBlockWeights",
+        a=["a", 0],
+        b=["b", 0],
+        preset="custom",
+        weights=["save", 0],
+        base="",
+        time_embed="",
+        rules="",
+        layout="SD1.5",
+    )
     graph["file"] = node("CocktailMergeToFile", recipe=["sum", 0], name="mine", precision="fp16")
     made = comfy.run(graph)["file"]["cocktail"][0]
     assert made["shares"] == {"miniature_base.safetensors": 0.75, "miniature_v1.safetensors": 0.25}
@@ -411,20 +526,36 @@ def test_a_preset_of_ones_own_is_saved_and_used(comfy):
 
 def test_a_preset_of_ones_own_is_a_choice_of_block_weights(comfy):
     def listed():
-        kind, *more = comfy.get("/object_info/CocktailBlockWeights")["CocktailBlockWeights"]["input"]["required"]["preset"]  # fmt: skip
+        kind, *more = comfy.get("/object_info/CocktailBlockWeights")["CocktailBlockWeights"][
+            "input"
+        ]["required"]["preset"]
         return kind if isinstance(kind, list) else more[0]["options"]
 
     file = comfy.base / "output" / "cocktail" / "block_presets.txt"
     assert "THIRD_MINE" not in listed()
-    save = {"save": node("CocktailSaveBlockPreset", name="THIRD_MINE", weights=", ".join(["0.75"] * 26))}  # fmt: skip
+    save = {
+        "save": node("CocktailSaveBlockPreset", name="THIRD_MINE", weights=", ".join(["0.75"] * 26))
+    }
     comfy.run(save)
     before = file.read_bytes()
     assert listed()[-1] == "THIRD_MINE" and "GRAD_V" in listed()
     found = comfy.get("/cocktail/block_presets")
     assert found["presets"]["THIRD_MINE"] == {"SD1.5": [0.75] * 26} and not found["problem"]
     assert found["layouts"]["SDXL"][:2] == ["BASE", "IN00"]
-    graph = {side: node("CocktailIngredient", checkpoint=f"{SIDES[side]}.safetensors") for side in "ab"}  # fmt: skip
-    graph["sum"] = node("CocktailBlockWeights", a=["a", 0], b=["b", 0], preset="THIRD_MINE", weights="", base="", time_embed="", rules="", layout="SD1.5")  # fmt: skip
+    graph = {
+        side: node("CocktailIngredient", checkpoint=f"{SIDES[side]}.safetensors") for side in "ab"
+    }
+    graph["sum"] = node(
+        "CocktailBlockWeights",
+        a=["a", 0],
+        b=["b", 0],
+        preset="THIRD_MINE",
+        weights="",
+        base="",
+        time_embed="",
+        rules="",
+        layout="SD1.5",
+    )
     graph["file"] = node("CocktailMergeToFile", recipe=["sum", 0], name="third", precision="fp16")
     made = comfy.run(graph)["file"]["cocktail"][0]
     assert made["shares"]["miniature_v1.safetensors"] == 0.75
@@ -447,12 +578,32 @@ def test_a_preset_of_ones_own_is_a_choice_of_block_weights(comfy):
 
 
 def test_sliders_of_groups_are_the_numbers_that_they_write(comfy):
-    graph = {side: node("CocktailIngredient", checkpoint=f"{SIDES[side]}.safetensors") for side in "ac"}  # fmt: skip
-    sliders = {"base": 0.0, "in_shallow": 0.0, "in_middle": 0.0, "in_deep": 0.0, "middle": 0.25, "out_deep": 0.0, "out_middle": 0.0, "out_shallow": 1.0}  # fmt: skip
+    graph = {
+        side: node("CocktailIngredient", checkpoint=f"{SIDES[side]}.safetensors") for side in "ac"
+    }
+    sliders = {
+        "base": 0.0,
+        "in_shallow": 0.0,
+        "in_middle": 0.0,
+        "in_deep": 0.0,
+        "middle": 0.25,
+        "out_deep": 0.0,
+        "out_middle": 0.0,
+        "out_shallow": 1.0,
+    }
     graph["groups"] = node("CocktailBlockWeightsByGroup", layout="SD1.5", **sliders)
-    blocks = {"a": ["a", 0], "b": ["c", 0], "base": "", "time_embed": "", "rules": "", "layout": "SD1.5"}  # fmt: skip
+    blocks = {
+        "a": ["a", 0],
+        "b": ["c", 0],
+        "base": "",
+        "time_embed": "",
+        "rules": "",
+        "layout": "SD1.5",
+    }
     graph["sum"] = node("CocktailBlockWeights", preset="custom", weights=["groups", 0], **blocks)
-    graph["file"] = node("CocktailMergeToFile", recipe=["sum", 0], name="by-groups", precision="fp16")  # fmt: skip
+    graph["file"] = node(
+        "CocktailMergeToFile", recipe=["sum", 0], name="by-groups", precision="fp16"
+    )
     made = comfy.run(graph)["file"]["cocktail"][0]
     text = ", ".join(["0"] * 13 + ["0.25"] + ["0"] * 8 + ["1"] * 4)
     graph["sum"]["inputs"]["weights"] = text
@@ -464,8 +615,22 @@ def test_sliders_of_groups_are_the_numbers_that_they_write(comfy):
 
 
 def test_a_lora_is_extracted_once_and_baked(comfy):
-    graph = {"extract": node("CocktailExtractLora", checkpoint="miniature_v3.safetensors", base="miniature_v1.safetensors", rank=4, name="drift")}  # fmt: skip
-    graph["bake"] = node("CocktailBakeLora", checkpoint="miniature_base.safetensors", lora=["extract", 0], strength=0.5, name="with-drift")  # fmt: skip
+    graph = {
+        "extract": node(
+            "CocktailExtractLora",
+            checkpoint="miniature_v3.safetensors",
+            base="miniature_v1.safetensors",
+            rank=4,
+            name="drift",
+        )
+    }
+    graph["bake"] = node(
+        "CocktailBakeLora",
+        checkpoint="miniature_base.safetensors",
+        lora=["extract", 0],
+        strength=0.5,
+        name="with-drift",
+    )
     made = comfy.run(graph)
     lora, baked = made["extract"]["cocktail"][0]["lora"], made["bake"]["cocktail"][0]["checkpoint"]
     models = comfy.base / "models"

@@ -63,7 +63,11 @@ def test_it_is_converted_once_and_keeps_every_type(tmp_path):
 @pytest.mark.parametrize("zipped", [True, False])
 def test_code_in_a_pickle_does_not_run(tmp_path, monkeypatch, zipped):
     monkeypatch.chdir(tmp_path)
-    torch.save({"a": torch.ones(2), "b": Evil()}, tmp_path / "x.ckpt", _use_new_zipfile_serialization=zipped)  # fmt: skip
+    torch.save(
+        {"a": torch.ones(2), "b": Evil()},
+        tmp_path / "x.ckpt",
+        _use_new_zipfile_serialization=zipped,
+    )
     with pytest.raises(MergeError, match="could be code"):
         convert(tmp_path / "x.ckpt", tmp_path / "x.safetensors")
     assert [file.name for file in tmp_path.iterdir()] == ["x.ckpt"]

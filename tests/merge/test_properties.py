@@ -1,4 +1,6 @@
-"""What holds for every linear recipe, on real files: made in one pass it is what the tree says, whatever the threads and pieces."""
+"""What holds for every linear recipe, on real files: made in one pass it is what the tree says,
+whatever the threads and pieces.
+"""
 
 from __future__ import annotations
 
@@ -82,7 +84,9 @@ def write(recipe, cellar: Path, out: Path, threads: int, elements: int) -> bytes
 def test_one_pass_is_the_tree_step_by_step_whatever_the_threads_and_pieces(
     cellar, recipe, threads, elements
 ):
-    """In the bound of float64: one rounding, to the nearer of the fp16 numbers around the exact result."""
+    """In the bound of float64: one rounding, to the nearer of the fp16 numbers around the exact
+    result.
+    """
     out = cellar / "out" / "made.safetensors"
     made_of = {side: load_file(cellar / side.name) for side in SIDES}
     try:
@@ -123,7 +127,9 @@ def test_shares_of_all_of_one_give_that_one_bit_for_bit(cellar, side, other, blo
     for recipe in recipes:
         write(recipe, cellar, out, 2, 5000)
         made = load_file(out)
-        assert made.keys() == {n for n in original if not n.startswith("model_ema.")} or isinstance(recipe, Parts)  # fmt: skip
+        assert made.keys() == {n for n in original if not n.startswith("model_ema.")} or isinstance(
+            recipe, Parts
+        )
         for name, value in made.items():
             if "." in name:
                 assert torch.equal(value, original[name]), (recipe, name)

@@ -87,7 +87,9 @@ def test_what_is_not_a_number_is_refused(share):
 
 def test_json_gives_the_equal_recipe_back():
     third = weighted_sum([(A, 1), (B, 1), (C, 1)])
-    recipe = add_difference(third, Ingredient("x", "0" * 64), weighted_sum([(D, 0.3), (A, 0.7)]), -0.25)  # fmt: skip
+    recipe = add_difference(
+        third, Ingredient("x", "0" * 64), weighted_sum([(D, 0.3), (A, 0.7)]), -0.25
+    )
     assert load_json(json.dumps(to_json(recipe))) == recipe
     assert to_json(third)["parts"][0]["weight"] == "1/3"
 
@@ -129,7 +131,7 @@ def test_json_that_is_nested_without_end_is_refused():
 def test_text_is_what_a_person_would_write():
     assert to_text(weighted_sum([(A, 60), (B, 20), (C, 20)])) == "0.6 vodka + 0.2 epic + 0.2 dream"
     mix = weighted_sum([(A, 1), (B, 2)])
-    assert to_text(add_difference(mix, D, C, 0.5)) == "(1/3 vodka + 2/3 epic) + 0.5 (v3 - dream)"  # fmt: skip
+    assert to_text(add_difference(mix, D, C, 0.5)) == "(1/3 vodka + 2/3 epic) + 0.5 (v3 - dream)"
     same = weighted_sum([(Ingredient("x/a.safetensors"), 1), (Ingredient("y/a.safetensors"), 1)])
     assert to_text(same) == "0.5 x/a.safetensors + 0.5 y/a.safetensors"
 

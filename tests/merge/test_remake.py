@@ -96,9 +96,18 @@ def test_a_file_is_never_compared_with_itself(merged, tmp_path):
 
 def test_it_runs_from_the_command_line(merged, tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "merge", "remake", merged, tmp_path / "out.safetensors", "--models", tmp_path],
+        [
+            sys.executable,
+            "-m",
+            "merge",
+            "remake",
+            merged,
+            tmp_path / "out.safetensors",
+            "--models",
+            tmp_path,
+        ],
         cwd=Path(merge.__path__[0]).parent,
         capture_output=True,
         text=True,
-    )  # fmt: skip
+    )
     assert done.returncode == 0 and done.stdout.endswith("the same file, bit for bit\n"), done

@@ -107,7 +107,12 @@ def test_other_files_are_refused_by_what_they_are(tmp_path):
 
 
 def test_tensors_are_laid_out_without_holes_and_aligned():
-    shapes = [("odd", "F16", (3,)), ("half", "F16", (8,)), ("byte", "U8", (5,)), ("long", "I64", (1,))]  # fmt: skip
+    shapes = [
+        ("odd", "F16", (3,)),
+        ("half", "F16", (8,)),
+        ("byte", "U8", (5,)),
+        ("long", "I64", (1,)),
+    ]
     start, places = lay_out(shapes, {"b": "1", "a": "Ω\ud800"})
     assert len(start) % 8 == 0
     assert list(places) == ["long", "half", "odd", "byte"]

@@ -19,7 +19,9 @@ A, B, C = (Ingredient(name) for name in ("vodka", "epic", "dream"))
 
 @pytest.fixture(scope="module")
 def schema(root):
-    return Draft202012Validator(json.loads((root / "merge" / "recipe.schema.json").read_text(encoding="utf-8")))  # fmt: skip
+    return Draft202012Validator(
+        json.loads((root / "merge" / "recipe.schema.json").read_text(encoding="utf-8"))
+    )
 
 
 @settings(max_examples=40, deadline=None)

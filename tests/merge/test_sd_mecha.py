@@ -1,4 +1,6 @@
-"""The result equals sd-mecha's, an independent engine, within one unit in the last place of fp16 for the methods that both have."""
+"""The result equals sd-mecha's, an independent engine, within one unit in the last place of fp16
+for the methods that both have.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ POSITION_IDS = "position_ids"
 
 @pytest.fixture(scope="module")
 def cellar(tmp_path_factory) -> Path:
-    """a, b and c: every tensor that sd-mecha knows of SD1.5, with at most 4 elements along a dimension."""
+    """a, b and c: every tensor that sd-mecha knows of SD1.5, with at most 4 elements along a
+    dimension.
+    """
     folder = tmp_path_factory.mktemp("mecha")
     known = model_configs.resolve("sd1-ldm").keys()
     common = torch.Generator().manual_seed(99)
@@ -143,7 +147,9 @@ def test_the_result_is_that_of_sd_mecha(cellar, tmp_path, name):
 
 
 def test_the_geometric_median_is_that_of_sd_mecha_or_nearer(cellar, tmp_path):
-    """sd-mecha ends after 100 steps, which is too soon where a model is nearly the median itself: among few elements."""
+    """sd-mecha ends after 100 steps, which is too soon where a model is nearly the median itself:
+    among few elements.
+    """
     recipe = method("geometric_median", [A, B, C])
     make_checkpoint(bind_to_files(recipe, cellar.joinpath), tmp_path / "out.safetensors")
     ours = load_file(tmp_path / "out.safetensors")

@@ -1,4 +1,6 @@
-"""Searching for a mix: proposals in the simplex, scores that survive, and a search that comes closer."""
+"""Searching for a mix: proposals in the simplex, scores that survive, and a search that comes
+closer.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ RECIPES = tuple(Ingredient(name, digit * 64) for name, digit in zip("xyz", "abc"
 def test_random_tries_are_spread_over_all_mixes_and_the_same_for_a_seed():
     tries = propose("random", 3, 600, seed=1)
     assert tries == propose("random", 3, 600, seed=1) != propose("random", 3, 600, seed=2)
-    assert len(set(tries)) == 600 and all(sum(shares) == 100 and min(shares) >= 0 for shares in tries)  # fmt: skip
+    assert len(set(tries)) == 600 and all(
+        sum(shares) == 100 and min(shares) >= 0 for shares in tries
+    )
     for side in range(3):
         assert abs(sum(shares[side] for shares in tries) / 600 - 33.3) < 3
         # A share spread evenly over a triangle is below 10 % in 1 - 0.9^2 of all cases.
@@ -22,7 +26,14 @@ def test_random_tries_are_spread_over_all_mixes_and_the_same_for_a_seed():
 
 
 def test_a_grid_has_every_mix_in_steps_once():
-    assert propose("grid", 3, 1, 0, step=50) == [(0, 0, 100), (0, 50, 50), (0, 100, 0), (50, 0, 50), (50, 50, 0), (100, 0, 0)]  # fmt: skip
+    assert propose("grid", 3, 1, 0, step=50) == [
+        (0, 0, 100),
+        (0, 50, 50),
+        (0, 100, 0),
+        (50, 0, 50),
+        (50, 50, 0),
+        (100, 0, 0),
+    ]
     assert len(set(propose("grid", 3, 1, 0, step=20))) == 21
     for step, words in ((30, "divide 100"), (1, "Choose a larger step")):
         with pytest.raises(MergeError, match=words):

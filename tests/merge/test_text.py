@@ -1,4 +1,6 @@
-"""Recipes written by people: what they mean, what is refused, and that what is printed is read back."""
+"""Recipes written by people: what they mean, what is refused, and that what is printed is read
+back.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,12 @@ def test_differences_and_parentheses():
         add_difference(A, B, C, 1), D, C, -0.25
     )
     nested = parse("0.6 (0.5 vodka + 0.5 epic + 0.5 (v3 - dream)) + 0.4 dream")
-    assert dict(flatten(nested)) == {A: Fraction(3, 10), B: Fraction(3, 10), D: Fraction(3, 10), C: Fraction(1, 10)}  # fmt: skip
+    assert dict(flatten(nested)) == {
+        A: Fraction(3, 10),
+        B: Fraction(3, 10),
+        D: Fraction(3, 10),
+        C: Fraction(1, 10),
+    }
     assert parse("0.3 vodka + 0.9 epic - 0.2 dream") == weighted_sum([(A, 3), (B, 9), (C, -2)])
 
 
@@ -87,7 +94,14 @@ def test_what_is_no_recipe_is_refused_where_it_is_wrong(text, message):
 
 
 def test_names_are_found_without_folder_and_ending():
-    find = name_finder(["cocktail/vodka.safetensors", "x/epic.safetensors", "y/epic.safetensors", "512 v.safetensors"])  # fmt: skip
+    find = name_finder(
+        [
+            "cocktail/vodka.safetensors",
+            "x/epic.safetensors",
+            "y/epic.safetensors",
+            "512 v.safetensors",
+        ]
+    )
     assert parse('0.5 vodka + 0.5 "512 v"', find) == weighted_sum(
         [(Ingredient("cocktail/vodka.safetensors"), 1), (Ingredient("512 v.safetensors"), 1)]
     )
@@ -99,7 +113,9 @@ def test_names_are_found_without_folder_and_ending():
 
 
 numbers = st.fractions(-3, 3, max_denominator=997)
-names = st.sampled_from(["vodka", "epic mix", "512", "v3-final", "mix", 'od"d', "été"]).map(Ingredient)  # fmt: skip
+names = st.sampled_from(["vodka", "epic mix", "512", "v3-final", "mix", 'od"d', "été"]).map(
+    Ingredient
+)
 rules = st.sampled_from(
     ["", "OUT03-OUT06:attn2:0.5", "NOT IN01 M00:NOT norm:1/3,::1", ":ATTENTION:0"]
 )
@@ -117,7 +133,11 @@ weights = st.builds(drawn_weights, st.integers(0, 99), st.sampled_from(["SD1.5",
 
 
 def sums(recipes):
-    return st.lists(st.tuples(recipes, st.fractions(0, 5, max_denominator=97).filter(bool)), min_size=1, max_size=4).map(weighted_sum)  # fmt: skip
+    return st.lists(
+        st.tuples(recipes, st.fractions(0, 5, max_denominator=97).filter(bool)),
+        min_size=1,
+        max_size=4,
+    ).map(weighted_sum)
 
 
 recipes = st.recursive(
@@ -134,19 +154,28 @@ methods = st.recursive(
     lambda below: st.one_of(
         sums(below),
         st.builds(lambda a, b, c: method("ties", (a, b, c), {"keep": "1/3"}), below, below, below),
-        st.builds(lambda a, b, share: method("slerp", (a, b), {"share_of_b": share}), below, below, st.fractions(0, 1, max_denominator=97)),
+        st.builds(
+            lambda a, b, share: method("slerp", (a, b), {"share_of_b": share}),
+            below,
+            below,
+            st.fractions(0, 1, max_denominator=97),
+        ),
         st.builds(Parts, below, below, st.none() | below),
     ),
     max_leaves=4,
-)  # fmt: skip
+)
 
 
 others = st.none() | recipes
 recipes_of_parts = st.recursive(
     st.builds(Parts, recipes, recipes, others) | st.builds(Parts, recipes, others, recipes),
-    lambda below: sums(below) | st.builds(BlockSum, below, below, weights) | st.builds(Parts, below, below, others),
+    lambda below: (
+        sums(below)
+        | st.builds(BlockSum, below, below, weights)
+        | st.builds(Parts, below, below, others)
+    ),
     max_leaves=4,
-)  # fmt: skip
+)
 
 
 @settings(max_examples=60, deadline=None)
@@ -157,7 +186,16 @@ def test_what_is_printed_is_read_back(recipe):
 
 
 @settings(max_examples=60, deadline=None)
-@given(recipes, st.sampled_from(["model.diffusion_model.out.2.bias", "model.diffusion_model.output_blocks.4.1.attn2.to_k.weight", "text"]))  # fmt: skip
+@given(
+    recipes,
+    st.sampled_from(
+        [
+            "model.diffusion_model.out.2.bias",
+            "model.diffusion_model.output_blocks.4.1.attn2.to_k.weight",
+            "text",
+        ]
+    ),
+)
 def test_a_tree_is_the_sum_of_its_ingredients_step_by_step(recipe, tensor):
     """Evaluated with a number for each ingredient, once collapsed and once as the tree says."""
     leaves = list(dict.fromkeys(ingredients(recipe)))

@@ -1,4 +1,6 @@
-"""Recipes of A1111's web UI and of supermerger are read from their files, and ours are written in their words."""
+"""Recipes of A1111's web UI and of supermerger are read from their files, and ours are written in
+their words.
+"""
 
 from __future__ import annotations
 
@@ -101,8 +103,15 @@ def test_a_file_of_a1111_is_made_again(write, sd15, tmp_path):
     a, b = (file_hashes(tmp_path / f"{name}.safetensors").sha256 for name in "ab")
     models = {a: {"name": "a.safetensors"}, b: {"name": "b.safetensors"}}
     recipe = WEB_UI | {"primary_model_hash": a, "secondary_model_hash": b}
-    theirs = {n: (t if t.dtype == torch.int64 else 0.7 * t + 0.3 * sd15(2, torch.float32)[n]) for n, t in sd15(1, torch.float32).items()}  # fmt: skip
-    path = write("theirs", theirs, {"sd_merge_recipe": json.dumps(recipe), "sd_merge_models": json.dumps(models)})  # fmt: skip
+    theirs = {
+        n: (t if t.dtype == torch.int64 else 0.7 * t + 0.3 * sd15(2, torch.float32)[n])
+        for n, t in sd15(1, torch.float32).items()
+    }
+    path = write(
+        "theirs",
+        theirs,
+        {"sd_merge_recipe": json.dumps(recipe), "sd_merge_models": json.dumps(models)},
+    )
     header = read_header(path)
     bound = bind_to_files(read_recipe(header), tmp_path.joinpath)
     make_checkpoint(bound, tmp_path / "ours.safetensors", read_precision(header))
@@ -146,7 +155,11 @@ def test_ours_is_written_so_that_it_is_read_back_by_their_words(metadata_of, tmp
 
 
 def test_every_ingredient_has_its_hashes(metadata_of, tmp_path):
-    entries = json.loads(metadata_of(add_difference(*(Ingredient(f"{n}.safetensors") for n in "abc"), 1))[INGREDIENTS])  # fmt: skip
+    entries = json.loads(
+        metadata_of(add_difference(*(Ingredient(f"{n}.safetensors") for n in "abc"), 1))[
+            INGREDIENTS
+        ]
+    )
     assert [entry["name"][0] for entry in entries] == list("abc")
     for entry in entries:
         data = (tmp_path / entry["name"]).read_bytes()
@@ -187,15 +200,27 @@ def test_the_fields_that_other_tools_read_are_all_there(metadata_of, tmp_path):
         "is_instruct_pix2pix": False,
     }
     models = json.loads(metadata["sd_merge_models"])
-    assert {sha256: model["name"] for sha256, model in models.items()} == {sha256: f"{n}.safetensors" for sha256, n in zip(files, "abc", strict=True)}  # fmt: skip
+    assert {sha256: model["name"] for sha256, model in models.items()} == {
+        sha256: f"{n}.safetensors" for sha256, n in zip(files, "abc", strict=True)
+    }
     for sha256, name in zip(files, "abc", strict=True):
         data = (tmp_path / f"{name}.safetensors").read_bytes()
         old = hashlib.sha256(data[0x100000 : 0x100000 + 0x10000]).hexdigest()[:8]
         assert models[sha256]["legacy_hash"] == old
     assert metadata["format"] == "pt"
     assert metadata["cocktail.recipe_text"] == "a + 0.5 (b - c)"
-    blocked = json.loads(metadata_of(BlockSum(a, b, block_weights(VALUES, base=0.25)))["sd_merge_recipe"])  # fmt: skip
-    for key, value in {"type": "sd-webui-supermerger", "model_a": files[0], "model_b": files[1], "mbw": True, "mode": "Weight sum", "base_alpha": 0.25, "weights_alpha": VALUES}.items():  # fmt: skip
+    blocked = json.loads(
+        metadata_of(BlockSum(a, b, block_weights(VALUES, base=0.25)))["sd_merge_recipe"]
+    )
+    for key, value in {
+        "type": "sd-webui-supermerger",
+        "model_a": files[0],
+        "model_b": files[1],
+        "mbw": True,
+        "mode": "Weight sum",
+        "base_alpha": 0.25,
+        "weights_alpha": VALUES,
+    }.items():
         assert blocked[key] == value, key
     assert metadata_of(weighted_sum([(a, 1), (b, 1)])).get("modelspec.license") is None
     (tmp_path / "b.license.json").write_text('{"license": "cc-by-4.0"}', encoding="utf-8")
@@ -206,11 +231,16 @@ def test_what_a_parent_says_of_its_own_parents_is_kept(write, sd15, tmp_path):
     for seed, name in enumerate("abc", 1):
         write(name, sd15(seed))
     a, b, c, mix = (Ingredient(f"{name}.safetensors") for name in ("a", "b", "c", "mix"))
-    for recipe, name in ((weighted_sum([(a, 1), (b, 1)]), "mix"), (weighted_sum([(mix, 1), (c, 1)]), "next")):  # fmt: skip
+    for recipe, name in (
+        (weighted_sum([(a, 1), (b, 1)]), "mix"),
+        (weighted_sum([(mix, 1), (c, 1)]), "next"),
+    ):
         make_checkpoint(bind_to_files(recipe, tmp_path.joinpath), tmp_path / f"{name}.safetensors")
     metadata = read_header(tmp_path / "next.safetensors").metadata
     models = json.loads(metadata["sd_merge_models"])
-    assert {model["name"] for model in models.values()} == {f"{n}.safetensors" for n in ("a", "b", "c", "mix")}  # fmt: skip
+    assert {model["name"] for model in models.values()} == {
+        f"{n}.safetensors" for n in ("a", "b", "c", "mix")
+    }
     mixed = file_hashes(tmp_path / "mix.safetensors").sha256
     assert models[mixed]["sd_merge_recipe"]["interp_method"] == "Weighted sum"
     entries = json.loads(metadata[INGREDIENTS])

@@ -26,11 +26,21 @@ def fine_tune(run_name: str, count: int = 24, **settings: Any) -> dict[str, Any]
     values = QUICK.to_json() | settings
     return {
         "draw": node("CocktailDrawShapes", name=f"few-{count}", count=count, seed=3),
-        "load": node("CocktailLoadDataset", folder=["draw", 0], caption_text="first line", on_problem="stop"),
+        "load": node(
+            "CocktailLoadDataset", folder=["draw", 0], caption_text="first line", on_problem="stop"
+        ),
         "split": node("CocktailSplitDataset", dataset=["load", 0], share=0.25, seed=1),
         "base": node("CocktailBase", checkpoint="miniature_base.safetensors"),
         "settings": node("CocktailTrainingSettings", **values),
-        "run": node("CocktailFineTune", base=["base", 0], dataset=["split", 0], settings=["settings", 0], run_name=run_name),
+        "run": node(
+            "CocktailFineTune",
+            base=["base", 0],
+            dataset=["split", 0],
+            settings=["settings", 0],
+            run_name=run_name,
+        ),
         "wait": node("CocktailWaitForRun", run=["run", 0]),
-        "pick": node("CocktailPickCheckpoint", run=["wait", 0], rule="lowest validation loss", epoch=1),
-    }  # fmt: skip
+        "pick": node(
+            "CocktailPickCheckpoint", run=["wait", 0], rule="lowest validation loss", epoch=1
+        ),
+    }

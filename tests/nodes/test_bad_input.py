@@ -1,4 +1,6 @@
-"""Bad input through /prompt: refused on the node that has it, before any training, in words that help."""
+"""Bad input through /prompt: refused on the node that has it, before any training, in words that
+help.
+"""
 
 from __future__ import annotations
 
@@ -93,7 +95,11 @@ def test_a_run_name_that_is_a_path_is_refused(comfy, name):
 
 
 def load(folder, on_problem="stop"):
-    return {"load": node("CocktailLoadDataset", folder=folder, caption_text="first line", on_problem=on_problem)}  # fmt: skip
+    return {
+        "load": node(
+            "CocktailLoadDataset", folder=folder, caption_text="first line", on_problem=on_problem
+        )
+    }
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
-"""Captions by a model and by other nodes, through a real ComfyUI: each to its own pair, and none made twice."""
+"""Captions by a model and by other nodes, through a real ComfyUI: each to its own pair, and none
+made twice.
+"""
 
 from __future__ import annotations
 
@@ -44,8 +46,10 @@ def captioner(comfy):
 def draw_and_load(count, seed=6):
     return {
         "draw": node("CocktailDrawShapes", name=f"captions-{count}-{seed}", count=count, seed=seed),
-        "load": node("CocktailLoadDataset", folder=["draw", 0], caption_text="first line", on_problem="stop"),
-    }  # fmt: skip
+        "load": node(
+            "CocktailLoadDataset", folder=["draw", 0], caption_text="first line", on_problem="stop"
+        ),
+    }
 
 
 def captioned(count, name="", **asked):
@@ -199,9 +203,18 @@ def with_texts_of_other_nodes(**changed):
 
 def test_texts_of_any_node_go_to_the_pairs_by_id_and_captions_are_mixed(comfy):
     graph = with_texts_of_other_nodes(
-        mix=node("CocktailMixCaptions", dataset=["set", 0], column_a="caption", share_of_a=30.0, column_b="other", share_of_b=10.0, column_c="", share_of_c=50.0),
+        mix=node(
+            "CocktailMixCaptions",
+            dataset=["set", 0],
+            column_a="caption",
+            share_of_a=30.0,
+            column_b="other",
+            share_of_b=10.0,
+            column_c="",
+            share_of_c=50.0,
+        ),
         save=node("CocktailSaveDataset", dataset=["mix", 0], name="told"),
-    )  # fmt: skip
+    )
     outputs = comfy.run(graph)
     assert outputs["set"]["cocktail"][0]["changed"] == 4
     assert "4 of 6 pairs" in outputs["set"]["text"][0]
@@ -222,11 +235,22 @@ def test_texts_that_fit_no_pairs_are_refused(comfy):
     others["load2"]["inputs"]["folder"] = ["draw2", 0]
     graph = with_texts_of_other_nodes(**others)
     graph["set"]["inputs"]["dataset"] = ["load2", 0]
-    with pytest.raises(ComfyError, match="4 of 4 captions are for pairs that the dataset .* does not have"):  # fmt: skip
+    with pytest.raises(
+        ComfyError, match="4 of 4 captions are for pairs that the dataset .* does not have"
+    ):
         comfy.run(graph)
     graph = with_texts_of_other_nodes(
-        mix=node("CocktailMixCaptions", dataset=["set", 0], column_a="caption", share_of_a=1.0, column_b="ohter", share_of_b=1.0, column_c="", share_of_c=0.0)
-    )  # fmt: skip
+        mix=node(
+            "CocktailMixCaptions",
+            dataset=["set", 0],
+            column_a="caption",
+            share_of_a=1.0,
+            column_b="ohter",
+            share_of_b=1.0,
+            column_c="",
+            share_of_c=0.0,
+        )
+    )
     with pytest.raises(ComfyError, match="No pair has captions in a column 'ohter'"):
         comfy.run(graph)
     graph["images"]["inputs"]["start"] = 6

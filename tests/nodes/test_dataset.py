@@ -1,4 +1,6 @@
-"""The nodes of the dataset stage, through a real ComfyUI: what they hand on, what they say, and that nothing is overwritten."""
+"""The nodes of the dataset stage, through a real ComfyUI: what they hand on, what they say, and
+that nothing is overwritten.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,23 @@ def draw_and_load(count=30, **load):
     }
 
 
-CLEAN = {"min_side": 64, "max_aspect": 4.0, "min_deviation": 2.0, "same_picture": "leave out", "near_distance": -1}  # fmt: skip
-WORDS = {"column": "caption", "replace": "", "strip": True, "prefix": "", "suffix": "", "tag_order": "as they are", "keep_tags": 0, "tag_dropout": 0.0}  # fmt: skip
+CLEAN = {
+    "min_side": 64,
+    "max_aspect": 4.0,
+    "min_deviation": 2.0,
+    "same_picture": "leave out",
+    "near_distance": -1,
+}
+WORDS = {
+    "column": "caption",
+    "replace": "",
+    "strip": True,
+    "prefix": "",
+    "suffix": "",
+    "tag_order": "as they are",
+    "keep_tags": 0,
+    "tag_dropout": 0.0,
+}
 
 
 def picture(comfy, image) -> Image.Image:
@@ -57,7 +74,12 @@ def test_a_dataset_is_cleaned_split_rewritten_looked_at_saved_and_opened(comfy):
     assert picture(comfy, outputs["facts"]["images"][0]).width == 1200
     assert "buckets at 96" in outputs["facts"]["text"][0]
     assert "history: cleaned:" in outputs["facts"]["text"][0]
-    opened = comfy.run({"open": node("CocktailOpenDataset", saved_dataset="cleaned"), "show": node("CocktailSaveDataset", dataset=["open", 0], name="cleaned")})  # fmt: skip
+    opened = comfy.run(
+        {
+            "open": node("CocktailOpenDataset", saved_dataset="cleaned"),
+            "show": node("CocktailSaveDataset", dataset=["open", 0], name="cleaned"),
+        }
+    )
     assert opened["show"]["cocktail"][0]["fingerprint"] == dataset.fingerprint
 
 
@@ -109,12 +131,25 @@ def test_bad_input_is_refused_before_anything_runs(comfy, kind, change, words):
         "CocktailSaveDataset": {"dataset": ["load", 0]},
         "CocktailOpenDataset": {},
         "CocktailAddValidationSet": {"dataset": ["load", 0], "held_back": ["load", 0]},
-        "CocktailDatasetOverview": {"dataset": ["load", 0], "resolutions": "512", "bucket_step": 64, "bucket_table": "generated"},
+        "CocktailDatasetOverview": {
+            "dataset": ["load", 0],
+            "resolutions": "512",
+            "bucket_step": 64,
+            "bucket_table": "generated",
+        },
         "CocktailCleanCaptions": {"dataset": ["load", 0], **WORDS},
-    }[kind]  # fmt: skip
+    }[kind]
     graph = {**draw_and_load(20), "it": node(kind, **{**values, **change})}
     if kind in ("CocktailOpenDataset", "CocktailAddValidationSet"):
-        graph["see"] = node("CocktailContactSheet", dataset=["it", 0], count=1, columns=1, side=64, order="smallest", seed=1)  # fmt: skip
+        graph["see"] = node(
+            "CocktailContactSheet",
+            dataset=["it", 0],
+            count=1,
+            columns=1,
+            side=64,
+            order="smallest",
+            seed=1,
+        )
     answer = comfy.post("/prompt", {"prompt": graph, "client_id": "test"})
     assert words in json.dumps(answer.get("node_errors", answer), ensure_ascii=False)
     assert set(answer["node_errors"]) == {"it"}
@@ -128,7 +163,9 @@ def opened(name, **options):
 
 
 def test_pictures_that_are_gone_or_changed_are_named_when_a_dataset_is_opened(comfy):
-    comfy.run({**draw_and_load(8), "save": node("CocktailSaveDataset", dataset=["load", 0], name="gone")})  # fmt: skip
+    comfy.run(
+        {**draw_and_load(8), "save": node("CocktailSaveDataset", dataset=["load", 0], name="gone")}
+    )
     found = comfy.run(opened("gone"))["open"]["cocktail"][0]
     assert (found["pairs"], found["not_compared"]) == (8, 0)
     folder = comfy.base / "input" / "shapes-8"

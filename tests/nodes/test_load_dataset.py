@@ -1,4 +1,6 @@
-"""Load Dataset in a real ComfyUI: every layout, the old inputs alone, large folders in little memory, and Interrupt."""
+"""Load Dataset in a real ComfyUI: every layout, the old inputs alone, large folders in little
+memory, and Interrupt.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,15 @@ PAIRS = 11_475
 
 
 def load(folder, **inputs):
-    return {"load": node("CocktailLoadDataset", folder=folder, caption_text="first line", on_problem="stop", **inputs)}  # fmt: skip
+    return {
+        "load": node(
+            "CocktailLoadDataset",
+            folder=folder,
+            caption_text="first line",
+            on_problem="stop",
+            **inputs,
+        )
+    }
 
 
 def loaded(comfy, name, **inputs):
@@ -52,14 +62,26 @@ def test_weights_captions_and_splits_of_other_tools_reach_the_saved_dataset(comf
         "main_prompt: a\ntags: [b]\nmultiply: 2.5\nloss_scale: 0.5\nbatch_id: x",
     )
     dataset, told = loaded(comfy, "ed2", background="#102030")
-    assert (told["layout"], dataset.pairs[0].weight, dataset.pairs[0].loss_scale) == ("everydream", 2.5, 0.5)  # fmt: skip
+    assert (told["layout"], dataset.pairs[0].weight, dataset.pairs[0].loss_scale) == (
+        "everydream",
+        2.5,
+        0.5,
+    )
     assert told["notes"] == ["not used: batch_id (1 x)"] and dataset.background == "#102030"
     picture(base / "kohya", "7_cat/a.png")
     dataset, told = loaded(comfy, "kohya")
-    assert (told["layout"], dataset.pairs[0].weight, dataset.pairs[0].group) == ("kohya", 7, "7_cat")  # fmt: skip
+    assert (told["layout"], dataset.pairs[0].weight, dataset.pairs[0].group) == (
+        "kohya",
+        7,
+        "7_cat",
+    )
     for split in ("train", "test"):
         picture(base / "hf", f"{split}/a.png")
-        jsonl(base / "hf", f"{split}/metadata.jsonl", {"file_name": "a.png", "text": "t", "blip": split})  # fmt: skip
+        jsonl(
+            base / "hf",
+            f"{split}/metadata.jsonl",
+            {"file_name": "a.png", "text": "t", "blip": split},
+        )
     dataset, told = loaded(comfy, "hf", layout="hugging face", caption_column="blip")
     assert sorted((pair.caption, pair.split) for pair in dataset.pairs) == [
         ("test", "validation/test"),
@@ -77,7 +99,9 @@ def test_weights_captions_and_splits_of_other_tools_reach_the_saved_dataset(comf
 )
 def test_wrong_inputs_are_refused_before_anything_runs(comfy, inputs, words):
     picture(comfy.base / "input" / "plain-few", "a.png")
-    answer = comfy.post("/prompt", {"prompt": load("input/plain-few", **inputs), "client_id": "test"})  # fmt: skip
+    answer = comfy.post(
+        "/prompt", {"prompt": load("input/plain-few", **inputs), "client_id": "test"}
+    )
     assert words in json.dumps(answer)
 
 
@@ -167,7 +191,9 @@ async def under_way(comfy, graph, known):
     """The id of a prompt that has examined some pictures more than the `known` ones."""
     address = f"{comfy.url.replace('http', 'ws')}/ws?clientId=watching"
     async with aiohttp.ClientSession() as session, session.ws_connect(address) as events:
-        async with session.post(f"{comfy.url}/prompt", json={"prompt": graph, "client_id": "watching"}) as answer:  # fmt: skip
+        async with session.post(
+            f"{comfy.url}/prompt", json={"prompt": graph, "client_id": "watching"}
+        ) as answer:
             prompt = (await answer.json())["prompt_id"]
         async for event in events:
             told = json.loads(event.data) if event.type == aiohttp.WSMsgType.TEXT else {}

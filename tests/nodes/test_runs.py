@@ -20,7 +20,9 @@ def run_of(comfy, name):
 
 
 def wait_until(comfy, name, reached, timeout=120):
-    """The run once `reached(run)`; polls, because a run's state is a file that another process writes."""
+    """The run once `reached(run)`; polls, because a run's state is a file that another process
+    writes.
+    """
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         known = {run["name"]: run for run in comfy.get("/cocktail/runs")["runs"]}

@@ -1,4 +1,6 @@
-"""The settings nodes in a real ComfyUI: each group reaches the run, presets and imports show their numbers, wrong values are refused."""
+"""The settings nodes in a real ComfyUI: each group reaches the run, presets and imports show their
+numbers, wrong values are refused.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,10 @@ def test_the_nodes_of_all_groups_in_a_chain_reach_the_settings(comfy):
     graph["change"] = node("CocktailChangeSettings", settings=["dog", 0], changes=changes)
     graph["show"] = node("CocktailShowSettings", settings=["change", 0])
     outputs = comfy.run(graph)
-    expected["unet_optimizer"], expected["text_encoder_optimizer"] = values_of(OptimizerSettings), optimizer  # fmt: skip
+    expected["unet_optimizer"], expected["text_encoder_optimizer"] = (
+        values_of(OptimizerSettings),
+        optimizer,
+    )
     expected["samples"]["prompts"], expected["epochs"], expected["loss"]["kind"] = prompts, 3, "mse"
     assert shown(outputs, "show") == expected
     assert "epochs = 3" in outputs["show"]["text"][0]
@@ -85,11 +90,16 @@ def test_every_setting_has_an_input_with_the_trainers_own_default(comfy):
     for field in dataclasses.fields(RunSettings):
         if field.name not in GROUPS:
             assert field.name in flat["required"] or field.name in flat["optional"]
-    assert nodes["CocktailTrainingPreset"]["input"]["required"]["preset"][0] in (list(PRESETS), "COMBO")  # fmt: skip
+    assert nodes["CocktailTrainingPreset"]["input"]["required"]["preset"][0] in (
+        list(PRESETS),
+        "COMBO",
+    )
 
 
 def test_training_settings_keep_the_groups_that_come_in(comfy):
-    flat = {key: value for key, value in RunSettings(epochs=2).to_json().items() if key not in GROUPS}  # fmt: skip
+    flat = {
+        key: value for key, value in RunSettings(epochs=2).to_json().items() if key not in GROUPS
+    }
     graph = {
         "preset": node("CocktailTrainingPreset", preset="Cosmopolitan 512 D-Adaptation"),
         "flat": node("CocktailTrainingSettings", settings=["preset", 0], **flat),
@@ -102,7 +112,13 @@ def test_training_settings_keep_the_groups_that_come_in(comfy):
 def test_everydream2s_files_come_as_text_or_by_name(comfy):
     train, optimizer = {"lr": 2e-6, "max_epochs": 5}, {"base": {"optimizer": "lion"}}
     (comfy.base / "input" / "train.json").write_text(json.dumps(train), encoding="utf-8")
-    found = node("CocktailImportEveryDream2", train="train.json", optimizer=json.dumps(optimizer), validation="", steps_per_epoch=0)  # fmt: skip
+    found = node(
+        "CocktailImportEveryDream2",
+        train="train.json",
+        optimizer=json.dumps(optimizer),
+        validation="",
+        steps_per_epoch=0,
+    )
     outputs = comfy.run({"import": found})
     expected = import_everydream(json.dumps(train), json.dumps(optimizer))
     assert shown(outputs, "import") == plain(expected.settings)
@@ -141,5 +157,7 @@ def test_a_wrong_combination_is_refused_before_anything_runs(comfy, kind, change
     ],
 )
 def test_a_wrong_configuration_is_refused_before_anything_runs(comfy, train, words):
-    wrong = node("CocktailImportEveryDream2", train=train, optimizer="", validation="", steps_per_epoch=0)  # fmt: skip
+    wrong = node(
+        "CocktailImportEveryDream2", train=train, optimizer="", validation="", steps_per_epoch=0
+    )
     assert words in json.dumps(comfy.errors({"wrong": wrong}))

@@ -61,7 +61,9 @@ def table(comfy, make_table) -> str:
 
 
 def select(table, layout="followfox_v51", **filters):
-    return {"select": node("CocktailSelectPairs", table=table, layout=layout, **{**FILTERS, **filters})}  # fmt: skip
+    return {
+        "select": node("CocktailSelectPairs", table=table, layout=layout, **{**FILTERS, **filters})
+    }
 
 
 def chosen(comfy, graph):
@@ -97,12 +99,16 @@ def test_own_columns_are_named_by_hand(comfy):
     path.write_text(
         "file,words\na.png,a red cat on a mat\nb.png,a blue dog in a bog\n", encoding="utf-8"
     )
-    found = chosen(comfy, select("input/own.csv", "columns below", image_column="file", prompt_column="words"))  # fmt: skip
+    found = chosen(
+        comfy, select("input/own.csv", "columns below", image_column="file", prompt_column="words")
+    )
     assert found["rows"] == 2
     with pytest.raises(
         ComfyError, match="image is 'fiel', but the table has no such column. Did you mean file"
     ):
-        comfy.run(select("input/own.csv", "columns below", image_column="fiel", prompt_column="words"))  # fmt: skip
+        comfy.run(
+            select("input/own.csv", "columns below", image_column="fiel", prompt_column="words")
+        )
 
 
 @pytest.mark.parametrize(
@@ -155,7 +161,9 @@ def test_rows_that_cannot_be_read_are_counted_and_listed_with_line_and_reason(co
     path.write_bytes(
         b'image,prompt\na.png,"a red cat\non a mat"\nb.png\nc.png,a blue \xff dog\nd.png,a green bird\n'
     )
-    outputs = comfy.run(select("input/damaged.csv", "columns below", image_column="image", prompt_column="prompt"))["select"]  # fmt: skip
+    outputs = comfy.run(
+        select("input/damaged.csv", "columns below", image_column="image", prompt_column="prompt")
+    )["select"]
     found = outputs["cocktail"][0]
     assert found["rows"] == 2 and found["funnel"][0] == {"name": "records", "rows": 2}
     assert [(reject["line"], reject["reason"]) for reject in found["rejects"]["first"]] == [
@@ -229,7 +237,8 @@ def test_a_large_table_is_derived_once_found_after_a_restart_and_derived_again_w
     assert not first["from_derived"]
     derived = new_derived(comfy, before)
     stamp = derived.stat().st_mtime_ns
-    # ComfyUI ends in the middle of a selection; the process that it had started finds nobody to tell and ends too.
+    # ComfyUI ends in the middle of a selection; the process that it had started finds nobody to
+    # tell and ends too.
     _, left = started(comfy, select("input/large.csv", where=LONG))
     comfy.process.kill()
     comfy.restart()
@@ -252,7 +261,17 @@ def test_a_large_table_is_derived_once_found_after_a_restart_and_derived_again_w
 @pytest.fixture(scope="module")
 def drawn(comfy) -> str:
     """A folder of drawn pictures, and a table that names them beside some that are not there."""
-    comfy.run({"draw": node("CocktailDrawShapes", name="joined", count=12, seed=8), "load": node("CocktailLoadDataset", folder=["draw", 0], caption_text="first line", on_problem="stop")})  # fmt: skip
+    comfy.run(
+        {
+            "draw": node("CocktailDrawShapes", name="joined", count=12, seed=8),
+            "load": node(
+                "CocktailLoadDataset",
+                folder=["draw", 0],
+                caption_text="first line",
+                on_problem="stop",
+            ),
+        }
+    )
     with (comfy.base / "input" / "joined" / "pairs.csv").open("a", encoding="utf-8") as file:
         file.write("nowhere.png,a picture that is not there\n")
     return "input/joined/pairs.csv"
@@ -260,10 +279,16 @@ def drawn(comfy) -> str:
 
 def joined(table, **join):
     return {
-        **select(table, "columns below", image_column="image", prompt_column="prompt", deduplicate=False),
-        "join": node("CocktailJoinImages", selection=["select", 0], **{"folder": "input/joined", "key": "column", "on_problem": "skip", **join}),
+        **select(
+            table, "columns below", image_column="image", prompt_column="prompt", deduplicate=False
+        ),
+        "join": node(
+            "CocktailJoinImages",
+            selection=["select", 0],
+            **{"folder": "input/joined", "key": "column", "on_problem": "skip", **join},
+        ),
         "save": node("CocktailSaveDataset", dataset=["join", 0], name="joined"),
-    }  # fmt: skip
+    }
 
 
 def test_rows_are_joined_to_the_files_of_a_folder(comfy, drawn):
@@ -271,7 +296,9 @@ def test_rows_are_joined_to_the_files_of_a_folder(comfy, drawn):
     found = outputs["join"]["cocktail"][0]
     assert (found["rows"], found["matched"], found["missing"], found["pairs"]) == (13, 12, 1, 12)
     assert "nowhere.png" in outputs["join"]["text"][0]
-    dataset = Dataset.load(comfy.base / "output" / "cocktail" / "datasets" / "joined" / "manifest.parquet")  # fmt: skip
+    dataset = Dataset.load(
+        comfy.base / "output" / "cocktail" / "datasets" / "joined" / "manifest.parquet"
+    )
     for pair in dataset.pairs:
         assert (
             dataset.path(pair).with_suffix(".txt").read_text(encoding="utf-8").strip()
@@ -314,8 +341,19 @@ def test_the_network_is_off_until_the_servers_owner_allows_it_and_then_nothing_i
     address = f"http://127.0.0.1:{server.server_port}"
     urls = comfy.base / "input" / "urls.csv"
     lines = [f"{address}/{number:05d}.png,a drawing of number {number}" for number in range(12)]
-    urls.write_text("\n".join(["image,prompt", *lines, f"{address}/none.png,there is none"]) + "\n", encoding="utf-8")  # fmt: skip
-    values = {"concurrency": 4, "timeout_s": 20.0, "retries": 1, "max_megabytes": 50.0, "max_megapixels": 64.0, "respect_robots": True, "retry_failed": "nothing"}  # fmt: skip
+    urls.write_text(
+        "\n".join(["image,prompt", *lines, f"{address}/none.png,there is none"]) + "\n",
+        encoding="utf-8",
+    )
+    values = {
+        "concurrency": 4,
+        "timeout_s": 20.0,
+        "retries": 1,
+        "max_megabytes": 50.0,
+        "max_megapixels": 64.0,
+        "respect_robots": True,
+        "retry_failed": "nothing",
+    }
     graph = {
         **select("input/urls.csv", "columns below", image_column="image", prompt_column="prompt"),
         "get": node("CocktailDownloadImages", selection=["select", 0], name="fetched", **values),

@@ -1,4 +1,6 @@
-"""Captioning models with hardly any weights, made by code: what they say is nonsense, always the same."""
+"""Captioning models with hardly any weights, made by code: what they say is nonsense, always the
+same.
+"""
 
 from __future__ import annotations
 
@@ -91,10 +93,11 @@ def make_captioner(folder: Path, kind: str) -> Path:
 
 
 def _draw_weights(model, kind: str) -> None:
-    """The same weights from any version of the libraries: each is drawn by its name, whatever order they are made in.
+    """The same weights from any version of the libraries: each is drawn by its name, whatever order
+    they are made in.
 
-    Weights as they come say one word for ever; larger ones say something to every picture. The bias of the head keeps
-    the special tokens, the end among them, from ever being said.
+    Weights as they come say one word for ever; larger ones say something to every picture. The bias
+    of the head keeps the special tokens, the end among them, from ever being said.
     """
     import hashlib
 
@@ -121,7 +124,9 @@ HEAD_BIASES = (
 
 
 def _florence2():
-    """Four stages of the picture's half and one layer of BART; only where transformers has the model itself."""
+    """Four stages of the picture's half and one layer of BART; only where transformers has the
+    model itself.
+    """
     import transformers
     from tokenizers import Tokenizer, models, pre_tokenizers
 

@@ -1,4 +1,6 @@
-"""What the trainer's tests share: a checkpoint with hardly any weights, and trainings that start in no time."""
+"""What the trainer's tests share: a checkpoint with hardly any weights, and trainings that start in
+no time.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +71,9 @@ def make_tiny_base(path: Path, text_layers: int) -> Path:
 
 @pytest.fixture
 def make_tiny_run(tiny_runs):
-    """Makes tiny runs that are gone after the test, because all of them together would fill the disk."""
+    """Makes tiny runs that are gone after the test, because all of them together would fill the
+    disk.
+    """
     made = []
 
     def make(name: str, **settings) -> Run:
@@ -89,7 +93,9 @@ def remove(run: Run) -> None:
 
 @pytest.fixture(scope="session")
 def fork_training():
-    """Starts a training in a process of its own, forked from one that has imported everything already."""
+    """Starts a training in a process of its own, forked from one that has imported everything
+    already.
+    """
     if not hasattr(os, "fork"):
         pytest.skip("processes cannot be forked here; test_training.py kills real ones")
     context = multiprocessing.get_context("forkserver")
@@ -119,7 +125,9 @@ def few_shapes(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tiny_runs(tmp_path_factory, few_shapes, tiny_base, tokenizer):
-    """Makes run folders that share a cache; settings as JSON over TINY. Who makes one calls `remove` for it."""
+    """Makes run folders that share a cache; settings as JSON over TINY. Who makes one calls
+    `remove` for it.
+    """
     folder = tmp_path_factory.mktemp("tiny runs")
 
     def make(name: str, dataset=few_shapes, base=tiny_base, **settings) -> Run:

@@ -1,6 +1,8 @@
-"""Selection in plain Python, one record after the other: slow, and what the fast one must agree with.
+"""Selection in plain Python, one record after the other: slow, and what the fast one must agree
+with.
 
-`read_csv` follows what DuckDB does with damaged records, rule by rule, so that the tests state those rules.
+`read_csv` follows what DuckDB does with damaged records, rule by rule, so that the tests state
+those rules.
 """
 
 from __future__ import annotations
@@ -29,10 +31,11 @@ def read_csv(
 ) -> Iterator[list[str | None] | None]:
     """The records after the header, None for each that cannot be read.
 
-    A quote opens a quoted field only at its start, spaces before it aside. Whatever follows the closing quote belongs to
-    the field up to the next delimiter or line end; its last character but spaces is then taken for the closing quote. A record with
-    fewer fields than the header, or with bytes that are no UTF-8, is damaged; fields beyond the header's are cut off.
-    With `wanted`, places of columns, bytes in other columns do not matter.
+    A quote opens a quoted field only at its start, spaces before it aside. Whatever follows the
+    closing quote belongs to the field up to the next delimiter or line end; its last character but
+    spaces is then taken for the closing quote. A record with fewer fields than the header, or with
+    bytes that are no UTF-8, is damaged; fields beyond the header's are cut off. With `wanted`,
+    places of columns, bytes in other columns do not matter.
     """
     for _, cells in read_csv_lines(data, delimiter, wanted):
         yield cells
@@ -41,7 +44,9 @@ def read_csv(
 def read_csv_lines(
     data: bytes, delimiter: str = ",", wanted: set[int] | None = None
 ) -> Iterator[tuple[int, list[str | None] | None]]:
-    """The records after the header as `read_csv` reads them, each with the line that it begins in, from 1."""
+    """The records after the header as `read_csv` reads them, each with the line that it begins in,
+    from 1.
+    """
     data = data.removeprefix(b"\xef\xbb\xbf")
     rows = _rows(data, ord(delimiter))
     width = len(next(rows)[1])
@@ -129,9 +134,11 @@ def select(
     salt: str,
     unreadable_count: bool = False,
 ) -> list[tuple]:
-    """Rows of the result for records by column name; only `where`, `max_tokens` and `version`, `aspect` columns are not known.
+    """Rows of the result for records by column name; only `where`, `max_tokens` and `version`,
+    `aspect` columns are not known.
 
-    None stands for a record that cannot be read: it gets no number, or, with `unreadable_count`, one nevertheless.
+    None stands for a record that cannot be read: it gets no number, or, with `unreadable_count`,
+    one nevertheless.
     """
     found, upscales, first_upscale = [], Counter(), {}
     number = -1

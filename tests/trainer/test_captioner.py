@@ -1,4 +1,6 @@
-"""Captions from local models: the same words always, resumed after a kill, one bad picture apart from its neighbours."""
+"""Captions from local models: the same words always, resumed after a kill, one bad picture apart
+from its neighbours.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Cleaning: what is broken, tiny, long, empty of content or there twice is left out, and nothing else."""
+"""Cleaning: what is broken, tiny, long, empty of content or there twice is left out, and nothing
+else.
+"""
 
 from __future__ import annotations
 

@@ -86,7 +86,9 @@ def fields_of(group):
         elif field.name == "pinned_epochs":
             values[field.name] = st.sampled_from(["", "1", "10, 20,30"])
         elif type(field.default) is tuple:
-            values[field.name] = st.lists(fields_of(SamplePrompt).filter(valid(SamplePrompt)), max_size=2)  # fmt: skip
+            values[field.name] = st.lists(
+                fields_of(SamplePrompt).filter(valid(SamplePrompt)), max_size=2
+            )
         else:
             values[field.name] = st.text(max_size=20)
     return st.fixed_dictionaries({}, optional=values)
@@ -131,7 +133,7 @@ def test_settings_from_before_the_groups_are_read_and_keep_their_identity():
     assert (
         run_identity("base", "dataset", settings)
         == "dc75106e4c62e2f87d393f8e555a397f00a3b142ebd27c5a08a6b9231ea2e1f2"
-    )  # fmt: skip
+    )
 
 
 CHANGES = {

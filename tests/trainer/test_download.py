@@ -1,4 +1,6 @@
-"""Downloads against a real server that answers well, badly, slowly and not at all, and that keeps count of who asks."""
+"""Downloads against a real server that answers well, badly, slowly and not at all, and that keeps
+count of who asks.
+"""
 
 from __future__ import annotations
 
@@ -81,7 +83,9 @@ def bomb() -> bytes:
 
 
 class Server:
-    """A web server in a thread. The first part of a path says how it answers; `asked` counts the paths."""
+    """A web server in a thread. The first part of a path says how it answers; `asked` counts the
+    paths.
+    """
 
     def __init__(self) -> None:
         self.asked: Counter[str] = Counter()
@@ -350,7 +354,9 @@ def test_every_url_ends_with_a_picture_or_the_reason_why_there_is_none(
 
 
 def test_a_length_that_is_too_short_gives_no_picture(tmp_path, server):
-    """What stands behind the announced end may already spoil the answer, depending on what has arrived when."""
+    """What stands behind the announced end may already spoil the answer, depending on what has
+    arrived when.
+    """
     assert only(tmp_path, server.url("understates")).status in ("corrupt", "connection")
     assert kept(tmp_path) == []
 
@@ -665,7 +671,9 @@ def network_file(tmp_path) -> Path:
 
 @pytest.fixture
 def make(tmp_path, network_file):
-    """Makes a download of these images; its process is ended with the test, unless that is the test's own."""
+    """Makes a download of these images; its process is ended with the test, unless that is the
+    test's own.
+    """
     made = []
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
@@ -694,7 +702,9 @@ def wait_for(true, seconds: float = 30.0) -> None:
 
 
 def test_one_that_has_failed_is_started_anew_before_its_process_is_gone(make, server):
-    """The state says "failed" a moment before the process ends; a start in that moment must not be lost."""
+    """The state says "failed" a moment before the process ends; a start in that moment must not be
+    lost.
+    """
     job = make([server.url(f"good/{number}") for number in range(4)])
     former = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1.5)"])
     try:

@@ -1,6 +1,8 @@
-"""EveryDream2's configuration as settings: every key is accounted for, and what it says is what EveryDream2 does.
+"""EveryDream2's configuration as settings: every key is accounted for, and what it says is what
+EveryDream2 does.
 
-The values are those of the files as EveryDream2 shipped them in March 2023, October 2023 and May 2025.
+The values are those of the files as EveryDream2 shipped them in March 2023, October 2023 and May
+2025.
 """
 
 from __future__ import annotations
@@ -30,7 +32,13 @@ EMA = {
     "ema_decay_rate": None, "ema_strength_target": None, "ema_update_interval": None, "ema_device": None,
     "ema_sample_nonema_model": False, "ema_sample_ema_model": False, "ema_resume_model": None,
 }  # fmt: skip
-LATER = {"disable_amp": False, "validation_config": "validation_default.json", "enable_zero_terminal_snr": False, "load_settings_every_epoch": False, **EMA}  # fmt: skip
+LATER = {
+    "disable_amp": False,
+    "validation_config": "validation_default.json",
+    "enable_zero_terminal_snr": False,
+    "load_settings_every_epoch": False,
+    **EMA,
+}
 TRAIN = {
     "2023-03": {**COMMON, **OF_2023, "amp": True, "validation_config": None},
     "2023-10": {**COMMON, **OF_2023, **LATER, "max_epochs": 1, "min_snr_gamma": None},
@@ -52,9 +60,29 @@ OPTIMIZER = {
     "2023-10": {"doc": {}, "base": BASE, "text_encoder_overrides": dict.fromkeys(BASE), **REST},
     "2025-05": {"doc": {}, "base": BASE, "text_encoder_overrides": {**dict.fromkeys(BASE), "lr": 5e-7, "lr_scheduler": "cosine"}, **REST},
 }  # fmt: skip
-D_ADAPTATION = {**BASE, "optimizer": "dadapt_adam", "lr": 0.1, "weight_decay": 0.80, "d0": 1e-6, "decouple": True}  # fmt: skip
-SPLIT = {"documentation": {}, "validate_training": True, "val_split_mode": "automatic", "stabilize_training_loss": False, "stabilize_split_proportion": 0.15, "every_n_epochs": 1, "seed": 555}  # fmt: skip
-OWN = {"manual_data_root": None, "auto_split_proportion": 0.15, "extra_manual_datasets": {}, "use_relative_loss": False}  # fmt: skip
+D_ADAPTATION = {
+    **BASE,
+    "optimizer": "dadapt_adam",
+    "lr": 0.1,
+    "weight_decay": 0.80,
+    "d0": 1e-6,
+    "decouple": True,
+}
+SPLIT = {
+    "documentation": {},
+    "validate_training": True,
+    "val_split_mode": "automatic",
+    "stabilize_training_loss": False,
+    "stabilize_split_proportion": 0.15,
+    "every_n_epochs": 1,
+    "seed": 555,
+}
+OWN = {
+    "manual_data_root": None,
+    "auto_split_proportion": 0.15,
+    "extra_manual_datasets": {},
+    "use_relative_loss": False,
+}
 VALIDATION = {
     "2023-03": {**SPLIT, "val_data_root": None, "val_split_proportion": 0.15},
     "2023-10": {**SPLIT, **OWN},
@@ -63,7 +91,9 @@ VALIDATION = {
 
 
 def imported(train, optimizer=None, validation=None, steps_per_epoch=0):
-    texts = (json.dumps(value) if value is not None else "" for value in (train, optimizer, validation))  # fmt: skip
+    texts = (
+        json.dumps(value) if value is not None else "" for value in (train, optimizer, validation)
+    )
     return import_everydream(*texts, steps_per_epoch)
 
 
@@ -84,7 +114,9 @@ def test_every_key_is_accounted_for(date):
     given |= {("validation.json", key) for key in VALIDATION[date]}
     assert given <= told
     assert len(told) == len(found.lines), "a key is told of twice"
-    assert all(line.fate in ("taken", "translated", "ignored") and line.text for line in found.lines)  # fmt: skip
+    assert all(
+        line.fate in ("taken", "translated", "ignored") and line.text for line in found.lines
+    )
     assert not any("no such key" in line.text for line in found.lines)
     assert found.report().count("\n") == len(found.lines)
 
@@ -119,7 +151,9 @@ def test_the_shipped_files_become_these_settings(date, changes):
 
 def test_d_adaptation_as_shipped():
     overrides = {**dict.fromkeys(BASE), "lr": 0.1, "weight_decay": 0.8}
-    found = imported(TRAIN["2025-05"], {"base": D_ADAPTATION, "text_encoder_overrides": overrides, **REST})  # fmt: skip
+    found = imported(
+        TRAIN["2025-05"], {"base": D_ADAPTATION, "text_encoder_overrides": overrides, **REST}
+    )
     for part in (found.settings.unet_optimizer, found.settings.text_encoder_optimizer):
         assert (part.optimizer, part.weight_decay, part.d0) == ("d-adapt adam", 0.8, 1e-6)
     assert found.settings.learning_rate == found.settings.text_encoder_learning_rate == 0.1
@@ -129,7 +163,12 @@ def test_the_length_of_an_epoch_turns_shares_into_steps():
     found = imported(TRAIN["2025-05"], OPTIMIZER["2025-05"], None, steps_per_epoch=100)
     part = found.settings.text_encoder_optimizer
     assert (part.decay_steps, part.warmup_steps, part.end_share) == (6000, 120, 0.0)
-    train = {**TRAIN["2025-05"], "grad_accum": 2, "ema_strength_target": 0.1, "ema_update_interval": 5}  # fmt: skip
+    train = {
+        **TRAIN["2025-05"],
+        "grad_accum": 2,
+        "ema_strength_target": 0.1,
+        "ema_update_interval": 5,
+    }
     found = imported(train, OPTIMIZER["2025-05"], {"every_n_epochs": 0.5}, steps_per_epoch=100)
     part = found.settings.text_encoder_optimizer
     assert (part.decay_steps, part.warmup_steps) == (3000, 60)

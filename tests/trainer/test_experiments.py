@@ -1,4 +1,6 @@
-"""One setting changed at a time, as one compares experiments: what is equal has equal bits, what differs shows."""
+"""One setting changed at a time, as one compares experiments: what is equal has equal bits, what
+differs shows.
+"""
 
 from __future__ import annotations
 
@@ -91,7 +93,9 @@ def test_every_variant_that_is_a_choice_of_training_differs(experiments):
 
 
 def test_attention_backends_agree(experiments):
-    assert curve(experiments["sliced attention"]) == pytest.approx(curve(experiments["baseline"]), rel=1e-4)  # fmt: skip
+    assert curve(experiments["sliced attention"]) == pytest.approx(
+        curve(experiments["baseline"]), rel=1e-4
+    )
 
 
 def test_only_the_share_of_dropped_captions_follows_the_dropout(experiments):

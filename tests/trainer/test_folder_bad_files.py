@@ -1,4 +1,6 @@
-"""Bad pictures, captions, names and files of settings: each gives its exact message, and none takes a good pair along."""
+"""Bad pictures, captions, names and files of settings: each gives its exact message, and none takes
+a good pair along.
+"""
 
 from __future__ import annotations
 
@@ -154,7 +156,9 @@ def build(folder, files):
 
 
 def check(folder, expected, unread=(), **options):
-    """The messages are these; the good pair is there; without "skip" the same messages stop the load."""
+    """The messages are these; the good pair is there; without "skip" the same messages stop the
+    load.
+    """
     dataset, report = load(folder, **options)
     assert [str(problem) for problem in report.problems] == list(expected)
     assert [str(problem) for problem in report.unread] == list(unread)
@@ -194,11 +198,16 @@ def test_a_bad_link(folder, files, message):
 @pytest.mark.skipif(sys.platform != "linux", reason="only there a name can be any bytes")
 def test_a_name_that_is_not_utf8(folder):
     not_utf8(folder)
-    report = check(folder, ["caf\\udce9.png: the picture cannot be read (its name is not UTF-8; rename it)"])  # fmt: skip
+    report = check(
+        folder, ["caf\\udce9.png: the picture cannot be read (its name is not UTF-8; rename it)"]
+    )
     assert str(report).encode(), "a report can be sent"
 
 
-@pytest.mark.skipif(NO_LINKS or (hasattr(os, "geteuid") and os.geteuid() == 0), reason="everything is readable to this user")  # fmt: skip
+@pytest.mark.skipif(
+    NO_LINKS or (hasattr(os, "geteuid") and os.geteuid() == 0),
+    reason="everything is readable to this user",
+)
 def test_files_without_the_right_to_read(folder):
     for name in ("bad.png", "closed.png", "locked/c.png"):
         picture(folder, name)
@@ -227,7 +236,12 @@ def test_a_bad_caption(folder, files, message):
 
 def test_a_name_without_a_caption(folder):
     picture(folder, "_1.png")
-    check(folder, ["_1.png: the caption is empty (no caption file, and nothing before the first _ of its name)"])  # fmt: skip
+    check(
+        folder,
+        [
+            "_1.png: the caption is empty (no caption file, and nothing before the first _ of its name)"
+        ],
+    )
 
 
 @pytest.mark.parametrize(("file", "content", "message"), SIDECARS.values(), ids=SIDECARS)
@@ -245,7 +259,12 @@ def test_a_bad_folder_file_of_everydream2(folder, file, content, message):
 
 def test_a_folder_file_that_is_a_folder(folder):
     (folder / "multiply.txt").mkdir()
-    check(folder, [], ["multiply.txt: the number cannot be read (multiply.txt is a folder)"], layout="everydream")  # fmt: skip
+    check(
+        folder,
+        [],
+        ["multiply.txt: the number cannot be read (multiply.txt is a folder)"],
+        layout="everydream",
+    )
 
 
 def test_bad_repeats_of_kohya(tmp_path):
@@ -313,7 +332,10 @@ def test_a_metadata_file_of_kohya_that_is_broken(folder, content, reason):
     text(folder, "metadata.json", content)
     with pytest.raises(TrainerError) as error:
         load(folder, layout="kohya")
-    assert str(error.value) == f"metadata.json is not understood: {reason}. Mend it, or choose another layout."  # fmt: skip
+    assert (
+        str(error.value)
+        == f"metadata.json is not understood: {reason}. Mend it, or choose another layout."
+    )
 
 
 ROWS = {

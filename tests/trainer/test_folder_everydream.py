@@ -61,12 +61,14 @@ def folder(tmp_path):
 
 
 def test_the_pairs_and_the_length_of_an_epoch_are_those_of_everydream2(folder):
-    """By its code (5098db8): data/dataset.py takes jpg, jpeg, png, bmp, webp and jfif, in any case, and passes over names
-    with a leading dot, so 10 of the 14 pictures. data/data_loader.py shows floor(sum of multipliers) of them in an epoch.
-    The multipliers: nothing said 1 (three: the first, `in caption`, `six`); `in text` 3 by its yaml; people/: multiply.txt
-    1.5 before the global 2, for one and two; people/old: local.yaml 0.5 for three and four; people/old/older: the global 2,
-    because local and .txt files hold for their own folder alone; seven: 1 there and 4 here, because EveryDream2 does not
-    look for .json beside a picture. Its own code run on this folder gave 10 items and an epoch of 13.
+    """By its code (5098db8): data/dataset.py takes jpg, jpeg, png, bmp, webp and jfif, in any case,
+    and passes over names with a leading dot, so 10 of the 14 pictures. data/data_loader.py shows
+    floor(sum of multipliers) of them in an epoch. The multipliers: nothing said 1 (three: the
+    first, `in caption`, `six`); `in text` 3 by its yaml; people/: multiply.txt 1.5 before the
+    global 2, for one and two; people/old: local.yaml 0.5 for three and four; people/old/older: the
+    global 2, because local and .txt files hold for their own folder alone; seven: 1 there and 4
+    here, because EveryDream2 does not look for .json beside a picture. Its own code run on this
+    folder gave 10 items and an epoch of 13.
     """
     dataset, report = load(folder)
     assert report.layout == "everydream" and report.found == len(dataset.pairs) == 10
@@ -152,7 +154,9 @@ def test_a_global_shuffle_holds_below_it_as_the_documentation_says(tmp_path):
 
 
 def test_a_caption_is_not_rewritten_by_its_commas(tmp_path):
-    """EveryDream2 splits a caption at its commas and joins it again, without what stands there twice."""
+    """EveryDream2 splits a caption at its commas and joins it again, without what stands there
+    twice.
+    """
     picture(tmp_path, "a.png")
     text(tmp_path, "a.txt", "a,b,  c,b")
     text(tmp_path, "multiply.txt", "2")

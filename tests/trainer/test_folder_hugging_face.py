@@ -1,4 +1,6 @@
-"""A folder made for Hugging Face's imagefolder gives the rows that imagefolder gives, with their captions and splits."""
+"""A folder made for Hugging Face's imagefolder gives the rows that imagefolder gives, with their
+captions and splits.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ SPLITS = {"train": 4, "validation": 2, "test_small": 1}
 
 @pytest.fixture
 def folder(tmp_path):
-    """Three split folders with a metadata file each, one outside of them, and pictures that no row names."""
+    """Three split folders with a metadata file each, one outside of them, and pictures that no row
+    names.
+    """
     for split, count in SPLITS.items():
         rows = []
         for number in range(count):
@@ -37,10 +41,11 @@ def folder(tmp_path):
 
 
 def test_the_pairs_are_the_rows_that_imagefolder_reads(folder):
-    """By its code (b7cb10b): data_files.py puts into a split what lies in a folder whose name has train, validation, test
-    (or a like word) between separators, and where one does, nothing outside counts; folder_based_builder.py gives an
-    example for each row of each metadata file, none for a picture without a row. So 4 + 2 for train (a picture may stand
-    twice), 2 for validation, 1 for test. Its own resolver and patterns run on this folder gave 6, 2 and 1 rows.
+    """By its code (b7cb10b): data_files.py puts into a split what lies in a folder whose name has
+    train, validation, test (or a like word) between separators, and where one does, nothing outside
+    counts; folder_based_builder.py gives an example for each row of each metadata file, none for a
+    picture without a row. So 4 + 2 for train (a picture may stand twice), 2 for validation, 1 for
+    test. Its own resolver and patterns run on this folder gave 6, 2 and 1 rows.
     """
     dataset, report = load(folder)
     assert report.layout == "hugging face" and report.problems == ()
@@ -162,7 +167,11 @@ def test_numbers_and_the_index_in_a_csv_file_are_no_captions(tmp_path):
 
 def test_a_column_named_like_picture_file_name_names_the_pictures(tmp_path):
     picture(tmp_path, "a.png")
-    jsonl(tmp_path, "metadata.jsonl", {"image_file_name": "a.png", "note": "n", "additional_feature": "f"})  # fmt: skip
+    jsonl(
+        tmp_path,
+        "metadata.jsonl",
+        {"image_file_name": "a.png", "note": "n", "additional_feature": "f"},
+    )
     (pair,) = load(tmp_path)[0].pairs
     assert (pair.caption, pair.captions) == ("f", {"note": "n"})
 
@@ -193,5 +202,7 @@ def test_two_kinds_of_metadata_are_not_mixed(tmp_path):
 
 def test_a_folder_without_metadata_is_refused_by_name(tmp_path):
     picture(tmp_path, "a.png")
-    with pytest.raises(TrainerError, match="There is no metadata.jsonl, metadata.csv or metadata.parquet"):  # fmt: skip
+    with pytest.raises(
+        TrainerError, match="There is no metadata.jsonl, metadata.csv or metadata.parquet"
+    ):
         load(tmp_path, layout="hugging face")

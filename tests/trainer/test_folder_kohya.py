@@ -41,10 +41,11 @@ def folder(tmp_path):
 
 
 def test_the_pairs_and_repeats_are_those_of_kohya(folder):
-    """By its code (48d368fa): library/config_util.py makes a subset of each folder directly below the top one whose name
-    begins with an integer above 0 and `_`, and library/train_util.py takes the png, jpg, jpeg, webp and bmp pictures
-    directly in it: three in 5_cat, one in `1_a person`, one in 3_; with repeats 3 x 5 + 1 + 3 = 19. Its own code run on
-    this folder said 5 pictures and "19 train images with repeats".
+    """By its code (48d368fa): library/config_util.py makes a subset of each folder directly below
+    the top one whose name begins with an integer above 0 and `_`, and library/train_util.py takes
+    the png, jpg, jpeg, webp and bmp pictures directly in it: three in 5_cat, one in `1_a person`,
+    one in 3_; with repeats 3 x 5 + 1 + 3 = 19. Its own code run on this folder said 5 pictures and
+    "19 train images with repeats".
     """
     dataset, report = load(folder, layout="kohya")
     pairs = by_image(dataset)
@@ -120,8 +121,9 @@ def build_metadata(folder, name="metadata.json"):
 
 @pytest.mark.parametrize("name", ["metadata.json", "meta_lat.json"])
 def test_a_metadata_file_names_the_pairs(tmp_path, name):
-    """FineTuningDataset of library/train_util.py makes one image of each key, and joins caption and tags: six pairs here.
-    Its own code run on such a folder said 6 images, with captions "one,a, b" (kohya puts no space after its comma) and so on.
+    """FineTuningDataset of library/train_util.py makes one image of each key, and joins caption and
+    tags: six pairs here. Its own code run on such a folder said 6 images, with captions "one,a, b"
+    (kohya puts no space after its comma) and so on.
     """
     build_metadata(tmp_path, name)
     dataset, report = load(tmp_path)
@@ -150,5 +152,8 @@ def test_no_word_of_a_caption_is_replaced(tmp_path):
 
 def test_a_folder_without_repeats_or_metadata_is_refused_by_name(tmp_path):
     picture(tmp_path, "cat/a.png")
-    with pytest.raises(TrainerError, match="neither a metadata.json nor a folder of pictures with a name like 10_cat"):  # fmt: skip
+    with pytest.raises(
+        TrainerError,
+        match="neither a metadata.json nor a folder of pictures with a name like 10_cat",
+    ):
         load(tmp_path, layout="kohya")

@@ -1,4 +1,6 @@
-"""A plain folder: caption files or names, whatever the names are, in one walk and with few pictures in memory."""
+"""A plain folder: caption files or names, whatever the names are, in one walk and with few pictures
+in memory.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ LINKS = pytest.mark.skipif(sys.platform == "win32", reason="links need rights th
 
 
 def test_a_caption_file_is_found_by_the_name_alone(tmp_path):
-    """ComfyUI's LoadImageTextDataSetFromFolder replaces the first `.png` of the whole path, here that of the folder."""
+    """ComfyUI's LoadImageTextDataSetFromFolder replaces the first `.png` of the whole path, here
+    that of the folder.
+    """
     picture(tmp_path, "data.png/x.png")
     text(tmp_path, "data.png/x.txt", "inside")
     picture(tmp_path, "v1.5.png")
@@ -44,7 +48,9 @@ def test_pairs_stand_in_the_order_of_their_paths(tmp_path):
 
 
 def test_odd_but_good_files_are_pairs(tmp_path):
-    """Upper case, byte order marks, line ends of Windows, emoji, spaces, names that Windows keeps for devices."""
+    """Upper case, byte order marks, line ends of Windows, emoji, spaces, names that Windows keeps
+    for devices.
+    """
     files = {
         "UPPER.PNG": ("UPPER.TXT", b"in capitals", "in capitals"),
         "mark.png": ("mark.txt", "\ufeffafter a mark".encode(), "after a mark"),
@@ -121,7 +127,9 @@ def test_a_folder_is_a_group_and_stays_on_one_side(tmp_path):
 
 
 def test_the_fingerprint_of_a_plain_folder_is_what_it_was(tmp_path):
-    """Groups and where a picture lies do not count; these values are of the first version of the loader."""
+    """Groups and where a picture lies do not count; these values are of the first version of the
+    loader.
+    """
     data = (
         b"BM:\0\0\0\0\0\0\x006\0\0\0(\0\0\0\1\0\0\0\1\0\0\0\1\0\x18\0\0\0\0\0\4"
         + bytes(19)

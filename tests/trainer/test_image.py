@@ -1,4 +1,6 @@
-"""Picture files of every kind that people have, judged by their pixels; bad ones by what they are told."""
+"""Picture files of every kind that people have, judged by their pixels; bad ones by what they are
+told.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +75,9 @@ def noise(width: int, height: int) -> Image.Image:
 
 
 def ycck_red() -> bytes:
-    """An Adobe JPEG in YCCK. Pillow writes CMYK only, so the channels hold Y, Cb, Cr and K and the marker is changed."""
+    """An Adobe JPEG in YCCK. Pillow writes CMYK only, so the channels hold Y, Cb, Cr and K and the
+    marker is changed.
+    """
     stored = (179, 171, 0, 255)  # YCbCr of (0, 255, 255), which stands for C, M, Y; K inverted
     image = Image.new("CMYK", (16, 16), tuple(255 - value for value in stored))
     data = encoded(image, "JPEG", quality=100, subsampling=0)
@@ -83,7 +87,9 @@ def ycck_red() -> bytes:
 
 
 def ink_profile() -> bytes:
-    """A CMYK profile in which full cyan is L 60, a -30, b -40, whatever else is printed; without it, white."""
+    """A CMYK profile in which full cyan is L 60, a -30, b -40, whatever else is printed; without
+    it, white.
+    """
     grid = bytearray()
     for node in range(16):
         grid += bytes((153, 98, 88)) if node & 8 else bytes((255, 128, 128))
@@ -231,7 +237,12 @@ def test_values_of_rgb_are_taken_as_they_are_with_any_profile():
 @pytest.mark.parametrize("colour", ["#000000", "#ff0000", "#123456"])
 def test_transparency_becomes_the_chosen_colour(colour):
     wanted = tuple(bytes.fromhex(colour[1:]))
-    for name in ("clear RGBA", "RGB, its colour clear", "16 bit grey, its value clear", "GIF, one clear"):  # fmt: skip
+    for name in (
+        "clear RGBA",
+        "RGB, its colour clear",
+        "16 bit grey, its value clear",
+        "GIF, one clear",
+    ):
         assert open_rgb(GOOD[name][0](), background=colour).getpixel((0, 0)) == wanted, name
 
 
@@ -278,7 +289,7 @@ def test_a_picture_is_shown_upright(kind, orientation):
     "cover", [(500, 250), (501, 250), (500, 251), (250, 125), (100, 60), (8, 8)]
 )
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
-def test_a_jpeg_is_decoded_as_small_as_it_may_be_and_never_smaller(cover, orientation):  # fmt: skip
+def test_a_jpeg_is_decoded_as_small_as_it_may_be_and_never_smaller(cover, orientation):
     stored = (1000, 500) if orientation < 5 else (500, 1000)
     exif = Image.Exif()
     exif[0x0112] = orientation

@@ -1,4 +1,6 @@
-"""Latents of real picture files by a real VAE: the same bits whatever else is encoded, kept through kills."""
+"""Latents of real picture files by a real VAE: the same bits whatever else is encoded, kept through
+kills.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,9 @@ def load(folder: Path) -> Dataset:
 
 @pytest.fixture
 def dataset(tmp_path) -> Dataset:
-    """PNG and JPEG of many shapes, some held sideways by the camera; every third pair can be mirrored."""
+    """PNG and JPEG of many shapes, some held sideways by the camera; every third pair can be
+    mirrored.
+    """
     folder = tmp_path / "pictures"
     folder.mkdir()
     turned = Image.Exif()
@@ -141,8 +145,10 @@ def test_a_latent_is_the_mean_of_the_picture_in_its_bucket(dataset, tmp_path, va
 def test_on_an_accelerator_pictures_of_one_size_share_batches(dataset, tmp_path, vae, monkeypatch):
     sizes, encode_batch = [], module._encode
     monkeypatch.setattr(
-        module, "_encode", lambda v, _, p: sizes.append([x.shape for x in p]) or encode_batch(v, "cpu", p)
-    )  # fmt: skip
+        module,
+        "_encode",
+        lambda v, _, p: sizes.append([x.shape for x in p]) or encode_batch(v, "cpu", p),
+    )
     latents = [table(dataset, side, tmp_path, vae) for side in (64, 96)]
     assert encode_missing(latents, vae, "accelerator", 3, lambda *_: None) == {}
     assert all(len(set(shapes)) == 1 and len(shapes) <= 3 for shapes in sizes)
@@ -289,9 +295,16 @@ def test_a_run_goes_on_without_a_picture_that_is_damaged_and_says_so(
         "damaged",
         Base(base.name, str(base), sha256_file(base)),
         dataset,
-        RunSettings(resolution=64, bucket_step=16, epochs=1, batch_size=2, train_text_encoder=False, validation_timesteps=1),
+        RunSettings(
+            resolution=64,
+            bucket_step=16,
+            epochs=1,
+            batch_size=2,
+            train_text_encoder=False,
+            validation_timesteps=1,
+        ),
         Paths(str(tmp_path / "checkpoints"), str(tokenizer), str(tmp_path / "cache")),
-    )  # fmt: skip
+    )
     arguments = [sys.executable, str(MAIN), "run", str(run.folder)]
     trained = subprocess.run(arguments, capture_output=True, text=True)
     assert trained.returncode == 0, trained.stderr

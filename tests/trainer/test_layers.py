@@ -1,4 +1,6 @@
-"""Which weights learn: exactly those get a gradient, and what lies below them costs no backward pass."""
+"""Which weights learn: exactly those get a gradient, and what lies below them costs no backward
+pass.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ def parts():
 
 
 def learning(parts, settings: dict) -> dict[str, list[str]]:
-    """Names of the parameters that have a gradient after a pass; asserts that they are those that should learn."""
+    """Names of the parameters that have a gradient after a pass; asserts that they are those that
+    should learn.
+    """
     unet, text_encoder = parts
     run = RunSettings.from_json(settings)
     chosen = trained_parameters(unet, text_encoder, run)

@@ -1,4 +1,6 @@
-"""Rows find their images in a folder by what is in the names, and nothing outside the folder is ever found."""
+"""Rows find their images in a folder by what is in the names, and nothing outside the folder is
+ever found.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ def put(folder: Path, *names: str) -> None:
 
 
 def find(folder: Path, key: str, rows: list[dict]) -> LocalImages:
-    """Join rows, given as what is known of them; they are numbered from 1 unless they say otherwise."""
+    """Join rows, given as what is known of them; they are numbered from 1 unless they say
+    otherwise.
+    """
     selection = folder.with_name("selection [1].parquet")
     columns = ("image", "prompt", "user", "kind", "attachment", "job", "file")
     with duckdb.connect() as database:

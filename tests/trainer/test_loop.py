@@ -1,4 +1,6 @@
-"""How a training ends when something comes between: a signal, too little memory, a package or a device that is not there."""
+"""How a training ends when something comes between: a signal, too little memory, a package or a
+device that is not there.
+"""
 
 from __future__ import annotations
 

@@ -39,7 +39,9 @@ def test_the_state_of_an_optimizer_is_as_large_as_said(kind):
 
 @pytest.fixture(scope="module")
 def unet_shapes_and_saved() -> tuple[dict, int]:
-    """SD1.5's tensor shapes by their names in a file, and the bytes autograd saves at 512 px; no memory is taken."""
+    """SD1.5's tensor shapes by their names in a file, and the bytes autograd saves at 512 px; no
+    memory is taken.
+    """
     saved: dict[int, tuple] = {}
     with FakeTensorMode():
         unet = build_unet(SD15).train()

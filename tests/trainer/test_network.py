@@ -1,4 +1,6 @@
-"""The network is off unless a file says otherwise, and only addresses of the public internet are connected to."""
+"""The network is off unless a file says otherwise, and only addresses of the public internet are
+connected to.
+"""
 
 from __future__ import annotations
 
@@ -238,7 +240,9 @@ def test_one_private_address_among_public_ones_refuses_the_name(server):
 
 
 def test_a_name_that_becomes_private_between_two_questions_is_refused(server):
-    """DNS rebinding: what is checked is the answer that is connected to, and there is no second question in between."""
+    """DNS rebinding: what is checked is the answer that is connected to, and there is no second
+    question in between.
+    """
     names = Names(["127.0.0.1"], ["127.0.0.1"])
     url = f"http://cdn.test:{server.server_port}/"
     check_url(url, PUBLIC_ONLY)

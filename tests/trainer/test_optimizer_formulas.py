@@ -1,4 +1,6 @@
-"""Each optimizer takes the steps of its paper, against float64 arithmetic that is written here from the formulas."""
+"""Each optimizer takes the steps of its paper, against float64 arithmetic that is written here from
+the formulas.
+"""
 
 from __future__ import annotations
 

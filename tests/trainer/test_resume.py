@@ -1,4 +1,6 @@
-"""Kill -9 at any moment, start again with the same command: the weights are those of the undisturbed run, bit for bit."""
+"""Kill -9 at any moment, start again with the same command: the weights are those of the
+undisturbed run, bit for bit.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +62,9 @@ def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> boo
 
 
 def trial(tiny_runs, start, optimizer: str) -> int:
-    """Compare an undisturbed run with killed ones until there were enough kills; how many there were."""
+    """Compare an undisturbed run with killed ones until there were enough kills; how many there
+    were.
+    """
     name = optimizer.replace(" ", "-")
     settings = {"unet_optimizer": {"optimizer": optimizer, "schedule": "cosine", "warmup_steps": 2}}
     whole = tiny_runs(f"{name}-whole", **settings)

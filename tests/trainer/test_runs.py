@@ -1,4 +1,6 @@
-"""Run folders and the queue, without training: identity, names, and what happens when a process is gone."""
+"""Run folders and the queue, without training: identity, names, and what happens when a process is
+gone.
+"""
 
 from __future__ import annotations
 

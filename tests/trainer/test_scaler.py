@@ -16,7 +16,9 @@ from cocktail.trainer.workers import Workers
 
 @pytest.fixture
 def begin(make_tiny_run):
-    """Makes runs that stand at their first step, both parts learning; what accelerate keeps globally goes afterwards."""
+    """Makes runs that stand at their first step, both parts learning; what accelerate keeps
+    globally goes afterwards.
+    """
 
     def make(name: str) -> Training:
         run = make_tiny_run(name, precision="fp32", train_text_encoder=True, ema={"decay": 0.9})

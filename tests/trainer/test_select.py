@@ -1,4 +1,6 @@
-"""Selecting pairs: the same rows as a slow reading in plain Python, whatever the filters and however dirty the table."""
+"""Selecting pairs: the same rows as a slow reading in plain Python, whatever the filters and
+however dirty the table.
+"""
 
 from __future__ import annotations
 
@@ -158,7 +160,20 @@ def test_filters_drawn_by_chance_do_too(clean, derived, tmp_path, seed):
             assert rows_of(answer(clean, settings, cache).path) == wanted, settings
 
 
-@pytest.mark.parametrize("dirt", ["bad bytes", "stray quotes", "nul", "short rows", "long rows", "truncated end", "crlf", "bom", "all"])  # fmt: skip
+@pytest.mark.parametrize(
+    "dirt",
+    [
+        "bad bytes",
+        "stray quotes",
+        "nul",
+        "short rows",
+        "long rows",
+        "truncated end",
+        "crlf",
+        "bom",
+        "all",
+    ],
+)
 @pytest.mark.parametrize("ending", [".csv", ".tsv"])
 def test_a_dirty_table_gives_every_row_that_can_be_read_and_lists_every_other(
     make_table, tmp_path, dirt, ending
@@ -231,7 +246,9 @@ def test_lines_of_json_are_read_object_by_object_and_others_listed(make_table, t
             value["version"] = {"major": 5, "letters": ["a", None]}
         if number % 11 == 0:
             del value["aspect"]
-        lines.append(json.dumps(value, ensure_ascii=number % 2 == 0, separators=(",", ":")).encode())  # fmt: skip
+        lines.append(
+            json.dumps(value, ensure_ascii=number % 2 == 0, separators=(",", ":")).encode()
+        )
     lines[5:5] = [b"", b"[1, 2]", b"  ", b'"text"', b"{broken", b"null", b"12", b"\xff\xfe{}"]
     lines.append(b'{"Content": "**cut')
     for ending, mark in ((b"\n", b""), (b"\r\n", b"\xef\xbb\xbf")):
@@ -241,8 +258,10 @@ def test_lines_of_json_are_read_object_by_object_and_others_listed(make_table, t
         mapping = mapping_of(table.path)
         read = [
             row and dict(zip(table.columns, row, strict=True))
-            for row in slow.read_jsonl(b"\n".join(lines).replace(b"\xff\xfe{}\n", b""), table.columns)
-        ]  # fmt: skip
+            for row in slow.read_jsonl(
+                b"\n".join(lines).replace(b"\xff\xfe{}\n", b""), table.columns
+            )
+        ]
         wanted = slow.select(read, mapping, ANY, SALT, unreadable_count=True)
         for _ in range(2):
             found = answer(path, ANY, tmp_path)
@@ -268,7 +287,15 @@ def test_parquet_of_any_types_is_read_as_text(tmp_path):
             " uuid() AS identity FROM range(50)) TO $path (FORMAT parquet)",
             {"path": str(path)},
         )
-    mapping = Mapping(image="image", prompt="prompt", user="user", upscaled="upscaled", width="width", height="height", captions=("nested", "struct", "time", "enumerated"))  # fmt: skip
+    mapping = Mapping(
+        image="image",
+        prompt="prompt",
+        user="user",
+        upscaled="upscaled",
+        width="width",
+        height="height",
+        captions=("nested", "struct", "time", "enumerated"),
+    )
     found = answer(path, replace(ANY, kinds=("upscaled",)), tmp_path, mapping)
     rows = rows_of(found.path)
     assert [row[0] for row in rows] == list(range(0, 50, 2))

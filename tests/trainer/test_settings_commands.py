@@ -27,7 +27,9 @@ def test_presets_are_printed_as_json_that_new_takes(capsys):
 def test_everydream2s_files_become_a_file_of_settings_and_nothing_is_overwritten(tmp_path, capsys):
     train, out = tmp_path / "train.json", tmp_path / "settings.json"
     train.write_text('{"max_epochs": 7}', encoding="utf-8")
-    assert "max_epochs = 7: taken, as epochs" in output(capsys, "import-everydream2", train, "-o", out)  # fmt: skip
+    assert "max_epochs = 7: taken, as epochs" in output(
+        capsys, "import-everydream2", train, "-o", out
+    )
     assert RunSettings.from_json(json.loads(out.read_text(encoding="utf-8"))).epochs == 7
     assert main(["import-everydream2", str(train), "-o", str(out)]) == 1
     assert "is there already" in capsys.readouterr().err
@@ -38,13 +40,29 @@ def given(tmp_path, miniatures, tokenizer):
     """Arguments of `new` for twelve drawn pairs."""
     draw_shapes(tmp_path / "pictures", 12, 1)
     return [
-        "new", str(tmp_path / "runs"), "first", "--base", str(miniatures / "miniature_base.safetensors"),
-        "--dataset", str(tmp_path / "pictures"), "--tokenizer", str(tokenizer), "--validation-share", "0.25",
-    ]  # fmt: skip
+        "new",
+        str(tmp_path / "runs"),
+        "first",
+        "--base",
+        str(miniatures / "miniature_base.safetensors"),
+        "--dataset",
+        str(tmp_path / "pictures"),
+        "--tokenizer",
+        str(tokenizer),
+        "--validation-share",
+        "0.25",
+    ]
 
 
 def test_new_makes_a_run_folder_with_a_preset_and_changes(given, tmp_path, capsys):
-    chosen = ["--preset", "ED2 2023 baseline", "--set", "epochs=2", "--set", "loss.min_snr_gamma = 5"]  # fmt: skip
+    chosen = [
+        "--preset",
+        "ED2 2023 baseline",
+        "--set",
+        "epochs=2",
+        "--set",
+        "loss.min_snr_gamma = 5",
+    ]
     printed = output(capsys, *given, *chosen)
     run = Run.open(tmp_path / "runs" / "first")
     assert (run.settings.epochs, run.settings.loss.min_snr_gamma) == (2, 5.0)
@@ -57,7 +75,14 @@ def test_new_makes_a_run_folder_with_a_preset_and_changes(given, tmp_path, capsy
 
 
 def test_a_run_made_by_new_trains(given, tmp_path, capsys):
-    small = ["resolution=64", "bucket_step=16", "epochs=1", "batch_size=4", "validation_timesteps=1", "train_text_encoder=false"]  # fmt: skip
+    small = [
+        "resolution=64",
+        "bucket_step=16",
+        "epochs=1",
+        "batch_size=4",
+        "validation_timesteps=1",
+        "train_text_encoder=false",
+    ]
     output(capsys, *given, *(part for line in small for part in ("--set", line)))
     folder = tmp_path / "runs" / "first"
     assert main(["run", str(folder)]) == 0

@@ -1,4 +1,6 @@
-"""Settings as lines of text: what is shown can be read, and what is changed by name changes nothing else."""
+"""Settings as lines of text: what is shown can be read, and what is changed by name changes nothing
+else.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ def test_texts_with_quotes_lines_and_numbers_in_them_give_themselves_back():
 def test_what_differs_comes_first():
     text = describe(RunSettings(epochs=7))
     assert text.splitlines()[:2] == ["# differs from the defaults:", "epochs = 7"]
-    assert len(list(setting_lines(RunSettings()))) == sum(" = " in line for line in text.splitlines())  # fmt: skip
+    assert len(list(setting_lines(RunSettings()))) == sum(
+        " = " in line for line in text.splitlines()
+    )
 
 
 def test_a_change_by_name_leaves_everything_else():

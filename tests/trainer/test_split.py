@@ -1,4 +1,6 @@
-"""Splitting: exact shares, choices that additions do not move, groups that stay together, validation sets of their own."""
+"""Splitting: exact shares, choices that additions do not move, groups that stay together,
+validation sets of their own.
+"""
 
 from __future__ import annotations
 

@@ -201,11 +201,17 @@ def test_a_quote_that_is_never_closed_takes_what_is_behind_it_and_is_listed(tmp_
     data = b"image,prompt\n" + b"\n".join(ROWS) + b'\n3.png,"never closed\n4.png,a fox\n'
     path.write_bytes(gzip.compress(data) if name.endswith("gz") else data)
     found = select(
-        open_table(path), Mapping(image="image", prompt="prompt"), EVERY, tmp_path / "rows.parquet", tmp_path
-    )  # fmt: skip
+        open_table(path),
+        Mapping(image="image", prompt="prompt"),
+        EVERY,
+        tmp_path / "rows.parquet",
+        tmp_path,
+    )
     wanted = [(line, row) for line, row in slow.read_csv_lines(data)]
     assert found.funnel[0].rows == sum(row is not None for _, row in wanted)
-    assert [reject.line for reject in found.rejects.first] == [line for line, row in wanted if row is None]  # fmt: skip
+    assert [reject.line for reject in found.rejects.first] == [
+        line for line, row in wanted if row is None
+    ]
     assert found.funnel[0].rows + found.rejects.count == len(wanted) == 4
 
 
@@ -221,8 +227,28 @@ def test_a_torn_gz_is_refused_before_any_of_it_is_taken_for_all(tmp_path):
 
 
 PIECES = some.sampled_from(
-    [b"a", b"b c", b'"', b'""', b",", b",", b"\n", b"\n", b"\r\n", b"\xff", b"\0", b" ", "é".encode(), b"\\", b'",', b',"', b'"\n', b"\t", b"1"]
-)  # fmt: skip
+    [
+        b"a",
+        b"b c",
+        b'"',
+        b'""',
+        b",",
+        b",",
+        b"\n",
+        b"\n",
+        b"\r\n",
+        b"\xff",
+        b"\0",
+        b" ",
+        "é".encode(),
+        b"\\",
+        b'",',
+        b',"',
+        b'"\n',
+        b"\t",
+        b"1",
+    ]
+)
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
@@ -232,7 +258,8 @@ PIECES = some.sampled_from(
 def test_any_small_table_is_read_as_the_rules_say(tmp_path_factory, pieces, mark, header):
     """Every record comes as plain Python reads it, or is listed with its line; none is lost.
 
-    Where the file ends within quotes, what DuckDB makes of the last field varies; the examples are fixed for that.
+    Where the file ends within quotes, what DuckDB makes of the last field varies; the examples are
+    fixed for that.
     """
     data = (b"\xef\xbb\xbf" if mark else b"") + header + b"".join(pieces)
     path = tmp_path_factory.getbasetemp() / "any.csv"
@@ -247,7 +274,9 @@ def test_any_small_table_is_read_as_the_rules_say(tmp_path_factory, pieces, mark
         found = database.execute(f"SELECT * FROM {sql}", values).fetchall()
         rejects = read_rejects(database, table, "")
     assert [list(row[1:]) for row in found] == [row for _, row in wanted if row is not None]
-    assert [reject.line for reject in rejects.first] == [line for line, row in wanted if row is None]  # fmt: skip
+    assert [reject.line for reject in rejects.first] == [
+        line for line, row in wanted if row is None
+    ]
     assert rejects.count == len(rejects.first)
 
 
@@ -257,7 +286,9 @@ def test_any_small_table_is_read_as_the_rules_say(tmp_path_factory, pieces, mark
 def test_damaged_records_where_the_parts_that_threads_read_meet_lose_nothing(
     tmp_path, monkeypatch, name, end, seed
 ):
-    """Parts of a kilobyte; in a file without quotes, any record may be damaged, and the end be cut off."""
+    """Parts of a kilobyte; in a file without quotes, any record may be damaged, and the end be cut
+    off.
+    """
     monkeypatch.setattr(table_module, "MAX_RECORD_BYTES", 256)
     monkeypatch.setattr(table_module, "PART_BYTES", 1024)
     draw = random.Random(seed)
@@ -281,7 +312,9 @@ def test_damaged_records_where_the_parts_that_threads_read_meet_lose_nothing(
         found = database.execute(f"SELECT * FROM {sql}", values).fetchall()
         rejects = read_rejects(database, table, "")
     assert [list(row[1:]) for row in found] == [row for _, row in wanted if row is not None]
-    assert [reject.line for reject in rejects.first] == [line for line, row in wanted if row is None]  # fmt: skip
+    assert [reject.line for reject in rejects.first] == [
+        line for line, row in wanted if row is None
+    ]
     assert rejects.count == len(rejects.first) > 0
 
 

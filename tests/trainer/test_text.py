@@ -1,4 +1,6 @@
-"""Captions of any length: the tokens that ComfyUI has for them, and embeddings that do not depend on the batch."""
+"""Captions of any length: the tokens that ComfyUI has for them, and embeddings that do not depend
+on the batch.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +67,9 @@ def text(tokenizer, text_encoder, tmp_path):
 
 
 def test_long_captions_have_comfyuis_tokens(comfyui: Path, text):
-    """Brackets are part of a caption, so they stand with a backslash in the prompt that says the same."""
+    """Brackets are part of a caption, so they stand with a backslash in the prompt that says the
+    same.
+    """
     answer = subprocess.run(
         [sys.executable, "-c", COMFYUI_TOKENS],
         input=json.dumps(CAPTIONS),

@@ -1,4 +1,6 @@
-"""Real training of the miniature in a process of its own, as ComfyUI starts it: exact, restartable, refusing nonsense."""
+"""Real training of the miniature in a process of its own, as ComfyUI starts it: exact, restartable,
+refusing nonsense.
+"""
 
 from __future__ import annotations
 

@@ -7,10 +7,12 @@ from pathlib import Path
 
 
 def train_quietly(folder: str, disk_full_while: str | None = None, room_bytes: int = 0) -> None:
-    """Train a run like `python -m trainer run`, its words in log.txt; the exit status is the process'.
+    """Train a run like `python -m trainer run`, its words in log.txt; the exit status is the
+    process'.
 
-    One thread: several trainings at a time would fight for the cores. While the file `disk_full_while` is there, writing
-    tensors fails as it does on a full disk. `room_bytes` is how much more memory the process may take, 0 = all there is.
+    One thread: several trainings at a time would fight for the cores. While the file
+    `disk_full_while` is there, writing tensors fails as it does on a full disk. `room_bytes` is how
+    much more memory the process may take, 0 = all there is.
     """
     import torch
 

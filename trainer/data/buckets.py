@@ -37,10 +37,12 @@ EVERYDREAM2: dict[int, str] = {
     1408: "1536x1280 1664x1152 1920x1024 2048x960 2368x832 2560x768 2816x704",
     1536: "1728x1344 1792x1280 2048x1152 2304x1024 2432x960 2624x896 2816x832 3072x768",
 }
-"""The sizes of EveryDream2's data/aspects.py (commit 5098db8) lying down; each is there upright too, and the square.
+"""The sizes of EveryDream2's data/aspects.py (commit 5098db8) lying down; each is there upright
+too, and the square.
 
-Three slips of that file are not followed: 576x640 at 320, 1408x1344 at 1280 and 704x3072 at 1408 stand for the upright
-128x576, 1152x1408 and 704x2816. It has the sizes for 1408 too, but does not offer them.
+Three slips of that file are not followed: 576x640 at 320, 1408x1344 at 1280 and 704x3072 at 1408
+stand for the upright 128x576, 1152x1408 and 704x2816. It has the sizes for 1408 too, but does not
+offer them.
 """
 
 
@@ -49,9 +51,10 @@ def make_buckets(
 ) -> tuple[Bucket, ...]:
     """The sizes of a resolution, upright and lying: EveryDream2's, or generated.
 
-    Generated: for every width that is a multiple of `step`, the tallest size within the area resolution x resolution,
-    with aspect ratios from 1:max_aspect to max_aspect:1. EveryDream2's table is the one of the resolution rounded down
-    to a multiple of 64; step and max_aspect do not count for it. Raises TrainerError when it has none.
+    Generated: for every width that is a multiple of `step`, the tallest size within the area
+    resolution x resolution, with aspect ratios from 1:max_aspect to max_aspect:1. EveryDream2's
+    table is the one of the resolution rounded down to a multiple of 64; step and max_aspect do not
+    count for it. Raises TrainerError when it has none.
     """
     if table == "EveryDream2":
         return _everydream2(resolution)
@@ -83,8 +86,8 @@ def choose_bucket(
 ) -> Bucket:
     """The bucket whose aspect ratio is nearest; of equals the largest.
 
-    Nearness is the difference of the ratios' logarithms, the same for upright and lying pictures; in EveryDream2's table
-    the plain difference of width / height, as there.
+    Nearness is the difference of the ratios' logarithms, the same for upright and lying pictures;
+    in EveryDream2's table the plain difference of width / height, as there.
     """
     if table == "EveryDream2":
         return min(
@@ -103,7 +106,9 @@ def choose_bucket(
 
 @dataclass(frozen=True)
 class BucketUse:
-    """A bucket and the pictures in it: how many, how many are enlarged to fill it, and the mean share cropped away."""
+    """A bucket and the pictures in it: how many, how many are enlarged to fill it, and the mean
+    share cropped away.
+    """
 
     bucket: Bucket
     pairs: int
@@ -114,7 +119,9 @@ class BucketUse:
 def bucket_use(
     sizes: Iterable[Bucket], buckets: tuple[Bucket, ...], table: str = "generated"
 ) -> list[BucketUse]:
-    """How pictures of these sizes fall into the buckets, the fullest first; empty buckets are left out."""
+    """How pictures of these sizes fall into the buckets, the fullest first; empty buckets are left
+    out.
+    """
     found: dict[Bucket, list[tuple[bool, float]]] = {}
     chosen: dict[Bucket, Bucket] = {}
     for size in sizes:
@@ -137,7 +144,9 @@ def bucket_use(
 
 
 class Showing(NamedTuple):
-    """One time that an epoch shows a pair; `copy` counts from 0 for pairs that it shows several times."""
+    """One time that an epoch shows a pair; `copy` counts from 0 for pairs that it shows several
+    times.
+    """
 
     pair: str
     copy: int
@@ -157,8 +166,9 @@ def batches(
 ) -> list[list[Showing]]:
     """What an epoch shows, in batches of one bucket each.
 
-    Every pair comes as often as its weight says, once if there is none; a fraction is a chance, drawn for every epoch.
-    Order is a function of (seed, epoch, id) alone. The last batch of a bucket may be smaller.
+    Every pair comes as often as its weight says, once if there is none; a fraction is a chance,
+    drawn for every epoch. Order is a function of (seed, epoch, id) alone. The last batch of a
+    bucket may be smaller.
     """
     showings = [
         Showing(pair_id, copy)
@@ -184,7 +194,9 @@ def steps_of_epoch(
     weights: Mapping[str, float],
     accumulate: int,
 ) -> int:
-    """How many optimizer steps of `accumulate` batches `batches` plans for an epoch, without planning it."""
+    """How many optimizer steps of `accumulate` batches `batches` plans for an epoch, without
+    planning it.
+    """
     counts: Counter[Bucket] = Counter()
     for pair_id, bucket in buckets.items():
         counts[bucket] += _times(weights.get(pair_id, 1.0), seed, epoch, pair_id)

@@ -1,4 +1,6 @@
-"""What caption a pair is shown with: its own or another column, its tags in order, shuffled or thinned out."""
+"""What caption a pair is shown with: its own or another column, its tags in order, shuffled or
+thinned out.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +16,10 @@ OWN = "caption"
 def vary(pair: Pair, mix: Sequence[tuple[str, float]], key: str) -> str:
     """The caption of one showing, a function of the pair and `key` alone.
 
-    `mix` gives columns and their chances, which need not add up to 1; a pair without the chosen column, or with nothing
-    in it, is shown with its own caption. Tags are what stands between commas: the first `keep_tags` stay, each other one
-    is left out with the chance `tag_dropout`, the rest is shuffled if the pair says so (as in kohya's sd-scripts).
+    `mix` gives columns and their chances, which need not add up to 1; a pair without the chosen
+    column, or with nothing in it, is shown with its own caption. Tags are what stands between
+    commas: the first `keep_tags` stay, each other one is left out with the chance `tag_dropout`,
+    the rest is shuffled if the pair says so (as in kohya's sd-scripts).
     """
     draw = random.Random(key)
     caption = pair.caption

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from PIL import Image
 
 MAX_PIXELS = 178_956_970
-"""Larger pictures are refused before they are decoded (Pillow's own limit against decompression bombs)."""
+"""Larger pictures are refused before they are decoded (Pillow's own limit against decompression
+bombs).
+"""
 TOO_MANY = f"it has more than {MAX_PIXELS} pixels, the most that are read"
 SUFFIXES = frozenset(
     (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
@@ -25,7 +27,8 @@ SUFFIXES = frozenset(
 FORMATS = (
     *("PNG", "JPEG", "MPO", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "JPEG2000", "PPM", "HEIF"),
 )
-"""What is read, by Pillow's names, whatever the suffix says. HEIF is there when pillow-heif is installed and registered.
+"""What is read, by Pillow's names, whatever the suffix says. HEIF is there when pillow-heif is
+installed and registered.
 
 Others are left out on purpose: to open PostScript, for one, Pillow starts another program.
 """
@@ -59,18 +62,21 @@ BEGINNINGS = (
 def open_rgb(
     source: Path | bytes, cover: tuple[int, int] | None = None, background: str = "#ffffff"
 ) -> Image.Image:
-    """The first frame of a picture, upright (Exif), in RGB with 8 bits; transparency becomes `background` (#rrggbb).
+    """The first frame of a picture, upright (Exif), in RGB with 8 bits; transparency becomes
+    `background` (#rrggbb).
 
-    With `cover` (width, height, of the upright picture) a JPEG may be decoded at a half, quarter or eighth, never below
-    that size. `info["animated"]` of the result says whether the file holds frames or pages after this one; a second
-    picture inside a photograph (MPO) does not count.
+    With `cover` (width, height, of the upright picture) a JPEG may be decoded at a half, quarter or
+    eighth, never below that size. `info["animated"]` of the result says whether the file holds
+    frames or pages after this one; a second picture inside a photograph (MPO) does not count.
 
-    Colours: values of RGB and grey pictures are taken as they are, embedded profile or not, as EveryDream2, kohya's
-    scripts, Hugging Face's datasets and ComfyUI's Load Image do. CMYK is converted by its embedded profile, because
-    without it the colours are far off; without a profile by Pillow's formula. Lab becomes sRGB. 16 bits are cut to the
-    upper 8, floats are taken from 0 to 1.
+    Colours: values of RGB and grey pictures are taken as they are, embedded profile or not, as
+    EveryDream2, kohya's scripts, Hugging Face's datasets and ComfyUI's Load Image do. CMYK is
+    converted by its embedded profile, because without it the colours are far off; without a profile
+    by Pillow's formula. Lab becomes sRGB. 16 bits are cut to the upper 8, floats are taken from 0
+    to 1.
 
-    Raises TrainerError when the file is no picture, is damaged, cut off, or has more than MAX_PIXELS.
+    Raises TrainerError when the file is no picture, is damaged, cut off, or has more than
+    MAX_PIXELS.
     """
     from PIL import Image, ImageColor, UnidentifiedImageError
 
@@ -138,7 +144,9 @@ def _with_alpha(image: Image.Image) -> Image.Image:
 
 
 def _on(background: str, layer: Image.Image) -> Image.Image:
-    """A picture with transparency on a colour, strip by strip: at once, a large one would be in memory five times."""
+    """A picture with transparency on a colour, strip by strip: at once, a large one would be in
+    memory five times.
+    """
     from PIL import Image
 
     result = Image.new("RGB", layer.size)
@@ -151,7 +159,9 @@ def _on(background: str, layer: Image.Image) -> Image.Image:
 
 
 def _from_16_bits(image: Image.Image, background: str) -> Image.Image:
-    """Grey with 16 bits; one value may be transparent. Raises TrainerError when there are 32 bits and they are used."""
+    """Grey with 16 bits; one value may be transparent. Raises TrainerError when there are 32 bits
+    and they are used.
+    """
     values = image.convert("I")
     low, high = cast("tuple[int, int]", values.getextrema())
     if not 0 <= low <= high <= 65_535:
@@ -172,7 +182,9 @@ def _from_16_bits(image: Image.Image, background: str) -> Image.Image:
 
 
 def _from_floats(image: Image.Image) -> Image.Image:
-    """Grey floats from 0 to 1. Raises TrainerError when they go beyond that: nobody can tell what would be white."""
+    """Grey floats from 0 to 1. Raises TrainerError when they go beyond that: nobody can tell what
+    would be white.
+    """
     import numpy
     from PIL import Image
 
@@ -260,9 +272,11 @@ _inside: list[int] = []
 
 @contextlib.contextmanager
 def _strictly() -> Iterator[None]:
-    """Makes Pillow silent, and refuse pictures that are cut off where another extension told it to fill them up with grey.
+    """Makes Pillow silent, and refuse pictures that are cut off where another extension told it to
+    fill them up with grey.
 
-    Both are switches of the whole process: the first thread that comes in sets them, the last one out restores them.
+    Both are switches of the whole process: the first thread that comes in sets them, the last one
+    out restores them.
     """
     from PIL import ImageFile
 
@@ -313,7 +327,9 @@ def _what_is_wrong(error: Exception, file: IO[bytes]) -> str:
 
 
 def reduction(data: bytes, size: tuple[int, int], cover: tuple[int, int]) -> int:
-    """By how much `open_rgb` makes a picture of that upright size smaller while it decodes it for `cover`: 1, 2, 4 or 8."""
+    """By how much `open_rgb` makes a picture of that upright size smaller while it decodes it for
+    `cover`: 1, 2, 4 or 8.
+    """
     if not data.startswith(b"\xff\xd8\xff"):
         return 1
     most = min(size[0] // cover[0], size[1] // cover[1])

@@ -1,4 +1,6 @@
-"""The dataset: an immutable list of pairs, known by its content, kept as one Parquet file with a JSON header."""
+"""The dataset: an immutable list of pairs, known by its content, kept as one Parquet file with a
+JSON header.
+"""
 
 from __future__ import annotations
 
@@ -25,13 +27,15 @@ HEADER = "cocktail.dataset"
 class Pair:
     """An image and its caption.
 
-    `image` is the file, relative to the dataset's root and below it, with forward slashes, or absolute when it lies elsewhere (a
-    validation folder of its own); `image_hash` the SHA-256 of its bytes; `width` and `height` are pixels after EXIF orientation.
-    `split` is "train", "validation" or "validation/NAME" for a named validation set.
-    `weight` is how many times an epoch shows the pair (EveryDream2's multiply, kohya's repeats); a fraction is drawn anew
-    for every epoch. `group` names what must stay on one side of a split: a user, a folder, a job.
-    `captions` are further captions by column. The next five change how the pair is shown: `conditional_dropout` in place
-    of the run's own, `flip` the chance of being mirrored, the others see `captions.vary`. `loss_scale` multiplies its loss.
+    `image` is the file, relative to the dataset's root and below it, with forward slashes, or
+    absolute when it lies elsewhere (a validation folder of its own); `image_hash` the SHA-256 of
+    its bytes; `width` and `height` are pixels after EXIF orientation. `split` is "train",
+    "validation" or "validation/NAME" for a named validation set. `weight` is how many times an
+    epoch shows the pair (EveryDream2's multiply, kohya's repeats); a fraction is drawn anew for
+    every epoch. `group` names what must stay on one side of a split: a user, a folder, a job.
+    `captions` are further captions by column. The next five change how the pair is shown:
+    `conditional_dropout` in place of the run's own, `flip` the chance of being mirrored, the others
+    see `captions.vary`. `loss_scale` multiplies its loss.
     """
 
     id: str
@@ -52,7 +56,9 @@ class Pair:
     loss_scale: float = 1.0
 
     def content(self) -> list[Any]:
-        """What counts for the fingerprint; options only where they are set, so that plain pairs hash as they always did."""
+        """What counts for the fingerprint; options only where they are set, so that plain pairs
+        hash as they always did.
+        """
         plain = [self.image_hash, self.caption, self.weight, self.split]
         options = {
             name: value
@@ -73,9 +79,10 @@ OPTIONS = ("captions", "conditional_dropout", "flip", "shuffle_tags", "keep_tags
 class Dataset:
     """Pairs under one root folder.
 
-    `background` is the colour (#rrggbb) that transparency becomes. `caption_mix` gives the chance of each caption column
-    ("caption" is the pair's own) for every showing; empty means always the pair's own. `history` says in one line per
-    step how the dataset came about, and does not count for the fingerprint.
+    `background` is the colour (#rrggbb) that transparency becomes. `caption_mix` gives the chance
+    of each caption column ("caption" is the pair's own) for every showing; empty means always the
+    pair's own. `history` says in one line per step how the dataset came about, and does not count
+    for the fingerprint.
     """
 
     name: str
@@ -134,7 +141,9 @@ class Dataset:
         }
 
     def save(self, path: Path) -> None:
-        """Write the manifest: a Parquet file with one row for every pair and the header, as JSON, in its metadata."""
+        """Write the manifest: a Parquet file with one row for every pair and the header, as JSON,
+        in its metadata.
+        """
         import duckdb
 
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -162,7 +171,9 @@ class Dataset:
 
     @staticmethod
     def root_of(path: Path) -> str:
-        """The root that a manifest's header names; "" when it cannot be read. The pairs are not looked at."""
+        """The root that a manifest's header names; "" when it cannot be read. The pairs are not
+        looked at.
+        """
         import duckdb
 
         try:
@@ -226,7 +237,9 @@ class Dataset:
 
 
 def _dataset(header: dict[str, Any], names: list[str], rows: list[tuple]) -> Dataset:
-    """A dataset from a manifest's header and rows; columns that older manifests lack are at their defaults."""
+    """A dataset from a manifest's header and rows; columns that older manifests lack are at their
+    defaults.
+    """
     pairs = []
     for row in rows:
         values = dict(zip(names, row, strict=True))
@@ -267,7 +280,9 @@ def _quoted(path: Path) -> str:
 
 
 def leaves_root(image: str) -> bool:
-    """Whether a picture's path climbs by `..`, holds a NUL, or is neither absolute nor relative (`C:a.png` on Windows)."""
+    """Whether a picture's path climbs by `..`, holds a NUL, or is neither absolute nor relative
+    (`C:a.png` on Windows).
+    """
     path = Path(image)
     return (
         "\0" in image
@@ -277,7 +292,9 @@ def leaves_root(image: str) -> bool:
 
 
 def pair_ids(contents: Iterable[tuple[str, str]]) -> list[str]:
-    """An id for every (image hash, caption): 16 hex digits of their SHA-256; a repeated pair gets -2, -3, ..."""
+    """An id for every (image hash, caption): 16 hex digits of their SHA-256; a repeated pair gets
+    -2, -3, ...
+    """
     seen: Counter[str] = Counter()
     ids = []
     for image_hash, caption in contents:

@@ -25,11 +25,12 @@ def split(
 ) -> Dataset:
     """The dataset with `share` of its pairs marked for validation; earlier marks do not count.
 
-    Pairs that belong together (one image, one group, one caption) stay on one side, and where they go hangs on a hash of
-    (seed, what they have in common). "exact share" takes them in the order of their hashes until the share, rounded up,
-    is reached, as EveryDream2 rounds; a pair that is added later can move a few others across. "by hash" takes those whose
-    hash lies below the share: about the share, and a pair that is added moves no other. Raises TrainerError when nothing
-    would be left on one side.
+    Pairs that belong together (one image, one group, one caption) stay on one side, and where they
+    go hangs on a hash of (seed, what they have in common). "exact share" takes them in the order of
+    their hashes until the share, rounded up, is reached, as EveryDream2 rounds; a pair that is
+    added later can move a few others across. "by hash" takes those whose hash lies below the share:
+    about the share, and a pair that is added moves no other. Raises TrainerError when nothing would
+    be left on one side.
     """
     common = _common(together)
     if method == "by hash":
@@ -69,8 +70,8 @@ def _common(together: str) -> Callable[[Pair], str]:
 def add_validation_set(dataset: Dataset, held_back: Dataset, name: str = "") -> Dataset:
     """The dataset with all pairs of another one as a further validation set; "" is the unnamed set.
 
-    A picture that is on both sides is left out of training. Raises TrainerError when the name is taken or cannot be one,
-    or nothing is left to train on.
+    A picture that is on both sides is left out of training. Raises TrainerError when the name is
+    taken or cannot be one, or nothing is left to train on.
     """
     if name and not SET_NAME.fullmatch(name):
         raise TrainerError(

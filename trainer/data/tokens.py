@@ -25,11 +25,12 @@ _counts: dict[Path, dict[str, int]] = {}
 
 
 def count_tokens(texts: Sequence[str], tokenizer: Path) -> list[int]:
-    """Tokens of each text, the marks of beginning and end not counted; `tokenizer` holds vocab.json and merges.txt.
+    """Tokens of each text, the marks of beginning and end not counted; `tokenizer` holds vocab.json
+    and merges.txt.
 
-    The same numbers as transformers' CLIPTokenizer; importing that takes over a second, this a tenth. Of printable ASCII
-    each word is encoded once and its count kept: prompts share most of their words.
-    Raises TrainerError when the folder holds no tokenizer.
+    The same numbers as transformers' CLIPTokenizer; importing that takes over a second, this a
+    tenth. Of printable ASCII each word is encoded once and its count kept: prompts share most of
+    their words. Raises TrainerError when the folder holds no tokenizer.
     """
     known = _counts.setdefault(tokenizer, {})
     if len(known) > _KNOWN_WORDS:

@@ -1,7 +1,7 @@
 """The background process of a run, or of another job that is a folder.
 
-It starts this Python on this pack's own `__main__.py` with the folder as its argument, as a list and without a shell;
-nothing that a user or a request wrote becomes part of the command.
+It starts this Python on this pack's own `__main__.py` with the folder as its argument, as a list
+and without a shell; nothing that a user or a request wrote becomes part of the command.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ class Job(Protocol):
 
 
 def start(job: Job, command: str = "run") -> int:
-    """Start a command of `python -m trainer` in a process of its own, which outlives this one; returns its pid."""
+    """Start a command of `python -m trainer` in a process of its own, which outlives this one;
+    returns its pid.
+    """
     environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
     environment.pop("PYTORCH_CUDA_ALLOC_CONF", None)
     detached: dict[str, Any] = (
@@ -54,7 +56,9 @@ def start(job: Job, command: str = "run") -> int:
 
 
 def record(job: Job, pid: int) -> None:
-    """Note which process works on a job; the start time tells it from a later one with the same pid."""
+    """Note which process works on a job; the start time tells it from a later one with the same
+    pid.
+    """
     import psutil
 
     try:

@@ -11,7 +11,8 @@ from .process import is_alive, start
 
 
 def enqueue(run: Run) -> None:
-    """Put a run that is new, was stopped, interrupted or failed into the queue; others are left as they are.
+    """Put a run that is new, was stopped, interrupted or failed into the queue; others are left as
+    they are.
 
     Its former process may still be on its way out: `tick` waits for it.
     """
@@ -31,7 +32,9 @@ def enqueue(run: Run) -> None:
 
 
 def stop(run: Run) -> None:
-    """Stop a run: one that waits leaves the queue, one at work is asked to stop after the step it is in."""
+    """Stop a run: one that waits leaves the queue, one at work is asked to stop after the step it
+    is in.
+    """
     with _alone(run.folder.parent):
         state = run.state()
         if state.status == "queued":

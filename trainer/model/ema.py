@@ -13,8 +13,9 @@ if TYPE_CHECKING:
 
 
 class Ema:
-    """The mean of the trained parameters, fp32: mean = d mean + (1 - d) weights, with d = min((1 + n) / (10 + n), decay)
-    at update n (the warm-up of TensorFlow's ExponentialMovingAverage)."""
+    """The mean of the trained parameters, fp32: mean = d mean + (1 - d) weights, with d = min((1 +
+    n) / (10 + n), decay) at update n (the warm-up of TensorFlow's ExponentialMovingAverage).
+    """
 
     def __init__(
         self,

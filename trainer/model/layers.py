@@ -16,10 +16,11 @@ Parameters = dict[str, "torch.nn.Parameter"]
 def trained_parameters(
     unet: Any, text_encoder: Any, settings: RunSettings
 ) -> dict[str, Parameters]:
-    """The parameters that learn, by part ("unet", "text_encoder") and name; the others need no gradient afterwards.
+    """The parameters that learn, by part ("unet", "text_encoder") and name; the others need no
+    gradient afterwards.
 
-    What clip skip leaves out of the forward pass does not learn. Raises TrainerError when a part that should learn has
-    nothing left to.
+    What clip skip leaves out of the forward pass does not learn. Raises TrainerError when a part
+    that should learn has nothing left to.
     """
     unet.requires_grad_(False)
     text_encoder.requires_grad_(False)

@@ -23,18 +23,25 @@ STATE_BYTES = {
     "prodigy": 16.0,
     "schedule-free adamw": 8.0,
 }
-"""Bytes of optimizer state for each trained parameter, counted in the optimizers' states. Adafactor keeps next to nothing of
-matrices, but 2/3 of a 3x3 convolution and twice a 1x1: 2.13 in SD1.5's UNet."""
+"""Bytes of optimizer state for each trained parameter, counted in the optimizers' states. Adafactor
+keeps next to nothing of matrices, but 2/3 of a 3x3 convolution and twice a 1x1: 2.13 in SD1.5's
+UNet.
+"""
 PLACE_BYTES = {"fp32": 457_000, "bf16": 230_000, "fp16": 230_000}
-"""What SD1.5's UNet keeps for the backward pass for each place of the latent, counted in the tensors that autograd saves
-at 512 and 768 px and batches of 1 and 4."""
+"""What SD1.5's UNet keeps for the backward pass for each place of the latent, counted in the
+tensors that autograd saves at 512 and 768 px and batches of 1 and 4.
+"""
 CAPTION_BYTES = {"fp32": 57_000_000, "bf16": 34_000_000, "fp16": 34_000_000}
 """The same of the text encoder for each caption of 77 tokens."""
 CHECKPOINTED = 0.27
-"""Share of that with gradient checkpointing: 0.165 is kept, and the largest block (about 0.1) is computed again."""
+"""Share of that with gradient checkpointing: 0.165 is kept, and the largest block (about 0.1) is
+computed again.
+"""
 SD15_UNET = 859_520_964
 SMALLER = 0.2
-"""What a smaller UNet keeps goes with this power of its size, from the miniatures of 26 to 111 M weights."""
+"""What a smaller UNet keeps goes with this power of its size, from the miniatures of 26 to 111 M
+weights.
+"""
 
 
 @dataclass(frozen=True)
@@ -85,9 +92,9 @@ def state_bytes(counts: Mapping[str, int], settings: RunSettings) -> int:
 def estimate(shapes: Mapping[str, tuple[int, ...]], settings: RunSettings) -> Memory:
     """The memory of a run on a base with these tensor shapes.
 
-    Weights, gradients and moments are counted; what the backward pass needs grows with the pictures' area and the batch,
-    and was counted for SD1.5. Half precision keeps a copy of the weights in it as well. Room for what an operation needs
-    while it runs is not in it.
+    Weights, gradients and moments are counted; what the backward pass needs grows with the
+    pictures' area and the batch, and was counted for SD1.5. Half precision keeps a copy of the
+    weights in it as well. Room for what an operation needs while it runs is not in it.
     """
     counts = trained_counts(shapes, settings)
     trained = sum(counts.values())

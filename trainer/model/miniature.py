@@ -1,7 +1,9 @@
-"""A checkpoint in SD1.5's exact single-file layout, made from a seed in seconds, small enough to train on a CPU.
+"""A checkpoint in SD1.5's exact single-file layout, made from a seed in seconds, small enough to
+train on a CPU.
 
-Its text encoder passes the words through and its VAE is an 8x8-average codec set by hand, so that training learns to
-draw from the first steps; only the UNet starts random. What the full model has, it has: stock ComfyUI loads it as SD1.5.
+Its text encoder passes the words through and its VAE is an 8x8-average codec set by hand, so that
+training learns to draw from the first steps; only the UNet starts random. What the full model has,
+it has: stock ComfyUI loads it as SD1.5.
 """
 
 from __future__ import annotations
@@ -25,14 +27,18 @@ SIZES: dict[str, tuple[Level, ...]] = {
     "medium": (Level(320, 1, True), Level(640, 1, True)),
     "blocks": (*[Level(320, 2, True)] * 3, Level(320, 2, False)),
 }
-"""UNets by name: 26 M and 80 M parameters, and SD1.5's twelve + middle + twelve blocks at width 320."""
+"""UNets by name: 26 M and 80 M parameters, and SD1.5's twelve + middle + twelve blocks at width
+320.
+"""
 
 VAE_WIDTHS = (128, 256, 512, 512)
 SIGNALS = 4
 LARGE = 64.0
 """Value of the constant channels that fix the VAE's normalisations."""
 CONTRAST = 0.7
-"""Size of a latent, as the model sees it, for a colour at full strength: with 0.7 the miniature learns colours in fewer steps than with 1."""
+"""Size of a latent, as the model sees it, for a colour at full strength: with 0.7 the miniature
+learns colours in fewer steps than with 1.
+"""
 SHIFT = 8.0
 """Where the last SiLU of encoder and decoder is used: far enough right to be close to linear."""
 
@@ -42,9 +48,9 @@ def make_miniature(
 ) -> None:
     """Write a miniature checkpoint in fp16; the same arguments give the same tensors.
 
-    `drift` moves every UNet tensor by that share of its own standard deviation, in a direction given by
-    `drift_seed`: two checkpoints that differ only in it stand for two versions of one model.
-    Raises TrainerError when the file exists or the size is unknown.
+    `drift` moves every UNet tensor by that share of its own standard deviation, in a direction
+    given by `drift_seed`: two checkpoints that differ only in it stand for two versions of one
+    model. Raises TrainerError when the file exists or the size is unknown.
     """
     import torch
     from safetensors.torch import save_file
@@ -100,7 +106,9 @@ def _seeded(seed: int) -> Iterator[None]:
 
 
 def _let_words_through(text_encoder: Any) -> None:
-    """Silence every residual branch: the output is the normalised sum of token and position embeddings."""
+    """Silence every residual branch: the output is the normalised sum of token and position
+    embeddings.
+    """
     core = getattr(text_encoder, "text_model", text_encoder)
     core.embeddings.token_embedding.weight.normal_(0.0, 1.0)
     core.embeddings.position_embedding.weight.normal_(0.0, 0.3)
@@ -111,10 +119,12 @@ def _let_words_through(text_encoder: Any) -> None:
 
 
 def _make_average_codec(vae: Any) -> None:
-    """Set the weights so that a latent is CONTRAST x the mean of an 8x8 square: red, green, blue and grey.
+    """Set the weights so that a latent is CONTRAST x the mean of an 8x8 square: red, green, blue
+    and grey.
 
-    Each signal travels with its negative and with constants +LARGE and -LARGE in the same normalisation group:
-    the group's mean is then 0 and its deviation constant, so that the normalisation is a known scale.
+    Each signal travels with its negative and with constants +LARGE and -LARGE in the same
+    normalisation group: the group's mean is then 0 and its deviation constant, so that the
+    normalisation is a known scale.
     """
     for module in vae.modules():
         for parameter in module.parameters(recurse=False):
@@ -153,7 +163,9 @@ def _pass_on(convolution: Any) -> None:
 
 
 def _spread(convolution: Any, signals: tuple[tuple[float, ...], ...], per_group: int) -> None:
-    """Place each signal, its negative and the constants in a group of `per_group` channels of its own."""
+    """Place each signal, its negative and the constants in a group of `per_group` channels of its
+    own.
+    """
     convolution.bias[0::2] = LARGE
     convolution.bias[1::2] = -LARGE
     for index, weights in enumerate(signals):

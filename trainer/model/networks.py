@@ -1,4 +1,6 @@
-"""A checkpoint as modules: diffusers' UNet and VAE, transformers' text encoder, built from the shapes found in one file."""
+"""A checkpoint as modules: diffusers' UNet and VAE, transformers' text encoder, built from the
+shapes found in one file.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ LATENT_SCALE = 0.18215
 
 @dataclass
 class Model:
-    """The parts of a checkpoint that can learn, in fp32 on the CPU, in evaluation mode and without gradients."""
+    """The parts of a checkpoint that can learn, in fp32 on the CPU, in evaluation mode and without
+    gradients.
+    """
 
     unet: UNet2DConditionModel
     text_encoder: CLIPTextModel | None
@@ -63,7 +67,8 @@ def load_model(path: Path) -> Model:
 
 
 def load_vae(path: Path) -> AutoencoderKL:
-    """The VAE of an SD1.5 single file, in fp32 on the CPU. It is needed for a while only: the latents are kept.
+    """The VAE of an SD1.5 single file, in fp32 on the CPU. It is needed for a while only: the
+    latents are kept.
 
     Raises TrainerError when the file is none.
     """
@@ -200,7 +205,8 @@ def _fill(module: Any, state: dict[str, torch.Tensor]) -> None:
 
 def _on_meta(build: Callable[[Any], Any], shape: Any) -> Any:
     """What `build` makes of a shape, without memory for its weights."""
-    # PyTorch before 2.8 cannot be imported further, as these packages do, while a device is set as the default.
+    # PyTorch before 2.8 cannot be imported further, as these packages do, while a device is set as
+    # the default.
     import diffusers
     import torch
     import transformers

@@ -1,7 +1,9 @@
-"""LDM single files: what family a checkpoint is of, and the names of its tensors in diffusers' and transformers' modules.
+"""LDM single files: what family a checkpoint is of, and the names of its tensors in diffusers' and
+transformers' modules.
 
-The name map is the one of CompVis' Stable Diffusion 1 against diffusers and transformers; it is derived here from the number
-of levels and blocks found in the file, so that the full model and the miniature take the same path.
+The name map is the one of CompVis' Stable Diffusion 1 against diffusers and transformers; it is
+derived here from the number of levels and blocks found in the file, so that the full model and the
+miniature take the same path.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ class Family:
 
 
 def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Tensor shapes by name from a safetensors header; raises TrainerError when the file cannot be one."""
+    """Tensor shapes by name from a safetensors header; raises TrainerError when the file cannot be
+    one.
+    """
     if not path.is_file():
         raise TrainerError(f"There is no file {path.name} in {path.parent}.")
     if path.suffix.lower() != ".safetensors":
@@ -99,7 +103,9 @@ def context_width(shapes: Shapes) -> int | None:
 
 
 def check_sd15(path: Path) -> None:
-    """Raise TrainerError unless a run can start from this file: SD1.5 with its text encoder and VAE."""
+    """Raise TrainerError unless a run can start from this file: SD1.5 with its text encoder and
+    VAE.
+    """
     shapes = read_shapes(path)
     family = family_of(shapes)
     if family.name != "SD1.5":
@@ -116,7 +122,9 @@ def check_sd15(path: Path) -> None:
 
 @dataclass(frozen=True)
 class Level:
-    """One resolution of the UNet: its width, residual blocks going down, and whether it attends to the text."""
+    """One resolution of the UNet: its width, residual blocks going down, and whether it attends to
+    the text.
+    """
 
     channels: int
     blocks: int

@@ -1,4 +1,6 @@
-"""Captions to embeddings: tokens, the text encoder with clip skip, and a disk cache when it is not trained."""
+"""Captions to embeddings: tokens, the text encoder with clip skip, and a disk cache when it is not
+trained.
+"""
 
 from __future__ import annotations
 
@@ -42,10 +44,11 @@ def encode(text_encoder: Any, tokens: torch.Tensor, clip_skip: int) -> torch.Ten
 
 
 class Text:
-    """Embeds captions for the loop; an empty caption is what conditional dropout puts in place of one.
+    """Embeds captions for the loop; an empty caption is what conditional dropout puts in place of
+    one.
 
-    A caption is read in up to `chunks` chunks of 75 tokens, cut where they end as ComfyUI cuts plain text, each between
-    its own begin and end; what is beyond is left out.
+    A caption is read in up to `chunks` chunks of 75 tokens, cut where they end as ComfyUI cuts
+    plain text, each between its own begin and end; what is beyond is left out.
     """
 
     def __init__(
@@ -69,7 +72,9 @@ class Text:
         )
 
     def tokens(self, caption: str) -> list[list[int]]:
-        """The token ids of a caption, 77 for each of its chunks: begin, up to 75 tokens, and end up to the last."""
+        """The token ids of a caption, 77 for each of its chunks: begin, up to 75 tokens, and end up
+        to the last.
+        """
         ids = self.tokenizer(
             caption,
             add_special_tokens=False,
@@ -126,11 +131,13 @@ class Text:
         device: Any,
         known: dict[str, torch.Tensor] | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Embeddings (batch, 77 x chunks, 768) on `device`, with gradients when the text encoder is trained.
+        """Embeddings (batch, 77 x chunks, 768) on `device`, with gradients when the text encoder is
+        trained.
 
-        The mask (batch, 77 x chunks) is 0 behind captions of fewer chunks than the longest, None when all have as many.
-        Captions that were not prepared, such as shuffled tags, are encoded where the frozen text encoder is. `known` is what
-        `known` said of them, if it has been asked already.
+        The mask (batch, 77 x chunks) is 0 behind captions of fewer chunks than the longest, None
+        when all have as many. Captions that were not prepared, such as shuffled tags, are encoded
+        where the frozen text encoder is. `known` is what `known` said of them, if it has been asked
+        already.
         """
         if self.cache is None:
             return _stacked(self._encode(captions, device))

@@ -1,4 +1,6 @@
-"""Adan with D-Adaptation: pytorch-optimizer's (3.3 to 4.1) squares the squared gradients again, so its steps are wrong."""
+"""Adan with D-Adaptation: pytorch-optimizer's (3.3 to 4.1) squares the squared gradients again, so
+its steps are wrong.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +15,14 @@ BETAS = (0.98, 0.92, 0.99)
 
 
 class DAdaptAdan(torch.optim.Optimizer):
-    """Adan (Xie et al. 2022) whose step size d is found by D-Adaptation (Defazio & Mishchenko 2023), as the authors'
-    package dadaptation 3.2 has it.
+    """Adan (Xie et al. 2022) whose step size d is found by D-Adaptation (Defazio & Mishchenko
+    2023), as the authors' package dadaptation 3.2 has it.
 
-    With the rate r = d lr, the gradient g and its change e = g - g_before (0 at first): m, v and s are running means of
-    r g, r e and r g, n of (g + b2 e)^2, and q of r^2 sum(g^2 / D), with D = sqrt(n) + eps. Then
-    d = max(d, min((sum(s^2 / D) / (1 - b3) - q) / sum(|s|), growth_rate d)) and x loses (m + b2 v) / D. Weight decay w:
-    x is multiplied by 1 - r w before (`decouple`, as AdamW), or divided by 1 + r w after (proximal, Adan's own).
+    With the rate r = d lr, the gradient g and its change e = g - g_before (0 at first): m, v and s
+    are running means of r g, r e and r g, n of (g + b2 e)^2, and q of r^2 sum(g^2 / D), with D =
+    sqrt(n) + eps. Then d = max(d, min((sum(s^2 / D) / (1 - b3) - q) / sum(|s|), growth_rate d)) and
+    x loses (m + b2 v) / D. Weight decay w: x is multiplied by 1 - r w before (`decouple`, as
+    AdamW), or divided by 1 + r w after (proximal, Adan's own).
     """
 
     def __init__(

@@ -20,12 +20,13 @@ def make_part_optimizer(
     learning_rate: float,
     weight_decay: float,
 ) -> torch.optim.Optimizer:
-    """The optimizer of one part. Raises TrainerError when its package is missing or refuses a value.
+    """The optimizer of one part. Raises TrainerError when its package is missing or refuses a
+    value.
 
-    AdamW (Loshchilov & Hutter 2019) from torch, in 8 bits (Dettmers et al. 2022) from bitsandbytes; Lion (Chen et al.
-    2023), Adafactor (Shazeer & Stern 2018, with the given rate), D-Adaptation (Defazio & Mishchenko 2023), Prodigy
-    (Mishchenko & Defazio 2023) and schedule-free AdamW (Defazio et al. 2024) from pytorch-optimizer, but for D-Adapt
-    Adan, which is the project's own.
+    AdamW (Loshchilov & Hutter 2019) from torch, in 8 bits (Dettmers et al. 2022) from bitsandbytes;
+    Lion (Chen et al. 2023), Adafactor (Shazeer & Stern 2018, with the given rate), D-Adaptation
+    (Defazio & Mishchenko 2023), Prodigy (Mishchenko & Defazio 2023) and schedule-free AdamW
+    (Defazio et al. 2024) from pytorch-optimizer, but for D-Adapt Adan, which is the project's own.
     """
     try:
         return _make(parameters, settings, learning_rate, weight_decay)
@@ -84,8 +85,9 @@ def _make(
     if kind == "d-adapt lion":
         return library.DAdaptLion(parameters, betas=betas, d0=settings.d0, **decoupled)
     if kind == "d-adapt sgd":
-        # Its step sets the weights from their start and the sum of gradients: decay apart from the gradient would be
-        # lost, all of it without momentum. As in the authors' package, it is always part of the gradient.
+        # Its step sets the weights from their start and the sum of gradients: decay apart from the
+        # gradient would be lost, all of it without momentum. As in the authors' package, it is
+        # always part of the gradient.
         return library.DAdaptSGD(
             parameters, momentum=settings.momentum, weight_decouple=False, **growth, **common
         )
@@ -145,14 +147,17 @@ def _bitsandbytes() -> Any:
 
 
 def effective_rate(optimizer: Any) -> float | None:
-    """The step size that D-Adaptation or Prodigy has come to (d times the learning rate); None for the others."""
+    """The step size that D-Adaptation or Prodigy has come to (d times the learning rate); None for
+    the others.
+    """
     group = optimizer.param_groups[0]
     return float(group["d"]) * float(group["lr"]) if "d" in group else None
 
 
 @contextlib.contextmanager
 def evaluation_weights(optimizer: Any) -> Iterator[None]:
-    """With a schedule-free optimizer, the parameters are their mean for a while; afterwards they have their old bits.
+    """With a schedule-free optimizer, the parameters are their mean for a while; afterwards they
+    have their old bits.
 
     The optimizer's own way back is an interpolation that rounds, so the weights are kept aside.
     """
@@ -174,7 +179,8 @@ def evaluation_weights(optimizer: Any) -> Iterator[None]:
 
 
 def flatten_state(state: Any) -> tuple[dict[str, torch.Tensor], Any]:
-    """A state dict as tensors by path, and the rest as JSON in which {"tensor": path} stands for each of them.
+    """A state dict as tensors by path, and the rest as JSON in which {"tensor": path} stands for
+    each of them.
 
     A tensor that stands in several places is kept once.
     """
@@ -209,8 +215,9 @@ def _flatten(value: Any, path: str, tensors: dict[str, torch.Tensor], paths: dic
 def restore_state(tensors: Mapping[str, torch.Tensor], rest: Any) -> Any:
     """What `flatten_state` took apart, in memory of its own.
 
-    A tensor read from a file may begin anywhere; sums over it (torch.dot in D-Adapt Lion and Prodigy) round otherwise
-    there than over memory that torch has allocated. What stood in several places is one tensor again.
+    A tensor read from a file may begin anywhere; sums over it (torch.dot in D-Adapt Lion and
+    Prodigy) round otherwise there than over memory that torch has allocated. What stood in several
+    places is one tensor again.
     """
     return _restore({path: tensor.clone() for path, tensor in tensors.items()}, rest)
 

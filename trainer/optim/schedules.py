@@ -1,4 +1,6 @@
-"""Learning rate schedules: what share of the learning rate a step has. Pure functions, so a resume has nothing to restore."""
+"""Learning rate schedules: what share of the learning rate a step has. Pure functions, so a resume
+has nothing to restore.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +12,10 @@ from ..settings.groups import OptimizerSettings
 def rate_factor(settings: OptimizerSettings, step: int, total_steps: int) -> float:
     """The factor on the learning rate of optimizer step `step` (from 0) of `total_steps`.
 
-    A linear warm-up from 0, then the schedule until `decay_steps` (the last step if 0), then its end. Constant, linear,
-    cosine and cosine with restarts are those of diffusers' `get_scheduler`; polynomial is (1 - progress)^power. All but
-    the constant one end at `end_share` of the learning rate.
+    A linear warm-up from 0, then the schedule until `decay_steps` (the last step if 0), then its
+    end. Constant, linear, cosine and cosine with restarts are those of diffusers' `get_scheduler`;
+    polynomial is (1 - progress)^power. All but the constant one end at `end_share` of the learning
+    rate.
     """
     if step < settings.warmup_steps:
         return step / settings.warmup_steps

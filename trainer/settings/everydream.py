@@ -1,7 +1,9 @@
-"""EveryDream2's train.json, optimizer.json and validation.json as run settings, with a report of every key.
+"""EveryDream2's train.json, optimizer.json and validation.json as run settings, with a report of
+every key.
 
-The keys and what they do are EveryDream2's of March 2023 (3744bc0), October 2023 (bc1058a) and May 2025 (5098db8). A key that is
-not in train.json counts as EveryDream2's own default counts. Its command line, which can overrule the files, is not known here.
+The keys and what they do are EveryDream2's of March 2023 (3744bc0), October 2023 (bc1058a) and May
+2025 (5098db8). A key that is not in train.json counts as EveryDream2's own default counts. Its
+command line, which can overrule the files, is not known here.
 """
 
 from __future__ import annotations
@@ -44,7 +46,9 @@ SCHEDULES = {
     "polynomial": "polynomial",
 }
 END_SHARES = {"constant": 0.0, "linear": 0.34, "cosine": 0.26, "polynomial": 0.34}
-"""What is left of the rate at the end of a run when EveryDream2 stretches the schedule to 1.5 times the run."""
+"""What is left of the rate at the end of a run when EveryDream2 stretches the schedule to 1.5 times
+the run.
+"""
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,9 @@ class Imported:
     lines: tuple[Line, ...]
 
     def report(self) -> str:
-        """A line for each key: first those that were ignored though they ask for something, then the rest."""
+        """A line for each key: first those that were ignored though they ask for something, then
+        the rest.
+        """
         counts = ", ".join(
             f"{sum(line.fate == fate for line in self.lines)} {fate}"
             for fate in ("taken", "translated", "ignored")
@@ -80,11 +86,12 @@ class Imported:
 def import_everydream(
     train: str, optimizer: str = "", validation: str = "", steps_per_epoch: int = 0
 ) -> Imported:
-    """Run settings from the texts of EveryDream2's files; an empty text is a file that is not there.
+    """Run settings from the texts of EveryDream2's files; an empty text is a file that is not
+    there.
 
-    `steps_per_epoch` (batches in an epoch) turns what EveryDream2 derives from the length of a run into steps; at 0 the
-    nearest shares are taken. Raises TrainerError for a text that is no JSON, a value of the wrong type, and an optimizer that
-    there is none of here.
+    `steps_per_epoch` (batches in an epoch) turns what EveryDream2 derives from the length of a run
+    into steps; at 0 the nearest shares are taken. Raises TrainerError for a text that is no JSON, a
+    value of the wrong type, and an optimizer that there is none of here.
     """
     reading = _Reading(steps_per_epoch)
     values = _checked("train.json", parse_object(train, "train.json"), TRAIN_KEYS)
@@ -95,7 +102,8 @@ def import_everydream(
         name = "validation.json"
         reading.validation(_checked(name, parse_object(validation, name), VALIDATION_KEYS))
     elif values.get("validation_config") is None:
-        # EveryDream2 does not validate then; the smallest that a run does here is after its last epoch.
+        # EveryDream2 does not validate then; the smallest that a run does here is after its last
+        # epoch.
         reading.settings.setdefault("validation", {})["every_epochs"] = 0
     return Imported(RunSettings.from_json(reading.settings), tuple(reading.lines))
 
@@ -158,26 +166,47 @@ class _Reading:
             self.take(key, value, name)
         else:
             self.put(name, value)
-            self.say(key, value, "translated", f"{name} = {value!r}: not in the file, EveryDream2's own default")  # fmt: skip
+            self.say(
+                key,
+                value,
+                "translated",
+                f"{name} = {value!r}: not in the file, EveryDream2's own default",
+            )
 
     def _numbers(self, values: dict[str, Any], given: dict[str, Any]) -> None:
         seed = values["seed"]
         if seed < 0:
-            self.translate("seed", seed, "seed", 555, "-1 draws a seed by chance; runs here can be repeated")  # fmt: skip
+            self.translate(
+                "seed", seed, "seed", 555, "-1 draws a seed by chance; runs here can be repeated"
+            )
         else:
             self._plain("seed", seed, "seed", "seed" in given)
         skip = values["clip_skip"]
-        self.translate("clip_skip", skip, "clip_skip", min(max(skip, 1), 4), "0 and 1 are both the last layer")  # fmt: skip
+        self.translate(
+            "clip_skip", skip, "clip_skip", min(max(skip, 1), 4), "0 and 1 are both the last layer"
+        )
         accumulate = values["grad_accum"]
         if accumulate > 1:
-            self.translate("grad_accum", accumulate, "data.accumulate", accumulate, "the loss is their mean here, their sum in EveryDream2")  # fmt: skip
+            self.translate(
+                "grad_accum",
+                accumulate,
+                "data.accumulate",
+                accumulate,
+                "the loss is their mean here, their sum in EveryDream2",
+            )
         elif "grad_accum" in given:
             self.take("grad_accum", accumulate, "data.accumulate")
         clip = values["clip_grad_norm"]
         if clip is None:
             self.translate("clip_grad_norm", clip, "gradient_clip", 0.0, "null is no clipping")
         else:
-            self.translate("clip_grad_norm", clip, "gradient_clip", float(clip), "UNet and text encoder each; EveryDream2 clips the UNet only")  # fmt: skip
+            self.translate(
+                "clip_grad_norm",
+                clip,
+                "gradient_clip",
+                float(clip),
+                "UNet and text encoder each; EveryDream2 clips the UNet only",
+            )
         for key, name in (
             ("min_snr_gamma", "loss.min_snr_gamma"),
             ("pyramid_noise_discount", "loss.pyramid_noise"),
@@ -189,34 +218,87 @@ class _Reading:
         loss = values["loss_type"]
         kind = _choice("train.json", "loss_type", loss, LOSSES)
         if "loss_type" not in given:
-            self.translate("loss_type", "mse", "loss.kind", "mse", "not in the file; the loss of all versions of 2023")  # fmt: skip
+            self.translate(
+                "loss_type",
+                "mse",
+                "loss.kind",
+                "mse",
+                "not in the file; the loss of all versions of 2023",
+            )
         elif loss in ("mse", "huber"):
             self.take("loss_type", loss, "loss.kind")
         else:
-            self.translate("loss_type", loss, "loss.kind", kind, "as EveryDream2 computes it, which is the other way round than it says")  # fmt: skip
+            self.translate(
+                "loss_type",
+                loss,
+                "loss.kind",
+                kind,
+                "as EveryDream2 computes it, which is the other way round than it says",
+            )
         if "flip_p" in given:
-            self.translate("flip_p", given["flip_p"], "data.flip", float(given["flip_p"]), "as documented; EveryDream2 of 2025 does not use it")  # fmt: skip
+            self.translate(
+                "flip_p",
+                given["flip_p"],
+                "data.flip",
+                float(given["flip_p"]),
+                "as documented; EveryDream2 of 2025 does not use it",
+            )
         if values["embedding_perturbation"]:
-            self.say("embedding_perturbation", values["embedding_perturbation"], "ignored", "there is no noise on text embeddings here")  # fmt: skip
+            self.say(
+                "embedding_perturbation",
+                values["embedding_perturbation"],
+                "ignored",
+                "there is no noise on text embeddings here",
+            )
         elif "embedding_perturbation" in given:
             self.say("embedding_perturbation", 0.0, "ignored", "it is off")
 
     def _saving(self, values: dict[str, Any], given: dict[str, Any]) -> None:
         epochs, minutes = values["save_every_n_epochs"], values["ckpt_every_n_minutes"]
         if epochs:
-            self.translate("save_every_n_epochs", epochs, "save_every_epochs", epochs, "at the epoch's end, not one step later; the best and the last are saved as well")  # fmt: skip
+            self.translate(
+                "save_every_n_epochs",
+                epochs,
+                "save_every_epochs",
+                epochs,
+                "at the epoch's end, not one step later; the best and the last are saved as well",
+            )
         else:
             last = values["max_epochs"]
-            self.translate("save_every_n_epochs", epochs, "save_every_epochs", last, "none but the best and the last")  # fmt: skip
+            self.translate(
+                "save_every_n_epochs",
+                epochs,
+                "save_every_epochs",
+                last,
+                "none but the best and the last",
+            )
         if minutes:
-            self.translate("ckpt_every_n_minutes", minutes, "saving.every_minutes", float(minutes), "the same minutes")  # fmt: skip
+            self.translate(
+                "ckpt_every_n_minutes",
+                minutes,
+                "saving.every_minutes",
+                float(minutes),
+                "the same minutes",
+            )
         elif not epochs:
-            self.translate("ckpt_every_n_minutes", minutes, "saving.every_minutes", 20.0, "EveryDream2 saves every 20 minutes when it is told nothing")  # fmt: skip
+            self.translate(
+                "ckpt_every_n_minutes",
+                minutes,
+                "saving.every_minutes",
+                20.0,
+                "EveryDream2 saves every 20 minutes when it is told nothing",
+            )
         elif "ckpt_every_n_minutes" in given:
-            self.translate("ckpt_every_n_minutes", minutes, "saving.every_minutes", 0.0, "null is never")  # fmt: skip
+            self.translate(
+                "ckpt_every_n_minutes", minutes, "saving.every_minutes", 0.0, "null is never"
+            )
         first = values["save_ckpts_from_n_epochs"]
         if "save_ckpts_from_n_epochs" in given:
-            why = "0 leaves nothing out" if not first else "checkpoints are saved from the first on; saving.keep_last removes old ones"  # fmt: skip
+            why = (
+                "0 leaves nothing out"
+                if not first
+                else "checkpoints are saved from the first on; saving.keep_last removes old ones"
+            )
             self.say("save_ckpts_from_n_epochs", first, "ignored", why)
         full = values["save_full_precision"]
         if full:
@@ -226,51 +308,106 @@ class _Reading:
 
     def _switches(self, values: dict[str, Any], given: dict[str, Any]) -> None:
         off = values["disable_textenc_training"]
-        self.translate("disable_textenc_training", off, "train_text_encoder", not off, "the same; off saves its time and memory here")  # fmt: skip
+        self.translate(
+            "disable_textenc_training",
+            off,
+            "train_text_encoder",
+            not off,
+            "the same; off saves its time and memory here",
+        )
         if "disable_unet_training" in given:
             off = given["disable_unet_training"]
             self.translate("disable_unet_training", off, "layers.train_unet", not off, "the same")
         if values["disable_amp"]:
             self.translate("disable_amp", True, "precision", "fp32", "the same")
         else:
-            self.translate("disable_amp", False, "precision", "bf16", "EveryDream2 uses fp16; bf16 needs no loss scaling. On NVIDIA cards before 2020 choose fp16")  # fmt: skip
+            self.translate(
+                "disable_amp",
+                False,
+                "precision",
+                "bf16",
+                "EveryDream2 uses fp16; bf16 needs no loss scaling. On NVIDIA cards before 2020 choose fp16",
+            )
         attention = values["attn_type"]
         if "attn_type" in given:
             to = _choice("train.json", "attn_type", attention, ATTENTIONS)
             self.translate("attn_type", attention, "compute.attention", to, "the same")
         if "disable_xformers" in given:
-            self.translate("disable_xformers", given["disable_xformers"], "compute.attention", self.settings.get("compute", {}).get("attention", "sdpa"), "which attention is used changes speed, not results")  # fmt: skip
+            self.translate(
+                "disable_xformers",
+                given["disable_xformers"],
+                "compute.attention",
+                self.settings.get("compute", {}).get("attention", "sdpa"),
+                "which attention is used changes speed, not results",
+            )
         steps = max(0, values["sample_steps"])
         why = "batches counted as optimizer steps; the prompts come from Sample nodes"
-        self.translate("sample_steps", steps, "samples.every_steps", self.steps(steps) if steps else 0, why)  # fmt: skip
+        self.translate(
+            "sample_steps", steps, "samples.every_steps", self.steps(steps) if steps else 0, why
+        )
         if values["enable_zero_terminal_snr"]:
-            self.say("enable_zero_terminal_snr", True, "ignored", "it makes sense with v-prediction only: set loss.prediction and loss.zero_terminal_snr together")  # fmt: skip
+            self.say(
+                "enable_zero_terminal_snr",
+                True,
+                "ignored",
+                "it makes sense with v-prediction only: set loss.prediction and loss.zero_terminal_snr together",
+            )
         elif "enable_zero_terminal_snr" in given:
-            self.say("enable_zero_terminal_snr", given["enable_zero_terminal_snr"], "ignored", "it is off")  # fmt: skip
+            self.say(
+                "enable_zero_terminal_snr",
+                given["enable_zero_terminal_snr"],
+                "ignored",
+                "it is off",
+            )
 
     def _ema(self, values: dict[str, Any], given: dict[str, Any]) -> None:
         decay, strength = values["ema_decay_rate"], values["ema_strength_target"]
         interval = values["ema_update_interval"] or 500
         if strength is not None and not 0.0 < strength < 1.0:
-            raise TrainerError(f"train.json: ema_strength_target is {strength}; it must be between 0 and 1.")  # fmt: skip
+            raise TrainerError(
+                f"train.json: ema_strength_target is {strength}; it must be between 0 and 1."
+            )
         if strength is not None and self.steps_per_epoch:
             accumulate = self.settings["data"]["accumulate"]
             batches = self.steps_per_epoch * values["max_epochs"]
             updates = max(1, batches // (interval * accumulate))
             decay = strength ** (1 / updates)
-            self.translate("ema_strength_target", strength, "ema.decay", min(decay, 0.999999), f"for {updates} updates in the run")  # fmt: skip
+            self.translate(
+                "ema_strength_target",
+                strength,
+                "ema.decay",
+                min(decay, 0.999999),
+                f"for {updates} updates in the run",
+            )
         elif strength is not None:
-            self.say("ema_strength_target", strength, "ignored", "it needs the number of batches in an epoch: give steps_per_epoch, or set ema.decay")  # fmt: skip
+            self.say(
+                "ema_strength_target",
+                strength,
+                "ignored",
+                "it needs the number of batches in an epoch: give steps_per_epoch, or set ema.decay",
+            )
         elif "ema_strength_target" in given:
             self.say("ema_strength_target", None, "ignored", "it is off")
         if strength is None and decay is not None:
-            self.translate("ema_decay_rate", decay, "ema.decay", float(decay), "the same, but for a warm-up of the decay")  # fmt: skip
+            self.translate(
+                "ema_decay_rate",
+                decay,
+                "ema.decay",
+                float(decay),
+                "the same, but for a warm-up of the decay",
+            )
         elif "ema_decay_rate" in given:
             why = "ema_strength_target decides" if strength is not None else "it is off"
             self.say("ema_decay_rate", given["ema_decay_rate"], "ignored", why)
         on = self.settings.get("ema", {}).get("decay")
         if on:
-            self.translate("ema_update_interval", values["ema_update_interval"], "ema.every_steps", interval, "optimizer steps; null would be a crash in EveryDream2, 500 is its default")  # fmt: skip
+            self.translate(
+                "ema_update_interval",
+                values["ema_update_interval"],
+                "ema.every_steps",
+                interval,
+                "optimizer steps; null would be a crash in EveryDream2, 500 is its default",
+            )
             device = "cpu" if (values["ema_device"] or "cpu") == "cpu" else "as the weights"
             self.translate("ema_device", values["ema_device"], "ema.device", device, "the same")
         for key in ("ema_update_interval", "ema_device"):
@@ -295,35 +432,71 @@ class _Reading:
             known = OPTIMIZER_TOP_KEYS
             if key == "text_encoder_lr_scale":
                 continue
-            self.say(key, "..." if isinstance(value, dict) else value, "ignored", known.get(key) or _unknown(key, tuple(known)))  # fmt: skip
-        for prefix, part in (("" if flat else "base.", base), ("text_encoder_overrides.", overrides)):  # fmt: skip
+            self.say(
+                key,
+                "..." if isinstance(value, dict) else value,
+                "ignored",
+                known.get(key) or _unknown(key, tuple(known)),
+            )
+        for prefix, part in (
+            ("" if flat else "base.", base),
+            ("text_encoder_overrides.", overrides),
+        ):
             for key in part:
                 if key not in OPTIMIZER_KEYS:
-                    self.say(prefix + key, part[key], "ignored", _unknown(key, tuple(OPTIMIZER_KEYS)))  # fmt: skip
+                    self.say(
+                        prefix + key, part[key], "ignored", _unknown(key, tuple(OPTIMIZER_KEYS))
+                    )
         inherited = {
             key: base.get(key)
-            for key in ("optimizer", "lr", "lr_scheduler", "lr_decay_steps", "lr_warmup_steps", "betas", "epsilon", "weight_decay")
-        }  # fmt: skip
+            for key in (
+                "optimizer",
+                "lr",
+                "lr_scheduler",
+                "lr_decay_steps",
+                "lr_warmup_steps",
+                "betas",
+                "epsilon",
+                "weight_decay",
+            )
+        }
         for key in ("lr", "lr_scheduler", "lr_decay_steps", "lr_warmup_steps"):
             if train.get(key) is not None and (key == "lr" or not inherited[key]):
                 inherited[key] = train[key]
         mine = {key: value for key, value in base.items() if key not in inherited}
-        self._part("unet_optimizer", "learning_rate", "" if flat else "base.", inherited | mine, base)  # fmt: skip
+        self._part(
+            "unet_optimizer", "learning_rate", "" if flat else "base.", inherited | mine, base
+        )
         own = {key: value for key, value in overrides.items() if value is not None}
         if train.get("lr") is not None:
             own["lr"] = train["lr"]
-        self._part("text_encoder_optimizer", "text_encoder_learning_rate", "text_encoder_overrides.", inherited | own, overrides)  # fmt: skip
+        self._part(
+            "text_encoder_optimizer",
+            "text_encoder_learning_rate",
+            "text_encoder_overrides.",
+            inherited | own,
+            overrides,
+        )
         self._lr_keys(train)
         scale = given.get("text_encoder_lr_scale")
         if scale is not None and flat:
             _type("optimizer.json", "text_encoder_lr_scale", scale, (float,))
             self.take("text_encoder_lr_scale", float(scale), "layers.text_encoder_rate_scale")
         elif "text_encoder_lr_scale" in given:
-            self.say("text_encoder_lr_scale", scale, "ignored", OPTIMIZER_TOP_KEYS["text_encoder_lr_scale"])  # fmt: skip
+            self.say(
+                "text_encoder_lr_scale",
+                scale,
+                "ignored",
+                OPTIMIZER_TOP_KEYS["text_encoder_lr_scale"],
+            )
         freezing = _object(given, "text_encoder_freezing")
-        self._freezing(_checked("optimizer.json", freezing, FREEZING_KEYS, "text_encoder_freezing."))  # fmt: skip
+        self._freezing(
+            _checked("optimizer.json", freezing, FREEZING_KEYS, "text_encoder_freezing.")
+        )
 
-    def _part(self, part: str, rate: str, prefix: str, values: dict[str, Any], given: dict[str, Any]) -> None:  # fmt: skip
+    def _part(
+        self, part: str, rate: str, prefix: str, values: dict[str, Any], given: dict[str, Any]
+    ) -> None:
         """One part's optimizer. `values` is what counts for it, `given` what its own object says."""
 
         def note(key: str, fate: str, text: str) -> None:
@@ -342,23 +515,42 @@ class _Reading:
             "dadapt_adan": "; EveryDream2 takes AdamW 8 bit without a word",
             "lion8bit": "; its state in fp32",
         }
-        note("optimizer", "translated", f"{part}.optimizer = {OPTIMIZERS[name]!r}{remarks.get(name, '')}")  # fmt: skip
+        note(
+            "optimizer",
+            "translated",
+            f"{part}.optimizer = {OPTIMIZERS[name]!r}{remarks.get(name, '')}",
+        )
         self.put(rate, float(values["lr"]) if values.get("lr") is not None else 1e-6)
-        note("lr", "taken" if values.get("lr") is not None else "translated", f"as {rate} = {self.settings[rate]:g}")  # fmt: skip
+        note(
+            "lr",
+            "taken" if values.get("lr") is not None else "translated",
+            f"as {rate} = {self.settings[rate]:g}",
+        )
         betas = values.get("betas") or [0.9, 0.999]
         if len(betas) != 2 or any(type(beta) not in (int, float) for beta in betas):
-            raise TrainerError(f"optimizer.json: {prefix}betas is {betas!r}; it must be two numbers.")  # fmt: skip
+            raise TrainerError(
+                f"optimizer.json: {prefix}betas is {betas!r}; it must be two numbers."
+            )
         self.put(f"{part}.beta1", float(betas[0]))
         self.put(f"{part}.beta2", float(betas[1]))
         note("betas", "translated", f"{part}.beta1 and beta2")
-        for key, default in (("epsilon", 1e-8), ("weight_decay", 0.01), ("d0", 1e-6), ("momentum", 0.0)):  # fmt: skip
+        for key, default in (
+            ("epsilon", 1e-8),
+            ("weight_decay", 0.01),
+            ("d0", 1e-6),
+            ("momentum", 0.0),
+        ):
             value = values.get(key)
             self.put(f"{part}.{key}", float(default if value is None else value))
             note(key, "taken", f"as {part}.{key} = {self.settings[part][key]:g}")
         growth = values.get("growth_rate")
         limited = growth is not None and growth != float("inf")
         self.put(f"{part}.growth_rate", float(growth) if limited and growth is not None else 0.0)
-        note("growth_rate", "translated", f"{part}.growth_rate = {self.settings[part]['growth_rate']:g}; 0 is no limit")  # fmt: skip
+        note(
+            "growth_rate",
+            "translated",
+            f"{part}.growth_rate = {self.settings[part]['growth_rate']:g}; 0 is no limit",
+        )
         for key in ("decouple", "safeguard_warmup"):
             value = values.get(key)
             self.put(f"{part}.{key}", True if value is None else value)
@@ -366,8 +558,15 @@ class _Reading:
         note("no_prox", "ignored", "it belongs to an optimizer that EveryDream2 cannot choose")
         self._schedule(part, prefix, values, given)
 
-    def _schedule(self, part: str, prefix: str, values: dict[str, Any], given: dict[str, Any]) -> None:  # fmt: skip
-        schedule = _choice("optimizer.json", f"{prefix}lr_scheduler", values.get("lr_scheduler") or "constant", SCHEDULES)  # fmt: skip
+    def _schedule(
+        self, part: str, prefix: str, values: dict[str, Any], given: dict[str, Any]
+    ) -> None:
+        schedule = _choice(
+            "optimizer.json",
+            f"{prefix}lr_scheduler",
+            values.get("lr_scheduler") or "constant",
+            SCHEDULES,
+        )
         self.put(f"{part}.schedule", schedule)
         decay, warmup = values.get("lr_decay_steps") or 0, values.get("lr_warmup_steps")
         told = ""
@@ -381,11 +580,11 @@ class _Reading:
             warmup = warmup or int(decay / 50)
             self.put(f"{part}.decay_steps", self.steps(decay))
             self.put(f"{part}.warmup_steps", self.steps(warmup) if warmup else 0)
-            told = f"in optimizer steps: {self.settings[part]['warmup_steps']} of warm-up, {self.settings[part]['decay_steps']} to the end of the schedule"  # fmt: skip
+            told = f"in optimizer steps: {self.settings[part]['warmup_steps']} of warm-up, {self.settings[part]['decay_steps']} to the end of the schedule"
         else:
             self.put(f"{part}.end_share", END_SHARES[schedule])
             self.put(f"{part}.warmup_steps", self.steps(warmup) if warmup else 0)
-            told = f"EveryDream2 stretches the schedule to 1.5 times the run, so that {END_SHARES[schedule]:.0%} is left at its end: {part}.end_share. "  # fmt: skip
+            told = f"EveryDream2 stretches the schedule to 1.5 times the run, so that {END_SHARES[schedule]:.0%} is left at its end: {part}.end_share. "
             told += "Its warm-up of 3 % of the run needs steps_per_epoch" if not warmup else ""
         for key in ("lr_scheduler", "lr_decay_steps", "lr_warmup_steps"):
             if key in given:
@@ -399,7 +598,12 @@ class _Reading:
             if key not in train:
                 continue
             if key == "lr" and train[key] is not None:
-                self.say(key, train[key], "translated", "learning_rate and text_encoder_learning_rate: over those of optimizer.json")  # fmt: skip
+                self.say(
+                    key,
+                    train[key],
+                    "translated",
+                    "learning_rate and text_encoder_learning_rate: over those of optimizer.json",
+                )
             elif train[key] in (None, 0):
                 self.say(key, train[key], "ignored", "optimizer.json decides")
             else:
@@ -411,7 +615,9 @@ class _Reading:
         if front is not None and "unfreeze_last_n_layers" not in values:
             last = -front if front < 0 else 12 - front
         if last is not None and last < 1:
-            raise TrainerError(f"optimizer.json: text_encoder_freezing leaves {last} layers to learn; it must be 1 to 12.")  # fmt: skip
+            raise TrainerError(
+                f"optimizer.json: text_encoder_freezing leaves {last} layers to learn; it must be 1 to 12."
+            )
         some = last is not None and last < 12
         self.put("layers.text_encoder_last_layers", last if some else 0)
         frozen = values.get("freeze_embeddings")
@@ -425,7 +631,12 @@ class _Reading:
         }  # fmt: skip
         for key, value in values.items():
             fate = "translated" if key in told else "ignored"
-            self.say(f"text_encoder_freezing.{key}", value, fate, told.get(key) or _unknown(key, tuple(told)))  # fmt: skip
+            self.say(
+                f"text_encoder_freezing.{key}",
+                value,
+                fate,
+                told.get(key) or _unknown(key, tuple(told)),
+            )
 
     def validation(self, values: dict[str, Any]) -> None:
         """validation.json."""
@@ -446,7 +657,9 @@ class _Reading:
             told = f"validation.every_steps = {steps}"
         else:
             self.put("validation.every_epochs", 1)
-            told = "after every epoch; more often needs steps_per_epoch, or set validation.every_steps"  # fmt: skip
+            told = (
+                "after every epoch; more often needs steps_per_epoch, or set validation.every_steps"
+            )
         share = float(values.get("stabilize_split_proportion", 0.15))
         stabilised = values.get("stabilize_training_loss", False)
         self.put("validation.train_share", share if stabilised else 0.0)
@@ -461,7 +674,12 @@ class _Reading:
             if key in told_of:
                 self.say(key, value, "translated", told_of[key])
             elif key in VALIDATION_KEYS:
-                self.say(key, "..." if isinstance(value, dict) and value else value, "ignored", ELSEWHERE[f"validation {key}"])  # fmt: skip
+                self.say(
+                    key,
+                    "..." if isinstance(value, dict) and value else value,
+                    "ignored",
+                    ELSEWHERE[f"validation {key}"],
+                )
 
 
 PLAIN = {
@@ -494,7 +712,15 @@ def _type(file: str, key: str, value: Any, kinds: tuple[type | None, ...]) -> No
     if float in allowed:
         allowed.add(int)
     if type(value) not in allowed:
-        words = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", dict: "an object", list: "a list", type(None): "null"}  # fmt: skip
+        words = {
+            int: "a whole number",
+            float: "a number",
+            str: "a text",
+            bool: "true or false",
+            dict: "an object",
+            list: "a list",
+            type(None): "null",
+        }
         kinds_in_words = [words[type(None) if kind is None else kind] for kind in kinds]
         raise TrainerError(f"{file}: {key} is {value!r}; it must be {' or '.join(kinds_in_words)}.")
 

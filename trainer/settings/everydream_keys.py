@@ -1,4 +1,6 @@
-"""The keys of EveryDream2's configuration files: their types, EveryDream2's own defaults, and why some mean nothing here."""
+"""The keys of EveryDream2's configuration files: their types, EveryDream2's own defaults, and why
+some mean nothing here.
+"""
 
 from __future__ import annotations
 
@@ -123,8 +125,18 @@ OPTIMIZER_TOP_KEYS = {
 _DEAD = "it has no effect in EveryDream2 either"
 DEAD = {
     key: _DEAD
-    for key in ("notebook", "lowvram", "ed1_mode", "useadam8bit", "scale_lr", "amp", "text_encoder_lr_scale", "hf_repo_subfolder", "config")
-}  # fmt: skip
+    for key in (
+        "notebook",
+        "lowvram",
+        "ed1_mode",
+        "useadam8bit",
+        "scale_lr",
+        "amp",
+        "text_encoder_lr_scale",
+        "hf_repo_subfolder",
+        "config",
+    )
+}
 """Keys of old files that do nothing any more."""
 
 _BY_RUN = "a run has its name from Fine-tune and its folder below it"

@@ -1,4 +1,6 @@
-"""A group of settings: frozen values that know their bounds and describe themselves, JSON in and out."""
+"""A group of settings: frozen values that know their bounds and describe themselves, JSON in and
+out.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +23,18 @@ def setting(
     choices: tuple[str, ...] = (),
     step: float | None = None,
 ) -> Any:
-    """A field of a group: its default, what it means (the node's tooltip), its bounds or its choices, the node's step."""
+    """A field of a group: its default, what it means (the node's tooltip), its bounds or its
+    choices, the node's step.
+    """
     known = {"text": text, "low": low, "high": high, "choices": choices, "step": step}
     return dataclasses.field(default=default, metadata=known)
 
 
 @dataclass(frozen=True)
 class Group:
-    """Base of all groups. Types follow the defaults, bounds and choices stand in each field's metadata."""
+    """Base of all groups. Types follow the defaults, bounds and choices stand in each field's
+    metadata.
+    """
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -58,9 +64,11 @@ class Group:
 
     @classmethod
     def from_json(cls: type[G], value: Any, prefix: str = "") -> G:
-        """Raises TrainerError for an unknown key, naming the nearest known one, and for a wrong value.
+        """Raises TrainerError for an unknown key, naming the nearest known one, and for a wrong
+        value.
 
-        `prefix` is how messages name the group, such as "text_encoder_optimizer."; without it the group's kind.
+        `prefix` is how messages name the group, such as "text_encoder_optimizer."; without it the
+        group's kind.
         """
         prefix = prefix or cls.path("")
         check_keys(cls, value, prefix)
@@ -85,7 +93,9 @@ def check_keys(cls: type, value: Any, prefix: str = "") -> None:
 
 
 def check_type(path: str, value: Any, default: Any) -> Any:
-    """The value, an int made a float where the default is one. Raises TrainerError when it is of another type."""
+    """The value, an int made a float where the default is one. Raises TrainerError when it is of
+    another type.
+    """
     wanted = type(default)
     if wanted is float and type(value) is int:
         return float(value)

@@ -1,4 +1,6 @@
-"""The settings of a run: one frozen value, JSON in and out. Together with the base and the dataset it is the run's identity."""
+"""The settings of a run: one frozen value, JSON in and out. Together with the base and the dataset
+it is the run's identity.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,8 @@ from .groups import (
 class RunSettings:
     """What a fine-tune does with its base and its dataset.
 
-    Defaults follow EveryDream2's 2023 baseline for Stable Diffusion 1.5, with bf16 in place of fp16.
+    Defaults follow EveryDream2's 2023 baseline for Stable Diffusion 1.5, with bf16 in place of
+    fp16.
     """
 
     resolution: int = 512
@@ -41,7 +44,8 @@ class RunSettings:
     train_text_encoder: bool = True
     text_encoder_learning_rate: float = 1.5e-6
     conditional_dropout: float = 0.04
-    """Share of draws in which the caption is replaced by the empty one (classifier-free guidance)."""
+    """Share of draws in which the caption is replaced by the empty one (classifier-free guidance).
+    """
     clip_skip: int = 1
     """1 = last layer, 2 = the one before it (A1111's numbers)."""
     weight_decay: float = 0.01
@@ -50,9 +54,13 @@ class RunSettings:
     seed: int = 555
     save_every_epochs: int = 1
     validation_timesteps: int = 4
-    """Noise levels at which every validation pair is measured, one in each equal stretch of the schedule."""
+    """Noise levels at which every validation pair is measured, one in each equal stretch of the
+    schedule.
+    """
     precision: str = "bf16"
-    """Autocast of the forward and backward pass: bf16, fp32, or fp16 on a GPU. Weights, loss and noise are always fp32."""
+    """Autocast of the forward and backward pass: bf16, fp32, or fp16 on a GPU. Weights, loss and
+    noise are always fp32.
+    """
     save_precision: str = "fp16"
     """Type of the trained tensors in saved checkpoints: fp16, bf16 or fp32."""
     bucket_table: str = "generated"
@@ -97,8 +105,8 @@ class RunSettings:
     def identity(self) -> dict[str, Any]:
         """What counts for the identity of a run: the weights follow from it.
 
-        Settings that came after the first runs were made count where they are not at their defaults, so that old runs
-        keep theirs; what only shows or saves (HARMLESS) never counts.
+        Settings that came after the first runs were made count where they are not at their
+        defaults, so that old runs keep theirs; what only shows or saves (HARMLESS) never counts.
         """
         found: dict[str, Any] = {}
         for field in fields(self):

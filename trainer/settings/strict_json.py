@@ -10,7 +10,9 @@ from ..errors import TrainerError
 
 
 def parse_object(text: str, file: str) -> dict[str, Any]:
-    """The object in a text. Raises TrainerError with line and column: comments, trailing commas, keys that are there twice."""
+    """The object in a text. Raises TrainerError with line and column: comments, trailing commas,
+    keys that are there twice.
+    """
 
     def pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
         value = dict(found)

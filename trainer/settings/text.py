@@ -13,11 +13,12 @@ from .run_settings import RunSettings
 
 
 def changed_by(settings: RunSettings, lines: Iterable[str]) -> RunSettings:
-    """The settings changed by lines such as `epochs = 20` and `loss.min_snr_gamma = 5`; empty lines and `# remarks` do not count.
+    """The settings changed by lines such as `epochs = 20` and `loss.min_snr_gamma = 5`; empty lines
+    and `# remarks` do not count.
 
-    A value is JSON (5, 1e-6, true, "text"); anything else is taken as text. All lines count at once, so that their order
-    and settings that need each other do not matter. Raises TrainerError for an unknown name, a name that is there twice, and
-    for what RunSettings refuses.
+    A value is JSON (5, 1e-6, true, "text"); anything else is taken as text. All lines count at
+    once, so that their order and settings that need each other do not matter. Raises TrainerError
+    for an unknown name, a name that is there twice, and for what RunSettings refuses.
     """
     value = settings.to_json()
     seen = set()
@@ -27,7 +28,9 @@ def changed_by(settings: RunSettings, lines: Iterable[str]) -> RunSettings:
         name, equals, text = line.partition("=")
         name = name.strip()
         if not equals:
-            raise TrainerError(f"{line.strip()!r} changes no setting. Write NAME = VALUE, such as epochs = 20.")  # fmt: skip
+            raise TrainerError(
+                f"{line.strip()!r} changes no setting. Write NAME = VALUE, such as epochs = 20."
+            )
         if name in seen:
             raise TrainerError(f"Run setting {name} is given twice. Leave one of them out.")
         seen.add(name)
@@ -37,17 +40,25 @@ def changed_by(settings: RunSettings, lines: Iterable[str]) -> RunSettings:
 
 
 def setting_lines(settings: RunSettings) -> Iterator[tuple[str, Any, bool]]:
-    """(name, value as plain data, whether it differs from the default) of every setting, in their order."""
+    """(name, value as plain data, whether it differs from the default) of every setting, in their
+    order.
+    """
     default = dict(_flat(RunSettings().to_json()))
     for name, value in _flat(settings.to_json()):
         yield name, value, value != default[name]
 
 
 def describe(settings: RunSettings, everything: bool = True) -> str:
-    """The settings as `name = value` lines that `changed_by` reads: what differs from the defaults, then, if asked for, the rest."""
+    """The settings as `name = value` lines that `changed_by` reads: what differs from the defaults,
+    then, if asked for, the rest.
+    """
     lines = list(setting_lines(settings))
     changed = [_line(name, value) for name, value, differs in lines if differs]
-    text = "\n".join(["# differs from the defaults:", *changed]) if changed else "# all settings are at their defaults"  # fmt: skip
+    text = (
+        "\n".join(["# differs from the defaults:", *changed])
+        if changed
+        else "# all settings are at their defaults"
+    )
     if everything:
         rest = [_line(name, value) for name, value, differs in lines if not differs]
         text += "\n\n" + "\n".join(["# at their defaults:", *rest])
@@ -94,7 +105,9 @@ def _place(value: dict[str, Any], name: str) -> tuple[dict[str, Any], str]:
 
 
 def _value(text: str, old: Any) -> Any:
-    """What a text says: JSON, or itself. Where a text stands now, only quotes make it anything but itself."""
+    """What a text says: JSON, or itself. Where a text stands now, only quotes make it anything but
+    itself.
+    """
     if isinstance(old, str) and not text.startswith('"'):
         return text
     try:

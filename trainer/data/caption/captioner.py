@@ -1,4 +1,6 @@
-"""Captions from a picture-to-text model in a local folder, through transformers, without the network and without its code."""
+"""Captions from a picture-to-text model in a local folder, through transformers, without the
+network and without its code.
+"""
 
 from __future__ import annotations
 
@@ -36,16 +38,23 @@ class CaptionSettings:
     """How a model captions pictures."""
 
     model: str
-    """The model's folder: config.json, safetensors weights, the processor's and the tokenizer's files."""
+    """The model's folder: config.json, safetensors weights, the processor's and the tokenizer's
+    files.
+    """
     kind: str = "auto"
-    """What the folder must hold: blip, florence2 or git; auto takes any picture-to-text model of transformers."""
+    """What the folder must hold: blip, florence2 or git; auto takes any picture-to-text model of
+    transformers.
+    """
     prompt: str = ""
-    """For Florence-2 a task such as <CAPTION> (empty: <DETAILED_CAPTION>), for BLIP and GIT how every caption begins,
-    for chat models what they are asked."""
+    """For Florence-2 a task such as <CAPTION> (empty: <DETAILED_CAPTION>), for BLIP and GIT how
+    every caption begins, for chat models what they are asked.
+    """
     max_new_tokens: int = 75
     num_beams: int = 3
     temperature: float = 0.0
-    """0 = the likeliest words; above it words are drawn, each picture's by `seed` and the picture alone."""
+    """0 = the likeliest words; above it words are drawn, each picture's by `seed` and the picture
+    alone.
+    """
     seed: int = 0
     batch_size: int = 8
     """Pictures at once; they are taken one by one when words are drawn."""
@@ -142,7 +151,9 @@ class Picture:
 
 @dataclass(frozen=True)
 class Captioned:
-    """What a model said to a picture, or why there is no caption; `of_picture` when the file itself is at fault."""
+    """What a model said to a picture, or why there is no caption; `of_picture` when the file itself
+    is at fault.
+    """
 
     id: str
     image_hash: str
@@ -152,10 +163,11 @@ class Captioned:
 
 
 def load_captioner(settings: CaptionSettings) -> Captioner:
-    """The model on its device, for inference. Nothing is downloaded, unpickled or run from the folder.
+    """The model on its device, for inference. Nothing is downloaded, unpickled or run from the
+    folder.
 
-    Raises TrainerError when the folder is refused (see `check_model`), does not load, or its weights do not fit its
-    config: transformers would go on with random ones.
+    Raises TrainerError when the folder is refused (see `check_model`), does not load, or its
+    weights do not fit its config: transformers would go on with random ones.
     """
     import torch
     import transformers
@@ -243,8 +255,8 @@ def _check_fit(folder: Path, model: Any, loading: dict[str, Any]) -> None:
 def caption_images(captioner: Captioner, pictures: Iterable[Picture]) -> Iterator[Captioned]:
     """One answer for every picture, in their order.
 
-    Pictures are decoded ahead while the model works. A batch that fails is taken picture by picture, so that one
-    problem stays with one picture.
+    Pictures are decoded ahead while the model works. A batch that fails is taken picture by
+    picture, so that one problem stays with one picture.
     """
     settings = captioner.settings
     size = settings.batch_size if settings.temperature == 0 else 1
@@ -317,7 +329,9 @@ def _answer(picture: Picture, answer: str | Exception) -> Captioned:
 
 
 def generate(captioner: Captioner, images: Sequence[Image.Image], key: str = "") -> list[str]:
-    """A caption for every RGB picture of a batch; `key` and the seed decide what is drawn when words are drawn."""
+    """A caption for every RGB picture of a batch; `key` and the seed decide what is drawn when
+    words are drawn.
+    """
     import torch
 
     settings, model = captioner.settings, captioner.model
@@ -348,7 +362,9 @@ def generate(captioner: Captioner, images: Sequence[Image.Image], key: str = "")
 
 @contextlib.contextmanager
 def _keyed(settings: CaptionSettings, device: Any, key: str) -> Iterator[None]:
-    """Random numbers by (seed, picture) for a while; transformers draws words from the global generators only."""
+    """Random numbers by (seed, picture) for a while; transformers draws words from the global
+    generators only.
+    """
     import torch
 
     if settings.temperature == 0:
@@ -435,7 +451,9 @@ def _florence_texts(captioner: Captioner, tokens: Any, images: Sequence[Image.Im
 
 
 def florence_text(answer: str | dict[str, Any]) -> str:
-    """A parsed answer as a caption, without task and place tokens; of boxes and regions their labels, each once."""
+    """A parsed answer as a caption, without task and place tokens; of boxes and regions their
+    labels, each once.
+    """
     if isinstance(answer, dict):
         labels = [*answer.get("labels", ()), *answer.get("bboxes_labels", ())]
         answer = ", ".join(dict.fromkeys(str(label).strip() for label in labels if label))

@@ -1,4 +1,5 @@
-"""Captioning a dataset in a process of its own: a folder that can be stopped, killed, resumed and grown.
+"""Captioning a dataset in a process of its own: a folder that can be stopped, killed, resumed and
+grown.
 
 job.json          the dataset, the model's fingerprint and the settings
 dataset-*.parquet the manifest whose pictures are captioned
@@ -8,8 +9,8 @@ control.json      what somebody asks of that process: stop
 captions.jsonl    one line for every picture: id, image_hash, and text or problem; append-only
 log.txt           what the process printed
 
-A folder belongs to one model and one wording. Made again for another dataset it keeps its captions, known by the
-hash of the picture, so that only new pictures are captioned.
+A folder belongs to one model and one wording. Made again for another dataset it keeps its captions,
+known by the hash of the picture, so that only new pictures are captioned.
 """
 
 from __future__ import annotations
@@ -49,9 +50,11 @@ HASHES = "model-hashes.json"
 
 @dataclass(frozen=True)
 class CaptionState:
-    """How a job stands. `status` is stopped, preparing, running, stopping, finished, failed or interrupted.
+    """How a job stands. `status` is stopped, preparing, running, stopping, finished, failed or
+    interrupted.
 
-    `done` of `total` pictures are settled, `problems` of them without a caption; `known` were captioned before.
+    `done` of `total` pictures are settled, `problems` of them without a caption; `known` were
+    captioned before.
     """
 
     status: str = "stopped"
@@ -159,10 +162,10 @@ def create_job(
 ) -> CaptionJob:
     """The job of that name for this dataset, made or taken up again; nothing is started.
 
-    An empty name becomes `captions-` and the beginning of the identity, so that a grown dataset finds the captions of
-    its former pictures by itself. `progress` is called with (done, all) bytes of a model that is read for the first time.
-    Raises TrainerError when the model is refused, when the name is taken by another
-    model or wording, or while the job is at work on another dataset.
+    An empty name becomes `captions-` and the beginning of the identity, so that a grown dataset
+    finds the captions of its former pictures by itself. `progress` is called with (done, all) bytes
+    of a model that is read for the first time. Raises TrainerError when the model is refused, when
+    the name is taken by another model or wording, or while the job is at work on another dataset.
     """
     model = Path(settings.model)
     check_model(model, settings.kind)
@@ -225,7 +228,8 @@ def _difference(former: CaptionJob, fingerprint: str, settings: CaptionSettings)
 
 
 def start(job: CaptionJob) -> None:
-    """Start captioning in a process of its own, which outlives this one; nothing happens when one is at work or all is done.
+    """Start captioning in a process of its own, which outlives this one; nothing happens when one
+    is at work or all is done.
 
     One that has ended and is only not gone yet is waited for.
     """
@@ -248,10 +252,11 @@ class Stopped(Exception):
 def main(folder: Path) -> int:
     """Caption what has no caption yet in a job folder; returns the process' exit status.
 
-    Pictures that had a problem are tried again. Whatever happens is in the job's state afterwards: finished, stopped,
-    or failed with the reason.
+    Pictures that had a problem are tried again. Whatever happens is in the job's state afterwards:
+    finished, stopped, or failed with the reason.
     """
-    # The libraries read it when they are imported: no file of a model may be looked for on the network.
+    # The libraries read it when they are imported: no file of a model may be looked for on the
+    # network.
     os.environ["HF_HUB_OFFLINE"] = "1"
     job = CaptionJob.open(folder)
     with _exclusive(job):
@@ -425,7 +430,9 @@ def _by_pair(folder: Path, key: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class ApplyReport:
-    """What became of captions that were put into a dataset: `missing` are ids of pairs that there was none for."""
+    """What became of captions that were put into a dataset: `missing` are ids of pairs that there
+    was none for.
+    """
 
     mode: str
     column: str
@@ -449,10 +456,11 @@ def apply_captions(
 ) -> tuple[Dataset, ApplyReport]:
     """The dataset with captions by pair id; ids, order and pictures stay as they are.
 
-    Every mode stores the text in the caption column `column` ("" for none). "column only" leaves the pair's own caption
-    alone, "replace" puts the text in its place, "fill empty" where it is empty, "append" and "prepend" join it with a
-    comma. `keep_own_as` names a column for the own caption as it was. A pair without a text, or with an empty one, stays
-    as it is and is named in the report. Raises TrainerError for ids that the dataset does not have.
+    Every mode stores the text in the caption column `column` ("" for none). "column only" leaves
+    the pair's own caption alone, "replace" puts the text in its place, "fill empty" where it is
+    empty, "append" and "prepend" join it with a comma. `keep_own_as` names a column for the own
+    caption as it was. A pair without a text, or with an empty one, stays as it is and is named in
+    the report. Raises TrainerError for ids that the dataset does not have.
     """
     if mode not in MODES:
         raise TrainerError(f"Unknown mode {mode!r}; it must be one of {', '.join(MODES)}.")
@@ -504,7 +512,8 @@ def _with_caption(pair: Pair, column: str, text: str, mode: str, keep_own_as: st
 def set_captions(
     dataset: Dataset, ids: Sequence[str], texts: Sequence[str], mode: str, column: str = ""
 ) -> tuple[Dataset, ApplyReport]:
-    """The dataset with captions that any other means made: `texts` in the order of `ids` (see `apply_captions`).
+    """The dataset with captions that any other means made: `texts` in the order of `ids` (see
+    `apply_captions`).
 
     Raises TrainerError when there are more of the one than of the other, or an id twice.
     """

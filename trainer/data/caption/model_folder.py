@@ -1,4 +1,6 @@
-"""A folder that holds a picture-to-text model: what is in it, whether it may be loaded, and its identity."""
+"""A folder that holds a picture-to-text model: what is in it, whether it may be loaded, and its
+identity.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +26,16 @@ CODE_FILES = (
 """Where a model folder can name Python files of its own."""
 SHARD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.safetensors")
 LOADED = (".safetensors", ".json", ".txt", ".model", ".jinja")
-"""Suffixes of the files that transformers reads of a model: weights, settings, vocabularies, merges and templates."""
+"""Suffixes of the files that transformers reads of a model: weights, settings, vocabularies, merges
+and templates.
+"""
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What a model folder holds. `kind` is blip, florence2, git, or other for any further model of transformers."""
+    """What a model folder holds. `kind` is blip, florence2, git, or other for any further model of
+    transformers.
+    """
 
     kind: str
     model_type: str
@@ -41,7 +47,8 @@ def model_fingerprint(
 ) -> str:
     """SHA-256 over the names and contents of the files that a model is loaded from.
 
-    With `cache`, a JSON file, only files that are new or changed are read; `progress` is called with (done, all) bytes.
+    With `cache`, a JSON file, only files that are new or changed are read; `progress` is called
+    with (done, all) bytes.
     """
     if not (folder / "config.json").is_file():
         raise TrainerError(_no_config(folder))
@@ -53,8 +60,9 @@ def model_fingerprint(
 def check_model(folder: Path, kind: str = "auto") -> ModelFacts:
     """What the folder holds, without loading weights.
 
-    Raises TrainerError when it is no model, has no safetensors weights, is of an architecture that this transformers
-    does not have or that does not caption, needs Python code of its own, or is not of the wanted kind.
+    Raises TrainerError when it is no model, has no safetensors weights, is of an architecture that
+    this transformers does not have or that does not caption, needs Python code of its own, or is
+    not of the wanted kind.
     """
     config = _read_config(folder)
     _refuse_own_code(folder)
@@ -161,7 +169,9 @@ def _check_architecture(folder: Path, model_type: str, architecture: str) -> Non
 
 
 def _mapped_types() -> set[str]:
-    """Model types behind AutoModelForImageTextToText and, before transformers 5, AutoModelForVision2Seq."""
+    """Model types behind AutoModelForImageTextToText and, before transformers 5,
+    AutoModelForVision2Seq.
+    """
     from transformers.models.auto import modeling_auto
 
     names = ("MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES", "MODEL_FOR_VISION_2_SEQ_MAPPING_NAMES")

@@ -1,4 +1,6 @@
-"""Rewriting captions: words replaced, something put before or behind, and how tags are shown in training."""
+"""Rewriting captions: words replaced, something put before or behind, and how tags are shown in
+training.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +17,11 @@ from ..manifest import Dataset, Pair
 class CaptionRules:
     """What is done to every caption, in this order: column, replace, strip, prefix, suffix.
 
-    `column`: the caption column that takes the place of the pair's own where it has one. `replace`: pairs of text and what
-    stands for it, regardless of case, one after the other. `strip`: white space becomes single spaces, empty tags and
-    commas at the ends go. `prefix` and `suffix` are put there as they are.
-    The others say how training shows a caption, see `captions.vary`; None leaves what the pairs have.
+    `column`: the caption column that takes the place of the pair's own where it has one. `replace`:
+    pairs of text and what stands for it, regardless of case, one after the other. `strip`: white
+    space becomes single spaces, empty tags and commas at the ends go. `prefix` and `suffix` are put
+    there as they are. The others say how training shows a caption, see `captions.vary`; None leaves
+    what the pairs have.
     """
 
     column: str = OWN
@@ -115,7 +118,8 @@ def _rewritten(pair: Pair, rules: CaptionRules) -> str:
 
 
 def mix(dataset: Dataset, shares: dict[str, float]) -> Dataset:
-    """The dataset whose pairs are shown with captions of several columns, each as often as its share says.
+    """The dataset whose pairs are shown with captions of several columns, each as often as its
+    share says.
 
     Raises TrainerError for a column that no pair has, and when all shares are 0.
     """

@@ -16,10 +16,11 @@ from .looks import Look, near_duplicates
 class CleanSettings:
     """What is left out.
 
-    `min_side`: pictures whose shorter side has fewer pixels. `max_aspect`: pictures longer than this times their width,
-    either way. `min_deviation`: nearly uniform pictures, see `looks.Look`; 0 = none.
-    `same_picture`: "leave out" all but one pair of each picture, "same caption" = only where the caption is the same too,
-    or "keep". `near_distance`: pictures of like colours with a difference hash within so many bits of another's; -1 = none.
+    `min_side`: pictures whose shorter side has fewer pixels. `max_aspect`: pictures longer than
+    this times their width, either way. `min_deviation`: nearly uniform pictures, see `looks.Look`;
+    0 = none. `same_picture`: "leave out" all but one pair of each picture, "same caption" = only
+    where the caption is the same too, or "keep". `near_distance`: pictures of like colours with a
+    difference hash within so many bits of another's; -1 = none.
     """
 
     min_side: int = 64
@@ -34,7 +35,9 @@ SAME_PICTURE = ("leave out", "same caption", "keep")
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A pair that was left out. `reason` is what others may share, `detail` belongs to this pair alone."""
+    """A pair that was left out. `reason` is what others may share, `detail` belongs to this pair
+    alone.
+    """
 
     id: str
     image: str
@@ -72,9 +75,10 @@ def clean(
 ) -> tuple[Dataset, CleanReport]:
     """The dataset without what the settings leave out, and what that was.
 
-    Of like pictures the one held back for validation is kept, else the one with most pixels, else the first: training
-    never sees a picture that validation measures. `looks` is by image hash, see looks.py; a picture that is not in it can
-    no longer be read. Raises TrainerError when nothing would be left to train on.
+    Of like pictures the one held back for validation is kept, else the one with most pixels, else
+    the first: training never sees a picture that validation measures. `looks` is by image hash, see
+    looks.py; a picture that is not in it can no longer be read. Raises TrainerError when nothing
+    would be left to train on.
     """
     left_out: dict[int, LeftOut] = {}
 
@@ -127,7 +131,9 @@ def _duplicates(
     order: list[int],
     progress: Callable[[int, int], None] | None,
 ) -> list[tuple[int, int, str, str]]:
-    """Places to leave out, each with the place it is like, reason and detail; `order` has those to keep first."""
+    """Places to leave out, each with the place it is like, reason and detail; `order` has those to
+    keep first.
+    """
     pairs = dataset.pairs
     found: list[tuple[int, int, str, str]] = []
     first: dict[object, int] = {}

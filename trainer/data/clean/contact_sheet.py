@@ -1,4 +1,6 @@
-"""A contact sheet: pictures of a dataset with their captions, for looking at rather than reading about."""
+"""A contact sheet: pictures of a dataset with their captions, for looking at rather than reading
+about.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,8 @@ def contact_sheet(
     seed: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Image.Image:
-    """One picture with `count` pairs in rows of `columns`, each within side x side pixels above its caption and size.
+    """One picture with `count` pairs in rows of `columns`, each within side x side pixels above its
+    caption and size.
 
     Pictures are decoded one at a time. One that cannot be read any more says so in its place.
     """

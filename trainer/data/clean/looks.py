@@ -1,4 +1,6 @@
-"""What a picture looks like in a few numbers: a hash that like pictures share, its colours, and how much there is to see."""
+"""What a picture looks like in a few numbers: a hash that like pictures share, its colours, and how
+much there is to see.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +23,18 @@ if TYPE_CHECKING:
 BLOCK = 512
 PART = 65_536
 MOST_CHANGE = 16.0
-"""Mean difference of colours, of 255, up to which pictures can be alike; a tenth brighter is about 13."""
+"""Mean difference of colours, of 255, up to which pictures can be alike; a tenth brighter is about
+13.
+"""
 
 
 @dataclass(frozen=True)
 class Look:
-    """`difference_hash`: 64 bits, each saying whether one of 8 x 8 fields is brighter than the next to its right
-    (dHash, Neal Krawetz 2013). `deviation`: the largest standard deviation of the three colours, from 0 to 127.5.
-    `colours`: the mean red, green and blue of 4 x 4 fields, 48 bytes."""
+    """`difference_hash`: 64 bits, each saying whether one of 8 x 8 fields is brighter than the next
+    to its right (dHash, Neal Krawetz 2013). `deviation`: the largest standard deviation of the
+    three colours, from 0 to 127.5. `colours`: the mean red, green and blue of 4 x 4 fields, 48
+    bytes.
+    """
 
     difference_hash: int
     deviation: float
@@ -53,7 +59,8 @@ def looks(
 ) -> dict[str, Look]:
     """The look of every picture by its hash; pictures that cannot be read any more are left out.
 
-    Every picture is decoded once, several at a time; what was seen is kept as JSON lines in `cache`.
+    Every picture is decoded once, several at a time; what was seen is kept as JSON lines in
+    `cache`.
     """
     known = _known(cache) if cache else {}
     first: dict[str, Pair] = {}
@@ -125,10 +132,11 @@ class Likeness:
 def near_duplicates(
     looks: Sequence[Look], distance: int, progress: Callable[[int, int], None] | None = None
 ) -> list[Likeness]:
-    """The pictures within `distance` bits of one that stands before them and is itself none of these.
+    """The pictures within `distance` bits of one that stands before them and is itself none of
+    these.
 
-    Their colours must be close too: the same outline in other colours is another picture. Every picture is compared with
-    every other, in blocks; 11,475 of them take about a second.
+    Their colours must be close too: the same outline in other colours is another picture. Every
+    picture is compared with every other, in blocks; 11,475 of them take about a second.
     """
     import numpy
 

@@ -1,4 +1,6 @@
-"""What a dataset is made of, as text and as one picture: sizes, aspect ratios, captions, and how it falls into buckets."""
+"""What a dataset is made of, as text and as one picture: sizes, aspect ratios, captions, and how it
+falls into buckets.
+"""
 
 from __future__ import annotations
 
@@ -87,7 +89,9 @@ def overview(
 
 
 def draw_overview(facts: Overview, width: int = 1200) -> bytes:
-    """A PNG with four histograms - aspect ratios, sizes, caption lengths, and each resolution's fullest buckets."""
+    """A PNG with four histograms - aspect ratios, sizes, caption lengths, and each resolution's
+    fullest buckets.
+    """
     from matplotlib.figure import Figure
 
     pairs = facts.dataset.pairs

@@ -1,10 +1,12 @@
-"""Pictures from URLs into a folder: every row of a selection ends with a picture or with the reason why there is none.
+"""Pictures from URLs into a folder: every row of a selection ends with a picture or with the reason
+why there is none.
 
 images/000123.png   the picture of row 123, byte for byte as it came; below images/000/ when there are many rows
 results.jsonl       one line for every row that is settled; append-only
 
-A picture gets its name only when it is whole, checked and on disk, and its line follows within a second. Whatever is
-killed in between is found by the next call: the file is checked and taken as it is, nothing is fetched twice.
+A picture gets its name only when it is whole, checked and on disk, and its line follows within a
+second. Whatever is killed in between is found by the next call: the file is checked and taken as it
+is, nothing is fetched twice.
 """
 
 from __future__ import annotations
@@ -56,7 +58,9 @@ SUFFIX_OF = {
     "TIFF": ".tif",
     "AVIF": ".avif",
 }
-"""The formats that are kept, by Pillow's name. No other decoder of Pillow ever sees what came from the network."""
+"""The formats that are kept, by Pillow's name. No other decoder of Pillow ever sees what came from
+the network.
+"""
 IMAGES = "images"
 RESULTS = "results.jsonl"
 OK = "ok"
@@ -83,10 +87,11 @@ TICK_S = 0.5
 class DownloadSettings:
     """How to fetch. `per_host` is the share of `concurrency` that one host gets at most.
 
-    `timeout_s` is the longest silence (while connecting, or between two pieces), `total_timeout_s` the longest time for
-    one attempt. A transient failure is tried `retries` more times, after `backoff_s`, twice that, and so on; neither this
-    nor a server's Retry-After waits longer than `longest_wait_s`. `retry_failed` says which rows that have failed in an
-    earlier call are asked for again: "nothing", "transient" (timeouts, broken connections, busy servers) or "all".
+    `timeout_s` is the longest silence (while connecting, or between two pieces), `total_timeout_s`
+    the longest time for one attempt. A transient failure is tried `retries` more times, after
+    `backoff_s`, twice that, and so on; neither this nor a server's Retry-After waits longer than
+    `longest_wait_s`. `retry_failed` says which rows that have failed in an earlier call are asked
+    for again: "nothing", "transient" (timeouts, broken connections, busy servers) or "all".
     """
 
     concurrency: int = 32
@@ -130,10 +135,12 @@ class DownloadSettings:
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a row. `status` is "ok" or the reason, `message` says more; `attempts` counts requests.
+    """What became of a row. `status` is "ok" or the reason, `message` says more; `attempts` counts
+    requests.
 
-    `bytes` and `sha256` are of the file as it came, `width` and `height` in pixels after EXIF orientation, `file` is
-    relative to the folder with forward slashes. Rows that share a URL share its file.
+    `bytes` and `sha256` are of the file as it came, `width` and `height` in pixels after EXIF
+    orientation, `file` is relative to the folder with forward slashes. Rows that share a URL share
+    its file.
     """
 
     row: int
@@ -155,8 +162,9 @@ class Result:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a download is: `done` of `total` rows are settled, `ok` of them with a picture, `errors` counts the others by
-    their reason. `bytes` lie on disk."""
+    """How far a download is: `done` of `total` rows are settled, `ok` of them with a picture,
+    `errors` counts the others by their reason. `bytes` lie on disk.
+    """
 
     total: int
     done: int = 0
@@ -190,9 +198,10 @@ def download(
 ) -> Progress:
     """Fetch the picture of every (row, URL) that is not settled in `folder` yet, each URL once.
 
-    One call at a time may work on a folder. `report` and `asked_to_stop` are called about twice a second.
-    Raises Stopped, DiskFull, and TrainerError when the network is off or the first links are all dead. Whatever is
-    raised, the folder holds what was settled until then, and another call goes on from there.
+    One call at a time may work on a folder. `report` and `asked_to_stop` are called about twice a
+    second. Raises Stopped, DiskFull, and TrainerError when the network is off or the first links
+    are all dead. Whatever is raised, the folder holds what was settled until then, and another call
+    goes on from there.
     """
     if not network.download:
         raise TrainerError("Fetching pictures from the network is off.")
@@ -233,7 +242,9 @@ class _Asked:
 
 
 class _Download:
-    """One call of `download`: what is still to ask, what came of it so far, and the way between them."""
+    """One call of `download`: what is still to ask, what came of it so far, and the way between
+    them.
+    """
 
     def __init__(
         self,
@@ -408,7 +419,9 @@ class _Download:
                 await asyncio.to_thread(self.journal.flush)
 
     def _backoff_s(self, asked: _Asked) -> float:
-        """Seconds before the next attempt: doubled every time, less up to a half that is keyed by row and attempt."""
+        """Seconds before the next attempt: doubled every time, less up to a half that is keyed by
+        row and attempt.
+        """
         key = hashlib.sha256(f"{asked.row}/{asked.attempts}".encode()).digest()
         share = 1 - int.from_bytes(key[:8], "big") / 2**65
         wait_s = self.settings.backoff_s * 2 ** (asked.attempts - 1)
@@ -543,7 +556,9 @@ class _Journal:
 
 
 def whole_lines(file: Path) -> int:
-    """The size in bytes of a file without a torn last line, which must not grow together with the next one."""
+    """The size in bytes of a file without a torn last line, which must not grow together with the
+    next one.
+    """
     with file.open("rb") as opened:
         size = position = opened.seek(0, os.SEEK_END)
         while position:
@@ -556,9 +571,11 @@ def whole_lines(file: Path) -> int:
 
 
 def examine(file: Path, max_pixels: int) -> tuple[str, int, int]:
-    """The suffix that a picture's format asks for, and its width and height in pixels after EXIF orientation.
+    """The suffix that a picture's format asks for, and its width and height in pixels after EXIF
+    orientation.
 
-    All of it is decoded, so that a truncated one shows. Raises Failure (not_an_image, too_many_pixels, corrupt).
+    All of it is decoded, so that a truncated one shows. Raises Failure (not_an_image,
+    too_many_pixels, corrupt).
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -592,7 +609,9 @@ def free_bytes(folder: Path) -> int:
 
 
 def _write(file: io.FileIO, data: bytes) -> None:
-    """All of `data`: an unbuffered file may take a part, and a buffered one would complain at closing only."""
+    """All of `data`: an unbuffered file may take a part, and a buffered one would complain at
+    closing only.
+    """
     view = memoryview(data)
     while view:
         view = view[file.write(view) :]
@@ -600,7 +619,9 @@ def _write(file: io.FileIO, data: bytes) -> None:
 
 @contextlib.contextmanager
 def disk_errors(file: Path) -> Iterator[None]:
-    """Turn an error of the disk into a message: it ends the download, it is not the picture's fault."""
+    """Turn an error of the disk into a message: it ends the download, it is not the picture's
+    fault.
+    """
     try:
         yield
     except OSError as error:

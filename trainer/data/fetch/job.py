@@ -1,4 +1,5 @@
-"""Fetching the pictures of a selection in a process of its own: a folder that can be stopped, killed and resumed.
+"""Fetching the pictures of a selection in a process of its own: a folder that can be stopped,
+killed and resumed.
 
 job.json            what is fetched and how; written before anything starts
 selection.parquet   the rows; `row` and `image` are read here, the other columns are for those who use the pictures
@@ -52,10 +53,11 @@ SELECTION = "selection.parquet"
 
 @dataclass(frozen=True)
 class DownloadState:
-    """How a download stands. `status` is queued, running, stopping, stopped, finished, failed or interrupted.
+    """How a download stands. `status` is queued, running, stopping, stopped, finished, failed or
+    interrupted.
 
-    `done` of `total` rows are settled, `ok` of them with a picture; `errors` counts the others by their reason. `bytes`
-    lie on disk. `updated` is the heartbeat, in seconds since 1970.
+    `done` of `total` rows are settled, `ok` of them with a picture; `errors` counts the others by
+    their reason. `bytes` lie on disk. `updated` is the heartbeat, in seconds since 1970.
     """
 
     status: str = "stopped"
@@ -125,7 +127,9 @@ class DownloadJob:
         return read_urls(self.folder / SELECTION)
 
     def has_work(self) -> bool:
-        """Whether a start would ask for anything: rows that are not settled, or failed ones that are to be retried."""
+        """Whether a start would ask for anything: rows that are not settled, or failed ones that
+        are to be retried.
+        """
         state = self.state()
         if state.status in RESUMABLE:
             return True
@@ -137,7 +141,8 @@ class DownloadJob:
 def read_urls(selection: Path) -> list[tuple[int, str]]:
     """Row and image of a selection file, by row; a row without an image has "".
 
-    Raises TrainerError when it is no such file, when a row is there twice, and when no image is an http or https URL.
+    Raises TrainerError when it is no such file, when a row is there twice, and when no image is an
+    http or https URL.
     """
     import duckdb
 
@@ -173,11 +178,13 @@ def create_download(
     settings: DownloadSettings,
     network_file: Path,
 ) -> DownloadJob:
-    """The download of that name for this selection, made or taken up again; nothing is started. The folder appears whole.
+    """The download of that name for this selection, made or taken up again; nothing is started. The
+    folder appears whole.
 
-    The same selection with other settings keeps what is there and goes on with the new ones. `network_file` is where the
-    server's owner allows the network (see network.py). Raises TrainerError when the name is taken by something else, or
-    when the settings would change while the download is at work.
+    The same selection with other settings keeps what is there and goes on with the new ones.
+    `network_file` is where the server's owner allows the network (see network.py). Raises
+    TrainerError when the name is taken by something else, or when the settings would change while
+    the download is at work.
     """
     if not NAME.fullmatch(name):
         raise TrainerError(
@@ -227,9 +234,11 @@ def list_downloads(datasets_dir: Path) -> list[DownloadJob]:
 
 
 def start(job: DownloadJob) -> None:
-    """Start fetching in a process of its own, which outlives this one; nothing happens when one is at work.
+    """Start fetching in a process of its own, which outlives this one; nothing happens when one is
+    at work.
 
-    One that has ended and is only not gone yet is waited for. Raises TrainerError when the network is off.
+    One that has ended and is only not gone yet is waited for. Raises TrainerError when the network
+    is off.
     """
     from filelock import FileLock
 
@@ -251,7 +260,8 @@ def images(folder: Path) -> dict[int, str]:
 def main(folder: Path) -> int:
     """Fetch what is not settled yet in a download folder; returns the process' exit status.
 
-    Whatever happens is in the download's state afterwards: finished, stopped, or failed with the reason.
+    Whatever happens is in the download's state afterwards: finished, stopped, or failed with the
+    reason.
     """
     folder = folder.resolve()
     job = DownloadJob.open(folder)

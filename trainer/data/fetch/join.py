@@ -25,9 +25,10 @@ def join(
 ) -> tuple[Dataset, LoadReport]:
     """A dataset of the rows that have a file below `root`, in the order of the rows.
 
-    The caption is the row's prompt, the group its user, and its further captions are columns. Every image is decoded
-    once, as `load_folder` does it, with the same cache. Raises TrainerError when none is left, or, unless `on_problem` is
-    "skip", at any image that does not decode and any row without a prompt.
+    The caption is the row's prompt, the group its user, and its further captions are columns. Every
+    image is decoded once, as `load_folder` does it, with the same cache. Raises TrainerError when
+    none is left, or, unless `on_problem` is "skip", at any image that does not decode and any row
+    without a prompt.
     """
     wanted = [(rows[number], files[number]) for number in sorted(files) if number in rows]
     if not wanted:

@@ -1,8 +1,10 @@
-"""The images of a selection that are on this machine already: rows of a table joined to the files of a folder.
+"""The images of a selection that are on this machine already: rows of a table joined to the files
+of a folder.
 
-Files are known by what is in their names, as downloads and exports leave them: `000123.png` or `123.webp` (row index),
-`<attachment id>.png` or a folder of that name, `<anything>_<job uuid>.png`, the uuid first, or a folder of that name,
-and plain file names. Upper and lower case, the two Unicode spellings of an accent and the two slashes make no difference.
+Files are known by what is in their names, as downloads and exports leave them: `000123.png` or
+`123.webp` (row index), `<attachment id>.png` or a folder of that name, `<anything>_<job uuid>.png`,
+the uuid first, or a folder of that name, and plain file names. Upper and lower case, the two
+Unicode spellings of an accent and the two slashes make no difference.
 """
 
 from __future__ import annotations
@@ -44,8 +46,8 @@ class SelectedRow:
 class LocalImages:
     """The files found: row to path below the folder, with forward slashes, in order of the rows.
 
-    `missing` and `ambiguous` count rows with no file and with several, `unused` the image files that belong to no row; the
-    first of each are named.
+    `missing` and `ambiguous` count rows with no file and with several, `unused` the image files
+    that belong to no row; the first of each are named.
     """
 
     files: dict[int, str]
@@ -82,11 +84,13 @@ def find_images(
     name: str = "",
     progress: Callable[[int, int], None] | None = None,
 ) -> LocalImages:
-    """Join the rows of a selection to the image files below `folder` by `key` (see KEYS); `name` is what messages call it.
+    """Join the rows of a selection to the image files below `folder` by `key` (see KEYS); `name` is
+    what messages call it.
 
-    "column" takes the image column as a path below the folder. Where a key fits several files (the four images of a job),
-    the row's own file name decides. A path that leads out of the folder, by `..` or by a link, finds nothing.
-    Raises TrainerError when the key is unknown, when no row has one, and when none of the rows finds a file.
+    "column" takes the image column as a path below the folder. Where a key fits several files (the
+    four images of a job), the row's own file name decides. A path that leads out of the folder, by
+    `..` or by a link, finds nothing. Raises TrainerError when the key is unknown, when no row has
+    one, and when none of the rows finds a file.
     """
     if key not in KEYS:
         raise TrainerError(f"Unknown key {key!r}; images can be joined by: {', '.join(KEYS)}.")
@@ -155,8 +159,8 @@ def read_selection(selection: Path) -> list[SelectedRow]:
 def list_images(folder: Path) -> list[str]:
     """Relative paths, with forward slashes, of all image files below a folder, sorted.
 
-    Names that begin with a dot are passed over, folders that are links are not entered, and files that are links count only
-    when they lead into the folder.
+    Names that begin with a dot are passed over, folders that are links are not entered, and files
+    that are links count only when they lead into the folder.
     """
     if not folder.is_dir():
         raise TrainerError(f"There is no folder {folder}.")

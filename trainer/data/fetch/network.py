@@ -1,8 +1,10 @@
-"""Whether pictures may be fetched from the network, which addresses are let through, and what answers and errors mean.
+"""Whether pictures may be fetched from the network, which addresses are let through, and what
+answers and errors mean.
 
-The network is off until the person who runs the server writes a settings file. Addresses of private networks are
-refused at three places: the host of every URL and of every redirect, the answer of the name server, which is the very
-answer that is connected to (a name that changes its address between check and use gains nothing), and the socket.
+The network is off until the person who runs the server writes a settings file. Addresses of private
+networks are refused at three places: the host of every URL and of every redirect, the answer of the
+name server, which is the very answer that is connected to (a name that changes its address between
+check and use gains nothing), and the socket.
 """
 
 from __future__ import annotations
@@ -30,14 +32,17 @@ if TYPE_CHECKING:
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
-"""IPv6 addresses that a NAT64 gateway turns into the IPv4 address in their last 32 bits (RFC 6052)."""
+"""IPv6 addresses that a NAT64 gateway turns into the IPv4 address in their last 32 bits (RFC 6052).
+"""
 VALUED_TAGS = ("max-snippet", "max-image-preview", "max-video-preview", "unavailable_after")
 """Words of X-Robots-Tag that have a value behind a colon; other names before a colon are robots."""
 LOCAL_TRANSLATED = ipaddress.ip_network("64:ff9b:1::/48")
 
 
 class RefusedAddress(OSError):
-    """An address that must not be connected to. An OSError, so that it reads as a connection that did not come about."""
+    """An address that must not be connected to. An OSError, so that it reads as a connection that
+    did not come about.
+    """
 
 
 class BadURL(ValueError):
@@ -45,7 +50,9 @@ class BadURL(ValueError):
 
 
 class Failure(Exception):
-    """Why a URL gave no picture, this time. `wait_s` is what the server asks for before the next attempt."""
+    """Why a URL gave no picture, this time. `wait_s` is what the server asks for before the next
+    attempt.
+    """
 
     def __init__(self, status: str, message: str = "", wait_s: float = 0.0) -> None:
         super().__init__(status, message, wait_s)
@@ -54,7 +61,9 @@ class Failure(Exception):
 
 @dataclass(frozen=True)
 class NetworkSettings:
-    """What the server's owner allows: fetching pictures at all, and fetching them from private addresses."""
+    """What the server's owner allows: fetching pictures at all, and fetching them from private
+    addresses.
+    """
 
     download: bool = False
     private_addresses: bool = False
@@ -63,8 +72,8 @@ class NetworkSettings:
 def read_network_settings(file: Path) -> NetworkSettings:
     """The settings in a JSON file; without the file everything is off.
 
-    Raises TrainerError, which says what to write where, when the file is not JSON, or has unknown keys or other values
-    than true and false.
+    Raises TrainerError, which says what to write where, when the file is not JSON, or has unknown
+    keys or other values than true and false.
     """
     try:
         value = json.loads(file.read_bytes().decode("utf-8-sig"))
@@ -110,7 +119,8 @@ def _advice(file: Path) -> str:
 
 
 def is_public(text: str) -> bool:
-    """Whether an IP address is one of the public internet: not private, loopback, link-local, multicast or reserved.
+    """Whether an IP address is one of the public internet: not private, loopback, link-local,
+    multicast or reserved.
 
     An IPv6 address that stands for an IPv4 address (mapped, 6to4, Teredo, NAT64) is judged by both.
     """
@@ -156,7 +166,8 @@ def check_address(text: str, settings: NetworkSettings) -> None:
 def check_url(text: str, settings: NetworkSettings) -> URL:
     """The URL of a request or a redirect.
 
-    Raises BadURL when it cannot be fetched, RefusedAddress when its host is written as an address that is refused.
+    Raises BadURL when it cannot be fetched, RefusedAddress when its host is written as an address
+    that is refused.
     """
     from yarl import URL
 
@@ -181,9 +192,11 @@ def check_url(text: str, settings: NetworkSettings) -> URL:
 def connector(
     settings: NetworkSettings, connections: int, names: AbstractResolver | None = None
 ) -> TCPConnector:
-    """A connector for aiohttp that refuses what `check_address` refuses; `names` answers for host names (the system's).
+    """A connector for aiohttp that refuses what `check_address` refuses; `names` answers for host
+    names (the system's).
 
-    To be called inside a running event loop. It knows no redirects: follow them by hand, each through `check_url`.
+    To be called inside a running event loop. It knows no redirects: follow them by hand, each
+    through `check_url`.
     """
     import aiohttp
     from aiohttp.abc import AbstractResolver
@@ -249,10 +262,11 @@ def _behind(error: BaseException | None, kind: type[OSError]) -> BaseException |
 
 
 def robots_tags(headers: Iterable[str]) -> set[str]:
-    """The words of X-Robots-Tag headers, in lower case, that are meant for everybody or for Cocktail by name.
+    """The words of X-Robots-Tag headers, in lower case, that are meant for everybody or for
+    Cocktail by name.
 
-    `none` stands for noindex and nofollow. As in Google's specification of the header, a name with a colon begins a list
-    for that robot alone.
+    `none` stands for noindex and nofollow. As in Google's specification of the header, a name with
+    a colon begins a list for that robot alone.
     """
     tags: set[str] = set()
     for header in headers:
@@ -267,7 +281,9 @@ def robots_tags(headers: Iterable[str]) -> set[str]:
 
 
 def retry_after_s(header: str | None) -> float:
-    """Seconds from now in a Retry-After header, which is a number of them or a date; 0 when it is neither."""
+    """Seconds from now in a Retry-After header, which is a number of them or a date; 0 when it is
+    neither.
+    """
     if not header:
         return 0.0
     with contextlib.suppress(ValueError):

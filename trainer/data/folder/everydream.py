@@ -1,9 +1,11 @@
-"""A folder as EveryDream2 reads it: captions of main prompt and tags, settings by picture, folder and tree.
+"""A folder as EveryDream2 reads it: captions of main prompt and tags, settings by picture, folder
+and tree.
 
-Follows what its data/dataset.py does (commit 5098db8), with three differences. `shuffle_tags: true` in a global.yaml holds
-below it too, as its documentation says; there a folder without a global.yaml of its own loses it, and so does a picture
-that is captioned by its name. A caption in a single
-text file stays as it is written; there `a,b,b` becomes `a, b`. A path as a caption is a file only in a list of pairs.
+Follows what its data/dataset.py does (commit 5098db8), with three differences. `shuffle_tags: true`
+in a global.yaml holds below it too, as its documentation says; there a folder without a global.yaml
+of its own loses it, and so does a picture that is captioned by its name. A caption in a single text
+file stays as it is written; there `a,b,b` becomes `a, b`. A path as a caption is a file only in a
+list of pairs.
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".jfif"))
 """The pictures that EveryDream2 reads."""
 TEXTS = (".txt", ".caption")
 SIDECARS = (*TEXTS, ".json", ".yml", ".yaml")
-"""Files beside a picture, the later the stronger. EveryDream2 can read .json but does not look for it there."""
+"""Files beside a picture, the later the stronger. EveryDream2 can read .json but does not look for
+it there.
+"""
 NUMBERS = ("multiply.txt", "cond_dropout.txt", "flip_p.txt", "loss_scale.txt")
 TREE_FILES = ("global.yaml", "global.yml")
 LOCAL_FILES = ("local.yaml", "local.yml")
@@ -161,7 +165,9 @@ def _entry(file: str, levels: list[Config], reading: Reading) -> Entry:
         config = config.under(level)
     if not config.main_prompts:
         reading.named.add(file)
-        config = config.under(_from_text(posixpath.splitext(posixpath.basename(file))[0].split("_")[0]))  # fmt: skip
+        config = config.under(
+            _from_text(posixpath.splitext(posixpath.basename(file))[0].split("_")[0])
+        )
     if not config.main_prompts:
         where = "no caption, and nothing before the first _ of its name"
         raise Unreadable("the caption is empty", where)
@@ -180,7 +186,9 @@ def _entry(file: str, levels: list[Config], reading: Reading) -> Entry:
         options["loss_scale"] = config.loss_scale
     if shuffle and tags:
         options |= {"shuffle_tags": True, "keep_tags": main.count(",") + 1}
-        reading.unused["weights of tags when they are shuffled"] += len({weight for _, weight in config.tags}) > 1  # fmt: skip
+        reading.unused["weights of tags when they are shuffled"] += (
+            len({weight for _, weight in config.tags}) > 1
+        )
     reading.unused["main prompts after the first"] += bool(others)
     reading.unused.update(config.unused)
     return Entry(file, check_caption(caption, posixpath.basename(file)), options)
@@ -214,7 +222,9 @@ def _local(listing: Listing, reading: Reading, folder: str) -> Config:
 def _settings(
     listing: Listing, reading: Reading, file: str, read: Callable[[Listing, str], Config]
 ) -> Config:
-    """What a file of settings says; nothing when it is not there or is not understood, which is noted."""
+    """What a file of settings says; nothing when it is not there or is not understood, which is
+    noted.
+    """
     if file not in listing.files and file not in listing.folders and file not in listing.odd:
         return NOTHING
     reading.read.add(file)
@@ -246,7 +256,9 @@ def _yaml(listing: Listing, file: str) -> Config:
     try:
         value = parse_json(text) if suffix(file) == ".json" else parse_yaml(text)
     except ValueError as error:
-        raise Unreadable("the file is not understood", f"{posixpath.basename(file)}: {error}") from error  # fmt: skip
+        raise Unreadable(
+            "the file is not understood", f"{posixpath.basename(file)}: {error}"
+        ) from error
     if value is None:
         return NOTHING
     if not isinstance(value, dict):
@@ -264,7 +276,9 @@ def _sidecar(listing: Listing, file: str, caption_text: str) -> tuple[Config, bo
         return _yaml(listing, file), False
     text = text_from_file(listing, file).strip()
     first = text.split("\n", 1)[0].strip()
-    return _from_text(first if caption_text == "first line" else text), first != text and caption_text == "first line"  # fmt: skip
+    return _from_text(
+        first if caption_text == "first line" else text
+    ), first != text and caption_text == "first line"
 
 
 def _from_text(text: str) -> Config:
@@ -288,8 +302,10 @@ def _from_mapping(values: dict[Any, Any], depth: int = 0) -> Config:
         main_prompts=_texts(prompts, "main_prompt"),
         tags=tuple(dict.fromkeys(_tags(values.get("tags")))),
         shuffle_tags=shuffle,
-        unused=tuple(str(key)[:40] for key, value in values.items() if key not in KEYS and value is not None),
-    )  # fmt: skip
+        unused=tuple(
+            str(key)[:40] for key, value in values.items() if key not in KEYS and value is not None
+        ),
+    )
     caption = values.get("caption")
     if isinstance(caption, dict) and depth < 2:
         return config.under(_from_mapping(caption, depth + 1))
@@ -338,7 +354,9 @@ def _numbers(values: dict[Any, Any]) -> Config:
 
 
 def pair_list(listing: Listing) -> str | None:
-    """The .json file at the top that is a list of pairs, EveryDream2's other kind of data_root; None without one."""
+    """The .json file at the top that is a list of pairs, EveryDream2's other kind of data_root;
+    None without one.
+    """
     for file in sorted(listing.files):
         if "/" in file or suffix(file) != ".json" or listing.files[file].size > MAX_JSON_BYTES:
             continue
@@ -353,7 +371,9 @@ def pair_list(listing: Listing) -> str | None:
 
 
 def _read_pair_list(listing: Listing, reading: Reading, file: str, caption_text: str) -> None:
-    """The pairs of a list of objects with "image" and "caption", or the keys of a YAML file; a picture may stand there again."""
+    """The pairs of a list of objects with "image" and "caption", or the keys of a YAML file; a
+    picture may stand there again.
+    """
     reading.read.add(file)
     reading.notes.append(f"{file} says which pictures are pairs")
     try:
@@ -380,7 +400,9 @@ def _read_pair_list(listing: Listing, reading: Reading, file: str, caption_text:
                     key: value[key] for key in value if key not in ("image", "caption")
                 }
                 reading.read.add(caption)
-                config = _from_mapping(values_without).under(_sidecar(listing, caption, caption_text)[0])  # fmt: skip
+                config = _from_mapping(values_without).under(
+                    _sidecar(listing, caption, caption_text)[0]
+                )
             entry = _entry(picture, [config], reading)
         except Unreadable as error:
             reading.problems.append(Problem(where, error.reason, error.detail))

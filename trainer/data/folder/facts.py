@@ -1,4 +1,6 @@
-"""What is known of picture files: size, time, hash, width and height, learned by decoding each of them once."""
+"""What is known of picture files: size, time, hash, width and height, learned by decoding each of
+them once.
+"""
 
 from __future__ import annotations
 
@@ -22,16 +24,22 @@ from .reading import Problem
 
 WORKERS = min(4, os.cpu_count() or 1)
 PIXELS_AT_ONCE = 6_000_000
-"""Pixels that are decoded at the same time; a larger picture is decoded alone. Each takes some ten bytes meanwhile."""
+"""Pixels that are decoded at the same time; a larger picture is decoded alone. Each takes some ten
+bytes meanwhile.
+"""
 LARGE_PIXELS = 3_000_000
-"""Larger pictures are all decoded by one thread: the system's allocator keeps what a thread has freed for that thread."""
+"""Larger pictures are all decoded by one thread: the system's allocator keeps what a thread has
+freed for that thread.
+"""
 WHOLE_BYTES = 8 << 20
 """Larger files are not held in memory beside their pixels."""
 SAVE_EVERY_S = 15.0
 
 
 class Examination:
-    """The facts about pictures of one folder, kept in a JSON file for as long as each one's size and time stay the same."""
+    """The facts about pictures of one folder, kept in a JSON file for as long as each one's size
+    and time stay the same.
+    """
 
     def __init__(self, cache: Path | None, there: Container[str]) -> None:
         """`there` are the files that exist; what is known of others is forgotten."""
@@ -46,7 +54,9 @@ class Examination:
         files: Mapping[str, File | None],
         progress: Callable[[int, int], None] | None = None,
     ) -> dict[str, list | Problem]:
-        """Facts or a problem for each file, by its path in the folder. What has been learned is kept whatever happens."""
+        """Facts or a problem for each file, by its path in the folder. What has been learned is
+        kept whatever happens.
+        """
         found: dict[str, list | Problem] = {}
         try:
             for file, result in examine_all(folder, files, self.known, progress):
@@ -88,8 +98,9 @@ def examine_all(
 ) -> Iterator[tuple[str, list | Problem]]:
     """Each file with its facts or its problem, in order.
 
-    Only a few wait to be decoded at any time, by as many threads as there are processors. `progress` is called with (done,
-    all) some times a second and may raise, which ends the work: what waits is dropped, what is being decoded left alone.
+    Only a few wait to be decoded at any time, by as many threads as there are processors.
+    `progress` is called with (done, all) some times a second and may raise, which ends the work:
+    what waits is dropped, what is being decoded left alone.
     """
     done = 0
     pace = Pace(lambda: progress(done, len(files))) if progress else None
@@ -180,7 +191,9 @@ class Decoding:
 
 
 def give_back() -> None:
-    """Return freed memory to the system: glibc's allocator would keep up to 64 MB for every thread that decodes."""
+    """Return freed memory to the system: glibc's allocator would keep up to 64 MB for every thread
+    that decodes.
+    """
     if sys.platform == "linux":
         import ctypes
 

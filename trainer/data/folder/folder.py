@@ -42,17 +42,21 @@ __all__ = [
 ]
 ON_PROBLEM = ("stop", "skip")
 ENTRY = re.compile(rb'\{\s*"[^"]*"\s*:\s*\{\s*("(caption|tags|train_resolution|image_size)"|\})')
-"""How kohya's metadata begins: a picture, and for it an object with one of the keys that its tools write."""
+"""How kohya's metadata begins: a picture, and for it an object with one of the keys that its tools
+write.
+"""
 HARMLESS = frozenset((LINK_AGAIN, LINK_TO_NOTHING, NO_FILE))
 COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What was found in a folder: pictures, those that are not pairs and why, and files of other kinds by suffix.
+    """What was found in a folder: pictures, those that are not pairs and why, and files of other
+    kinds by suffix.
 
-    `captions_from_names` counts the pairs whose picture has no caption file. `layout` is how the folder was read, and `why`;
-    `unread` are files of settings that are not understood, `notes` what else a person should know.
+    `captions_from_names` counts the pairs whose picture has no caption file. `layout` is how the
+    folder was read, and `why`; `unread` are files of settings that are not understood, `notes` what
+    else a person should know.
     """
 
     found: int
@@ -99,14 +103,16 @@ def load_folder(
     caption_column: str = "",
     background: str = "#ffffff",
 ) -> tuple[Dataset, LoadReport]:
-    """The pictures below `folder`, in order of their paths or of the rows that name them, each with its caption.
+    """The pictures below `folder`, in order of their paths or of the rows that name them, each with
+    its caption.
 
-    How the captions are found is the `layout` (LAYOUTS); "auto" looks what the folder has. `caption_text` says what of a
-    caption file counts, `caption_column` where a table of pairs has the caption. `background` is the colour that
-    transparency becomes. A pair's group is the folder its picture is in.
-    Every picture is decoded once; what was learned is kept in the JSON file `cache` for as long as the picture's size and
-    time stay the same, also when `progress` ends the work by raising. Names that begin with a dot are passed over.
-    Raises TrainerError when there is no picture, when none is left, or, unless `on_problem` is "skip", at any problem.
+    How the captions are found is the `layout` (LAYOUTS); "auto" looks what the folder has.
+    `caption_text` says what of a caption file counts, `caption_column` where a table of pairs has
+    the caption. `background` is the colour that transparency becomes. A pair's group is the folder
+    its picture is in. Every picture is decoded once; what was learned is kept in the JSON file
+    `cache` for as long as the picture's size and time stay the same, also when `progress` ends the
+    work by raising. Names that begin with a dot are passed over. Raises TrainerError when there is
+    no picture, when none is left, or, unless `on_problem` is "skip", at any problem.
     """
     background = check_background(background)
     check_layout(layout)
@@ -178,8 +184,9 @@ def read_layout(
 def detect(listing: Listing) -> tuple[str, str]:
     """The layout that a folder has, and what shows it.
 
-    Of several signs the first counts: a metadata file of Hugging Face that names pictures, kohya's metadata file, a file
-    that only EveryDream2 has, folders named like kohya's with nothing beside them.
+    Of several signs the first counts: a metadata file of Hugging Face that names pictures, kohya's
+    metadata file, a file that only EveryDream2 has, folders named like kohya's with nothing beside
+    them.
     """
     signs: list[tuple[str, str]] = []
     metadata = [file for file in metadata_files(listing) if names_pictures(listing, file)]
@@ -216,7 +223,9 @@ def _facts(
     cache: Path | None,
     progress: Callable[[int, int], None] | None,
 ) -> dict[str, list]:
-    """What is known of each picture that can be read; a problem for each other one is added to the reading."""
+    """What is known of each picture that can be read; a problem for each other one is added to the
+    reading.
+    """
     wanted = dict.fromkeys(
         [entry.file for entry in reading.entries]
         + [problem.file for problem in reading.problems if suffix(problem.file) in SUFFIXES]
@@ -267,9 +276,12 @@ def _report(listing: Listing, reading: Reading, found: int, good: list[Entry]) -
 def _complaint(name: str, report: LoadReport) -> str:
     lines: list[str] = []
     for what, problems in (
-        (f"{len(report.problems)} of {report.found} pictures in {name} cannot be used", report.problems),
+        (
+            f"{len(report.problems)} of {report.found} pictures in {name} cannot be used",
+            report.problems,
+        ),
         (f"{len(report.unread)} other files in {name} cannot be used", report.unread),
-    ):  # fmt: skip
+    ):
         if problems:
             lines += [f"{what}:", *(f"  {problem}" for problem in problems[:10])]
         if len(problems) > 10:

@@ -1,4 +1,6 @@
-"""A folder as Hugging Face datasets' imagefolder reads it (commit b7cb10b): metadata files that name pictures, split folders."""
+"""A folder as Hugging Face datasets' imagefolder reads it (commit b7cb10b): metadata files that
+name pictures, split folders.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +22,14 @@ from .reading import Entry, Problem, Reading, check_caption, group_of, kind, lis
 from .strict_text import Unreadable, parse_json
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
-"""Names of metadata files; where there are several kinds, the first is read. Hugging Face refuses that."""
+"""Names of metadata files; where there are several kinds, the first is read. Hugging Face refuses
+that.
+"""
 FILE_NAME = "file_name"
 CAPTION_COLUMNS = ("text", "caption", "prompt", "description", "additional_feature")
-"""Columns taken for the caption, the likeliest first; the last is the name in Hugging Face's documentation."""
+"""Columns taken for the caption, the likeliest first; the last is the name in Hugging Face's
+documentation.
+"""
 MAX_LINE_BYTES = 1 << 20
 NUMBER = re.compile(r"[-+]?[\d.,]+([eE][-+]?\d+)?%?")
 NOT_UTF8 = "it is not UTF-8; save the file as UTF-8"
@@ -34,7 +40,9 @@ SPLITS = {
     VALIDATION: ("validation", "valid", "dev", "val"),
     f"{VALIDATION}/test": ("test", "testing", "eval", "evaluation"),
 }
-"""Names of split folders, as in its data_files.py. What is for testing must not be trained on either."""
+"""Names of split folders, as in its data_files.py. What is for testing must not be trained on
+either.
+"""
 _SPLIT = {
     split: re.compile(rf"(.*[-._ 0-9])?({'|'.join(words)})([-._ 0-9].*)?")
     for split, words in SPLITS.items()
@@ -50,7 +58,9 @@ class Row(NamedTuple):
 
 
 class Columns(NamedTuple):
-    """The column of the captions, and the columns of further ones with the names under which pairs keep them."""
+    """The column of the captions, and the columns of further ones with the names under which pairs
+    keep them.
+    """
 
     caption: str
     others: dict[str, str]
@@ -86,9 +96,10 @@ def names_pictures(listing: Listing, file: str) -> bool:
 def read_hugging_face(listing: Listing, reading: Reading, caption_column: str = "") -> None:
     """A pair for every row of every metadata file, in the order of the rows.
 
-    The caption is in `caption_column`, or in the likeliest text column; the other text columns are further captions.
-    Where metadata files are in split folders, others do not count. Raises TrainerError when there is no metadata file,
-    none with a column of file names, or no such caption column.
+    The caption is in `caption_column`, or in the likeliest text column; the other text columns are
+    further captions. Where metadata files are in split folders, others do not count. Raises
+    TrainerError when there is no metadata file, none with a column of file names, or no such
+    caption column.
     """
     files = metadata_files(listing)
     if not files:
@@ -96,7 +107,12 @@ def read_hugging_face(listing: Listing, reading: Reading, caption_column: str = 
             f"There is no {', '.join(METADATA[:2])} or {METADATA[2]}, which says what picture has what caption. "
             "Choose another layout."
         )
-    others = [file for name in METADATA for file in sorted(listing.files) if posixpath.basename(file) == name and file not in files]  # fmt: skip
+    others = [
+        file
+        for name in METADATA
+        for file in sorted(listing.files)
+        if posixpath.basename(file) == name and file not in files
+    ]
     if others:
         reading.notes.append(f"metadata of another kind, not read: {listed(others)}")
     inside = [file for file in files if split_of(file)]
@@ -132,13 +148,17 @@ def _entry(
     columns: Columns,
     left_out: Counter[str],
 ) -> Entry | None:
-    """The pair of a row; None, with a problem noted, when it is none. Further captions that are none are counted."""
+    """The pair of a row; None, with a problem noted, when it is none. Further captions that are
+    none are counted.
+    """
     try:
         if row.why_not:
             raise Unreadable("the row is not understood", row.why_not)
         name = _file_column(row.values)
         if name is None or not isinstance(row.values[name], str) or not row.values[name].strip():
-            raise Unreadable("the row names no picture", "" if name is None else kind(row.values[name]))  # fmt: skip
+            raise Unreadable(
+                "the row names no picture", "" if name is None else kind(row.values[name])
+            )
         file = locate_row(listing, row.values[name], folder)
         caption = check_caption(row.values.get(columns.caption), f"column {columns.caption!r}")
     except Unreadable as error:
@@ -162,7 +182,9 @@ def _entry(
 
 
 def locate_row(listing: Listing, name: str, inside: str) -> str:
-    """The picture that a row means, seen from the folder of its metadata file, which it cannot leave. Raises Unreadable."""
+    """The picture that a row means, seen from the folder of its metadata file, which it cannot
+    leave. Raises Unreadable.
+    """
     if name.startswith(("/", "\\")) or name[1:2] == ":":
         raise Unreadable("the path leads out of the folder", name)
     return locate(listing, name, inside)
@@ -195,7 +217,8 @@ def _columns(
 ) -> Columns:
     """The column to take captions from, and those of further captions; the guess is noted.
 
-    Raises TrainerError when no column names pictures, when there is no column of captions, or not the wanted one.
+    Raises TrainerError when no column names pictures, when there is no column of captions, or not
+    the wanted one.
     """
     good = [row for _, row in rows if not row.why_not]
     names = {name for row in good if (name := _file_column(row.values)) is not None}
@@ -229,7 +252,9 @@ def _columns(
 
 
 def _is_text(column: str, rows: list[Row], csv_file: bool) -> bool:
-    """Whether a column has a name that can be kept and texts in it. In a CSV file numbers are texts too, but not captions."""
+    """Whether a column has a name that can be kept and texts in it. In a CSV file numbers are texts
+    too, but not captions.
+    """
     try:
         check_caption(column, "")
     except Unreadable:
@@ -275,7 +300,9 @@ def _jsonl(file: Path) -> Iterator[Row]:
 
 
 def _lines(opened: Any) -> Iterator[bytes]:
-    """Lines of at most MAX_LINE_BYTES + 1 bytes; of a longer one only its beginning. Raises Unreadable for UTF-16."""
+    """Lines of at most MAX_LINE_BYTES + 1 bytes; of a longer one only its beginning. Raises
+    Unreadable for UTF-16.
+    """
     if opened.peek(2)[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise Unreadable("the file is not UTF-8", "it is UTF-16; save it as UTF-8")
     while line := opened.readline(MAX_LINE_BYTES + 1):
@@ -286,7 +313,9 @@ def _lines(opened: Any) -> Iterator[bytes]:
 
 
 def _csv(file: Path) -> Iterator[Row]:
-    """Rows of a CSV file. A row with more or fewer values than the header, or a quote that is not closed, is no row."""
+    """Rows of a CSV file. A row with more or fewer values than the header, or a quote that is not
+    closed, is no row.
+    """
     header: list[str] | None = None
     with file.open("rb") as opened:
         for where, values in _csv_rows(_csv_lines(opened)):
@@ -304,7 +333,9 @@ def _csv(file: Path) -> Iterator[Row]:
 
 
 def _csv_rows(lines: Iterator[str]) -> Iterator[tuple[str, list[str] | str]]:
-    """Where each row stands and its values, or what is wrong with it. After a row that is wrong the next line is a new one."""
+    """Where each row stands and its values, or what is wrong with it. After a row that is wrong the
+    next line is a new one.
+    """
     taken: deque[str] = deque()
     number = 0
     while True:
@@ -338,7 +369,9 @@ def _csv_rows(lines: Iterator[str]) -> Iterator[tuple[str, list[str] | str]]:
 
 
 def _csv_lines(opened: Any) -> Iterator[str]:
-    """Lines as text; bytes that are not UTF-8 stay in it, so that they are seen in the row that has them."""
+    """Lines as text; bytes that are not UTF-8 stay in it, so that they are seen in the row that has
+    them.
+    """
     for number, line in enumerate(_lines(opened)):
         text = line.decode("utf-8", "surrogateescape")
         yield text.lstrip("\ufeff") if number == 0 else text

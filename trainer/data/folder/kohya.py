@@ -1,4 +1,6 @@
-"""A folder as kohya's sd-scripts read it (commit 48d368fa): N_name folders of repeats, or a metadata file."""
+"""A folder as kohya's sd-scripts read it (commit 48d368fa): N_name folders of repeats, or a
+metadata file.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,13 @@ from .strict_text import MAX_JSON_BYTES, Unreadable, parse_json, read_text
 
 SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif"))
 """The pictures that kohya's scripts read."""
-METADATA = ("metadata.json", "meta_lat.json", "meta_clean.json", "meta_cap_dd.json", "meta_cap.json")  # fmt: skip
+METADATA = (
+    "metadata.json",
+    "meta_lat.json",
+    "meta_clean.json",
+    "meta_cap_dd.json",
+    "meta_cap.json",
+)
 """Names of the metadata file in its documentation, the most worked on first."""
 ENDS = (".caption", ".txt")
 """Caption files; the first is the scripts' default, the second what most people set."""
@@ -36,7 +44,9 @@ FOR_ITSELF = frozenset(("caption", "tags", "train_resolution", "image_size"))
 
 
 def repeats(folder: str) -> int | None:
-    """The number before the first `_` of a folder's name; None without one, and for numbers that stand for no reading."""
+    """The number before the first `_` of a folder's name; None without one, and for numbers that
+    stand for no reading.
+    """
     try:
         return int(folder.split("_")[0])
     except ValueError:
@@ -44,7 +54,9 @@ def repeats(folder: str) -> int | None:
 
 
 def looks_like_repeats(listing: Listing) -> bool:
-    """Whether all pictures are directly in folders named like 10_cat, with small numbers: 2024_summer is an album."""
+    """Whether all pictures are directly in folders named like 10_cat, with small numbers:
+    2024_summer is an album.
+    """
     folders = {posixpath.dirname(file) for file in listing.pictures}
     return all(LIKELY.fullmatch(folder) for folder in folders)
 
@@ -64,7 +76,9 @@ def read_kohya(listing: Listing, reading: Reading, caption_text: str) -> None:
 
 
 def _read_repeats(listing: Listing, reading: Reading, caption_text: str) -> None:
-    """Pictures directly in a folder N_name, shown N times; without a caption file, `name` is the caption."""
+    """Pictures directly in a folder N_name, shown N times; without a caption file, `name` is the
+    caption.
+    """
     passed_over: Counter[str] = Counter()
     both = 0
     for file in listing.pictures:
@@ -79,7 +93,9 @@ def _read_repeats(listing: Listing, reading: Reading, caption_text: str) -> None
         reading.read.update(found)
         try:
             if times > MAX_WEIGHT:
-                raise Unreadable("its folder has too many repeats", f"{times}; at most {MAX_WEIGHT:,}")  # fmt: skip
+                raise Unreadable(
+                    "its folder has too many repeats", f"{times}; at most {MAX_WEIGHT:,}"
+                )
             if found:
                 caption = caption_from_file(listing, found[0], caption_text)
             else:
@@ -104,7 +120,9 @@ def _read_repeats(listing: Listing, reading: Reading, caption_text: str) -> None
 
 
 def _captions(listing: Listing, file: str) -> list[str]:
-    """Caption files of a picture; also one of its name without the last four parts, as its face cutter leaves them."""
+    """Caption files of a picture; also one of its name without the last four parts, as its face
+    cutter leaves them.
+    """
     found = listing.sidecars(file, ENDS)
     stem = posixpath.splitext(posixpath.basename(file))[0].split("_")
     if not found and len(stem) >= 5:
@@ -121,7 +139,9 @@ def _read_metadata(listing: Listing, reading: Reading, name: str) -> None:
         if not isinstance(values, dict):
             raise ValueError(f"{kind(values)}, not a mapping of pictures to captions")
     except (Unreadable, ValueError) as error:
-        raise TrainerError(f"{name} is not understood: {error}. Mend it, or choose another layout.") from error  # fmt: skip
+        raise TrainerError(
+            f"{name} is not understood: {error}. Mend it, or choose another layout."
+        ) from error
     named = set()
     for key, value in values.items():
         reading.awake()
@@ -140,7 +160,9 @@ def _read_metadata(listing: Listing, reading: Reading, name: str) -> None:
 
 
 def _caption(value: Any, key: str) -> str:
-    """Caption and tags of an entry, joined by ", "; kohya joins by "," alone, which gives the same tokens."""
+    """Caption and tags of an entry, joined by ", "; kohya joins by "," alone, which gives the same
+    tokens.
+    """
     if not isinstance(value, dict):
         raise Unreadable("its entry is not understood", kind(value))
     parts = []

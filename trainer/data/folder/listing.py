@@ -36,7 +36,8 @@ class Found(NamedTuple):
 
 @dataclass(frozen=True)
 class Listing:
-    """Everything below a folder, by its path relative to it, with forward slashes; names that begin with a dot are left out.
+    """Everything below a folder, by its path relative to it, with forward slashes; names that begin
+    with a dot are left out.
 
     `odd` are names that stand for nothing readable, such as a link to nothing, each with why.
     """
@@ -53,7 +54,9 @@ class Listing:
 
     @cached_property
     def beside(self) -> dict[str, dict[str, str]]:
-        """The files and folders that are no pictures by their path without suffix and, in lower case, their suffix."""
+        """The files and folders that are no pictures by their path without suffix and, in lower
+        case, their suffix.
+        """
         found: dict[str, dict[str, str]] = {}
         for path in sorted((*self.files, *self.folders, *self.odd)):
             stem, end = split_suffix(path)
@@ -63,7 +66,9 @@ class Listing:
         return found
 
     def sidecars(self, picture: str, ends: Iterable[str]) -> list[str]:
-        """The files named like a picture with the suffixes `ends`, in their order, in whatever case they are written."""
+        """The files named like a picture with the suffixes `ends`, in their order, in whatever case
+        they are written.
+        """
         there = self.beside.get(split_suffix(picture)[0])
         return [there[end] for end in ends if end in there] if there else []
 
@@ -87,7 +92,9 @@ class Listing:
 
 
 def split_suffix(path: str) -> tuple[str, str]:
-    """A path without its suffix, and the suffix with its dot; for names that do not begin with a dot."""
+    """A path without its suffix, and the suffix with its dot; for names that do not begin with a
+    dot.
+    """
     stem, dot, end = path.rpartition(".")
     return (stem, f".{end}") if dot and "/" not in end else (path, "")
 
@@ -115,9 +122,11 @@ def list_folder(folder: Path) -> Listing:
 
 
 def walk(folder: Path) -> Iterator[Found]:
-    """Files and folders as they are found. Linked folders are followed, but no folder is entered twice.
+    """Files and folders as they are found. Linked folders are followed, but no folder is entered
+    twice.
 
-    Links are taken after the folders proper, so that of two ways to a folder the one without a link counts.
+    Links are taken after the folders proper, so that of two ways to a folder the one without a link
+    counts.
     """
     waiting, links, entered = [("", os.fspath(folder))], [], set()
     while waiting or links:
@@ -158,7 +167,9 @@ def walk(folder: Path) -> Iterator[Found]:
 
 
 def folder_state(folder: Path) -> str:
-    """A hash of names, sizes and times below a folder: the same while nothing in it changes. No file is opened."""
+    """A hash of names, sizes and times below a folder: the same while nothing in it changes. No
+    file is opened.
+    """
     return list_folder(folder).state
 
 

@@ -15,7 +15,8 @@ from .facts import read_cache
 class PictureCheck:
     """What became of a dataset's pictures; files relative to its root.
 
-    `unknown` counts those that are there and of which nothing more was looked at, as no size and time are known of them.
+    `unknown` counts those that are there and of which nothing more was looked at, as no size and
+    time are known of them.
     """
 
     pictures: int
@@ -51,9 +52,10 @@ def check_pictures(
 ) -> PictureCheck:
     """Look for the pictures of a dataset.
 
-    `caches` are files of facts that loading its folder has left (see `Examination`). A picture of which size and time are
-    those of its content is taken for it; one with another size or time is read and compared, and so is every picture with
-    `read_all`. `progress` is called with (done, all) pictures and may raise, which ends the work.
+    `caches` are files of facts that loading its folder has left (see `Examination`). A picture of
+    which size and time are those of its content is taken for it; one with another size or time is
+    read and compared, and so is every picture with `read_all`. `progress` is called with (done,
+    all) pictures and may raise, which ends the work.
     """
     wanted = {pair.image: pair.image_hash for pair in dataset.pairs}
     known = [read_cache(cache) for cache in caches]

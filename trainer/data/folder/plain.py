@@ -10,7 +10,9 @@ ENDS = (".txt", ".caption")
 
 
 def read_plain(listing: Listing, reading: Reading, caption_text: str) -> None:
-    """The caption of a.png is in a.txt, else in a.caption, else it is the picture's name up to the first `_`."""
+    """The caption of a.png is in a.txt, else in a.caption, else it is the picture's name up to the
+    first `_`.
+    """
     both, shared = 0, 0
     for file in listing.pictures:
         reading.awake()
@@ -19,7 +21,11 @@ def read_plain(listing: Listing, reading: Reading, caption_text: str) -> None:
         shared += bool(sidecars) and len(listing.by_stem[split_suffix(file)[0]]) > 1
         reading.read.update(sidecars)
         try:
-            caption = caption_from_file(listing, sidecars[0], caption_text) if sidecars else caption_from_name(file)  # fmt: skip
+            caption = (
+                caption_from_file(listing, sidecars[0], caption_text)
+                if sidecars
+                else caption_from_name(file)
+            )
         except Unreadable as error:
             reading.problems.append(Problem(file, error.reason, error.detail))
             continue

@@ -1,4 +1,6 @@
-"""What every layout of a folder comes to: which pictures it names, each with its caption and how it is to be shown."""
+"""What every layout of a folder comes to: which pictures it names, each with its caption and how it
+is to be shown.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from .strict_text import Unreadable, read_text
 LAYOUTS = ("auto", "plain", "everydream", "kohya", "hugging face")
 CAPTION_TEXTS = ("first line", "whole file")
 MAX_CAPTION = 20_000
-"""Longest caption in characters. A text encoder reads some 75 tokens, and prompts of several thousand characters exist."""
+"""Longest caption in characters. A text encoder reads some 75 tokens, and prompts of several
+thousand characters exist.
+"""
 MAX_SHOWN = 300
 """Characters of a name or a value that a message repeats."""
 MAX_WEIGHT = 10_000
@@ -23,7 +27,9 @@ MAX_WEIGHT = 10_000
 
 @dataclass(frozen=True)
 class Problem:
-    """Why a picture is not a pair. `reason` is what others may share, `detail` belongs to this file alone."""
+    """Why a picture is not a pair. `reason` is what others may share, `detail` belongs to this file
+    alone.
+    """
 
     file: str
     reason: str
@@ -35,7 +41,9 @@ class Problem:
 
 
 def shown(text: str) -> str:
-    """A text with what would break a line, turn its direction or not print written out, such as \\n or \\u202e, and not too long."""
+    """A text with what would break a line, turn its direction or not print written out, such as \\n
+    or \\u202e, and not too long.
+    """
     if len(text) > MAX_SHOWN:
         text = f"{text[:MAX_SHOWN]}..."
     if text.isprintable():
@@ -48,7 +56,9 @@ def shown(text: str) -> str:
 
 @dataclass(frozen=True)
 class Entry:
-    """A picture that a layout names: its path in the listing, its caption, and further fields of its Pair."""
+    """A picture that a layout names: its path in the listing, its caption, and further fields of
+    its Pair.
+    """
 
     file: str
     caption: str
@@ -59,10 +69,10 @@ class Entry:
 class Reading:
     """What a layout has found, filled as it is read.
 
-    `problems` are pictures (or rows that should name one) that cannot be pairs; `unread` are files of settings that are
-    not understood, whose pictures are pairs all the same; `read` are the files that have been used, `named` the pictures
-    captioned by their names; `notes` say what else is worth knowing, a line each; `unused` counts settings that
-    training has nothing for.
+    `problems` are pictures (or rows that should name one) that cannot be pairs; `unread` are files
+    of settings that are not understood, whose pictures are pairs all the same; `read` are the files
+    that have been used, `named` the pictures captioned by their names; `notes` say what else is
+    worth knowing, a line each; `unused` counts settings that training has nothing for.
     """
 
     layout: str
@@ -79,7 +89,9 @@ class Reading:
 
 
 def check_caption(value: Any, where: str) -> str:
-    """A caption without white space around it. Raises Unreadable for anything that cannot be one; `where` says whose it is."""
+    """A caption without white space around it. Raises Unreadable for anything that cannot be one;
+    `where` says whose it is.
+    """
     if value is None:
         raise Unreadable("the caption is empty", where)
     if not isinstance(value, str):
@@ -135,7 +147,9 @@ def text_from_file(listing: Listing, file: str, what: str = "the caption") -> st
 
 
 def caption_from_name(file: str) -> str:
-    """The name of a picture up to its first `_`, as in EveryDream2. Raises Unreadable when that is nothing."""
+    """The name of a picture up to its first `_`, as in EveryDream2. Raises Unreadable when that is
+    nothing.
+    """
     stem = posixpath.splitext(posixpath.basename(file))[0]
     name = stem.split("_", 1)[0]
     return check_caption(name, "no caption file, and nothing before the first _ of its name")
@@ -148,10 +162,12 @@ def group_of(file: str) -> dict[str, Any]:
 
 
 def locate(listing: Listing, path: str, inside: str = "") -> str:
-    """The picture that a file of pairs means by `path`, seen from the folder `inside` of the listing.
+    """The picture that a file of pairs means by `path`, seen from the folder `inside` of the
+    listing.
 
-    A path of another machine counts by as much of its end as there is below the folder; without its suffix it counts when
-    one picture has that name. Only what is in the listing can be found. Raises Unreadable.
+    A path of another machine counts by as much of its end as there is below the folder; without its
+    suffix it counts when one picture has that name. Only what is in the listing can be found.
+    Raises Unreadable.
     """
     plain = path.replace("\\", "/")
     if "://" in plain or "\0" in plain:
@@ -188,7 +204,9 @@ def count_notes(unused: Counter[str]) -> list[str]:
 
 
 def number(value: Any, what: str, least: float, most: float, above: bool = False) -> float:
-    """A number from `least` (or above it) to `most`. Raises Unreadable otherwise; texts are no numbers."""
+    """A number from `least` (or above it) to `most`. Raises Unreadable otherwise; texts are no
+    numbers.
+    """
     fine = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not fine or not (least < value if above else least <= value) or not value <= most:
         limits = f"above {least:g}, at most {most:g}" if above else f"from {least:g} to {most:g}"

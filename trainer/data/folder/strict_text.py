@@ -1,4 +1,6 @@
-"""Text, JSON and YAML that somebody else wrote: read strictly, and only as deep as a person would write it."""
+"""Text, JSON and YAML that somebody else wrote: read strictly, and only as deep as a person would
+write it.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ MAX_DEPTH = 20
 MAX_TEXT_BYTES = 1 << 20
 """Larger captions and settings are not read."""
 MAX_JSON_BYTES = 32 << 20
-"""Larger lists of pairs in one JSON value are not read: parsed, they would take some ten times that in memory."""
+"""Larger lists of pairs in one JSON value are not read: parsed, they would take some ten times that
+in memory.
+"""
 
 
 class Unreadable(Exception):
@@ -22,7 +26,9 @@ class Unreadable(Exception):
 
 
 def read_text(file: Path, what: str = "the caption", most_bytes: int = MAX_TEXT_BYTES) -> str:
-    """The UTF-8 text of a file, byte order marks left out. Raises Unreadable, in which `what` stands for the text."""
+    """The UTF-8 text of a file, byte order marks left out. Raises Unreadable, in which `what`
+    stands for the text.
+    """
     try:
         with file.open("rb") as opened:
             data = opened.read(most_bytes + 1)
@@ -59,7 +65,9 @@ MARKS = (
 
 
 def parse_json(text: str) -> Any:
-    """A JSON value without NaN, without a key that stands twice in an object. Raises ValueError which says what and where."""
+    """A JSON value without NaN, without a key that stands twice in an object. Raises ValueError
+    which says what and where.
+    """
     try:
         return json.loads(text, parse_constant=_no_constant, object_pairs_hook=_no_key_twice)
     except json.JSONDecodeError as error:
@@ -85,8 +93,8 @@ def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def parse_yaml(text: str) -> Any:
     """A YAML value of plain types, without anchors, tags and keys that stand twice.
 
-    Raises ValueError which says what and where. The parser's events are looked at first: what is built from them could be
-    too large (aliases of aliases) or too deep for the stack.
+    Raises ValueError which says what and where. The parser's events are looked at first: what is
+    built from them could be too large (aliases of aliases) or too deep for the stack.
     """
     import yaml
 

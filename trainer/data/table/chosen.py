@@ -9,7 +9,9 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Chosen:
-    """A selection that was made: its Parquet file (columns: see select.py), how many rows, and how it came about."""
+    """A selection that was made: its Parquet file (columns: see select.py), how many rows, and how
+    it came about.
+    """
 
     path: str
     sha256: str

@@ -1,4 +1,6 @@
-"""Which column of a table is what: known public layouts, and a guess for others that a person confirms."""
+"""Which column of a table is what: known public layouts, and a guess for others that a person
+confirms.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,9 @@ ONE_USER_SHARE = 0.95
 class Mapping:
     """Names of columns by what they hold; "" = the table has none.
 
-    `content` holds whole Midjourney messages, `prompt` texts alone, `arguments` parameters that stand apart from the
-    text. Without a `user` column the user is the mention in `content`. `upscaled` holds true or false.
+    `content` holds whole Midjourney messages, `prompt` texts alone, `arguments` parameters that
+    stand apart from the text. Without a `user` column the user is the mention in `content`.
+    `upscaled` holds true or false.
     """
 
     preset: str = "generic"
@@ -59,7 +62,9 @@ class Mapping:
         return cls(**{**value, "captions": tuple(value.get("captions", ()))})
 
     def columns(self) -> dict[str, str]:
-        """Column name by role, roles without a column left out; further captions are caption_0, caption_1, ..."""
+        """Column name by role, roles without a column left out; further captions are caption_0,
+        caption_1, ...
+        """
         single = {
             field.name: getattr(self, field.name)
             for field in fields(self)
@@ -131,8 +136,8 @@ _MESSAGES = ("content", "main_content", "message")
 def guess(columns: Sequence[str], samples: Sequence[Sequence[str | None]]) -> Mapping:
     """The likely mapping of a table, from its column names (in any case) and some of its rows.
 
-    Raises TrainerError, with the columns and what was found, when there is no picture or no text column, or when
-    several would do.
+    Raises TrainerError, with the columns and what was found, when there is no picture or no text
+    column, or when several would do.
     """
     by_lower = {name.lower(): name for name in columns}
     for preset, signature in _SIGNATURES.items():
@@ -180,7 +185,9 @@ def guess(columns: Sequence[str], samples: Sequence[Sequence[str | None]]) -> Ma
 
 
 def preset(name: str, columns: Sequence[str], samples: Sequence[Sequence[str | None]]) -> Mapping:
-    """The mapping of a public layout, spelled as in this table. Raises TrainerError when a column is missing."""
+    """The mapping of a public layout, spelled as in this table. Raises TrainerError when a column
+    is missing.
+    """
     if name not in PRESETS:
         raise TrainerError(
             f"Unknown preset {name!r} of the column mapping. There are: {', '.join(PRESETS)}."
@@ -198,7 +205,9 @@ def preset(name: str, columns: Sequence[str], samples: Sequence[Sequence[str | N
 
 
 def check(mapping: Mapping, columns: Sequence[str]) -> None:
-    """Raise TrainerError when the mapping names a column that the table lacks, or no picture, or no text."""
+    """Raise TrainerError when the mapping names a column that the table lacks, or no picture, or no
+    text.
+    """
     for role, name in mapping.columns().items():
         if name not in columns:
             near = difflib.get_close_matches(name, columns, n=1, cutoff=0.7)

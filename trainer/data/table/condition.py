@@ -1,4 +1,6 @@
-"""A person's own condition on records: one SQL expression that can read the record and nothing else."""
+"""A person's own condition on records: one SQL expression that can read the record and nothing
+else.
+"""
 
 from __future__ import annotations
 
@@ -69,10 +71,11 @@ _MACROS = {"if", "ifnull", "nullif", "split_part"}
 
 
 def check_condition(connection: Any, where: str, captions: int = 0) -> str:
-    """A condition as DuckDB itself spells it after parsing. Raises TrainerError unless it is one plain expression.
+    """A condition as DuckDB itself spells it after parsing. Raises TrainerError unless it is one
+    plain expression.
 
-    The record has so many further `captions`: caption_0 and so on. Sub-queries, aggregates, windows, parameters and
-    functions whose value is not fixed by their arguments are refused.
+    The record has so many further `captions`: caption_0 and so on. Sub-queries, aggregates,
+    windows, parameters and functions whose value is not fixed by their arguments are refused.
     """
     if "\0" in where:
         raise TrainerError("The condition holds a NUL character. Type it again.")

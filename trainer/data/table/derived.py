@@ -1,6 +1,8 @@
-"""What DuckDB makes of a table's records: the columns that filters ask about, once in a pass and once for good.
+"""What DuckDB makes of a table's records: the columns that filters ask about, once in a pass and
+once for good.
 
-`ingest` writes those columns to a derived table beside the source's fingerprint, from which later selections answer.
+`ingest` writes those columns to a derived table beside the source's fingerprint, from which later
+selections answer.
 """
 
 from __future__ import annotations
@@ -37,9 +39,11 @@ def ingest(
     memory_mb: int = MEMORY_MB,
     progress: Progress | None = None,
 ) -> Path:
-    """Derive what filters need from every record, once; returns the derived table's path in `cache`.
+    """Derive what filters need from every record, once; returns the derived table's path in
+    `cache`.
 
-    Raises TrainerError for a mapping that does not fit and a source that cannot be read or changes meanwhile.
+    Raises TrainerError for a mapping that does not fit and a source that cannot be read or changes
+    meanwhile.
     """
     check(mapping, table.columns)
     source = fingerprint(table.path)
@@ -86,10 +90,11 @@ def read_source(
     query: Callable[[str], str],
     unreadable: str,
 ) -> Rejects:
-    """Put what a query finds in the relation of a source's cells into the table `name`; what could not be read.
+    """Put what a query finds in the relation of a source's cells into the table `name`; what could
+    not be read.
 
-    Several threads are faster, but beside damage they can miss records that one thread finds: where they noted any, one
-    thread reads again. `unreadable` is as `read_rejects` takes it.
+    Several threads are faster, but beside damage they can miss records that one thread finds: where
+    they noted any, one thread reads again. `unreadable` is as `read_rejects` takes it.
     """
     cells = tuple(mapping.columns().values())
 
@@ -194,7 +199,9 @@ COLUMNS = (
     "truncated",
     "whole",
 )
-"""Columns of a derived table, besides `readable` and caption_0 and so on. `person` is a number for the account."""
+"""Columns of a derived table, besides `readable` and caption_0 and so on. `person` is a number for
+the account.
+"""
 
 
 def full_layers(mapping: Mapping) -> list[Layer]:
@@ -251,9 +258,9 @@ def sight_layers(
 ) -> list[Layer]:
     """What one pass can tell of a record at little cost: `failed`, `upscale` and `person`.
 
-    `failed` is the number of the first of these that holds, else 0: 1 not readable, 2 not of the `kinds`, 3 unfinished,
-    4 not raw. With `upscales`, `upscale` says which are finished upscales, else nothing is; `person` is told of those
-    and of the ones that did not fail.
+    `failed` is the number of the first of these that holds, else 0: 1 not readable, 2 not of the
+    `kinds`, 3 unfinished, 4 not raw. With `upscales`, `upscale` says which are finished upscales,
+    else nothing is; `person` is told of those and of the ones that did not fail.
     """
     wanted = ", ".join(map(text_literal, kinds))
     other_kind = f"kind NOT IN ({wanted})" if kinds else "false"

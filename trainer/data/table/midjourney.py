@@ -1,7 +1,9 @@
-"""What a Midjourney message says: `**prompt --parameters** - tail`, read in Python and, by the same patterns, in SQL.
+"""What a Midjourney message says: `**prompt --parameters** - tail`, read in Python and, by the same
+patterns, in SQL.
 
-The grammar follows what five public parsers agree on. Patterns keep to what Python's `re` and DuckDB's RE2 read alike.
-Other texts (a prompt column of any table) go through the same cleaning, without a tail.
+The grammar follows what five public parsers agree on. Patterns keep to what Python's `re` and
+DuckDB's RE2 read alike. Other texts (a prompt column of any table) go through the same cleaning,
+without a tail.
 """
 
 from __future__ import annotations
@@ -11,7 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 KINDS = ("grid", "variation", "upscaled", "pan", "zoom", "other")
-"""What a message shows. "upscaled" is one picture that somebody chose: `Image #n` or `Upscaled by`."""
+"""What a message shows. "upscaled" is one picture that somebody chose: `Image #n` or `Upscaled by`.
+"""
 
 WHITE = " \t\n\r\f\v\u00a0\u3000"
 """Characters that count as white space."""
@@ -70,7 +73,9 @@ _FLAGS = [
 
 
 def _any_case(word: str) -> str:
-    """A pattern of a word in any letter case. RE2 takes the long s and the Kelvin sign for s and k; so does this."""
+    """A pattern of a word in any letter case. RE2 takes the long s and the Kelvin sign for s and k;
+    so does this.
+    """
     more = {"s": "\u017f", "k": "\u212a"}
     return "".join(f"[{letter}{letter.upper()}{more.get(letter, '')}]" for letter in word)
 
@@ -123,7 +128,9 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Tail:
-    """What stands behind the prompt: what the picture shows, and whose it is (an id, or the name after `@`)."""
+    """What stands behind the prompt: what the picture shows, and whose it is (an id, or the name
+    after `@`).
+    """
 
     kind: str
     image_no: int | None
@@ -132,7 +139,9 @@ class Tail:
 
 
 def split_message(message: str) -> tuple[str, str]:
-    """(what was typed, tail) of a message, cut at the last `** - `; ("", "") when it is no such message."""
+    """(what was typed, tail) of a message, cut at the last `** - `; ("", "") when it is no such
+    message.
+    """
     head, found, tail = message.rpartition(_END)
     return (head[2:], tail) if found and head.startswith("**") else ("", "")
 
@@ -140,8 +149,9 @@ def split_message(message: str) -> tuple[str, str]:
 def read_prompt(typed: str) -> Prompt:
     """Text before the first known parameter, cleaned, and the parameters.
 
-    Links are removed and counted: they are image prompts. Weights (`::2`) become commas. The first of equal parameters
-    holds; an unknown `--word` stays text. Text that ends in `...` was cut by Discord and lost its parameters.
+    Links are removed and counted: they are image prompts. Weights (`::2`) become commas. The first
+    of equal parameters holds; an unknown `--word` stays text. Text that ends in `...` was cut by
+    Discord and lost its parameters.
     """
     text = re.sub(_PARAMETERS, "", typed, count=1)
     parameters = typed[len(text) :]
@@ -197,7 +207,8 @@ Layer = dict[str, str]
 def layered(relation: str, layers: list[Layer]) -> str:
     """SQL of a relation with the columns of every layer added, one layer upon the other.
 
-    A column that several others use is computed once that way; DuckDB leaves out those that nobody uses.
+    A column that several others use is computed once that way; DuckDB leaves out those that nobody
+    uses.
     """
     for layer in layers:
         columns = ", ".join(f"{sql} AS {name}" for name, sql in layer.items())
@@ -235,7 +246,9 @@ def image_no_sql(tail: str) -> str:
 
 
 def account_layers(tail: str, when: str = "true") -> list[Layer]:
-    """`account`, the user's id or name; NULL when there is none, and where the SQL `when` does not hold."""
+    """`account`, the user's id or name; NULL when there is none, and where the SQL `when` does not
+    hold.
+    """
     mention = f"regexp_extract({tail}, {text_literal(_MENTION)}, 1)"
     named = f"trim(regexp_extract({tail}, {text_literal(_NAMED)}, 1), {text_literal(WHITE)})"
     return [
@@ -256,7 +269,9 @@ def unfinished_sql(tail: str) -> str:
 
 
 def raw_sql(typed: str, within: str = "") -> str:
-    """SQL of `raw`. The words are looked for first, in `within` that holds all of `typed`: that is many times faster."""
+    """SQL of `raw`. The words are looked for first, in `within` that holds all of `typed`: that is
+    many times faster.
+    """
     some = _contains(within or typed, _RAW_WORDS)
     return f"CASE WHEN {some} THEN regexp_matches({typed}, {text_literal(_RAW)}) ELSE false END"
 
@@ -322,7 +337,9 @@ def words_sql(prompt: str) -> str:
 
 
 def trimmed_sql(column: str, characters: str) -> str:
-    """SQL of a text without some characters at its ends, which few texts have there: `trim` itself is slow."""
+    """SQL of a text without some characters at its ends, which few texts have there: `trim` itself
+    is slow.
+    """
     some = " OR ".join(
         f"{where}_with({column}, {text_literal(one)})"
         for where in ("starts", "ends")

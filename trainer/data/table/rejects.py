@@ -13,7 +13,9 @@ KEPT = 1000
 
 @dataclass(frozen=True)
 class Reject:
-    """A record that could not be read. `line` is where it begins in the unpacked file, from 1; `column` may be ""."""
+    """A record that could not be read. `line` is where it begins in the unpacked file, from 1;
+    `column` may be "".
+    """
 
     line: int
     column: str
@@ -28,10 +30,11 @@ class Reject:
 class Rejects:
     """How many records could not be read, and the first thousand of them.
 
-    DuckDB's threads read a file that is not compressed in parts of up to 4 MiB. Where the first record of a part is
-    damaged, DuckDB can begin at a wrong place and pass over records beside it without noting them. So a table in which
-    damage was noted is read again by one thread (records.read_source). A damaged last line without line end is missing
-    here if it lies across two buffers of 16 MiB.
+    DuckDB's threads read a file that is not compressed in parts of up to 4 MiB. Where the first
+    record of a part is damaged, DuckDB can begin at a wrong place and pass over records beside it
+    without noting them. So a table in which damage was noted is read again by one thread
+    (records.read_source). A damaged last line without line end is missing here if it lies across
+    two buffers of 16 MiB.
     """
 
     count: int = 0
@@ -39,9 +42,11 @@ class Rejects:
 
 
 def read_rejects(connection: Any, table: Table, unreadable: str) -> Rejects:
-    """What DuckDB passed over on this connection, and the lines of a JSONL file that hold no object.
+    """What DuckDB passed over on this connection, and the lines of a JSONL file that hold no
+    object.
 
-    `unreadable` is the SQL of a relation of those lines, in which `rowid` numbers the lines that DuckDB delivered.
+    `unreadable` is the SQL of a relation of those lines, in which `rowid` numbers the lines that
+    DuckDB delivered.
     """
     count, noted = _noted(connection, table)
     lines = dict(zip(_lines(table, list(noted)), noted.values(), strict=True)) if noted else {}
@@ -57,7 +62,9 @@ def read_rejects(connection: Any, table: Table, unreadable: str) -> Rejects:
 
 
 def _noted(connection: Any, table: Table) -> tuple[int, dict[int, tuple[str, str]]]:
-    """How many records DuckDB passed over; column and reason of the first ones by their place in bytes."""
+    """How many records DuckDB passed over; column and reason of the first ones by their place in
+    bytes.
+    """
     (known,) = connection.execute(
         "SELECT count(*) FROM duckdb_tables() WHERE table_name = 'reject_errors'"
     ).fetchone()
@@ -90,7 +97,9 @@ def _reason(message: str) -> str:
 
 
 def _lines(table: Table, places: list[int]) -> list[int]:
-    """Line, from 1, of each place in bytes, ascending. A place on empty lines is the line after them."""
+    """Line, from 1, of each place in bytes, ascending. A place on empty lines is the line after
+    them.
+    """
     lines: list[int] = []
     line, offset, newline = 1, 0, b""
     for block in blocks(table):
@@ -113,7 +122,9 @@ def _lines(table: Table, places: list[int]) -> list[int]:
 def _walk(
     table: Table, noted: dict[int, tuple[str, str]], unreadable: set[int]
 ) -> tuple[Reject, ...]:
-    """The first lines of a JSONL file that DuckDB noted or delivered as `unreadable`, by number of delivery."""
+    """The first lines of a JSONL file that DuckDB noted or delivered as `unreadable`, by number of
+    delivery.
+    """
     found: list[Reject] = []
     number = 0
     for line, text in enumerate(_text_lines(table), start=1):

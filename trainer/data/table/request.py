@@ -1,6 +1,8 @@
-"""Selection in a process of its own: what it needs of memory is gone when it ends, and it can be stopped at any time.
+"""Selection in a process of its own: what it needs of memory is gone when it ends, and it can be
+stopped at any time.
 
-The request is a JSON file; progress comes back as JSON lines on standard output, the result as a JSON file.
+The request is a JSON file; progress comes back as JSON lines on standard output, the result as a
+JSON file.
 """
 
 from __future__ import annotations
@@ -44,11 +46,13 @@ _KEYS = {
 
 
 def main(request: Path) -> int:
-    """Do what a request asks for and write its result; 1 when the result is an error for the person.
+    """Do what a request asks for and write its result; 1 when the result is an error for the
+    person.
 
-    A request holds `action` (look, select or ingest), `table` (path), `result` (path of the result) and, where they
-    matter, `name` (what messages call the table), `mapping` (Mapping as JSON) or `preset`, `settings`, `output` (path of
-    the Parquet file), `cache` (folder), `tokenizer` (folder), `memory_mb`, and `ingest_first` (derive, then select).
+    A request holds `action` (look, select or ingest), `table` (path), `result` (path of the result)
+    and, where they matter, `name` (what messages call the table), `mapping` (Mapping as JSON) or
+    `preset`, `settings`, `output` (path of the Parquet file), `cache` (folder), `tokenizer`
+    (folder), `memory_mb`, and `ingest_first` (derive, then select).
     """
     asked = json.loads(request.read_text(encoding="utf-8"))
     result = Path(asked["result"])
@@ -65,10 +69,11 @@ def run_select(
     progress: Callable[[str], None] | None = None,
     should_stop: Callable[[], Any] | None = None,
 ) -> dict[str, Any]:
-    """Run a request (see `main`; `result` is filled in here) in a child process and return its result.
+    """Run a request (see `main`; `result` is filled in here) in a child process and return its
+    result.
 
-    `should_stop` is called several times a second; what it raises ends the child at once and is passed on. Raises
-    TrainerError with the child's message.
+    `should_stop` is called several times a second; what it raises ends the child at once and is
+    passed on. Raises TrainerError with the child's message.
     """
     with tempfile.TemporaryDirectory(prefix="cocktail-select-") as folder:
         result, file = Path(folder, "result.json"), Path(folder, "request.json")
@@ -177,7 +182,9 @@ def _do(asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def _look(table: Table, asked: dict[str, Any]) -> dict[str, Any]:
-    """Columns, first rows and the likely mapping; where that is in doubt, the reason stands in its place."""
+    """Columns, first rows and the likely mapping; where that is in doubt, the reason stands in its
+    place.
+    """
     found: dict[str, Any] = {
         "columns": list(table.columns),
         "samples": [list(row) for row in table.samples[:5]],

@@ -1,7 +1,8 @@
-"""Pairs out of a table of millions: filters, the users who chose most, no repeats, a sample; and what each step left.
+"""Pairs out of a table of millions: filters, the users who chose most, no repeats, a sample; and
+what each step left.
 
-The first answer comes from one pass over the table. From a derived table (records.py) the same statements answer in
-less than a second.
+The first answer comes from one pass over the table. From a derived table (records.py) the same
+statements answer in less than a second.
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ class SelectionSettings:
     kinds: tuple[str, ...] = ("upscaled",)
     """What messages may show (midjourney.KINDS); empty = anything."""
     raw: str = "style_raw"
-    """any, style_raw (`--style raw` or `--raw`), or stylize (`--stylize` given and at most max_stylize)."""
+    """any, style_raw (`--style raw` or `--raw`), or stylize (`--stylize` given and at most
+    max_stylize).
+    """
     max_stylize: int = 50
     image_prompts: bool = False
     """Keep prompts with pictures in them; their text does not describe the result."""
@@ -63,7 +66,9 @@ class SelectionSettings:
     deduplicate: bool = True
     """Of equal prompts, letter case aside, keep the first."""
     per_user: int = 0
-    """Most pairs of one user, the first ones; 0 = no limit. Records without a user count as one user."""
+    """Most pairs of one user, the first ones; 0 = no limit. Records without a user count as one
+    user.
+    """
     sample: int = 0
     """Pairs to draw by `seed`; 0 = all."""
     seed: int = 555
@@ -153,10 +158,11 @@ def select(
 ) -> Selection:
     """Write the chosen records of a table to the Parquet file `output`, in the order of the table.
 
-    Columns: row (0-based number among the records that DuckDB delivered), image, prompt, user (16 hex digits, salted),
-    kind, image_no, version, aspect, stylize, raw, width, height, attachment, job, file, image_prompts, truncated,
-    caption_0 and so on. A derived table in `cache` is used when there is one. The salt, unless given, lives in `cache`.
-    Raises TrainerError for a mapping or condition that does not fit, and for a source that cannot be read.
+    Columns: row (0-based number among the records that DuckDB delivered), image, prompt, user (16
+    hex digits, salted), kind, image_no, version, aspect, stylize, raw, width, height, attachment,
+    job, file, image_prompts, truncated, caption_0 and so on. A derived table in `cache` is used
+    when there is one. The salt, unless given, lives in `cache`. Raises TrainerError for a mapping
+    or condition that does not fit, and for a source that cannot be read.
     """
     say = progress or (lambda _: None)
     check(mapping, table.columns)
@@ -225,11 +231,14 @@ def _check_settings(mapping: Mapping, settings: SelectionSettings, tokenizer: Pa
 def _first_pass(
     connection: Any, table: Table, mapping: Mapping, settings: SelectionSettings
 ) -> Rejects:
-    """One pass over the source: keep the cells of records that pass the quick filters. The rowid numbers the records."""
+    """One pass over the source: keep the cells of records that pass the quick filters. The rowid
+    numbers the records.
+    """
     layers = sight_layers(
         mapping, settings.kinds, settings.raw == "style_raw", bool(settings.top_users)
     )
-    # One list a record: as columns, the cells of the many that failed would fill the memory with empty texts.
+    # One list a record: as columns, the cells of the many that failed would fill the memory with
+    # empty texts.
     kept = ", ".join(f"c{number}" for number in range(len(mapping.columns())))
     rejects = read_source(
         connection,
@@ -292,8 +301,10 @@ def _best_users(connection: Any, settings: SelectionSettings) -> list[Step]:
 def _view_records(
     connection: Any, mapping: Mapping, salt: str, derived: bool, condition: str
 ) -> None:
-    """The view `records` of those that meet a condition on `seen`, the same over both ways: `number` and every derived
-    column. The condition stands below the columns, so that they are computed for those records alone."""
+    """The view `records` of those that meet a condition on `seen`, the same over both ways:
+    `number` and every derived column. The condition stands below the columns, so that they are
+    computed for those records alone.
+    """
     user = (
         f"CASE WHEN account IS NOT NULL THEN left(sha256({text_literal(salt)} || account), 16) END"
     )
@@ -408,7 +419,9 @@ def _count(connection: Any, relation: str) -> int:
 
 
 def _count_tokens(connection: Any, tokenizer: Path, most: int) -> None:
-    """Put kept records with more than 75 CLIP tokens into the table `long`, those with more than `most` into `longer`."""
+    """Put kept records with more than 75 CLIP tokens into the table `long`, those with more than
+    `most` into `longer`.
+    """
     limits = {"long": LIMIT, "longer": most or 2**31}
     over: dict[str, list[int]] = {name: [] for name in limits}
     # A text in ASCII has no more tokens than letters.

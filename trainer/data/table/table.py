@@ -1,4 +1,6 @@
-"""A table file with one record per picture: its kind, its columns, its identity, and how DuckDB is to read it."""
+"""A table file with one record per picture: its kind, its columns, its identity, and how DuckDB is
+to read it.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ MEBIBYTE = 1 << 20
 
 @dataclass(frozen=True)
 class Table:
-    """A table file that could be opened. `name` is what messages call it; `samples` are its first rows, as text."""
+    """A table file that could be opened. `name` is what messages call it; `samples` are its first
+    rows, as text.
+    """
 
     path: Path
     name: str
@@ -75,7 +79,9 @@ def open_table(path: Path, name: str = "") -> Table:
 
 
 def fingerprint(path: Path) -> dict[str, Any]:
-    """Identity of a big file at little cost: size in bytes, time of change in ns, SHA-256 of its first and last MiB."""
+    """Identity of a big file at little cost: size in bytes, time of change in ns, SHA-256 of its
+    first and last MiB.
+    """
     status = path.stat()
     with path.open("rb") as file:
         first = file.read(MEBIBYTE)
@@ -90,7 +96,9 @@ def fingerprint(path: Path) -> dict[str, Any]:
 
 
 def check_compression(table: Table) -> None:
-    """Unpack a .gz file once and throw the bytes away: some DuckDB versions take half of a torn one for all of it."""
+    """Unpack a .gz file once and throw the bytes away: some DuckDB versions take half of a torn one
+    for all of it.
+    """
     if not table.compressed:
         return
     for _ in blocks(table):
@@ -108,7 +116,9 @@ def blocks(table: Table) -> Iterator[bytes]:
 
 
 def is_read_in_parts(table: Table) -> bool:
-    """Whether several threads of DuckDB read parts of a table between whose borders damage can spread (see Rejects)."""
+    """Whether several threads of DuckDB read parts of a table between whose borders damage can
+    spread (see Rejects).
+    """
     return (
         table.format in ("csv", "tsv")
         and not table.compressed
@@ -119,10 +129,11 @@ def is_read_in_parts(table: Table) -> bool:
 def source_sql(
     table: Table, columns: Sequence[str], one_thread: bool = False
 ) -> tuple[str, list[Any]]:
-    """SQL of a relation with the given columns as text, named c0, c1, ..., and `readable`; and the values to bind.
+    """SQL of a relation with the given columns as text, named c0, c1, ..., and `readable`; and the
+    values to bind.
 
-    Damaged records are passed over and noted by DuckDB (see rejects.py), except that lines of a JSONL file that hold
-    no object stand there with `readable` false.
+    Damaged records are passed over and noted by DuckDB (see rejects.py), except that lines of a
+    JSONL file that hold no object stand there with `readable` false.
     """
     wanted = [table.columns.index(name) for name in columns]
     if table.format == "parquet":
@@ -163,11 +174,12 @@ def source_sql(
 
 
 def _buffers(table: Table, one_thread: bool) -> str:
-    """Options of DuckDB under which the last of the parts that its threads read begins inside the last line.
+    """Options of DuckDB under which the last of the parts that its threads read begins inside the
+    last line.
 
-    When the first record after the beginning of the last part is damaged, DuckDB can drop all that follows, whole
-    records too, without noting any. Inside the last line nothing follows. The part is not a buffer of its own, because
-    a damaged last line across two buffers is not noted either.
+    When the first record after the beginning of the last part is damaged, DuckDB can drop all that
+    follows, whole records too, without noting any. Inside the last line nothing follows. The part
+    is not a buffer of its own, because a damaged last line across two buffers is not noted either.
     """
     alone = f"buffer_size = {4 * PART_BYTES}, parallel = false"
     if table.compressed or one_thread:
@@ -286,7 +298,9 @@ def _csv_head(text: str, whole: bool, name: str, kind: str) -> tuple[tuple[str, 
 
 
 def _csv_rows(text: str, delimiter: str, whole: bool) -> list[list[str]]:
-    """The header and the first records. The last one of a text that is cut off is left out, unless it is the header."""
+    """The header and the first records. The last one of a text that is cut off is left out, unless
+    it is the header.
+    """
     kept: list[list[str]] = []
     before = csv.field_size_limit(4 * MAX_RECORD_BYTES)
     try:

@@ -35,7 +35,9 @@ def lines(text: str) -> list[tuple[int, str]]:
 
 
 def texts(line: str) -> list[str]:
-    """One text, as it is; or several, if the line is a list of texts that are all in quotes, separated by commas."""
+    """One text, as it is; or several, if the line is a list of texts that are all in quotes,
+    separated by commas.
+    """
     if line.startswith('"') and line != EMPTY:
         found = _quoted(line)
         if found is not None and len(found) > 1:
@@ -53,8 +55,8 @@ def names(line: str) -> list[str]:
 def numbers(line: str, whole: bool) -> list[str]:
     """The numbers of a line, as they are written: a list, ranges as A1111 has them, or both.
 
-    `1-5`, `1-5 (+2)` with a step, `1-5 [3]` with a count, `1, 2, .., 10` to go on like that. Ends are included. Raises
-    GridError.
+    `1-5`, `1-5 (+2)` with a step, `1-5 [3]` with a count, `1, 2, .., 10` to go on like that. Ends
+    are included. Raises GridError.
     """
     found: list[str] = []
     parts = names(line)
@@ -76,7 +78,9 @@ def numbers(line: str, whole: bool) -> list[str]:
 
 
 def seeds(line: str) -> list[str] | None:
-    """The seeds of "4 seeds" or "4 seeds from 7", which are the same ones every time; None for another line."""
+    """The seeds of "4 seeds" or "4 seeds from 7", which are the same ones every time; None for
+    another line.
+    """
     match = SEEDS.fullmatch(line)
     if match is None:
         return None
@@ -119,7 +123,9 @@ def _go_on(found: list[str], last: str, whole: bool) -> list[str]:
     """The numbers after `found`, in the same steps, up to `last`."""
     for text in [*found[-2:], last]:
         if not SERIES.fullmatch(text):
-            raise GridError(f"'..' stands between numbers; {text[:40]!r} is none that it can go on from or to.")  # fmt: skip
+            raise GridError(
+                f"'..' stands between numbers; {text[:40]!r} is none that it can go on from or to."
+            )
     here, end = Fraction(found[-1]), Fraction(last)
     by = here - Fraction(found[-2]) if len(found) > 1 else Fraction(1 if end >= here else -1)
     if by == 0 or (end - here) * by < 0:

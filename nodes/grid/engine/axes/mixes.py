@@ -43,15 +43,19 @@ def merge_axis(
     layout: str = "SD1.5",
     own: Mapping[str, BlockWeights] | None = None,
 ) -> Axis:
-    """The axis of mixes of `a` and `b`: by the share of B, by the multiplier of B - C, or by block weights.
+    """The axis of mixes of `a` and `b`: by the share of B, by the multiplier of B - C, or by block
+    weights.
 
-    Shares and multipliers are numbers, lists or ranges (`values.numbers`). Block weights are one set a line: the numbers, or
-    the name of a preset for that layout or of one's `own`; with `c` they are multipliers of B - C. Raises GridError.
+    Shares and multipliers are numbers, lists or ranges (`values.numbers`). Block weights are one
+    set a line: the numbers, or the name of a preset for that layout or of one's `own`; with `c`
+    they are multipliers of B - C. Raises GridError.
     """
     if kind == MULTIPLIER and c is None:
         raise GridError("The multiplier of B - C needs a recipe C. Link one.")
     if kind == SHARE and c is not None:
-        raise GridError("The share of B takes no C. Take it off, or choose the multiplier of B - C.")  # fmt: skip
+        raise GridError(
+            "The share of B takes no C. Take it off, or choose the multiplier of B - C."
+        )
     found: dict[str, Value] = {}
     for number, line in lists.lines(text):
         try:
@@ -79,7 +83,9 @@ def recipes_axis(recipes: Sequence[Recipe], labels: str = "") -> Axis:
 
 
 def recipe_set(recipe: Recipe) -> dict[str, Any]:
-    """The settings that make a recipe the checkpoint of a cell. An ingredient alone is that checkpoint itself."""
+    """The settings that make a recipe the checkpoint of a cell. An ingredient alone is that
+    checkpoint itself.
+    """
     if isinstance(recipe, Ingredient):
         return {"checkpoint": recipe.name, "recipe": ""}
     return {"checkpoint": "", "recipe": canonical_json(to_json(recipe))}

@@ -28,7 +28,9 @@ def listed() -> list[str]:
     if not root.is_dir():
         return []
     found = [*root.glob("[!.]*"), *root.glob("[!.]*/[!.]*")]
-    return sorted(file.relative_to(root).as_posix() for file in found if file.suffix.lower() in SUFFIXES)  # fmt: skip
+    return sorted(
+        file.relative_to(root).as_posix() for file in found if file.suffix.lower() in SUFFIXES
+    )
 
 
 def path_of(name: str) -> Path:
@@ -40,7 +42,9 @@ def path_of(name: str) -> Path:
     except names.BadName as error:
         raise GridError(str(error)) from None
     if path.suffix.lower() not in SUFFIXES or not path.is_file():
-        raise GridError(f"There is no file of prompts {name!r} in ComfyUI's input folder. It must end in {', '.join(SUFFIXES)}.")  # fmt: skip
+        raise GridError(
+            f"There is no file of prompts {name!r} in ComfyUI's input folder. It must end in {', '.join(SUFFIXES)}."
+        )
     return path
 
 
@@ -54,7 +58,9 @@ def state(name: str | None) -> list[int]:
 
 
 def captions(dataset: Dataset, part: str, most: int) -> Prompts:
-    """Different captions of a part of a dataset ("validation", "training" or "all"), spread evenly over it."""
+    """Different captions of a part of a dataset ("validation", "training" or "all"), spread evenly
+    over it.
+    """
     pairs = {
         "validation": dataset.validation,
         "training": dataset.train,
@@ -62,19 +68,27 @@ def captions(dataset: Dataset, part: str, most: int) -> Prompts:
     }[part]
     found = list(dict.fromkeys(pair.caption for pair in pairs))
     if not found:
-        raise GridError(f"The dataset {dataset.name} has no {part} pairs. Split it, or choose another part.")  # fmt: skip
+        raise GridError(
+            f"The dataset {dataset.name} has no {part} pairs. Split it, or choose another part."
+        )
     count = min(most, len(found))
     return [(found[number * len(found) // count], "") for number in range(count)]
 
 
 def of_file(path: Path, column: str, label_column: str, most: int) -> Prompts:
-    """The first prompts of a file. Raises GridError for one that is no UTF-8, too large, or without that column."""
+    """The first prompts of a file. Raises GridError for one that is no UTF-8, too large, or without
+    that column.
+    """
     if path.stat().st_size > LARGEST_BYTES:
-        raise GridError(f"{path.name} has more than {LARGEST_BYTES // 1_000_000} MB. Cut out the prompts that the grid needs.")  # fmt: skip
+        raise GridError(
+            f"{path.name} has more than {LARGEST_BYTES // 1_000_000} MB. Cut out the prompts that the grid needs."
+        )
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise GridError(f"{path.name} is not UTF-8 at byte {error.start}. Save it as UTF-8.") from None  # fmt: skip
+        raise GridError(
+            f"{path.name} is not UTF-8 at byte {error.start}. Save it as UTF-8."
+        ) from None
     if path.suffix.lower() == ".txt":
         lines = [line.strip() for line in text.splitlines()]
         return [(line, "") for line in lines if line][:most]
@@ -83,7 +97,9 @@ def of_file(path: Path, column: str, label_column: str, most: int) -> Prompts:
         for name in (column, label_column):
             if name and name not in row:
                 there = ", ".join(row) or "none"
-                raise GridError(f"{path.name}, row {number} has no column {name!r}. There are: {there}.")  # fmt: skip
+                raise GridError(
+                    f"{path.name}, row {number} has no column {name!r}. There are: {there}."
+                )
         label = str(row[label_column]) if label_column else ""
         found.append((str(row[column]), label))
         if len(found) == most:

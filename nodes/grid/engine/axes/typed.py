@@ -43,7 +43,9 @@ REPLACES = {
     "prompt search and replace": "replace_in_prompt",
     "negative prompt search and replace": "replace_in_negative_prompt",
 }
-"""Targets that change a text that is set elsewhere, and the settings that say how: a list of [search, replacement]."""
+"""Targets that change a text that is set elsewhere, and the settings that say how: a list of
+[search, replacement].
+"""
 
 FILES = {"checkpoint": "checkpoint", "VAE": "vae", "LoRA": "lora"}
 """Targets whose values are files, and the kind of file."""
@@ -83,19 +85,24 @@ class Axis:
 def typed_axis(
     target: str, text: str, choices: Choices, search: str = "", labels: str = ""
 ) -> Axis:
-    """The axis of a list with one value a line; blank lines do not count, and `""` is the empty text.
+    """The axis of a list with one value a line; blank lines do not count, and `""` is the empty
+    text.
 
-    Numbers, names and sizes can stand on one line too, separated by commas, and numbers as ranges (`values.numbers`). A
-    `*` in the name of a checkpoint, VAE or LoRA stands for all that match. `search` is what values of a search-and-replace
-    axis take the place of. `labels` holds one label a line, for the values in their order.
-    Raises GridError naming the line that is wrong.
+    Numbers, names and sizes can stand on one line too, separated by commas, and numbers as ranges
+    (`values.numbers`). A `*` in the name of a checkpoint, VAE or LoRA stands for all that match.
+    `search` is what values of a search-and-replace axis take the place of. `labels` holds one label
+    a line, for the values in their order. Raises GridError naming the line that is wrong.
     """
     if target not in TARGETS:
         raise GridError(f"{target!r} cannot be varied. Choose one of: {', '.join(TARGETS)}.")
     if target in REPLACES and not search:
-        raise GridError(f"The {target} axis has nothing to search for. Write it into the search box.")  # fmt: skip
+        raise GridError(
+            f"The {target} axis has nothing to search for. Write it into the search box."
+        )
     if search and target not in REPLACES:
-        raise GridError(f"The search box is for search and replace. Empty it, or change the target from {target}.")  # fmt: skip
+        raise GridError(
+            f"The search box is for search and replace. Empty it, or change the target from {target}."
+        )
     read = _reader(target, choices, search)
     found: list[Value] = []
     known: set[str] = set()
@@ -116,9 +123,11 @@ def typed_axis(
 
 
 def checkpoint_axis(chosen: Sequence[tuple[str, str]]) -> Axis:
-    """The axis of (checkpoint name, label) pairs; without a label a checkpoint is called by its file.
+    """The axis of (checkpoint name, label) pairs; without a label a checkpoint is called by its
+    file.
 
-    A checkpoint that is there twice, such as one that two rules have picked, is one value with both labels.
+    A checkpoint that is there twice, such as one that two rules have picked, is one value with both
+    labels.
     """
     labels: dict[str, list[str]] = {}
     for checkpoint, label in chosen:
@@ -154,7 +163,9 @@ def runs_axis(saved: Sequence[tuple[str, int, int, str]]) -> Axis:
 
 
 def prompt_axis(prompts: Sequence[tuple[str, str]]) -> Axis:
-    """The axis of (prompt, label) pairs; without a label a prompt is its own. Raises GridError if there are none."""
+    """The axis of (prompt, label) pairs; without a label a prompt is its own. Raises GridError if
+    there are none.
+    """
     values: dict[str, Value] = {}
     for prompt, label in prompts:
         values.setdefault(prompt, Value(label or prompt or "no prompt", {"prompt": prompt}))
@@ -169,14 +180,20 @@ def combine(axes: Sequence[Axis], together: bool) -> Axis:
     Raises GridError if they set the same thing, or are to move together and are not equally long.
     """
     check_apart(axes)
-    names = " + ".join(axis.target for axis in axes) if together else " x ".join(axis.target for axis in axes)  # fmt: skip
+    names = (
+        " + ".join(axis.target for axis in axes)
+        if together
+        else " x ".join(axis.target for axis in axes)
+    )
     lengths = [len(axis.values) for axis in axes]
     if together and len(set(lengths)) > 1:
         counted = ", ".join(f"{axis.target} {len(axis.values)}" for axis in axes)
         raise GridError(f"Axes that move together need equally many values; these have: {counted}.")
     count = lengths[0] if together else math.prod(lengths)
     if count > lists.MOST_VALUES:
-        raise GridError(f"Every combination of {' x '.join(map(str, lengths))} values makes {count:,}; {lists.MOST_VALUES:,} is the most.")  # fmt: skip
+        raise GridError(
+            f"Every combination of {' x '.join(map(str, lengths))} values makes {count:,}; {lists.MOST_VALUES:,} is the most."
+        )
     found = [Value("", {})]
     if together:
         found *= lengths[0]
@@ -202,7 +219,8 @@ def check_apart(axes: Sequence[Axis]) -> None:
 
 
 def axis_from_json(described: Any, number: int, choices: Choices) -> Axis:
-    """An axis of a plan as JSON: {"target", "values": text or list, "search", "labels"} as on the node, or what `to_json` gives.
+    """An axis of a plan as JSON: {"target", "values": text or list, "search", "labels"} as on the
+    node, or what `to_json` gives.
 
     Raises GridError that names the axis by its `number`.
     """
@@ -217,7 +235,10 @@ def axis_from_json(described: Any, number: int, choices: Choices) -> Axis:
                 check_limits(value.set)
             label = str(described.get("label") or described["target"])
             return Axis(label, described["target"], tuple(found))
-        search, labels = str(described.get("search") or ""), text_of(described.get("labels"), "labels")  # fmt: skip
+        search, labels = (
+            str(described.get("search") or ""),
+            text_of(described.get("labels"), "labels"),
+        )
         if of_node:
             from ..plan.of_workflow import input_axis
 
@@ -246,7 +267,9 @@ SETTABLE: dict[str, tuple[type, ...]] = {
 
 
 def checked(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as they came from JSON, LoRAs and replacements as tuples. Raises GridError for one that is unknown or of the wrong kind."""
+    """Settings as they came from JSON, LoRAs and replacements as tuples. Raises GridError for one
+    that is unknown or of the wrong kind.
+    """
     found: dict[str, Any] = {}
     for name, value in settings.items():
         if name not in SETTABLE:
@@ -277,10 +300,14 @@ def _tuples(name: str, value: Sequence[Any]) -> tuple[Any, ...]:
                 and isinstance(lora[0], str)
                 and all(isinstance(s, int | float) and abs(s) <= STRONGEST for s in lora[1:])
             ):
-                raise GridError(f"loras must be a list of [file, strength on the model, strength on the text encoder], and is {value!r}.")  # fmt: skip
+                raise GridError(
+                    f"loras must be a list of [file, strength on the model, strength on the text encoder], and is {value!r}."
+                )
         return tuple((lora[0], float(lora[1]), float(lora[2])) for lora in value)
     if len(value) != 2 or not all(isinstance(word, str) for word in value):
-        raise GridError(f"{name} must be [what to search for, what to put there], and is {value!r}.")  # fmt: skip
+        raise GridError(
+            f"{name} must be [what to search for, what to put there], and is {value!r}."
+        )
     return tuple(value)
 
 
@@ -372,13 +399,17 @@ def _number(target: str, text: str) -> Value:
         kind = "number" if fractions else "whole number"
         raise GridError(f"{text!r} is not a {kind}. Write one {target} a line.")
     if target == "seed" and value < 0:
-        raise GridError(f"seed {value} is out of range: give a number from 0 to {2**64 - 1}, or draw some: 4 seeds.")  # fmt: skip
+        raise GridError(
+            f"seed {value} is out of range: give a number from 0 to {2**64 - 1}, or draw some: 4 seeds."
+        )
     if target == "clip skip":
         return Value(clip_skip_label(int(value)), {name: value})
     if target == "steps":
         return Value(f"{value} step" if value == 1 else f"{value} steps", {name: value})
     if target == "LoRA strength" and abs(value) > STRONGEST:
-        raise GridError(f"LoRA strength {value:g} is out of range: give a number from -{STRONGEST:g} to {STRONGEST:g}.")  # fmt: skip
+        raise GridError(
+            f"LoRA strength {value:g} is out of range: give a number from -{STRONGEST:g} to {STRONGEST:g}."
+        )
     return Value(f"{target} {value:g}" if fractions else f"{target} {value}", {name: value})
 
 
@@ -461,7 +492,9 @@ def _matching(target: str, name: str, choices: Choices) -> list[str]:
     stems = {PurePosixPath(file.replace("\\", "/")).stem: file for file in known}
     near = difflib.get_close_matches(PurePosixPath(plain).stem, stems, n=1, cutoff=0.5)
     hint = f" Did you mean {stems[near[0]]}?" if near else ""
-    raise GridError(f"There is no {target} {name!r}.{hint} Put the file into its folder and press R.")  # fmt: skip
+    raise GridError(
+        f"There is no {target} {name!r}.{hint} Put the file into its folder and press R."
+    )
 
 
 def _natural(name: str) -> list[Any]:

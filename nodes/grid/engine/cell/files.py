@@ -70,7 +70,9 @@ def readable(kind: str, name: str) -> Path:
 
 
 def content_sha256(kind: str, name: str) -> str:
-    """Hex SHA-256 of a file's bytes, remembered as long as the file is not changed. Shows how far the node is."""
+    """Hex SHA-256 of a file's bytes, remembered as long as the file is not changed. Shows how far
+    the node is.
+    """
     show_text(f"reading {name}")
     return quiet_sha256(kind, name, Progress())
 

@@ -1,4 +1,6 @@
-"""The graph of stock nodes that makes one cell: as an API prompt, and as a workflow that the page opens."""
+"""The graph of stock nodes that makes one cell: as an API prompt, and as a workflow that the page
+opens.
+"""
 
 from __future__ import annotations
 
@@ -47,9 +49,15 @@ def graph_of(cell: CellSettings, prefix: str = "ComfyUI") -> dict[int, Node]:
     loras, model, clip = _loras(cell)
     vae = Link(9, 0) if cell.vae else Link(1, 2)
     texts = {
-        number: Node("CLIPTextEncode", {"text": text, "clip": Link(2, 0)}, ("CONDITIONING",), (690, y), (400, 180))
+        number: Node(
+            "CLIPTextEncode",
+            {"text": text, "clip": Link(2, 0)},
+            ("CONDITIONING",),
+            (690, y),
+            (400, 180),
+        )
         for number, text, y in ((3, cell.prompt, 20), (4, cell.negative_prompt, 250))
-    }  # fmt: skip
+    }
     return {
         **_models(cell),
         2: Node(
@@ -93,9 +101,13 @@ def graph_of(cell: CellSettings, prefix: str = "ComfyUI") -> dict[int, Node]:
             (1470, 130),
             (320, 320),
         ),
-        **({9: Node("VAELoader", {"vae_name": cell.vae}, ("VAE",), (1130, 540), (300, 60))} if cell.vae else {}),
+        **(
+            {9: Node("VAELoader", {"vae_name": cell.vae}, ("VAE",), (1130, 540), (300, 60))}
+            if cell.vae
+            else {}
+        ),
         **loras,
-    }  # fmt: skip
+    }
 
 
 def _models(cell: CellSettings) -> dict[int, Node]:
@@ -104,13 +116,21 @@ def _models(cell: CellSettings) -> dict[int, Node]:
     if not cell.recipe:
         inputs: dict[str, Any] = {"ckpt_name": cell.checkpoint}
         return {MODEL: Node("CheckpointLoaderSimple", inputs, outputs, (20, 200), (320, 100))}
-    text = Node("CocktailRecipeFromText", {"text": cell.recipe}, ("COCKTAIL_RECIPE",), (-360, 200), (340, 200))  # fmt: skip
+    text = Node(
+        "CocktailRecipeFromText",
+        {"text": cell.recipe},
+        ("COCKTAIL_RECIPE",),
+        (-360, 200),
+        (340, 200),
+    )
     inputs = {"recipe": Link(RECIPE, 0), "precision": "fp16", "vae": "as in the recipe"}
     return {MODEL: Node(MERGE_KIND, inputs, outputs, (20, 200), (320, 100)), RECIPE: text}
 
 
 def _start(cell: CellSettings, vae: Link) -> dict[int, Node]:
-    """Number 5 is the latent that sampling begins with: an empty one, or a picture scaled and cut to the size."""
+    """Number 5 is the latent that sampling begins with: an empty one, or a picture scaled and cut
+    to the size.
+    """
     if not cell.image:
         empty = {"width": cell.width, "height": cell.height, "batch_size": 1}
         return {5: Node("EmptyLatentImage", empty, ("LATENT",), (740, 480), (300, 110))}
@@ -122,14 +142,18 @@ def _start(cell: CellSettings, vae: Link) -> dict[int, Node]:
         "crop": "center",
     }
     return {
-        5: Node("VAEEncode", {"pixels": Link(11, 0), "vae": vae}, ("LATENT",), (740, 480), (200, 50)),
+        5: Node(
+            "VAEEncode", {"pixels": Link(11, 0), "vae": vae}, ("LATENT",), (740, 480), (200, 50)
+        ),
         10: Node("LoadImage", {"image": cell.image}, ("IMAGE", "MASK"), (20, 400), (320, 320)),
         11: Node("ImageScale", scaled, ("IMAGE",), (380, 400), (300, 140)),
-    }  # fmt: skip
+    }
 
 
 def _loras(cell: CellSettings) -> tuple[dict[int, Node], Link, Link]:
-    """The chain of LoRAs from number 12 on, and where the model and the text encoder come from behind it."""
+    """The chain of LoRAs from number 12 on, and where the model and the text encoder come from
+    behind it.
+    """
     nodes: dict[int, Node] = {}
     model, clip = Link(1, 0), Link(1, 1)
     for number, (name, on_model, on_clip) in enumerate(cell.loras, start=12):
@@ -147,7 +171,9 @@ def _loras(cell: CellSettings) -> tuple[dict[int, Node], Link, Link]:
 
 
 def api_prompt(cell: CellSettings, prefix: str = "ComfyUI") -> dict[str, Any]:
-    """What `POST /prompt` takes to make this picture; `prefix` begins the name of the file that SaveImage writes."""
+    """What `POST /prompt` takes to make this picture; `prefix` begins the name of the file that
+    SaveImage writes.
+    """
     return {
         str(number): {
             "class_type": node.kind,
@@ -207,8 +233,8 @@ def ui_workflow(cell: CellSettings, prefix: str = "ComfyUI") -> dict[str, Any]:
 
 
 def _widgets(node: Node) -> list[Any]:
-    """Widget values by position. A seed is followed by what the page does to it after queueing: here nothing; a picture to
-    load by what its upload button is for.
+    """Widget values by position. A seed is followed by what the page does to it after queueing:
+    here nothing; a picture to load by what its upload button is for.
 
     The page reads `{a|b}` in a prompt as a choice, unless the braces are escaped.
     """

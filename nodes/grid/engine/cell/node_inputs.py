@@ -1,4 +1,5 @@
-"""Any input of any node of an API prompt: which one a name means, which values it takes, and which file a value is.
+"""Any input of any node of an API prompt: which one a name means, which values it takes, and which
+file a value is.
 
 The only part of workflow grids that asks ComfyUI about its nodes.
 """
@@ -59,7 +60,9 @@ def called(prompt: Prompt, id: str) -> str:
 
 
 def find_node(prompt: Prompt, name: str) -> str:
-    """The id of the node of that id, title or class. Raises GridError if there is none, or more than one."""
+    """The id of the node of that id, title or class. Raises GridError if there is none, or more
+    than one.
+    """
     if name in prompt:
         return name
     titles = {id: str(node.get("_meta", {}).get("title", "")) for id, node in prompt.items()}
@@ -69,14 +72,22 @@ def find_node(prompt: Prompt, name: str) -> str:
         if len(found) == 1:
             return found[0]
         if found:
-            raise GridError(f"The workflow has {len(found)} nodes called {name!r}: {', '.join(found)}. Write the id of the one that is meant.")  # fmt: skip
+            raise GridError(
+                f"The workflow has {len(found)} nodes called {name!r}: {', '.join(found)}. Write the id of the one that is meant."
+            )
     near = difflib.get_close_matches(name, [*titles.values(), *classes.values()], n=1, cutoff=0.5)
     there = ", ".join(called(prompt, id) for id in [*prompt][:12])
-    raise GridError(f"The workflow has no node {name!r}. " + (f"Did you mean {near[0]}? " if near else "") + f"There are: {there}.")  # fmt: skip
+    raise GridError(
+        f"The workflow has no node {name!r}. "
+        + (f"Did you mean {near[0]}? " if near else "")
+        + f"There are: {there}."
+    )
 
 
 def find_input(prompt: Prompt, target: str) -> tuple[str, str]:
-    """The node's id and the input that "NODE.INPUT" means; titles and inputs may have dots. Raises GridError."""
+    """The node's id and the input that "NODE.INPUT" means; titles and inputs may have dots. Raises
+    GridError.
+    """
     refusal: GridError | None = None
     for place, mark in enumerate(target):
         if mark != ".":
@@ -93,11 +104,15 @@ def find_input(prompt: Prompt, target: str) -> tuple[str, str]:
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
         hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(known) or 'none'}."
         refusal = GridError(f"{called(prompt, id)} has no input {name!r}. {hint}")
-    raise refusal or GridError(f"{target!r} names no input. Write NODE.INPUT, such as KSampler.cfg or 3.cfg.")  # fmt: skip
+    raise refusal or GridError(
+        f"{target!r} names no input. Write NODE.INPUT, such as KSampler.cfg or 3.cfg."
+    )
 
 
 def specs(class_type: str) -> dict[str, tuple[Any, dict[str, Any]]]:
-    """Type and options of each input of a node; a combo's type is the list of what it offers. Raises GridError."""
+    """Type and options of each input of a node; a combo's type is the list of what it offers.
+    Raises GridError.
+    """
     from nodes import NODE_CLASS_MAPPINGS
 
     if class_type not in NODE_CLASS_MAPPINGS:
@@ -122,29 +137,55 @@ def is_output(class_type: str) -> bool:
 
 
 def matching(prompt: Prompt, id: str, name: str, value: Any) -> list[Any]:
-    """The choices of a combo that a pattern with `*` or `?` matches; any other value as it is. Raises GridError."""
+    """The choices of a combo that a pattern with `*` or `?` matches; any other value as it is.
+    Raises GridError.
+    """
     kind = specs(prompt[id]["class_type"]).get(name, ("",))[0]
-    if not isinstance(kind, list) or not isinstance(value, str) or value in kind or not set(value) & set("*?"):  # fmt: skip
+    if (
+        not isinstance(kind, list)
+        or not isinstance(value, str)
+        or value in kind
+        or not set(value) & set("*?")
+    ):
         return [value]
-    found = [one for one in kind if isinstance(one, str) and fnmatch(one.replace("\\", "/"), value.replace("\\", "/"))]  # fmt: skip
+    found = [
+        one
+        for one in kind
+        if isinstance(one, str) and fnmatch(one.replace("\\", "/"), value.replace("\\", "/"))
+    ]
     if not found:
         raise GridError(f"Nothing that {name} of {called(prompt, id)} offers matches {value!r}.")
     return found
 
 
 def read_value(prompt: Prompt, id: str, name: str, value: Any) -> Any:
-    """A value as the input takes it: "3" becomes a number where a number belongs. Raises GridError if it does not fit."""
+    """A value as the input takes it: "3" becomes a number where a number belongs. Raises GridError
+    if it does not fit.
+    """
     kind, options = specs(prompt[id]["class_type"]).get(name, ("*", {}))
     where = f"{name} of {called(prompt, id)}"
     if isinstance(kind, list):
         fits = [one for one in kind if one == value or str(one) == str(value)]
         if not fits:
             near = difflib.get_close_matches(str(value), map(str, kind), n=1, cutoff=0.4)
-            hint = f"Did you mean {near[0]}?" if near else f"It offers: {', '.join(map(str, kind[:20])) or 'nothing'}."  # fmt: skip
+            hint = (
+                f"Did you mean {near[0]}?"
+                if near
+                else f"It offers: {', '.join(map(str, kind[:20])) or 'nothing'}."
+            )
             raise GridError(f"{where} does not offer {value!r}. {hint}")
         return fits[0]
     if kind == "BOOLEAN":
-        known = {"true": True, "on": True, "yes": True, "1": True, "false": False, "off": False, "no": False, "0": False}  # fmt: skip
+        known = {
+            "true": True,
+            "on": True,
+            "yes": True,
+            "1": True,
+            "false": False,
+            "off": False,
+            "no": False,
+            "0": False,
+        }
         if str(value).lower() not in known:
             raise GridError(f"{where} is true or false, not {value!r}.")
         return known[str(value).lower()]
@@ -154,7 +195,12 @@ def read_value(prompt: Prompt, id: str, name: str, value: Any) -> Any:
         if isinstance(value, list | dict):
             raise GridError(f"{where} takes a text, not {value!r}.")
         return str(value)
-    if isinstance(kind, str) and kind.isupper() and name in prompt[id]["inputs"] and is_link(prompt[id]["inputs"][name]):  # fmt: skip
+    if (
+        isinstance(kind, str)
+        and kind.isupper()
+        and name in prompt[id]["inputs"]
+        and is_link(prompt[id]["inputs"][name])
+    ):
         raise GridError(f"{where} takes a {kind} from another node. Vary an input of that node.")
     return value
 
@@ -167,7 +213,9 @@ def _number(kind: str, options: Mapping[str, Any], value: Any, where: str) -> in
         if not math.isfinite(number) or (kind == "INT" and float(value) != float(number)):
             raise ValueError
     except (TypeError, ValueError, OverflowError):
-        raise GridError(f"{where} takes a {'number' if kind == 'FLOAT' else 'whole number'}, not {value!r}.") from None  # fmt: skip
+        raise GridError(
+            f"{where} takes a {'number' if kind == 'FLOAT' else 'whole number'}, not {value!r}."
+        ) from None
     low, high = options.get("min", -math.inf), options.get("max", math.inf)
     if not low <= number <= high:
         raise GridError(f"{where} goes from {low} to {high}, and is to be {number}.")
@@ -175,7 +223,9 @@ def _number(kind: str, options: Mapping[str, Any], value: Any, where: str) -> in
 
 
 def file_of(class_type: str, name: str, value: Any) -> tuple[str, str] | None:
-    """The folder and name of the file that a combo's value is: ("checkpoints", "a.safetensors"); None for no file."""
+    """The folder and name of the file that a combo's value is: ("checkpoints", "a.safetensors");
+    None for no file.
+    """
     import folder_paths
 
     kind, options = specs(class_type).get(name, ("", {}))
@@ -194,7 +244,9 @@ def file_of(class_type: str, name: str, value: Any) -> tuple[str, str] | None:
 
 
 def content_sha256(folder: str, name: str) -> str:
-    """Hex SHA-256 of such a file, remembered as long as it is not changed. Raises GridError if it is not there."""
+    """Hex SHA-256 of such a file, remembered as long as it is not changed. Raises GridError if it
+    is not there.
+    """
     from pathlib import Path
 
     import folder_paths

@@ -13,7 +13,9 @@ from ..errors import GridError
 FORMAT = 1
 SIDE_STEP = 8
 EVEN_STEP = 64
-"""A side that this divides is halved evenly all the way down Stable Diffusion's UNet; models are trained on such sizes."""
+"""A side that this divides is halved evenly all the way down Stable Diffusion's UNet; models are
+trained on such sizes.
+"""
 LIMITS: dict[str, tuple[float, float]] = {
     "seed": (0, 2**64 - 1),
     "steps": (1, 10_000),
@@ -24,7 +26,9 @@ LIMITS: dict[str, tuple[float, float]] = {
     "denoise": (0.01, 1.0),
     "batch_size": (1, 64),
 }
-"""Smallest and largest value: those of ComfyUI's stock nodes, and the twelve layers of SD1.5's text encoder."""
+"""Smallest and largest value: those of ComfyUI's stock nodes, and the twelve layers of SD1.5's text
+encoder.
+"""
 
 STRONGEST = 100.0
 """The limit of LoraLoader, either way."""
@@ -35,12 +39,14 @@ Lora = tuple[str, float, float]
 
 @dataclass(frozen=True)
 class CellSettings:
-    """All that decides one picture. `clip_skip` counts from the end: 1 is the last layer, ComfyUI's -1.
+    """All that decides one picture. `clip_skip` counts from the end: 1 is the last layer, ComfyUI's
+    -1.
 
-    `vae` is the file of a VAE, "" for the checkpoint's own. With `image`, a file of the input folder, sampling begins at
-    that picture, scaled and cut to the size, and goes back by `denoise`. With a `batch_size` above 1 so many cells may be
-    sampled in one pass: that can move the last bits of a picture, so such a cell is another one than the exact cell.
-    With a `recipe`, the JSON of a mix, `checkpoint` is "".
+    `vae` is the file of a VAE, "" for the checkpoint's own. With `image`, a file of the input
+    folder, sampling begins at that picture, scaled and cut to the size, and goes back by `denoise`.
+    With a `batch_size` above 1 so many cells may be sampled in one pass: that can move the last
+    bits of a picture, so such a cell is another one than the exact cell. With a `recipe`, the JSON
+    of a mix, `checkpoint` is "".
     """
 
     checkpoint: str
@@ -96,7 +102,8 @@ class CellSettings:
     def key(self, sha256_of: Callable[[str, str], str]) -> str:
         """Hex SHA-256 of the settings, with the content of files in place of their names.
 
-        `sha256_of(kind, name)` is the hash of a file. Settings that came later count only where they are set.
+        `sha256_of(kind, name)` is the hash of a file. Settings that came later count only where
+        they are set.
         """
         identity: dict[str, Any] = {"format": FORMAT}
         for field in fields(self):

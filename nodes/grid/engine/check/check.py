@@ -1,4 +1,6 @@
-"""The check itself: every chosen cell rendered with nothing before it, then all of them in another order."""
+"""The check itself: every chosen cell rendered with nothing before it, then all of them in another
+order.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ if TYPE_CHECKING:
 
 
 def check(name: str, count: int, seed: int, show: Callable[[str], None]) -> Result:
-    """Check so many random cells of a grid. `show` is called with a line before every rendering. Raises GridError."""
+    """Check so many random cells of a grid. `show` is called with a line before every rendering.
+    Raises GridError.
+    """
     try:
         store = Store(names.cocktail_dir("grids", names.check_name(name, "grid")))
     except names.BadName as error:
@@ -33,9 +37,11 @@ def check(name: str, count: int, seed: int, show: Callable[[str], None]) -> Resu
     if not picked:
         raise GridError(f"The grid {name} has no finished cells. Render it first.")
     cells = {
-        found["key"]: Cell(tuple(found["position"]), CellSettings.from_json(found["settings"]), found["key"])
+        found["key"]: Cell(
+            tuple(found["position"]), CellSettings.from_json(found["settings"]), found["key"]
+        )
         for found in picked
-    }  # fmt: skip
+    }
     faults = {key: fault for key, cell in cells.items() if (fault := _changed(cell))}
     sound = [cell for key, cell in cells.items() if key not in faults]
     order = random.Random(f"{seed} shuffled").sample(sound, len(sound))
@@ -44,7 +50,9 @@ def check(name: str, count: int, seed: int, show: Callable[[str], None]) -> Resu
     checked = []
     for found in picked:
         key, label = found["key"], " · ".join(found["labels"])
-        problem = faults.get(key) or next((p[key] for p in (alone, shuffled) if isinstance(p.get(key), str)), None)  # fmt: skip
+        problem = faults.get(key) or next(
+            (p[key] for p in (alone, shuffled) if isinstance(p.get(key), str)), None
+        )
         if problem is not None:
             checked.append(Checked(key, label, None, None, problem))
             continue

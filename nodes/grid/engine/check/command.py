@@ -1,9 +1,12 @@
-"""Renders random cells of a grid again, without a server, and says whether they are what is on disk.
+"""Renders random cells of a grid again, without a server, and says whether they are what is on
+disk.
 
-    python custom_nodes/cocktail/nodes/grid/engine/check/command.py GRID --cells 8 -- --base-directory DIR
+    python custom_nodes/cocktail/nodes/grid/engine/check/command.py GRID --cells 8 --
+    --base-directory DIR
 
-Run it with ComfyUI's Python. What follows `--` are the arguments ComfyUI is started with, so that folders and precision are
-the same. Ends with 0 if all cells are equal, 1 if any differs, 2 if the check could not be made.
+Run it with ComfyUI's Python. What follows `--` are the arguments ComfyUI is started with, so that
+folders and precision are the same. Ends with 0 if all cells are equal, 1 if any differs, 2 if the
+check could not be made.
 """
 
 from __future__ import annotations
@@ -23,12 +26,19 @@ def main(arguments: Sequence[str]) -> int:
     if "--" in own:
         comfyui_arguments = own[own.index("--") + 1 :]
         own = own[: own.index("--")]
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("grid", help="name of the grid, a folder in output/cocktail/grids")
     parser.add_argument("--cells", type=int, default=4, help="how many cells to render again")
     parser.add_argument("--seed", type=int, default=0, help="another one draws other cells")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON")
-    parser.add_argument("--comfyui", type=Path, default=PACK.parent.parent, help="ComfyUI's folder, if the pack is not in it")  # fmt: skip
+    parser.add_argument(
+        "--comfyui",
+        type=Path,
+        default=PACK.parent.parent,
+        help="ComfyUI's folder, if the pack is not in it",
+    )
     options = parser.parse_args(own)
     if not (options.comfyui / "main.py").is_file():
         parser.error(f"there is no ComfyUI in {options.comfyui}; name its folder with --comfyui")
@@ -40,7 +50,9 @@ def main(arguments: Sequence[str]) -> int:
     from cocktail.trainer.files import write_json
 
     try:
-        result = check(options.grid, options.cells, options.seed, lambda line: print(line, flush=True))  # fmt: skip
+        result = check(
+            options.grid, options.cells, options.seed, lambda line: print(line, flush=True)
+        )
     except GridError as error:
         print(error, file=sys.stderr)
         return 2
@@ -51,7 +63,9 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def start_comfyui(folder: Path, arguments: Sequence[str]) -> None:
-    """Make ComfyUI's modules importable, with its folders and switches as its main.py sets them, and this pack as `cocktail`."""
+    """Make ComfyUI's modules importable, with its folders and switches as its main.py sets them,
+    and this pack as `cocktail`.
+    """
     import types
 
     sys.argv = ["main.py", *arguments]
@@ -74,7 +88,9 @@ def start_comfyui(folder: Path, arguments: Sequence[str]) -> None:
     import folder_paths
     from utils.extra_config import load_extra_path_config
 
-    configs: list[Any] = [config for found in args.extra_model_paths_config or () for config in found]  # fmt: skip
+    configs: list[Any] = [
+        config for found in args.extra_model_paths_config or () for config in found
+    ]
     for config in (folder / "extra_model_paths.yaml", *configs):
         if Path(config).is_file():
             load_extra_path_config(str(config))

@@ -1,6 +1,8 @@
-"""Whether the cells on disk are what rendering them alone gives: the check, its result, and why a cell may differ.
+"""Whether the cells on disk are what rendering them alone gives: the check, its result, and why a
+cell may differ.
 
-The check runs in a process of its own, so that nothing which this ComfyUI has in memory takes part in it.
+The check runs in a process of its own, so that nothing which this ComfyUI has in memory takes part
+in it.
 """
 
 from __future__ import annotations
@@ -32,8 +34,9 @@ SAME = "equal"
 class Checked:
     """A cell beside what it is when it is rendered again.
 
-    `alone` and `shuffled` are the largest differences of a pixel's colour, of 255: to the cell rendered with nothing
-    before it, and to the cell rendered among the others in another order. None if it could not be rendered.
+    `alone` and `shuffled` are the largest differences of a pixel's colour, of 255: to the cell
+    rendered with nothing before it, and to the cell rendered among the others in another order.
+    None if it could not be rendered.
     """
 
     key: str
@@ -80,7 +83,9 @@ class Result:
 
 
 def chosen(cells: Sequence[Mapping[str, Any]], count: int, seed: int) -> list[Mapping[str, Any]]:
-    """So many of the cells of a manifest, drawn by the seed from those that are finished, each picture once."""
+    """So many of the cells of a manifest, drawn by the seed from those that are finished, each
+    picture once.
+    """
     finished = {cell["key"]: cell for cell in cells if cell["status"] == "finished"}
     return random.Random(seed).sample(list(finished.values()), min(count, len(finished)))
 
@@ -104,8 +109,8 @@ def cause(
 ) -> str:
     """Why a cell differs, the most likely reason first.
 
-    `between` is the difference of the two new pictures; `then` and `now` are the numerics classes that the cell was made in
-    and is made in here.
+    `between` is the difference of the two new pictures; `then` and `now` are the numerics classes
+    that the cell was made in and is made in here.
     """
     if not alone and not shuffled:
         return SAME
@@ -114,11 +119,15 @@ def cause(
             "Likely cause: what was rendered before a cell changes it here. Start ComfyUI with --disable-dynamic-vram, "
             "and without nodes that patch models."
         )
-    changed = [] if then is None else [
-        f"{name} was {then.get(name)} and is {now.get(name)}"
-        for name in sorted(set(then) | set(now))
-        if then.get(name) != now.get(name)
-    ]  # fmt: skip
+    changed = (
+        []
+        if then is None
+        else [
+            f"{name} was {then.get(name)} and is {now.get(name)}"
+            for name in sorted(set(then) | set(now))
+            if then.get(name) != now.get(name)
+        ]
+    )
     if changed:
         return f"Likely cause: {'; '.join(changed)}."
     if batched:
@@ -127,12 +136,18 @@ def cause(
 
 
 def in_fresh_process(
-    store: Store, count: int, seed: int, show: Callable[[str], None], stop_if_interrupted: Callable[[], None]
-) -> Result:  # fmt: skip
-    """Check so many random cells with a ComfyUI of its own that has this one's arguments. Raises GridError.
+    store: Store,
+    count: int,
+    seed: int,
+    show: Callable[[str], None],
+    stop_if_interrupted: Callable[[], None],
+) -> Result:
+    """Check so many random cells with a ComfyUI of its own that has this one's arguments. Raises
+    GridError.
 
-    This starts Python on this pack's own `command.py`, as a list and without a shell; of what a user or a request
-    wrote only the checked name of the grid and two numbers become part of the command.
+    This starts Python on this pack's own `command.py`, as a list and without a shell; of what a
+    user or a request wrote only the checked name of the grid and two numbers become part of the
+    command.
     """
     import folder_paths
 
@@ -169,7 +184,9 @@ def in_fresh_process(
         if answer.is_file():
             return Result.from_json(json.loads(answer.read_text(encoding="utf-8")))
         words = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        raise GridError(f"The check of {store.folder.name} ended early: {words[-1] if words else process.returncode}")  # fmt: skip
+        raise GridError(
+            f"The check of {store.folder.name} ended early: {words[-1] if words else process.returncode}"
+        )
 
 
 def _read(lines: Any, found: queue.Queue[str | None]) -> None:

@@ -46,7 +46,9 @@ class Twins:
 def pixel_hashes(
     plan: Plan, store: Store, progress: Callable[[int, int], None] | None = None
 ) -> dict[str, str]:
-    """A hash of the size and the decoded pixels of every finished cell, by key. Raises GridError for a damaged file."""
+    """A hash of the size and the decoded pixels of every finished cell, by key. Raises GridError
+    for a damaged file.
+    """
     from PIL import Image
 
     found = {}
@@ -70,10 +72,12 @@ def pixel_hashes(
 
 
 def find(plan: Plan, pixels: Mapping[str, str]) -> list[Twins]:
-    """Values whose cells have equal pixels though their settings differ, those that are equal everywhere first.
+    """Values whose cells have equal pixels though their settings differ, those that are equal
+    everywhere first.
 
-    `pixels` holds the hash of every finished cell. A place is one choice of values on the other axes; places where one of
-    two cells is missing, or where both are one and the same cell, count neither way.
+    `pixels` holds the hash of every finished cell. A place is one choice of values on the other
+    axes; places where one of two cells is missing, or where both are one and the same cell, count
+    neither way.
     """
     found = []
     for number, axis in enumerate(plan.axes):
@@ -104,7 +108,9 @@ def find(plan: Plan, pixels: Mapping[str, str]) -> list[Twins]:
 
 
 def _joined(pairs: set[tuple[int, int]]) -> list[tuple[int, ...]]:
-    """Groups of values in which every two are a pair; a value stands in the first group that it fits."""
+    """Groups of values in which every two are a pair; a value stands in the first group that it
+    fits.
+    """
     groups: list[list[int]] = []
     for one in sorted({value for pair in pairs for value in pair}):
         for group in groups:

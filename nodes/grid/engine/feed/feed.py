@@ -1,7 +1,9 @@
-"""The queue feeder: the cells of a grid as prompts of their own, a few in flight, on one ComfyUI or several.
+"""The queue feeder: the cells of a grid as prompts of their own, a few in flight, on one ComfyUI or
+several.
 
-feed.json of a grid's folder holds the plan that is fed, how, and which prompts are out. Who renders which cell is noted as
-for Render Grid (`workers`), one worker for each server; when a server is lost, its worker is ended and others take its cells.
+feed.json of a grid's folder holds the plan that is fed, how, and which prompts are out. Who renders
+which cell is noted as for Render Grid (`workers`), one worker for each server; when a server is
+lost, its worker is ended and others take its cells.
 """
 
 from __future__ import annotations
@@ -40,7 +42,13 @@ RETRY_S = 1.0
 LOOK_S = 2.0
 """How long a prompt may be silent before the queue is asked whether it is still there."""
 
-RUNNING, PAUSED, CANCELLED, FINISHED, STOPPED = "running", "paused", "cancelled", "finished", "stopped"  # fmt: skip
+RUNNING, PAUSED, CANCELLED, FINISHED, STOPPED = (
+    "running",
+    "paused",
+    "cancelled",
+    "finished",
+    "stopped",
+)
 ACTIVE = (RUNNING, PAUSED)
 
 _turns: dict[str, threading.Lock] = {}
@@ -84,7 +92,9 @@ class Feed:
 
     def start(self) -> None:
         self._note()
-        self._thread = threading.Thread(target=self._run, name=f"cocktail feed {self.plan.name}", daemon=True)  # fmt: skip
+        self._thread = threading.Thread(
+            target=self._run, name=f"cocktail feed {self.plan.name}", daemon=True
+        )
         self._thread.start()
 
     def is_alive(self) -> bool:
@@ -95,7 +105,9 @@ class Feed:
             self._thread.join(timeout_s)
 
     def change(self, state: str, message: str = "") -> None:
-        """Pause, cancel or stop: no more prompts are sent. Those that are out end, unless the grid is cancelled."""
+        """Pause, cancel or stop: no more prompts are sent. Those that are out end, unless the grid
+        is cancelled.
+        """
         with self._door:
             self.order.state, self.order.message = state, message
             with contextlib.suppress(GridError):
@@ -133,9 +145,11 @@ class Feed:
 
     def _serve_all(self) -> None:
         threads = [
-            threading.Thread(target=self._guarded, args=(name,), name=f"cocktail feed {name}", daemon=True)
+            threading.Thread(
+                target=self._guarded, args=(name,), name=f"cocktail feed {name}", daemon=True
+            )
             for name in self.order.servers
-        ]  # fmt: skip
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -167,7 +181,9 @@ class Feed:
             self.change(STOPPED, f"{type(error).__name__}: {error}"[:300])
 
     def _connect(self, name: str) -> AbstractContextManager[AnyServer]:
-        """A server by its name. Raises Refused if it is a worker of Ray and the settings name no cluster any more."""
+        """A server by its name. Raises Refused if it is a worker of Ray and the settings name no
+        cluster any more.
+        """
         if not name.startswith(feed_settings.RAY_WORKER):
             return contextlib.nullcontext(Server(feed_settings.address(name)))
         from .ray_cluster import RayServer
@@ -218,7 +234,9 @@ class Feed:
         return False
 
     def _hand_out(self, server: AnyServer, name: str, made_by: str) -> None:
-        """Send cells and collect their pictures until none is left. Raises Gone when the server was silent for too long."""
+        """Send cells and collect their pictures until none is left. Raises Gone when the server was
+        silent for too long.
+        """
         work = Work(self.missing())
         with Worker(self.store.folder) as worker:
             flying = self._still_out(server, name, worker, work)
@@ -274,7 +292,9 @@ class Feed:
     def _send(
         self, server: AnyServer, name: str, cell: Cell, flying: dict[str, Any], worker: Worker
     ) -> None:
-        """Queue a cell. Raises Gone when the server does not answer: the prompt may be there all the same, and counts as out."""
+        """Queue a cell. Raises Gone when the server does not answer: the prompt may be there all
+        the same, and counts as out.
+        """
         id = str(uuid.uuid4())
         try:
             self.unchanged(cell)
@@ -340,9 +360,17 @@ class Feed:
         return ended
 
     def _look(
-        self, server: AnyServer, flying: dict[str, Any], worker: Worker, answered: float, was_gone: bool, work: Work,
-    ) -> None:  # fmt: skip
-        """Whether prompts that are silent are still in the queue: a person may have cleared it, or the server been restarted."""
+        self,
+        server: AnyServer,
+        flying: dict[str, Any],
+        worker: Worker,
+        answered: float,
+        was_gone: bool,
+        work: Work,
+    ) -> None:
+        """Whether prompts that are silent are still in the queue: a person may have cleared it, or
+        the server been restarted.
+        """
         silent = [id for id, (_, sent) in flying.items() if time.monotonic() - sent > LOOK_S]
         if not silent or (time.monotonic() - answered < LOOK_S and not was_gone):
             return
@@ -361,7 +389,9 @@ class Feed:
                 )
 
     def save(self, cell: Cell, data: bytes, seconds: float, made_by: str) -> None:
-        """Keep a picture. Raises Failed if it is none, GridError from an OSError if the disk refuses."""
+        """Keep a picture. Raises Failed if it is none, GridError from an OSError if the disk
+        refuses.
+        """
         import numpy
         from PIL import Image
 
@@ -401,7 +431,9 @@ class Feed:
         try:
             self.store.save_failure(cell, reason)
         except OSError as error:
-            raise GridError(f"Nothing can be written in {self.store.folder.name}: {error.strerror}. Free space and resume.") from error  # fmt: skip
+            raise GridError(
+                f"Nothing can be written in {self.store.folder.name}: {error.strerror}. Free space and resume."
+            ) from error
         self.announce(self.plan.name, key=cell.key, status="failed", reason=reason)
 
     def note_numerics(self, described: dict[str, Any]) -> str:
@@ -417,7 +449,9 @@ class Feed:
         wanted = sorted({file for cell in self.missing() for file in files_of(cell)})
         for folder in dict.fromkeys(folder for folder, _ in wanted):
             if folder == "input":
-                raise Refused("the grid loads pictures of the input folder, which only this ComfyUI has")  # fmt: skip
+                raise Refused(
+                    "the grid loads pictures of the input folder, which only this ComfyUI has"
+                )
             there = server.sizes(folder)
             if not there:
                 continue
@@ -447,16 +481,23 @@ class Feed:
         described = self.plan.to_json()
         del described["cells"]
         try:
-            write_json(self.store.folder / "feed.json", {"format": FORMAT, **asdict(self.order), "plan": described})  # fmt: skip
+            write_json(
+                self.store.folder / "feed.json",
+                {"format": FORMAT, **asdict(self.order), "plan": described},
+            )
         except OSError as error:
-            raise GridError(f"feed.json cannot be written in {self.store.folder.name}: {error.strerror}. Free space and resume.") from error  # fmt: skip
+            raise GridError(
+                f"feed.json cannot be written in {self.store.folder.name}: {error.strerror}. Free space and resume."
+            ) from error
 
     def _tell(self) -> None:
         self.announce(self.plan.name, feed=self.status())
 
 
 def prompt_of(cell: Cell, plan: Plan) -> tuple[dict[str, Any], str]:
-    """The API prompt that makes a cell, and its output node. Save Image becomes a preview: the cell is kept by us."""
+    """The API prompt that makes a cell, and its output node. Save Image becomes a preview: the cell
+    is kept by us.
+    """
     prefix = f"cocktail/{plan.name}"
     if isinstance(cell.settings, CellSettings):
         prompt, output = api_prompt(cell.settings, prefix), "8"

@@ -1,4 +1,6 @@
-"""The grids that are being fed: started, paused, resumed, cancelled, tried again; and taken up when ComfyUI starts."""
+"""The grids that are being fed: started, paused, resumed, cancelled, tried again; and taken up when
+ComfyUI starts.
+"""
 
 from __future__ import annotations
 
@@ -38,21 +40,41 @@ def start(
     save_as: Any = cell_file.PNG,
     retry_failed: bool = True,
 ) -> dict[str, Any]:
-    """Begin to feed a plan, or go on if it is the one that is being fed; how it stands. Raises GridError."""
+    """Begin to feed a plan, or go on if it is the one that is being fed; how it stands. Raises
+    GridError.
+    """
     settings = feed_settings.read_settings(feed_settings.settings_file())
-    if isinstance(in_flight, bool) or not isinstance(in_flight, int) or not IN_FLIGHT[0] <= in_flight <= IN_FLIGHT[1]:  # fmt: skip
-        raise GridError(f"in_flight must be a whole number from {IN_FLIGHT[0]} to {IN_FLIGHT[1]}, and is {in_flight!r}.")  # fmt: skip
+    if (
+        isinstance(in_flight, bool)
+        or not isinstance(in_flight, int)
+        or not IN_FLIGHT[0] <= in_flight <= IN_FLIGHT[1]
+    ):
+        raise GridError(
+            f"in_flight must be a whole number from {IN_FLIGHT[0]} to {IN_FLIGHT[1]}, and is {in_flight!r}."
+        )
     if save_as not in cell_file.SUFFIXES:
-        raise GridError(f"save_as must be one of {', '.join(cell_file.SUFFIXES)}, and is {save_as!r}.")  # fmt: skip
+        raise GridError(
+            f"save_as must be one of {', '.join(cell_file.SUFFIXES)}, and is {save_as!r}."
+        )
     if any(getattr(cell.settings, "batch_size", 1) > 1 for cell in plan.cells):
-        raise GridError("Batched mode is for Render Grid. The feeder renders each cell alone: plan it in exact mode.")  # fmt: skip
+        raise GridError(
+            "Batched mode is for Render Grid. The feeder renders each cell alone: plan it in exact mode."
+        )
     if any(getattr(cell.settings, "recipe", "") for cell in plan.cells):
-        raise GridError("Axes of merges are for Render Grid, which merges without writing checkpoints.")  # fmt: skip
+        raise GridError(
+            "Axes of merges are for Render Grid, which merges without writing checkpoints."
+        )
     order = Order(feed_settings.chosen(servers, settings), in_flight, save_as, settings.lease_s)
     with _door:
         known = _known(plan.name)
-        if known is not None and known.order.state in ACTIVE and _identity(known.plan) != _identity(plan):  # fmt: skip
-            raise Taken(f"The grid {plan.name} is {known.order.state} with another plan. Cancel it first, or choose another name.")  # fmt: skip
+        if (
+            known is not None
+            and known.order.state in ACTIVE
+            and _identity(known.plan) != _identity(plan)
+        ):
+            raise Taken(
+                f"The grid {plan.name} is {known.order.state} with another plan. Cancel it first, or choose another name."
+            )
         if known is not None and known.is_alive():
             if known.order.state == RUNNING:
                 return known.status()
@@ -63,24 +85,32 @@ def start(
 
 
 def control(name: str, action: str) -> dict[str, Any]:
-    """ "pause", "resume", "cancel" or "retry" (go on, and try failed cells again); how it stands then. Raises GridError."""
+    """ "pause", "resume", "cancel" or "retry" (go on, and try failed cells again); how it stands
+    then. Raises GridError.
+    """
     with _door:
         feed = _known(name)
         if feed is None:
             raise GridError(f"The grid {name} has not been fed. POST /cocktail/grids begins.")
         if action == "pause":
             if feed.order.state != RUNNING:
-                raise GridError(f"The grid {name} is {feed.order.state}; only a running one can be paused.")  # fmt: skip
+                raise GridError(
+                    f"The grid {name} is {feed.order.state}; only a running one can be paused."
+                )
             feed.change(PAUSED)
         elif action == "cancel":
             feed.change(CANCELLED)
         elif feed.order.state == RUNNING and feed.is_alive():
             if action == "retry":
-                raise GridError(f"The grid {name} is running. Failed cells can be tried again when it has ended.")  # fmt: skip
+                raise GridError(
+                    f"The grid {name} is running. Failed cells can be tried again when it has ended."
+                )
         else:
             feed.join(30)
             if feed.is_alive():
-                raise GridError(f"The prompts of {name} that are out have not ended yet. Try again in a moment.")  # fmt: skip
+                raise GridError(
+                    f"The prompts of {name} that are out have not ended yet. Try again in a moment."
+                )
             order = feed.order
             order.state, order.message = RUNNING, ""
             if action == "retry":
@@ -137,7 +167,9 @@ def _begin(plan: Plan, order: Order) -> Feed:
         feed = Feed(plan, store, order, events.announce, _checker(plan), not args.disable_metadata)
         feed.start()
     except OSError as error:
-        raise GridError(f"The folder of the grid {plan.name} cannot be written: {error.strerror}. Free space or change its rights.") from error  # fmt: skip
+        raise GridError(
+            f"The folder of the grid {plan.name} cannot be written: {error.strerror}. Free space or change its rights."
+        ) from error
     _feeds[plan.name] = feed
     return feed
 
@@ -153,7 +185,9 @@ def _lock(name: str, store: Store) -> None:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise GridError(f"Another ComfyUI that shares this output folder feeds the grid {name}.") from None  # fmt: skip
+        raise GridError(
+            f"Another ComfyUI that shares this output folder feeds the grid {name}."
+        ) from None
     except (NotImplementedError, OSError):
         logging.warning("Cocktail: %s has no file locks. Let one ComfyUI feed it.", store.folder)
     _locks[name] = lock
@@ -175,7 +209,9 @@ def _read(store: Store) -> tuple[Plan, Order]:
 
     described = json.loads((store.folder / "feed.json").read_text(encoding="utf-8"))
     if described.pop("format", None) != FORMAT:
-        raise GridError(f"feed.json of {store.folder.name} is of another version of the pack. Begin anew.")  # fmt: skip
+        raise GridError(
+            f"feed.json of {store.folder.name} is of another version of the pack. Begin anew."
+        )
     plan = read_plan(described.pop("plan"), files.quiet_sha256)
     return plan, Order(**{**described, "servers": tuple(described["servers"])})
 
@@ -192,6 +228,8 @@ def _checker(plan: Plan) -> Any:
         for kind, name in cell.settings.files:
             now = files.quiet_sha256(kind, name) if stock else inputs.content_sha256(kind, name)
             if now != plan.contents[kind].get(name):
-                raise GridError(f"{Path(name).name} has been replaced by another file since the grid was planned. Begin anew.")  # fmt: skip
+                raise GridError(
+                    f"{Path(name).name} has been replaced by another file since the grid was planned. Begin anew."
+                )
 
     return check

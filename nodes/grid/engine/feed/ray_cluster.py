@@ -1,7 +1,9 @@
-"""Workers of a Ray cluster as servers of the feeder: Ray places them, starts them anew when they die, and repeats what they were at.
+"""Workers of a Ray cluster as servers of the feeder: Ray places them, starts them anew when they
+die, and repeats what they were at.
 
-Ray (https://docs.ray.io, Apache-2.0) is an extra that is imported only when the settings file names a cluster and a grid asks
-for it. Without an address it runs for this ComfyUI alone, on the loopback interface, and ends with the grid.
+Ray (https://docs.ray.io, Apache-2.0) is an extra that is imported only when the settings file names
+a cluster and a grid asks for it. Without an address it runs for this ComfyUI alone, on the loopback
+interface, and ends with the grid.
 """
 
 from __future__ import annotations
@@ -34,19 +36,39 @@ OBJECT_STORE_BYTES = 256 << 20
 """Of a Ray for this ComfyUI alone: it holds the pictures that are on their way."""
 
 ALWAYS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_gcs_rpc_server_reconnect_timeout_s": "100000000"}
-"""Environment of every driver: nothing is reported, and a cluster whose head is lost does not end this process, as it does otherwise after a minute."""
+"""Environment of every driver: nothing is reported, and a cluster whose head is lost does not end
+this process, as it does otherwise after a minute.
+"""
 
 LOCAL = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_worker_niceness": "0"}
-"""Environment of a Ray for this ComfyUI alone: it listens on loopback on every system, and its ComfyUIs are no slower than this one."""
+"""Environment of a Ray for this ComfyUI alone: it listens on loopback on every system, and its
+ComfyUIs are no slower than this one.
+"""
 
-OWN = ("--port", "--listen", "--auto-launch", "--windows-standalone-build", "--temp-directory", "--database-url", "--cuda-device", "--tls-keyfile", "--tls-certfile")  # fmt: skip
+OWN = (
+    "--port",
+    "--listen",
+    "--auto-launch",
+    "--windows-standalone-build",
+    "--temp-directory",
+    "--database-url",
+    "--cuda-device",
+    "--tls-keyfile",
+    "--tls-certfile",
+)
 """ComfyUI's arguments that its workers do not share."""
 
 
 class RayServer:
     """A ComfyUI that Ray keeps, asked as a `remote.Server` is. To be closed."""
 
-    def __init__(self, name: str, settings: RaySettings, is_wanted: Callable[[], bool], tell: Callable[[str], None]) -> None:  # fmt: skip
+    def __init__(
+        self,
+        name: str,
+        settings: RaySettings,
+        is_wanted: Callable[[], bool],
+        tell: Callable[[str], None],
+    ) -> None:
         """`is_wanted` is asked while Ray starts the worker, and `tell` hears what it waits for."""
         self.url = name
         self.settings, self.is_wanted, self.tell = settings, is_wanted, tell
@@ -123,7 +145,9 @@ class RayServer:
         return found["picture"], found["seconds"]
 
     def known(self) -> set[str]:
-        """The prompts that Ray has. One whose worker has died is among them: Ray has it rendered again."""
+        """The prompts that Ray has. One whose worker has died is among them: Ray has it rendered
+        again.
+        """
         return {*self.out}
 
     def has_ended(self, id: str) -> bool:
@@ -145,10 +169,16 @@ class RayServer:
             gpus = 1.0 if ray.cluster_resources().get("GPU") else 0.0
         self.needs = f"{gpus:g} GPU" if gpus else "room"
         kept = ray.remote(
-            num_cpus=0, num_gpus=gpus, max_restarts=-1, max_task_retries=TRIES - 1, max_concurrency=8
-        )(ray_worker.RayWorker)  # fmt: skip
+            num_cpus=0,
+            num_gpus=gpus,
+            max_restarts=-1,
+            max_task_retries=TRIES - 1,
+            max_concurrency=8,
+        )(ray_worker.RayWorker)
         arguments = inherited(sys.argv[1:]) if settings.arguments is None else settings.arguments
-        return kept.remote(settings.comfyui or _own_comfyui(), [*arguments], os.environ.get("OMP_NUM_THREADS"))  # fmt: skip
+        return kept.remote(
+            settings.comfyui or _own_comfyui(), [*arguments], os.environ.get("OMP_NUM_THREADS")
+        )
 
     def _ask(self, answer: Any, timeout_s: float | None = remote.TIMEOUT_S) -> Any:
         import ray
@@ -195,11 +225,21 @@ class _Cluster:
 
         def hold() -> None:
             """On Linux the processes of Ray end with the thread that has started them."""
-            local = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES} if not address else {}  # fmt: skip
+            local = (
+                {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+                if not address
+                else {}
+            )
             try:
                 import ray
 
-                ray.init(address or "local", log_to_driver=False, configure_logging=False, namespace="cocktail", **local)  # fmt: skip
+                ray.init(
+                    address or "local",
+                    log_to_driver=False,
+                    configure_logging=False,
+                    namespace="cocktail",
+                    **local,
+                )
             except Exception as error:
                 problem.append(error)
                 return
@@ -231,7 +271,9 @@ def inherited(argv: Sequence[str]) -> list[str]:
 
 
 def _check_answers(address: str) -> None:
-    """Raises Ended if nothing listens there: Ray itself waits for minutes, and then ends the process."""
+    """Raises Ended if nothing listens there: Ray itself waits for minutes, and then ends the
+    process.
+    """
     parts = urllib.parse.urlsplit(address if "://" in address else f"//{address}")
     try:
         host, port = parts.hostname, parts.port
@@ -240,11 +282,15 @@ def _check_answers(address: str) -> None:
     if address in ("", "auto"):
         return
     if not host or not port or parts.scheme not in ("", "ray"):
-        raise Ended(f"{address!r} is no address of a Ray cluster. Write HOST:PORT, ray://HOST:PORT or auto.")  # fmt: skip
+        raise Ended(
+            f"{address!r} is no address of a Ray cluster. Write HOST:PORT, ray://HOST:PORT or auto."
+        )
     try:
         socket.create_connection((host, port), timeout=PROBE_S).close()
     except OSError as error:
-        raise Ended(f"Nothing answers at {address}, the address of the Ray cluster: {error}") from None  # fmt: skip
+        raise Ended(
+            f"Nothing answers at {address}, the address of the Ray cluster: {error}"
+        ) from None
 
 
 def _own_comfyui() -> str:

@@ -1,6 +1,8 @@
-"""One worker of a Ray cluster: a ComfyUI on the machine where Ray places it, which renders prompts and ends with it.
+"""One worker of a Ray cluster: a ComfyUI on the machine where Ray places it, which renders prompts
+and ends with it.
 
-This file and `remote` travel to the machines of the cluster. They need a ComfyUI with the model files, and no code of ours.
+This file and `remote` travel to the machines of the cluster. They need a ComfyUI with the model
+files, and no code of ours.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ START_S = 600.0
 """A ComfyUI with many packs on a slow disk takes minutes to start."""
 
 RENDERS_ONLY = "COCKTAIL_RENDERS_ONLY"
-"""Set for a ComfyUI that only renders for another one: the pack goes on with no grid and no training there."""
+"""Set for a ComfyUI that only renders for another one: the pack goes on with no grid and no
+training there.
+"""
 
 LAUNCH = """
 import os, runpy, shutil, sys, threading
@@ -41,14 +45,20 @@ try:
 finally:
     shutil.rmtree(folder, ignore_errors=True)
 """
-"""Runs ComfyUI, and ends it when the pipe from the worker closes: also when the worker is killed, and on every system."""
+"""Runs ComfyUI, and ends it when the pipe from the worker closes: also when the worker is killed,
+and on every system.
+"""
 
 
 class RayWorker:
-    """A ComfyUI of its own. Ray starts another one, on this machine or the next, when this process ends unexpectedly."""
+    """A ComfyUI of its own. Ray starts another one, on this machine or the next, when this process
+    ends unexpectedly.
+    """
 
     def __init__(self, comfyui: str, arguments: list[str], threads: str | None) -> None:
-        """Returns when ComfyUI answers. `threads` is OMP_NUM_THREADS, which Ray sets to 1. Raises RuntimeError."""
+        """Returns when ComfyUI answers. `threads` is OMP_NUM_THREADS, which Ray sets to 1. Raises
+        RuntimeError.
+        """
         self.forgotten: set[str] = set()
         self.is_closing = False
         if not Path(comfyui, "main.py").is_file():
@@ -58,16 +68,34 @@ class RayWorker:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = str(probe.getsockname()[1])
-        environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}  # fmt: skip
+        environment = {
+            name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"
+        }
         if threads:
             environment["OMP_NUM_THREADS"] = threads
         self.process = subprocess.Popen(
             [
-                sys.executable, "-c", LAUNCH, folder, *arguments, "--listen", "127.0.0.1", "--port", port,
-                "--temp-directory", folder, "--database-url", "sqlite:///:memory:", "--disable-auto-launch",
+                sys.executable,
+                "-c",
+                LAUNCH,
+                folder,
+                *arguments,
+                "--listen",
+                "127.0.0.1",
+                "--port",
+                port,
+                "--temp-directory",
+                folder,
+                "--database-url",
+                "sqlite:///:memory:",
+                "--disable-auto-launch",
             ],
-            stdin=subprocess.PIPE, stdout=log, stderr=log, cwd=comfyui, env=environment | {RENDERS_ONLY: "1"},
-        )  # fmt: skip
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            cwd=comfyui,
+            env=environment | {RENDERS_ONLY: "1"},
+        )
         self.server = Server(f"http://127.0.0.1:{port}")
         end = time.monotonic() + START_S
         while True:
@@ -96,9 +124,11 @@ class RayWorker:
         return self.server.sizes(folder)
 
     def render(self, prompt: dict[str, Any], id: str, output: str) -> dict[str, Any]:
-        """What became of a prompt: "picture" and "seconds", or "refused", or "failed" and "interrupted".
+        """What became of a prompt: "picture" and "seconds", or "refused", or "failed" and
+        "interrupted".
 
-        A ComfyUI that does not answer is busy: were it gone, this process would have ended too, and Ray would ask the next one.
+        A ComfyUI that does not answer is busy: were it gone, this process would have ended too, and
+        Ray would ask the next one.
         """
         taken = ""
         while True:

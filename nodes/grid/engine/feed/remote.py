@@ -40,7 +40,9 @@ class Failed(Exception):
 
 @dataclass
 class Server:
-    """A ComfyUI at `url`. `client` names us to it; without one ComfyUI 0.3.75 forgets what cached nodes put out."""
+    """A ComfyUI at `url`. `client` names us to it; without one ComfyUI 0.3.75 forgets what cached
+    nodes put out.
+    """
 
     url: str
     client: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -53,8 +55,14 @@ class Server:
             "comfyui": system.get("comfyui_version", ""),
             "torch": system.get("pytorch_version", ""),
             "device": ", ".join(str(one.get("name")) for one in devices),
-            "arguments": [a for a in system.get("argv", []) if a.startswith(("--fast", "--fp", "--bf", "--use-", "--force", "--deterministic", "--cpu"))],
-        }  # fmt: skip
+            "arguments": [
+                a
+                for a in system.get("argv", [])
+                if a.startswith(
+                    ("--fast", "--fp", "--bf", "--use-", "--force", "--deterministic", "--cpu")
+                )
+            ],
+        }
 
     def sizes(self, folder: str) -> dict[str, int | None]:
         """The files of a model folder with their bytes, None where this version does not say."""
@@ -65,11 +73,14 @@ class Server:
         return {one["name"].replace("\\", "/"): one.get("size") for one in found}
 
     def send(self, prompt: dict[str, Any], id: str, output: str) -> str:
-        """Queue a prompt; its id, which is `id` where the server lets us choose. Raises Refused or Gone.
+        """Queue a prompt; its id, which is `id` where the server lets us choose. Raises Refused or
+        Gone.
 
         `output` is the node whose picture will be wanted, which ComfyUI need not know.
         """
-        answer = self._post("/prompt", {"prompt": prompt, "prompt_id": id, "client_id": self.client})  # fmt: skip
+        answer = self._post(
+            "/prompt", {"prompt": prompt, "prompt_id": id, "client_id": self.client}
+        )
         if answer.get("node_errors") or "prompt_id" not in answer:
             raise Refused(_refusal(answer, prompt))
         return answer["prompt_id"]
@@ -83,7 +94,9 @@ class Server:
         return self._entry(id) is not None
 
     def result(self, id: str, output: str) -> tuple[bytes, float] | None:
-        """The file of the picture that a prompt has made, and its seconds; None before it has ended. Raises Failed or Gone."""
+        """The file of the picture that a prompt has made, and its seconds; None before it has
+        ended. Raises Failed or Gone.
+        """
         entry = self._entry(id)
         if entry is None:
             return None
@@ -121,7 +134,9 @@ class Server:
         return json.loads(self._read(path))
 
     def _post(self, path: str, value: dict[str, Any]) -> dict[str, Any]:
-        request = urllib.request.Request(self.url + path, json.dumps(value).encode(), {"Content-Type": "application/json"})  # fmt: skip
+        request = urllib.request.Request(
+            self.url + path, json.dumps(value).encode(), {"Content-Type": "application/json"}
+        )
         try:
             return json.loads(self._open(request) or b"{}")
         except urllib.error.HTTPError as error:
@@ -156,7 +171,9 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 def _opener(url: str) -> urllib.request.OpenerDirector:
     context = ssl.create_default_context()
     host = urllib.parse.urlsplit(url).hostname or ""
-    if host == "localhost" or (host.replace(".", "").isdigit() and ipaddress.ip_address(host).is_loopback):  # fmt: skip
+    if host == "localhost" or (
+        host.replace(".", "").isdigit() and ipaddress.ip_address(host).is_loopback
+    ):
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     return urllib.request.build_opener(
         urllib.request.ProxyHandler({}), _NoRedirect, urllib.request.HTTPSHandler(context=context)

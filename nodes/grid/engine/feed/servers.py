@@ -1,6 +1,8 @@
-"""Where else grids may be rendered: a settings file on the server, which no graph or request can write.
+"""Where else grids may be rendered: a settings file on the server, which no graph or request can
+write.
 
-<user>/cocktail/servers.json: {"servers": ["http://192.168.0.7:8188"], "lease_s": 60, "ray": {"workers": 2}}
+<user>/cocktail/servers.json: {"servers": ["http://192.168.0.7:8188"], "lease_s": 60, "ray":
+{"workers": 2}}
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ class RaySettings:
     workers: int
     """How many ComfyUIs."""
     address: str = ""
-    """"auto", HOST:PORT or ray://HOST:PORT of a cluster that runs; empty: one that is started here and ends with the grid."""
+    """"auto", HOST:PORT or ray://HOST:PORT of a cluster that runs; empty: one that is started here
+    and ends with the grid.
+    """
     gpus: float | None = None
     """How many GPUs Ray reserves for each; None: one, if the cluster has any."""
     comfyui: str = ""
@@ -40,7 +44,9 @@ class RaySettings:
 
 @dataclass(frozen=True)
 class FeedSettings:
-    """The servers that may be used, and after how many silent seconds the cells of one go to others."""
+    """The servers that may be used, and after how many silent seconds the cells of one go to
+    others.
+    """
 
     servers: tuple[str, ...] = ()
     lease_s: float = 60.0
@@ -64,7 +70,11 @@ def read_settings(file: Path) -> FeedSettings:
     if not isinstance(found, dict) or not isinstance(found.get("servers", []), list):
         raise GridError(f'{file.name} must be an object with "servers", a list of addresses.')
     lease_s: Any = found.get("lease_s", FeedSettings.lease_s)
-    if isinstance(lease_s, bool) or not isinstance(lease_s, int | float) or not 1 <= lease_s <= 86_400:  # fmt: skip
+    if (
+        isinstance(lease_s, bool)
+        or not isinstance(lease_s, int | float)
+        or not 1 <= lease_s <= 86_400
+    ):
         raise GridError(f"{file.name}: lease_s must be a number of seconds from 1 to 86400.")
     return FeedSettings(
         tuple(check_url(url) for url in found.get("servers", [])),
@@ -82,7 +92,9 @@ def _checked_ray(found: Any, file: str) -> RaySettings:
         "arguments": lambda value: isinstance(value, list) and all(isinstance(part, str) for part in value),
     }  # fmt: skip
     if not isinstance(found, dict) or "workers" not in found:
-        raise GridError(f'{file}: "ray" must be an object with "workers", the number of ComfyUIs that Ray keeps.')  # fmt: skip
+        raise GridError(
+            f'{file}: "ray" must be an object with "workers", the number of ComfyUIs that Ray keeps.'
+        )
     for name, value in found.items():
         if name not in wrong:
             raise GridError(f'{file}: "ray" has no setting {name!r}, only {", ".join(wrong)}.')
@@ -101,7 +113,9 @@ def ray_settings() -> RaySettings:
 
 
 def chosen(wanted: Any, settings: FeedSettings) -> tuple[str, ...]:
-    """The servers of a request: "this", addresses of the list, "all" or "ray". Raises GridError for one that is not allowed."""
+    """The servers of a request: "this", addresses of the list, "all" or "ray". Raises GridError for
+    one that is not allowed.
+    """
     if wanted in (None, []):
         return (THIS,)
     if wanted == "all":
@@ -134,7 +148,9 @@ def _ray_workers(settings: FeedSettings) -> list[str]:
             'as in {"ray": {"workers": 2}}.'
         )
     if importlib.util.find_spec("ray") is None:
-        raise GridError("Ray is not installed for the Python that ComfyUI runs with: pip install ray, and start ComfyUI again.")  # fmt: skip
+        raise GridError(
+            "Ray is not installed for the Python that ComfyUI runs with: pip install ray, and start ComfyUI again."
+        )
     return [f"{RAY_WORKER}{number}" for number in range(1, settings.ray.workers + 1)]
 
 

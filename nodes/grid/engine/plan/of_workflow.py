@@ -28,7 +28,9 @@ SIDE = 512
 
 @dataclass(frozen=True)
 class WorkflowCell:
-    """All that decides one picture of a workflow: what its prompt is, and what of it the axes have set."""
+    """All that decides one picture of a workflow: what its prompt is, and what of it the axes have
+    set.
+    """
 
     prompt: dict[str, Any]
     """The API prompt, of the output node and what comes before it."""
@@ -51,7 +53,9 @@ class WorkflowCell:
         return tuple(f"{folder}/{name}" for folder, name in self.files if folder != "input")
 
     def key(self, sha256_of: Any) -> str:
-        """Hex SHA-256 of the picture's graph without ids and names of saved files, with the content of files for their names."""
+        """Hex SHA-256 of the picture's graph without ids and names of saved files, with the content
+        of files for their names.
+        """
         known: dict[str, str] = {}
 
         def content(id: str) -> str:
@@ -67,7 +71,9 @@ class WorkflowCell:
                     file = inputs.file_of(node["class_type"], name, value)
                     found[name] = {"file": sha256_of(*file)} if file else {"value": value}
                 saver = id == self.output and node["class_type"] in SAVERS
-                known[id] = sha256_text(canonical_json(["picture" if saver else node["class_type"], found]))  # fmt: skip
+                known[id] = sha256_text(
+                    canonical_json(["picture" if saver else node["class_type"], found])
+                )
             return known[id]
 
         return sha256_text(canonical_json([FORMAT, content(self.output)]))
@@ -84,10 +90,12 @@ class WorkflowCell:
 
 
 def input_axis(target: str, values: Any, labels: str = "") -> Axis:
-    """The axis of an input, "NODE.INPUT"; what its values must be is seen when the workflow is known.
+    """The axis of an input, "NODE.INPUT"; what its values must be is seen when the workflow is
+    known.
 
-    `values` is a text with one a line, where a line of numbers, ranges and commas counts as numbers and a line in quotes is
-    a text as it stands, or a list of values as JSON has them. Raises GridError.
+    `values` is a text with one a line, where a line of numbers, ranges and commas counts as numbers
+    and a line in quotes is a text as it stands, or a list of values as JSON has them. Raises
+    GridError.
     """
     found: list[Any] = []
     if isinstance(values, list):
@@ -124,7 +132,9 @@ def _line(line: str) -> list[str]:
 
 
 def _words(name: str, value: Any) -> str:
-    if isinstance(value, bool | int | float) or (isinstance(value, str) and NUMERIC.fullmatch(value)):  # fmt: skip
+    if isinstance(value, bool | int | float) or (
+        isinstance(value, str) and NUMERIC.fullmatch(value)
+    ):
         return f"{name} {value}"
     return str(value) or f"no {name}"
 
@@ -139,13 +149,16 @@ def workflow_plan(
 ) -> Plan:
     """Resolve a grid over an API prompt.
 
-    `fixed` sets inputs for all cells. `output` is the node that shows the picture, by id, title or class; it need not be
-    said if there is one that shows pictures. Raises GridError for whatever could not work.
+    `fixed` sets inputs for all cells. `output` is the node that shows the picture, by id, title or
+    class; it need not be said if there is one that shows pictures. Raises GridError for whatever
+    could not work.
     """
     inputs.check_prompt(workflow)
     count = math.prod(len(axis.values) for axis in axes)
     if count > MOST_CELLS:
-        raise GridError(f"The grid {name} would have {count:,} cells; {MOST_CELLS:,} is the most. Take values off its axes.")  # fmt: skip
+        raise GridError(
+            f"The grid {name} would have {count:,} cells; {MOST_CELLS:,} is the most. Take values off its axes."
+        )
     shown = _output(workflow, output)
     used = _ancestors(workflow, shown)
     kept = {}
@@ -168,7 +181,10 @@ def workflow_plan(
     for id in base:
         inputs.specs(base[id]["class_type"])
     depth = _descendants(base)
-    varied = sorted({target for axis in resolved for target in axis.settings}, key=lambda t: (-depth[_id(base, t)], t))  # fmt: skip
+    varied = sorted(
+        {target for axis in resolved for target in axis.settings},
+        key=lambda t: (-depth[_id(base, t)], t),
+    )
     read = read_rules(rules, [axis.target for axis in resolved]) if rules.strip() else ()
     contents: dict[str, dict[str, str]] = {}
 
@@ -182,7 +198,9 @@ def workflow_plan(
     for position in itertools.product(*(range(len(axis.values)) for axis in resolved)):
         chosen = [axis.values[at] for axis, at in zip(resolved, position, strict=True)]
         names = {axis.target: value for axis, value in zip(resolved, chosen, strict=True)}
-        leaving = [rule for rule in read if rule.leaves_out(lambda n, names=names: _called(names[n]))]  # fmt: skip
+        leaving = [
+            rule for rule in read if rule.leaves_out(lambda n, names=names: _called(names[n]))
+        ]
         if leaving:
             active.update(leaving)
             continue
@@ -193,9 +211,16 @@ def workflow_plan(
         raise GridError(f"The rules of the grid {name} leave no cell. Take one away.")
     notes = _notes(read, active) + without_effect(resolved, cells)
     return Plan(
-        name, kept, tuple(resolved), tuple(cells), contents, tuple(read), tuple(notes),
-        workflow=base, output=shown,
-    )  # fmt: skip
+        name,
+        kept,
+        tuple(resolved),
+        tuple(cells),
+        contents,
+        tuple(read),
+        tuple(notes),
+        workflow=base,
+        output=shown,
+    )
 
 
 def cell_of(
@@ -210,7 +235,9 @@ def cell_of(
     width, height = SIDE, SIDE
     for node in prompt.values():
         for name, value in node["inputs"].items():
-            if not inputs.is_link(value) and (file := inputs.file_of(node["class_type"], name, value)):  # fmt: skip
+            if not inputs.is_link(value) and (
+                file := inputs.file_of(node["class_type"], name, value)
+            ):
                 files.append(file)
         sides = (node["inputs"].get("width"), node["inputs"].get("height"))
         if all(isinstance(side, int) and side > 0 for side in sides):
@@ -233,7 +260,9 @@ def _output(prompt: inputs.Prompt, wanted: str) -> str:
     if wanted:
         id = inputs.find_node(prompt, wanted)
         if not inputs.is_output(prompt[id]["class_type"]):
-            raise GridError(f"{inputs.called(prompt, id)} is no output node. Name the node that saves or previews the picture.")  # fmt: skip
+            raise GridError(
+                f"{inputs.called(prompt, id)} is no output node. Name the node that saves or previews the picture."
+            )
         return id
     found = [
         id
@@ -241,10 +270,14 @@ def _output(prompt: inputs.Prompt, wanted: str) -> str:
         if inputs.is_output(node["class_type"]) and "images" in node["inputs"]
     ]
     if not found:
-        raise GridError("The workflow has no node that saves or previews a picture. Add Save Image, and export it again.")  # fmt: skip
+        raise GridError(
+            "The workflow has no node that saves or previews a picture. Add Save Image, and export it again."
+        )
     if len(found) > 1:
         there = ", ".join(inputs.called(prompt, id) for id in found)
-        raise GridError(f'The workflow shows pictures in {len(found)} places: {there}. Say which by "output".')  # fmt: skip
+        raise GridError(
+            f'The workflow shows pictures in {len(found)} places: {there}. Say which by "output".'
+        )
     return found[0]
 
 
@@ -255,19 +288,26 @@ def _resolved(base: inputs.Prompt, workflow: inputs.Prompt, axis: Axis, output: 
         spread: list[Value] = [Value(value.label, {})]
         for target, given in value.set.items():
             if "." not in target:
-                raise GridError(f"{target!r} belongs to grids without a workflow. Write NODE.INPUT, such as KSampler.seed.")  # fmt: skip
+                raise GridError(
+                    f"{target!r} belongs to grids without a workflow. Write NODE.INPUT, such as KSampler.seed."
+                )
             id, input = inputs.find_input(workflow, target)
             if id not in base:
-                raise GridError(f"{inputs.called(workflow, id)} does not come before {inputs.called(workflow, output)}: it changes no picture.")  # fmt: skip
+                raise GridError(
+                    f"{inputs.called(workflow, id)} does not come before {inputs.called(workflow, output)}: it changes no picture."
+                )
             if id == output and input in UNSEEN:
                 raise GridError(f"{input} of {inputs.called(workflow, id)} changes no picture.")
             options = inputs.matching(base, id, input, given)
             typed = [inputs.read_value(base, id, input, option) for option in options]
             key = f"{id}.{input}"
             spread = [
-                replace(one, label=one.label if len(typed) == 1 else str(new), set={**one.set, key: new})
-                for one in spread for new in typed
-            ]  # fmt: skip
+                replace(
+                    one, label=one.label if len(typed) == 1 else str(new), set={**one.set, key: new}
+                )
+                for one in spread
+                for new in typed
+            ]
         found += spread
     seen: set[str] = set()
     for value in found:
@@ -281,7 +321,9 @@ def _check_apart(axes: Sequence[Axis]) -> None:
     for later, axis in enumerate(axes):
         for earlier, before in enumerate(axes[:later]):
             if shared := sorted(before.settings & axis.settings):
-                raise GridError(f"Axis {earlier + 1} and axis {later + 1} both vary {shared[0]}. Put all its values on one axis.")  # fmt: skip
+                raise GridError(
+                    f"Axis {earlier + 1} and axis {later + 1} both vary {shared[0]}. Put all its values on one axis."
+                )
 
 
 def _id(prompt: inputs.Prompt, target: str) -> str:
@@ -297,13 +339,17 @@ def _set(prompt: dict[str, Any], target: str, value: Any, output: str) -> None:
 
 
 def _ancestors(prompt: inputs.Prompt, output: str) -> list[str]:
-    """The output and all before it, in the order of the prompt. Raises GridError for a circle of links."""
+    """The output and all before it, in the order of the prompt. Raises GridError for a circle of
+    links.
+    """
     found: set[str] = set()
     open: set[str] = set()
 
     def walk(id: str) -> None:
         if id in open:
-            raise GridError(f"The links of the workflow go in a circle at {inputs.called(prompt, id)}.")  # fmt: skip
+            raise GridError(
+                f"The links of the workflow go in a circle at {inputs.called(prompt, id)}."
+            )
         if id in found:
             return
         open.add(id)

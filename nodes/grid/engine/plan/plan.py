@@ -29,7 +29,9 @@ RENDER_ORDER = (
     ("seed",),
     ("vae",),
 )
-"""What cells are ordered by when they are rendered, the dearest change first. A VAE only decodes the same latent again."""
+"""What cells are ordered by when they are rendered, the dearest change first. A VAE only decodes
+the same latent again.
+"""
 
 NAMES = {
     "checkpoint": lambda cell: [cell.model_words],
@@ -74,15 +76,19 @@ class Plan:
     notes: tuple[str, ...] = ()
     """What the person should know: values that change nothing, rules that leave nothing out."""
     workflow: dict[str, Any] | None = None
-    """Of a grid over any workflow: its API prompt. Its cells have `template.WorkflowCell` as settings."""
+    """Of a grid over any workflow: its API prompt. Its cells have `template.WorkflowCell` as
+    settings.
+    """
     output: str = ""
     """The node of that workflow whose pictures the cells are."""
 
     @cached_property
     def render_order(self) -> tuple[Cell, ...]:
-        """Every different picture once, in the order with the fewest loads and the fewest changes of text.
+        """Every different picture once, in the order with the fewest loads and the fewest changes
+        of text.
 
-        All of a checkpoint stand together, in these all of a prompt, in these all of a clip skip and so on, seeds last.
+        All of a checkpoint stand together, in these all of a prompt, in these all of a clip skip
+        and so on, seeds last.
         """
         pictures: dict[str, Cell] = {}
         for cell in self.cells:
@@ -100,7 +106,9 @@ class Plan:
 
     @property
     def repeats(self) -> int:
-        """How many cells show a picture that another cell shows too, such as those of checkpoints with the same content."""
+        """How many cells show a picture that another cell shows too, such as those of checkpoints
+        with the same content.
+        """
         return len(self.cells) - len(self.render_order)
 
     @property
@@ -137,12 +145,13 @@ def make_plan(
     sha256_of: Callable[[str, str], str],
     rules: str = "",
 ) -> Plan:
-    """Resolve a grid. `fixed` holds the fields of `CellSettings`; what an axis sets takes their place.
+    """Resolve a grid. `fixed` holds the fields of `CellSettings`; what an axis sets takes their
+    place.
 
-    `sha256_of(kind, name)` is asked once for every file, and raises GridError for one that is missing. `rules` holds a
-    rule a line (`rules.read_rules`).
-    Raises GridError for axes that set the same thing, too many cells, settings out of limits, no checkpoint, a text to
-    replace that no prompt has, or rules that leave nothing.
+    `sha256_of(kind, name)` is asked once for every file, and raises GridError for one that is
+    missing. `rules` holds a rule a line (`rules.read_rules`). Raises GridError for axes that set
+    the same thing, too many cells, settings out of limits, no checkpoint, a text to replace that no
+    prompt has, or rules that leave nothing.
     """
     check_apart(axes)
     count = math.prod(len(axis.values) for axis in axes)
@@ -195,17 +204,28 @@ def make_plan(
 
 
 def plan_from_json(described: Any, choices: Choices, sha256_of: Callable[[str, str], str]) -> Plan:
-    """The plan of a JSON object: "name", "fixed", "axes", and if wanted "rules" (a list or a text with one a line).
+    """The plan of a JSON object: "name", "fixed", "axes", and if wanted "rules" (a list or a text
+    with one a line).
 
     What `Plan.to_json` gives is such an object; its cells are resolved anew. Raises GridError.
     """
     if not isinstance(described, dict):
         raise GridError('A plan is an object with "name", "fixed" and "axes".')
     if described.get("format", FORMAT) != FORMAT:
-        raise GridError(f"This plan has format {described['format']}; this version of the pack reads {FORMAT}. Update the pack.")  # fmt: skip
+        raise GridError(
+            f"This plan has format {described['format']}; this version of the pack reads {FORMAT}. Update the pack."
+        )
     unknown = set(described) - {
-        "format", "name", "fixed", "axes", "rules", "contents", "cells", "workflow", "output",
-    }  # fmt: skip
+        "format",
+        "name",
+        "fixed",
+        "axes",
+        "rules",
+        "contents",
+        "cells",
+        "workflow",
+        "output",
+    }
     if unknown:
         raise GridError(f"A plan has no {', '.join(sorted(unknown))}.")
     if "workflow" in described:
@@ -223,7 +243,9 @@ def plan_from_json(described: Any, choices: Choices, sha256_of: Callable[[str, s
     for target in ("sampler", "scheduler"):
         for value in [settings.get(target), *(v.set.get(target) for a in found for v in a.values)]:
             if value is not None and choices.get(target) and value not in choices[target]:
-                raise GridError(f"There is no {target} {value!r}. There are: {', '.join(choices[target])}.")  # fmt: skip
+                raise GridError(
+                    f"There is no {target} {value!r}. There are: {', '.join(choices[target])}."
+                )
     return make_plan(
         str(described.get("name", "")), settings, found, sha256_of, text_of(rules, "rules")
     )
@@ -248,7 +270,9 @@ def _workflow_plan(described: dict[str, Any], choices: Choices) -> Plan:
 
 
 class _Resolver:
-    """Turns what the values of a cell set into its settings, and notes which search words were found."""
+    """Turns what the values of a cell set into its settings, and notes which search words were
+    found.
+    """
 
     def __init__(self, kept: dict[str, Any]) -> None:
         self.kept = kept
@@ -269,7 +293,9 @@ class _Resolver:
         strength = settings.pop("lora_strength", None)
         if strength is not None:
             if not settings.get("loras"):
-                raise GridError("An axis varies the strength of a LoRA, and there is none. Choose one on Grid Plan.")  # fmt: skip
+                raise GridError(
+                    "An axis varies the strength of a LoRA, and there is none. Choose one on Grid Plan."
+                )
             settings["loras"] = tuple((name, strength, strength) for name, *_ in settings["loras"])
         if settings.get("recipe"):
             settings["checkpoint"] = ""
@@ -300,7 +326,9 @@ def _kept(fixed: Mapping[str, Any], axes: Sequence[Axis]) -> dict[str, Any]:
         if field.name in fixed:
             kept[field.name] = fixed[field.name]
         elif field.default is MISSING:
-            raise GridError(f"The plan sets no {field.name.replace('_', ' ')}. Add it to the fixed settings.")  # fmt: skip
+            raise GridError(
+                f"The plan sets no {field.name.replace('_', ' ')}. Add it to the fixed settings."
+            )
         if field.default is not MISSING and kept.get(field.name) == field.default:
             del kept[field.name]
     return kept
@@ -327,7 +355,9 @@ def without_effect(axes: Sequence[Axis], cells: Sequence[Cell]) -> list[str]:
             alike.setdefault(tuple(sorted(column)), []).append(axis.values[value].label)
         for labels in alike.values():
             if len(labels) > 1:
-                found.append(f"{', '.join(labels)} of the {axis.target} axis give the same pictures.")  # fmt: skip
+                found.append(
+                    f"{', '.join(labels)} of the {axis.target} axis give the same pictures."
+                )
     return found
 
 
@@ -351,7 +381,9 @@ def _uneven(cells: Sequence[Cell]) -> list[str]:
     uneven = [f"{w} x {h}" for w, h in sizes if w % EVEN_STEP or h % EVEN_STEP]
     if not uneven:
         return []
-    return [f"Models are trained on sides that are multiples of {EVEN_STEP}, which these sizes have not: {', '.join(uneven)}."]  # fmt: skip
+    return [
+        f"Models are trained on sides that are multiples of {EVEN_STEP}, which these sizes have not: {', '.join(uneven)}."
+    ]
 
 
 def _traits(cell: Cell) -> tuple[Any, ...]:

@@ -17,7 +17,9 @@ ANOTHER = re.compile(r"\sand\s+[^=!]+!?=")
 
 @dataclass(frozen=True)
 class Condition:
-    """What a setting of a cell must be called, or with `unlike` must not; `*`, `?` and `[abc]` as in file names."""
+    """What a setting of a cell must be called, or with `unlike` must not; `*`, `?` and `[abc]` as
+    in file names.
+    """
 
     name: str
     pattern: str
@@ -41,7 +43,9 @@ class Rule:
 
 
 def read_rules(text: str, known: Iterable[str]) -> tuple[Rule, ...]:
-    """The rules of a text with one a line. `known` are the names that can be asked for. Raises GridError."""
+    """The rules of a text with one a line. `known` are the names that can be asked for. Raises
+    GridError.
+    """
     rules = []
     names = {name.lower(): name for name in known}
     longest_first = sorted(names, key=len, reverse=True)

@@ -1,7 +1,9 @@
-"""Sampling several cells in one pass: each with its own noise, and only where no cell can move another.
+"""Sampling several cells in one pass: each with its own noise, and only where no cell can move
+another.
 
-Which samplers those are was found by running every sampler of ComfyUI 0.3.75 on three cells, together and one by one; the
-tests run them again. A sampler that stands in neither list, such as one that came later, samples its cells one by one.
+Which samplers those are was found by running every sampler of ComfyUI 0.3.75 on three cells,
+together and one by one; the tests run them again. A sampler that stands in neither list, such as
+one that came later, samples its cells one by one.
 """
 
 from __future__ import annotations
@@ -11,18 +13,46 @@ from typing import Any
 
 from ..cell.settings import CellSettings
 
-WITHOUT_NOISE = frozenset({
-    "euler", "euler_cfg_pp", "heun", "heunpp2", "dpm_2", "lms", "dpm_fast", "dpmpp_2m", "dpmpp_2m_cfg_pp", "ipndm",
-    "ipndm_v", "deis", "res_multistep", "res_multistep_cfg_pp", "gradient_estimation", "gradient_estimation_cfg_pp",
-    "ddim", "uni_pc", "uni_pc_bh2",
-})  # fmt: skip
+WITHOUT_NOISE = frozenset(
+    {
+        "euler",
+        "euler_cfg_pp",
+        "heun",
+        "heunpp2",
+        "dpm_2",
+        "lms",
+        "dpm_fast",
+        "dpmpp_2m",
+        "dpmpp_2m_cfg_pp",
+        "ipndm",
+        "ipndm_v",
+        "deis",
+        "res_multistep",
+        "res_multistep_cfg_pp",
+        "gradient_estimation",
+        "gradient_estimation_cfg_pp",
+        "ddim",
+        "uni_pc",
+        "uni_pc_bh2",
+    }
+)
 """Samplers that draw no noise after the first, and do the same to every item of a batch."""
 
-WITH_NOISE_PER_SEED = frozenset({
-    "dpmpp_sde", "dpmpp_sde_gpu", "dpmpp_2m_sde", "dpmpp_2m_sde_gpu", "dpmpp_2m_sde_heun", "dpmpp_2m_sde_heun_gpu",
-    "dpmpp_3m_sde", "dpmpp_3m_sde_gpu",
-})  # fmt: skip
-"""Samplers whose noise is a Brownian tree for each item of a batch when they are given a seed for each."""
+WITH_NOISE_PER_SEED = frozenset(
+    {
+        "dpmpp_sde",
+        "dpmpp_sde_gpu",
+        "dpmpp_2m_sde",
+        "dpmpp_2m_sde_gpu",
+        "dpmpp_2m_sde_heun",
+        "dpmpp_2m_sde_heun_gpu",
+        "dpmpp_3m_sde",
+        "dpmpp_3m_sde_gpu",
+    }
+)
+"""Samplers whose noise is a Brownian tree for each item of a batch when they are given a seed for
+each.
+"""
 
 ALONE = {
     "one generator draws the noise of all items of a batch in every step": frozenset({
@@ -43,13 +73,21 @@ def keeps_apart(sampler: str) -> bool:
 def traits(cell: CellSettings) -> tuple[Any, ...]:
     """What cells must have in common to be sampled together, beside equally long texts."""
     return (
-        cell.models, cell.width, cell.height, cell.steps, cell.cfg, cell.sampler, cell.scheduler, cell.denoise,
+        cell.models,
+        cell.width,
+        cell.height,
+        cell.steps,
+        cell.cfg,
+        cell.sampler,
+        cell.scheduler,
+        cell.denoise,
         cell.batch_size,
-    )  # fmt: skip
+    )
 
 
 def shape(positive: Any, negative: Any, latent: Any) -> tuple[Any, ...] | None:
-    """What the inputs of two cells must have in common; None for inputs that cannot be put together.
+    """What the inputs of two cells must have in common; None for inputs that cannot be put
+    together.
 
     `positive` and `negative` are CONDITIONING, `latent` is LATENT.
     """
@@ -66,9 +104,15 @@ def shape(positive: Any, negative: Any, latent: Any) -> tuple[Any, ...] | None:
 
 
 def sample(
-    model: Any, cells: Sequence[CellSettings], positives: Sequence[Any], negatives: Sequence[Any], latents: Sequence[Any]
-) -> list[Any]:  # fmt: skip
-    """The LATENT of every cell, sampled in one pass as KSampler would sample each alone. All have one `shape`."""
+    model: Any,
+    cells: Sequence[CellSettings],
+    positives: Sequence[Any],
+    negatives: Sequence[Any],
+    latents: Sequence[Any],
+) -> list[Any]:
+    """The LATENT of every cell, sampled in one pass as KSampler would sample each alone. All have
+    one `shape`.
+    """
     import comfy.sample
     import comfy.utils
     import latent_preview

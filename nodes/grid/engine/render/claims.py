@@ -23,7 +23,9 @@ DOOR_POLL_S = 0.005
 
 
 class Worker:
-    """This process as one of those that work on a grid: takes cells so that no other takes them too."""
+    """This process as one of those that work on a grid: takes cells so that no other takes them
+    too.
+    """
 
     def __init__(self, folder: Path) -> None:
         from filelock import FileLock
@@ -70,8 +72,8 @@ class Worker:
 
         With `wanted`, only one that this says yes to and that needs the models this process is at.
 
-        Cells of the checkpoint that this process is at come first, then those of one that no other is at. Cells that
-        others have finished meanwhile leave `work`.
+        Cells of the checkpoint that this process is at come first, then those of one that no other
+        is at. Cells that others have finished meanwhile leave `work`.
         """
         if self._life is None:
             return self._choose(work, {}, is_finished, wanted)
@@ -150,7 +152,9 @@ class Worker:
         return found
 
     def _note(self) -> None:
-        """Replaces the file in one go, without bringing it to the disk: after a power cut nobody needs it."""
+        """Replaces the file in one go, without bringing it to the disk: after a power cut nobody
+        needs it.
+        """
         with self._changes:
             note = {"models": self.models, "taken": [*self.taken], "failed": [*self.failed]}
         text = json.dumps(note)

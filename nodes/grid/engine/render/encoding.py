@@ -1,7 +1,7 @@
 """One pass through the text encoder for all clip skips.
 
-A clip skip takes another layer of the same pass. What ComfyUI's own CLIPTextEncode returns is left to it; only the layers
-that it would compute anew for the next clip skip are remembered.
+A clip skip takes another layer of the same pass. What ComfyUI's own CLIPTextEncode returns is left
+to it; only the layers that it would compute anew for the next clip skip are remembered.
 """
 
 from __future__ import annotations

@@ -31,10 +31,14 @@ class Renderer(Protocol):
     interrupt: type[BaseException]
 
     def load(self, cell: Cell) -> None:
-        """Bring the models of a cell into memory. Called when they are others than the cell before had."""
+        """Bring the models of a cell into memory. Called when they are others than the cell before
+        had.
+        """
 
     def pictures(self, cells: Sequence[Cell], done: int, total: int) -> list[numpy.ndarray]:
-        """The uint8 pixels [height, width, 3] of cells that may be sampled together; `done` of `total` are made."""
+        """The uint8 pixels [height, width, 3] of cells that may be sampled together; `done` of
+        `total` are made.
+        """
         ...
 
     def numerics(self) -> dict[str, Any]:
@@ -56,7 +60,9 @@ class Renderer(Protocol):
         """Let go of the models."""
 
     def stop_if_interrupted(self) -> None:
-        """Raise ComfyUI's exception, which is no failure of a cell, when the person has pressed Interrupt."""
+        """Raise ComfyUI's exception, which is no failure of a cell, when the person has pressed
+        Interrupt.
+        """
 
 
 @dataclass
@@ -91,9 +97,10 @@ def render(
 ) -> Outcome:
     """Render cells, those of one checkpoint together, and save each in the background.
 
-    In batched mode cells are sampled together; if that fails, each of them is tried alone. A cell that fails is recorded with its reason and the next one is tried; Interrupt ends everything and keeps what is
-    finished. Cells that another process is at are left to it, and waited for. `show` is called with a line of text before
-    every cell. Raises GridError when the disk refuses.
+    In batched mode cells are sampled together; if that fails, each of them is tried alone. A cell
+    that fails is recorded with its reason and the next one is tried; Interrupt ends everything and
+    keeps what is finished. Cells that another process is at are left to it, and waited for. `show`
+    is called with a line of text before every cell. Raises GridError when the disk refuses.
     """
     work = Work(cells)
     total = work.count()
@@ -132,7 +139,9 @@ def render(
                 except renderer.interrupt:
                     raise
                 except Exception as error:
-                    logging.warning("Cocktail: a cell of %s failed", store.folder.name, exc_info=True)  # fmt: skip
+                    logging.warning(
+                        "Cocktail: a cell of %s failed", store.folder.name, exc_info=True
+                    )
                     reason = renderer.reason(error, cell)
                     renderer.free()
                     if loaded and len(cells) > 1:

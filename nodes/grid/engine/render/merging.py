@@ -1,7 +1,9 @@
-"""MODEL, CLIP and VAE of recipes, one after another in the same memory, and of each only what has changed.
+"""MODEL, CLIP and VAE of recipes, one after another in the same memory, and of each only what has
+changed.
 
-The tensors are those of the file that Merge to File makes in fp16. The first recipe is loaded as ComfyUI loads a checkpoint; of the
-next ones, weights of UNet and text encoder that are others go into the modules that are there.
+The tensors are those of the file that Merge to File makes in fp16. The first recipe is loaded as
+ComfyUI loads a checkpoint; of the next ones, weights of UNet and text encoder that are others go
+into the modules that are there.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ UNET, TEXT_ENCODER = "model.diffusion_model.", "cond_stage_model."
 
 
 def bound_to_files(recipe: str, contents: Mapping[str, str]) -> Any:
-    """A recipe (JSON) and its ingredients' files, which must have these contents. Raises GridError if they do not go together."""
+    """A recipe (JSON) and its ingredients' files, which must have these contents. Raises GridError
+    if they do not go together.
+    """
     try:
         bound = bind_to_files(
             bind(merge_axes.read(recipe), contents.__getitem__),
@@ -38,7 +42,9 @@ def bound_to_files(recipe: str, contents: Mapping[str, str]) -> Any:
 
 
 class MergedModels:
-    """What the recipe that was loaded last has made. `merges` counts recipes, `renewed` the tensors that were made for them."""
+    """What the recipe that was loaded last has made. `merges` counts recipes, `renewed` the tensors
+    that were made for them.
+    """
 
     def __init__(self) -> None:
         from .....merge.in_memory import Memory
@@ -50,9 +56,11 @@ class MergedModels:
         self._shapes: dict[str, Any] = {}
 
     def load(self, recipe: str, contents: Mapping[str, str]) -> tuple[Any, Any, Any]:
-        """MODEL, CLIP and VAE of a recipe (JSON), of ingredients with these contents. What an earlier call gave changes with it.
+        """MODEL, CLIP and VAE of a recipe (JSON), of ingredients with these contents. What an
+        earlier call gave changes with it.
 
-        Raises GridError for ingredients that do not go together, or are not those that the grid was planned with.
+        Raises GridError for ingredients that do not go together, or are not those that the grid was
+        planned with.
         """
         import comfy.model_management
 
@@ -99,7 +107,9 @@ def _load(merged: Any) -> tuple[Any, Any, Any]:
 
 
 def _exchangeable(changed: frozenset[str]) -> bool:
-    """Whether only weights of UNet and text encoder have changed, where weights are not paged by ComfyUI itself."""
+    """Whether only weights of UNet and text encoder have changed, where weights are not paged by
+    ComfyUI itself.
+    """
     memory = sys.modules.get("comfy.memory_management")
     paged = bool(getattr(memory, "aimdo_enabled", False))
     return not paged and all(name.startswith((UNET, TEXT_ENCODER)) for name in changed)

@@ -1,7 +1,8 @@
-"""Rendering cells by calling ComfyUI's own nodes, so that a cell is the picture which those nodes make.
+"""Rendering cells by calling ComfyUI's own nodes, so that a cell is the picture which those nodes
+make.
 
-Every node is the one that ComfyUI has registered under the name used in the cell's workflow, called as its executor
-calls it.
+Every node is the one that ComfyUI has registered under the name used in the cell's workflow, called
+as its executor calls it.
 """
 
 from __future__ import annotations
@@ -43,7 +44,9 @@ KEPT = {
     "VAEEncode": 8,
     "KSampler": 1,
 }
-"""How many results of each kind of node stay in memory. 77 encoded tokens of SD1.5 are 0.24 MB, a VAE is 330 MB."""
+"""How many results of each kind of node stay in memory. 77 encoded tokens of SD1.5 are 0.24 MB, a
+VAE is 330 MB.
+"""
 
 APART = ("VAELoader", "LoadImage", "ImageScale")
 """Kinds of nodes whose results do not depend on the checkpoint."""
@@ -60,10 +63,11 @@ SPENT = {"CLIPTextEncode": "encode_s", "KSampler": "sample_s", "VAEDecode": "dec
 
 
 class ComfyRenderer:
-    """Calls the nodes of a cell's graph, and keeps of what they put out what the next cells need too.
+    """Calls the nodes of a cell's graph, and keeps of what they put out what the next cells need
+    too.
 
-    One checkpoint is in memory at a time. `contents` are the SHA-256 of the plan's files by kind and name. `passes` counts
-    passes through text encoders, `loads` loaded checkpoints.
+    One checkpoint is in memory at a time. `contents` are the SHA-256 of the plan's files by kind
+    and name. `passes` counts passes through text encoders, `loads` loaded checkpoints.
     """
 
     def __init__(self, contents: Mapping[str, Mapping[str, str]]) -> None:
@@ -83,7 +87,9 @@ class ComfyRenderer:
         self._layers_of = ""
 
     def load(self, cell: Cell) -> None:
-        """Load the models of a cell. Raises GridError if a file is not the one that was planned with."""
+        """Load the models of a cell. Raises GridError if a file is not the one that was planned
+        with.
+        """
         graph = graph_of(cell.settings)
         new = _key(graph, MODEL) not in self._kept.get(graph[MODEL].kind, {})
         if new:
@@ -100,7 +106,9 @@ class ComfyRenderer:
         self.spent["load_s"] = time.monotonic() - started
 
     def pictures(self, cells: Sequence[Cell], done: int, total: int) -> list[numpy.ndarray]:
-        """The pixels [height, width, 3] of cells, as SaveImage would write them; in batched mode sampled together."""
+        """The pixels [height, width, 3] of cells, as SaveImage would write them; in batched mode
+        sampled together.
+        """
         with _bar_of_all_cells(done, total, len(cells)):
             if cells[0].settings.batch_size == 1:
                 return [_pixels(self._outputs(graph_of(cell.settings), PICTURE)) for cell in cells]
@@ -111,7 +119,9 @@ class ComfyRenderer:
             ]
 
     def _sampled_together(self, cells: Sequence[CellSettings]) -> list[Any]:
-        """The LATENT of each cell: one pass for all whose inputs have the same shapes, each different one once."""
+        """The LATENT of each cell: one pass for all whose inputs have the same shapes, each
+        different one once.
+        """
         import torch
 
         graphs = [graph_of(cell) for cell in cells]
@@ -175,7 +185,9 @@ class ComfyRenderer:
         self.free()
 
     def _forget(self) -> None:
-        """Let go of all that hangs on the checkpoint, but for the memory that recipes are merged in."""
+        """Let go of all that hangs on the checkpoint, but for the memory that recipes are merged
+        in.
+        """
         self._loaded = ()
         for kind in [kind for kind in self._kept if kind not in APART]:
             del self._kept[kind]
@@ -199,9 +211,11 @@ class ComfyRenderer:
             kept[key] = self._merged.load(recipe, self.contents["checkpoint"])
         if key not in kept:
             inputs = {
-                name: self._outputs(graph, value.node)[value.slot] if isinstance(value, Link) else value
+                name: self._outputs(graph, value.node)[value.slot]
+                if isinstance(value, Link)
+                else value
                 for name, value in node.inputs.items()
-            }  # fmt: skip
+            }
             self._check_unchanged(node)
             with self._timed(node.kind), torch.inference_mode(), self._shared_layers(graph, node):
                 outputs = _call(node.kind, **inputs)
@@ -296,7 +310,9 @@ def _give_back_memory() -> None:
 
 @contextmanager
 def _bar_of_all_cells(done: int, total: int, count: int) -> Iterator[None]:
-    """While so many cells are sampled, their steps move the bar of the whole grid instead of one of their own."""
+    """While so many cells are sampled, their steps move the bar of the whole grid instead of one of
+    their own.
+    """
     import comfy.utils
 
     hook = comfy.utils.PROGRESS_BAR_HOOK

@@ -1,4 +1,6 @@
-"""Saving in the background, so that the next cell is sampled while the last one is compressed and written."""
+"""Saving in the background, so that the next cell is sampled while the last one is compressed and
+written.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ MOST_WAITING = 4
 
 
 class Writer(Generic[T]):
-    """Calls `save` for what it is given, in threads of its own. Leaving it waits until all is saved."""
+    """Calls `save` for what it is given, in threads of its own. Leaving it waits until all is
+    saved.
+    """
 
     def __init__(self, save: Callable[[T], None]) -> None:
         self.save = save

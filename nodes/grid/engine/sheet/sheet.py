@@ -1,4 +1,6 @@
-"""Sheets: a picture of a grid, with the first axis as columns, the second as rows and the others as pages."""
+"""Sheets: a picture of a grid, with the first axis as columns, the second as rows and the others as
+pages.
+"""
 
 from __future__ import annotations
 
@@ -109,9 +111,9 @@ def make_sheets(
 ) -> list[Path]:
     """The files of all pages, drawn unless a file of the same content is there already.
 
-    No sheet is wider than `max_width` or MOST_SIDE, or has more than MOST_PIXELS: pictures are made smaller for that.
-    `progress(rows drawn, all rows)` is called before every row; what it raises ends the drawing. Raises GridError when a
-    sheet cannot be saved.
+    No sheet is wider than `max_width` or MOST_SIDE, or has more than MOST_PIXELS: pictures are made
+    smaller for that. `progress(rows drawn, all rows)` is called before every row; what it raises
+    ends the drawing. Raises GridError when a sheet cannot be saved.
     """
     plan, max_width = _measured(plan, store), min(max_width, MOST_SIDE)
     failures = store.failures()
@@ -165,7 +167,9 @@ def _measured(plan: Plan, store: Store) -> Plan:
 
 
 def _of_other_numerics(plan: Plan, store: Store) -> frozenset[str]:
-    """The cells that were not made as most of them were: by other versions, on another device, in other precision."""
+    """The cells that were not made as most of them were: by other versions, on another device, in
+    other precision.
+    """
     made_by = store.numerics()
     classes = {cell.key: made_by[cell.key] for cell in plan.cells if cell.key in made_by}
     if len(set(classes.values())) < 2:
@@ -185,12 +189,9 @@ def make_pages(plan: Plan) -> list[Page]:
     for place in itertools.product(*(range(len(axis.values)) for axis in further)):
         words = [axis.values[number].label for axis, number in zip(further, place, strict=True)]
         cells = tuple(
-            tuple(
-                at.get((column, row, *place)[: len(plan.axes)])
-                for column in range(len(columns))
-            )
+            tuple(at.get((column, row, *place)[: len(plan.axes)]) for column in range(len(columns)))
             for row in range(len(rows))
-        )  # fmt: skip
+        )
         if any(cell is not None for row in cells for cell in row):
             pages.append(Page(" · ".join([plan.name, *words]), fixed, columns, rows, cells))
     return pages
@@ -346,9 +347,8 @@ def _lay_out(page: Page, max_width: int, scale: float) -> Layout:
     row_lines, label_width = _row_labels(page.rows, typical, max_width, font, notes)
     line = line_height(font)
     row_heights = [
-        max(height, line * len(lines))
-        for height, lines in zip(row_heights, row_lines, strict=True)
-    ]  # fmt: skip
+        max(height, line * len(lines)) for height, lines in zip(row_heights, row_lines, strict=True)
+    ]
     label_space = label_width + gap if label_width else 0
     across = label_space + sum(column_widths) + gap * (len(column_widths) - 1)
     title = wrap(page.title, across, _title_size(font), 3)
@@ -356,10 +356,20 @@ def _lay_out(page: Page, max_width: int, scale: float) -> Layout:
     top = margin + line_height(_title_size(font)) * len(title) + line * len(subtitle) + line // 2
     top += line * max((len(lines) for lines in column_lines), default=0) + gap
     return Layout(
-        scale, font, margin, gap, title, subtitle, column_lines, row_lines, label_width,
-        top, tuple(column_widths), tuple(row_heights),
+        scale,
+        font,
+        margin,
+        gap,
+        title,
+        subtitle,
+        column_lines,
+        row_lines,
+        label_width,
+        top,
+        tuple(column_widths),
+        tuple(row_heights),
         tuple(line for note in [*general, *notes] for line in wrap(note, across, font, 40)),
-    )  # fmt: skip
+    )
 
 
 def _fitting_font(page: Page, widths: Sequence[int], size: int) -> int:
@@ -373,7 +383,9 @@ def _fitting_font(page: Page, widths: Sequence[int], size: int) -> int:
 
 
 def _label(label: str, width: float, font: int, notes: list[str]) -> tuple[str, ...]:
-    """The lines of a label. One that is too long is cut, and numbered for a footnote with all of it."""
+    """The lines of a label. One that is too long is cut, and numbered for a footnote with all of
+    it.
+    """
     if len(wrap(label, width, font, LABEL_LINES + 1)) <= LABEL_LINES:
         return wrap(label, width, font, LABEL_LINES)
     notes.append(f"[{len(notes) + 1}] {label}")
@@ -417,7 +429,9 @@ def _write_block(
     align: str,
     ink: tuple[int, int, int] = INK,
 ) -> None:
-    """Lines one below the other, vertically centred on `middle`; `x` is their left end or their middle."""
+    """Lines one below the other, vertically centred on `middle`; `x` is their left end or their
+    middle.
+    """
     step = line_height(size)
     y = middle - step * (len(lines) - 1) / 2
     for line in lines:

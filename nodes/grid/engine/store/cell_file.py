@@ -1,7 +1,8 @@
-"""The file of a cell: pixels, the graph that makes them, whose cell it is, and proof that it is whole.
+"""The file of a cell: pixels, the graph that makes them, whose cell it is, and proof that it is
+whole.
 
-A PNG has a checksum over every part. A WebP has none, so a chunk with the SHA-256 of all that is before it goes to its
-end; readers pass over chunks that they do not know.
+A PNG has a checksum over every part. A WebP has none, so a chunk with the SHA-256 of all that is
+before it goes to its end; readers pass over chunks that they do not know.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ EXIF_MAKE, EXIF_MODEL, EXIF_SOFTWARE = 0x010F, 0x0110, 0x0131
 
 
 def format_for(pixels: numpy.ndarray, save_as: str) -> str:
-    """The format that is asked for, or PNG for a picture [height, width, 3] that is too large for it."""
+    """The format that is asked for, or PNG for a picture [height, width, 3] that is too large for
+    it.
+    """
     return PNG if max(pixels.shape[:2]) > WEBP_SIDE else save_as
 
 
@@ -51,7 +54,8 @@ def encode(
     prefix: str,
     note: dict[str, Any] | None = None,
 ) -> bytes:
-    """A file of uint8 pixels [height, width, 3] that carries the graph of `cell`, or none when it is None.
+    """A file of uint8 pixels [height, width, 3] that carries the graph of `cell`, or none when it
+    is None.
 
     Of a cell of any workflow it carries the API prompt, which the page opens too.
     """
@@ -69,7 +73,9 @@ def encode(
 
 
 def fault(path: Path, key: str) -> str | None:
-    """What is wrong with the file of a finished cell; None when it is whole and, if it says so, that cell's."""
+    """What is wrong with the file of a finished cell; None when it is whole and, if it says so,
+    that cell's.
+    """
     return examine(path, key)[0]
 
 
@@ -113,7 +119,9 @@ def _webp(picture: Any, texts: dict[str, str]) -> bytes:
 
 
 def _png_note(data: bytes) -> dict[str, Any] | None:
-    """The note of a whole PNG, {} without one; None when any part of the file is not as it was written."""
+    """The note of a whole PNG, {} without one; None when any part of the file is not as it was
+    written.
+    """
     at, note = 8, {}
     while at + 12 <= len(data):
         (length,) = struct.unpack(">I", data[at : at + 4])

@@ -1,4 +1,6 @@
-"""What the page is told while a grid is made: websocket events "cocktail.grid", small ones, as cells change."""
+"""What the page is told while a grid is made: websocket events "cocktail.grid", small ones, as
+cells change.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ EVENT = "cocktail.grid"
 
 
 def announce(name: str, **what: Any) -> None:
-    """Tell every page about the grid `name`: a cell's "key" and "status", or how the "feed" stands. Without a server nothing happens."""
+    """Tell every page about the grid `name`: a cell's "key" and "status", or how the "feed" stands.
+    Without a server nothing happens.
+    """
     import server
 
     instance = getattr(server.PromptServer, "instance", None)

@@ -1,7 +1,7 @@
 """What other programs read of a grid: manifest.json and cells.csv in its folder.
 
-Both tell how every cell of the plan that was rendered last stands. Files are named relative to the folder, so that it can
-be copied as a whole.
+Both tell how every cell of the plan that was rendered last stands. Files are named relative to the
+folder, so that it can be copied as a whole.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ FORMAT = 1
 
 
 def manifest(store: Store) -> dict[str, Any]:
-    """The plan with its cells: position, labels, settings, status ("finished", "failed", "missing"), file, numerics."""
+    """The plan with its cells: position, labels, settings, status ("finished", "failed",
+    "missing"), file, numerics.
+    """
     plan = _plan(store)
     failures, made_by = store.failures(), store.numerics()
     cells = []
@@ -47,7 +49,8 @@ def manifest(store: Store) -> dict[str, Any]:
 
 
 def states(store: Store) -> dict[str, Any]:
-    """For a mini-map: the axes' labels, and for every cell its position, key and letter: "f" finished, "x" failed, "." missing.
+    """For a mini-map: the axes' labels, and for every cell its position, key and letter: "f"
+    finished, "x" failed, "." missing.
 
     Cells stand in the order of the plan, those that rules leave out are not there.
     """
@@ -90,7 +93,9 @@ def write(store: Store) -> None:
 
 
 def table(found: dict[str, Any]) -> str:
-    """The cells of a manifest as CSV: a column for each axis, then one for each setting, then state and file."""
+    """The cells of a manifest as CSV: a column for each axis, then one for each setting, then state
+    and file.
+    """
     axes = [f"axis {number}: {axis['target']}" for number, axis in enumerate(found["axes"], 1)]
     settings = list(dict.fromkeys(name for cell in found["cells"] for name in cell["settings"]))
     last = ["status", "file", "reason", "numerics", "key"]

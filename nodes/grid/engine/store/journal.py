@@ -1,7 +1,7 @@
 """cells.jsonl of a grid: one line for every cell that was finished or failed, whoever rendered it.
 
-Several processes may append at the same time, and any of them may be killed while it does: a line that was cut off is
-passed over, and never swallows the one after it.
+Several processes may append at the same time, and any of them may be killed while it does: a line
+that was cut off is passed over, and never swallows the one after it.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 plan.json           the plan that was rendered last
 plans/<id>.json     every plan that was rendered under this name, without its cells
 cells.jsonl         one line for every cell that was finished or failed; append-only
-cells/<ab>/<key>.png  finished cells (or .webp), with the graph that makes each; <ab> is how the key begins
-numerics/<id>.json  what the numerics classes in cells.jsonl are
+cells/<ab>/<key>.png  finished cells (or .webp), with the graph that makes each; <ab> is how the key
+begins numerics/<id>.json  what the numerics classes in cells.jsonl are
 damaged/            files of cells that were found damaged, kept for whoever wants to look
 workers/            who is rendering which cell
 sheets/             pictures of the grid
@@ -48,9 +48,11 @@ class Store:
         return [cell for cell in plan.render_order if not self.is_finished(cell.key)]
 
     def set_aside_damaged(self, plan: Plan) -> list[str]:
-        """Read the files of all cells, and move those that are damaged or another cell's out of the way; their keys.
+        """Read the files of all cells, and move those that are damaged or another cell's out of the
+        way; their keys.
 
-        A good file that cells.jsonl does not know, because its process was killed when it had written it, is noted.
+        A good file that cells.jsonl does not know, because its process was killed when it had
+        written it, is noted.
         """
         found = []
         noted = {line["key"] for line in self.log() if line["status"] == "finished"}
