@@ -6,16 +6,14 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ...trainer.data.caption.apply import MODES, apply_captions, set_captions
 from ...trainer.data.caption.captioner import DEVICES, DTYPES, RANGES, CaptionSettings
 from ...trainer.data.caption.job import (
     ACTIVE,
-    MODES,
     CaptionState,
-    apply_captions,
     create_job,
     problems,
     result,
-    set_captions,
     start,
 )
 from ...trainer.data.caption.model_folder import KINDS, check_model

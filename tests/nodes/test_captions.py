@@ -229,7 +229,7 @@ def test_texts_of_any_node_go_to_the_pairs_by_id_and_captions_are_mixed(comfy):
 def test_texts_that_fit_no_pairs_are_refused(comfy):
     fewer = node("CocktailDatasetImages", dataset=["load", 0], start=1, count=3, max_side=64)
     texts = node("StringConcatenate", string_a=["fewer", 2], string_b="said", delimiter="/")
-    with pytest.raises(ComfyError, match="4 ids came with 3 captions"):
+    with pytest.raises(ComfyError, match="There are 4 ids but 3 captions"):
         comfy.run(with_texts_of_other_nodes(fewer=fewer, say=texts))
     others = {f"{name}2": value for name, value in draw_and_load(6, seed=7).items()}
     others["load2"]["inputs"]["folder"] = ["draw2", 0]

@@ -18,6 +18,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 import cocktail.trainer as trainer
+from cocktail.trainer.data.caption.apply import apply_captions
 from cocktail.trainer.data.caption.captioner import (
     Captioned,
     CaptionSettings,
@@ -27,7 +28,6 @@ from cocktail.trainer.data.caption.captioner import (
 )
 from cocktail.trainer.data.caption.job import (
     CaptionJob,
-    apply_captions,
     create_job,
     problems,
     result,

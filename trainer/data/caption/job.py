@@ -22,16 +22,14 @@ import signal
 import sys
 import time
 import traceback
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ...errors import TrainerError
 from ...files import append_line, canonical_json, read_lines, sha256_text, write_json
 from ...jobs import process
-from ..captions import OWN
 from ..manifest import Dataset, Pair
 from .captioner import Captioned, CaptionSettings, Picture, caption_images, load_captioner
 from .model_folder import check_model, model_fingerprint
@@ -39,11 +37,9 @@ from .model_folder import check_model, model_fingerprint
 FORMAT = 1
 ACTIVE = ("preparing", "running", "stopping")
 """States in which a process must be alive; without one the job has been interrupted."""
-MODES = ("replace", "fill empty", "append", "prepend", "column only")
 STATE_EVERY_S = 0.5
 HOPELESS = 16
 """So many failures of the model before its first caption end the job."""
-JOIN = ", "
 HASHES = "model-hashes.json"
 """What is known of model files, beside the jobs."""
 
@@ -426,109 +422,3 @@ def _by_pair(folder: Path, key: str) -> dict[str, str]:
     lines = job.lines()
     found = ((pair.id, lines.get(pair.image_hash, {}).get(key)) for pair in job.dataset().pairs)
     return {pair_id: value for pair_id, value in found if value}
-
-
-@dataclass(frozen=True)
-class ApplyReport:
-    """What became of captions that were put into a dataset: `missing` are ids of pairs that there
-    was none for.
-    """
-
-    mode: str
-    column: str
-    pairs: int
-    changed: int
-    missing: tuple[str, ...] = field(default=())
-
-    def __str__(self) -> str:
-        where = f" in column {self.column}" if self.column else ""
-        given = self.pairs - len(self.missing)
-        lines = [
-            f"captions{where}: {given} of {self.pairs} pairs ({self.mode}), {self.changed} changed"
-        ]
-        if self.missing:
-            lines.append(f"without a caption, left as they were: {_named(self.missing)}")
-        return "\n".join(lines)
-
-
-def apply_captions(
-    dataset: Dataset, column: str, captions: Mapping[str, str], mode: str, keep_own_as: str = ""
-) -> tuple[Dataset, ApplyReport]:
-    """The dataset with captions by pair id; ids, order and pictures stay as they are.
-
-    Every mode stores the text in the caption column `column` ("" for none). "column only" leaves
-    the pair's own caption alone, "replace" puts the text in its place, "fill empty" where it is
-    empty, "append" and "prepend" join it with a comma. `keep_own_as` names a column for the own
-    caption as it was. A pair without a text, or with an empty one, stays as it is and is named in
-    the report. Raises TrainerError for ids that the dataset does not have.
-    """
-    if mode not in MODES:
-        raise TrainerError(f"Unknown mode {mode!r}; it must be one of {', '.join(MODES)}.")
-    if OWN in (column, keep_own_as):
-        raise TrainerError(f"{OWN} is the pair's own caption; name the column otherwise.")
-    if mode == "column only" and not column:
-        raise TrainerError('The mode "column only" needs the name of a column.')
-    if keep_own_as and keep_own_as == column:
-        raise TrainerError(f"The new and the own captions cannot both go to the column {column}.")
-    unknown = sorted(set(captions) - {pair.id for pair in dataset.pairs})
-    if unknown:
-        raise TrainerError(
-            f"{len(unknown)} of {len(captions)} captions are for pairs that the dataset {dataset.name} does not have: "
-            f"{_named(unknown)}. Use the ids that came with its pictures."
-        )
-    pairs = tuple(
-        _with_caption(pair, column, captions.get(pair.id, "").strip(), mode, keep_own_as)
-        for pair in dataset.pairs
-    )
-    report = ApplyReport(
-        mode,
-        column,
-        len(pairs),
-        sum(old != new for old, new in zip(dataset.pairs, pairs, strict=True)),
-        tuple(pair.id for pair in dataset.pairs if not captions.get(pair.id, "").strip()),
-    )
-    line = str(report).split("\n", 1)[0]
-    return replace(dataset, pairs=pairs, history=(*dataset.history, line)), report
-
-
-def _with_caption(pair: Pair, column: str, text: str, mode: str, keep_own_as: str) -> Pair:
-    if not text:
-        return pair
-    own = pair.caption
-    if mode == "replace" or (not own.strip() and mode != "column only"):
-        own = text
-    elif mode == "append":
-        own = f"{own}{JOIN}{text}"
-    elif mode == "prepend":
-        own = f"{text}{JOIN}{own}"
-    columns = dict(pair.captions)
-    if column:
-        columns[column] = text
-    if keep_own_as and own != pair.caption:
-        columns[keep_own_as] = pair.caption
-    return replace(pair, caption=own, captions=columns)
-
-
-def set_captions(
-    dataset: Dataset, ids: Sequence[str], texts: Sequence[str], mode: str, column: str = ""
-) -> tuple[Dataset, ApplyReport]:
-    """The dataset with captions that any other means made: `texts` in the order of `ids` (see
-    `apply_captions`).
-
-    Raises TrainerError when there are more of the one than of the other, or an id twice.
-    """
-    if len(ids) != len(texts):
-        raise TrainerError(
-            f"{len(ids)} ids came with {len(texts)} captions; every picture must have exactly one. "
-            "Look for a node between them that drops or joins pictures."
-        )
-    twice = [pair_id for pair_id, count in Counter(ids).items() if count > 1]
-    if twice:
-        raise TrainerError(f"{len(twice)} ids came more than once: {_named(twice)}.")
-    return apply_captions(dataset, column, dict(zip(ids, texts, strict=True)), mode)
-
-
-def _named(ids: Sequence[str]) -> str:
-    """Up to ten ids, and how many more there are."""
-    more = f" and {len(ids) - 10} more" if len(ids) > 10 else ""
-    return ", ".join(ids[:10]) + more
