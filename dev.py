@@ -4,7 +4,9 @@ nothing else.
     python dev.py demo                train, compare and merge a miniature, from drawn pairs to the finished grid
     python dev.py demo --pairs DIR    the same with your own pictures and captions
     python dev.py serve               leave that ComfyUI running, to use in the browser
-    python dev.py test [-- ARGS]      lint, format check and all tests on all cores; ARGS go to pytest, alone
+    python dev.py test [-- ARGS]      lint, format check and the tests, on all cores; ARGS go to pytest, which
+                                      then runs in one process
+    python dev.py test --all          those that take longest too: more kills at random moments, Ray
     python dev.py setup               only what the others need: .venv and a ComfyUI
 
 All that this makes is in .venv and .comfy beside this file; delete them to start over.
@@ -57,6 +59,8 @@ MOST_WORKERS = 4
 """So many processes run the tests at most: each has a ComfyUI of its own, and a few gigabytes of
 files.
 """
+WITH_ALL = {"COCKTAIL_ALL": "1", "COCKTAIL_RESUME_KILLS": "20", "COCKTAIL_KILLS": "50"}
+"""What the tests read from the environment to run in full."""
 CHROMIUM = (
     "chromium",
     "chromium-browser",
@@ -108,6 +112,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--port", type=int, help="port of the ComfyUI that is started")
     parser.add_argument("--keep", action="store_true", help="demo: leave ComfyUI running")
+    parser.add_argument(
+        "--all", action="store_true", dest="in_full", help="test: also the tests that take longest"
+    )
     own, rest = list(arguments), []
     if "--" in own:
         rest = own[own.index("--") + 1 :]
@@ -709,6 +716,8 @@ def report(
 def test(options: argparse.Namespace) -> int:
     comfyui = setup(options, for_tests=True)
     environment = {"COMFYUI_PATH": str(comfyui), "CHROMIUM": chromium()}
+    if options.in_full:
+        environment |= WITH_ALL
     cores = os.cpu_count() or 1
     workers = min(MOST_WORKERS, cores)
     if not options.pytest and workers > 1:

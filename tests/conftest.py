@@ -52,9 +52,37 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return ByFile(config, log)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "only_all: runs only with `python dev.py test --all`")
+    config.addinivalue_line("markers", "more_with_all(what): `--all` makes it longer, by this")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes longest begins first."""
+    """What takes longest begins first; what only `--all` runs is left out without it."""
     items.sort(key=lambda item: LONG.index(place(item)) if place(item) in LONG else len(LONG))
+    if os.environ.get("COCKTAIL_ALL"):
+        return
+    for item in items:
+        if item.get_closest_marker("only_all"):
+            item.add_marker(pytest.mark.skip(reason="only with `python dev.py test --all`"))
+            item.user_properties.append(("with --all", "also runs"))
+        elif more := item.get_closest_marker("more_with_all"):
+            item.user_properties.append(("with --all", more.args[0]))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say which tests `--all` adds."""
+    reports = [r for group in terminalreporter.stats.values() for r in group]
+    adds = {
+        f"{report.nodeid}: {text}"
+        for report in reports
+        for name, text in getattr(report, "user_properties", ())
+        if name == "with --all"
+    }
+    if adds:
+        terminalreporter.section("python dev.py test --all adds")
+        for line in sorted(adds):
+            terminalreporter.line(line)
 
 
 def place(item: pytest.Item) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -158,3 +160,25 @@ def test_a_missing_folder_is_refused_before_anything_is_set_up(root, tmp_path):
     )
     assert result.returncode == 2
     assert "there is no folder" in result.stderr and "gone" in result.stderr
+
+
+def test_the_longest_tests_are_left_out_and_named_at_the_end(root):
+    command = [sys.executable, "-m", "pytest", "-q", "tests/grid/test_ray.py", "-k", "cancelled"]
+    environment = {name: value for name, value in os.environ.items() if name != "COCKTAIL_ALL"}
+    result = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+    assert "1 skipped" in result.stdout, result.stdout
+    _, _, added = result.stdout.partition("python dev.py test --all adds")
+    assert "test_a_grid_that_is_cancelled_on_ray_goes_on_without_it: also runs" in added
+
+
+def test_all_of_them_run_with_all(dev, monkeypatch):
+    commands = {}
+    monkeypatch.setattr(dev, "setup", lambda options, for_tests: Path("comfyui"))
+    monkeypatch.setattr(dev, "chromium", lambda: "chromium")
+    monkeypatch.setattr(
+        dev, "run", lambda words, environment: commands.update({words[2]: environment})
+    )
+    assert dev.main(["test", "--all"]) == 0
+    assert commands["pytest"].items() >= dev.WITH_ALL.items()
+    assert dev.main(["test"]) == 0
+    assert not commands["pytest"].keys() & dev.WITH_ALL.keys()

@@ -1,6 +1,6 @@
 """A ComfyUI that is killed while it renders a grid, again and again.
 
-COCKTAIL_KILLS=50 kills it fifty times; every start takes several seconds.
+COCKTAIL_KILLS says how often; every start takes several seconds.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy
+import pytest
 
 from ..comfy import Comfy
 from .grids import axis_node, cells, folder_of, grid_prompt, pixels
@@ -21,6 +22,9 @@ from .grids import axis_node, cells, folder_of, grid_prompt, pixels
 KILLS = int(os.environ.get("COCKTAIL_KILLS", "2"))
 LONGEST_S = 8.0
 """How long after queueing it is killed at the latest: loading and all cells take about that."""
+
+
+pytestmark = pytest.mark.more_with_all("50 kills instead of 2")
 
 
 def finished(folder: Path) -> dict[str, int]:

@@ -19,8 +19,9 @@ from cocktail.trainer.settings.groups import OPTIMIZERS
 
 from .conftest import remove
 
-KILLS = 20
-"""Kills of one run, at random moments."""
+KILLS = int(os.environ.get("COCKTAIL_RESUME_KILLS", "4"))
+"""Kills of each optimizer's runs, at random moments."""
+pytestmark = pytest.mark.more_with_all("20 kills instead of 4")
 
 
 def finish(run: Run, process) -> None:
