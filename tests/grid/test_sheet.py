@@ -10,17 +10,17 @@ from PIL import Image
 
 from cocktail.nodes.grid.engine.axes.typed import checkpoint_axis
 from cocktail.nodes.grid.engine.plan.plan import Cell, Plan, make_plan
-from cocktail.nodes.grid.engine.sheet.sheet import (
+from cocktail.nodes.grid.engine.sheet.layout import (
     LABEL_LINES,
     MOST_PIXELS,
     MOST_SIDE,
     SMALLEST_FONT,
     SPLIT_BELOW_PX,
     lay_out,
-    make_pages,
-    make_sheets,
     split,
 )
+from cocktail.nodes.grid.engine.sheet.pages import make_pages
+from cocktail.nodes.grid.engine.sheet.sheet import make_sheets
 from cocktail.nodes.grid.engine.store.cell_file import PNG, encode
 from cocktail.nodes.grid.engine.store.store import Store
 from cocktail.trainer.lettering import font, wrap
