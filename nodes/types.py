@@ -8,7 +8,7 @@ Dataset = io.Custom("COCKTAIL_DATASET")
 """A `trainer.data.manifest.Dataset`."""
 
 Selection = io.Custom("COCKTAIL_SELECTION")
-"""Chosen rows of a table, without their images yet: a `trainer.data.table.chosen.Chosen`."""
+"""Rows of a table, without their images yet: a `trainer.data.table.selection.Selection`."""
 
 Settings = io.Custom("COCKTAIL_SETTINGS")
 """A `trainer.settings.run_settings.RunSettings`."""

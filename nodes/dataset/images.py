@@ -14,7 +14,7 @@ from ...trainer.data.fetch.local_images import KEYS, find_images
 from ...trainer.data.fetch.network import require_download
 from ...trainer.data.folder.folder import ON_PROBLEM, LoadReport, folder_state
 from ...trainer.data.manifest import Dataset
-from ...trainer.data.table.chosen import Chosen, read_rows
+from ...trainer.data.table.selection import Selection, read_rows
 from ...trainer.errors import TrainerError
 from .. import types
 from ..host import names
@@ -97,7 +97,7 @@ class CocktailJoinImages(io.ComfyNode):
             return ""
 
     @classmethod
-    def execute(cls, selection: Chosen, folder: str, key: str, on_problem: str) -> io.NodeOutput:
+    def execute(cls, selection: Selection, folder: str, key: str, on_problem: str) -> io.NodeOutput:
         path = names.dataset_folder(folder)
         progress = Progress()
         found = find_images(Path(selection.path), path, key, folder, progress)
@@ -222,7 +222,7 @@ class CocktailDownloadImages(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        selection: Chosen,
+        selection: Selection,
         name: str,
         concurrency: int,
         timeout_s: float,
@@ -270,7 +270,7 @@ class CocktailDownloadImages(io.ComfyNode):
 
 
 def _join(
-    selection: Chosen,
+    selection: Selection,
     files: dict[int, str],
     root: Path,
     name: str,

@@ -8,11 +8,11 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ...trainer.data.table.chosen import Chosen
 from ...trainer.data.table.columns import PRESETS, Mapping
 from ...trainer.data.table.midjourney import KINDS
 from ...trainer.data.table.request import run_select
 from ...trainer.data.table.select import RAW, SelectionSettings
+from ...trainer.data.table.selection import Selection
 from ...trainer.data.table.table import fingerprint
 from ...trainer.errors import TrainerError
 from ...trainer.files import canonical_json, sha256_file, sha256_text
@@ -267,7 +267,7 @@ class CocktailSelectPairs(io.ComfyNode):
             raise TrainerError(
                 f"No row is left.\n{found['text']}\nLoosen the filter that took the last ones away."
             )
-        chosen = Chosen(
+        chosen = Selection(
             str(output), sha256_file(output), table, found["rows"], (f"from {table}: {funnel}",)
         )
         show_text(found["text"])

@@ -14,14 +14,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from cocktail.trainer.data.table.columns import Mapping
-from cocktail.trainer.data.table.midjourney import (
-    WHITE,
-    read_prompt,
-    read_tail,
-    split_message,
-    words,
-)
+from cocktail.trainer.data.table.midjourney import WHITE
 from cocktail.trainer.data.table.select import SelectionSettings
+
+from .midjourney_reference import read_prompt, read_tail, split_message, words
 
 QUOTE, SPACE, RETURN, NEWLINE = b'" \r\n'
 

@@ -8,7 +8,8 @@ import duckdb
 import pytest
 
 from cocktail.trainer.data.table import midjourney
-from cocktail.trainer.data.table.midjourney import read_prompt, read_tail, split_message
+
+from .midjourney_reference import read_prompt, read_tail, split_message, words
 
 GOKU = (
     "**adult Goku in Dragonball Z, walking on a beach, in a Akira Toriyama anime style** - "
@@ -185,7 +186,7 @@ def python_reading(message):
     typed, tail = split_message(message)
     said, whose = read_prompt(typed), read_tail(tail)
     return (
-        *(typed, said.prompt, midjourney.words(said.prompt), said.version, said.aspect),
+        *(typed, said.prompt, words(said.prompt), said.version, said.aspect),
         *(said.stylize, said.raw, said.image_prompts, said.negative_weight, said.truncated),
         *(whose.kind, whose.image_no, whose.user, whose.unfinished),
     )

@@ -10,7 +10,7 @@ from ..folder.facts import Examination
 from ..folder.folder import LoadReport, Problem
 from ..folder.listing import File
 from ..manifest import Dataset, Pair, pair_ids
-from ..table.chosen import Row
+from ..table.selection import Row
 
 
 def join(

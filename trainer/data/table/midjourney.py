@@ -1,16 +1,13 @@
-"""What a Midjourney message says: `**prompt --parameters** - tail`, read in Python and, by the same
-patterns, in SQL.
+"""What a Midjourney message says: `**prompt --parameters** - tail`, as SQL expressions.
 
-The grammar follows what five public parsers agree on. Patterns keep to what Python's `re` and
-DuckDB's RE2 read alike. Other texts (a prompt column of any table) go through the same cleaning,
-without a tail.
+The grammar follows what five public parsers agree on. The patterns use only what Python's `re` and
+DuckDB's RE2 read in the same way. Other texts (a prompt column of any table) are cleaned in the same
+way, but have no tail.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 KINDS = ("grid", "variation", "upscaled", "pan", "zoom", "other")
 """What a message shows. "upscaled" is one picture that somebody chose: `Image #n` or `Upscaled by`.
@@ -83,116 +80,33 @@ def _any_case(word: str) -> str:
 _SPACE = rf"[{WHITE}]"
 _DASHES = f"(?:^|{_SPACE})(?:--|\u2014|\u2013\u2013)"
 _NAMES = "|".join(_any_case(name) for name in sorted(_VALUED + _FLAGS, key=len, reverse=True))
-_PARAMETERS = rf"(?s){_DASHES}(?:{_NAMES})(?:[{WHITE}0-9,:]|$).*"
-_VERSION = rf"{_DASHES}(?:{_any_case('version')}|[vV]){_SPACE}*([0-9]+(?:\.[0-9]+)?)"
-_NIJI = rf"{_DASHES}({_any_case('niji')}){_SPACE}*([0-9]*)"
-_ASPECT = rf"{_DASHES}(?:{_any_case('aspect')}|{_any_case('ar')}){_SPACE}*([0-9]{{1,5}})[:xX/]([0-9]{{1,5}})"
-_STYLIZE = rf"{_DASHES}(?:{_any_case('stylize')}|{_any_case('s')}){_SPACE}*([0-9]{{1,9}})"
+PARAMETERS = rf"(?s){_DASHES}(?:{_NAMES})(?:[{WHITE}0-9,:]|$).*"
+VERSION = rf"{_DASHES}(?:{_any_case('version')}|[vV]){_SPACE}*([0-9]+(?:\.[0-9]+)?)"
+NIJI = rf"{_DASHES}({_any_case('niji')}){_SPACE}*([0-9]*)"
+ASPECT = rf"{_DASHES}(?:{_any_case('aspect')}|{_any_case('ar')}){_SPACE}*([0-9]{{1,5}})[:xX/]([0-9]{{1,5}})"
+STYLIZE = rf"{_DASHES}(?:{_any_case('stylize')}|{_any_case('s')}){_SPACE}*([0-9]{{1,9}})"
 _RAW_WORDS = ("raw", "Raw", "RAW")
-_RAW = rf"{_DASHES}(?:{_any_case('style')}{_SPACE}+)?(?:{'|'.join(_RAW_WORDS)})(?:{_SPACE}|$)"
+RAW = rf"{_DASHES}(?:{_any_case('style')}{_SPACE}+)?(?:{'|'.join(_RAW_WORDS)})(?:{_SPACE}|$)"
 
-_LINK = rf"<?https?://[^{WHITE}<>]+>?"
-_WEIGHT = rf"{_SPACE}*::-?[0-9]*(?:\.[0-9]+)?{_SPACE}*,?"
-_NEGATIVE_WEIGHT = r"::-[.0-9]"
-_WIDE_SPACE = rf"{_SPACE}{{2,}}|[{WHITE[1:]}]"
+LINK = rf"<?https?://[^{WHITE}<>]+>?"
+WEIGHT = rf"{_SPACE}*::-?[0-9]*(?:\.[0-9]+)?{_SPACE}*,?"
+NEGATIVE_WEIGHT = r"::-[.0-9]"
+WIDE_SPACE = rf"{_SPACE}{{2,}}|[{WHITE[1:]}]"
 
-_END = "** - "
-_MENTION = r"<@!?([0-9]{1,25})>"
-_NAMED = r"@([^()<>]+)"
-_PERCENT = r"\([0-9]{1,3}%\)"
-_STATES = ("(Waiting to start)", "(Stopped)", "(Paused)")
-_IN_PROGRESS = "Upscaling"
-_BEGINNINGS: dict[str, tuple[str, ...]] = {
-    "upscaled": ("Image #1", "Image #2", "Image #3", "Image #4", "Upscaled", _IN_PROGRESS),
+END = "** - "
+MENTION = r"<@!?([0-9]{1,25})>"
+NAMED = r"@([^()<>]+)"
+PERCENT = r"\([0-9]{1,3}%\)"
+STATES = ("(Waiting to start)", "(Stopped)", "(Paused)")
+IN_PROGRESS = "Upscaling"
+BEGINNINGS: dict[str, tuple[str, ...]] = {
+    "upscaled": ("Image #1", "Image #2", "Image #3", "Image #4", "Upscaled", IN_PROGRESS),
     "grid": ("<@", "@"),
     "variation": ("Variations", "Remix"),
     "pan": ("Pan Left", "Pan Right", "Pan Up", "Pan Down"),
     "zoom": ("Zoom Out",),
 }
-_CHOSEN = r"^Image #([1-4])"
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """What was typed. `version`, `aspect` and `stylize` are None where nothing was given."""
-
-    prompt: str
-    version: str | None
-    aspect: str | None
-    stylize: int | None
-    raw: bool
-    image_prompts: int
-    negative_weight: bool
-    truncated: bool
-
-
-@dataclass(frozen=True)
-class Tail:
-    """What stands behind the prompt: what the picture shows, and whose it is (an id, or the name
-    after `@`).
-    """
-
-    kind: str
-    image_no: int | None
-    user: str | None
-    unfinished: bool
-
-
-def split_message(message: str) -> tuple[str, str]:
-    """(what was typed, tail) of a message, cut at the last `** - `; ("", "") when it is no such
-    message.
-    """
-    head, found, tail = message.rpartition(_END)
-    return (head[2:], tail) if found and head.startswith("**") else ("", "")
-
-
-def read_prompt(typed: str) -> Prompt:
-    """Text before the first known parameter, cleaned, and the parameters.
-
-    Links are removed and counted: they are image prompts. Weights (`::2`) become commas. The first
-    of equal parameters holds; an unknown `--word` stays text. Text that ends in `...` was cut by
-    Discord and lost its parameters.
-    """
-    text = re.sub(_PARAMETERS, "", typed, count=1)
-    parameters = typed[len(text) :]
-    links = re.findall(_LINK, text)
-    plain = re.sub(_LINK, " ", text)
-    cleaned = re.sub(_WIDE_SPACE, " ", re.sub(_WEIGHT, ", ", plain)).strip(" ,")
-    version = re.search(_VERSION, parameters)
-    niji = re.search(_NIJI, parameters)
-    aspect = re.search(_ASPECT, parameters)
-    stylize = re.search(_STYLIZE, parameters)
-    return Prompt(
-        prompt=cleaned,
-        version=f"niji {niji[2]}".strip() if niji else version[1] if version else None,
-        aspect=f"{aspect[1]}:{aspect[2]}" if aspect else None,
-        stylize=int(stylize[1]) if stylize else None,
-        raw=re.search(_RAW, typed) is not None,
-        image_prompts=len(links),
-        negative_weight=re.search(_NEGATIVE_WEIGHT, plain) is not None,
-        truncated=typed.rstrip(WHITE).endswith(("...", "\u2026")),
-    )
-
-
-def read_tail(tail: str) -> Tail:
-    """Kind, number of the chosen picture, user and state, from the text behind the prompt."""
-    chosen = re.search(_CHOSEN, tail)
-    mention = re.search(_MENTION, tail)
-    named = re.search(_NAMED, tail)
-    user = mention[1] if mention else named[1].strip(WHITE) if named else ""
-    return Tail(
-        kind=next((kind for kind, begin in _BEGINNINGS.items() if tail.startswith(begin)), "other"),
-        image_no=int(chosen[1]) if chosen else None,
-        user=user or None,
-        unfinished=tail.startswith(_IN_PROGRESS)
-        or any(state in tail for state in _STATES)
-        or re.search(_PERCENT, tail) is not None,
-    )
-
-
-def words(prompt: str) -> int:
-    """Words of a cleaned prompt."""
-    return prompt.count(" ") + 1 if prompt else 0
+CHOSEN = r"^Image #([1-4])"
 
 
 def text_literal(text: str) -> str:
@@ -218,15 +132,15 @@ def layered(relation: str, layers: list[Layer]) -> str:
 
 def tail_layers(message: str) -> list[Layer]:
     """`tail`, '' where the text is no message; `message` is the SQL of a text that is never NULL."""
-    is_message = f"{message} LIKE {text_literal('**%' + _END + '%')}"
-    last = f"split_part({message}, {text_literal(_END)}, -1)"
+    is_message = f"{message} LIKE {text_literal('**%' + END + '%')}"
+    last = f"split_part({message}, {text_literal(END)}, -1)"
     return [{"tail": f"CASE WHEN {is_message} THEN {last} ELSE '' END"}]
 
 
 def typed_sql(message: str) -> str:
     """SQL of what was typed, over `tail_layers`."""
-    length = f"length({message}) - length(tail) - {len(_END) + 2}"
-    is_message = f"{message} LIKE {text_literal('**%' + _END + '%')}"
+    length = f"length({message}) - length(tail) - {len(END) + 2}"
+    is_message = f"{message} LIKE {text_literal('**%' + END + '%')}"
     return f"CASE WHEN {is_message} THEN substr({message}, 3, {length}) ELSE '' END"
 
 
@@ -235,22 +149,22 @@ def kind_sql(tail: str, told: Sequence[str] = KINDS) -> str:
     cases = " ".join(
         f"WHEN {' OR '.join(f'starts_with({tail}, {text_literal(text)})' for text in texts)}"
         f" THEN {text_literal(kind)}"
-        for kind, texts in _BEGINNINGS.items()
+        for kind, texts in BEGINNINGS.items()
         if kind in told
     )
     return f"CASE {cases} ELSE 'other' END"
 
 
 def image_no_sql(tail: str) -> str:
-    return f"TRY_CAST(regexp_extract({tail}, {text_literal(_CHOSEN)}, 1) AS INTEGER)"
+    return f"TRY_CAST(regexp_extract({tail}, {text_literal(CHOSEN)}, 1) AS INTEGER)"
 
 
 def account_layers(tail: str, when: str = "true") -> list[Layer]:
     """`account`, the user's id or name; NULL when there is none, and where the SQL `when` does not
     hold.
     """
-    mention = f"regexp_extract({tail}, {text_literal(_MENTION)}, 1)"
-    named = f"trim(regexp_extract({tail}, {text_literal(_NAMED)}, 1), {text_literal(WHITE)})"
+    mention = f"regexp_extract({tail}, {text_literal(MENTION)}, 1)"
+    named = f"trim(regexp_extract({tail}, {text_literal(NAMED)}, 1), {text_literal(WHITE)})"
     return [
         {"mention": f"CASE WHEN {when} THEN {mention} END"},
         {"named": f"CASE WHEN mention = '' THEN {named} END"},
@@ -259,12 +173,10 @@ def account_layers(tail: str, when: str = "true") -> list[Layer]:
 
 
 def unfinished_sql(tail: str) -> str:
-    states = " ".join(
-        f"WHEN contains({tail}, {text_literal(state)}) THEN true" for state in _STATES
-    )
+    states = " ".join(f"WHEN contains({tail}, {text_literal(state)}) THEN true" for state in STATES)
     return (
-        f"CASE WHEN starts_with({tail}, {text_literal(_IN_PROGRESS)}) THEN true {states}"
-        f" WHEN contains({tail}, '%)') THEN regexp_matches({tail}, {text_literal(_PERCENT)}) ELSE false END"
+        f"CASE WHEN starts_with({tail}, {text_literal(IN_PROGRESS)}) THEN true {states}"
+        f" WHEN contains({tail}, '%)') THEN regexp_matches({tail}, {text_literal(PERCENT)}) ELSE false END"
     )
 
 
@@ -273,18 +185,18 @@ def raw_sql(typed: str, within: str = "") -> str:
     many times faster.
     """
     some = _contains(within or typed, _RAW_WORDS)
-    return f"CASE WHEN {some} THEN regexp_matches({typed}, {text_literal(_RAW)}) ELSE false END"
+    return f"CASE WHEN {some} THEN regexp_matches({typed}, {text_literal(RAW)}) ELSE false END"
 
 
 def text_sql(typed: str) -> str:
     """SQL of the text before the first known parameter."""
-    parameters = f"regexp_replace({typed}, {text_literal(_PARAMETERS)}, '')"
+    parameters = f"regexp_replace({typed}, {text_literal(PARAMETERS)}, '')"
     return f"CASE WHEN {_contains(typed, ('--', chr(0x2014), chr(0x2013)))} THEN {parameters} ELSE {typed} END"
 
 
 def prompt_layers(text: str) -> list[Layer]:
     """`prompt`, `image_prompts` and `negative_weight`, from the text before the first parameter."""
-    link, weight = text_literal(_LINK), text_literal(_WEIGHT)
+    link, weight = text_literal(LINK), text_literal(WEIGHT)
     links = f"len(regexp_extract_all({text}, {link}))::INTEGER"
     wide = _contains("weightless", ("  ", *WHITE[1:]))
     return [
@@ -294,13 +206,13 @@ def prompt_layers(text: str) -> list[Layer]:
         },
         {
             "negative_weight": f"CASE WHEN contains(plain, '::-')"
-            f" THEN regexp_matches(plain, {text_literal(_NEGATIVE_WEIGHT)}) ELSE false END",
+            f" THEN regexp_matches(plain, {text_literal(NEGATIVE_WEIGHT)}) ELSE false END",
             "weightless": f"CASE WHEN contains(plain, '::')"
             f" THEN regexp_replace(plain, {weight}, ', ', 'g') ELSE plain END",
         },
         {
             "narrow": f"CASE WHEN {wide}"
-            f" THEN regexp_replace(weightless, {text_literal(_WIDE_SPACE)}, ' ', 'g') ELSE weightless END"
+            f" THEN regexp_replace(weightless, {text_literal(WIDE_SPACE)}, ' ', 'g') ELSE weightless END"
         },
         {"prompt": trimmed_sql("narrow", " ,")},
     ]
@@ -317,17 +229,17 @@ def parameter_layers(parameters: str, typed: str) -> list[Layer]:
     ends = f"(ends_with({ending}, '...') OR ends_with({ending}, chr({0x2026})))"
     return [
         {
-            "niji_found": found(_NIJI),
-            "version_found": found(_VERSION, 1),
-            "aspect_found": found(_ASPECT),
-            "stylize": f"TRY_CAST({found(_STYLIZE, 1)} AS INTEGER)",
+            "niji_found": found(NIJI),
+            "version_found": found(VERSION, 1),
+            "aspect_found": found(ASPECT),
+            "stylize": f"TRY_CAST({found(STYLIZE, 1)} AS INTEGER)",
             "truncated": f"CASE WHEN {_contains(typed, ('...', chr(0x2026)))} THEN {ends} ELSE false END",
         },
         {
-            "version": f"CASE WHEN niji_found <> '' THEN trim('niji ' || regexp_extract(niji_found, {text_literal(_NIJI)}, 2))"
+            "version": f"CASE WHEN niji_found <> '' THEN trim('niji ' || regexp_extract(niji_found, {text_literal(NIJI)}, 2))"
             " WHEN version_found <> '' THEN version_found END",
             "aspect": "CASE WHEN aspect_found <> ''"
-            rf" THEN regexp_replace(aspect_found, {text_literal(_ASPECT)}, '\1:\2') END",
+            rf" THEN regexp_replace(aspect_found, {text_literal(ASPECT)}, '\1:\2') END",
         },
     ]
 

@@ -33,7 +33,7 @@ class Rejects:
     DuckDB's threads read a file that is not compressed in parts of up to 4 MiB. Where the first
     record of a part is damaged, DuckDB can begin at a wrong place and pass over records beside it
     without noting them. So a table in which damage was noted is read again by one thread
-    (records.read_source). A damaged last line without line end is missing here if it lies across
+    (derived.read_source). A damaged last line without line end is missing here if it lies across
     two buffers of 16 MiB.
     """
 

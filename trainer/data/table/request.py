@@ -25,7 +25,7 @@ from ...errors import TrainerError
 from ...files import write_json
 from .columns import Mapping, describe, guess, preset
 from .derived import MEMORY_MB, derived_path, ingest
-from .select import Selection, SelectionSettings, select
+from .select import SelectionReport, SelectionSettings, select
 from .table import Table, open_table
 
 ACTIONS = ("look", "select", "ingest")
@@ -211,7 +211,7 @@ def _mapping(table: Table, asked: dict[str, Any]) -> Mapping:
     )
 
 
-def _as_json(found: Selection, mapping: Mapping) -> dict[str, Any]:
+def _as_json(found: SelectionReport, mapping: Mapping) -> dict[str, Any]:
     return {
         "path": str(found.path),
         "rows": found.rows,

@@ -1,7 +1,7 @@
 """Pairs out of a table of millions: filters, the users who chose most, no repeats, a sample; and
 what each step left.
 
-The first answer comes from one pass over the table. From a derived table (records.py) the same
+The first answer comes from one pass over the table. From a derived table (derived.py) the same
 statements answer in less than a second.
 """
 
@@ -120,7 +120,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Selection:
+class SelectionReport:
     """What a selection found. `over_75_tokens` is None when no tokenizer was given."""
 
     path: Path
@@ -155,7 +155,7 @@ def select(
     tokenizer: Path | None = None,
     memory_mb: int = MEMORY_MB,
     progress: Progress | None = None,
-) -> Selection:
+) -> SelectionReport:
     """Write the chosen records of a table to the Parquet file `output`, in the order of the table.
 
     Columns: row (0-based number among the records that DuckDB delivered), image, prompt, user (16
@@ -205,7 +205,7 @@ def select(
         publish(part, output)
     finally:
         part.unlink(missing_ok=True)
-    return Selection(output, tuple(funnel), rejects, source, derived is not None, over)
+    return SelectionReport(output, tuple(funnel), rejects, source, derived is not None, over)
 
 
 def _kept_salt(cache: Path) -> str:

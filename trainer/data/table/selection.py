@@ -1,4 +1,4 @@
-"""Chosen rows of a table: prompts, and where their images are, but no images yet."""
+"""Selection rows of a table: prompts, and where their images are, but no images yet."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Chosen:
+class Selection:
     """A selection that was made: its Parquet file (columns: see select.py), how many rows, and how
     it came about.
     """
