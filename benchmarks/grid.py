@@ -156,7 +156,7 @@ def plan_of(name: str, axes: Sequence[tuple[str, Sequence[Any]]], **fixed: Any) 
     from cocktail.nodes.grid.axes import choices
     from cocktail.nodes.grid.engine.axes.typed import typed_axis
     from cocktail.nodes.grid.engine.cell import files
-    from cocktail.nodes.grid.engine.plan.plan import make_plan
+    from cocktail.nodes.grid.engine.plan.of_settings import make_plan
 
     made = [typed_axis(target, "\n".join(map(str, values)), choices()) for target, values in axes]
     return make_plan(
@@ -249,14 +249,14 @@ def merge(base: Path) -> dict[str, Any]:
 
     from cocktail.merge.checkpoint import bind_to_files, make_checkpoint
     from cocktail.merge.recipe import Ingredient
-    from cocktail.nodes.grid.engine.axes import mixes as merge_axes
-    from cocktail.nodes.grid.engine.cell import files
-    from cocktail.nodes.grid.engine.plan.plan import make_plan
+    from cocktail.nodes.grid.engine.axes import mixes
+    from cocktail.nodes.grid.engine.cell import files, mix
+    from cocktail.nodes.grid.engine.plan.of_settings import make_plan
     from cocktail.nodes.host import names
 
     fixed = {**FIXED, "seed": 1, "prompt": PROMPTS[0], "checkpoint": ""}
     a, b = Ingredient(checkpoint(1)), Ingredient(checkpoint(2))
-    axis = merge_axes.merge_axis(merge_axes.SHARE, "0.04-0.92 [12]", a, b)
+    axis = mixes.merge_axis(mixes.SHARE, "0.04-0.92 [12]", a, b)
     plan = make_plan("ratios", fixed, [axis], files.quiet_sha256)
     cache = names.cocktail_dir("hashes.json")
     written = set(base.rglob("*.safetensors"))
@@ -264,7 +264,7 @@ def merge(base: Path) -> dict[str, Any]:
     assert set(base.rglob("*.safetensors")) == written, "a checkpoint was written"
     started, merged = time.monotonic(), []
     for number, value in enumerate(axis.values):
-        bound = bind_to_files(merge_axes.read(value.set["recipe"]), names.ingredient_path, cache)
+        bound = bind_to_files(mix.read(value.set["recipe"]), names.ingredient_path, cache)
         name = f"merged_{number:02}.safetensors"
         make_checkpoint(bound, names.checkpoint_path(checkpoint(1)).parent / name, "fp16")
         merged.append(name)
@@ -272,7 +272,7 @@ def merge(base: Path) -> dict[str, Any]:
     from_files = make_plan(
         "files",
         fixed,
-        [merge_axes.recipes_axis([Ingredient(n) for n in merged])],
+        [mixes.recipes_axis([Ingredient(n) for n in merged])],
         files.quiet_sha256,
     )
     seconds, other = render(from_files)

@@ -11,8 +11,10 @@ from ...trainer.runs import Run
 from .. import types
 from ..host import names
 from ..schema import opt, schema
-from .engine.axes import prompts
-from .engine.axes import typed as axes
+from .engine.axes import prompts, typed
+from .engine.axes.axis import Axis, combine
+from .engine.axes.checkpoints import checkpoint_axis, runs_axis
+from .engine.axes.choices import choices
 from .engine.cell import files
 from .engine.errors import GridError
 
@@ -36,8 +38,8 @@ class CocktailAxis(io.ComfyNode):
                 opt(
                     io.Combo.Input,
                     "target",
-                    options=list(axes.TARGETS),
-                    default=axes.TARGETS[0],
+                    options=list(typed.TARGETS),
+                    default=typed.TARGETS[0],
                     tooltip="What varies. Clip skip counts from the end of the text encoder: 1 = last layer (-1 in ComfyUI), 2 = the "
                     "one before it (-2).",
                 ),
@@ -88,7 +90,7 @@ class CocktailAxis(io.ComfyNode):
         if target is None or values is None or search is None or labels is None:
             return True
         try:
-            axes.typed_axis(target, values, choices(), search, labels)
+            typed.typed_axis(target, values, choices(), search, labels)
         except GridError as error:
             return str(error)
         return True
@@ -98,12 +100,12 @@ class CocktailAxis(io.ComfyNode):
         cls, target: str | None = None, values: str | None = None, **others: Any
     ) -> list[Any]:
         """Files may have been replaced, and a pattern may match others than before."""
-        kind = "checkpoint" if target == "recipe" else axes.FILES.get(target or "")
+        kind = "checkpoint" if target == "recipe" else typed.FILES.get(target or "")
         return [[name, files.state(kind, name)] for name in files.listed(kind)] if kind else []
 
     @classmethod
     def execute(cls, target: str, values: str, search: str = "", labels: str = "") -> io.NodeOutput:
-        return io.NodeOutput(axes.typed_axis(target, values, choices(), search, labels))
+        return io.NodeOutput(typed.typed_axis(target, values, choices(), search, labels))
 
 
 class CocktailAxisCheckpoints(io.ComfyNode):
@@ -199,7 +201,7 @@ class CocktailAxisCheckpoints(io.ComfyNode):
             raise GridError(f"There are {len(lines)} labels for {len(chosen)} checkpoints.")
         lines += [""] * (len(chosen) - len(lines))
         pairs = [pair for pair in zip(chosen, lines, strict=True) if pair[0] != files.NONE]
-        return io.NodeOutput(axes.checkpoint_axis(pairs))
+        return io.NodeOutput(checkpoint_axis(pairs))
 
 
 class CocktailAxisRuns(io.ComfyNode):
@@ -260,7 +262,7 @@ class CocktailAxisRuns(io.ComfyNode):
             saved += [
                 (run.name, c.epoch, c.step, names.checkpoint_name(c.file)) for c in saved_by_run
             ]
-        return io.NodeOutput(axes.runs_axis(saved))
+        return io.NodeOutput(runs_axis(saved))
 
 
 class CocktailAxisPrompts(io.ComfyNode):
@@ -357,7 +359,7 @@ class CocktailAxisPrompts(io.ComfyNode):
             raise GridError(
                 "Grid Axis: Prompts has neither a dataset nor a file. Link one, or choose the other."
             )
-        return io.NodeOutput(axes.prompt_axis(found))
+        return io.NodeOutput(prompts.prompt_axis(found))
 
 
 class CocktailCombineAxes(io.ComfyNode):
@@ -399,23 +401,11 @@ class CocktailCombineAxes(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        axis_1: axes.Axis,
-        axis_2: axes.Axis,
+        axis_1: Axis,
+        axis_2: Axis,
         how: str,
-        axis_3: axes.Axis | None = None,
-        axis_4: axes.Axis | None = None,
+        axis_3: Axis | None = None,
+        axis_4: Axis | None = None,
     ) -> io.NodeOutput:
         given = [axis for axis in (axis_1, axis_2, axis_3, axis_4) if axis is not None]
-        return io.NodeOutput(axes.combine(given, how == "together"))
-
-
-def choices() -> axes.Choices:
-    """What ComfyUI has to choose from: samplers, schedulers and files."""
-    import comfy.samplers
-
-    sampler = comfy.samplers.KSampler
-    return {
-        "sampler": list(sampler.SAMPLERS),
-        "scheduler": list(sampler.SCHEDULERS),
-        **{kind: files.listed(kind) for kind in ("checkpoint", "vae", "lora")},
-    }
+        return io.NodeOutput(combine(given, how == "together"))

@@ -16,7 +16,7 @@ from .axes import ALIASES, CATEGORY
 from .engine.check import result as identity
 from .engine.check import twins
 from .engine.errors import GridError
-from .engine.plan import plan
+from .engine.plan.plan import Plan
 from .engine.store.store import Store
 
 
@@ -58,7 +58,7 @@ class CocktailFindTwins(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, grid: plan.Plan) -> io.NodeOutput:
+    def execute(cls, grid: Plan) -> io.NodeOutput:
         store = Store(names.cocktail_dir("grids", grid.name))
         show_text("reading the cells")
         pixels = twins.pixel_hashes(grid, store, Progress())
@@ -128,7 +128,7 @@ class CocktailCheckGrid(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, grid: plan.Plan, cells: int, seed: int) -> io.NodeOutput:
+    def execute(cls, grid: Plan, cells: int, seed: int) -> io.NodeOutput:
         import comfy.model_management
 
         if grid.workflow is not None:

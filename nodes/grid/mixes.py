@@ -11,7 +11,7 @@ from .. import types
 from ..merge.presets import own_presets
 from ..schema import opt, schema
 from .axes import ALIASES, CATEGORY
-from .engine.axes import mixes as merge_axes
+from .engine.axes import mixes
 from .engine.errors import GridError
 
 RECIPE_INPUTS = tuple(f"recipe_{number}" for number in range(1, 9))
@@ -43,8 +43,8 @@ class CocktailAxisMerge(io.ComfyNode):
                 opt(
                     io.Combo.Input,
                     "kind",
-                    options=list(merge_axes.KINDS),
-                    default=merge_axes.SHARE,
+                    options=list(mixes.KINDS),
+                    default=mixes.SHARE,
                     tooltip="share of B: (1 - x) A + x B. multiplier of B - C: A + x (B - C). block weights: a share of B for every block of the UNet, "
                     "or with C linked a multiplier of B - C for every block.",
                 ),
@@ -100,13 +100,11 @@ class CocktailAxisMerge(io.ComfyNode):
         """
         if None in (kind, values, labels, layout):
             return True
-        if kind not in merge_axes.KINDS:
-            return f"kind {kind!r} is none of {', '.join(merge_axes.KINDS)}."
+        if kind not in mixes.KINDS:
+            return f"kind {kind!r} is none of {', '.join(mixes.KINDS)}."
         a, b, c = Ingredient("a"), Ingredient("b"), Ingredient("c")
         try:
-            cls._axis(
-                kind, values, a, b, c if kind == merge_axes.MULTIPLIER else None, labels, layout
-            )
+            cls._axis(kind, values, a, b, c if kind == mixes.MULTIPLIER else None, labels, layout)
         except (GridError, MergeError) as error:
             return str(error)
         return True
@@ -126,7 +124,7 @@ class CocktailAxisMerge(io.ComfyNode):
 
     @classmethod
     def _axis(cls, kind, values, a, b, c, labels, layout):
-        return merge_axes.merge_axis(kind, values, a, b, c, labels, layout, own_presets())
+        return mixes.merge_axis(kind, values, a, b, c, labels, layout, own_presets())
 
 
 class CocktailAxisRecipes(io.ComfyNode):
@@ -183,4 +181,4 @@ class CocktailAxisRecipes(io.ComfyNode):
     ) -> io.NodeOutput:
         given = (recipe_1, recipe_2, recipe_3, recipe_4, recipe_5, recipe_6, recipe_7, recipe_8)
         recipes = [recipe for recipe in given if recipe is not None]
-        return io.NodeOutput(merge_axes.recipes_axis(recipes, labels))
+        return io.NodeOutput(mixes.recipes_axis(recipes, labels))

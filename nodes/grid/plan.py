@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Callable
 from typing import Any
 
 from comfy_api.latest import io
@@ -13,15 +11,14 @@ from .. import types
 from ..host import names
 from ..host.progress import show_text
 from ..schema import opt, schema
-from .axes import ALIASES, CATEGORY, choices
-from .engine.axes import typed as axes
+from .axes import ALIASES, CATEGORY
+from .engine.axes.axis import Axis
 from .engine.cell import files
 from .engine.cell.settings import LIMITS, SIDE_STEP, check_limits
 from .engine.errors import GridError
-from .engine.plan import plan
-from .engine.render import merging
-from .engine.store import estimate
-from .engine.store.store import Store
+from .engine.plan.of_settings import make_plan
+from .engine.plan.plan import Plan
+from .engine.summary import checked_name, read_plan, summary
 
 
 class CocktailGridPlan(io.ComfyNode):
@@ -264,7 +261,7 @@ class CocktailGridPlan(io.ComfyNode):
     def execute(
         cls,
         name: str,
-        axis_1: axes.Axis,
+        axis_1: Axis,
         checkpoint: str,
         prompt: str,
         negative_prompt: str,
@@ -276,13 +273,13 @@ class CocktailGridPlan(io.ComfyNode):
         width: int,
         height: int,
         clip_skip: int,
-        axis_2: axes.Axis | None = None,
-        axis_3: axes.Axis | None = None,
-        axis_4: axes.Axis | None = None,
-        axis_5: axes.Axis | None = None,
-        axis_6: axes.Axis | None = None,
-        axis_7: axes.Axis | None = None,
-        axis_8: axes.Axis | None = None,
+        axis_2: Axis | None = None,
+        axis_3: Axis | None = None,
+        axis_4: Axis | None = None,
+        axis_5: Axis | None = None,
+        axis_6: Axis | None = None,
+        axis_7: Axis | None = None,
+        axis_8: Axis | None = None,
         rules: str = "",
         vae: str = files.NONE,
         lora: str = files.NONE,
@@ -311,7 +308,7 @@ class CocktailGridPlan(io.ComfyNode):
         }
         given = (axis_1, axis_2, axis_3, axis_4, axis_5, axis_6, axis_7, axis_8)
         return planned(
-            plan.make_plan(
+            make_plan(
                 checked_name(name),
                 fixed,
                 [axis for axis in given if axis is not None],
@@ -374,7 +371,7 @@ class CocktailGridPlanJson(io.ComfyNode):
         return planned(read_plan(_json(plan), files.content_sha256))
 
 
-def planned(grid: plan.Plan) -> io.NodeOutput:
+def planned(grid: Plan) -> io.NodeOutput:
     """What a node that plans puts out."""
     result = summary(grid)
     lines = [result["text"], *result["notes"]]
@@ -382,77 +379,11 @@ def planned(grid: plan.Plan) -> io.NodeOutput:
     return io.NodeOutput(grid, ui={"text": lines, "cocktail": [result]})
 
 
-def summary(grid: plan.Plan) -> dict[str, Any]:
-    """How many cells a plan has, what it will cost, and what the person should know.
-
-    Raises GridError for a recipe whose ingredients do not go together, or if its cells would not
-    fit on the disk.
-    """
-    for recipe in dict.fromkeys(cell.settings.recipe for cell in grid.cells):
-        if recipe:
-            merging.bound_to_files(recipe, grid.contents["checkpoint"])
-    store = Store(names.cocktail_dir("grids", grid.name))
-    missing = store.missing(grid)
-    if grid.workflow is not None:
-        cost = estimate.estimate_workflow(missing, store.log())
-    else:
-        cost = estimate.estimate(missing, estimate.learn(names.cocktail_dir("grids")))
-    free = shutil.disk_usage(names.cocktail_dir().parent).free
-    if cost.bytes > free:
-        raise GridError(
-            f"The grid {grid.name} needs about {estimate.size(cost.bytes)}, and {estimate.size(free)} are free in the output folder. "
-            "Free space, or plan fewer or smaller cells."
-        )
-    text = f"{grid.size_words()}: " + (
-        f"{len(missing)} to render, {cost.words()}" if missing else "all rendered already"
-    )
-    if grid.repeats:
-        text += f"; {grid.repeats} show a picture that another cell shows too"
-    notes = list(grid.notes)
-    if others := store.others(grid):
-        notes.append(
-            f"The last grid of this name has other cells ({others}). Their files stay; rename this grid to keep the two apart."
-        )
-    return {
-        "name": grid.name,
-        "cells": len(grid.cells),
-        "missing": len(missing),
-        "loads": cost.loads,
-        "repeats": grid.repeats,
-        "left_out": grid.left_out,
-        "encodings": cost.encodings,
-        "seconds": cost.seconds,
-        "bytes": cost.bytes,
-        "notes": notes,
-        "text": text,
-    }
-
-
-def read_plan(described: Any, sha256_of: Callable[[str, str], str]) -> plan.Plan:
-    """The plan of a JSON object, with all its files looked at. Raises GridError."""
-
-    def found(kind: str, name: str) -> str:
-        files.readable(kind, name)
-        return sha256_of(kind, name)
-
-    grid = plan.plan_from_json(described, choices(), found)
-    checked_name(grid.name)
-    return grid
-
-
 def _json(text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError as error:
         raise GridError(f"The plan is not JSON: {error}.") from None
-
-
-def checked_name(name: str) -> str:
-    """The name itself if it can name a grid; otherwise GridError."""
-    try:
-        return names.check_name(name, "grid")
-    except names.BadName as error:
-        raise GridError(str(error)) from None
 
 
 def _file(chosen: str) -> str:

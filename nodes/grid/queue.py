@@ -13,13 +13,16 @@ from ..host import names
 from ..host.progress import show_text
 from ..schema import opt, schema
 from .axes import ALIASES, CATEGORY
+from .engine.axes.axis import Axis
+from .engine.axes.inputs import input_axis
 from .engine.errors import GridError
 from .engine.feed import feeds
 from .engine.feed import servers as feed_settings
-from .engine.plan import of_workflow as template
-from .engine.plan import plan
+from .engine.plan.of_workflow import workflow_plan
+from .engine.plan.plan import Plan
 from .engine.store import cell_file
-from .plan import checked_name, planned
+from .engine.summary import checked_name
+from .plan import planned
 
 AXES = ("axis_1", "axis_2", "axis_3", "axis_4")
 HERE, ALL, RAY = "this ComfyUI", "all allowed servers", "Ray cluster"
@@ -158,11 +161,11 @@ class CocktailWorkflowPlan(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, name: str, output: str = "", rules: str = "", **axes: plan.Axis | None
+        cls, name: str, output: str = "", rules: str = "", **axes: Axis | None
     ) -> io.NodeOutput:
         found = [axes[axis] for axis in AXES if axes.get(axis) is not None]
         workflow = cls.hidden.prompt
-        grid = template.workflow_plan(checked_name(name), workflow, found, {}, rules, output)
+        grid = workflow_plan(checked_name(name), workflow, found, {}, rules, output)
         return planned(grid)
 
 
@@ -241,7 +244,7 @@ class CocktailQueueGrid(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        grid: plan.Plan,
+        grid: Plan,
         in_flight: int = 3,
         save_as: str = cell_file.PNG,
         servers: str = HERE,
@@ -265,9 +268,9 @@ class CocktailQueueGrid(io.ComfyNode):
         return io.NodeOutput(grid, ui={"text": [text], "cocktail": [result]})
 
 
-def _axis(target: str, values: str, labels: str) -> Any:
+def _axis(target: str, values: str, labels: str) -> Axis:
     if "." not in target.strip().strip("."):
         raise GridError(
             f"{target!r} names no input. Write NODE.INPUT, such as KSampler.cfg or 3.cfg."
         )
-    return template.input_axis(target.strip(), values, labels)
+    return input_axis(target.strip(), values, labels)

@@ -24,7 +24,7 @@ from .axes import (
 )
 from .check import CocktailCheckGrid, CocktailFindTwins
 from .engine.errors import GridError
-from .engine.plan import plan
+from .engine.plan.plan import Plan
 from .engine.render import execution, sampling
 from .engine.sheet import sheet
 from .engine.store import cell_file, events, export
@@ -102,7 +102,7 @@ class CocktailRenderGrid(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, grid: plan.Plan, save_as: str = cell_file.PNG, retry_failed: bool = True
+        cls, grid: Plan, save_as: str = cell_file.PNG, retry_failed: bool = True
     ) -> io.NodeOutput:
         from comfy.cli_args import args
 
@@ -203,7 +203,7 @@ class CocktailGridSheet(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, grid: plan.Plan, max_width: int) -> io.NodeOutput:
+    def execute(cls, grid: Plan, max_width: int) -> io.NodeOutput:
         store = _store(grid)
         paths = sheet.make_sheets(grid, store, max_width, Progress())
         folder = _relative_to_output(store.folder / "sheets")
@@ -211,7 +211,7 @@ class CocktailGridSheet(io.ComfyNode):
         return io.NodeOutput(_read_images(paths), ui={"images": images})
 
 
-def _store(grid: plan.Plan) -> Store:
+def _store(grid: Plan) -> Store:
     return Store(names.cocktail_dir("grids", grid.name))
 
 

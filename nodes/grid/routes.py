@@ -10,13 +10,12 @@ from aiohttp import web
 
 from ..host import names
 from .engine.cell import files
-from .engine.cell.graph import api_prompt, ui_workflow
-from .engine.cell.settings import CellSettings
+from .engine.cell.stock import StockCell
 from .engine.errors import GridError
 from .engine.feed import feeds
 from .engine.store import export
 from .engine.store.store import Store, list_grids
-from .plan import read_plan, summary
+from .engine.summary import read_plan, summary
 
 
 def add(table: web.RouteTableDef) -> None:
@@ -52,13 +51,13 @@ async def _cell(request: web.Request) -> web.Response:
         found = export.settings_of(_open(request), key)
         if found is None:
             raise GridError(f"The grid {request.match_info['name']} has no cell {key}.")
-        if not isinstance(found, CellSettings):
+        if not isinstance(found, StockCell):
             return {"key": key, "settings": found.to_json(), "prompt": found.api_prompt("ComfyUI")}
         return {
             "key": key,
             "settings": found.to_json(),
-            "prompt": api_prompt(found),
-            "workflow": ui_workflow(found),
+            "prompt": found.api_prompt(),
+            "workflow": found.ui_workflow(),
         }
 
     return await _answer(read)

@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy
 
-from cocktail.nodes.grid.engine.axes.typed import checkpoint_axis, typed_axis
-from cocktail.nodes.grid.engine.plan.plan import Cell, Plan, make_plan
+from cocktail.nodes.grid.engine.axes.checkpoints import checkpoint_axis
+from cocktail.nodes.grid.engine.axes.typed import typed_axis
+from cocktail.nodes.grid.engine.plan.of_settings import make_plan
+from cocktail.nodes.grid.engine.plan.plan import Cell, Plan
 from cocktail.nodes.grid.engine.render.execution import Outcome, render
 from cocktail.nodes.grid.engine.store.cell_file import PNG
 from cocktail.nodes.grid.engine.store.store import Store

@@ -7,14 +7,11 @@ from typing import Any
 
 import pytest
 
-from cocktail.nodes.grid.engine.axes.typed import (
-    axis_from_json,
-    checkpoint_axis,
-    combine,
-    runs_axis,
-    typed_axis,
-)
+from cocktail.nodes.grid.engine.axes.axis import combine
+from cocktail.nodes.grid.engine.axes.checkpoints import checkpoint_axis, runs_axis
+from cocktail.nodes.grid.engine.axes.typed import typed_axis
 from cocktail.nodes.grid.engine.errors import GridError
+from cocktail.nodes.grid.engine.plan.plan_json import axis_from_json
 
 CHOICES = {
     "sampler": ["euler", "euler_ancestral", "dpmpp_2m"],

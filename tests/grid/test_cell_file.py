@@ -11,7 +11,6 @@ import numpy
 import pytest
 from PIL import Image
 
-from cocktail.nodes.grid.engine.cell.graph import api_prompt, ui_workflow
 from cocktail.nodes.grid.engine.store.cell_file import PNG, SUFFIXES, WEBP, encode, fault
 
 from .test_plan import SETTINGS
@@ -36,8 +35,8 @@ def texts(save_as: str) -> dict[str, str]:
 def test_a_file_carries_both_graphs_and_its_pixels(save_as: str):
     with Image.open(io.BytesIO(data(save_as))) as picture:
         assert numpy.array_equal(numpy.asarray(picture.convert("RGB")), PIXELS)
-    assert json.loads(texts(save_as)["prompt"]) == api_prompt(SETTINGS, "cell")
-    assert json.loads(texts(save_as)["workflow"]) == ui_workflow(SETTINGS, "cell")
+    assert json.loads(texts(save_as)["prompt"]) == SETTINGS.api_prompt("cell")
+    assert json.loads(texts(save_as)["workflow"]) == SETTINGS.ui_workflow("cell")
 
 
 def test_a_file_without_graphs_says_nothing():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cocktail.nodes.grid.engine.plan.plan import make_plan
+from cocktail.nodes.grid.engine.plan.of_settings import make_plan
 from cocktail.nodes.grid.engine.store.estimate import duration, estimate, learn, size
 from cocktail.nodes.grid.engine.store.store import Store
 

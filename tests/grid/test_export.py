@@ -6,8 +6,8 @@ import csv
 import json
 from pathlib import Path
 
-from cocktail.nodes.grid.engine.cell.settings import CellSettings
-from cocktail.nodes.grid.engine.plan.plan import make_plan
+from cocktail.nodes.grid.engine.cell.stock import StockCell
+from cocktail.nodes.grid.engine.plan.of_settings import make_plan
 from cocktail.nodes.grid.engine.store.export import manifest, settings_of, write
 from cocktail.nodes.grid.engine.store.store import Store
 
@@ -50,7 +50,5 @@ def test_the_settings_of_a_cell_come_back_as_they_were(tmp_path: Path):
     Store(tmp_path).save_plan(plan)
     for cell in plan.cells:
         assert settings_of(Store(tmp_path), cell.key) == cell.settings
-        assert (
-            CellSettings.from_json(json.loads(json.dumps(cell.settings.to_json()))) == cell.settings
-        )
+        assert StockCell.from_json(json.loads(json.dumps(cell.settings.to_json()))) == cell.settings
     assert settings_of(Store(tmp_path), "0" * 64) is None

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from cocktail.nodes.grid.engine.render.batching import keeps_apart
+from cocktail.nodes.grid.engine.cell.samplers import keeps_apart
 
 from ..comfy import Comfy, ComfyError
 from .grids import (

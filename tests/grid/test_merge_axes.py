@@ -17,12 +17,12 @@ from cocktail.nodes.grid.engine.axes.mixes import (
     MULTIPLIER,
     SHARE,
     merge_axis,
-    read,
     recipes_axis,
 )
 from cocktail.nodes.grid.engine.axes.typed import typed_axis
+from cocktail.nodes.grid.engine.cell.mix import read
 from cocktail.nodes.grid.engine.errors import GridError
-from cocktail.nodes.grid.engine.plan.plan import make_plan
+from cocktail.nodes.grid.engine.plan.of_settings import make_plan
 
 from ..comfy import Comfy
 from .grids import axis_node, cells, folder_of, grid_prompt, pixels, replace_or_remove, wait_for

@@ -10,12 +10,16 @@ from typing import Any
 
 import pytest
 
-from cocktail.nodes.grid.engine.axes.typed import Axis, checkpoint_axis, typed_axis
-from cocktail.nodes.grid.engine.cell.settings import CellSettings
+from cocktail.nodes.grid.engine.axes.axis import Axis
+from cocktail.nodes.grid.engine.axes.checkpoints import checkpoint_axis
+from cocktail.nodes.grid.engine.axes.typed import typed_axis
+from cocktail.nodes.grid.engine.cell.stock import StockCell
 from cocktail.nodes.grid.engine.errors import GridError
-from cocktail.nodes.grid.engine.plan.plan import MOST_CELLS, make_plan, plan_from_json
+from cocktail.nodes.grid.engine.plan.of_settings import make_plan
+from cocktail.nodes.grid.engine.plan.plan import MOST_CELLS
+from cocktail.nodes.grid.engine.plan.plan_json import plan_from_json
 
-SETTINGS = CellSettings(
+SETTINGS = StockCell(
     checkpoint="base.safetensors",
     prompt="a red circle",
     negative_prompt="",

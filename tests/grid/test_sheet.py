@@ -8,8 +8,9 @@ import numpy
 import pytest
 from PIL import Image
 
-from cocktail.nodes.grid.engine.axes.typed import checkpoint_axis
-from cocktail.nodes.grid.engine.plan.plan import Cell, Plan, make_plan
+from cocktail.nodes.grid.engine.axes.checkpoints import checkpoint_axis
+from cocktail.nodes.grid.engine.plan.of_settings import make_plan
+from cocktail.nodes.grid.engine.plan.plan import Cell, Plan
 from cocktail.nodes.grid.engine.sheet.layout import (
     LABEL_LINES,
     MOST_PIXELS,

@@ -9,7 +9,8 @@ import numpy
 import pytest
 from PIL import Image
 
-from cocktail.nodes.grid.engine.plan.plan import Plan, make_plan
+from cocktail.nodes.grid.engine.plan.of_settings import make_plan
+from cocktail.nodes.grid.engine.plan.plan import Plan
 from cocktail.nodes.grid.engine.store.cell_file import PNG, encode
 from cocktail.nodes.grid.engine.store.store import Store, list_grids
 

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy
 import pytest
 
-from cocktail.nodes.grid.engine.axes.typed import checkpoint_axis
+from cocktail.nodes.grid.engine.axes.checkpoints import checkpoint_axis
 from cocktail.nodes.grid.engine.check.twins import Twins, _joined, find, pixel_hashes
 from cocktail.nodes.grid.engine.errors import GridError
-from cocktail.nodes.grid.engine.plan.plan import Cell, make_plan
+from cocktail.nodes.grid.engine.plan.of_settings import make_plan
+from cocktail.nodes.grid.engine.plan.plan import Cell
 from cocktail.nodes.grid.engine.store.store import Store
 from cocktail.trainer.files import sha256_text
 

@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 
-from cocktail.nodes.grid.engine.cell.graph import api_prompt, ui_workflow
-
 from .test_plan import SETTINGS
 
 WIDGETS = {
@@ -60,4 +58,4 @@ def as_the_page_converts_it(workflow: dict[str, Any]) -> dict[str, Any]:
     ],
 )
 def test_the_workflow_converts_to_the_prompt(cell):
-    assert as_the_page_converts_it(ui_workflow(cell, "cell")) == api_prompt(cell, "cell")
+    assert as_the_page_converts_it(cell.ui_workflow("cell")) == cell.api_prompt("cell")

@@ -3,29 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
-from typing import Any
 
 from .....merge.blocks import BlockWeights
 from .....merge.errors import MergeError
 from .....merge.presets import read_weights
-from .....merge.recipe import (
-    BlockSum,
-    Ingredient,
-    Recipe,
-    add_difference,
-    bind,
-    exact,
-    load_json,
-    recipe_hash,
-    to_json,
-    to_text,
-    weighted_sum,
-)
+from .....merge.recipe import BlockSum, Recipe, add_difference, exact, to_text, weighted_sum
 from .....trainer.files import canonical_json
+from ..cell.mix import recipe_set
 from ..errors import GridError
 from . import lists
-from .typed import Axis, Value, labelled
+from .axis import Axis, Value, labelled
 
 SHARE, MULTIPLIER, BLOCKS = "share of B", "multiplier of B - C", "block weights"
 KINDS = (SHARE, MULTIPLIER, BLOCKS)
@@ -80,32 +67,6 @@ def recipes_axis(recipes: Sequence[Recipe], labels: str = "") -> Axis:
         value = Value(to_text(recipe), recipe_set(recipe))
         found.setdefault(canonical_json(value.set), value)
     return Axis("recipe", "recipe", tuple(labelled(list(found.values()), labels)))
-
-
-def recipe_set(recipe: Recipe) -> dict[str, Any]:
-    """The settings that make a recipe the checkpoint of a cell. An ingredient alone is that
-    checkpoint itself.
-    """
-    if isinstance(recipe, Ingredient):
-        return {"checkpoint": recipe.name, "recipe": ""}
-    return {"checkpoint": "", "recipe": canonical_json(to_json(recipe))}
-
-
-@lru_cache(maxsize=1024)
-def read(text: str) -> Recipe:
-    """The recipe that a cell holds as JSON. Raises GridError."""
-    try:
-        return load_json(text)
-    except MergeError as error:
-        raise GridError(str(error)) from None
-
-
-def content(text: str, sha256_of: Mapping[str, str]) -> str:
-    """The hash of what a recipe makes of the ingredients with these contents."""
-    try:
-        return recipe_hash(bind(read(text), sha256_of.__getitem__))
-    except MergeError as error:
-        raise GridError(str(error)) from None
 
 
 def _mix(

@@ -12,12 +12,25 @@ from typing import Any
 from .....trainer.data.manifest import Dataset
 from ....host import names
 from ..errors import GridError
+from .axis import Axis, Value
 
 SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl")
 LARGEST_BYTES = 64_000_000
 
 Prompts = list[tuple[str, str]]
 """Prompts with their labels, "" for none."""
+
+
+def prompt_axis(prompts: Sequence[tuple[str, str]]) -> Axis:
+    """The axis of (prompt, label) pairs; without a label a prompt is its own. Raises GridError if
+    there are none.
+    """
+    values: dict[str, Value] = {}
+    for prompt, label in prompts:
+        values.setdefault(prompt, Value(label or prompt or "no prompt", {"prompt": prompt}))
+    if not values:
+        raise GridError("The prompt axis is empty: there is no prompt in what it was given.")
+    return Axis("prompt", "prompt", tuple(values.values()))
 
 
 def listed() -> list[str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ....host import names
 from ..cell import files
-from ..cell.settings import CellSettings
+from ..cell.stock import StockCell
 from ..errors import GridError
 from ..plan.plan import Cell
 from ..render import sampling
@@ -38,7 +38,7 @@ def check(name: str, count: int, seed: int, show: Callable[[str], None]) -> Resu
         raise GridError(f"The grid {name} has no finished cells. Render it first.")
     cells = {
         found["key"]: Cell(
-            tuple(found["position"]), CellSettings.from_json(found["settings"]), found["key"]
+            tuple(found["position"]), StockCell.from_json(found["settings"]), found["key"]
         )
         for found in picked
     }

@@ -21,8 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from .....trainer.files import write_json
 from ....host import numerics
-from ..cell.graph import api_prompt
-from ..cell.settings import CellSettings
+from ..cell.stock import StockCell
 from ..errors import GridError
 from ..plan.plan import Cell, Plan
 from ..render.claims import Work, Worker
@@ -499,8 +498,8 @@ def prompt_of(cell: Cell, plan: Plan) -> tuple[dict[str, Any], str]:
     is kept by us.
     """
     prefix = f"cocktail/{plan.name}"
-    if isinstance(cell.settings, CellSettings):
-        prompt, output = api_prompt(cell.settings, prefix), "8"
+    if isinstance(cell.settings, StockCell):
+        prompt, output = cell.settings.api_prompt(prefix), "8"
     else:
         prompt, output = cell.settings.api_prompt(prefix), plan.output
     node = prompt[output]
@@ -511,7 +510,7 @@ def prompt_of(cell: Cell, plan: Plan) -> tuple[dict[str, Any], str]:
 
 def files_of(cell: Cell) -> Sequence[tuple[str, str]]:
     """The files of a cell by ComfyUI's folders."""
-    if not isinstance(cell.settings, CellSettings):
+    if not isinstance(cell.settings, StockCell):
         return cell.settings.files
     folders = {"checkpoint": "checkpoints", "vae": "vae", "lora": "loras", "image": "input"}
     return [(folders[kind], name) for kind, name in cell.settings.files]

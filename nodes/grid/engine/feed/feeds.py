@@ -14,11 +14,12 @@ from typing import Any
 from ....host import names
 from ..cell import files
 from ..cell import node_inputs as inputs
-from ..cell.settings import CellSettings
+from ..cell.stock import StockCell
 from ..errors import GridError
 from ..plan.plan import Cell, Plan
 from ..store import cell_file, events
 from ..store.store import Store
+from ..summary import read_plan
 from . import servers as feed_settings
 from .feed import ACTIVE, CANCELLED, FORMAT, PAUSED, RUNNING, Feed, Order
 
@@ -205,8 +206,6 @@ def _known(name: str) -> Feed | None:
 
 
 def _read(store: Store) -> tuple[Plan, Order]:
-    from ...plan import read_plan
-
     described = json.loads((store.folder / "feed.json").read_text(encoding="utf-8"))
     if described.pop("format", None) != FORMAT:
         raise GridError(
@@ -224,7 +223,7 @@ def _checker(plan: Plan) -> Any:
     """A function that raises GridError when a file of a cell is not the one that was planned with."""
 
     def check(cell: Cell) -> None:
-        stock = isinstance(cell.settings, CellSettings)
+        stock = isinstance(cell.settings, StockCell)
         for kind, name in cell.settings.files:
             now = files.quiet_sha256(kind, name) if stock else inputs.content_sha256(kind, name)
             if now != plan.contents[kind].get(name):

@@ -11,66 +11,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..cell.settings import CellSettings
-
-WITHOUT_NOISE = frozenset(
-    {
-        "euler",
-        "euler_cfg_pp",
-        "heun",
-        "heunpp2",
-        "dpm_2",
-        "lms",
-        "dpm_fast",
-        "dpmpp_2m",
-        "dpmpp_2m_cfg_pp",
-        "ipndm",
-        "ipndm_v",
-        "deis",
-        "res_multistep",
-        "res_multistep_cfg_pp",
-        "gradient_estimation",
-        "gradient_estimation_cfg_pp",
-        "ddim",
-        "uni_pc",
-        "uni_pc_bh2",
-    }
-)
-"""Samplers that draw no noise after the first, and do the same to every item of a batch."""
-
-WITH_NOISE_PER_SEED = frozenset(
-    {
-        "dpmpp_sde",
-        "dpmpp_sde_gpu",
-        "dpmpp_2m_sde",
-        "dpmpp_2m_sde_gpu",
-        "dpmpp_2m_sde_heun",
-        "dpmpp_2m_sde_heun_gpu",
-        "dpmpp_3m_sde",
-        "dpmpp_3m_sde_gpu",
-    }
-)
-"""Samplers whose noise is a Brownian tree for each item of a batch when they are given a seed for
-each.
-"""
-
-ALONE = {
-    "one generator draws the noise of all items of a batch in every step": frozenset({
-        "euler_ancestral", "euler_ancestral_cfg_pp", "dpm_2_ancestral", "dpmpp_2s_ancestral", "dpmpp_2s_ancestral_cfg_pp",
-        "ddpm", "lcm", "res_multistep_ancestral", "res_multistep_ancestral_cfg_pp", "er_sde", "seeds_2", "seeds_3",
-        "sa_solver", "sa_solver_pece",
-    }),
-    "its step is chosen by the error of the whole batch": frozenset({"dpm_adaptive"}),
-}  # fmt: skip
-"""Samplers whose cells are sampled one by one even in batched mode, and why."""
+from ..cell.samplers import WITH_NOISE_PER_SEED
+from ..cell.stock import StockCell
 
 
-def keeps_apart(sampler: str) -> bool:
-    """Whether every cell stays its own when several are sampled together."""
-    return sampler in WITHOUT_NOISE or sampler in WITH_NOISE_PER_SEED
-
-
-def traits(cell: CellSettings) -> tuple[Any, ...]:
+def traits(cell: StockCell) -> tuple[Any, ...]:
     """What cells must have in common to be sampled together, beside equally long texts."""
     return (
         cell.models,
@@ -105,7 +50,7 @@ def shape(positive: Any, negative: Any, latent: Any) -> tuple[Any, ...] | None:
 
 def sample(
     model: Any,
-    cells: Sequence[CellSettings],
+    cells: Sequence[StockCell],
     positives: Sequence[Any],
     negatives: Sequence[Any],
     latents: Sequence[Any],

@@ -17,7 +17,7 @@ from .....merge.errors import MergeError
 from .....merge.recipe import bind
 from ....host import names
 from ....host.progress import Progress
-from ..axes import mixes as merge_axes
+from ..cell import mix
 from ..errors import GridError
 
 PRECISION = "fp16"
@@ -30,7 +30,7 @@ def bound_to_files(recipe: str, contents: Mapping[str, str]) -> Any:
     """
     try:
         bound = bind_to_files(
-            bind(merge_axes.read(recipe), contents.__getitem__),
+            bind(mix.read(recipe), contents.__getitem__),
             names.ingredient_path,
             names.cocktail_dir("hashes.json"),
             converted=names.cocktail_dir("converted"),

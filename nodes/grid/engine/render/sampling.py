@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 from .....trainer.files import canonical_json, sha256_text
 from ....host import numerics
 from ..cell import files
-from ..cell.graph import MERGE_KIND, MODEL, PICTURE, RECIPE, SAMPLER, Link, Node, graph_of
-from ..cell.settings import CellSettings
+from ..cell.graph import Link, Node
+from ..cell.stock import MERGE_KIND, MODEL, PICTURE, RECIPE, SAMPLER, StockCell, graph_of
 from ..errors import GridError
 from ..plan.plan import Cell
 from . import batching
@@ -118,7 +118,7 @@ class ComfyRenderer:
                 for cell, latent in zip(cells, latents, strict=True)
             ]
 
-    def _sampled_together(self, cells: Sequence[CellSettings]) -> list[Any]:
+    def _sampled_together(self, cells: Sequence[StockCell]) -> list[Any]:
         """The LATENT of each cell: one pass for all whose inputs have the same shapes, each
         different one once.
         """
@@ -150,7 +150,7 @@ class ComfyRenderer:
         self._batch = {key: self._batch[key] for key in keys}
         return [self._batch[key] for key in keys]
 
-    def _decoded(self, cell: CellSettings, latent: Any) -> numpy.ndarray:
+    def _decoded(self, cell: StockCell, latent: Any) -> numpy.ndarray:
         import torch
 
         graph = graph_of(cell)
@@ -290,7 +290,7 @@ def _pixels(outputs: tuple[Any, ...]) -> numpy.ndarray:
     return numpy.clip(scaled, 0, 255).astype(numpy.uint8)
 
 
-def _reason(error: Exception, cell: CellSettings) -> str:
+def _reason(error: Exception, cell: StockCell) -> str:
     """An error in one line that fits a tile, without the folders of this machine."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     text = lines[0].removeprefix("ERROR: ")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..axes.typed import Axis
+from ..axes.axis import Axis
 from ..cell.settings import clip_skip_label, lora_words
 from ..plan.plan import Cell, Plan
 

@@ -15,13 +15,12 @@ import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..cell.graph import api_prompt, ui_workflow
-from ..cell.settings import CellSettings
+from ..cell.stock import StockCell
 
 if TYPE_CHECKING:
     import numpy
 
-    from ..plan.of_workflow import WorkflowCell
+    from ..cell.any_workflow import WorkflowCell
 
 PNG, WEBP = "PNG", "WebP lossless"
 SUFFIXES = {PNG: ".png", WEBP: ".webp"}
@@ -50,7 +49,7 @@ def format_for(pixels: numpy.ndarray, save_as: str) -> str:
 def encode(
     pixels: numpy.ndarray,
     save_as: str,
-    cell: CellSettings | WorkflowCell | None,
+    cell: StockCell | WorkflowCell | None,
     prefix: str,
     note: dict[str, Any] | None = None,
 ) -> bytes:
@@ -63,9 +62,9 @@ def encode(
 
     texts = {} if note is None else {NOTE: json.dumps(note)}
     if cell is not None:
-        if isinstance(cell, CellSettings):
-            texts["prompt"] = json.dumps(api_prompt(cell, prefix))
-            texts["workflow"] = json.dumps(ui_workflow(cell, prefix))
+        if isinstance(cell, StockCell):
+            texts["prompt"] = json.dumps(cell.api_prompt(prefix))
+            texts["workflow"] = json.dumps(cell.ui_workflow(prefix))
         else:
             texts["prompt"] = json.dumps(cell.api_prompt(prefix))
     picture = Image.fromarray(pixels)

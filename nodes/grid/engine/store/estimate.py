@@ -8,16 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..cell.samplers import EVALUATIONS
 from ..plan.plan import Cell
 from . import journal
 from .cell_file import PNG
-
-EVALUATIONS = {
-    "heun": 2, "heunpp2": 2, "dpm_2": 2, "dpm_2_ancestral": 2, "dpmpp_2s_ancestral": 2,
-    "dpmpp_2s_ancestral_cfg_pp": 2, "dpmpp_sde": 2, "dpmpp_sde_gpu": 2, "dpmpp_2m_sde_heun": 1, "seeds_2": 2,
-    "exp_heun_2_x0": 2, "exp_heun_2_x0_sde": 2, "seeds_3": 3, "sa_solver_pece": 2,
-}  # fmt: skip
-"""Evaluations of the model in one step, of the samplers that need more than one."""
 
 LATEST_GRIDS = 20
 LATEST_CELLS = 400

@@ -12,11 +12,11 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from .....trainer.files import write_json, write_text
-from ..cell.settings import CellSettings
+from ..cell.stock import StockCell
 from .store import Store
 
 if TYPE_CHECKING:
-    from ..plan.of_workflow import WorkflowCell
+    from ..cell.any_workflow import WorkflowCell
 
 FORMAT = 1
 
@@ -72,16 +72,16 @@ def states(store: Store) -> dict[str, Any]:
     }
 
 
-def settings_of(store: Store, key: str) -> CellSettings | WorkflowCell | None:
+def settings_of(store: Store, key: str) -> StockCell | WorkflowCell | None:
     """The settings of a cell of the plan."""
     plan = _plan(store)
     for cell in plan["cells"]:
         if cell["key"] == key:
             if plan.get("workflow"):
-                from ..plan.of_workflow import cell_of
+                from ..cell.any_workflow import cell_of
 
                 return cell_of(plan["workflow"], plan["output"], cell["settings"])
-            return CellSettings.from_json(cell["settings"])
+            return StockCell.from_json(cell["settings"])
     return None
 
 

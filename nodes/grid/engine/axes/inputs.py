@@ -1,0 +1,62 @@
+"""Axes of any input of any node: KSampler.cfg, and one value a line."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from ..errors import GridError
+from . import lists
+from .axis import Axis, Value
+
+NUMERIC = re.compile(rf"\s*(?:{lists.NUMBER}|{lists.RANGE.pattern}|\.\.\.?|…)\s*")
+
+
+def input_axis(target: str, values: Any, labels: str = "") -> Axis:
+    """The axis of an input, "NODE.INPUT"; what its values must be is seen when the workflow is
+    known.
+
+    `values` is a text with one a line, where a line of numbers, ranges and commas counts as numbers
+    and a line in quotes is a text as it stands, or a list of values as JSON has them. Raises
+    GridError.
+    """
+    found: list[Any] = []
+    if isinstance(values, list):
+        found = values
+    else:
+        for number, line in lists.lines(str(values or "")):
+            try:
+                found += _line(line)
+            except GridError as error:
+                raise GridError(f"Line {number} of the values: {error}") from None
+    if not found:
+        raise GridError(f"The axis {target} has no values. Write one a line.")
+    given = [line.strip() for line in labels.splitlines()]
+    if len(given) > len(found):
+        raise GridError(f"There are {len(given)} labels for {len(found)} values.")
+    given += [""] * (len(found) - len(given))
+    short = target.rpartition(".")[2].replace("_", " ")
+    named = [
+        Value(label or _words(short, value), {target: value})
+        for value, label in zip(found, given, strict=True)
+    ]
+    return Axis(target, target, tuple(named))
+
+
+def _line(line: str) -> list[str]:
+    seeds = lists.seeds(line)
+    if seeds is not None:
+        return seeds
+    if all(NUMERIC.fullmatch(part) for part in line.split(",")):
+        return lists.numbers(line, whole=False)
+    if len(line) > 1 and line[0] == line[-1] == '"':
+        return [line[1:-1].replace('""', '"')]
+    return [line]
+
+
+def _words(name: str, value: Any) -> str:
+    if isinstance(value, bool | int | float) or (
+        isinstance(value, str) and NUMERIC.fullmatch(value)
+    ):
+        return f"{name} {value}"
+    return str(value) or f"no {name}"

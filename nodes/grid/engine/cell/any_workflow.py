@@ -1,0 +1,155 @@
+"""A cell of a grid over any workflow: the API prompt with what the axes set."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from .....trainer.files import canonical_json, sha256_text
+from ..errors import GridError
+from . import node_inputs
+
+FORMAT = "workflow 1"
+
+
+UNSEEN = ("filename_prefix",)
+"""Inputs of an output node that do not change its picture."""
+
+
+SAVERS = ("SaveImage", "PreviewImage")
+
+
+SIDE = 512
+
+
+@dataclass(frozen=True)
+class WorkflowCell:
+    """All that decides one picture of a workflow: what its prompt is, and what of it the axes have
+    set.
+    """
+
+    prompt: dict[str, Any]
+    """The API prompt, of the output node and what comes before it."""
+    output: str
+    changes: dict[str, Any]
+    """Values by "id.input"."""
+    files: tuple[tuple[str, str], ...]
+    """Folder and name of every file that the prompt loads."""
+    render_order: tuple[Any, ...] = ()
+    width: int = SIDE
+    height: int = SIDE
+    """The size of the picture as far as the prompt tells it; the file knows it for sure."""
+    batch_size: ClassVar[int] = 1
+    recipe: ClassVar[str] = ""
+    """Workflows are not batched, and merge by nodes of their own."""
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """What must be in memory for this picture."""
+        return tuple(f"{folder}/{name}" for folder, name in self.files if folder != "input")
+
+    def key(self, sha256_of: Any) -> str:
+        """Hex SHA-256 of the picture's graph without ids and names of saved files, with the content
+        of files for their names.
+        """
+        known: dict[str, str] = {}
+
+        def content(id: str) -> str:
+            if id not in known:
+                node = self.prompt[id]
+                found: dict[str, Any] = {}
+                for name, value in node["inputs"].items():
+                    if id == self.output and name in UNSEEN:
+                        continue
+                    if node_inputs.is_link(value):
+                        found[name] = {"link": [content(value[0]), value[1]]}
+                        continue
+                    file = node_inputs.file_of(node["class_type"], name, value)
+                    found[name] = {"file": sha256_of(*file)} if file else {"value": value}
+                saver = id == self.output and node["class_type"] in SAVERS
+                known[id] = sha256_text(
+                    canonical_json(["picture" if saver else node["class_type"], found])
+                )
+            return known[id]
+
+        return sha256_text(canonical_json([FORMAT, content(self.output)]))
+
+    def to_json(self) -> dict[str, Any]:
+        return dict(self.changes)
+
+    def api_prompt(self, prefix: str) -> dict[str, Any]:
+        """What `POST /prompt` takes; files that the output node writes begin with `prefix`."""
+        prompt = copy.deepcopy(self.prompt)
+        if "filename_prefix" in prompt[self.output]["inputs"]:
+            prompt[self.output]["inputs"]["filename_prefix"] = prefix
+        return prompt
+
+
+def cell_of(
+    base: Mapping[str, Any], output: str, changes: Mapping[str, Any], varied: Sequence[str] = ()
+) -> WorkflowCell:
+    """The cell of a template with these values by "id.input"."""
+    prompt = {id: {**node, "inputs": dict(node["inputs"])} for id, node in base.items()}
+    for target, value in changes.items():
+        set_input(prompt, target, value, output)
+    prompt = {id: prompt[id] for id in ancestors(prompt, output)}
+    files = []
+    width, height = SIDE, SIDE
+    for node in prompt.values():
+        for name, value in node["inputs"].items():
+            if not node_inputs.is_link(value) and (
+                file := node_inputs.file_of(node["class_type"], name, value)
+            ):
+                files.append(file)
+        sides = (node["inputs"].get("width"), node["inputs"].get("height"))
+        if all(isinstance(side, int) and side > 0 for side in sides):
+            width, height = sides
+    found = tuple(sorted(set(files)))
+    models = tuple(file for file in found if file[0] != "input")
+    order = (models, *(canonical_json(changes.get(target)) for target in varied))
+    return WorkflowCell(prompt, output, dict(changes), found, order, width, height)
+
+
+def node_of(prompt: node_inputs.Prompt, target: str) -> str:
+    """The node of "id.input": ids of nodes in subgraphs have colons, no dots."""
+    return next(id for id in prompt if target.startswith(f"{id}."))
+
+
+def set_input(prompt: dict[str, Any], target: str, value: Any, output: str) -> None:
+    if not any(target.startswith(f"{id}.") for id in prompt):
+        raise GridError(f"{target} does not come before node {output}: it changes no picture.")
+    id = node_of(prompt, target)
+    prompt[id]["inputs"][target[len(id) + 1 :]] = value
+
+
+def ancestors(prompt: node_inputs.Prompt, output: str) -> list[str]:
+    """The output and all before it, in the order of the prompt. Raises GridError for a circle of
+    links.
+    """
+    found: set[str] = set()
+    open: set[str] = set()
+
+    def walk(id: str) -> None:
+        if id in open:
+            raise GridError(
+                f"The links of the workflow go in a circle at {node_inputs.called(prompt, id)}."
+            )
+        if id in found:
+            return
+        open.add(id)
+        for value in prompt[id]["inputs"].values():
+            if node_inputs.is_link(value):
+                walk(value[0])
+        open.discard(id)
+        found.add(id)
+
+    walk(output)
+    return [id for id in prompt if id in found]
+
+
+def descendants(prompt: node_inputs.Prompt) -> dict[str, int]:
+    """How many nodes must run again when one changes, itself included."""
+    before = {id: set(ancestors(prompt, id)) for id in prompt}
+    return {id: sum(id in ancestors for ancestors in before.values()) for id in prompt}

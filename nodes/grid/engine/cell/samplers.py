@@ -1,0 +1,58 @@
+"""What is known of ComfyUI's samplers: which keep the cells of a batch apart, and what a step costs."""
+
+from __future__ import annotations
+
+WITHOUT_NOISE = frozenset(
+    {
+        "euler",
+        "euler_cfg_pp",
+        "heun",
+        "heunpp2",
+        "dpm_2",
+        "lms",
+        "dpm_fast",
+        "dpmpp_2m",
+        "dpmpp_2m_cfg_pp",
+        "ipndm",
+        "ipndm_v",
+        "deis",
+        "res_multistep",
+        "res_multistep_cfg_pp",
+        "gradient_estimation",
+        "gradient_estimation_cfg_pp",
+        "ddim",
+        "uni_pc",
+        "uni_pc_bh2",
+    }
+)
+"""Samplers that draw no noise after the first, and do the same to every item of a batch."""
+
+
+WITH_NOISE_PER_SEED = frozenset(
+    {
+        "dpmpp_sde",
+        "dpmpp_sde_gpu",
+        "dpmpp_2m_sde",
+        "dpmpp_2m_sde_gpu",
+        "dpmpp_2m_sde_heun",
+        "dpmpp_2m_sde_heun_gpu",
+        "dpmpp_3m_sde",
+        "dpmpp_3m_sde_gpu",
+    }
+)
+"""Samplers whose noise is a Brownian tree for each item of a batch when they are given a seed for
+each.
+"""
+
+
+def keeps_apart(sampler: str) -> bool:
+    """Whether every cell stays its own when several are sampled together."""
+    return sampler in WITHOUT_NOISE or sampler in WITH_NOISE_PER_SEED
+
+
+EVALUATIONS = {
+    "heun": 2, "heunpp2": 2, "dpm_2": 2, "dpm_2_ancestral": 2, "dpmpp_2s_ancestral": 2,
+    "dpmpp_2s_ancestral_cfg_pp": 2, "dpmpp_sde": 2, "dpmpp_sde_gpu": 2, "dpmpp_2m_sde_heun": 1, "seeds_2": 2,
+    "exp_heun_2_x0": 2, "exp_heun_2_x0_sde": 2, "seeds_3": 3, "sa_solver_pece": 2,
+}  # fmt: skip
+"""Evaluations of the model in one step, of the samplers that need more than one."""

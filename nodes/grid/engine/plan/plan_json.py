@@ -1,0 +1,164 @@
+"""Plans and axes as JSON: what plan.json holds, and what people and other programs write."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ..axes.axis import Axis, Value, text_of
+from ..axes.choices import Choices
+from ..axes.inputs import input_axis
+from ..axes.typed import typed_axis
+from ..cell.settings import REPLACES, STRONGEST, check_limits
+from ..errors import GridError
+from .of_settings import make_plan
+from .of_workflow import workflow_plan
+from .plan import FORMAT, Plan
+
+SETTABLE: dict[str, tuple[type, ...]] = {
+    "checkpoint": (str,), "prompt": (str,), "negative_prompt": (str,), "seed": (int,), "steps": (int,),
+    "cfg": (int, float), "sampler": (str,), "scheduler": (str,), "width": (int,), "height": (int,),
+    "clip_skip": (int,), "vae": (str,), "loras": (list, tuple), "image": (str,), "denoise": (int, float),
+    "batch_size": (int,), "recipe": (str,),
+    **{name: (list, tuple) for name in REPLACES.values()}, "lora_strength": (int, float),
+}  # fmt: skip
+"""The settings that a value may set, and of what kind each is."""
+
+
+def axis_from_json(described: Any, number: int, choices: Choices) -> Axis:
+    """An axis of a plan as JSON: {"target", "values": text or list, "search", "labels"} as on the
+    node, or what `to_json` gives.
+
+    Raises GridError that names the axis by its `number`.
+    """
+    try:
+        if not isinstance(described, dict) or not isinstance(described.get("target"), str):
+            raise GridError('give an object with "target" and "values".')
+        values = described.get("values")
+        of_node = "." in described["target"]
+        if isinstance(values, list) and values and all(isinstance(v, dict) for v in values):
+            found = [_value_from_json(value, of_node) for value in values]
+            for value in found:
+                check_limits(value.set)
+            label = str(described.get("label") or described["target"])
+            return Axis(label, described["target"], tuple(found))
+        search, labels = (
+            str(described.get("search") or ""),
+            text_of(described.get("labels"), "labels"),
+        )
+        if of_node:
+            return input_axis(described["target"], values, labels)
+        text = text_of(values, "values")
+        return typed_axis(described["target"], text, choices, search, labels)
+    except GridError as error:
+        raise GridError(f"Axis {number}: {error}") from None
+
+
+def checked(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as they came from JSON, LoRAs and replacements as tuples. Raises GridError for one
+    that is unknown or of the wrong kind.
+    """
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        if name not in SETTABLE:
+            near = difflib.get_close_matches(name, SETTABLE, n=1, cutoff=0.5)
+            hint = f" Did you mean {near[0]}?" if near else f" There are: {', '.join(SETTABLE)}."
+            raise GridError(f"there is no setting {name!r}.{hint}")
+        if not isinstance(value, SETTABLE[name]) or isinstance(value, bool):
+            kind = "a list" if list in SETTABLE[name] else f"a {SETTABLE[name][-1].__name__}"
+            raise GridError(f"{name} must be {kind}, and is {value!r}.")
+        found[name] = _tuples(name, value) if isinstance(value, list | tuple) else value
+    return found
+
+
+def _value_from_json(value: dict[str, Any], of_node: bool = False) -> Value:
+    settings = value.get("set")
+    if not isinstance(settings, dict) or not settings:
+        raise GridError('a value needs "set", an object with the settings that it sets.')
+    label = str(value.get("label") or ", ".join(f"{n} {v}" for n, v in settings.items()))
+    return Value(label, settings if of_node else checked(settings))
+
+
+def _tuples(name: str, value: Sequence[Any]) -> tuple[Any, ...]:
+    if name == "loras":
+        for lora in value:
+            if not (
+                isinstance(lora, list | tuple)
+                and len(lora) == 3
+                and isinstance(lora[0], str)
+                and all(isinstance(s, int | float) and abs(s) <= STRONGEST for s in lora[1:])
+            ):
+                raise GridError(
+                    f"loras must be a list of [file, strength on the model, strength on the text encoder], and is {value!r}."
+                )
+        return tuple((lora[0], float(lora[1]), float(lora[2])) for lora in value)
+    if len(value) != 2 or not all(isinstance(word, str) for word in value):
+        raise GridError(
+            f"{name} must be [what to search for, what to put there], and is {value!r}."
+        )
+    return tuple(value)
+
+
+def plan_from_json(described: Any, choices: Choices, sha256_of: Callable[[str, str], str]) -> Plan:
+    """The plan of a JSON object: "name", "fixed", "axes", and if wanted "rules" (a list or a text
+    with one a line).
+
+    What `Plan.to_json` gives is such an object; its cells are resolved anew. Raises GridError.
+    """
+    if not isinstance(described, dict):
+        raise GridError('A plan is an object with "name", "fixed" and "axes".')
+    if described.get("format", FORMAT) != FORMAT:
+        raise GridError(
+            f"This plan has format {described['format']}; this version of the pack reads {FORMAT}. Update the pack."
+        )
+    unknown = set(described) - {
+        "format",
+        "name",
+        "fixed",
+        "axes",
+        "rules",
+        "contents",
+        "cells",
+        "workflow",
+        "output",
+    }
+    if unknown:
+        raise GridError(f"A plan has no {', '.join(sorted(unknown))}.")
+    if "workflow" in described:
+        return _workflow_plan(described, choices)
+    axes, fixed, rules = (described.get(part) for part in ("axes", "fixed", "rules"))
+    if not isinstance(axes, list) or not axes:
+        raise GridError('A plan needs "axes", a list with at least one.')
+    if not isinstance(fixed, dict):
+        raise GridError('A plan needs "fixed", an object with the settings of all cells.')
+    found = [axis_from_json(axis, number, choices) for number, axis in enumerate(axes, start=1)]
+    try:
+        settings = checked(fixed)
+    except GridError as error:
+        raise GridError(f"Fixed settings: {error}") from None
+    for target in ("sampler", "scheduler"):
+        for value in [settings.get(target), *(v.set.get(target) for a in found for v in a.values)]:
+            if value is not None and choices.get(target) and value not in choices[target]:
+                raise GridError(
+                    f"There is no {target} {value!r}. There are: {', '.join(choices[target])}."
+                )
+    return make_plan(
+        str(described.get("name", "")), settings, found, sha256_of, text_of(rules, "rules")
+    )
+
+
+def _workflow_plan(described: dict[str, Any], choices: Choices) -> Plan:
+    axes, fixed, rules = (described.get(part) for part in ("axes", "fixed", "rules"))
+    if not isinstance(axes, list) or not axes:
+        raise GridError('A plan needs "axes", a list with at least one.')
+    if not isinstance(fixed or {}, dict):
+        raise GridError('"fixed" must be an object with a value for each NODE.INPUT that it sets.')
+    return workflow_plan(
+        str(described.get("name", "")),
+        described["workflow"],
+        [axis_from_json(axis, number, choices) for number, axis in enumerate(axes, start=1)],
+        fixed or {},
+        text_of(rules, "rules"),
+        str(described.get("output") or ""),
+    )
