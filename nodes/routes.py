@@ -57,14 +57,16 @@ async def _run(request: web.Request) -> web.Response:
 
 
 async def _metrics(request: web.Request) -> web.Response:
-    """Lines of a run's metrics from line number `after` on, and the number to ask from next time."""
+    """Lines of a run's metrics from byte `after` on, and the byte to ask from next time."""
 
     def read() -> dict[str, Any]:
         after = request.query.get("after", "0")
-        if not after.isdecimal():
-            raise web.HTTPBadRequest(text="after must be a number of lines, 0 or more")
-        lines = _open(request).metrics(int(after))
-        return {"lines": lines, "next": int(after) + len(lines)}
+        if not after.isdecimal() or len(after) > 18:
+            raise web.HTTPBadRequest(
+                text="after must be a number of bytes: 0, or `next` of the last answer."
+            )
+        read = _open(request).metrics_from(int(after))
+        return {"lines": read.lines, "next": read.next}
 
     return await _answer(read)
 

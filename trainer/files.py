@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 import json
@@ -69,34 +68,6 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
-
-
-def append_line(path: Path, value: dict[str, Any]) -> None:
-    """Append one JSON line. A torn line (a kill, a full disk) stands alone; `read_lines` leaves it
-    out.
-    """
-    line = json.dumps(value, ensure_ascii=False).encode("utf-8") + b"\n"
-    with path.open("a+b", buffering=0) as file:
-        if file.tell() and not _ends_a_line(file):
-            line = b"\n" + line
-        if file.write(line) != len(line):
-            raise OSError(errno.ENOSPC, "a line was written in part", str(path))
-
-
-def _ends_a_line(file: Any) -> bool:
-    file.seek(-1, os.SEEK_END)
-    return file.read(1) == b"\n"
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The whole JSON lines of a file that may still be written to; [] when it does not exist."""
-    if not path.exists():
-        return []
-    found = []
-    for line in path.read_bytes().split(b"\n")[:-1]:
-        with contextlib.suppress(ValueError):
-            found.append(json.loads(line))
-    return found
 
 
 def canonical_json(value: Any) -> str:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from .errors import TrainerError
-from .files import DISK_FULL, append_line
+from .files import DISK_FULL
+from .jobs.lines import Lines
 from .runs import Run, State
 
 STATE_EVERY_S = 0.5
@@ -133,7 +134,8 @@ class Journal:
         self._waiting.append((path, line))
         with _room_permitting():
             while self._waiting:
-                append_line(*self._waiting[0])
+                path, waiting = self._waiting[0]
+                Lines(path).append(waiting)
                 del self._waiting[0]
 
     def close(self) -> None:

@@ -23,12 +23,14 @@ import re
 import shutil
 import time
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from .data.manifest import Dataset
 from .errors import TrainerError
-from .files import canonical_json, read_lines, sha256_text, write_json
+from .files import canonical_json, sha256_text, write_json
+from .jobs.lines import Followed, Lines, Read
 from .settings.run_settings import RunSettings
 
 FORMAT = 1
@@ -157,23 +159,27 @@ class Run:
         control.unlink(missing_ok=True)
         return command if command in COMMANDS else None
 
-    def metrics(self, after_line: int = 0) -> list[dict[str, Any]]:
-        """Lines of metrics.jsonl from number `after_line` on. After a resume a step can be there
-        twice: the later line holds.
+    def metrics(self) -> list[dict[str, Any]]:
+        """All lines of metrics.jsonl. After a resume a step can be there twice: the later line
+        holds.
         """
-        return read_lines(self.folder / "metrics.jsonl")[after_line:]
+        return self.metrics_from(0).lines
+
+    def metrics_from(self, byte: int) -> Read:
+        """What metrics.jsonl holds from a byte on, and the byte to ask from next time."""
+        return Lines(self.folder / "metrics.jsonl").read(byte)
 
     def validations(self) -> list[dict[str, Any]]:
         """The validations so far in order of their steps: epoch, step and the loss of every pair by
         its id.
         """
-        lines = read_lines(self.folder / "validation.jsonl")
+        lines = Lines(self.folder / "validation.jsonl").read().lines
         by_step = {line["step"]: line for line in lines}
         return [by_step[step] for step in sorted(by_step)]
 
     def checkpoints(self) -> list[SavedCheckpoint]:
         """Saved checkpoints that still exist, in order of their steps."""
-        lines = self.metrics()
+        lines = _followed(self.folder / "metrics.jsonl").lines()
         losses = {line["step"]: line["loss"] for line in lines if line["kind"] == "validation"}
         best = self.state().best
         found = {}
@@ -194,6 +200,12 @@ class Run:
         except FileNotFoundError:
             return ""
         return "\n".join(text.splitlines()[-lines:])
+
+
+@lru_cache(maxsize=256)
+def _followed(metrics: Path) -> Followed:
+    """What is asked of a run's metrics again and again while it grows."""
+    return Followed(Lines(metrics), ("checkpoint", "validation"))
 
 
 def run_identity(base_sha256: str, dataset_fingerprint: str, settings: RunSettings) -> str:

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import TrainerError
-from .files import read_lines, write_json, write_text
+from .files import write_json, write_text
+from .jobs.lines import Lines
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -137,7 +138,7 @@ def judge_grid(folder: Path) -> list[Score]:
     from PIL import Image
 
     scores: dict[str, Score] = {}
-    lines = {line["key"]: line for line in read_lines(folder / "cells.jsonl")}
+    lines = {line["key"]: line for line in Lines(folder / "cells.jsonl").read().lines}
     for key, line in lines.items():
         asked = CAPTION.search(line["settings"]["prompt"])
         picture = folder / "cells" / key[:2] / f"{key}.png"

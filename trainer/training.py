@@ -16,7 +16,7 @@ from .data.buckets import Showing, batches, steps_of_epoch
 from .data.captions import texts
 from .data.manifest import TRAIN, Dataset, Pair
 from .errors import TrainerError
-from .files import read_lines
+from .jobs.lines import Lines
 from .journal import Journal
 from .latents import Latents
 from .loss import Schedule
@@ -321,7 +321,7 @@ def _note_skipped(run: Run, journal: Journal, unreadable: Mapping[str, str]) -> 
     What was left out once stays out, so that a resumed run shows what it showed before.
     """
     file = run.folder / "skipped.jsonl"
-    skipped = {line["pair"]: line["reason"] for line in read_lines(file)}
+    skipped = {line["pair"]: line["reason"] for line in Lines(file).read().lines}
     for pair, reason in unreadable.items():
         if pair not in skipped:
             skipped[pair] = reason

@@ -51,10 +51,11 @@ def test_a_run_outlives_interrupt_and_a_restart_of_comfyui(comfy):
     started = run_of(comfy, "outlives")["step"]
     outputs = comfy.run(graph)
     assert outputs["wait"]["cocktail"][0]["status"] == "finished"
-    metrics = comfy.get("/cocktail/runs/outlives/metrics")["lines"]
-    steps = [line["step"] for line in metrics if line["kind"] == "step"]
+    metrics = comfy.get("/cocktail/runs/outlives/metrics")
+    steps = [line["step"] for line in metrics["lines"] if line["kind"] == "step"]
     assert steps == list(range(1, len(steps) + 1)) and started <= len(steps)
-    assert comfy.get(f"/cocktail/runs/outlives/metrics?after={len(metrics)}")["lines"] == []
+    after = f"/cocktail/runs/outlives/metrics?after={metrics['next']}"
+    assert comfy.get(after) == {"lines": [], "next": metrics["next"]}
     files = run_of(comfy, "outlives")["checkpoints"]
     assert outputs["pick"]["cocktail"][0]["checkpoint"].replace("\\", "/") in {
         f"cocktail/outlives/{saved['file']}" for saved in files

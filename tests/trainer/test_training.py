@@ -23,7 +23,8 @@ from cocktail.trainer.data.manifest import Dataset
 from cocktail.trainer.data.split import split
 from cocktail.trainer.disk import check_disk, checkpoint_bytes
 from cocktail.trainer.errors import TrainerError
-from cocktail.trainer.files import read_lines, sha256_file
+from cocktail.trainer.files import sha256_file
+from cocktail.trainer.jobs.lines import Lines
 from cocktail.trainer.model.networks import load_model
 from cocktail.trainer.model.single_file import TEXT_ENCODER, UNET, VAE, read_shapes
 from cocktail.trainer.runs import Base, Paths, Run, create_run
@@ -293,7 +294,7 @@ def test_a_picture_that_goes_bad_is_skipped_and_named(
     run = make_tiny_run("bad", dataset=replace(few_shapes, root=str(folder)), resolution=96)
     assert exit_status(fork_training(run)) == 0, run.log_tail()
     assert run.state().skipped == 1
-    (line,) = read_lines(run.folder / "skipped.jsonl")
+    (line,) = Lines(run.folder / "skipped.jsonl").read().lines
     assert line["pair"] == bad.id and bad.image in line["reason"]
 
 

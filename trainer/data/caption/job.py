@@ -28,8 +28,9 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import TrainerError
-from ...files import append_line, canonical_json, read_lines, sha256_text, write_json
+from ...files import canonical_json, sha256_text, write_json
 from ...jobs import process
+from ...jobs.lines import Lines
 from ..manifest import Dataset, Pair
 from .captioner import Captioned, CaptionSettings, Picture, caption_images, load_captioner
 from .model_folder import check_model, model_fingerprint
@@ -133,7 +134,8 @@ class CaptionJob:
 
     def lines(self) -> dict[str, dict[str, Any]]:
         """The last line of captions.jsonl for every picture, by its hash."""
-        return {line["image_hash"]: line for line in read_lines(self.folder / "captions.jsonl")}
+        lines = Lines(self.folder / "captions.jsonl").read().lines
+        return {line["image_hash"]: line for line in lines}
 
 
 def _damaged(folder: Path, file: str, error: Exception) -> str:
@@ -318,7 +320,7 @@ def _write_captions(job: CaptionJob, journal: _Journal, answers: Iterable[Captio
     for count, answer in enumerate(answers, start=1):
         line = {"id": answer.id, "image_hash": answer.image_hash}
         line |= {"problem": answer.problem} if answer.problem else {"text": answer.text}
-        append_line(job.folder / "captions.jsonl", line)
+        Lines(job.folder / "captions.jsonl").append(line)
         journal.note(answer, count / (time.monotonic() - started))
         captioned += not answer.problem
         failures += bool(answer.problem) and not answer.of_picture

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import TrainerError
-from ...files import read_lines
+from ...jobs.lines import Lines
 from ..image import open_rgb
 from ..manifest import Dataset, Pair
 
@@ -98,7 +98,7 @@ def _known(cache: Path) -> dict[str, Look]:
             line["image"]: Look(
                 int(line["hash"], 16), line["deviation"], bytes.fromhex(line["colours"])
             )
-            for line in read_lines(cache)
+            for line in Lines(cache).read().lines
         }
     except (ValueError, KeyError, TypeError):
         cache.unlink(missing_ok=True)

@@ -1,0 +1,131 @@
+"""Append-only files of JSON lines: readers ask from a byte on, and get what is new and where to ask
+next.
+
+A line that a kill or a full disk has cut off never swallows the one after it. At the end of the
+file it may still be on its way, so it is left for the next time; in the middle it is passed over
+and counted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+
+@dataclass(frozen=True)
+class Read:
+    """Lines of a file, the byte to ask from next time, and how many lines made no sense."""
+
+    lines: list[dict[str, Any]]
+    next: int
+    damaged: int = 0
+
+
+@dataclass(frozen=True)
+class Lines:
+    """A file of JSON objects, one a line. `shared` when several processes append to it."""
+
+    path: Path
+    shared: bool = False
+
+    def append(self, *values: dict[str, Any], sync: bool = False) -> None:
+        """Append lines in one write; with `sync` they are on the disk afterwards.
+
+        Raises OSError, ENOSPC too when there was room for a part of them only.
+        """
+        data = b"".join(json.dumps(v, ensure_ascii=False).encode("utf-8") + b"\n" for v in values)
+        with self._alone(), self.path.open("a+b", buffering=0) as file:
+            if file.tell() and not _ends_a_line(file):
+                data = b"\n" + data
+            if file.write(data) != len(data):
+                raise OSError(errno.ENOSPC, "lines were written in part", str(self.path))
+            if sync:
+                os.fsync(file.fileno())
+
+    def read(self, after: int = 0) -> Read:
+        """The lines from byte `after` on; all of them from 0, none when there is no file.
+
+        A byte within a line stands for the beginning of the next one. One beyond the end of the
+        file was noted of a longer file, which has been replaced: reading begins at 0 again.
+        """
+        try:
+            file = self.path.open("rb")
+        except FileNotFoundError:
+            return Read([], 0)
+        with file:
+            start = after if 0 < after <= file.seek(0, os.SEEK_END) else 0
+            file.seek(max(0, start - 1))
+            if start:
+                file.readline()
+                start = file.tell()
+            data = file.read()
+        whole = data[: data.rfind(b"\n") + 1]
+        lines, damaged = _parse(whole.split(b"\n")[:-1])
+        return Read(lines, start + len(whole), damaged)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other processes from appending meanwhile, if there may be any."""
+        if not self.shared:
+            yield
+            return
+        from filelock import FileLock
+
+        with FileLock(self.path.with_name(f".{self.path.name}.lock")):
+            yield
+
+
+class Followed:
+    """The lines of a file that matter to somebody, kept in memory, so that each is read once."""
+
+    def __init__(self, file: Lines, kinds: Iterable[str]) -> None:
+        self.file, self.kinds = file, frozenset(kinds)
+        self._alone = threading.Lock()
+        self._lines: list[dict[str, Any]] = []
+        self._next = 0
+        self._inode = 0
+
+    def lines(self) -> list[dict[str, Any]]:
+        """All lines so far whose `kind` is one of `kinds`."""
+        with self._alone:
+            try:
+                status = self.file.path.stat()
+            except FileNotFoundError:
+                self._lines, self._next = [], 0
+                return []
+            if status.st_ino != self._inode or status.st_size < self._next:
+                self._inode, self._lines, self._next = status.st_ino, [], 0
+            if status.st_size > self._next:
+                read = self.file.read(self._next)
+                self._lines += [line for line in read.lines if line.get("kind") in self.kinds]
+                self._next = read.next
+            return list(self._lines)
+
+
+def _parse(texts: list[bytes]) -> tuple[list[dict[str, Any]], int]:
+    """The objects among some lines, and how many others there are; empty lines do not count."""
+    found, damaged = [], 0
+    for text in texts:
+        if not text.strip():
+            continue
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError):
+            value = None
+        if isinstance(value, dict):
+            found.append(value)
+        else:
+            damaged += 1
+    return found, damaged
+
+
+def _ends_a_line(file: IO[bytes]) -> bool:
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) == b"\n"
