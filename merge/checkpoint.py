@@ -28,17 +28,10 @@ from .metadata import (
 )
 from .pickled import is_pickled, safetensors_of
 from .plan import PRECISIONS, make_plan
-from .recipe import (
-    Ingredient,
-    Recipe,
-    bind,
-    check_depth,
-    ingredients,
-    recipe_hash,
-    short_name,
-    to_text,
-)
+from .recipe import Ingredient, Recipe, bind, check_depth, ingredients, short_name
+from .recipe_json import recipe_hash
 from .safetensors_file import Header, read_header
+from .text import to_text
 
 SAME_FILE = "the same file, bit for bit"
 SAME_TENSORS = "the same tensors, bit for bit, with other metadata"

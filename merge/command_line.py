@@ -19,9 +19,10 @@ from .methods import METHODS
 from .numbers import decimal, written
 from .pickled import ENDINGS
 from .plan import PRECISIONS
-from .recipe import TREES, Ingredient, Recipe, flatten, load_json, to_json, to_text
+from .recipe import TREES, Ingredient, Recipe, flatten
+from .recipe_json import load_json, to_json
 from .safetensors_file import read_header
-from .text import name_finder, parse
+from .text import name_finder, parse, to_text
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -26,9 +26,9 @@ from .recipe import (
     WeightedSum,
     children,
     short_name,
-    to_text,
 )
 from .safetensors_file import Header, read_header
+from .text import to_text
 
 
 @dataclass(frozen=True)

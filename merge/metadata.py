@@ -18,8 +18,10 @@ from .errors import MergeError
 from .hashing import Hashes, legacy_hash
 from .licence import Licence
 from .plan import Plan
-from .recipe import Ingredient, Recipe, load_json, recipe_hash, short_name, to_json, to_text
+from .recipe import Ingredient, Recipe, short_name
+from .recipe_json import load_json, recipe_hash, to_json
 from .safetensors_file import Header
+from .text import to_text
 from .web_ui import MODELS, has_web_ui_recipe, json_object, read_web_ui_recipe, write_web_ui_recipe
 from .web_ui import RECIPE as WEB_UI_RECIPE
 

@@ -8,25 +8,19 @@ combination.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, TypeAlias
 
-from .blocks import LAYOUTS, BlockWeights, block_weights, parse_rules
+from .blocks import BlockWeights
 from .errors import MergeError
 from .key_names import TEXT_PART, VAE_PART, part_of
 from .methods import METHODS, MergeMethod, Setting
-from .numbers import Number, exact, json_number, shown, written
+from .numbers import Number, exact, shown, written
 
-FORMAT = 1
 DEEPEST = 100
-SHA256 = re.compile(r"[0-9a-f]{64}")
-PLAIN_NAME = re.compile(r"[^\W\d][\w./\\@-]*")
-"""A name that stands in a recipe's text without quotation marks."""
 
 
 @dataclass(frozen=True)
@@ -337,278 +331,13 @@ def bind(recipe: Recipe, sha256_of: Callable[[str], str]) -> Recipe:
     return _rebuilt(recipe, lambda child: bind(child, sha256_of))
 
 
-def recipe_hash(recipe: Recipe) -> str:
-    """Hex SHA-256 of what the recipe makes: its canonical form, with content hashes in place of
-    names.
-
-    Raises MergeError when an ingredient is not bound to a file.
-    """
-    value = {"format": FORMAT, "recipe": _canonical(recipe)}
-    text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()
-
-
-def _canonical(recipe: Recipe) -> dict[str, Any]:
-    if isinstance(recipe, Ingredient):
-        if recipe.sha256 is None:
-            raise MergeError(f"{recipe.name} has no content hash yet: its file must be read first.")
-        return {"kind": "ingredient", "sha256": recipe.sha256}
-    if isinstance(recipe, WeightedSum):
-        parts = [{"recipe": _canonical(p.recipe), "weight": str(p.weight)} for p in recipe.parts]
-        return {"kind": "weighted_sum", "parts": parts}
-    if isinstance(recipe, BlockSum):
-        a, b = (_canonical(child) for child in children(recipe))
-        return {
-            "kind": "block_sum",
-            "a": a,
-            "b": b,
-            "share_of_b": _weights_json(recipe.share_of_b, str),
-        }
-    if isinstance(recipe, Parts):
-        return {"kind": "parts", **{k: _canonical(child) for k, child in _given(recipe).items()}}
-    if isinstance(recipe, Method):
-        return _method_json(recipe, _canonical, str)
-    a, b, c = (_canonical(child) for child in children(recipe))
-    multiplier = _multiplier_json(recipe.multiplier, str)
-    return {"kind": "add_difference", "a": a, "b": b, "c": c, "multiplier": multiplier}
-
-
-def _multiplier_json(multiplier: Fraction | BlockWeights, number: Callable[[Fraction], Any]) -> Any:
-    if isinstance(multiplier, BlockWeights):
-        return _weights_json(multiplier, number)
-    return number(multiplier)
-
-
-def _weights_json(weights: BlockWeights, number: Callable[[Fraction], Any]) -> dict[str, Any]:
-    """Block weights as JSON, with `number` for each number; rules in the form that `parse_rules`
-    reads.
-    """
-    value: dict[str, Any] = {
-        "layout": weights.layout,
-        "base": number(weights.base),
-        "time": number(weights.time),
-        "blocks": [number(block) for block in weights.blocks],
-    }
-    return {**value, "rules": [str(rule) for rule in weights.rules]} if weights.rules else value
-
-
-def _method_json(
-    recipe: Method, side: Callable[[Recipe], Any], number: Callable[[Fraction], Any]
-) -> dict[str, Any]:
-    settings = {name: _multiplier_json(value, number) for name, value in recipe.settings}
-    recipes = [side(child) for child in recipe.recipes]
-    return {"kind": "method", "method": recipe.method, "recipes": recipes, "settings": settings}
-
-
-def to_json(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as a JSON value; `from_json` gives the equal recipe back."""
-    if isinstance(recipe, Ingredient):
-        value = {"kind": "ingredient", "name": recipe.name}
-        return value if recipe.sha256 is None else {**value, "sha256": recipe.sha256}
-    if isinstance(recipe, WeightedSum):
-        parts = [
-            {"weight": json_number(p.weight), "recipe": to_json(p.recipe)} for p in recipe.parts
-        ]
-        return {"kind": "weighted_sum", "parts": parts}
-    if isinstance(recipe, BlockSum):
-        a, b = (to_json(child) for child in children(recipe))
-        share = _weights_json(recipe.share_of_b, json_number)
-        return {"kind": "block_sum", "a": a, "b": b, "share_of_b": share}
-    if isinstance(recipe, Parts):
-        return {"kind": "parts", **{k: to_json(child) for k, child in _given(recipe).items()}}
-    if isinstance(recipe, Method):
-        return _method_json(recipe, to_json, json_number)
-    a, b, c = (to_json(child) for child in children(recipe))
-    multiplier = _multiplier_json(recipe.multiplier, json_number)
-    return {"kind": "add_difference", "a": a, "b": b, "c": c, "multiplier": multiplier}
-
-
-def from_json(value: Any) -> Recipe:
-    """The recipe of a JSON value. Raises MergeError that says where the value is not a recipe."""
-    return _from_json(value, "the recipe", 1)
-
-
-def _from_json(value: Any, where: str, depth: int) -> Recipe:
-    if depth > DEEPEST:
-        raise MergeError(f"The recipe is nested more than {DEEPEST} deep. Write it flatter.")
-    kind = value.get("kind") if isinstance(value, dict) else None
-    if kind == "ingredient":
-        _check_fields(value, where, ("kind", "name"), ("sha256",))
-        name, sha256 = value["name"], value.get("sha256")
-        if not isinstance(name, str) or not name.strip():
-            raise MergeError(f'In {where}, "name" must be the name of a checkpoint.')
-        if sha256 is not None and not (isinstance(sha256, str) and SHA256.fullmatch(sha256)):
-            raise MergeError(f'In {where}, "sha256" must be 64 hexadecimal digits in lower case.')
-        return Ingredient(name, sha256)
-    if kind == "weighted_sum":
-        _check_fields(value, where, ("kind", "parts"))
-        if not isinstance(value["parts"], list) or not value["parts"]:
-            raise MergeError(f'In {where}, "parts" must be a list of one or more parts.')
-        shares = []
-        for number, part in enumerate(value["parts"], 1):
-            place = f"part {number} of {where}"
-            _check_fields(part, place, ("weight", "recipe"))
-            shares.append((_from_json(part["recipe"], place, depth + 1), part["weight"]))
-        return weighted_sum(shares)
-    if kind == "add_difference":
-        _check_fields(value, where, ("kind", "a", "b", "c", "multiplier"))
-        a, b, c = (_from_json(value[side], f"{side} of {where}", depth + 1) for side in "abc")
-        multiplier = value["multiplier"]
-        if isinstance(multiplier, dict):
-            multiplier = _weights_from_json(multiplier, f'"multiplier" of {where}')
-        return add_difference(a, b, c, multiplier)
-    if kind == "block_sum":
-        _check_fields(value, where, ("kind", "a", "b", "share_of_b"))
-        a, b = (_from_json(value[side], f"{side} of {where}", depth + 1) for side in "ab")
-        return BlockSum(a, b, _weights_from_json(value["share_of_b"], f'"share_of_b" of {where}'))
-    if kind == "parts":
-        _check_fields(value, where, ("kind", "recipe"), ("text_encoder", "vae"))
-        sides = {
-            field: _from_json(side, f"{field} of {where}", depth + 1)
-            for field, side in value.items()
-            if field != "kind"
-        }
-        return Parts(**sides)
-    if kind == "method":
-        return _method_from_json(value, where, depth)
-    raise MergeError(
-        f'{where[0].upper()}{where[1:]} must be an object whose "kind" is "ingredient", "weighted_sum", '
-        f'"add_difference", "block_sum", "parts" or "method"; it is {shown(value)}.'
-    )
-
-
-def _method_from_json(value: Any, where: str, depth: int) -> Method:
-    _check_fields(value, where, ("kind", "method", "recipes"), ("settings",))
-    name, sides, given = value["method"], value["recipes"], value.get("settings", {})
-    if not isinstance(name, str) or not isinstance(sides, list) or not isinstance(given, dict):
-        raise MergeError(
-            f'In {where}, "method" must be a text, "recipes" a list and "settings" an object.'
-        )
-    settings = {
-        field: _weights_from_json(number, f"{shown(field)} of {where}")
-        if isinstance(number, dict)
-        else number
-        for field, number in given.items()
-    }
-    sides = [
-        _from_json(side, f"recipe {n} of {where}", depth + 1) for n, side in enumerate(sides, 1)
-    ]
-    return method(name, sides, settings)
-
-
-def _weights_from_json(value: Any, where: str) -> BlockWeights:
-    _check_fields(value, where, ("layout", "base", "time", "blocks"), ("rules",))
-    layout, blocks, rules = value["layout"], value["blocks"], value.get("rules", [])
-    if not isinstance(layout, str) or layout not in LAYOUTS:
-        raise MergeError(f'In {where}, "layout" must be one of {", ".join(LAYOUTS)}.')
-    if not isinstance(blocks, list) or len(blocks) != len(LAYOUTS[layout]):
-        raise MergeError(f'In {where}, "blocks" must be a list of {len(LAYOUTS[layout])} numbers.')
-    if not isinstance(rules, list) or not all(isinstance(rule, str) for rule in rules):
-        raise MergeError(f'In {where}, "rules" must be a list of texts.')
-    parsed = parse_rules("\n".join(rules), layout)
-    return block_weights(blocks, value["base"], value["time"], parsed)
-
-
-def _check_fields(
-    value: Any, where: str, required: tuple[str, ...], optional: tuple[str, ...] = ()
-) -> None:
-    if not isinstance(value, dict):
-        raise MergeError(f"{where[0].upper()}{where[1:]} must be an object; it is {shown(value)}.")
-    for field in required:
-        if field not in value:
-            raise MergeError(f'In {where}, "{field}" is missing.')
-    for field in value:
-        if field not in required + optional:
-            known = ", ".join(required + optional)
-            raise MergeError(f"In {where}, {shown(field)} is not known. Known are: {known}.")
-
-
-def load_json(text: str) -> Recipe:
-    """The recipe written in a JSON text. Raises MergeError when the text is not JSON or not a
-    recipe.
-    """
-    try:
-        return from_json(json.loads(text))
-    except RecursionError:
-        raise MergeError(
-            f"The recipe is nested more than {DEEPEST} deep. Write it flatter."
-        ) from None
-    except ValueError as error:
-        raise MergeError(f"The recipe is not JSON: {error}.") from error
-
-
-def to_text(recipe: Recipe) -> str:
-    """The recipe as a person writes it: "0.6 vodka + 0.2 epic + 0.2 dream". `merge.text.parse`
-    reads it back.
-    """
-    names = _short_names(recipe)
-
-    def term(node: Recipe) -> str:
-        text = write(node)
-        return text if isinstance(node, Ingredient | BlockSum | Method) else f"({text})"
-
-    def write(node: Recipe) -> str:
-        if isinstance(node, Ingredient):
-            return names[node.name]
-        if isinstance(node, WeightedSum):
-            text = " + ".join(f"{written(p.weight)} {term(p.recipe)}" for p in node.parts)
-            return text.replace(" + -", " - ")
-        if isinstance(node, BlockSum):
-            return f"mix({write(node.a)}, {write(node.b)}, {_weights_text(node.share_of_b)})"
-        if isinstance(node, Method):
-            settings = ", ".join(f"{k} {_setting_text(v)}" for k, v in node.settings)
-            sides = ", ".join(map(write, node.recipes))
-            return f"{node.method}({sides}{'; ' if settings else ''}{settings})"
-        if isinstance(node, Parts):
-            whole, *others = ((k, child) for k, child in _given(node).items())
-            start = term(node.recipe) if isinstance(node.recipe, Parts) else write(whole[1])
-            return " ".join([start, *(f"with {field} {term(child)}" for field, child in others)])
-        multiplier = node.multiplier
-        if isinstance(multiplier, BlockWeights):
-            sign, number = "+", _weights_text(multiplier)
-        else:
-            sign, number = "-" if multiplier < 0 else "+", written(abs(multiplier))
-        return f"{term(node.a)} {sign} {number} ({term(node.b)} - {term(node.c)})"
-
-    return write(recipe)
-
-
-def _setting_text(value: Fraction | BlockWeights) -> str:
-    return _weights_text(value) if isinstance(value, BlockWeights) else written(value)
-
-
-def _weights_text(weights: BlockWeights) -> str:
-    """BASE and the blocks in the field's order, then TIME and rules where there are any: [0, 1,
-    ...; TIME 0.5; OUT03:attn2:0.5].
-    """
-    parts = [", ".join(written(value) for value in (weights.base, *weights.blocks))]
-    if weights.time != weights.blocks[0]:
-        parts.append(f"TIME {written(weights.time)}")
-    return "[" + "; ".join([*parts, *map(str, weights.rules)]) + "]"
-
-
 def short_name(name: str) -> str:
     """A checkpoint name without its folder and ending."""
     return re.split(r"[/\\]", name)[-1].removesuffix(".safetensors")
 
 
-def _short_names(recipe: Recipe) -> dict[str, str]:
-    """What every ingredient is called in a text: shortly where that is clear, in quotation marks
-    where it needs them.
-    """
-    names = {ingredient.name for ingredient in ingredients(recipe)}
-    short = {name: short_name(name) for name in names}
-    taken = list(short.values())
-    labels = {name: label if taken.count(label) == 1 else name for name, label in short.items()}
-    return {
-        name: label
-        if PLAIN_NAME.fullmatch(label) and label != "mix"
-        else json.dumps(label, ensure_ascii=False)
-        for name, label in labels.items()
-    }
-
-
-def _given(parts: Parts) -> dict[str, Recipe]:
+def given_parts(parts: Parts) -> dict[str, Recipe]:
+    """The recipes of a `Parts` by field: the whole, and the parts that have their own."""
     return {field: child for field, child in vars(parts).items() if child is not None}
 
 
@@ -621,5 +350,5 @@ def children(recipe: WeightedSum | AddDifference | BlockSum | Parts | Method) ->
     if isinstance(recipe, BlockSum):
         return recipe.a, recipe.b
     if isinstance(recipe, Parts):
-        return tuple(_given(recipe).values())
+        return tuple(given_parts(recipe).values())
     return recipe.a, recipe.b, recipe.c

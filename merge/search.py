@@ -21,7 +21,8 @@ from statistics import fmean
 from typing import Any
 
 from .errors import MergeError
-from .recipe import Part, Recipe, WeightedSum, from_json, recipe_hash, to_json, weighted_sum
+from .recipe import Part, Recipe, WeightedSum, weighted_sum
+from .recipe_json import from_json, recipe_hash, to_json
 
 RANDOM, GRID, BAYESIAN = METHODS = ("random", "grid", "bayesian")
 WHOLE = 100

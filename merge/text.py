@@ -13,7 +13,7 @@ A whole recipe or one in parentheses can go on with "with text_encoder atom", "w
 both.
 
 Names that hold blanks or signs, or begin with a digit, stand in quotation marks.
-`merge.recipe.to_text` writes this form.
+`to_text` writes this form.
 """
 
 from __future__ import annotations
@@ -33,19 +33,24 @@ from .numbers import exact, written
 from .presets import preset
 from .recipe import (
     DEEPEST,
-    PLAIN_NAME,
     TREES,
     BlockSum,
     Ingredient,
+    Method,
     Parts,
     Recipe,
+    WeightedSum,
     add_difference,
+    given_parts,
+    ingredients,
     method,
     short_name,
     weighted_sum,
 )
 
 LONGEST = 100_000
+PLAIN_NAME = re.compile(r"[^\W\d][\w./\\@-]*")
+"""A name that stands in a recipe's text without quotation marks."""
 TOKEN = re.compile(
     rf'\s*(?:(?P<number>\d+(?:\.\d+)?(?:/\d+)?%?)|(?P<name>{PLAIN_NAME.pattern})|(?P<quoted>"(?:[^"\\]|\\.)*")'
     r"|(?P<weights>\[[^\]]*\])|(?P<sign>[-+()*,;]))"
@@ -106,6 +111,72 @@ def name_finder(names: Iterable[str]) -> Callable[[str], str]:
         raise MergeError(f"There is no checkpoint {name!r}.{hint}")
 
     return find
+
+
+def to_text(recipe: Recipe) -> str:
+    """The recipe as a person writes it: "0.6 vodka + 0.2 epic + 0.2 dream". `parse` reads it
+    back.
+    """
+    names = _short_names(recipe)
+
+    def term(node: Recipe) -> str:
+        text = write(node)
+        return text if isinstance(node, Ingredient | BlockSum | Method) else f"({text})"
+
+    def write(node: Recipe) -> str:
+        if isinstance(node, Ingredient):
+            return names[node.name]
+        if isinstance(node, WeightedSum):
+            text = " + ".join(f"{written(p.weight)} {term(p.recipe)}" for p in node.parts)
+            return text.replace(" + -", " - ")
+        if isinstance(node, BlockSum):
+            return f"mix({write(node.a)}, {write(node.b)}, {_weights_text(node.share_of_b)})"
+        if isinstance(node, Method):
+            settings = ", ".join(f"{k} {_setting_text(v)}" for k, v in node.settings)
+            sides = ", ".join(map(write, node.recipes))
+            return f"{node.method}({sides}{'; ' if settings else ''}{settings})"
+        if isinstance(node, Parts):
+            whole, *others = ((k, child) for k, child in given_parts(node).items())
+            start = term(node.recipe) if isinstance(node.recipe, Parts) else write(whole[1])
+            return " ".join([start, *(f"with {field} {term(child)}" for field, child in others)])
+        multiplier = node.multiplier
+        if isinstance(multiplier, BlockWeights):
+            sign, number = "+", _weights_text(multiplier)
+        else:
+            sign, number = "-" if multiplier < 0 else "+", written(abs(multiplier))
+        return f"{term(node.a)} {sign} {number} ({term(node.b)} - {term(node.c)})"
+
+    return write(recipe)
+
+
+def _setting_text(value: Fraction | BlockWeights) -> str:
+    return _weights_text(value) if isinstance(value, BlockWeights) else written(value)
+
+
+def _weights_text(weights: BlockWeights) -> str:
+    """BASE and the blocks in the field's order, then TIME and rules where there are any: [0, 1,
+    ...; TIME 0.5; OUT03:attn2:0.5].
+    """
+    parts = [", ".join(written(value) for value in (weights.base, *weights.blocks))]
+    if weights.time != weights.blocks[0]:
+        parts.append(f"TIME {written(weights.time)}")
+    return "[" + "; ".join([*parts, *map(str, weights.rules)]) + "]"
+
+
+def _short_names(recipe: Recipe) -> dict[str, str]:
+    """What every ingredient is called in a text: shortly where that is clear, in quotation marks
+    where it needs them.
+    """
+    names = {ingredient.name for ingredient in ingredients(recipe)}
+    short = {name: short_name(name) for name in names}
+    taken = list(short.values())
+    labels = {name: label if taken.count(label) == 1 else name for name, label in short.items()}
+    return {
+        name: label
+        if PLAIN_NAME.fullmatch(label) and label != "mix"
+        else json.dumps(label, ensure_ascii=False)
+        for name, label in labels.items()
+    }
 
 
 class _Parser:

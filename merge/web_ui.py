@@ -17,7 +17,6 @@ from .blocks import LAYOUTS, BlockWeights, block_weights, parse_rules
 from .errors import MergeError
 from .numbers import exact
 from .recipe import (
-    SHA256,
     AddDifference,
     BlockSum,
     Ingredient,
@@ -30,6 +29,7 @@ from .recipe import (
     used_ingredients,
     weighted_sum,
 )
+from .recipe_json import SHA256
 
 RECIPE = "sd_merge_recipe"
 MODELS = "sd_merge_models"

@@ -9,8 +9,9 @@ from ...merge.errors import MergeError
 from ...merge.inspection import inspect_file, report, tree, tree_text
 from ...merge.key_names import with_usual_names
 from ...merge.plan import PRECISIONS
-from ...merge.recipe import to_json, to_text
+from ...merge.recipe_json import to_json
 from ...merge.safetensors_file import read_header
+from ...merge.text import to_text
 from .. import types
 from ..host import names
 from ..host.progress import Progress, show_text

@@ -18,7 +18,8 @@ from comfy_api.latest import io
 
 from ...merge.errors import MergeError
 from ...merge.in_memory import Memory
-from ...merge.recipe import Recipe, to_text
+from ...merge.recipe import Recipe
+from ...merge.text import to_text
 from .. import types
 from ..host import names
 from ..host.progress import Progress, show_text

@@ -15,19 +15,10 @@ from ...merge.errors import MergeError
 from ...merge.hashing import file_sha256, known_files
 from ...merge.metadata import read_recipe
 from ...merge.presets import CUSTOM, OTHER_NAMES, PRESETS, read_weights
-from ...merge.recipe import (
-    BlockSum,
-    Ingredient,
-    Recipe,
-    add_difference,
-    ingredients,
-    load_json,
-    recipe_hash,
-    renamed,
-    to_text,
-)
+from ...merge.recipe import BlockSum, Ingredient, Recipe, add_difference, ingredients, renamed
+from ...merge.recipe_json import load_json, recipe_hash
 from ...merge.safetensors_file import read_header
-from ...merge.text import name_finder, parse
+from ...merge.text import name_finder, parse, to_text
 from .. import types
 from ..host import names
 from ..host.progress import Progress, show_text

@@ -8,7 +8,8 @@ from comfy_api.latest import io
 
 from ...merge import search
 from ...merge.errors import MergeError
-from ...merge.recipe import Recipe, to_text
+from ...merge.recipe import Recipe
+from ...merge.text import to_text
 from .. import types
 from ..host import names
 from ..host.progress import show_text

@@ -19,15 +19,8 @@ from ...merge.checkpoint import (
 from ...merge.errors import MergeError
 from ...merge.licence import Licence, parse_by_hand
 from ...merge.plan import PRECISIONS
-from ...merge.recipe import (
-    Ingredient,
-    Parts,
-    Recipe,
-    add_difference,
-    flatten,
-    to_text,
-    weighted_sum,
-)
+from ...merge.recipe import Ingredient, Parts, Recipe, add_difference, flatten, weighted_sum
+from ...merge.text import to_text
 from .. import types
 from ..host import names
 from ..host.progress import Progress, show_text

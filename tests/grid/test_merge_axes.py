@@ -11,7 +11,8 @@ from typing import Any
 import numpy
 import pytest
 
-from cocktail.merge.recipe import Ingredient, to_text, weighted_sum
+from cocktail.merge.recipe import Ingredient, weighted_sum
+from cocktail.merge.text import to_text
 from cocktail.nodes.grid.engine.axes.mixes import (
     BLOCKS,
     MULTIPLIER,

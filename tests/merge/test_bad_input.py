@@ -26,18 +26,10 @@ from cocktail.merge.inspection import inspect_file, report, tree, tree_text
 from cocktail.merge.key_names import with_usual_names
 from cocktail.merge.metadata import read_precision, read_recipe, read_title
 from cocktail.merge.plan import make_plan
-from cocktail.merge.recipe import (
-    Ingredient,
-    Part,
-    WeightedSum,
-    from_json,
-    load_json,
-    to_json,
-    to_text,
-    weighted_sum,
-)
+from cocktail.merge.recipe import Ingredient, Part, WeightedSum, weighted_sum
+from cocktail.merge.recipe_json import from_json, load_json, to_json
 from cocktail.merge.safetensors_file import read_header
-from cocktail.merge.text import parse
+from cocktail.merge.text import parse, to_text
 
 from .conftest import TEXT, UNET
 

@@ -30,14 +30,8 @@ from cocktail.merge.presets import (
     read_weights,
     save_preset,
 )
-from cocktail.merge.recipe import (
-    BlockSum,
-    Ingredient,
-    add_difference,
-    recipe_hash,
-    to_json,
-    weighted_sum,
-)
+from cocktail.merge.recipe import BlockSum, Ingredient, add_difference, weighted_sum
+from cocktail.merge.recipe_json import recipe_hash, to_json
 
 from .conftest import TEXT, UNET
 

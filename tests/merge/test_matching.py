@@ -17,21 +17,10 @@ from cocktail.merge.errors import MergeError
 from cocktail.merge.family import SD15, SD15_INPAINTING, SDXL, VAE_ONLY, Family, family_of
 from cocktail.merge.key_names import with_usual_names
 from cocktail.merge.matching import without
-from cocktail.merge.recipe import (
-    BlockSum,
-    Ingredient,
-    Parts,
-    add_difference,
-    bind,
-    from_json,
-    load_json,
-    recipe_hash,
-    to_json,
-    to_text,
-    weighted_sum,
-)
+from cocktail.merge.recipe import BlockSum, Ingredient, Parts, add_difference, bind, weighted_sum
+from cocktail.merge.recipe_json import from_json, load_json, recipe_hash, to_json
 from cocktail.merge.safetensors_file import read_header
-from cocktail.merge.text import parse
+from cocktail.merge.text import parse, to_text
 
 from .conftest import TEXT, UNET
 

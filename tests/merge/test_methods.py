@@ -24,16 +24,13 @@ from cocktail.merge.plan import make_plan
 from cocktail.merge.recipe import (
     Ingredient,
     add_difference,
-    from_json,
     method,
-    recipe_hash,
     sum_twice,
-    to_json,
-    to_text,
     triple_sum,
     weighted_sum,
 )
-from cocktail.merge.text import parse
+from cocktail.merge.recipe_json import from_json, recipe_hash, to_json
+from cocktail.merge.text import parse, to_text
 
 from .conftest import TEXT, UNET
 

@@ -6,18 +6,9 @@ from fractions import Fraction
 import pytest
 
 from cocktail.merge.errors import MergeError
-from cocktail.merge.recipe import (
-    Ingredient,
-    add_difference,
-    bind,
-    flatten,
-    from_json,
-    load_json,
-    recipe_hash,
-    to_json,
-    to_text,
-    weighted_sum,
-)
+from cocktail.merge.recipe import Ingredient, add_difference, bind, flatten, weighted_sum
+from cocktail.merge.recipe_json import from_json, load_json, recipe_hash, to_json
+from cocktail.merge.text import to_text
 
 A, B, C, D = (Ingredient(f"{name}.safetensors") for name in ("vodka", "epic", "dream", "v3"))
 

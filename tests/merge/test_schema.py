@@ -10,7 +10,8 @@ from jsonschema import Draft202012Validator
 
 from cocktail.merge.errors import MergeError
 from cocktail.merge.presets import preset
-from cocktail.merge.recipe import BlockSum, Ingredient, from_json, to_json, weighted_sum
+from cocktail.merge.recipe import BlockSum, Ingredient, weighted_sum
+from cocktail.merge.recipe_json import from_json, to_json
 
 from .test_text import methods, recipes, recipes_of_parts
 

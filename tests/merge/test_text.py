@@ -20,14 +20,12 @@ from cocktail.merge.recipe import (
     Parts,
     add_difference,
     flatten,
-    from_json,
     ingredients,
     method,
-    to_json,
-    to_text,
     weighted_sum,
 )
-from cocktail.merge.text import name_finder, parse
+from cocktail.merge.recipe_json import from_json, to_json
+from cocktail.merge.text import name_finder, parse, to_text
 
 A, B, C, D = (Ingredient(name) for name in ("vodka", "epic", "dream", "v3"))
 

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 
 from .....merge.blocks import BlockWeights
 from .....merge.errors import MergeError
+from .....merge.numbers import exact
 from .....merge.presets import read_weights
-from .....merge.recipe import BlockSum, Recipe, add_difference, exact, to_text, weighted_sum
+from .....merge.recipe import BlockSum, Recipe, add_difference, weighted_sum
+from .....merge.text import to_text
 from .....trainer.files import canonical_json
 from ..cell.mix import recipe_set
 from ..errors import GridError

@@ -7,7 +7,8 @@ from functools import lru_cache
 from typing import Any
 
 from .....merge.errors import MergeError
-from .....merge.recipe import Ingredient, Recipe, bind, load_json, recipe_hash, to_json
+from .....merge.recipe import Ingredient, Recipe, bind
+from .....merge.recipe_json import load_json, recipe_hash, to_json
 from .....trainer.files import canonical_json
 from ..errors import GridError
 

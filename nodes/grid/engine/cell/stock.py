@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from .....merge.recipe import ingredients, to_text
+from .....merge.recipe import ingredients
+from .....merge.text import to_text
 from .....trainer.files import canonical_json, sha256_text
 from . import graph, mix
 from .graph import Link, Node
