@@ -4,7 +4,7 @@ full-size model.
     python benchmarks/train_step.py             # about 8 minutes on two cores, 5 GB of memory
     python benchmarks/train_step.py --full      # the step of full-size SD1.5 alone: about 20 GB of memory
 
-Ours is `train_epoch` as a run has it: data, clipping, logging, everything. Bare is forward, loss,
+Ours is the steps of an epoch as a run takes them: data, clipping, logging, everything. Bare is forward, loss,
 backward and optimizer on ready tensors, with the same modules. The recipe is a loop as in
 diffusers' text-to-image example: it decodes pictures and encodes them and their captions in every
 step. Loops take turns on the same batches, two at a time; quotients are medians over the rounds.
@@ -59,10 +59,10 @@ def prepared(folder: Path, name: str, base: Path, pairs: int, **changes: Any) ->
     from cocktail.trainer.data.folder.folder import load_folder
     from cocktail.trainer.data.split import split
     from cocktail.trainer.journal import Journal
+    from cocktail.trainer.preparation import prepare
     from cocktail.trainer.runs import Base, Paths, create_run
     from cocktail.trainer.settings.run_settings import RunSettings
     from cocktail.trainer.shapes import draw_shapes
-    from cocktail.trainer.training import prepare
     from cocktail.trainer.workers import Workers
 
     pictures = folder / f"shapes-{pairs}"
@@ -82,11 +82,12 @@ def prepared(folder: Path, name: str, base: Path, pairs: int, **changes: Any) ->
 
 def one_epoch(training: Any) -> float:
     """Seconds of the next epoch's steps, as a run takes them."""
-    from cocktail.trainer.loop import train_epoch
+    from cocktail.trainer.loop import advance, begin_epoch, ready_batches
     from cocktail.trainer.resume import Position
 
     began = time.perf_counter()
-    train_epoch(training, training.position.epoch)
+    for batches in ready_batches(training, begin_epoch(training, training.position.epoch)):
+        advance(training, batches)
     seconds = time.perf_counter() - began
     training.position = Position(training.position.epoch + 1, 0, training.position.step)
     return seconds
@@ -204,9 +205,14 @@ def speed(folder: Path) -> dict[str, float]:
     from cocktail.trainer.saving import save_point
 
     training = prepared(folder, "speed", folder / "base.safetensors", 16 * STEPS)
-    own, bare = in_turns(
-        {"ours": lambda: one_epoch(training), "bare": bare_loop(training)}, 4 * ROUNDS
-    )
+    waits = []
+
+    def ours_and_waits() -> float:
+        seconds = one_epoch(training)
+        waits.append(training.waited_s / seconds)
+        return seconds
+
+    own, bare = in_turns({"ours": ours_and_waits, "bare": bare_loop(training)}, 4 * ROUNDS)
     ours, recipe = in_turns(
         {"ours": lambda: one_epoch(training), "recipe": recipe_loop(training)}, ROUNDS
     )
@@ -217,7 +223,6 @@ def speed(folder: Path) -> dict[str, float]:
         stalls.append(time.perf_counter() - began)
         training.writer.wait()
     training.writer.close()
-    waits = [line["data_wait_share"] for line in training.run.metrics() if line["kind"] == "epoch"]
     return {
         "ours_s": statistics.median(own) / STEPS,
         "bare_s": statistics.median(bare) / STEPS,

@@ -6,8 +6,9 @@ import contextlib
 import sys
 import time
 import traceback
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,22 +20,23 @@ from .journal import Journal
 from .measuring import EndedEarly, show_samples, validate
 from .model.memory import estimate, out_of_memory_advice
 from .model.single_file import read_shapes
+from .preparation import prepare
 from .resume import Position, drop_points
 from .runs import Run
 from .saving import save, save_and_stop, save_point
 from .step import Batch, StepResult, make_batches, take_step
-from .training import Training, prepare
+from .training import Training
 from .workers import Workers
 
 OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "cannot allocate memory")
-"""What torch says when a CPU's memory does not suffice, by system."""
+"""How torch puts it, by system, that a CPU's memory is too small."""
 
 
 def train(folder: Path) -> int:
-    """Train a run from where it stands to its last epoch; returns the process' exit status.
+    """Train a run from where it stands to its last epoch; returns the exit status of the process.
 
-    Whatever happens is in the run's state afterwards: finished, stopped, or failed with the reason.
-    Under `accelerate launch` all processes come here; only the first writes.
+    However it ends, the run's state says so: finished, stopped, or failed with the reason. Under
+    `accelerate launch` every process calls this; only the first writes.
     """
     run = Run.open(folder)
     if run.state().status == "finished":
@@ -54,32 +56,15 @@ def train(folder: Path) -> int:
 
 
 def _train(run: Run, workers: Workers) -> int:
-    """`train` among the processes of a run; what goes wrong is in its state."""
+    """`train` in one of the processes of a run."""
     with exclusive(run) if workers.main else contextlib.nullcontext():
         journal = Journal(run, silent=not workers.main)
         try:
-            journal.start_wandb()
-            if workers.main:
-                check_disk(run)
-                print(
-                    f"Memory, estimated: {estimate(read_shapes(Path(run.base.path)), run.settings)}"
-                )
-            training = prepare(run, journal, workers)
-            try:
-                stop_on_signals(training)
-                message = _train_epochs(training)
-            except EndedEarly as reason:
-                save(training)
-                save_point(training, wait=True)
-                message = str(reason)
-            finally:
-                training.writer.close()
-            if workers.main:
-                drop_points(run.folder / "resume", keep=1)
+            message = _train_to_the_end(run, journal, workers)
             journal.update(status="finished", message=message, eta_s=0.0)
             return 0
         except Stopped:
-            journal.update(status="stopped", message="Stopped on request; queue it again to go on")
+            journal.update(status="stopped", message="Stopped on request. Queue it again to go on.")
             return 0
         except TrainerError as error:
             print(f"error: {error}", file=sys.stderr)
@@ -93,14 +78,49 @@ def _train(run: Run, workers: Workers) -> int:
             journal.close()
 
 
-def _train_epochs(training: Training) -> str:
-    """The loop: validate, then epoch after epoch of steps, each epoch closed by validation and
-    saving.
+def _train_to_the_end(run: Run, journal: Journal, workers: Workers) -> str:
+    """From the run's folder to its last checkpoint; returns how it ended."""
+    journal.start_wandb()
+    if workers.main:
+        check_disk(run)
+        print(f"Estimated memory: {estimate(read_shapes(Path(run.base.path)), run.settings)}")
+    training = prepare(run, journal, workers)
+    try:
+        stop_on_signals(training)
+        _begin(training)
+        train_epochs(training)
+        message = f"Finished {run.settings.epochs} epochs"
+    except EndedEarly as reason:
+        save(training)
+        save_point(training, wait=True)
+        message = str(reason)
+    finally:
+        training.writer.close()
+    if workers.main:
+        drop_points(run.folder / "resume", keep=1)
+    return message
 
-    Returns what to say at the end. Raises EndedEarly when the validation says that it is time.
+
+def train_epochs(training: Training) -> None:
+    """The training loop: epochs of steps, each epoch closed by validation and saving.
+
+    Raises EndedEarly when the validation loss says that it is time, and Stopped on request.
     """
-    settings, journal = training.run.settings, training.journal
-    start = training.position
+    for epoch in range(training.position.epoch, training.run.settings.epochs):
+        plan = begin_epoch(training, epoch)
+        for batches in ready_batches(training, plan):
+            advance(training, batches)
+            if training.position.batch < len(plan):
+                _do_what_is_due(training)
+            _obey(training)
+        _close_epoch(training)
+
+
+def _begin(training: Training) -> None:
+    """Validate and draw samples before the first step, or make up for a validation that was due at
+    the resume point.
+    """
+    journal, start = training.journal, training.position
     journal.record(
         "start",
         start.epoch,
@@ -112,58 +132,42 @@ def _train_epochs(training: Training) -> str:
         if journal.state.first_validation is None:
             validate(training, epoch=0)
         show_samples(training, epoch=0)
-    elif start.batch and _due(start.step, settings.validation.every_steps):
+    elif start.batch and _due(start.step, training.run.settings.validation.every_steps):
         measured = {line["step"] for line in training.run.validations()}
         if start.step not in measured:
             validate(training, start.epoch + 1)
-    for epoch in range(training.position.epoch, settings.epochs):
-        train_epoch(training, epoch)
-        _close_epoch(training)
-    return f"Finished {settings.epochs} epochs"
 
 
-def train_epoch(training: Training, epoch: int) -> None:
-    """The steps of an epoch that are left, and what is due between them."""
-    journal, plan = training.journal, training.plan(epoch)
-    position, began = training.position, time.monotonic()
-    training.waited_s = 0.0
-    journal.update(status="running", message="", epoch=epoch, steps=training.total_steps)
-    for index, batches in _ahead(training, plan, position.batch, position.step):
-        started = time.monotonic()
-        step = training.position.step
-        result = take_step(training, batches, step) if batches else None
-        training.position = Position(epoch, index + 1, step + 1)
-        if result:
-            _note_step(training, result, time.monotonic() - started)
-        _after_step(training, last=index + 1 == len(plan))
-    seconds = time.monotonic() - began
-    journal.record(
-        "epoch",
-        epoch + 1,
-        training.position.step,
-        minutes=seconds / 60,
-        data_wait_share=training.waited_s / max(seconds, 1e-9),
-    )
+def begin_epoch(training: Training, epoch: int) -> list[list[list[Showing]]]:
+    """Start the clocks of an epoch; returns its plan."""
+    training.journal.update(status="running", message="", epoch=epoch, steps=training.total_steps)
+    training.epoch_began, training.waited_s = time.monotonic(), 0.0
+    return training.plan(epoch)
 
 
-def _ahead(
-    training: Training, plan: Sequence[list[list[Showing]]], start: int, step: int
-) -> Iterator[tuple[int, list[Batch]]]:
-    """The steps of a plan from number `start` on, each made ready while the one before it is at
-    work.
-    """
+def ready_batches(training: Training, plan: Sequence[list[list[Showing]]]) -> Iterator[list[Batch]]:
+    """The batches of every step of a plan that is left, each made ready during the step before."""
+    start, first_step = training.position.batch, training.position.step
     with ThreadPoolExecutor(1, thread_name_prefix="data") as pool:
-        pending = (
-            pool.submit(make_batches, training, plan[start], step) if start < len(plan) else None
-        )
-        for index in range(start, len(plan)):
-            waited = time.monotonic()
-            batches = pending.result()
-            training.waited_s += time.monotonic() - waited
-            if index + 1 < len(plan):
-                step += 1
-                pending = pool.submit(make_batches, training, plan[index + 1], step)
-            yield index, batches
+        coming: deque[Future[list[Batch]]] = deque()
+        for index in range(start, len(plan) + 1):
+            if index < len(plan):
+                step = first_step + index - start
+                coming.append(pool.submit(make_batches, training, plan[index], step))
+            if index > start:
+                began = time.monotonic()
+                batches = coming.popleft().result()
+                training.waited_s += time.monotonic() - began
+                yield batches
+
+
+def advance(training: Training, batches: Sequence[Batch]) -> None:
+    """Take the next step and note its figures; a step whose pairs are all skipped moves nothing."""
+    began, position = time.monotonic(), training.position
+    result = take_step(training, batches, position.step) if batches else None
+    training.position = replace(position, batch=position.batch + 1, step=position.step + 1)
+    if result:
+        _note_step(training, result, time.monotonic() - began)
 
 
 def _note_step(training: Training, result: StepResult, seconds: float) -> None:
@@ -190,28 +194,25 @@ def _note_step(training: Training, result: StepResult, seconds: float) -> None:
     journal.note_speed(position.step, training.total_steps, result.loss, seconds)
 
 
-def _after_step(training: Training, last: bool) -> None:
-    """Between two steps: validate, draw, save what is due, and do what somebody asks for."""
+def _do_what_is_due(training: Training) -> None:
+    """Between two steps of an epoch: validate, draw samples and save."""
     settings, position = training.run.settings, training.position
-    if not last:
-        if _due(position.step, settings.validation.every_steps):
-            validate(training, position.epoch + 1)
-        if _due(position.step, settings.samples.every_steps):
-            show_samples(training, position.epoch + 1)
-        minutes = (time.monotonic() - training.saved_at) / 60
-        if _due(position.step, settings.saving.every_steps) or (
-            settings.saving.every_minutes
-            and training.workers.agree(minutes >= settings.saving.every_minutes)
-        ):
-            save(training)
-        minutes = (time.monotonic() - training.safe_at) / 60
-        if (
-            settings.saving.resume_minutes
-            and training.workers.main
-            and minutes >= settings.saving.resume_minutes
-        ):
-            save_point(training, wait=False)
-    _obey(training)
+    if _due(position.step, settings.validation.every_steps):
+        validate(training, position.epoch + 1)
+    if _due(position.step, settings.samples.every_steps):
+        show_samples(training, position.epoch + 1)
+    due_by_time = settings.saving.every_minutes and training.workers.agree(
+        _minutes_since(training.saved_at) >= settings.saving.every_minutes
+    )
+    if _due(position.step, settings.saving.every_steps) or due_by_time:
+        save(training)
+    every_minutes = settings.saving.resume_minutes if training.workers.main else 0
+    if every_minutes and _minutes_since(training.safe_at) >= every_minutes:
+        save_point(training, wait=False)
+
+
+def _minutes_since(moment: float) -> float:
+    return (time.monotonic() - moment) / 60
 
 
 def _due(count: int, every: int) -> bool:
@@ -219,7 +220,7 @@ def _due(count: int, every: int) -> bool:
 
 
 def _obey(training: Training) -> None:
-    """Do what somebody has asked for."""
+    """Save or stop if the run is asked to."""
     listen(training)
     training.stop, wanted = training.workers.agree((training.stop, training.save))
     training.save = False
@@ -230,11 +231,19 @@ def _obey(training: Training) -> None:
 
 
 def _close_epoch(training: Training) -> None:
-    """Validate, save what is due, and make the epoch safe against any kill; until then it is not
-    over.
+    """Note how the epoch went, validate, save what is due, and save a resume point: only then is
+    the epoch over.
     """
     epoch, settings = training.position.epoch + 1, training.run.settings
     last = epoch == settings.epochs
+    seconds = time.monotonic() - training.epoch_began
+    training.journal.record(
+        "epoch",
+        epoch,
+        training.position.step,
+        minutes=seconds / 60,
+        data_wait_share=training.waited_s / max(seconds, 1e-9),
+    )
     training.journal.update(epoch=epoch)
     if last or _due(epoch, settings.validation.every_epochs):
         validate(training, epoch)
@@ -247,7 +256,7 @@ def _close_epoch(training: Training) -> None:
 
 
 def _explained(run: Run, error: Exception) -> str:
-    """A failure in words; running out of memory with the settings that would fit."""
+    """A failure in words. When the memory was too small they name settings that would fit."""
     import torch
 
     words = str(error).lower() if isinstance(error, RuntimeError) else ""

@@ -47,17 +47,17 @@ def validate(training: Training, epoch: int) -> None:
 def _measure_all(training: Training) -> tuple[dict[str, float], dict[str, float]]:
     """The mean losses of a validation by name, and the loss of every validation pair by its id."""
     with training.evaluation():
-        losses = _measure(training, training.validation, "Validates")
+        losses = _measure(training, training.validation, "Validating")
         figures = {"loss": mean(losses)}
         if len(training.sets) > 1:
             for name, ids in training.sets.items():
                 figures[f"loss_{name}"] = mean({pair_id: losses[pair_id] for pair_id in ids})
         if training.measured is not None:
-            measured = _measure(training, training.measured, "Measures training pairs")
+            measured = _measure(training, training.measured, "Measuring training pairs")
             figures["train_loss"] = mean(measured)
     if training.ema is not None:
         with training.ema.swapped_in():
-            figures["ema_loss"] = mean(_measure(training, training.validation, "Validates EMA"))
+            figures["ema_loss"] = mean(_measure(training, training.validation, "Validating EMA"))
     return figures, losses
 
 

@@ -1,9 +1,10 @@
-"""Points from which training goes on exactly: fp32 weights, optimizer state, EMA, and where in
-which epoch.
+"""Resume points: what every component of a training has come to, and where in which epoch.
 
-A point is written under a temporary name, complete with its manifest, then renamed. Nothing else is
-needed: every random choice is keyed by integers (noise.py), so a resumed run computes the same
-weights as one that was never stopped.
+A component is anything with a state of its own: the weights that learn, an optimizer, the EMA, the
+gradient scaler. A point is written under a temporary name, complete with its manifest, then
+renamed. Nothing else is needed: every random choice is keyed by integers (noise.py) and every
+learning rate is a function of the step, so a resumed run computes the same weights as one that was
+never stopped.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+from .errors import TrainerError
 from .files import sync_folder, write_json
 
 if TYPE_CHECKING:
@@ -25,13 +27,21 @@ if TYPE_CHECKING:
 FORMAT = 2
 KEPT = 2
 COPY_HEADROOM = 1.5
-"""A point is copied and written in the background when so many times its size is free in memory."""
+"""A point is written in the background when this many times its size is free in memory."""
+
+
+class Component(Protocol):
+    """A part of a training that changes from step to step and can go on from what it was."""
+
+    def state_dict(self) -> Mapping[str, Any]: ...
+
+    def load_state_dict(self, state: Any, /) -> Any: ...
 
 
 @dataclass(frozen=True)
 class Position:
-    """Where training stands: `batch` optimizer steps of `epoch` (counted from 0) are done, `step`
-    in all.
+    """Where training stands: `batch` optimizer steps of `epoch` (counted from 0) are done, and
+    `step` in all.
     """
 
     epoch: int = 0
@@ -41,8 +51,8 @@ class Position:
 
 @dataclass(frozen=True)
 class Point:
-    """All that training needs to go on: tensors by component and name, and what is no tensor, by
-    component.
+    """All that training needs to go on: by component its tensors by name, and the rest of its
+    state as JSON.
     """
 
     position: Position
@@ -54,7 +64,7 @@ class Point:
         return sum(tensor.nbytes for part in self.tensors.values() for tensor in part.values())
 
     def copied(self) -> Point:
-        """The same point in memory of its own, which training does not change any more."""
+        """The same point in memory of its own, which training no longer changes."""
         tensors = {
             component: {name: tensor.detach().to("cpu", copy=True) for name, tensor in part.items()}
             for component, part in self.tensors.items()
@@ -62,8 +72,105 @@ class Point:
         return Point(self.position, tensors, json.loads(json.dumps(self.values)))
 
 
+def take_point(position: Position, components: Mapping[str, Component]) -> Point:
+    """The point as it is now; its tensors are those that training goes on to change."""
+    tensors: dict[str, Mapping[str, torch.Tensor]] = {}
+    values: dict[str, Any] = {}
+    for name, component in components.items():
+        found, rest = _taken_apart(component.state_dict())
+        if found is not None:
+            tensors[name] = found
+        if rest is not None:
+            values[name] = rest
+    return Point(position, tensors, values)
+
+
+def restore(point: Point, components: Mapping[str, Component]) -> None:
+    """Bring every component to a point. Raises TrainerError when the point lacks one of them."""
+    for name, component in components.items():
+        tensors, rest = point.tensors.get(name), point.values.get(name)
+        if tensors is not None and rest is not None:
+            component.load_state_dict(restore_state(tensors, rest))
+        elif tensors is not None or rest is not None:
+            component.load_state_dict(rest if tensors is None else tensors)
+        else:
+            raise TrainerError(
+                f"The resume point of step {point.position.step} has no {name}, which these settings "
+                "need. Train under another name."
+            )
+
+
+def _taken_apart(state: Mapping[str, Any]) -> tuple[Mapping[str, torch.Tensor] | None, Any]:
+    """A component's state as tensors and JSON: nothing but tensors (weights) or nothing but figures
+    (a scaler) as it is, anything else through `flatten_state`.
+    """
+    import torch
+
+    if all(isinstance(value, torch.Tensor) for value in state.values()):
+        return {name: tensor.detach() for name, tensor in state.items()}, None
+    if all(isinstance(value, int | float) for value in state.values()):
+        return None, state
+    return flatten_state(state)
+
+
+def flatten_state(state: Any) -> tuple[dict[str, torch.Tensor], Any]:
+    """A state dict as tensors by path, and the rest as JSON in which {"tensor": path} stands for
+    each of them.
+
+    A tensor that is in several places is kept once.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    return tensors, _flatten(state, "state", tensors, {})
+
+
+def _flatten(value: Any, path: str, tensors: dict[str, torch.Tensor], paths: dict[Any, str]) -> Any:
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        memory = (value.data_ptr(), value.dtype, tuple(value.shape)) if value.numel() else path
+        if memory not in paths:
+            paths[memory] = path
+            tensors[path] = value.detach()
+        return {"tensor": paths[memory]}
+    if isinstance(value, dict):
+        return {
+            "dict": [
+                [_flatten(key, "", {}, {}), _flatten(entry, f"{path}.{key}", tensors, paths)]
+                for key, entry in value.items()
+            ]
+        }
+    if isinstance(value, list | tuple):
+        entries = [_flatten(v, f"{path}.{n}", tensors, paths) for n, v in enumerate(value)]
+        return {type(value).__name__: entries}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"{path} of a state is a {type(value)}, which a resume point cannot hold")
+
+
+def restore_state(tensors: Mapping[str, torch.Tensor], rest: Any) -> Any:
+    """What `flatten_state` took apart, in memory of its own.
+
+    A tensor read from a file may begin at any address, and sums over it (torch.dot in D-Adapt Lion
+    and Prodigy) round differently there than over memory that torch has allocated. What was in
+    several places is one tensor again.
+    """
+    return _restored({path: tensor.clone() for path, tensor in tensors.items()}, rest)
+
+
+def _restored(tensors: Mapping[str, torch.Tensor], rest: Any) -> Any:
+    if not isinstance(rest, dict):
+        return rest
+    ((kind, value),) = rest.items()
+    if kind == "tensor":
+        return tensors[value]
+    if kind == "dict":
+        return {_restored(tensors, key): _restored(tensors, entry) for key, entry in value}
+    entries = [_restored(tensors, entry) for entry in value]
+    return tuple(entries) if kind == "tuple" else entries
+
+
 class PointWriter:
-    """Writes points into a folder, in the background where memory allows, and keeps the newest two."""
+    """Writes points into a folder, in the background if memory allows, and keeps the newest two."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -74,8 +181,8 @@ class PointWriter:
         """Write a point; with `wait` it is on disk afterwards. Returns whether it is being written
         in the background.
 
-        Raises OSError or SafetensorError for this point, or for the one before if that went wrong
-        in the background.
+        Raises OSError or SafetensorError for this point, or for the one before if writing that one
+        in the background failed.
         """
         import psutil
 
@@ -87,7 +194,7 @@ class PointWriter:
         return True
 
     def wait(self) -> None:
-        """Until nothing is being written any more."""
+        """Wait until nothing is being written."""
         if self._pending is not None:
             pending, self._pending = self._pending, None
             pending.result()
@@ -133,13 +240,19 @@ def write_point(folder: Path, point: Point) -> None:
 
 
 def drop_points(folder: Path, keep: int) -> None:
-    """Delete all but the newest `keep` points; a finished run needs one, to be given more epochs."""
+    """Delete all but the newest `keep` points. A finished run keeps one, to go on to more epochs."""
     for old in _points(folder)[keep:]:
         shutil.rmtree(old, ignore_errors=True)
 
 
+def drop_torn_points(folder: Path) -> None:
+    """Delete what a kill has left of a point that was being written."""
+    for torn in folder.glob(".*.part"):
+        shutil.rmtree(torn, ignore_errors=True)
+
+
 def load_point(folder: Path) -> Point | None:
-    """The newest point that is whole, None when there is none."""
+    """The newest complete point, or None."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -164,7 +277,7 @@ def _points(folder: Path) -> list[Path]:
 
 
 def _manifest(point: Path) -> dict[str, Any] | None:
-    """A point's manifest, or None when the point is not whole."""
+    """A point's manifest, or None when the point is incomplete."""
     try:
         manifest = json.loads((point / "manifest.json").read_text(encoding="utf-8"))
         if manifest.get("format") == FORMAT and all(

@@ -30,7 +30,7 @@ def draw_samples(training: Training, epoch: int) -> list[Path]:
     prompts = training.run.settings.samples.prompts
     vae = load_vae(Path(training.run.base.path)).to(training.workers.device)
     for number, prompt in enumerate(prompts, start=1):
-        training.journal.progress(message=f"Draws samples ({number} of {len(prompts)})")
+        training.journal.progress(message=f"Drawing samples ({number} of {len(prompts)})")
         picture = _draw(training, vae, prompt)
         if picture is None:
             break

@@ -15,6 +15,7 @@ from typing import NoReturn, TypeVar
 from .checkpoints import prune_checkpoints, save_checkpoint
 from .control import Stopped, listen
 from .files import DISK_FULL
+from .resume import take_point
 from .training import Training
 
 T = TypeVar("T")
@@ -28,7 +29,7 @@ def save(training: Training) -> Path:
     position, run, ema = training.position, training.run, training.ema
     epoch = position.epoch if position.batch == 0 else position.epoch + 1
     saved = run.settings.ema.save if ema is not None else "plain only"
-    training.journal.update(message="Saves a checkpoint")
+    training.journal.update(message="Saving a checkpoint")
 
     def write(kind: str, weights: contextlib.AbstractContextManager, suffix: str) -> Path:
         with weights:
@@ -60,7 +61,7 @@ def save(training: Training) -> Path:
 def save_point(training: Training, wait: bool) -> None:
     """Make the run safe against any kill up to here."""
     if training.workers.main:
-        point = training.point()
+        point = take_point(training.position, training.components())
         in_background = _when_there_is_room(training, lambda: training.writer.write(point, wait))
         if not wait and not in_background:
             print(
@@ -71,7 +72,7 @@ def save_point(training: Training, wait: bool) -> None:
 
 
 def save_and_stop(training: Training) -> NoReturn:
-    training.journal.update(status="stopping", message="Saves its resume point")
+    training.journal.update(status="stopping", message="Saving its resume point")
     save_point(training, wait=True)
     raise Stopped
 

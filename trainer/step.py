@@ -15,7 +15,7 @@ from .errors import TrainerError
 from .latents import Picture
 from .loss import pair_losses
 from .noise import draw_noise, draw_timestep, keyed_generator
-from .optim.optimizers import effective_rate
+from .optim.optimizers import base_rate, effective_rate, optimizer_settings
 from .optim.schedules import rate_factor
 
 if TYPE_CHECKING:
@@ -223,9 +223,8 @@ def _move(training: Training, step: int, result: StepResult) -> None:
     measured = settings.logging.norms_every_steps
     for name, parameters in training.trained.items():
         optimizer = training.optimizers[name]
-        rate = training.base_rate(name) * rate_factor(
-            training.optimizer_settings(name), step, training.total_steps
-        )
+        schedule = optimizer_settings(name, settings)
+        rate = base_rate(name, settings) * rate_factor(schedule, step, training.total_steps)
         for group in optimizer.param_groups:
             group["lr"] = rate
         result.rates[name] = rate

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cocktail.trainer.model.ema import Ema
-from cocktail.trainer.optim.optimizers import flatten_state, restore_state
+from cocktail.trainer.resume import flatten_state, restore_state
 from cocktail.trainer.settings.groups import EmaSettings
 
 

@@ -103,7 +103,7 @@ def test_either_part_can_be_switched_off(parts):
 
 def test_a_text_encoder_with_nothing_left_to_learn_is_refused(parts):
     unet, _ = parts
-    with pytest.raises(TrainerError, match="text encoder is left to learn"):
+    with pytest.raises(TrainerError, match="All layers of the text encoder are frozen"):
         trained_parameters(
             unet,
             small_text_encoder(1),

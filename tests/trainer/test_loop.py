@@ -15,7 +15,7 @@ import torch
 
 from cocktail.trainer.errors import TrainerError
 from cocktail.trainer.journal import Journal
-from cocktail.trainer.training import _check_compiler
+from cocktail.trainer.preparation import check_compiler
 
 from .test_training import exit_status, same, wait_for_step, weights
 
@@ -75,7 +75,7 @@ def test_compiling_without_a_compiler_is_refused(monkeypatch):
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(TrainerError, match=r"needs a C\+\+ compiler"):
-        _check_compiler(torch.device("cpu"))
+        check_compiler(torch.device("cpu"))
 
 
 class Terminal(io.StringIO):

@@ -17,7 +17,8 @@ from cocktail.trainer.model.single_file import (
     text_encoder_name,
     unet_name,
 )
-from cocktail.trainer.optim.optimizers import flatten_state, make_part_optimizer
+from cocktail.trainer.optim.optimizers import make_part_optimizer
+from cocktail.trainer.resume import flatten_state
 from cocktail.trainer.settings.groups import OPTIMIZERS, OptimizerSettings
 from cocktail.trainer.settings.run_settings import RunSettings
 

@@ -12,11 +12,10 @@ from safetensors.torch import load_file, save_file
 from cocktail.trainer.optim.optimizers import (
     effective_rate,
     evaluation_weights,
-    flatten_state,
     make_part_optimizer,
-    restore_state,
 )
 from cocktail.trainer.optim.schedules import rate_factor
+from cocktail.trainer.resume import flatten_state, restore_state
 from cocktail.trainer.settings.groups import OPTIMIZERS, OptimizerSettings
 
 

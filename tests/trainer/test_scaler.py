@@ -9,8 +9,9 @@ import torch
 from accelerate.state import AcceleratorState, GradientState
 
 from cocktail.trainer.journal import Journal
+from cocktail.trainer.preparation import prepare
 from cocktail.trainer.step import make_batches, take_step
-from cocktail.trainer.training import Training, prepare
+from cocktail.trainer.training import Training
 from cocktail.trainer.workers import Workers
 
 

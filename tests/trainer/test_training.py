@@ -231,7 +231,7 @@ def test_stopped_in_the_middle_of_a_validation_it_measures_again_and_goes_on(
     process = fork_training(stopped)
     last = whole.state().step
     wait_for(
-        lambda: "Validates" in stopped.state().message and stopped.state().step == last, process
+        lambda: "Validating" in stopped.state().message and stopped.state().step == last, process
     )
     stopped.request("stop")
     assert exit_status(process) == 0

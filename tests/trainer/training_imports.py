@@ -21,7 +21,7 @@ import pytorch_optimizer  # noqa: E402, F401
 import torch.utils.tensorboard  # noqa: E402, F401
 import transformers  # noqa: E402
 
-for module in ("loop", "training", "samples", "model"):
+for module in ("loop", "preparation", "samples", "model"):
     importlib.import_module(f"cocktail.trainer.{module}")
 _ = (
     diffusers.UNet2DConditionModel,

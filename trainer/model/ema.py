@@ -7,14 +7,17 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..settings.groups import EmaSettings
+from .layers import put_back
 
 if TYPE_CHECKING:
     import torch
 
 
 class Ema:
-    """The mean of the trained parameters, fp32: mean = d mean + (1 - d) weights, with d = min((1 +
-    n) / (10 + n), decay) at update n (the warm-up of TensorFlow's ExponentialMovingAverage).
+    """The mean of the trained parameters, in fp32.
+
+    mean = d mean + (1 - d) weights, with d = min((1 + n) / (10 + n), decay) at update n (the
+    warm-up of TensorFlow's ExponentialMovingAverage).
     """
 
     def __init__(
@@ -57,16 +60,11 @@ class Ema:
         """The parameters are the mean for a while; afterwards they have their old bits."""
         import torch
 
-        kept = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
-        with torch.no_grad():
-            for name, parameter in self.parameters.items():
-                parameter.copy_(self.mean[name])
-        try:
-            yield
-        finally:
+        with put_back(list(self.parameters.values())):
             with torch.no_grad():
                 for name, parameter in self.parameters.items():
-                    parameter.copy_(kept[name])
+                    parameter.copy_(self.mean[name])
+            yield
 
     def state_dict(self) -> dict[str, Any]:
         return {"updates": self.updates, "mean": self.mean}

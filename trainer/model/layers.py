@@ -1,7 +1,9 @@
-"""Which weights learn, and which are left alone."""
+"""Which weights learn, and which stay as they are."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import TrainerError
@@ -13,14 +15,51 @@ if TYPE_CHECKING:
 Parameters = dict[str, "torch.nn.Parameter"]
 
 
+class Weights:
+    """The parameters of a part that learn, as a component of a resume point."""
+
+    def __init__(self, parameters: Parameters) -> None:
+        self.parameters = parameters
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        return {name: parameter.detach() for name, parameter in self.parameters.items()}
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Raises TrainerError when the state is that of other layers."""
+        import torch
+
+        if state.keys() != self.parameters.keys():
+            raise TrainerError(
+                "The run's newest resume point holds other layers than these settings train. "
+                "Train under another name."
+            )
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(state[name])
+
+
+@contextlib.contextmanager
+def put_back(parameters: Sequence[torch.nn.Parameter]) -> Iterator[None]:
+    """Whatever is done to these parameters meanwhile: afterwards they have their old bits."""
+    import torch
+
+    kept = [parameter.detach().clone() for parameter in parameters]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, value in zip(parameters, kept, strict=True):
+                parameter.copy_(value)
+
+
 def trained_parameters(
     unet: Any, text_encoder: Any, settings: RunSettings
 ) -> dict[str, Parameters]:
-    """The parameters that learn, by part ("unet", "text_encoder") and name; the others need no
-    gradient afterwards.
+    """The parameters that learn, by part ("unet", "text_encoder") and name. All others are switched
+    to need no gradient.
 
-    What clip skip leaves out of the forward pass does not learn. Raises TrainerError when a part
-    that should learn has nothing left to.
+    Layers that clip skip leaves out of the forward pass do not learn. Raises TrainerError when a
+    part that should learn has no layer left to train.
     """
     unet.requires_grad_(False)
     text_encoder.requires_grad_(False)
@@ -38,7 +77,8 @@ def trained_parameters(
     for part, parameters in found.items():
         if not parameters:
             raise TrainerError(
-                f"Nothing of the {part.replace('_', ' ')} is left to learn. Freeze fewer of its layers, or switch it off."
+                f"All layers of the {part.replace('_', ' ')} are frozen. "
+                "Freeze fewer of them, or do not train it."
             )
         for parameter in parameters.values():
             parameter.requires_grad_(True)
@@ -50,7 +90,7 @@ def _unet_learns(name: str, kind: str) -> bool:
 
 
 def _text_learns(name: str, layers: int, settings: RunSettings) -> bool:
-    """Whether a parameter of a text encoder of so many layers learns."""
+    """Whether a parameter of a text encoder with this many layers learns."""
     chosen = settings.layers
     last = chosen.text_encoder_last_layers
     if name.startswith("embeddings."):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 
+from ..optim.optimizers import optimizer_settings
 from ..runs import Run
 from ..settings.run_settings import RunSettings
 from .single_file import UNET, read_shapes
@@ -83,9 +84,11 @@ def trained_counts(shapes: Mapping[str, tuple[int, ...]], settings: RunSettings)
 
 def state_bytes(counts: Mapping[str, int], settings: RunSettings) -> int:
     """Bytes of the optimizers' state for trained parameters by part."""
-    optimizers = {"unet": settings.unet_optimizer, "text_encoder": settings.text_encoder_optimizer}
     return int(
-        sum(count * STATE_BYTES[optimizers[part].optimizer] for part, count in counts.items())
+        sum(
+            count * STATE_BYTES[optimizer_settings(part, settings).optimizer]
+            for part, count in counts.items()
+        )
     )
 
 

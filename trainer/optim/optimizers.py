@@ -4,111 +4,196 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import TrainerError
+from ..model.layers import put_back
 from ..settings.groups import OptimizerSettings
+from ..settings.run_settings import RunSettings
 
 if TYPE_CHECKING:
     import torch
 
+Parameters = Sequence["torch.nn.Parameter"]
+
+
+def optimizer_settings(part: str, settings: RunSettings) -> OptimizerSettings:
+    """How a part ("unet", "text_encoder") is optimized."""
+    return settings.unet_optimizer if part == "unet" else settings.text_encoder_optimizer
+
+
+def base_rate(part: str, settings: RunSettings) -> float:
+    """The learning rate of a part before its schedule."""
+    if part == "unet":
+        return settings.learning_rate
+    return settings.text_encoder_learning_rate * settings.layers.text_encoder_rate_scale
+
+
+def make_optimizer(part: str, parameters: Parameters, settings: RunSettings) -> Any:
+    """The optimizer of a part of a run."""
+    own = optimizer_settings(part, settings)
+    decay = settings.weight_decay if own.weight_decay < 0 else own.weight_decay
+    return make_part_optimizer(parameters, own, base_rate(part, settings), decay)
+
 
 def make_part_optimizer(
-    parameters: Sequence[torch.nn.Parameter],
-    settings: OptimizerSettings,
-    learning_rate: float,
-    weight_decay: float,
-) -> torch.optim.Optimizer:
-    """The optimizer of one part. Raises TrainerError when its package is missing or refuses a
-    value.
+    parameters: Parameters, settings: OptimizerSettings, learning_rate: float, weight_decay: float
+) -> Any:
+    """The optimizer that these settings name. Raises TrainerError when its package is missing or
+    refuses a value.
 
     AdamW (Loshchilov & Hutter 2019) from torch, in 8 bits (Dettmers et al. 2022) from bitsandbytes;
     Lion (Chen et al. 2023), Adafactor (Shazeer & Stern 2018, with the given rate), D-Adaptation
     (Defazio & Mishchenko 2023), Prodigy (Mishchenko & Defazio 2023) and schedule-free AdamW
     (Defazio et al. 2024) from pytorch-optimizer, but for D-Adapt Adan, which is the project's own.
     """
+    make = MAKERS[settings.optimizer]
     try:
-        return _make(parameters, settings, learning_rate, weight_decay)
+        return make(parameters, settings, {"lr": learning_rate, "weight_decay": weight_decay})
     except ValueError as error:
         raise TrainerError(
             f"The optimizer {settings.optimizer} cannot be made with these settings: {error}."
         ) from error
 
 
-def _make(
-    parameters: Sequence[torch.nn.Parameter],
-    settings: OptimizerSettings,
-    learning_rate: float,
-    weight_decay: float,
-) -> Any:
+def _adamw(parameters: Parameters, settings: OptimizerSettings, rates: dict[str, float]) -> Any:
     import torch
 
-    kind = settings.optimizer
-    betas = (settings.beta1, settings.beta2)
-    common: dict[str, Any] = {"lr": learning_rate, "weight_decay": weight_decay}
-    growth: dict[str, Any] = {"d0": settings.d0, "growth_rate": settings.growth_rate or math.inf}
-    if kind == "adamw":
-        fused = all(parameter.device.type in ("cpu", "cuda") for parameter in parameters)
-        return torch.optim.AdamW(
-            parameters, betas=betas, eps=settings.epsilon, fused=fused or None, **common
-        )
-    if kind == "adamw 8 bit":
-        return _bitsandbytes().AdamW8bit(parameters, betas=betas, eps=settings.epsilon, **common)
-    if kind == "d-adapt adan":
-        from .adan import DAdaptAdan
+    fused = all(parameter.device.type in ("cpu", "cuda") for parameter in parameters)
+    return torch.optim.AdamW(
+        parameters, betas=_betas(settings), eps=settings.epsilon, fused=fused or None, **rates
+    )
 
-        return DAdaptAdan(
-            parameters, eps=settings.epsilon, decouple=settings.decouple, **growth, **common
-        )
-    library = _library()
-    decoupled = {"weight_decouple": settings.decouple, **common}
-    if kind == "lion":
-        return library.Lion(parameters, betas=betas, **common)
-    if kind == "adafactor":
-        return library.AdaFactor(
-            parameters,
-            betas=(None, settings.beta2),
-            scale_parameter=False,
-            relative_step=False,
-            **common,
-        )
-    if kind == "d-adapt adam":
-        return library.DAdaptAdam(
-            parameters,
-            betas=betas,
-            eps=settings.epsilon,
-            bias_correction=True,
-            **growth,
-            **decoupled,
-        )
-    if kind == "d-adapt lion":
-        return library.DAdaptLion(parameters, betas=betas, d0=settings.d0, **decoupled)
-    if kind == "d-adapt sgd":
-        # Its step sets the weights from their start and the sum of gradients: decay apart from the
-        # gradient would be lost, all of it without momentum. As in the authors' package, it is
-        # always part of the gradient.
-        return library.DAdaptSGD(
-            parameters, momentum=settings.momentum, weight_decouple=False, **growth, **common
-        )
-    if kind == "prodigy":
-        optimizer = library.Prodigy(
-            parameters,
-            lr=learning_rate,
-            betas=betas,
-            eps=settings.epsilon,
-            bias_correction=True,
-            safeguard_warmup=settings.safeguard_warmup,
-            weight_decay=weight_decay if settings.decouple else 0.0,
-            **growth,
-        )
-        if weight_decay and not settings.decouple:
-            # The library adds it to the gradient after the gradient has been used.
-            optimizer.register_step_pre_hook(_decay_in_gradient(weight_decay))
-        return optimizer
-    optimizer = library.ScheduleFreeAdamW(parameters, betas=betas, eps=settings.epsilon, **common)
+
+def _adamw_8_bit(
+    parameters: Parameters, settings: OptimizerSettings, rates: dict[str, float]
+) -> Any:
+    try:
+        from bitsandbytes import optim
+    except ImportError as error:
+        raise TrainerError(
+            "The optimizer 'adamw 8 bit' comes from the package bitsandbytes, which is not "
+            "installed. Run `pip install bitsandbytes`, or choose adamw."
+        ) from error
+    return optim.AdamW8bit(parameters, betas=_betas(settings), eps=settings.epsilon, **rates)
+
+
+def _lion(parameters: Parameters, settings: OptimizerSettings, rates: dict[str, float]) -> Any:
+    return _library().Lion(parameters, betas=_betas(settings), **rates)
+
+
+def _adafactor(parameters: Parameters, settings: OptimizerSettings, rates: dict[str, float]) -> Any:
+    return _library().AdaFactor(
+        parameters,
+        betas=(None, settings.beta2),
+        scale_parameter=False,
+        relative_step=False,
+        **rates,
+    )
+
+
+def _d_adapt_adam(
+    parameters: Parameters, settings: OptimizerSettings, rates: dict[str, float]
+) -> Any:
+    return _library().DAdaptAdam(
+        parameters,
+        betas=_betas(settings),
+        eps=settings.epsilon,
+        weight_decouple=settings.decouple,
+        bias_correction=True,
+        **_growth(settings),
+        **rates,
+    )
+
+
+def _d_adapt_adan(
+    parameters: Parameters, settings: OptimizerSettings, rates: dict[str, float]
+) -> Any:
+    from .adan import DAdaptAdan
+
+    return DAdaptAdan(
+        parameters, eps=settings.epsilon, decouple=settings.decouple, **_growth(settings), **rates
+    )
+
+
+def _d_adapt_lion(
+    parameters: Parameters, settings: OptimizerSettings, rates: dict[str, float]
+) -> Any:
+    return _library().DAdaptLion(
+        parameters,
+        betas=_betas(settings),
+        d0=settings.d0,
+        weight_decouple=settings.decouple,
+        **rates,
+    )
+
+
+def _d_adapt_sgd(
+    parameters: Parameters, settings: OptimizerSettings, rates: dict[str, float]
+) -> Any:
+    """Weight decay is always part of the gradient, as in the authors' package: the step sets the
+    weights from their start and the sum of gradients, so decay beside the gradient would be lost,
+    all of it without momentum.
+    """
+    return _library().DAdaptSGD(
+        parameters,
+        momentum=settings.momentum,
+        weight_decouple=False,
+        **_growth(settings),
+        **rates,
+    )
+
+
+def _prodigy(parameters: Parameters, settings: OptimizerSettings, rates: dict[str, float]) -> Any:
+    decay = rates["weight_decay"]
+    optimizer = _library().Prodigy(
+        parameters,
+        lr=rates["lr"],
+        betas=_betas(settings),
+        eps=settings.epsilon,
+        bias_correction=True,
+        safeguard_warmup=settings.safeguard_warmup,
+        weight_decay=decay if settings.decouple else 0.0,
+        **_growth(settings),
+    )
+    if decay and not settings.decouple:
+        # The library adds it to the gradient after the gradient has been used.
+        optimizer.register_step_pre_hook(_decay_in_gradient(decay))
+    return optimizer
+
+
+def _schedule_free_adamw(
+    parameters: Parameters, settings: OptimizerSettings, rates: dict[str, float]
+) -> Any:
+    optimizer = _library().ScheduleFreeAdamW(
+        parameters, betas=_betas(settings), eps=settings.epsilon, **rates
+    )
     optimizer.train()
     return optimizer
+
+
+MAKERS: dict[str, Callable[[Parameters, OptimizerSettings, dict[str, float]], Any]] = {
+    "adamw": _adamw,
+    "adamw 8 bit": _adamw_8_bit,
+    "lion": _lion,
+    "adafactor": _adafactor,
+    "d-adapt adam": _d_adapt_adam,
+    "d-adapt adan": _d_adapt_adan,
+    "d-adapt lion": _d_adapt_lion,
+    "d-adapt sgd": _d_adapt_sgd,
+    "prodigy": _prodigy,
+    "schedule-free adamw": _schedule_free_adamw,
+}
+
+
+def _betas(settings: OptimizerSettings) -> tuple[float, float]:
+    return settings.beta1, settings.beta2
+
+
+def _growth(settings: OptimizerSettings) -> dict[str, float]:
+    """Where the step size of D-Adaptation and Prodigy begins, and how fast it may grow."""
+    return {"d0": settings.d0, "growth_rate": settings.growth_rate or math.inf}
 
 
 def _decay_in_gradient(weight_decay: float) -> Any:
@@ -135,20 +220,9 @@ def _library() -> Any:
     return pytorch_optimizer
 
 
-def _bitsandbytes() -> Any:
-    try:
-        from bitsandbytes import optim
-    except ImportError as error:
-        raise TrainerError(
-            "The optimizer 'adamw 8 bit' comes from the package bitsandbytes, which is not installed. "
-            "Run `pip install bitsandbytes`, or choose adamw."
-        ) from error
-    return optim
-
-
 def effective_rate(optimizer: Any) -> float | None:
-    """The step size that D-Adaptation or Prodigy has come to (d times the learning rate); None for
-    the others.
+    """The step size that D-Adaptation or Prodigy has found (d times the learning rate), None for
+    other optimizers.
     """
     group = optimizer.param_groups[0]
     return float(group["d"]) * float(group["lr"]) if "d" in group else None
@@ -159,76 +233,14 @@ def evaluation_weights(optimizer: Any) -> Iterator[None]:
     """With a schedule-free optimizer, the parameters are their mean for a while; afterwards they
     have their old bits.
 
-    The optimizer's own way back is an interpolation that rounds, so the weights are kept aside.
+    The optimizer's own way back is an interpolation that rounds, so a copy is kept meanwhile.
     """
-    import torch
-
     if type(optimizer).__name__ != "ScheduleFreeAdamW":
         yield
         return
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    kept = [parameter.detach().clone() for parameter in parameters]
-    optimizer.eval()
-    try:
-        yield
-    finally:
-        optimizer.train()
-        with torch.no_grad():
-            for parameter, value in zip(parameters, kept, strict=True):
-                parameter.copy_(value)
-
-
-def flatten_state(state: Any) -> tuple[dict[str, torch.Tensor], Any]:
-    """A state dict as tensors by path, and the rest as JSON in which {"tensor": path} stands for
-    each of them.
-
-    A tensor that stands in several places is kept once.
-    """
-    tensors: dict[str, torch.Tensor] = {}
-    return tensors, _flatten(state, "state", tensors, {})
-
-
-def _flatten(value: Any, path: str, tensors: dict[str, torch.Tensor], paths: dict[Any, str]) -> Any:
-    import torch
-
-    if isinstance(value, torch.Tensor):
-        memory = (value.data_ptr(), value.dtype, tuple(value.shape)) if value.numel() else path
-        if memory not in paths:
-            paths[memory] = path
-            tensors[path] = value.detach()
-        return {"tensor": paths[memory]}
-    if isinstance(value, dict):
-        return {
-            "dict": [
-                [_flatten(key, "", {}, {}), _flatten(entry, f"{path}.{key}", tensors, paths)]
-                for key, entry in value.items()
-            ]
-        }
-    if isinstance(value, list | tuple):
-        entries = [_flatten(v, f"{path}.{n}", tensors, paths) for n, v in enumerate(value)]
-        return {type(value).__name__: entries}
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    raise TypeError(f"an optimizer keeps {type(value)} in {path}")
-
-
-def restore_state(tensors: Mapping[str, torch.Tensor], rest: Any) -> Any:
-    """What `flatten_state` took apart, in memory of its own.
-
-    A tensor read from a file may begin anywhere; sums over it (torch.dot in D-Adapt Lion and
-    Prodigy) round otherwise there than over memory that torch has allocated. What stood in several
-    places is one tensor again.
-    """
-    return _restore({path: tensor.clone() for path, tensor in tensors.items()}, rest)
-
-
-def _restore(tensors: Mapping[str, torch.Tensor], rest: Any) -> Any:
-    if not isinstance(rest, dict):
-        return rest
-    ((kind, value),) = rest.items()
-    if kind == "tensor":
-        return tensors[value]
-    if kind == "dict":
-        return {_restore(tensors, key): _restore(tensors, entry) for key, entry in value}
-    entries = [_restore(tensors, entry) for entry in value]
-    return tuple(entries) if kind == "tuple" else entries
+    with put_back([p for group in optimizer.param_groups for p in group["params"]]):
+        optimizer.eval()
+        try:
+            yield
+        finally:
+            optimizer.train()
