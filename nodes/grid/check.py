@@ -131,7 +131,7 @@ class CocktailCheckGrid(io.ComfyNode):
     def execute(cls, grid: Plan, cells: int, seed: int) -> io.NodeOutput:
         import comfy.model_management
 
-        if grid.workflow is not None:
+        if not grid.rendered_here:
             raise GridError(
                 f"Check Grid renders with the nodes of Render Grid; {grid.name} varies a workflow. Queue it alone to compare."
             )

@@ -106,7 +106,7 @@ class CocktailRenderGrid(io.ComfyNode):
     ) -> io.NodeOutput:
         from comfy.cli_args import args
 
-        if grid.workflow is not None:
+        if not grid.rendered_here:
             raise GridError(
                 f"The grid {grid.name} varies a workflow, whose nodes Render Grid does not call. Put Queue Grid here."
             )

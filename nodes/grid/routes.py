@@ -10,7 +10,6 @@ from aiohttp import web
 
 from ..host import names
 from .engine.cell import files
-from .engine.cell.stock import StockCell
 from .engine.errors import GridError
 from .engine.feed import feeds
 from .engine.store import export
@@ -51,14 +50,7 @@ async def _cell(request: web.Request) -> web.Response:
         found = export.settings_of(_open(request), key)
         if found is None:
             raise GridError(f"The grid {request.match_info['name']} has no cell {key}.")
-        if not isinstance(found, StockCell):
-            return {"key": key, "settings": found.to_json(), "prompt": found.api_prompt("ComfyUI")}
-        return {
-            "key": key,
-            "settings": found.to_json(),
-            "prompt": found.api_prompt(),
-            "workflow": found.ui_workflow(),
-        }
+        return {"key": key, "settings": found.to_json(), **found.graphs("ComfyUI")}
 
     return await _answer(read)
 

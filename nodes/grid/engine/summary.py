@@ -28,7 +28,7 @@ def summary(grid: Plan) -> dict[str, Any]:
             merging.bound_to_files(recipe, grid.contents["checkpoint"])
     store = Store(names.cocktail_dir("grids", grid.name))
     missing = store.missing(grid)
-    if grid.workflow is not None:
+    if not grid.rendered_here:
         cost = estimate.estimate_workflow(missing, store.log())
     else:
         cost = estimate.estimate(missing, estimate.learn(names.cocktail_dir("grids")))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from .....trainer.files import canonical_json, sha256_text
 from ..errors import GridError
+from . import files as file_checks
 from . import node_inputs
 
 FORMAT = "workflow 1"
@@ -41,18 +42,39 @@ class WorkflowCell:
     width: int = SIDE
     height: int = SIDE
     """The size of the picture as far as the prompt tells it; the file knows it for sure."""
-    batch_size: ClassVar[int] = 1
-    recipe: ClassVar[str] = ""
-    """Workflows are not batched, and merge by nodes of their own."""
+
+    @property
+    def rendered_here(self) -> bool:
+        """Only a queue runs the nodes of a workflow."""
+        return False
+
+    @property
+    def batch_size(self) -> int:
+        """Workflows are not batched."""
+        return 1
+
+    @property
+    def recipe(self) -> str:
+        """Workflows merge with nodes of their own."""
+        return ""
 
     @property
     def models(self) -> tuple[str, ...]:
         """What must be in memory for this picture."""
         return tuple(f"{folder}/{name}" for folder, name in self.files if folder != "input")
 
-    def key(self, sha256_of: Any) -> str:
+    @property
+    def comfy_files(self) -> tuple[tuple[str, str], ...]:
+        """The files, which are known by ComfyUI's folders already."""
+        return self.files
+
+    def check_files(self, contents: Mapping[str, Mapping[str, str]]) -> None:
+        """Raise GridError if a file is not the one that was planned with."""
+        file_checks.check_unchanged(self.files, contents, node_inputs.content_sha256)
+
+    def key(self, sha256_of: Callable[[str, str], str]) -> str:
         """Hex SHA-256 of the picture's graph without ids and names of saved files, with the content
-        of files for their names.
+        of files in place of their names.
         """
         known: dict[str, str] = {}
 
@@ -85,6 +107,10 @@ class WorkflowCell:
         if "filename_prefix" in prompt[self.output]["inputs"]:
             prompt[self.output]["inputs"]["filename_prefix"] = prefix
         return prompt
+
+    def graphs(self, prefix: str) -> dict[str, Any]:
+        """The API prompt, which the page opens too."""
+        return {"prompt": self.api_prompt(prefix)}
 
 
 def cell_of(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from .....merge.errors import MergeError
@@ -83,6 +83,22 @@ def quiet_sha256(kind: str, name: str, progress: Callable[[int, int], None] | No
         return file_sha256(readable(kind, name), names.cocktail_dir("hashes.json"), progress)
     except MergeError as error:
         raise GridError(str(error)) from None
+
+
+def check_unchanged(
+    found: Iterable[tuple[str, str]],
+    contents: Mapping[str, Mapping[str, str]],
+    sha256_of: Callable[[str, str], str],
+) -> None:
+    """Raise GridError for the first of these files, given as (kind, name), whose content is not the
+    one in `contents`.
+    """
+    for kind, name in found:
+        if sha256_of(kind, name) != contents[kind].get(name):
+            raise GridError(
+                f"{Path(name).name} has been replaced by another file since the grid was planned."
+                " Start the grid again."
+            )
 
 
 def state(kind: str, name: str | None) -> list[int]:

@@ -1,10 +1,90 @@
-"""The settings of one picture: their limits, and what they are called."""
+"""The settings of one picture: what every kind of cell offers, the limits, and the words."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Protocol
 
 from ..errors import GridError
+
+
+class CellSettings(Protocol):
+    """All that decides one picture. `StockCell` is made by ComfyUI's stock nodes, `WorkflowCell` by
+    the workflow of a person. Both are dataclasses.
+    """
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def rendered_here(self) -> bool:
+        """Whether Render Grid makes it in this process. Every cell can go through a queue."""
+        ...
+
+    @property
+    def width(self) -> int: ...
+
+    @property
+    def height(self) -> int: ...
+
+    @property
+    def batch_size(self) -> int:
+        """How many cells may be sampled in one pass; 1 is exact."""
+        ...
+
+    @property
+    def recipe(self) -> str:
+        """The JSON of the mix that is merged in memory for it, or ""."""
+        ...
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """What must be in memory for it. Cells that need the same are rendered one after another."""
+        ...
+
+    @property
+    def files(self) -> Sequence[tuple[str, str]]:
+        """The kind and name of every file that decides it, as a plan's `contents` knows them."""
+        ...
+
+    @property
+    def comfy_files(self) -> Sequence[tuple[str, str]]:
+        """The same files by ComfyUI's folder."""
+        ...
+
+    @property
+    def render_order(self) -> tuple[Any, ...]:
+        """What cells are sorted by for rendering, the most costly change first."""
+        ...
+
+    @property
+    def output(self) -> str:
+        """The id of the node in its prompt that shows the picture."""
+        ...
+
+    def key(self, sha256_of: Callable[[str, str], str]) -> str:
+        """Hex SHA-256 of all that decides it, with `sha256_of(kind, name)` for each file."""
+        ...
+
+    def check_files(self, contents: Mapping[str, Mapping[str, str]]) -> None:
+        """Raise GridError if a file no longer has the content that `contents` has for its kind and
+        name.
+        """
+        ...
+
+    def api_prompt(self, prefix: str) -> dict[str, Any]:
+        """What `POST /prompt` takes. Names of files that the output node writes begin with
+        `prefix`.
+        """
+        ...
+
+    def graphs(self, prefix: str) -> dict[str, Any]:
+        """What its file carries so that ComfyUI can open it: "prompt", and "workflow" if there is
+        one.
+        """
+        ...
+
+    def to_json(self) -> dict[str, Any]: ...
+
 
 SIDE_STEP = 8
 EVEN_STEP = 64

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from .....merge.recipe import ingredients
 from .....merge.text import to_text
 from .....trainer.files import canonical_json, sha256_text
-from . import graph, mix
+from ..errors import GridError
+from . import files, graph, mix
 from .graph import Link, Node
-from .settings import Lora, lora_words
+from .settings import CellSettings, Lora, lora_words
 
 FORMAT = 1
 
@@ -47,6 +48,16 @@ class StockCell:
     recipe: str = ""
 
     @property
+    def rendered_here(self) -> bool:
+        """Render Grid calls the stock nodes itself."""
+        return True
+
+    @property
+    def output(self) -> str:
+        """SaveImage of `graph_of`."""
+        return str(SAVED)
+
+    @property
     def models(self) -> tuple[str, ...]:
         """What must be in memory for this picture: cells that need the same stand together."""
         return (self.recipe or self.checkpoint, *(lora_words(lora) for lora in self.loras))
@@ -73,6 +84,16 @@ class StockCell:
         found += [("lora", name) for name, on_model, on_clip in self.loras if on_model or on_clip]
         found += [("image", self.image)] if self.image else []
         return tuple(found)
+
+    @property
+    def comfy_files(self) -> list[tuple[str, str]]:
+        """The same by ComfyUI's folders."""
+        folders = {**files.FOLDERS, "image": "input"}
+        return [(folders[kind], name) for kind, name in self.files]
+
+    def check_files(self, contents: Mapping[str, Mapping[str, str]]) -> None:
+        """Raise GridError if a file is not the one that was planned with."""
+        files.check_unchanged(self.files, contents, files.quiet_sha256)
 
     def key(self, sha256_of: Callable[[str, str], str]) -> str:
         """Hex SHA-256 of the settings, with the content of files in place of their names.
@@ -119,6 +140,10 @@ class StockCell:
         """The same graph as the page saves it, so that dropping the picture on ComfyUI opens it."""
         return graph.ui_workflow(graph_of(self, prefix))
 
+    def graphs(self, prefix: str = "ComfyUI") -> dict[str, Any]:
+        """The graph in both forms."""
+        return {"prompt": self.api_prompt(prefix), "workflow": self.ui_workflow(prefix)}
+
     @classmethod
     def from_json(cls, settings: dict[str, Any]) -> StockCell:
         """What `to_json` has given."""
@@ -156,6 +181,13 @@ the same latent again.
 DEFAULTS = {field.name: field.default for field in fields(StockCell) if field.name in LATER}
 
 
+def stock(settings: CellSettings) -> StockCell:
+    """The settings, if stock nodes make the picture. Raises GridError for those of a workflow."""
+    if not isinstance(settings, StockCell):
+        raise GridError("This cell comes from a workflow, which only Queue Grid renders.")
+    return settings
+
+
 MODEL = 1
 """The node that loads the models."""
 
@@ -174,6 +206,9 @@ SAMPLER = 6
 
 PICTURE = 7
 """The node that puts out the picture."""
+
+SAVED = 8
+"""The node that saves it."""
 
 
 def graph_of(cell: StockCell, prefix: str = "ComfyUI") -> dict[int, Node]:
@@ -226,7 +261,7 @@ def graph_of(cell: StockCell, prefix: str = "ComfyUI") -> dict[int, Node]:
             (1470, 20),
             (200, 50),
         ),
-        8: Node(
+        SAVED: Node(
             "SaveImage",
             {"images": Link(7, 0), "filename_prefix": prefix},
             (),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ....host import names
 from ..cell import files
-from ..cell.stock import StockCell
+from ..cell.stock import StockCell, stock
 from ..errors import GridError
 from ..plan.plan import Cell
 from ..render import sampling
@@ -80,7 +80,7 @@ def _render(
         renderer, loaded = sampling.ComfyRenderer(contents), None
         for cell in group:
             done += 1
-            show(f"cell {done} of {total}, {cell.settings.model_words}")
+            show(f"cell {done} of {total}, {stock(cell.settings).model_words}")
             try:
                 if loaded != cell.settings.models:
                     loaded = None

@@ -14,14 +14,13 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .....trainer.files import write_json
 from ....host import numerics
-from ..cell.stock import StockCell
 from ..errors import GridError
 from ..plan.plan import Cell, Plan
 from ..render.claims import Work, Worker
@@ -445,7 +444,7 @@ class Feed:
         """Raise Refused if another server has no file of a name, or one of another size."""
         if name == "this":
             return
-        wanted = sorted({file for cell in self.missing() for file in files_of(cell)})
+        wanted = sorted({file for cell in self.missing() for file in cell.settings.comfy_files})
         for folder in dict.fromkeys(folder for folder, _ in wanted):
             if folder == "input":
                 raise Refused(
@@ -497,23 +496,11 @@ def prompt_of(cell: Cell, plan: Plan) -> tuple[dict[str, Any], str]:
     """The API prompt that makes a cell, and its output node. Save Image becomes a preview: the cell
     is kept by us.
     """
-    prefix = f"cocktail/{plan.name}"
-    if isinstance(cell.settings, StockCell):
-        prompt, output = cell.settings.api_prompt(prefix), "8"
-    else:
-        prompt, output = cell.settings.api_prompt(prefix), plan.output
+    prompt, output = cell.settings.api_prompt(f"cocktail/{plan.name}"), cell.settings.output
     node = prompt[output]
     if node["class_type"] == "SaveImage":
         node["class_type"], node["inputs"] = "PreviewImage", {"images": node["inputs"]["images"]}
     return prompt, output
-
-
-def files_of(cell: Cell) -> Sequence[tuple[str, str]]:
-    """The files of a cell by ComfyUI's folders."""
-    if not isinstance(cell.settings, StockCell):
-        return cell.settings.files
-    folders = {"checkpoint": "checkpoints", "vae": "vae", "lora": "loras", "image": "input"}
-    return [(folders[kind], name) for kind, name in cell.settings.files]
 
 
 def _size(folder: str, name: str) -> int | None:

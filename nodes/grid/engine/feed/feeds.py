@@ -8,13 +8,11 @@ import json
 import logging
 import threading
 import time
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 from ....host import names
 from ..cell import files
-from ..cell import node_inputs as inputs
-from ..cell.stock import StockCell
 from ..errors import GridError
 from ..plan.plan import Cell, Plan
 from ..store import cell_file, events
@@ -57,11 +55,11 @@ def start(
         raise GridError(
             f"save_as must be one of {', '.join(cell_file.SUFFIXES)}, and is {save_as!r}."
         )
-    if any(getattr(cell.settings, "batch_size", 1) > 1 for cell in plan.cells):
+    if any(cell.settings.batch_size > 1 for cell in plan.cells):
         raise GridError(
             "Batched mode is for Render Grid. The feeder renders each cell alone: plan it in exact mode."
         )
-    if any(getattr(cell.settings, "recipe", "") for cell in plan.cells):
+    if any(cell.settings.recipe for cell in plan.cells):
         raise GridError(
             "Axes of merges are for Render Grid, which merges without writing checkpoints."
         )
@@ -219,16 +217,6 @@ def _identity(plan: Plan) -> list[str]:
     return sorted({cell.key for cell in plan.cells})
 
 
-def _checker(plan: Plan) -> Any:
+def _checker(plan: Plan) -> Callable[[Cell], None]:
     """A function that raises GridError when a file of a cell is not the one that was planned with."""
-
-    def check(cell: Cell) -> None:
-        stock = isinstance(cell.settings, StockCell)
-        for kind, name in cell.settings.files:
-            now = files.quiet_sha256(kind, name) if stock else inputs.content_sha256(kind, name)
-            if now != plan.contents[kind].get(name):
-                raise GridError(
-                    f"{Path(name).name} has been replaced by another file since the grid was planned. Begin anew."
-                )
-
-    return check
+    return lambda cell: cell.settings.check_files(plan.contents)

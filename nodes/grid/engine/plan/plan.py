@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from ..axes.axis import Axis
-from ..cell.stock import StockCell
+from ..cell.settings import CellSettings
 from .rules import Rule
 
 FORMAT = 1
@@ -21,7 +21,7 @@ class Cell:
     """One picture of a grid. `position` holds its value's number on every axis, counted from 0."""
 
     position: tuple[int, ...]
-    settings: StockCell
+    settings: CellSettings
     key: str
 
 
@@ -68,6 +68,13 @@ class Plan:
             ]
 
         return tuple(sorted(cells, key=rank))
+
+    @property
+    def rendered_here(self) -> bool:
+        """Whether Render Grid renders its cells in this process; those of a workflow go through a
+        queue.
+        """
+        return all(cell.settings.rendered_here for cell in self.cells)
 
     @property
     def repeats(self) -> int:

@@ -10,7 +10,9 @@ from ..axes.axis import Axis, Value, text_of
 from ..axes.choices import Choices
 from ..axes.inputs import input_axis
 from ..axes.typed import typed_axis
-from ..cell.settings import REPLACES, STRONGEST, check_limits
+from ..cell.any_workflow import cell_of
+from ..cell.settings import REPLACES, STRONGEST, CellSettings, check_limits
+from ..cell.stock import StockCell
 from ..errors import GridError
 from .of_settings import make_plan
 from .of_workflow import workflow_plan
@@ -146,6 +148,13 @@ def plan_from_json(described: Any, choices: Choices, sha256_of: Callable[[str, s
     return make_plan(
         str(described.get("name", "")), settings, found, sha256_of, text_of(rules, "rules")
     )
+
+
+def settings_from_json(plan: Mapping[str, Any], settings: dict[str, Any]) -> CellSettings:
+    """What decides a cell of a plan as JSON, `settings` being that of the cell."""
+    if plan.get("workflow"):
+        return cell_of(plan["workflow"], plan["output"], settings)
+    return StockCell.from_json(settings)
 
 
 def _workflow_plan(described: dict[str, Any], choices: Choices) -> Plan:

@@ -12,11 +12,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..cell.samplers import WITH_NOISE_PER_SEED
-from ..cell.stock import StockCell
+from ..cell.settings import CellSettings
+from ..cell.stock import StockCell, stock
 
 
-def traits(cell: StockCell) -> tuple[Any, ...]:
+def traits(settings: CellSettings) -> tuple[Any, ...]:
     """What cells must have in common to be sampled together, beside equally long texts."""
+    cell = stock(settings)
     return (
         cell.models,
         cell.width,
@@ -64,10 +66,10 @@ def sample(
     import torch
 
     first = cells[0]
-    starts = [
+    starts: list[Any] = [
         comfy.sample.fix_empty_latent_channels(model, latent["samples"]) for latent in latents
     ]
-    noises = [
+    noises: list[Any] = [
         comfy.sample.prepare_noise(start, cell.seed)
         for start, cell in zip(starts, cells, strict=True)
     ]

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ....host import numerics
+from ..cell.stock import stock
 from ..errors import GridError
 from ..plan.plan import Cell
 from ..store import cell_file
@@ -129,10 +130,10 @@ def render(
                 try:
                     if cell.settings.models != loaded:
                         loaded = None
-                        show(f"loading {cell.settings.model_words}")
+                        show(f"loading {stock(cell.settings).model_words}")
                         renderer.load(cell)
                         loaded, made_by = cell.settings.models, _note_numerics(store, renderer)
-                    show(f"cell {done + 1} of {total}, {cell.settings.model_words}")
+                    show(f"cell {done + 1} of {total}, {stock(cell.settings).model_words}")
                     started = time.monotonic()
                     pictures = renderer.pictures(cells, done, total)
                     times = {"seconds": time.monotonic() - started, **renderer.times()}

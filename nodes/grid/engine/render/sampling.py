@@ -20,7 +20,7 @@ from .....trainer.files import canonical_json, sha256_text
 from ....host import numerics
 from ..cell import files
 from ..cell.graph import Link, Node
-from ..cell.stock import MERGE_KIND, MODEL, PICTURE, RECIPE, SAMPLER, StockCell, graph_of
+from ..cell.stock import MERGE_KIND, MODEL, PICTURE, RECIPE, SAMPLER, StockCell, graph_of, stock
 from ..errors import GridError
 from ..plan.plan import Cell
 from . import batching
@@ -90,7 +90,7 @@ class ComfyRenderer:
         """Load the models of a cell. Raises GridError if a file is not the one that was planned
         with.
         """
-        graph = graph_of(cell.settings)
+        graph = graph_of(stock(cell.settings))
         new = _key(graph, MODEL) not in self._kept.get(graph[MODEL].kind, {})
         if new:
             self._forget()
@@ -110,12 +110,12 @@ class ComfyRenderer:
         sampled together.
         """
         with _bar_of_all_cells(done, total, len(cells)):
-            if cells[0].settings.batch_size == 1:
-                return [_pixels(self._outputs(graph_of(cell.settings), PICTURE)) for cell in cells]
-            latents = self._sampled_together([cell.settings for cell in cells])
+            stocks = [stock(cell.settings) for cell in cells]
+            if stocks[0].batch_size == 1:
+                return [_pixels(self._outputs(graph_of(cell), PICTURE)) for cell in stocks]
+            latents = self._sampled_together(stocks)
             return [
-                self._decoded(cell.settings, latent)
-                for cell, latent in zip(cells, latents, strict=True)
+                self._decoded(cell, latent) for cell, latent in zip(stocks, latents, strict=True)
             ]
 
     def _sampled_together(self, cells: Sequence[StockCell]) -> list[Any]:
@@ -168,7 +168,7 @@ class ComfyRenderer:
         return spent
 
     def reason(self, error: Exception, cell: Cell) -> str:
-        return _reason(error, cell.settings)
+        return _reason(error, stock(cell.settings))
 
     def free(self) -> None:
         """Let go of what nobody refers to any more."""

@@ -71,7 +71,7 @@ def _measured(plan: Plan, store: Store) -> Plan:
     """The plan, with the real sizes of pictures that any workflow made: only their files know."""
     from PIL import Image
 
-    if plan.workflow is None:
+    if plan.rendered_here:
         return plan
     cells = []
     for cell in plan.cells:

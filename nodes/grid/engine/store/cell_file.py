@@ -15,12 +15,10 @@ import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..cell.stock import StockCell
+from ..cell.settings import CellSettings
 
 if TYPE_CHECKING:
     import numpy
-
-    from ..cell.any_workflow import WorkflowCell
 
 PNG, WEBP = "PNG", "WebP lossless"
 SUFFIXES = {PNG: ".png", WEBP: ".webp"}
@@ -49,7 +47,7 @@ def format_for(pixels: numpy.ndarray, save_as: str) -> str:
 def encode(
     pixels: numpy.ndarray,
     save_as: str,
-    cell: StockCell | WorkflowCell | None,
+    cell: CellSettings | None,
     prefix: str,
     note: dict[str, Any] | None = None,
 ) -> bytes:
@@ -62,11 +60,7 @@ def encode(
 
     texts = {} if note is None else {NOTE: json.dumps(note)}
     if cell is not None:
-        if isinstance(cell, StockCell):
-            texts["prompt"] = json.dumps(cell.api_prompt(prefix))
-            texts["workflow"] = json.dumps(cell.ui_workflow(prefix))
-        else:
-            texts["prompt"] = json.dumps(cell.api_prompt(prefix))
+        texts.update({name: json.dumps(graph) for name, graph in cell.graphs(prefix).items()})
     picture = Image.fromarray(pixels)
     return _webp(picture, texts) if save_as == WEBP else _png(picture, texts)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..cell.samplers import EVALUATIONS
+from ..cell.stock import stock
 from ..plan.plan import Cell
 from . import journal
 from .cell_file import PNG
@@ -92,7 +93,7 @@ def learn(grids: Path, save_as: str = PNG) -> Learned:
 
 def estimate(cells: Sequence[Cell], learned: Learned) -> Estimate:
     """What rendering these cells will cost, in render order."""
-    settings = [cell.settings for cell in cells]
+    settings = [stock(cell.settings) for cell in cells]
     loads = len({one.recipe or one.checkpoint for one in settings})
     texts = {(one.models, text) for one in settings for text in (one.prompt, one.negative_prompt)}
     work = [_evaluations(one.to_json()) for one in settings]

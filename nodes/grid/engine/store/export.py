@@ -9,14 +9,12 @@ from __future__ import annotations
 import csv
 import io
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .....trainer.files import write_json, write_text
-from ..cell.stock import StockCell
+from ..cell.settings import CellSettings
+from ..plan.plan_json import settings_from_json
 from .store import Store
-
-if TYPE_CHECKING:
-    from ..cell.any_workflow import WorkflowCell
 
 FORMAT = 1
 
@@ -72,16 +70,12 @@ def states(store: Store) -> dict[str, Any]:
     }
 
 
-def settings_of(store: Store, key: str) -> StockCell | WorkflowCell | None:
+def settings_of(store: Store, key: str) -> CellSettings | None:
     """The settings of a cell of the plan."""
     plan = _plan(store)
     for cell in plan["cells"]:
         if cell["key"] == key:
-            if plan.get("workflow"):
-                from ..cell.any_workflow import cell_of
-
-                return cell_of(plan["workflow"], plan["output"], cell["settings"])
-            return StockCell.from_json(cell["settings"])
+            return settings_from_json(plan, cell["settings"])
     return None
 
 
