@@ -5,7 +5,8 @@ already, make it if not.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 from .engine import Progress, write_file
@@ -27,7 +28,7 @@ from .metadata import (
     read_title,
 )
 from .pickled import is_pickled, safetensors_of
-from .plan import PRECISIONS, make_plan
+from .plan import PRECISIONS, Plan, make_plan
 from .recipe import Ingredient, Recipe, bind, check_depth, ingredients, short_name
 from .recipe_json import recipe_hash
 from .safetensors_file import Header, read_header
@@ -45,10 +46,26 @@ class BoundRecipe:
     recipe: Recipe
     headers: Mapping[Ingredient, Header]
     sources: Mapping[Ingredient, Source]
+    _plans: dict[str, Plan] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    @property
+    @cached_property
     def hash(self) -> str:
+        """What the recipe makes (`recipe_json.recipe_hash`)."""
         return recipe_hash(self.recipe)
+
+    def plan(self, precision: str) -> Plan:
+        """What the recipe makes in this precision, tensor by tensor; planned once. Raises
+        MergeError when the ingredients do not fit together.
+        """
+        if precision not in self._plans:
+            self._plans[precision] = make_plan(self.recipe, self.headers, precision)
+        return self._plans[precision]
+
+    def metadata(self, precision: str, title: str) -> dict[str, str]:
+        """The metadata of the file that it makes, which calls itself `title`."""
+        plan = self.plan(precision)
+        used = {ingredient: self.sources[ingredient] for ingredient in plan.ingredients}
+        return make_metadata(self.recipe, used, plan, precision, title)
 
 
 def bind_to_files(
@@ -119,7 +136,7 @@ def check_file(path: Path) -> None:
 
 def notes_of(bound: BoundRecipe, precision: str) -> tuple[str, ...]:
     """What making the checkpoint does where its ingredients are not alike, one sentence each."""
-    plan = make_plan(bound.recipe, bound.headers, precision)
+    plan = bound.plan(precision)
     described = [describe(i, bound.sources[i]) for i in plan.ingredients]
     return (*plan.notes, *warnings(ancestors(described)))
 
@@ -156,11 +173,9 @@ def make_checkpoint(
     if path.exists():
         _check_same_product(bound, path, precision)
         return False
-    plan = make_plan(bound.recipe, bound.headers, precision)
-    used = {ingredient: bound.sources[ingredient] for ingredient in plan.ingredients}
-    metadata = make_metadata(bound.recipe, used, plan, precision, title or path.stem)
+    metadata = bound.metadata(precision, title or path.stem)
     try:
-        write_file(plan, path, metadata, threads, progress=progress, device=device)
+        write_file(bound.plan(precision), path, metadata, threads, progress=progress, device=device)
     except MergeError:
         if not path.exists():
             raise

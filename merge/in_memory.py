@@ -40,7 +40,6 @@ from typing import Any
 
 from .checkpoint import BoundRecipe, default_name
 from .engine import Progress, torch_type, write_memory
-from .metadata import make_metadata
 from .plan import (
     Blend,
     Call,
@@ -51,7 +50,6 @@ from .plan import (
     Plan,
     Source,
     Widened,
-    make_plan,
 )
 from .safetensors_file import Tensor
 
@@ -106,7 +104,7 @@ class Memory:
         ends the merge.
         """
         with self._lock:
-            plan = make_plan(bound.recipe, bound.headers, precision)
+            plan = bound.plan(precision)
             places, size = _lay_out(plan)
             if places != self._places or self._in_use() is not None:
                 self._forget()
@@ -117,11 +115,9 @@ class Memory:
                 self._made.pop(name, None)
             write_memory(plan, changed, view, threads, progress=progress)
             self._buffer, self._places, self._made = buffer, places, made
-            used = {ingredient: bound.sources[ingredient] for ingredient in plan.ingredients}
-            title = default_name(bound, precision)
             return Merged(
                 MappingProxyType({name: _tensor(view, place) for name, place in places.items()}),
-                make_metadata(bound.recipe, used, plan, precision, title),
+                bound.metadata(precision, default_name(bound, precision)),
                 frozenset(changed),
                 plan.notes,
             )

@@ -9,10 +9,11 @@ into the modules that are there.
 from __future__ import annotations
 
 import sys
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
-from .....merge.checkpoint import bind_to_files, notes_of
+from .....merge.checkpoint import BoundRecipe, bind_to_files
 from .....merge.errors import MergeError
 from .....merge.recipe import bind
 from ....host import names
@@ -22,11 +23,14 @@ from ..errors import GridError
 
 PRECISION = "fp16"
 UNET, TEXT_ENCODER = "model.diffusion_model.", "cond_stage_model."
+MOST_PLANNED = 32
+_planned: OrderedDict[str, BoundRecipe] = OrderedDict()
+"""The recipes bound last, by their JSON: Grid Plan and the rendering after it plan each only once."""
 
 
-def bound_to_files(recipe: str, contents: Mapping[str, str]) -> Any:
-    """A recipe (JSON) and its ingredients' files, which must have these contents. Raises GridError
-    if they do not go together.
+def bound_to_files(recipe: str, contents: Mapping[str, str]) -> BoundRecipe:
+    """A recipe (JSON) and its ingredients' files, which must have these contents, with its plan.
+    Raises GridError if they do not go together.
     """
     try:
         bound = bind_to_files(
@@ -35,7 +39,11 @@ def bound_to_files(recipe: str, contents: Mapping[str, str]) -> Any:
             names.cocktail_dir("hashes.json"),
             converted=names.cocktail_dir("converted"),
         )
-        notes_of(bound, PRECISION)
+        kept = _planned.pop(recipe, bound)
+        _planned[recipe] = bound = kept if kept == bound else bound
+        while len(_planned) > MOST_PLANNED:
+            _planned.popitem(last=False)
+        bound.plan(PRECISION)
     except (MergeError, names.BadName) as error:
         raise GridError(str(error)) from None
     return bound
