@@ -1,10 +1,10 @@
-"""Sets up, runs and tests Cocktail with a ComfyUI of its own. Needs Python 3.10 or newer and
-nothing else.
+"""Sets up, runs and tests Cocktail with a ComfyUI of its own. Needs Python 3.10 or newer (the
+tests: 3.11) and nothing else.
 
     python dev.py demo                train, compare and merge a miniature, from drawn pairs to the finished grid
     python dev.py demo --pairs DIR    the same with your own pictures and captions
     python dev.py serve               leave that ComfyUI running, to use in the browser
-    python dev.py test [-- ARGS]      lint, format check and the tests, on all cores; ARGS go to pytest, which
+    python dev.py test [-- ARGS]      linters and the tests, on all cores; ARGS go to pytest, which
                                       then runs in one process
     python dev.py test --all          those that take longest too: more kills at random moments, Ray
     python dev.py setup               only what the others need: .venv and a ComfyUI
@@ -138,6 +138,8 @@ def setup(options: argparse.Namespace, for_tests: bool = False) -> Path:
     comfyui = options.comfyui or WORK / "comfyui"
     if options.comfyui and not (comfyui / "main.py").is_file():
         raise Problem(f"There is no ComfyUI in {comfyui}: main.py is missing.")
+    if for_tests and sys.version_info < (3, 11):
+        raise Problem(f"The tests need Python 3.11 or newer; this is {sys.version.split()[0]}.")
     stamp = VENV / "cocktail.json"
     done = read_json(stamp)
     made_with = [str(ROOT), sys.version, _interpreter()]
@@ -726,6 +728,7 @@ def test(options: argparse.Namespace) -> int:
     steps = {
         "ruff check": [PYTHON, "-m", "ruff", "check", "."],
         "ruff format": [PYTHON, "-m", "ruff", "format", "--check", "."],
+        "import-linter": [PYTHON, ".ci/imports.py"],
         "pytest": [PYTHON, "-m", "pytest", *options.pytest],
     }
     failed = []

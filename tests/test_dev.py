@@ -176,7 +176,7 @@ def test_all_of_them_run_with_all(dev, monkeypatch):
     monkeypatch.setattr(dev, "setup", lambda options, for_tests: Path("comfyui"))
     monkeypatch.setattr(dev, "chromium", lambda: "chromium")
     monkeypatch.setattr(
-        dev, "run", lambda words, environment: commands.update({words[2]: environment})
+        dev, "run", lambda words, environment: commands.update(dict.fromkeys(words, environment))
     )
     assert dev.main(["test", "--all"]) == 0
     assert commands["pytest"].items() >= dev.WITH_ALL.items()
