@@ -4,11 +4,12 @@ folder.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import re
 from functools import lru_cache
 from pathlib import Path
+
+from ...trainer.errors import nearest
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
@@ -105,8 +106,7 @@ def checkpoint_path(name: str) -> Path:
     relative = "/".join(_parts(name, "Checkpoint"))
     path = folder_paths.get_full_path("checkpoints", relative)
     if path is None:
-        near = difflib.get_close_matches(name, checkpoint_names(), n=1, cutoff=0.5)
-        hint = f" Did you mean {near[0]}?" if near else ""
+        hint = nearest(name, checkpoint_names())
         raise BadName(
             f"There is no checkpoint {name!r} in ComfyUI's checkpoints folders.{hint} "
             "Put the file there and press R to refresh the lists."
@@ -200,8 +200,7 @@ def dataset_folder(name: str) -> Path:
         path = within(root, relative, "Dataset folder") if relative else root
         if path.is_dir():
             return path
-    near = difflib.get_close_matches(name, dataset_folders(), n=1, cutoff=0.5)
-    hint = f" Did you mean {near[0]}?" if near else ""
+    hint = nearest(name, dataset_folders())
     raise BadName(
         f"There is no dataset folder {name!r}.{hint} Put a folder of pictures into ComfyUI's input folder "
         "(its name is then input/FOLDER), or add a 'datasets' folder to extra_model_paths.yaml."
@@ -274,8 +273,7 @@ def existing_dataset(name: str) -> Path:
     check_name(name, "dataset")
     if saved_dataset(name).is_file():
         return saved_dataset(name)
-    near = difflib.get_close_matches(name, saved_datasets(), n=1, cutoff=0.5)
-    hint = f" Did you mean {near[0]}?" if near else ""
+    hint = nearest(name, saved_datasets())
     raise BadName(f"There is no saved dataset {name!r}.{hint} Save Dataset makes one.")
 
 
@@ -319,8 +317,7 @@ def table_path(name: str) -> Path:
         path = within(root, relative, "Table")
         if path.is_file():
             return path
-    near = difflib.get_close_matches(name, tables(), n=1, cutoff=0.5)
-    hint = f" Did you mean {near[0]}?" if near else ""
+    hint = nearest(name, tables())
     raise BadName(
         f"There is no table {name!r}.{hint} Put a CSV, TSV, JSONL or Parquet file into ComfyUI's input folder "
         "(its name is then input/FILE), or into a 'datasets' folder, and press R to refresh the lists."
@@ -361,8 +358,7 @@ def captioner_folder(name: str) -> Path:
     for root in _captioner_roots().get(label, []):
         if relative and (path := within(root, relative, "Model folder")).is_dir():
             return path
-    near = difflib.get_close_matches(name, captioners(), n=1, cutoff=0.5)
-    hint = f" Did you mean {near[0]}?" if near else ""
+    hint = nearest(name, captioners())
     raise BadName(
         f"There is no captioning model {name!r}.{hint} Put its folder (config.json, safetensors weights, tokenizer) into "
         "models/LLM or models/captioners, and press R to refresh the lists."

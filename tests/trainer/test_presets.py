@@ -35,5 +35,5 @@ def test_no_two_presets_are_the_same_run():
 
 
 def test_an_unknown_preset_is_refused_with_the_nearest_one():
-    with pytest.raises(TrainerError, match="Did you mean 'Cosmopolitan 768 AdamW'"):
+    with pytest.raises(TrainerError, match="Did you mean Cosmopolitan 768 AdamW"):
         preset("cosmopolitan 768")

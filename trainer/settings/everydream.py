@@ -8,11 +8,10 @@ command line, which can overrule the files, is not known here.
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import TrainerError
+from ..errors import TrainerError, nearest
 from .everydream_keys import (
     DEAD,
     ELSEWHERE,
@@ -505,10 +504,9 @@ class _Reading:
 
         name = (values.get("optimizer") or "adamw8bit").lower()
         if name not in OPTIMIZERS:
-            near = difflib.get_close_matches(name, OPTIMIZERS, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
             raise TrainerError(
-                f"optimizer.json: {prefix}optimizer is {name!r}, which there is none of here.{hint} There are: {', '.join(OPTIMIZERS)}."
+                f"optimizer.json: {prefix}optimizer is {name!r}, which is not known here."
+                f"{nearest(name, OPTIMIZERS)} There are: {', '.join(OPTIMIZERS)}."
             )
         self.put(f"{part}.optimizer", OPTIMIZERS[name])
         remarks = {
@@ -741,6 +739,4 @@ def _choice(file: str, key: str, value: str, choices: dict[str, str]) -> str:
 def _unknown(key: str, known: tuple[str, ...]) -> str:
     if key in DEAD:
         return DEAD[key]
-    near = difflib.get_close_matches(key, known, n=1)
-    hint = f"; {near[0]} is one" if near else ""
-    return f"EveryDream2 has no such key{hint}"
+    return f"EveryDream2 has no such key.{nearest(key, known)}"

@@ -5,12 +5,11 @@ out.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
-from ..errors import TrainerError
+from ..errors import TrainerError, nearest
 
 G = TypeVar("G", bound="Group")
 
@@ -87,8 +86,9 @@ def check_keys(cls: type, value: Any, prefix: str = "") -> None:
     known = [field.name for field in fields(cls)]
     for key in value:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f" Did you mean {prefix}{near[0]}?" if near else ""
+            hint = nearest(
+                prefix + key, [prefix + name for name in known], lambda name: name[len(prefix) :]
+            )
             raise TrainerError(f"Unknown run setting {prefix + key!r}.{hint}")
 
 

@@ -12,10 +12,9 @@ EveryDream2 rounds it to 8 bit, and autocast is bf16, where EveryDream2's is fp1
 
 from __future__ import annotations
 
-import difflib
 from typing import Any
 
-from ..errors import TrainerError
+from ..errors import TrainerError, nearest
 from .run_settings import RunSettings
 
 EVERYDREAM2: dict[str, Any] = {
@@ -73,7 +72,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 def preset(name: str) -> RunSettings:
     """The settings of a preset. Raises TrainerError, naming the nearest one, if there is none."""
     if name not in PRESETS:
-        near = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0.3)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise TrainerError(f"There is no preset {name!r}.{hint} There are: {', '.join(PRESETS)}.")
+        raise TrainerError(
+            f"There is no preset {name!r}.{nearest(name, PRESETS)} There are: {', '.join(PRESETS)}."
+        )
     return RunSettings.from_json(PRESETS[name])

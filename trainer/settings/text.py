@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from ..errors import TrainerError
+from ..errors import TrainerError, nearest
 from .groups import GROUPS
 from .run_settings import RunSettings
 
@@ -97,11 +96,7 @@ def _place(value: dict[str, Any], name: str) -> tuple[dict[str, Any], str]:
     if dot and group in GROUPS and key in value[group]:
         return value[group], key
     known = [known for known, _ in _flat(value)]
-    inside = [known for known in known if known.endswith(f".{name}")]
-    near = difflib.get_close_matches(name, known, n=1) or inside[:1]
-    near = near or [f"{name}.{next(iter(value[name]))}"] if name in GROUPS else near
-    hint = f" Did you mean {near[0]}?" if near else ""
-    raise TrainerError(f"Unknown run setting {name!r}.{hint}")
+    raise TrainerError(f"Unknown run setting {name!r}.{nearest(name, known)}")
 
 
 def _value(text: str, old: Any) -> Any:

@@ -5,7 +5,6 @@ network and without its code.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...errors import TrainerError
+from ...errors import TrainerError, nearest
 from ...files import sha256_text
 from ..image import open_rgb
 from .model_folder import KINDS, ModelFacts, check_model
@@ -94,9 +93,7 @@ class CaptionSettings:
         known = [field.name for field in fields(cls)]
         for key in value:
             if key not in known:
-                near = difflib.get_close_matches(key, known, n=1)
-                hint = f" Did you mean {near[0]}?" if near else ""
-                raise TrainerError(f"Unknown caption setting {key!r}.{hint}")
+                raise TrainerError(f"Unknown caption setting {key!r}.{nearest(key, known)}")
         return cls(**value)
 
     def wording(self) -> dict[str, Any]:

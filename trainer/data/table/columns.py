@@ -4,13 +4,12 @@ confirms.
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from ...errors import TrainerError
+from ...errors import TrainerError, nearest
 
 SHOWN_ROWS = 5
 SHOWN_LETTERS = 60
@@ -49,9 +48,9 @@ class Mapping:
         known = [field.name for field in fields(cls)]
         for key, given in value.items():
             if key not in known:
-                near = difflib.get_close_matches(key, known, n=1)
-                hint = f" Did you mean {near[0]}?" if near else ""
-                raise TrainerError(f"Unknown entry {key!r} in the column mapping.{hint}")
+                raise TrainerError(
+                    f"Unknown entry {key!r} in the column mapping.{nearest(key, known)}"
+                )
             texts = given if key == "captions" and isinstance(given, list | tuple) else [given]
             if not all(isinstance(text, str) for text in texts) or (
                 key == "captions" and not isinstance(given, list | tuple)
@@ -210,11 +209,9 @@ def check(mapping: Mapping, columns: Sequence[str]) -> None:
     """
     for role, name in mapping.columns().items():
         if name not in columns:
-            near = difflib.get_close_matches(name, columns, n=1, cutoff=0.7)
-            hint = f" Did you mean {near[0]}?" if near else ""
             raise TrainerError(
-                f"The column mapping says {role} is {name!r}, but the table has no such column.{hint} "
-                f"It has: {_listed(columns)}."
+                f"The column mapping says {role} is {name!r}, but the table has no such column."
+                f"{nearest(name, columns)} It has: {_listed(columns)}."
             )
     if not mapping.image:
         raise TrainerError(

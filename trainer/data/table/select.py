@@ -7,7 +7,6 @@ statements answer in less than a second.
 
 from __future__ import annotations
 
-import difflib
 import os
 import secrets
 from contextlib import suppress
@@ -15,7 +14,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ...errors import TrainerError
+from ...errors import TrainerError, nearest
 from ...files import publish, write_text
 from ..tokens import LIMIT, count_tokens
 from .columns import Mapping, check
@@ -105,9 +104,7 @@ class SelectionSettings:
         known = [field.name for field in fields(cls)]
         for key in value:
             if key not in known:
-                near = difflib.get_close_matches(key, known, n=1)
-                hint = f" Did you mean {near[0]}?" if near else ""
-                raise TrainerError(f"Unknown selection setting {key!r}.{hint}")
+                raise TrainerError(f"Unknown selection setting {key!r}.{nearest(key, known)}")
         return cls(**value)
 
 

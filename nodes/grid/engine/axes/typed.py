@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -12,6 +11,7 @@ from typing import Any
 
 from .....merge.errors import MergeError
 from .....merge.text import name_finder, parse
+from .....trainer.errors import nearest
 from .....trainer.files import canonical_json
 from ..cell.mix import recipe_set
 from ..cell.settings import (
@@ -173,9 +173,8 @@ def _size(line: str) -> Value:
 
 def _choice(target: str, line: str, known: Sequence[str]) -> Value:
     if line not in known:
-        near = difflib.get_close_matches(line, known, n=1, cutoff=0.4)
-        hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(known)}."
-        raise GridError(f"There is no {target} {line!r}. {hint}")
+        hint = nearest(line, known) or f" There are: {', '.join(known)}."
+        raise GridError(f"There is no {target} {line!r}.{hint}")
     return Value(line, {target: line})
 
 
@@ -236,9 +235,7 @@ def _matching(target: str, name: str, choices: Choices) -> list[str]:
     for file in known:
         if plain in (file.replace("\\", "/"), file.replace("\\", "/").rpartition(".")[0]):
             return [file]
-    stems = {PurePosixPath(file.replace("\\", "/")).stem: file for file in known}
-    near = difflib.get_close_matches(PurePosixPath(plain).stem, stems, n=1, cutoff=0.5)
-    hint = f" Did you mean {stems[near[0]]}?" if near else ""
+    hint = nearest(name, known, lambda file: PurePosixPath(file.replace("\\", "/")).stem)
     raise GridError(
         f"There is no {target} {name!r}.{hint} Put the file into its folder and press R."
     )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from .....merge.errors import MergeError
 from .....merge.hashing import file_sha256
 from .....merge.safetensors_file import read_header
+from .....trainer.errors import nearest
 from ....host import names
 from ....host.progress import Progress, show_text
 from ..errors import GridError
@@ -51,9 +51,8 @@ def path_of(kind: str, name: str) -> Path:
     except names.BadName as error:
         raise GridError(str(error)) from None
     if found is None:
-        near = difflib.get_close_matches(name, listed(kind), n=1, cutoff=0.5)
-        hint = f" Did you mean {near[0]}?" if near else ""
         where = "input folder" if kind == "image" else f"{FOLDERS[kind]} folders"
+        hint = nearest(name, listed(kind))
         raise GridError(f"There is no {kind} {name!r} in ComfyUI's {where}.{hint}")
     return found
 

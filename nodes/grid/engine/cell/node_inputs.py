@@ -6,12 +6,12 @@ The only part of workflow grids that asks ComfyUI about its nodes.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 from typing import Any
 
+from .....trainer.errors import nearest
 from ..errors import GridError
 
 Prompt = Mapping[str, Mapping[str, Any]]
@@ -75,13 +75,9 @@ def find_node(prompt: Prompt, name: str) -> str:
             raise GridError(
                 f"The workflow has {len(found)} nodes called {name!r}: {', '.join(found)}. Write the id of the one that is meant."
             )
-    near = difflib.get_close_matches(name, [*titles.values(), *classes.values()], n=1, cutoff=0.5)
+    hint = nearest(name, [*titles.values(), *classes.values()])
     there = ", ".join(called(prompt, id) for id in [*prompt][:12])
-    raise GridError(
-        f"The workflow has no node {name!r}. "
-        + (f"Did you mean {near[0]}? " if near else "")
-        + f"There are: {there}."
-    )
+    raise GridError(f"The workflow has no node {name!r}.{hint} There are: {there}.")
 
 
 def find_input(prompt: Prompt, target: str) -> tuple[str, str]:
@@ -101,9 +97,8 @@ def find_input(prompt: Prompt, target: str) -> tuple[str, str]:
         known = {**prompt[id]["inputs"], **specs(prompt[id]["class_type"])}
         if name in known:
             return id, name
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(known) or 'none'}."
-        refusal = GridError(f"{called(prompt, id)} has no input {name!r}. {hint}")
+        hint = nearest(name, known) or f" There are: {', '.join(known) or 'none'}."
+        refusal = GridError(f"{called(prompt, id)} has no input {name!r}.{hint}")
     raise refusal or GridError(
         f"{target!r} names no input. Write NODE.INPUT, such as KSampler.cfg or 3.cfg."
     )
@@ -116,9 +111,8 @@ def specs(class_type: str) -> dict[str, tuple[Any, dict[str, Any]]]:
     from nodes import NODE_CLASS_MAPPINGS
 
     if class_type not in NODE_CLASS_MAPPINGS:
-        near = difflib.get_close_matches(class_type, NODE_CLASS_MAPPINGS, n=1, cutoff=0.6)
-        hint = f"Did you mean {near[0]}?" if near else "Install the pack that has it."
-        raise GridError(f"This ComfyUI has no node {class_type!r}. {hint}")
+        hint = nearest(class_type, NODE_CLASS_MAPPINGS) or " Install the pack that has it."
+        raise GridError(f"This ComfyUI has no node {class_type!r}.{hint}")
     found = {}
     inputs = NODE_CLASS_MAPPINGS[class_type].INPUT_TYPES()
     for part in ("required", "optional"):
@@ -167,13 +161,11 @@ def read_value(prompt: Prompt, id: str, name: str, value: Any) -> Any:
     if isinstance(kind, list):
         fits = [one for one in kind if one == value or str(one) == str(value)]
         if not fits:
-            near = difflib.get_close_matches(str(value), map(str, kind), n=1, cutoff=0.4)
             hint = (
-                f"Did you mean {near[0]}?"
-                if near
-                else f"It offers: {', '.join(map(str, kind[:20])) or 'nothing'}."
+                nearest(str(value), map(str, kind))
+                or f" It offers: {', '.join(map(str, kind[:20])) or 'nothing'}."
             )
-            raise GridError(f"{where} does not offer {value!r}. {hint}")
+            raise GridError(f"{where} does not offer {value!r}.{hint}")
         return fits[0]
     if kind == "BOOLEAN":
         known = {

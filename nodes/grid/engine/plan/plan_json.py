@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from .....trainer.errors import nearest
 from ..axes.axis import Axis, Value, text_of
 from ..axes.choices import Choices
 from ..axes.inputs import input_axis
@@ -64,8 +64,7 @@ def checked(settings: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in settings.items():
         if name not in SETTABLE:
-            near = difflib.get_close_matches(name, SETTABLE, n=1, cutoff=0.5)
-            hint = f" Did you mean {near[0]}?" if near else f" There are: {', '.join(SETTABLE)}."
+            hint = nearest(name, SETTABLE) or f" There are: {', '.join(SETTABLE)}."
             raise GridError(f"there is no setting {name!r}.{hint}")
         if not isinstance(value, SETTABLE[name]) or isinstance(value, bool):
             kind = "a list" if list in SETTABLE[name] else f"a {SETTABLE[name][-1].__name__}"
