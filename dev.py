@@ -1,7 +1,8 @@
 """Sets up, runs and tests Cocktail with a ComfyUI of its own. Needs Python 3.10 or newer (the
 tests: 3.11) and nothing else.
 
-    python dev.py demo                train, compare and merge a miniature, from drawn pairs to the finished grid
+    python dev.py demo                train, compare and merge a miniature, from drawn pairs to the
+                                      finished grid
     python dev.py demo --pairs DIR    the same with your own pictures and captions
     python dev.py serve               leave that ComfyUI running, to use in the browser
     python dev.py test [-- ARGS]      linters and the tests, on all cores; ARGS go to pytest, which
@@ -132,7 +133,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def setup(options: argparse.Namespace, for_tests: bool = False) -> Path:
-    """Make .venv and everything in it, and return ComfyUI's folder. Quick when nothing has changed."""
+    """Make .venv and everything in it, and return ComfyUI's folder. Quick when nothing changed."""
     if sys.version_info < (3, 10):  # noqa: UP036
         raise Problem(f"Python 3.10 or newer is needed; this is {sys.version.split()[0]}.")
     comfyui = options.comfyui or WORK / "comfyui"
@@ -180,10 +181,10 @@ def _interpreter() -> str:
 
 
 def make_environment() -> bool:
-    """Make .venv. Returns whether it sees a torch that the running Python has, which is then kept."""
+    """Make .venv. Returns whether it uses a torch that the running Python has already."""
     if Path(sys.prefix).resolve() == VENV.resolve():
         raise Problem(
-            "This Python is .venv's own, and .venv has to be made anew: run dev.py with another one."
+            "This Python belongs to .venv, which has to be made again: run dev.py with another one."
         )
     import importlib.util
     import sysconfig
@@ -194,7 +195,8 @@ def make_environment() -> bool:
     result = subprocess.run([sys.executable, "-m", "venv", "--clear", *flags, str(VENV)])
     if result.returncode:
         raise Problem(
-            f"{sys.executable} cannot make a virtual environment (its message is above). On Debian and Ubuntu: apt install python3-venv"
+            f"{sys.executable} cannot make a virtual environment (its message is above). "
+            "On Debian and Ubuntu: apt install python3-venv"
         )
     if keep_torch and sys.prefix != sys.base_prefix:
         # This Python is itself in a virtual environment, whose packages --system-site-packages does
@@ -420,7 +422,8 @@ def start_server(comfyui: Path, options: argparse.Namespace, port: int | None) -
     if not is_free(port):
         raise Problem(f"Port {port} is in use. Choose another: --port NUMBER")
     command = [
-        PYTHON, comfyui / "main.py", "--listen", "127.0.0.1", "--port", port, "--base-directory", BASE,
+        PYTHON, comfyui / "main.py", "--listen", "127.0.0.1", "--port", port,
+        "--base-directory", BASE,
         "--database-url", "sqlite:///:memory:", "--disable-api-nodes", "--disable-auto-launch",
         "--disable-all-custom-nodes", "--whitelist-custom-nodes", "cocktail",
     ]  # fmt: skip
@@ -480,12 +483,15 @@ def serve(options: argparse.Namespace) -> int:
     comfyui = setup(options)
     if found := running_server():
         raise Problem(
-            f"ComfyUI runs already at {found.url} (process {found.pid}). Open that page, or end that process first."
+            f"ComfyUI runs already at {found.url} (process {found.pid}). "
+            "Open that page, or end that process first."
         )
     make_miniatures(PYTHON, CHECKPOINTS)
     server = start_server(comfyui, options, 8188 if is_free(8188) else None)
     print(
-        f"\n  Open {server.url}\n  The graph is among the templates, under cocktail: cosmopolitan_miniature.\n  Ctrl-C ends ComfyUI.\n",
+        f"\n  Open {server.url}\n"
+        "  The graph is among the templates, under cocktail: cosmopolitan_miniature.\n"
+        "  Ctrl-C ends ComfyUI.\n",
         flush=True,
     )
     try:
@@ -509,7 +515,8 @@ def demo(options: argparse.Namespace) -> int:
     server = running_server()
     if server and options.pairs and server.pairs != str(options.pairs):
         raise Problem(
-            f"ComfyUI runs at {server.url} without {options.pairs}. End it (process {server.pid}) and try again."
+            f"ComfyUI runs at {server.url} without {options.pairs}. "
+            f"End it (process {server.pid}) and try again."
         )
     server = server or start_server(comfyui, options, None)
     try:
@@ -566,7 +573,8 @@ def captions(folder: Path, count: int) -> list[str]:
     found = [caption for caption in dict.fromkeys(found) if caption]
     if not found:
         raise Problem(
-            f"No .txt file in {folder} has a caption in its first line. Put one beside each picture, under the same name."
+            f"No .txt file in {folder} has a caption in its first line. "
+            "Put one beside each picture, under the same name."
         )
     return found[:: max(1, len(found) // count)][:count]
 
@@ -640,7 +648,8 @@ def run_line(run: dict[str, Any]) -> str:
     if run["message"] and run["status"] != "running":
         line += f" ({run['message']})"
     if run["steps"]:
-        line += f", step {run['step']} of {run['steps']}, epoch {min(run['epoch'] + 1, run['epochs'])} of {run['epochs']}"
+        epoch = min(run["epoch"] + 1, run["epochs"])
+        line += f", step {run['step']} of {run['steps']}, epoch {epoch} of {run['epochs']}"
         if run.get("steps_per_second"):
             line += f", {duration((run['steps'] - run['step']) / run['steps_per_second'])} left"
     if run["last_validation"] is not None:
@@ -649,7 +658,7 @@ def run_line(run: dict[str, Any]) -> str:
 
 
 class Ticker:
-    """One line for every stage: rewritten in place on a terminal, otherwise printed now and then."""
+    """One line for each stage: rewritten in place on a terminal, otherwise printed now and then."""
 
     def __init__(self) -> None:
         self.live = sys.stdout.isatty()
@@ -700,7 +709,8 @@ def report(
     for name in names_in(graph, "CocktailFineTune", "run_name"):
         before, after = runs[name]["first_validation"], runs[name]["best"]["loss"]
         print(
-            f"  validation loss          {before:.4f} -> {after:.4f} ({100 * (after / before - 1):+.0f} %)  {name}"
+            f"  validation loss          {before:.4f} -> {after:.4f} "
+            f"({100 * (after / before - 1):+.0f} %)  {name}"
         )
     if not options.pairs:
         folder = BASE / "output" / "cocktail" / "grids" / "tasting"
@@ -746,7 +756,10 @@ def chromium() -> str:
     """The path of a Chromium for the browser tests, installed if there is none."""
     if found := os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, CHROMIUM)), None):
         return found
-    asks = "from playwright.sync_api import sync_playwright as start\nwith start() as p: print(p.chromium.executable_path)"
+    asks = (
+        "from playwright.sync_api import sync_playwright as start\n"
+        "with start() as p: print(p.chromium.executable_path)"
+    )
     with contextlib.suppress(Problem):
         if (own := Path(run([PYTHON, "-c", asks], quiet=True).strip())).is_file():
             return str(own)

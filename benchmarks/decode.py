@@ -134,7 +134,8 @@ def main() -> int:
             kind: measure(found, options.side, options.rounds) for kind, found in files.items()
         }
     print(
-        f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}, "
+        f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, "
+        f"Python {platform.python_version()}, "
         f"Pillow {PIL.__version__}, libjpeg-turbo {PIL.features.version('libjpeg_turbo')}"
     )
     print(

@@ -213,7 +213,8 @@ def main() -> int:
     import aiohttp
 
     figures["machine"] = (
-        f"{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}, aiohttp {aiohttp.__version__}"
+        f"{os.cpu_count()} cores, {platform.system()}, "
+        f"Python {platform.python_version()}, aiohttp {aiohttp.__version__}"
     )
     for name, value in figures.items():
         print(f"{name.replace('_', ' '):28} {value}")

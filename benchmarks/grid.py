@@ -5,13 +5,18 @@
 Run it with ComfyUI's Python on a quiet machine; it needs 8 GB of disk in the temporary folder and
 10 minutes. Prints a table and, on the last line, the figures as JSON:
 
-vs_bare              Render Grid's pass over bare calls of ComfyUI's functions for the same loads, encodings, samplings and decodings; target 1.05 at most
-vs_prompt_per_cell   a prompt per cell in ComfyUI's queue, the model changing fastest, over the grid; target 2 at least
+vs_bare              Render Grid's pass over bare calls of ComfyUI's functions for the same loads,
+                     encodings, samplings and decodings; target 1.05 at most
+vs_prompt_per_cell   a prompt per cell in ComfyUI's queue, the model changing fastest, over the
+                     grid; target 2 at least
 batched_gain         the exact grid over the same in batches of 4
-rss_growth           resident memory of the server in the last of 13 blocks of 168 cells over that in the first, medians; target 1.05 at most
+rss_growth           resident memory of the server in the last of 13 blocks of 168 cells over that
+                     in the first, medians; target 1.05 at most
 second_run_s         seconds for the finished grid of 2,184 cells once more; target below 10
-merge_axis_gain      12 merges to files, loads and cells over the grid of 12 ratios; target 3 at least
-merge_alone_gain     the same without what both do alike: 12 merges to files and loads over 12 merges in memory
+merge_axis_gain      12 merges to files, loads and cells over the grid of 12 ratios; target 3 at
+                     least
+merge_alone_gain     the same without what both do alike: 12 merges to files and loads over 12
+                     merges in memory
 """
 
 from __future__ import annotations
@@ -44,7 +49,8 @@ PROMPTS = [
 ]
 STEPS = 8
 FIXED = {
-    "negative_prompt": "", "steps": STEPS, "cfg": 4.0, "sampler": "euler", "scheduler": "normal", "width": 64, "height": 64,
+    "negative_prompt": "", "steps": STEPS, "cfg": 4.0, "sampler": "euler", "scheduler": "normal",
+    "width": 64, "height": 64,
     "clip_skip": 1,
 }  # fmt: skip
 
@@ -85,7 +91,8 @@ def main(arguments: Sequence[str]) -> int:
     import torch
 
     print(
-        f"\nPython {platform.python_version()}, torch {torch.__version__}, {os.cpu_count()} CPUs, {platform.machine()}"
+        f"\nPython {platform.python_version()}, torch {torch.__version__}, "
+        f"{os.cpu_count()} CPUs, {platform.machine()}"
     )
     for name, value in found.items():
         print(f"{name:32} {value:>12,}" if isinstance(value, int) else f"{name:32} {value:>12.3f}")
@@ -184,7 +191,7 @@ def render(plan: Any) -> tuple[float, Any]:
 
 
 def bare(repeats: int) -> dict[str, Any]:
-    """4 checkpoints x 6 prompts x 4 seeds, by turns: bare functions, the grid, the grid in batches."""
+    """4 checkpoints x 6 prompts x 4 seeds, in turn: bare functions, grid, batches."""
     axes = [
         ("checkpoint", [checkpoint(number) for number in range(1, 5)]),
         ("prompt", PROMPTS[:6]),

@@ -110,7 +110,8 @@ KINDS = (
     "<@{user}> (31%) (fast)",
     "<@{user}> (Waiting to start)",
     "<@{user}> (Stopped)",
-    "Image #{number} [(Open on website for full quality)](<https://www.midjourney.com/app/>) <@{user}>",
+    "Image #{number} [(Open on website for full quality)]"
+    "(<https://www.midjourney.com/app/>) <@{user}>",
 )
 KIND_WEIGHTS = (22, 3, 4, 34, 4, 12, 3, 2, 2, 3, 4, 2, 2, 3)
 SIZES = ((1024, 1024), (1456, 816), (816, 1456), (1232, 928), (928, 1232))
@@ -161,7 +162,8 @@ def records(seed: int, users: int = 60_000) -> Iterator[tuple[str, ...]]:
         job = f"{draw.getrandbits(128):032x}"
         job = "-".join((job[:8], job[8:12], job[12:16], job[16:20], job[20:]))
         image = (
-            f"https://cdn.discordapp.com/attachments/{10**18 + number % 50}/{11 * 10**17 + number * 977}"
+            f"https://cdn.discordapp.com/attachments/{10**18 + number % 50}"
+            f"/{11 * 10**17 + number * 977}"
             f"/someone_{slug}_{job}.png"
         )
         if number % 97 == 0:

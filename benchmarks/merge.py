@@ -411,7 +411,8 @@ def report(options: argparse.Namespace, folder: Path) -> None:
         measured(python, folder, "copy", count)
     idle = measured(python, folder, "import")
     print(
-        f"Python {platform.python_version()}, PyTorch {idle['torch']}, {platform.platform()}, {os.cpu_count()} cores; "
+        f"Python {platform.python_version()}, PyTorch {idle['torch']}, {platform.platform()}, "
+        f"{os.cpu_count()} cores; "
         f"medians of {runs}; PyTorch alone: {idle['peak_mb']:.0f} MB"
     )
     print(f"{'':34}{'seconds':>9}{'of copying':>12}{'peak MB':>9}{'misrounded':>14}")
@@ -449,7 +450,8 @@ def report(options: argparse.Namespace, folder: Path) -> None:
         print(f"{label:34}{middle(merged):9.2f}{of_linear:9.2f} of linear{peak:6.0f}")
     held = measured(python, folder, "memory")
     print(
-        f"{'UNet of A, B in memory':34}{held['seconds']:9.2f}\n{'one block of it':34}{held['block']:9.2f}"
+        f"{'UNet of A, B in memory':34}{held['seconds']:9.2f}\n"
+        f"{'one block of it':34}{held['block']:9.2f}"
     )
     peers = {
         "sd_meh": options.sd_meh and (options.sd_meh, "sd_meh"),

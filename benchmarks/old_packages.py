@@ -45,8 +45,10 @@ PACKAGES = (
     "tensorboard",
 )
 TESTS = (
-    "attention", "config", "ema", "everydream", "experiments", "latents", "layers", "loop", "memory", "miniature", "noise", "optimizer_formulas",
-    "optimizers", "presets", "resume", "runs", "scaler", "settings_commands", "single_file", "text", "training", "trend", "workers",
+    "attention", "config", "ema", "everydream", "experiments", "latents", "layers", "loop",
+    "memory", "miniature", "noise", "optimizer_formulas",
+    "optimizers", "presets", "resume", "runs", "scaler", "settings_commands",
+    "single_file", "text", "training", "trend", "workers",
 )  # fmt: skip
 """Names of files in tests/trainer, without `test_`."""
 NEEDS_COMFYUI = "tests/trainer/test_text.py::test_long_captions_have_comfyuis_tokens"
@@ -57,7 +59,11 @@ def main() -> int:
     if not PYTHON.exists():
         subprocess.run([sys.executable, "-m", "venv", VENV], check=True)
         subprocess.run([PYTHON, "-m", "pip", "install", "--quiet", *PACKAGES], check=True)
-    versions = "import torch, transformers, diffusers, accelerate; print(*(f'{m.__name__} {m.__version__}' for m in (torch, transformers, diffusers, accelerate)))"
+    versions = (
+        "import torch, transformers, diffusers, accelerate\n"
+        "for module in (torch, transformers, diffusers, accelerate):\n"
+        "    print(module.__name__, module.__version__, end=' ')"
+    )
     subprocess.run([PYTHON, "-c", versions], check=True)
     comfyui = os.environ.get("COMFYUI_PATH") or ROOT / ".comfy" / "comfyui"
     files = [ROOT / "tests" / "trainer" / f"test_{name}.py" for name in TESTS]

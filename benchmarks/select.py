@@ -61,8 +61,8 @@ def bare(path: Path) -> dict[str, Any]:
     columns = ", ".join(f"'f{place}': 'VARCHAR'" for place in range(len(open_table(path).columns)))
     with duckdb.connect() as connection:
         (rows,) = connection.execute(
-            f"SELECT count(*) FROM read_csv(?, columns = {{{columns}}}, header = true, delim = ',', quote = '\"',"
-            " escape = '\"', auto_detect = false)",
+            f"SELECT count(*) FROM read_csv(?, columns = {{{columns}}}, header = true, "
+            "delim = ',', quote = '\"', escape = '\"', auto_detect = false)",
             [str(path)],
         ).fetchone()
     return {"seconds": time.perf_counter() - start, "rows": rows}
@@ -291,7 +291,8 @@ def main() -> None:
         versions += f", pandas {importlib.metadata.version('pandas')}"
     print(f"{versions}, {platform.platform()}, {_processor()}, {os.cpu_count()} cores")
     print(
-        f"{path.name}: {path.stat().st_size / 1e9:.2f} GB, {first[0]['records']} records, {options.runs} runs, medians"
+        f"{path.name}: {path.stat().st_size / 1e9:.2f} GB, {first[0]['records']} records, "
+        f"{options.runs} runs, medians"
     )
     lines = [
         ("wc -l, warm", wc, 0, ""),

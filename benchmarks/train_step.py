@@ -2,12 +2,13 @@
 full-size model.
 
     python benchmarks/train_step.py             # about 8 minutes on two cores, 5 GB of memory
-    python benchmarks/train_step.py --full      # the step of full-size SD1.5 alone: about 20 GB of memory
+    python benchmarks/train_step.py --full      # a step of full-size SD1.5: about 20 GB of memory
 
-Ours is the steps of an epoch as a run takes them: data, clipping, logging, everything. Bare is forward, loss,
-backward and optimizer on ready tensors, with the same modules. The recipe is a loop as in
-diffusers' text-to-image example: it decodes pictures and encodes them and their captions in every
-step. Loops take turns on the same batches, two at a time; quotients are medians over the rounds.
+Ours is the steps of an epoch as a run takes them: data, clipping, logging, everything. Bare is
+forward, loss, backward and optimizer on ready tensors, with the same modules. The recipe is a loop
+as in diffusers' text-to-image example: it decodes pictures and encodes them and their captions in
+every step. Loops take turns on the same batches, two at a time; quotients are medians over the
+rounds.
 Text: the text encoder learns, or does not; alone is its own forward, backward and optimizer.
 """
 
@@ -36,7 +37,8 @@ ROOT = HERE.parents[1]
 TOKENIZER = ROOT / ".comfy" / "comfyui" / "comfy" / "sd1_tokenizer"
 ROUNDS, STEPS = 5, 8
 SETTINGS = {
-    "resolution": 64, "bucket_step": 64, "epochs": 1000, "batch_size": 16, "learning_rate": 3e-4, "train_text_encoder": False,
+    "resolution": 64, "bucket_step": 64, "epochs": 1000, "batch_size": 16, "learning_rate": 3e-4,
+    "train_text_encoder": False,
     "validation": {"every_epochs": 0}, "saving": {"resume_minutes": 0.0},
 }  # fmt: skip
 TARGETS = {
@@ -468,7 +470,8 @@ def main() -> int:
         f"{m.__name__} {m.__version__}" for m in (torch, accelerate, diffusers, transformers)
     )
     print(
-        f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}, {versions}"
+        f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, "
+        f"Python {platform.python_version()}, {versions}"
     )
     found: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as name:

@@ -44,9 +44,10 @@ class Comfy:
     def start(self) -> None:
         """Returns when it answers."""
         command = [
-            sys.executable, self.comfyui / "main.py", "--cpu", "--listen", "127.0.0.1", "--port", self.port,
-            "--base-directory", self.base, "--database-url", "sqlite:///:memory:", "--disable-api-nodes",
-            "--disable-auto-launch", "--disable-all-custom-nodes", "--whitelist-custom-nodes", "cocktail",
+            sys.executable, self.comfyui / "main.py", "--cpu", "--listen", "127.0.0.1",
+            "--port", self.port, "--base-directory", self.base,
+            "--database-url", "sqlite:///:memory:", "--disable-api-nodes", "--disable-auto-launch",
+            "--disable-all-custom-nodes", "--whitelist-custom-nodes", "cocktail",
         ]  # fmt: skip
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(

@@ -25,8 +25,9 @@ ROOT = Path(__file__).resolve().parents[1]
 SERVERS: list[Comfy] = []
 DEMO = ("test_browser.py", "test_pipeline.py")
 LONG = (
-    *DEMO, "trainer/test_resume.py", "grid/test_live.py", "grid/test_kills.py", "grid/test_feed.py", "grid/test_ray.py",
-    "nodes/test_runs.py", "trainer/test_training.py", "test_saved_graphs.py",
+    *DEMO, "trainer/test_resume.py", "grid/test_live.py", "grid/test_kills.py",
+    "grid/test_feed.py", "grid/test_ray.py", "nodes/test_runs.py", "trainer/test_training.py",
+    "test_saved_graphs.py",
 )  # fmt: skip
 """Files of tests that take minutes, the longest first."""
 

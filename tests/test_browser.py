@@ -37,7 +37,8 @@ FOREIGN = {
 """A graph of some other pack. The page looks its name up on the web, and complains that it may not.
 """
 SHOWN = """kind => window.app.graph.nodes.filter(node => node.type === kind)
-    .map(node => (node.imgs ?? []).filter(image => image.complete && image.naturalWidth > 200).length)"""
+    .map(node => (node.imgs ?? []).filter(
+        image => image.complete && image.naturalWidth > 200).length)"""
 
 
 @pytest.fixture(scope="module")
@@ -147,14 +148,19 @@ def test_the_help_page_of_a_node_is_where_the_page_looks_for_it(demo: Demo, brow
     assert text == (root / "web" / "docs" / "CocktailFineTune.md").read_text(encoding="utf-8")
 
 
-MAP = """() => { const node = window.app.graph.nodes.find(node => node.type === "CocktailQueueGrid");
+MAP = """() => {
+    const node = window.app.graph.nodes.find(node => node.type === "CocktailQueueGrid");
     const element = node?.widgets?.find(widget => widget.name === "cells")?.element;
     if (!element) return null;
     const canvas = element.querySelector("canvas"), picture = element.querySelector("img");
     const pen = canvas.getContext("2d"), colours = {};
-    if (!canvas.hidden) for (let x = 2; x < canvas.width; x += 14) for (let y = 2; y < canvas.height; y += 14) {
-        const colour = [...pen.getImageData(x, y, 1, 1).data].join(); colours[colour] = (colours[colour] ?? 0) + 1; }
-    return { text: element.firstChild.textContent, colours, seen: picture.naturalWidth }; }"""
+    for (let x = 2; !canvas.hidden && x < canvas.width; x += 14)
+        for (let y = 2; y < canvas.height; y += 14) {
+            const colour = [...pen.getImageData(x, y, 1, 1).data].join();
+            colours[colour] = (colours[colour] ?? 0) + 1;
+        }
+    return { text: element.firstChild.textContent, colours, seen: picture.naturalWidth };
+}"""
 
 
 def test_the_map_of_a_grid_fills_on_its_node_and_is_there_after_a_reload(
@@ -186,12 +192,17 @@ def test_the_map_of_a_grid_fills_on_its_node_and_is_there_after_a_reload(
     page.close()
 
 
-BARS = """() => { const node = window.app.graph.nodes.find(node => node.type === "CocktailBlockWeights");
+BARS = """() => {
+    const node = window.app.graph.nodes.find(node => node.type === "CocktailBlockWeights");
     const widgets = Object.fromEntries((node?.widgets ?? []).map(widget => [widget.name, widget]));
     if (!widgets.bars) return null;
     const [canvas, text] = widgets.bars.element.children, box = canvas.getBoundingClientRect();
-    return { weights: widgets.weights.value, preset: widgets.preset.value, base: widgets.base.value, text: text.textContent,
-        box: { x: box.x, y: box.y, width: box.width, height: box.height } }; }"""
+    return {
+        weights: widgets.weights.value, preset: widgets.preset.value, base: widgets.base.value,
+        text: text.textContent,
+        box: { x: box.x, y: box.y, width: box.width, height: box.height },
+    };
+}"""
 
 
 def test_block_weights_are_painted_as_bars_and_stay_text(
@@ -248,8 +259,12 @@ def test_block_weights_are_painted_as_bars_and_stay_text(
 
     def write(name: str, value: str) -> None:
         page.evaluate(
-            """([name, value]) => { const node = window.app.graph.nodes.find(node => node.type === "CocktailBlockWeights");
-            node.widgets.find(widget => widget.name === name).value = value; node.setDirtyCanvas(true, true); }""",
+            """([name, value]) => {
+                const kind = "CocktailBlockWeights";
+                const node = window.app.graph.nodes.find(node => node.type === kind);
+                node.widgets.find(widget => widget.name === name).value = value;
+                node.setDirtyCanvas(true, true);
+            }""",
             [name, value],
         )
 

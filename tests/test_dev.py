@@ -1,4 +1,4 @@
-"""dev.py: what it installs, how it adapts the demo to a person's own pictures, and what it prints."""
+"""dev.py: what it installs, how it adapts the demo to your own pictures, and what it prints."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from pathlib import Path
 import pytest
 
 GRAPH = {
-    "1": {"class_type": "CocktailDrawShapes", "inputs": {"name": "shapes", "count": 400, "seed": 1}},
+    "1": {"class_type": "CocktailDrawShapes", "inputs": {"name": "shapes", "count": 9}},
     "2": {
         "class_type": "CocktailLoadDataset",
         "inputs": {"folder": ["1", 0], "caption_text": "first line", "on_problem": "stop"},
         "_meta": {"title": "Load dataset"},
     },
-    "3": {"class_type": "CocktailFineTune", "inputs": {"dataset": ["2", 0], "run_name": "vodka-64"}},
+    "3": {
+        "class_type": "CocktailFineTune",
+        "inputs": {"dataset": ["2", 0], "run_name": "vodka-64"},
+    },
     "4": {"class_type": "CocktailAxis", "inputs": {"target": "prompt", "values": "a\nb\nc"}},
     "5": {"class_type": "CocktailAxis", "inputs": {"target": "seed", "values": "1\n2"}},
     "6": {"class_type": "CocktailGridPlan", "inputs": {"name": "epochs", "axis_1": ["4", 0]}},
@@ -139,7 +142,8 @@ def test_a_run_is_told_in_a_line(dev):
     }
     assert (
         dev.run_line(state)
-        == "fine-tune vodka: running, step 30 of 220, epoch 2 of 10, 1 min 35 s left, validation loss 1.000 -> 0.500"
+        == "fine-tune vodka: running, step 30 of 220, epoch 2 of 10, 1 min 35 s left, "
+        "validation loss 1.000 -> 0.500"
     )
 
 

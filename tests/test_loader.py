@@ -40,7 +40,8 @@ for node in found:
     schema = node.GET_SCHEMA()
     result.append({
         "id": schema.node_id, "display_name": schema.display_name, "category": schema.category,
-        "description": schema.description, "inputs": parts(schema.inputs), "outputs": parts(schema.outputs),
+        "description": schema.description,
+        "inputs": parts(schema.inputs), "outputs": parts(schema.outputs),
     })
 heavy = [name for name in ("diffusers", "matplotlib", "accelerate") if name in sys.modules]
 print(json.dumps({"seconds": seconds, "nodes": result, "heavy": heavy, "path": sys.path}))

@@ -118,12 +118,15 @@ def test_stock_comfyui_samples_from_the_merged_file(demo):
     prompt = {
         "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": checkpoint}},
         "2": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["1", 1], "text": "a red circle"}},
-        "3": {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 1}},
+        "3": {"class_type": "EmptyLatentImage", "inputs": {
+            "width": 64, "height": 64, "batch_size": 1}},
         "4": {"class_type": "KSampler", "inputs": {
-            "model": ["1", 0], "positive": ["2", 0], "negative": ["2", 0], "latent_image": ["3", 0], "seed": 1,
-            "steps": 2, "cfg": 4.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}},
+            "model": ["1", 0], "positive": ["2", 0], "negative": ["2", 0],
+            "latent_image": ["3", 0], "seed": 1, "steps": 2, "cfg": 4.0,
+            "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}},
         "5": {"class_type": "VAEDecode", "inputs": {"samples": ["4", 0], "vae": ["1", 2]}},
-        "6": {"class_type": "SaveImage", "inputs": {"images": ["5", 0], "filename_prefix": "stock"}},
+        "6": {"class_type": "SaveImage", "inputs": {
+            "images": ["5", 0], "filename_prefix": "stock"}},
     }  # fmt: skip
     assert demo.comfy.run(prompt)["6"]["images"]
 
