@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 from collections.abc import Callable
@@ -109,6 +110,42 @@ def test_the_key_of_a_cell_does_not_change_between_versions():
     )
 
 
+def test_the_json_of_a_plan_and_the_keys_in_it_do_not_change_between_versions():
+    choices = {
+        "sampler": ["euler", "euler_ancestral"],
+        "scheduler": ["normal"],
+        "checkpoint": ["a.safetensors", "b.safetensors"],
+        "vae": ["m.safetensors"],
+        "lora": ["ink.safetensors"],
+    }
+    fixed = {
+        **FIXED,
+        **{"checkpoint": "", "steps": 4, "cfg": 7, "width": 64, "height": 64, "batch_size": 4},
+        **{"vae": "m.safetensors", "loras": [["ink.safetensors", 0.5, 1.0]]},
+        **{"image": "start.png", "denoise": 0.5},
+    }
+    described = {
+        "name": "g",
+        "fixed": fixed,
+        "axes": [
+            {"target": "recipe", "values": "0.5 a + 0.5 b\nb"},
+            {"target": "sampler", "values": "euler, euler_ancestral"},
+            {"target": "seed", "values": "1, 2"},
+        ],
+        "rules": ["seed = 2 and checkpoint = b.safetensors"],
+    }
+
+    def content(kind: str, name: str) -> str:
+        return hashlib.sha256(f"{kind} {name}".encode()).hexdigest()
+
+    plan = plan_from_json(described, choices, content)
+    assert len(plan.cells) == 6
+    whole = json.dumps(plan.to_json(), sort_keys=True).encode()
+    assert hashlib.sha256(whole).hexdigest() == (
+        "9e03d4987d36f3e5599ec8bc749772c801299245b856aee1102b5d88b753f845"
+    )
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -203,7 +240,7 @@ def test_search_and_replace_works_on_what_the_other_axes_set():
 
 
 def test_a_search_word_that_is_nowhere_is_refused():
-    with pytest.raises(GridError, match="says 'triangle', and no prompt has that"):
+    with pytest.raises(GridError, match="says 'triangle', but no prompt contains it"):
         make_plan("g", FIXED, [replacing("triangle", "x")], content_of)
 
 
@@ -224,7 +261,7 @@ def test_values_that_change_nothing_are_noted():
 def test_sizes_that_models_are_not_trained_on_are_noted():
     sizes = [typed("size", "512x768", "512x520", "904x1160")]
     assert make_plan("g", FIXED, sizes, content_of).notes == (
-        "Models are trained on sides that are multiples of 64, which these sizes have not: 512 x 520, 904 x 1160.",
+        "Models are trained on sides that are multiples of 64; these sizes are not: 512 x 520, 904 x 1160.",
     )
 
 

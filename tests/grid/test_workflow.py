@@ -1,4 +1,4 @@
-"""The two graphs that a cell carries are the same graph."""
+"""What a cell carries: two graphs that are the same graph, or the workflow of a person."""
 
 from __future__ import annotations
 
@@ -59,3 +59,43 @@ def as_the_page_converts_it(workflow: dict[str, Any]) -> dict[str, Any]:
 )
 def test_the_workflow_converts_to_the_prompt(cell):
     assert as_the_page_converts_it(cell.ui_workflow("cell")) == cell.api_prompt("cell")
+
+
+def test_the_json_of_a_grid_over_a_workflow_does_not_change_between_versions(comfy):
+    workflow = {
+        "1": {
+            "class_type": "EmptyImage",
+            "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 0},
+        },
+        "7": {"class_type": "ImageInvert", "inputs": {"image": ["1", 0]}},
+        "9": {
+            "class_type": "SaveImage",
+            "inputs": {"images": ["7", 0], "filename_prefix": "x"},
+        },
+    }
+    axis = {"target": "EmptyImage.color", "values": "255"}
+    plan = {"name": "pinned", "workflow": workflow, "axes": [axis]}
+    found = comfy.post("/cocktail/grids/plan", {"plan": plan, "cells": True})
+    assert found["plan"] == {
+        "format": 1,
+        "name": "pinned",
+        "fixed": {},
+        "axes": [
+            {
+                "label": "EmptyImage.color",
+                "target": "EmptyImage.color",
+                "values": [{"label": "color 255", "set": {"1.color": 255}}],
+            }
+        ],
+        "rules": [],
+        "contents": {},
+        "workflow": workflow,
+        "output": "9",
+        "cells": [
+            {
+                "position": [0],
+                "key": "979d744e879d8122f8c211c3175bb3157cf5dee524cdec0288864565f44119d1",
+                "settings": {"1.color": 255},
+            }
+        ],
+    }

@@ -70,14 +70,17 @@ def combine(axes: Sequence[Axis], together: bool) -> Axis:
 
 
 def check_apart(axes: Sequence[Axis]) -> None:
-    """Raise GridError if two axes vary the same thing. Search and replace may, for different words."""
+    """Raise GridError if two axes vary the same thing. Several may search and replace, each for
+    words of its own.
+    """
     for later, axis in enumerate(axes):
         for earlier, before in enumerate(axes[:later]):
             shared = (before.settings & axis.settings) - set(REPLACES.values())
             if shared or before.target == axis.target:
-                what = axis.target if before.target == axis.target else _words(shared)
+                what = _words(shared) if shared else f"the {axis.target}"
                 raise GridError(
-                    f"Axis {earlier + 1} and axis {later + 1} both vary the {what}. Put all its values on one axis."
+                    f"Axis {earlier + 1} and axis {later + 1} both vary {what}. Put all its values"
+                    " on one axis."
                 )
 
 
@@ -108,5 +111,10 @@ def _both(before: Value, value: Value) -> Value:
 
 
 def _words(settings: set[str]) -> str:
+    """Settings as a person calls them; an input of a node by its id and name."""
     words = {"width": "size", "height": "size", "loras": "LoRA", "vae": "VAE"}
-    return ", ".join(sorted({words.get(name, name.replace("_", " ")) for name in settings}))
+    named = {
+        name if "." in name else f"the {words.get(name, name.replace('_', ' '))}"
+        for name in settings
+    }
+    return ", ".join(sorted(named))

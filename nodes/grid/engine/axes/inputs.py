@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import GridError
 from . import lists
-from .axis import Axis, Value
+from .axis import Axis, Value, labelled
 
 NUMERIC = re.compile(rf"\s*(?:{lists.NUMBER}|{lists.RANGE.pattern}|\.\.\.?|…)\s*")
 
@@ -31,16 +31,9 @@ def input_axis(target: str, values: Any, labels: str = "") -> Axis:
                 raise GridError(f"Line {number} of the values: {error}") from None
     if not found:
         raise GridError(f"The axis {target} has no values. Write one a line.")
-    given = [line.strip() for line in labels.splitlines()]
-    if len(given) > len(found):
-        raise GridError(f"There are {len(given)} labels for {len(found)} values.")
-    given += [""] * (len(found) - len(given))
     short = target.rpartition(".")[2].replace("_", " ")
-    named = [
-        Value(label or _words(short, value), {target: value})
-        for value, label in zip(found, given, strict=True)
-    ]
-    return Axis(target, target, tuple(named))
+    named = [Value(_words(short, value), {target: value}) for value in found]
+    return Axis(target, target, tuple(labelled(named, labels)))
 
 
 def _line(line: str) -> list[str]:

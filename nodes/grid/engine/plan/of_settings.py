@@ -1,22 +1,21 @@
-"""Grids of stock nodes: fixed settings and axes of settings become cells."""
+"""Grids of stock nodes: fixed settings and axes of settings become a plan."""
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import MISSING, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
-from ..axes.axis import Axis, check_apart
+from ..axes.axis import Axis, Value, check_apart
 from ..cell.samplers import keeps_apart
 from ..cell.settings import EVEN_STEP, REPLACES, check_limits, lora_words
 from ..cell.stock import StockCell
 from ..errors import GridError
-from .plan import MOST_CELLS, Cell, Plan, without_effect
-from .rules import Rule, read_rules
+from .plan import Plan
+from .resolve import check_count, resolve
+from .rules import read_rules
 
-NAMES = {
+NAMES: dict[str, Callable[[StockCell], list[str]]] = {
     "checkpoint": lambda cell: [cell.model_words],
     "prompt": lambda cell: [cell.prompt],
     "negative prompt": lambda cell: [cell.negative_prompt],
@@ -52,72 +51,39 @@ def make_plan(
     prompt has, or rules that leave nothing.
     """
     check_apart(axes)
-    count = math.prod(len(axis.values) for axis in axes)
-    if count > MOST_CELLS:
-        raise GridError(
-            f"The grid {name} would have {count:,} cells; {MOST_CELLS:,} is the most. Take values off its axes."
-        )
+    check_count(name, axes)
     kept = _kept(fixed, axes)
     check_limits(kept)
     for axis in axes:
         for value in axis.values:
             check_limits(value.set)
-    targets = [axis.target for axis in axes]
-    read = read_rules(rules, dict.fromkeys([*NAMES, *targets]))
-    contents: dict[str, dict[str, str]] = {}
-
-    def content(kind: str, file: str) -> str:
-        known = contents.setdefault(kind, {})
-        if file not in known:
-            known[file] = sha256_of(kind, file)
-        return known[file]
-
-    resolver = _Resolver(kept)
-    used: set[Rule] = set()
-    cells = []
-    for position in itertools.product(*(range(len(axis.values)) for axis in axes)):
-        values = [axis.values[number] for axis, number in zip(axes, position, strict=True)]
-        settings = resolver.settings([value.set for value in values])
-        labels = {axis.target: value.label for axis, value in zip(axes, values, strict=True)}
-        leaving = [rule for rule in read if rule.leaves_out(_called(settings, labels))]
-        if leaving:
-            used.update(leaving)
-            continue
-        if not settings.checkpoint and not settings.recipe:
-            raise GridError(
-                f"The grid {name} has no checkpoint. Choose one on Grid Plan, or link an axis of checkpoints to it."
-            )
-        if settings.denoise != 1.0 and not settings.image:
-            raise GridError(
-                f"denoise {settings.denoise:g} needs an image to begin with. Choose one on Grid Plan, or leave denoise at 1."
-            )
-        cells.append(Cell(position, settings, settings.key(content)))
-    if not cells:
-        raise GridError(f"The rules of the grid {name} leave no cell. Take one away.")
-    resolver.check_found()
-    notes = [f'The rule "{rule.text}" leaves nothing out.' for rule in read if rule not in used]
-    notes += without_effect(axes, cells)
-    notes += _alone(kept, cells) + _uneven(cells)
-    return Plan(name, kept, tuple(axes), tuple(cells), contents, read, tuple(notes))
+    read = read_rules(rules, dict.fromkeys([*NAMES, *(axis.target for axis in axes)]))
+    maker = _StockMaker(name, kept)
+    found = resolve(name, axes, read, maker, sha256_of)
+    maker.check_found()
+    notes = found.notes + _alone(kept, found.settings) + _uneven(found.settings)
+    return Plan(name, kept, tuple(axes), found.cells, found.contents, read, tuple(notes))
 
 
-class _Resolver:
+@dataclass(frozen=True)
+class _StockMaker:
     """Turns what the values of a cell set into its settings, and notes which search words were
     found.
     """
 
-    def __init__(self, kept: dict[str, Any]) -> None:
-        self.kept = kept
-        self.found: dict[tuple[str, str], bool] = {}
+    name: str
+    kept: dict[str, Any]
+    found: dict[tuple[str, str], bool] = field(default_factory=dict)
+    """Whether any text had the words that were searched for, by (setting, words)."""
 
-    def settings(self, sets: Iterable[dict[str, Any]]) -> StockCell:
+    def settings(self, values: Sequence[Value]) -> StockCell:
         settings, replaces = dict(self.kept), []
-        for setting in sets:
-            for name, value in setting.items():
+        for value in values:
+            for name, one in value.set.items():
                 if name in REPLACES.values():
-                    replaces.append((name.removeprefix("replace_in_"), *value))
+                    replaces.append((name.removeprefix("replace_in_"), *one))
                 else:
-                    settings[name] = value
+                    settings[name] = one
         for text, search, replacement in replaces:
             there = search in settings[text]
             self.found[text, search] = there or self.found.get((text, search), False)
@@ -126,7 +92,8 @@ class _Resolver:
         if strength is not None:
             if not settings.get("loras"):
                 raise GridError(
-                    "An axis varies the strength of a LoRA, and there is none. Choose one on Grid Plan."
+                    "An axis varies the strength of a LoRA, but there is no LoRA. Choose one on"
+                    " Grid Plan."
                 )
             settings["loras"] = tuple((name, strength, strength) for name, *_ in settings["loras"])
         if settings.get("recipe"):
@@ -135,11 +102,29 @@ class _Resolver:
             del settings["batch_size"]
         return StockCell(**settings)
 
+    def words(self, settings: StockCell, name: str, value: Value | None) -> list[str]:
+        words = NAMES[name](settings) if name in NAMES else []
+        return words if value is None else [*words, value.label]
+
+    def check(self, settings: StockCell) -> None:
+        if not settings.checkpoint and not settings.recipe:
+            raise GridError(
+                f"The grid {self.name} has no checkpoint. Choose one on Grid Plan, or link an axis"
+                " of checkpoints to it."
+            )
+        if settings.denoise != 1.0 and not settings.image:
+            raise GridError(
+                f"denoise {settings.denoise:g} needs an image to start from. Choose one on Grid"
+                " Plan, or leave denoise at 1."
+            )
+
     def check_found(self) -> None:
+        """Raise GridError if words that were searched for are in no text."""
         for (text, search), there in self.found.items():
             if not there:
                 raise GridError(
-                    f"The search box says {search!r}, and no {text.replace('_', ' ')} has that. Write it as it stands there."
+                    f"The search box says {search!r}, but no {text.replace('_', ' ')} contains it."
+                    " Write it exactly as it is there."
                 )
 
 
@@ -152,46 +137,37 @@ def _kept(fixed: Mapping[str, Any], axes: Sequence[Axis]) -> dict[str, Any]:
         if all(name in value.set for value in axis.values)
     }
     kept = {}
-    for field in fields(StockCell):
-        if field.name in varied:
+    for setting in fields(StockCell):
+        if setting.name in varied:
             continue
-        if field.name in fixed:
-            kept[field.name] = fixed[field.name]
-        elif field.default is MISSING:
+        if setting.name in fixed:
+            kept[setting.name] = fixed[setting.name]
+        elif setting.default is MISSING:
             raise GridError(
-                f"The plan sets no {field.name.replace('_', ' ')}. Add it to the fixed settings."
+                f"The plan sets no {setting.name.replace('_', ' ')}. Add it to the fixed settings."
             )
-        if field.default is not MISSING and kept.get(field.name) == field.default:
-            del kept[field.name]
+        if setting.default is not MISSING and kept.get(setting.name) == setting.default:
+            del kept[setting.name]
     return kept
 
 
-def _called(settings: StockCell, labels: dict[str, str]) -> Callable[[str], list[str]]:
-    def called(name: str) -> list[str]:
-        words = NAMES[name](settings) if name in NAMES else []
-        return [*words, labels[name]] if name in labels else words
-
-    return called
-
-
-def _alone(kept: Mapping[str, Any], cells: Sequence[Cell]) -> list[str]:
-    """A sentence about samplers whose cells are sampled one by one although batches were asked for."""
-    if kept.get("batch_size", 1) == 1:
+def _alone(kept: Mapping[str, Any], settings: Sequence[StockCell]) -> list[str]:
+    """A sentence about samplers whose cells are sampled one by one although batches were asked
+    for.
+    """
+    alone = sorted({one.sampler for one in settings if not keeps_apart(one.sampler)})
+    if kept.get("batch_size", 1) == 1 or not alone:
         return []
-    alone = sorted({c.settings.sampler for c in cells if not keeps_apart(c.settings.sampler)})
-    return (
-        [f"Cells of {', '.join(alone)} are exact: in a batch they would change each other."]
-        if alone
-        else []
-    )
+    return [f"Cells of {', '.join(alone)} are exact: in a batch they would change each other."]
 
 
-def _uneven(cells: Sequence[Cell]) -> list[str]:
+def _uneven(settings: Sequence[StockCell]) -> list[str]:
     """A sentence about sizes that the UNet cannot halve evenly."""
-    sizes = sorted({(cell.settings.width, cell.settings.height) for cell in cells})
+    sizes = sorted({(one.width, one.height) for one in settings})
     uneven = [f"{w} x {h}" for w, h in sizes if w % EVEN_STEP or h % EVEN_STEP]
     if not uneven:
         return []
     return [
-        f"Models are trained on sides that are multiples of {EVEN_STEP}, which these sizes have not: {', '.join(uneven)}."
+        f"Models are trained on sides that are multiples of {EVEN_STEP}; these sizes are not:"
+        f" {', '.join(uneven)}."
     ]

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import copy
-import itertools
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .....trainer.files import canonical_json
-from ..axes.axis import Axis, Value
+from ..axes.axis import Axis, Value, check_apart
 from ..cell import node_inputs
-from ..cell.any_workflow import UNSEEN, ancestors, cell_of, descendants, node_of, set_input
+from ..cell.any_workflow import (
+    UNSEEN,
+    WorkflowCell,
+    ancestors,
+    cell_of,
+    descendants,
+    node_of,
+    set_input,
+)
 from ..errors import GridError
-from .plan import MOST_CELLS, Cell, Plan, without_effect
-from .rules import Rule, read_rules
+from .plan import Plan
+from .resolve import check_count, resolve
+from .rules import read_rules
 
 
 def workflow_plan(
@@ -29,22 +36,17 @@ def workflow_plan(
     """Resolve a grid over an API prompt.
 
     `fixed` sets inputs for all cells. `output` is the node that shows the picture, by id, title or
-    class; it need not be said if there is one that shows pictures. Raises GridError for whatever
-    could not work.
+    class; it need not be given if only one node shows pictures. Raises GridError for whatever could
+    not work.
     """
     node_inputs.check_prompt(workflow)
-    count = math.prod(len(axis.values) for axis in axes)
-    if count > MOST_CELLS:
-        raise GridError(
-            f"The grid {name} would have {count:,} cells; {MOST_CELLS:,} is the most. Take values off its axes."
-        )
+    check_count(name, axes)
     shown = _output(workflow, output)
-    used = ancestors(workflow, shown)
     kept = {}
     for target, value in fixed.items():
         id, input = node_inputs.find_input(workflow, target)
         kept[f"{id}.{input}"] = node_inputs.read_value(workflow, id, input, value)
-    base = {id: copy.deepcopy(workflow[id]) for id in used}
+    base = {id: copy.deepcopy(workflow[id]) for id in ancestors(workflow, shown)}
     for target, value in kept.items():
         set_input(base, target, value, shown)
     resolved = []
@@ -53,61 +55,50 @@ def workflow_plan(
             resolved.append(_resolved(base, workflow, axis, shown))
         except GridError as error:
             raise GridError(f"Axis {number}: {error}") from None
-    _check_apart(resolved)
-    count = math.prod(len(axis.values) for axis in resolved)
-    if count > MOST_CELLS:
-        raise GridError(f"The grid {name} would have {count:,} cells; {MOST_CELLS:,} is the most.")
-    for id in base:
-        node_inputs.specs(base[id]["class_type"])
-    depth = descendants(base)
-    varied = sorted(
-        {target for axis in resolved for target in axis.settings},
-        key=lambda t: (-depth[node_of(base, t)], t),
-    )
-    read = read_rules(rules, [axis.target for axis in resolved]) if rules.strip() else ()
-    contents: dict[str, dict[str, str]] = {}
-
-    def content(folder: str, file: str) -> str:
-        known = contents.setdefault(folder, {})
-        if file not in known:
-            known[file] = node_inputs.content_sha256(folder, file)
-        return known[file]
-
-    cells, active = [], set()
-    for position in itertools.product(*(range(len(axis.values)) for axis in resolved)):
-        chosen = [axis.values[at] for axis, at in zip(resolved, position, strict=True)]
-        names = {axis.target: value for axis, value in zip(resolved, chosen, strict=True)}
-        leaving = [
-            rule for rule in read if rule.leaves_out(lambda n, names=names: _called(names[n]))
-        ]
-        if leaving:
-            active.update(leaving)
-            continue
-        changes = {target: value for one in chosen for target, value in one.set.items()}
-        settings = cell_of(base, shown, changes, varied)
-        cells.append(Cell(position, settings, settings.key(content)))
-    if not cells:
-        raise GridError(f"The rules of the grid {name} leave no cell. Take one away.")
-    notes = _notes(read, active) + without_effect(resolved, cells)
+    check_apart(resolved)
+    check_count(name, resolved)
+    for node in base.values():
+        node_inputs.specs(node["class_type"])
+    read = read_rules(rules, [axis.target for axis in resolved])
+    maker = _WorkflowMaker(base, shown, _most_costly_first(base, resolved))
+    found = resolve(name, resolved, read, maker, node_inputs.content_sha256)
     return Plan(
         name,
         kept,
         tuple(resolved),
-        tuple(cells),
-        contents,
-        tuple(read),
-        tuple(notes),
+        found.cells,
+        found.contents,
+        read,
+        tuple(found.notes),
         workflow=base,
         output=shown,
     )
 
 
-def _notes(rules: Sequence[Rule], active: set[Rule]) -> list[str]:
-    return [f'The rule "{rule.text}" leaves nothing out.' for rule in rules if rule not in active]
+@dataclass(frozen=True)
+class _WorkflowMaker:
+    """Puts the values of a cell into the template."""
+
+    base: dict[str, Any]
+    shown: str
+    varied: Sequence[str]
+
+    def settings(self, values: Sequence[Value]) -> WorkflowCell:
+        changes = {target: one for value in values for target, one in value.set.items()}
+        return cell_of(self.base, self.shown, changes, self.varied)
+
+    def words(self, settings: WorkflowCell, name: str, value: Value | None) -> list[str]:
+        return [] if value is None else [value.label, *(str(one) for one in value.set.values())]
+
+    def check(self, settings: WorkflowCell) -> None:
+        """What could not work was refused with its axis."""
 
 
-def _called(value: Value) -> list[str]:
-    return [value.label, *(str(one) for one in value.set.values())]
+def _most_costly_first(base: Mapping[str, Any], axes: Sequence[Axis]) -> list[str]:
+    """The inputs that axes vary, first those on which the most nodes depend."""
+    depth = descendants(base)
+    varied = {target for axis in axes for target in axis.settings}
+    return sorted(varied, key=lambda target: (-depth[node_of(base, target)], target))
 
 
 def _output(prompt: node_inputs.Prompt, wanted: str) -> str:
@@ -173,12 +164,3 @@ def _resolved(
             raise GridError(f"{value.label!r} is there twice. Delete one of the lines.")
         seen.add(same)
     return replace(axis, values=tuple(found))
-
-
-def _check_apart(axes: Sequence[Axis]) -> None:
-    for later, axis in enumerate(axes):
-        for earlier, before in enumerate(axes[:later]):
-            if shared := sorted(before.settings & axis.settings):
-                raise GridError(
-                    f"Axis {earlier + 1} and axis {later + 1} both vary {shared[0]}. Put all its values on one axis."
-                )

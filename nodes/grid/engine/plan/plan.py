@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -108,22 +107,3 @@ class Plan:
                 for cell in self.cells
             ],
         }
-
-
-def without_effect(axes: Sequence[Axis], cells: Sequence[Cell]) -> list[str]:
-    """Sentences about values of one axis that give the same pictures, whatever the other axes say."""
-    found = []
-    for number, axis in enumerate(axes):
-        columns: dict[int, list[tuple[tuple[int, ...], str]]] = {}
-        for cell in cells:
-            rest = cell.position[:number] + cell.position[number + 1 :]
-            columns.setdefault(cell.position[number], []).append((rest, cell.key))
-        alike: dict[tuple[Any, ...], list[str]] = {}
-        for value, column in columns.items():
-            alike.setdefault(tuple(sorted(column)), []).append(axis.values[value].label)
-        for labels in alike.values():
-            if len(labels) > 1:
-                found.append(
-                    f"{', '.join(labels)} of the {axis.target} axis give the same pictures."
-                )
-    return found
