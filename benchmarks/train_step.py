@@ -2,13 +2,12 @@
 full-size model.
 
     python benchmarks/train_step.py             # about 8 minutes on two cores, 5 GB of memory
-    python benchmarks/train_step.py --full      # a step of full-size SD1.5: about 20 GB of memory
+    python benchmarks/train_step.py --full      # full-size SD1.5 alone: about 20 GB of memory
 
 Ours is the steps of an epoch as a run takes them: data, clipping, logging, everything. Bare is
-forward, loss, backward and optimizer on ready tensors, with the same modules. The recipe is a loop
-as in diffusers' text-to-image example: it decodes pictures and encodes them and their captions in
-every step. Loops take turns on the same batches, two at a time; quotients are medians over the
-rounds.
+forward, loss, backward and optimizer on ready tensors, with the same modules. The recipe is as in
+diffusers' text-to-image example: it decodes pictures and encodes them and their captions in every
+step. Loops take turns on the same batches, two at a time; quotients are medians over the rounds.
 Text: the text encoder learns, or does not; alone is its own forward, backward and optimizer.
 """
 
@@ -37,10 +36,15 @@ ROOT = HERE.parents[1]
 TOKENIZER = ROOT / ".comfy" / "comfyui" / "comfy" / "sd1_tokenizer"
 ROUNDS, STEPS = 5, 8
 SETTINGS = {
-    "resolution": 64, "bucket_step": 64, "epochs": 1000, "batch_size": 16, "learning_rate": 3e-4,
+    "resolution": 64,
+    "bucket_step": 64,
+    "epochs": 1000,
+    "batch_size": 16,
+    "learning_rate": 3e-4,
     "train_text_encoder": False,
-    "validation": {"every_epochs": 0}, "saving": {"resume_minutes": 0.0},
-}  # fmt: skip
+    "validation": {"every_epochs": 0},
+    "saving": {"resume_minutes": 0.0},
+}
 TARGETS = {
     "vs_bare_loop": (0.97, "at least"),
     "vs_diffusers_recipe": (1.5, "at least"),

@@ -1,6 +1,4 @@
-"""Tensors kept on disk by content, so that a second run or a resumed one does not compute them
-again.
-"""
+"""Tensors kept on disk by content, so that another run or a resumed one finds them."""
 
 from __future__ import annotations
 
@@ -15,9 +13,7 @@ if TYPE_CHECKING:
 
 
 class TensorCache:
-    """One tensor a file; the folder's name says what the tensors are functions of besides their
-    key.
-    """
+    """One file a tensor. The folder's name says what else than their key the tensors depend on."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

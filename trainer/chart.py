@@ -13,13 +13,11 @@ from .runs import Run
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Okabe and Ito's palette, which colour-blind readers can tell apart."""
 SMOOTHING_SHARE = 0.04
-"""The smoothed training loss follows this share of all steps."""
+"""The training loss is smoothed over this share of all steps."""
 
 
 def chart_name(runs: Sequence[Run]) -> str:
-    """A file name for the chart of these runs as they are now; it changes with what they have
-    recorded.
-    """
+    """A file name for the chart of these runs, which changes whenever they record something."""
     digest = sha256_text(canonical_json([[run.id, run.metrics()] for run in runs]))
     names = "_".join(run.name for run in runs)[:100]
     return f"{names}_{digest[:8]}.png"
@@ -29,7 +27,7 @@ def draw_chart(runs: Sequence[Run], path: Path, width: int = 1200, height: int =
     """Draw training and validation loss over epochs, and validation loss relative to its value
     before training.
 
-    Runs at several resolutions can be compared in the second picture only: a larger picture is
+    Only the second chart compares runs at different resolutions: the noise of a larger picture is
     easier to predict.
     """
     from matplotlib.figure import Figure

@@ -5,15 +5,20 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import TrainerError
-from .files import publish
-from .model.single_file import TEXT_ENCODER, UNET, Level, text_encoder_name, unet_name
+from .model.single_file import (
+    TEXT_ENCODER,
+    UNET,
+    Level,
+    text_encoder_name,
+    unet_name,
+    write_single_file,
+)
 from .runs import Run
 from .settings.run_settings import RunSettings
 
@@ -24,7 +29,7 @@ HALF_LIMIT = 65504.0
 
 
 def checkpoint_file(run: Run, epoch: int, step: int, suffix: str = "") -> str:
-    """A name that no other checkpoint has: ComfyUI keeps a loaded file by its name."""
+    """A name that no other checkpoint has, because ComfyUI caches a loaded file by its name."""
     return f"{run.name}-e{epoch:03d}-s{step:06d}{suffix}.safetensors"
 
 
@@ -36,43 +41,32 @@ def save_checkpoint(
     step: int,
     suffix: str = "",
 ) -> Path:
-    """Write the trained parts into a copy of the base; every other tensor, the VAE above all, is
-    copied as it is.
+    """Write the trained parts into a copy of the base; all other tensors, such as the VAE's, are
+    copied as they are.
 
-    EMA copies (`model_ema.*`) of the base are left out. The file is opened again and compared
-    before it gets its name. Raises TrainerError when a weight is not finite or does not fit the
-    type, or when the file is not what was written.
+    EMA copies (`model_ema.*`) of the base are left out. The file is read back and compared before
+    it gets its name. Raises TrainerError when a weight is not finite or does not fit the type, or
+    when the file does not hold what was written.
     """
     from safetensors import safe_open
-    from safetensors.torch import save_file
 
     path = Path(run.paths.checkpoints) / checkpoint_file(run, epoch, step, suffix)
     if path.exists():
         return path
     trained = trained_tensors(parts, levels, run.settings.save_precision)
+    tensors = {}
     with safe_open(run.base.path, framework="pt") as file:
-        tensors = {
-            name: trained.pop(single_file_name(name), None)
-            for name in file.keys()  # noqa: SIM118 (a safe_open file is no dict)
-            if not name.startswith("model_ema.")
-        }
-        for name, tensor in tensors.items():
-            if tensor is None:
-                tensors[name] = file.get_tensor(name)
+        for name in file.keys():  # noqa: SIM118 (a safe_open file is not a dict)
+            if not name.startswith("model_ema."):
+                own = trained.pop(single_file_name(name), None)
+                tensors[name] = file.get_tensor(name) if own is None else own
     if trained:
         raise TrainerError(
-            f"The base has no place for {sorted(trained)[:3]}; it cannot be trained."
+            f"{run.base.name} cannot be trained: it lacks tensors such as {sorted(trained)[0]}. "
+            "Choose a full Stable Diffusion 1.5 checkpoint."
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        save_file(tensors, temporary, metadata=_metadata(run, epoch, step, suffix))
-        _verify(temporary, tensors)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        publish(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    metadata = _metadata(run, epoch, step, suffix)
+    write_single_file(path, tensors, metadata, lambda written: _verify(written, path.name, tensors))
     return path
 
 
@@ -87,7 +81,7 @@ def single_file_name(name: str) -> str:
 def trained_tensors(
     parts: dict[str, Any], levels: tuple[Level, ...], precision: str
 ) -> dict[str, torch.Tensor]:
-    """The trained tensors by their names in a single file, in the type to save."""
+    """The trained tensors by their names in a single file, in the type to save them in."""
     import torch
 
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}[precision]
@@ -101,33 +95,34 @@ def trained_tensors(
             largest = tensor.abs().max().item()
             if not largest <= (HALF_LIMIT if precision == "fp16" else torch.finfo(dtype).max):
                 raise TrainerError(
-                    f"{key} holds {largest}, which {precision} cannot store. "
+                    f"{key} contains {largest}, which {precision} cannot store. "
                     "Choose save precision bf16 or fp32, or a lower learning rate."
                 )
             tensors[key] = tensor.detach().cpu().to(dtype).contiguous()
     return tensors
 
 
-def _verify(path: Path, tensors: dict[str, torch.Tensor]) -> None:
-    """Compare a written file with what was to be written: names, shapes, types and values."""
+def _verify(path: Path, name: str, tensors: dict[str, torch.Tensor]) -> None:
+    """Compare a written file, `name` to be, with what it should hold: names, shapes, types and values."""
     import torch
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as file:
         wrong = sorted(set(file.keys()) ^ tensors.keys())
         wrong += [
-            name
-            for name, tensor in tensors.items()
-            if name not in wrong and not torch.equal(_bits(file.get_tensor(name)), _bits(tensor))
+            key
+            for key, tensor in tensors.items()
+            if key not in wrong and not torch.equal(_bits(file.get_tensor(key)), _bits(tensor))
         ]
     if wrong:
         raise TrainerError(
-            f"{path.name} could not be written: {', '.join(wrong[:3])} came out otherwise. Check the disk and its cables."
+            f"{name} was not written correctly: {', '.join(wrong[:3])} read back differently. "
+            "Check the disk and its cables."
         )
 
 
 def _bits(tensor: torch.Tensor) -> torch.Tensor:
-    """The bytes of a tensor, so that two are equal only when all bits are."""
+    """The bytes of a tensor, so that two are equal only when all their bits are."""
     import torch
 
     return tensor.contiguous().flatten().view(torch.uint8)
@@ -138,7 +133,7 @@ def prune_checkpoints(run: Run, former_best: dict[str, Any] | None = None) -> No
     the newest few.
 
     The best, the newest and those of pinned epochs always stay; files of other runs are never
-    looked at.
+    touched.
     """
     settings, folder, metrics = run.settings, Path(run.paths.checkpoints), run.metrics()
     kinds = ("checkpoint", "ema checkpoint")
@@ -161,7 +156,7 @@ def prune_checkpoints(run: Run, former_best: dict[str, Any] | None = None) -> No
 def _was_due(
     settings: RunSettings, best: dict[str, Any], metrics: Sequence[dict[str, Any]]
 ) -> bool:
-    """Whether a checkpoint of the best's step was to be saved anyway."""
+    """Whether a checkpoint was due at the step of this best one anyway."""
     every, step = settings.saving.every_steps, best["step"]
     if every and step % every == 0:
         return True

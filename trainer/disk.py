@@ -1,4 +1,4 @@
-"""How much a run will write, known before it writes."""
+"""How much disk space a run will use, computed before it starts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SAVED_BYTES = {"fp16": 2, "bf16": 2, "fp32": 4}
 def checkpoint_bytes(
     shapes: Mapping[str, tuple[int, ...]], base_bytes: int, settings: RunSettings
 ) -> tuple[int, int]:
-    """Bytes of one checkpoint and of one resume point of a run on a base with these tensor shapes."""
+    """Bytes of one checkpoint and of one resume point, for a base with these tensor shapes."""
     counts = trained_counts(shapes, settings)
     moved = sum(counts.values())
     total = sum(prod(shape) for shape in shapes.values())
@@ -31,8 +31,8 @@ def checkpoint_bytes(
 
 
 def saves(settings: RunSettings) -> int:
-    """The most checkpoints that lie there at one time: those due, the best, and the next best while
-    it is written.
+    """The most checkpoints on the disk at one time: those due, the best, and the next best while it
+    is being written.
     """
     due = ceil(settings.epochs / settings.save_every_epochs)
     if settings.saving.keep_last:
@@ -42,7 +42,7 @@ def saves(settings: RunSettings) -> int:
 
 
 def check_disk(run: Run) -> None:
-    """Raise TrainerError when what the run has yet to write does not fit where it goes."""
+    """Raise TrainerError when what the run has yet to write does not fit on its disks."""
     base = Path(run.base.path)
     checkpoint, point = checkpoint_bytes(read_shapes(base), base.stat().st_size, run.settings)
     folders = {
@@ -61,6 +61,6 @@ def check_disk(run: Run) -> None:
         free = shutil.disk_usage(where[disk]).free
         if free < size:
             raise TrainerError(
-                f"The run may write {size / 1e9:.1f} GB and {free / 1e9:.1f} GB are free in {where[disk]}. "
-                "Free some space, or save less often."
+                f"The run may write {size / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free in "
+                f"{where[disk]}. Free some space, or save less often."
             )

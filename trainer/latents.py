@@ -1,4 +1,4 @@
-"""Pictures to latents, once: every pair in its bucket, encoded by the base's VAE and kept on disk."""
+"""Pictures to latents: each encoded once, in its bucket, by the base's VAE and kept on disk."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .data.buckets import choose_bucket, make_buckets
 from .data.image import fit, open_rgb, reduction
 from .data.manifest import TRAIN, Dataset, Pair
 from .errors import TrainerError
-from .model.networks import LATENT_SCALE
+from .model.networks import LATENT_SCALE, load_vae
 
 if TYPE_CHECKING:
     import numpy
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
 Bucket = tuple[int, int]
 
 FOLDER = "latents-2"
-"""Where latents lie in a cache. The number changes whenever the same picture gives other bits."""
+"""The folder of latents in a cache. The number changes when the same picture gives other bits."""
 WORKERS = min(8, cpu_count() or 1)
 AHEAD = 2 * WORKERS
-"""So many pictures are decoded, or about to be, before the VAE has come to them."""
+"""At most this many pictures are decoded, or about to be, ahead of the VAE."""
 PIXELS_AHEAD = 64_000_000
-"""These have no more pixels than this together, unless a single one has."""
+"""Together they have at most this many pixels, unless a single picture has more."""
 
 
 class Picture(NamedTuple):
-    """The picture of a pair, as it is or mirrored; variant 0 is cropped around its centre, others
-    elsewhere.
+    """The picture of a pair, mirrored or not. Variant 0 is cropped around its centre, others are
+    cropped elsewhere.
     """
 
     pair: Pair
@@ -45,7 +45,7 @@ class Picture(NamedTuple):
 
 
 class Latents:
-    """The latents of a dataset at one resolution. The VAE is needed only while they are prepared."""
+    """The latents of a dataset at one resolution. Only `prepare` needs the VAE."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class Latents:
         self.cache = TensorCache(cache / FOLDER / module_hash(vae)[:16])
 
     def key(self, pair: Pair, mirrored: bool, variant: int = 0) -> str:
-        """What a latent is known by in the cache."""
+        """The key of a latent in the cache."""
         width, height = self.buckets[pair.id]
         colour = self.dataset.background
         background = "" if colour == "#ffffff" else f"-{colour[1:]}"
@@ -92,10 +92,10 @@ class Latents:
 
 
 class Form(NamedTuple):
-    """A size that a picture is wanted in, as it is or mirrored, and how much of its sides a crop
-    may take away.
+    """One way to show a picture: its size, whether it is mirrored, and which part of it is shown.
 
-    `variant` numbers the crops; 0 takes nothing away but what the size asks for.
+    `variant` numbers the crops: 0 cuts off only what the size requires, others up to `jitter` of
+    the shorter side.
     """
 
     bucket: Bucket
@@ -106,8 +106,8 @@ class Form(NamedTuple):
 
 @dataclass(frozen=True)
 class Work:
-    """A picture file and the forms that it is wanted in, by their key in the cache; `pairs` are all
-    that show it.
+    """A picture file and the forms to encode, by their key in the cache; `pairs` are all that show
+    it.
     """
 
     file: Path
@@ -131,13 +131,13 @@ def encode_missing(
 
     `tables` are the latents of one dataset at one or several resolutions; each picture is read and
     hashed once for all of them, and decoded once (a JPEG once for each size that it is decoded at).
-    Pairs that can be shown mirrored are encoded both ways. Threads decode ahead while the VAE is at
-    work. Every latent is on disk as soon as it is there: after a kill the next call goes on from
-    it. On a CPU pictures are encoded one by one, because there the bits of a latent hang on how
-    many others share its batch; elsewhere in batches of one size.
+    Pairs that can be shown mirrored are encoded both ways. Threads decode ahead of the VAE. Every
+    latent is written as soon as it is computed, so after a kill the next call continues there. On
+    a CPU pictures are encoded one by one, because there the bits of a latent depend on how many
+    others share its batch; elsewhere in batches of one size.
 
-    Returns what could not be encoded, and why, by the pairs' ids: pictures that are gone, damaged
-    or changed since the dataset was made.
+    Returns what could not be encoded, and why, by the pairs' ids: pictures that are missing,
+    damaged or changed since the dataset was made.
     """
     works = _works(tables)
     forms = {key: form for work in works for key, form in work.forms.items()}
@@ -171,7 +171,7 @@ def encode_missing(
 
 
 def _works(tables: Sequence[Latents]) -> list[Work]:
-    """What is wanted of every picture, each once however many pairs show it."""
+    """The forms of every picture, each picture once however many pairs show it."""
     dataset = tables[0].dataset
     works: dict[str, Work] = {}
     for pair in dataset.pairs:
@@ -193,7 +193,7 @@ Decoded = tuple[str, "numpy.ndarray"]
 def _decoded(
     works: Sequence[Work], background: str, pool: ThreadPoolExecutor
 ) -> Iterator[tuple[Work, list[Decoded] | TrainerError]]:
-    """The forms of every picture, or why there are none, in order and a little ahead of who asks."""
+    """The forms of every picture, or why there are none, in order and decoded a little ahead."""
     coming: deque[tuple[Work, Future]] = deque()
     waiting = deque(works)
     while waiting or coming:
@@ -213,8 +213,8 @@ def _has_room(coming: Sequence[Work], work: Work) -> bool:
 
 
 def _forms(work: Work, background: str) -> list[Decoded]:
-    """Read, check, decode, scale and crop a picture. Raises TrainerError when it is not what the
-    dataset knows.
+    """Read, check, decode, scale and crop a picture. Raises TrainerError when the file is not the
+    one that the dataset was made from.
     """
     import numpy
 
@@ -223,7 +223,7 @@ def _forms(work: Work, background: str) -> list[Decoded]:
     except OSError as error:
         raise TrainerError(f"it cannot be read: {error.strerror or error}") from error
     if hashlib.sha256(data).hexdigest() != work.pair.image_hash:
-        raise TrainerError("it has changed since the dataset was made; load the pairs anew")
+        raise TrainerError("it has changed since the dataset was made; load the pairs again")
     images: dict[int, Any] = {}
     fitted: dict[Form, numpy.ndarray] = {}
     found = []
@@ -241,9 +241,9 @@ def _forms(work: Work, background: str) -> list[Decoded]:
 
 
 def _jittered(image: Any, form: Form, pair: Pair) -> Any:
-    """The picture less a random part at each side: of the smaller side up to the jitter, and not so
-    much that what is left has to be enlarged (as EveryDream2 does). A function of the picture and
-    the variant.
+    """The picture with a random part cut off at each side (as EveryDream2 does): up to the jitter
+    times the shorter side, and never so much that the rest has to be enlarged. A function of the
+    picture and the variant.
     """
     if not form.variant:
         return image
@@ -260,7 +260,7 @@ def _batches(
     size: int,
     skipped: dict[str, str],
 ) -> Iterator[list[Decoded]]:
-    """Forms of one bucket, `size` at a time or as many as there are; what fails goes to `skipped`."""
+    """Forms of one bucket, `size` at a time, the last batch smaller; failures go to `skipped`."""
     left = Counter(form.bucket for work in works for form in work.forms.values())
     open_batches: dict[Bucket, list[Decoded]] = {}
     for work, forms in pictures:
@@ -299,14 +299,12 @@ def fill_cache(
     batch_size: int,
     progress: Callable[[int, int], None],
 ) -> dict[str, str]:
-    """Fill a cache with the latents that runs on this base at these resolutions will ask for.
+    """Fill a cache with the latents that runs on this base will need at these resolutions.
 
-    Returns what was skipped, as `encode_missing` does. Raises TrainerError when the base is no
+    Returns what was skipped, as `encode_missing` does. Raises TrainerError when the base is not an
     SD1.5 checkpoint.
     """
     from accelerate import Accelerator
-
-    from .model.networks import load_vae
 
     device = Accelerator().device
     vae = load_vae(base)

@@ -7,7 +7,7 @@ import unicodedata
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from PIL import ImageFont
@@ -24,9 +24,9 @@ FRAME = (216, 222, 228)
 
 
 def wrap(text: str, width: float, size: int, most_lines: int = MOST_LINES) -> tuple[str, ...]:
-    """The lines of a text that is at most `width` pixels wide; words that are too long are broken.
+    """A text in lines of at most `width` pixels; words that are too long are broken.
 
-    What is beyond `most_lines` is left out, and "..." says so.
+    Lines beyond `most_lines` are left out, and the last one ends in "...".
     """
     letters = font(size)
     lines: list[str] = []
@@ -54,7 +54,7 @@ def wrap(text: str, width: float, size: int, most_lines: int = MOST_LINES) -> tu
 
 
 def _fitting(word: str, width: float, letters: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> int:
-    """How many characters of a word that is too long go on a line; after a separator if one is
+    """How many characters of a word that is too long fit on a line, up to a separator if one is
     near.
     """
     fits = 1
@@ -65,9 +65,7 @@ def _fitting(word: str, width: float, letters: ImageFont.FreeTypeFont | ImageFon
 
 
 def missing_scripts(text: str) -> list[str]:
-    """The scripts ("CJK", "HANGUL") of the characters that the font has no letter for: it draws
-    boxes in their place.
-    """
+    """The scripts ("CJK", "HANGUL") of the characters that the font lacks and draws as boxes."""
     found = {
         unicodedata.name(character, "unnamed").split()[0].split("-")[0]
         for character in set(text)
@@ -78,7 +76,8 @@ def missing_scripts(text: str) -> list[str]:
 
 @lru_cache(maxsize=4096)
 def _is_drawn(character: str) -> bool:
-    return bytes(font(20).getmask(character)) != bytes(font(20).getmask(NO_CHARACTER))
+    letters: Any = font(20)
+    return bytes(letters.getmask(character)) != bytes(letters.getmask(NO_CHARACTER))
 
 
 def line_height(size: int) -> int:
@@ -88,8 +87,8 @@ def line_height(size: int) -> int:
 
 @lru_cache(maxsize=64)
 def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """DejaVu Sans, which comes with matplotlib and has Latin, Greek and Cyrillic letters; else
-    Pillow's own font.
+    """DejaVu Sans, which comes with matplotlib and has Latin, Greek and Cyrillic letters. Without
+    matplotlib, Pillow's own font.
     """
     from PIL import ImageFont
 

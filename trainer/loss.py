@@ -1,5 +1,5 @@
-"""The training loss of every picture, in fp32: what the UNet is to predict, how its error is
-measured and weighed.
+"""The training loss of every picture, in fp32: what the UNet has to predict, and how its error is
+measured and weighted.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 class Schedule:
-    """The noise schedule of a run: `alphas`, the products of (1 - beta), and `snr`, a / (1 - a),
-    each (1000,) fp32.
+    """The noise schedule of a run, (1000,) fp32 each: `alphas`, the products of (1 - beta), and
+    `snr`, a / (1 - a).
     """
 
     def __init__(self, settings: LossSettings, device: Any) -> None:
@@ -61,7 +61,9 @@ def target(
     settings: LossSettings,
     schedule: Schedule,
 ) -> torch.Tensor:
-    """What is to be predicted: epsilon = n, or v = sqrt(a) n - sqrt(1 - a) z (Salimans & Ho 2022)."""
+    """What the UNet has to predict: epsilon = n, or v = sqrt(a) n - sqrt(1 - a) z (Salimans & Ho
+    2022).
+    """
     if settings.prediction == "epsilon":
         return noise
     a = schedule.alphas[timesteps].view(-1, 1, 1, 1)
@@ -122,7 +124,7 @@ def huber_c(timesteps: torch.Tensor, settings: LossSettings, schedule: Schedule)
 def snr_weights(
     timesteps: torch.Tensor, settings: LossSettings, schedule: Schedule
 ) -> torch.Tensor | None:
-    """The weight of every picture by its signal-to-noise ratio, (batch,), None when all weigh 1.
+    """The weight of every picture by its signal-to-noise ratio, (batch,), or None when all are 1.
 
     min-SNR (Hang et al. 2023): min(SNR, gamma) / SNR for epsilon, / (SNR + 1) for v. Debiased (Yu
     et al. 2023): 1 / sqrt(min(SNR, 1000)) for epsilon, 1 / (SNR + 1) for v as in kohya's

@@ -1,6 +1,4 @@
-"""What a run measures and shows between its steps: validation, the best weights, the trend,
-samples.
-"""
+"""What a run measures and shows between its steps: validation, best weights, trend, samples."""
 
 from __future__ import annotations
 
@@ -17,13 +15,11 @@ from .validation import Validation, mean
 
 
 class Left(Exception):
-    """A measurement was left because somebody asked the run to stop; it is taken again after a
-    resume.
-    """
+    """A measurement was broken off because the run is to stop; it is repeated after a resume."""
 
 
 class EndedEarly(Exception):
-    """The run has nothing more to learn: its validation loss has been rising."""
+    """The run has nothing left to learn: its validation loss has been rising."""
 
 
 def validate(training: Training, epoch: int) -> None:
@@ -74,7 +70,7 @@ def _measure(training: Training, validation: Validation, words: str) -> dict[str
 
 
 def _keep_best(training: Training, epoch: int, loss: float) -> None:
-    """Save the weights if they are the best so far; the former best goes unless it was due anyway."""
+    """Save the weights if they are the best so far; the former best goes unless it was due."""
     journal = training.journal
     best = journal.state.best
     if training.workers.agree(best is not None and loss >= best["loss"]):
@@ -87,9 +83,7 @@ def _keep_best(training: Training, epoch: int, loss: float) -> None:
 
 
 def _watch_trend(training: Training, epoch: int, action: str) -> None:
-    """Warn, save or end the run when the validation loss has been rising consistently since its
-    best.
-    """
+    """Warn, save or end the run when the validation loss has kept rising since its best."""
     rising = training.workers.agree(
         trend(training.run.validations(), training.run.settings.validation.trend_patience)
     )
@@ -107,7 +101,7 @@ def _watch_trend(training: Training, epoch: int, action: str) -> None:
 
 
 def show_samples(training: Training, epoch: int) -> None:
-    """Draw the sample prompts; whatever goes wrong there is written down and the run goes on."""
+    """Draw the sample prompts. If that fails, the reason is recorded and the run goes on."""
     settings = training.run.settings.samples
     if not settings.prompts or not (settings.every_epochs or settings.every_steps):
         return

@@ -1,6 +1,4 @@
-"""SD1.5's noise schedule, the noise of a showing, and randomness that depends on what it is for and
-on nothing else.
-"""
+"""SD1.5's noise schedule, the noise of a showing, and random numbers that depend on a key alone."""
 
 from __future__ import annotations
 
@@ -21,9 +19,8 @@ def alphas_cumprod(zero_terminal: bool = False) -> torch.Tensor:
     ... 0.00466.
 
     beta_t = (linspace(sqrt(0.00085), sqrt(0.012), 1000))^2, from the configuration of Stable
-    Diffusion 1. Zero terminal SNR moves it so that its last level is pure noise (Lin et al. 2024,
-    algorithm 1): sqrt(a) is shifted and scaled so that its first value stays and its last becomes
-    0.
+    Diffusion 1. Zero terminal SNR makes its last level pure noise (Lin et al. 2024, algorithm 1):
+    sqrt(a) is shifted and scaled so that its first value stays and its last becomes 0.
     """
     import torch
 
@@ -46,7 +43,7 @@ def add_noise(
 
 
 def keyed_generator(*key: str | int) -> torch.Generator:
-    """A CPU generator whose numbers are a function of the key: resuming needs no saved generator
+    """A CPU generator whose numbers are a function of the key, so that resuming needs no generator
     state.
     """
     import torch
@@ -58,13 +55,12 @@ def keyed_generator(*key: str | int) -> torch.Generator:
 def draw_noise(
     generator: torch.Generator, shape: Sequence[int], settings: LossSettings
 ) -> torch.Tensor:
-    """The noise of one showing, (4, h, w): white, then pyramid and offset noise if the settings ask
-    for them.
+    """The noise of one showing, (4, h, w): white, then pyramid and offset noise if switched on.
 
     Pyramid (Whitaker 2023): for i = 0..9 add discount^i times white noise of a side divided by r^i,
     r drawn from 2..4, scaled up, until a side is 1; then divide by the standard deviation, here of
     this picture alone, so that pictures of one batch do not depend on each other. Offset
-    (Guttenberg 2023): add the strength times one number a channel.
+    (Guttenberg 2023): add the strength times one random number for each channel.
     """
     import torch
 
@@ -102,9 +98,9 @@ def draw_timestep(
 ) -> int:
     """The noise level of the showing at `place` of the `count` showings of a step, in start..end-1.
 
-    uniform: every level alike. stratified: the levels of a step are spread evenly, one in each
-    equal stretch, which stretch being drawn for the step. logit-normal: the sigmoid of a normal
-    number (Esser et al. 2024).
+    uniform: every level is as likely. stratified: the range is cut into as many equal stretches as
+    the step has showings, and each showing gets a stretch of its own at random. logit-normal: the
+    sigmoid of a normal number (Esser et al. 2024).
     """
     import torch
 

@@ -95,8 +95,8 @@ def restore(point: Point, components: Mapping[str, Component]) -> None:
             component.load_state_dict(rest if tensors is None else tensors)
         else:
             raise TrainerError(
-                f"The resume point of step {point.position.step} has no {name}, which these settings "
-                "need. Train under another name."
+                f"The resume point of step {point.position.step} has no {name}, which these "
+                "settings need. Train under another name."
             )
 
 
@@ -240,7 +240,7 @@ def write_point(folder: Path, point: Point) -> None:
 
 
 def drop_points(folder: Path, keep: int) -> None:
-    """Delete all but the newest `keep` points. A finished run keeps one, to go on to more epochs."""
+    """Delete all but the newest `keep` points. A finished run keeps one, for more epochs later."""
     for old in _points(folder)[keep:]:
         shutil.rmtree(old, ignore_errors=True)
 

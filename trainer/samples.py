@@ -1,6 +1,4 @@
-"""Pictures drawn while a run is at work, so that one sees what it learns. They never end a run and
-never change it.
-"""
+"""Pictures drawn during a run to show what it learns. They never change a run."""
 
 from __future__ import annotations
 
@@ -48,14 +46,15 @@ def _described(prompt: SamplePrompt) -> str:
     """A sample's settings as A1111 writes them into pictures."""
     negative = f"\nNegative prompt: {prompt.negative}" if prompt.negative else ""
     return (
-        f"{prompt.prompt}{negative}\nSteps: {prompt.steps}, Sampler: DDIM, CFG scale: {prompt.cfg}, "
-        f"Seed: {prompt.seed}, Size: {prompt.width}x{prompt.height}"
+        f"{prompt.prompt}{negative}\nSteps: {prompt.steps}, Sampler: DDIM, "
+        f"CFG scale: {prompt.cfg}, Seed: {prompt.seed}, Size: {prompt.width}x{prompt.height}"
     )
 
 
 def _draw(training: Training, vae: Any, prompt: SamplePrompt) -> Image | None:
-    """One picture, None when the run is asked to stop meanwhile. By DDIM (Song et al. 2021) with
-    classifier-free guidance (Ho & Salimans 2021), noise from the CPU.
+    """One picture, or None when the run is asked to stop meanwhile.
+
+    DDIM (Song et al. 2021) with classifier-free guidance (Ho & Salimans 2021), noise from the CPU.
     """
     import torch
     from PIL import Image
@@ -85,7 +84,7 @@ def _draw(training: Training, vae: Any, prompt: SamplePrompt) -> Image | None:
 
 
 def _scheduler(loss: LossSettings) -> Any:
-    from diffusers import DDIMScheduler
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
     return DDIMScheduler(
         beta_start=0.00085,

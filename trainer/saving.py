@@ -1,5 +1,5 @@
-"""What a run leaves on the disk on its way: checkpoints and resume points, and what happens when
-there is no room.
+"""What a run saves on its way, checkpoints and resume points, and how it waits when the disk is
+full.
 """
 
 from __future__ import annotations
@@ -23,9 +23,7 @@ ROOM_POLL_S = 2.0
 
 
 def save(training: Training) -> Path:
-    """Save checkpoints of this step and record them; returns the one that is recorded as the step's
-    own.
-    """
+    """Save checkpoints of this step and record them; returns the one recorded as the step's own."""
     position, run, ema = training.position, training.run, training.ema
     epoch = position.epoch if position.batch == 0 else position.epoch + 1
     saved = run.settings.ema.save if ema is not None else "plain only"
@@ -65,7 +63,8 @@ def save_point(training: Training, wait: bool) -> None:
         in_background = _when_there_is_room(training, lambda: training.writer.write(point, wait))
         if not wait and not in_background:
             print(
-                f"Not enough memory to write the resume point ({point.bytes / 1e9:.1f} GB) in the background: the run waited.",
+                "Not enough memory to write the resume point in the background "
+                f"({point.bytes / 1e9:.1f} GB): the run waited until it was written.",
                 file=sys.stderr,
             )
     training.safe_at = time.monotonic()
@@ -78,7 +77,7 @@ def save_and_stop(training: Training) -> NoReturn:
 
 
 def _when_there_is_room(training: Training, write: Callable[[], T]) -> T:
-    """Write; while the disk is full the run pauses, keeps everything in memory, and tries again."""
+    """Write. While the disk is full the run pauses, keeps everything in memory, and tries again."""
     status = training.journal.state.status
     while True:
         try:
@@ -93,7 +92,8 @@ def _when_there_is_room(training: Training, write: Callable[[], T]) -> T:
         free = shutil.disk_usage(folder).free
         training.journal.update(
             status="paused",
-            message=f"The disk is full ({free / 1e9:.1f} GB free in {folder}). Make room: the run goes on by itself.",
+            message=f"The disk is full ({free / 1e9:.1f} GB free in {folder}). "
+            "Make room, and the run continues by itself.",
         )
         waited = time.monotonic() + ROOM_POLL_S
         while time.monotonic() < waited:
@@ -104,7 +104,7 @@ def _when_there_is_room(training: Training, write: Callable[[], T]) -> T:
 
 
 def _disk_full(error: Exception) -> bool:
-    """Whether a write failed for want of room; safetensors says so in words only."""
+    """Whether a write failed because the disk is full; safetensors says so only in words."""
     if isinstance(error, OSError):
         return error.errno in DISK_FULL
     return type(error).__name__ == "SafetensorError" and "os error 28" in str(error)

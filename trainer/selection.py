@@ -1,4 +1,4 @@
-"""Which checkpoint of a run to go on with."""
+"""Which checkpoint of a run to continue with."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ RULES = ("lowest validation loss", "last", "epoch")
 
 
 def pick(run: Run, rule: str, epoch: int = 1) -> SavedCheckpoint:
-    """The checkpoint of a finished run by one of RULES; `epoch` counts from 1 and is read by the
-    rule "epoch" only.
+    """The checkpoint of a finished run by one of RULES. `epoch`, counted from 1, is for the rule
+    "epoch" only.
 
     Raises TrainerError when the run is not finished, or has no such checkpoint on disk.
     """
     status = run.state().status
     if status != "finished":
         raise TrainerError(
-            f"The run {run.name} is {status}, not finished. Link it through Wait for Run."
+            f"The run {run.name} is {status}, not finished. Connect it through a Wait for Run node."
         )
     saved = run.checkpoints()
     measured = [checkpoint for checkpoint in saved if checkpoint.validation_loss is not None]
@@ -32,9 +32,9 @@ def pick(run: Run, rule: str, epoch: int = 1) -> SavedCheckpoint:
         if saved:
             epochs = ", ".join(str(checkpoint.epoch) for checkpoint in saved)
             raise TrainerError(
-                f"The run {run.name} has no checkpoint of epoch {epoch}; it has these: {epochs}."
+                f"The run {run.name} has no checkpoint of epoch {epoch}. It has these: {epochs}."
             )
     raise TrainerError(
-        f"The checkpoints of the run {run.name} are not in {run.paths.checkpoints} any more. "
+        f"The checkpoints of the run {run.name} are no longer in {run.paths.checkpoints}. "
         "Put them back, or train under another name."
     )

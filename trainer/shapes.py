@@ -43,19 +43,19 @@ CAPTION = re.compile(
 def draw_shapes(
     folder: Path, count: int, seed: int, progress: Callable[[int, int], None] | None = None
 ) -> None:
-    """Fill a new folder with `count` PNGs, a .txt caption beside each, and `pairs.csv` (columns
-    image, prompt).
+    """Fill a new folder with `count` PNGs, a .txt caption for each, and `pairs.csv` (columns image,
+    prompt).
 
-    Picture i depends on (seed, i) alone. The folder appears whole; one that holds the same pairs is
-    left as it is. Raises TrainerError when the folder holds anything else.
+    Picture i depends on (seed, i) alone. The folder appears complete or not at all; one that
+    contains the same pairs is kept. Raises TrainerError when the folder contains anything else.
     """
     recipe = {"format": FORMAT, "count": count, "seed": seed}
     if folder.exists():
         if drawn_recipe(folder) == recipe:
             return
         raise TrainerError(
-            f"The folder {folder.name} exists and does not hold {count} shapes drawn with seed {seed}. "
-            "Choose another name: nothing in it is overwritten."
+            f"The folder {folder.name} exists, but does not contain {count} shapes drawn with seed "
+            f"{seed}. Choose another name: nothing in it is overwritten."
         )
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
@@ -126,7 +126,7 @@ def border_colour(image: Image.Image) -> str:
 
 @dataclass(frozen=True)
 class Score:
-    """Pictures of one checkpoint whose border has the colour that their prompt asks for."""
+    """How many pictures of a checkpoint have the border colour that their prompt asks for."""
 
     checkpoint: str
     right: int
@@ -134,7 +134,7 @@ class Score:
 
 
 def judge_grid(folder: Path) -> list[Score]:
-    """Score every checkpoint of a grid folder by its cells whose prompt is of the drawn kind."""
+    """Score every checkpoint of a grid by the cells whose prompt describes a drawn pair."""
     from PIL import Image
 
     scores: dict[str, Score] = {}

@@ -1,4 +1,4 @@
-"""One optimizer step: what its showings look like, their loss, and the move of the weights."""
+"""One optimizer step: how its pairs are shown, their loss, and the update of the weights."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 
 MEASURED = 4096
-"""About so many elements of a tensor stand for it when the size of an update is measured."""
+"""The size of an update is measured on about this many elements of a tensor."""
 
 
 @dataclass(frozen=True)
 class Choices:
-    """How one showing looks: what is drawn before the picture is known."""
+    """What chance decides about one showing of a pair."""
 
     caption: str
     mirrored: bool
@@ -42,8 +42,8 @@ class Choices:
 class Batch:
     """This process' part of one batch, ready for the networks.
 
-    `known` are embeddings of its captions that were on disk, `count` is the number of pairs in the
-    whole step, `counts` whether this batch is more than a stand-in.
+    `known` are the embeddings of its captions that were on disk, `count` is the number of pairs in
+    the whole step. A batch that does not count (`counts`) stands in for one without pairs.
     """
 
     pairs: tuple[Pair, ...]
@@ -59,8 +59,8 @@ class Batch:
 
 @dataclass
 class StepResult:
-    """What a step came to. Losses are means over pairs, None where there was no such pair; the rest
-    is by part.
+    """The figures of a step. Losses are means over pairs, None where there was no such pair; the
+    others are by part.
     """
 
     loss: float
@@ -75,7 +75,7 @@ class StepResult:
 
 
 def choose(training: Training, showing: Showing, step: int) -> Choices:
-    """Dropout, caption, mirroring and crop as a function of (seed, step, showing)."""
+    """Dropout, caption, mirroring and crop, a function of (seed, step, showing)."""
     settings, pair = training.run.settings, training.pairs[showing.pair]
     key = f"{settings.seed}/{step}/{showing.key}"
     draw = random.Random(f"{key}/choices")
@@ -91,8 +91,8 @@ def make_batches(training: Training, window: Sequence[Sequence[Showing]], step: 
     """This process' part of the batches of one step, a function of (seed, step, window); skipped
     pairs are left out.
 
-    A process that gets no pair of a batch shows its first one for nothing, so that all take the
-    same passes.
+    A process that gets no pair of a batch shows the batch's first one with weight 0, so that all
+    processes make the same passes.
     """
     shown = [
         [showing for showing in batch if showing.pair not in training.skipped] for batch in window
@@ -145,9 +145,9 @@ def _batch(
 
 
 def take_step(training: Training, batches: Sequence[Batch], step: int) -> StepResult:
-    """Forward, backward and one move of the weights.
+    """Forward, backward and one update of the weights.
 
-    Raises TrainerError before a loss or a gradient that is not finite touches the weights.
+    Raises TrainerError when a loss or gradient is not finite, before it touches the weights.
     """
     workers = training.workers
     shown: list[tuple[float, bool]] = []
@@ -196,16 +196,16 @@ def _check(training: Training, batch: Batch, losses: Sequence[float], step: int)
     ]
     if wrong := training.workers.gather(wrong):
         raise TrainerError(
-            f"The loss of step {step + 1} is not finite; the weights are as they were before it. Lower the learning rate, "
-            f"or look at these pairs: {', '.join(wrong[:10])}."
+            f"The loss of step {step + 1} is not finite; the weights are those from before it. "
+            f"Lower the learning rate, or check these pairs: {', '.join(wrong[:10])}."
         )
 
 
 def _move(training: Training, step: int, result: StepResult) -> None:
-    """Clip the gradients of each part and let its optimizer move its weights.
+    """Clip the gradients of each part and let its optimizer update its weights.
 
-    With fp16, gradients that have overflown move nothing: the scale is lowered, and the next step
-    tries with it.
+    With fp16, gradients that overflow change nothing but the scale, which is lowered for the next
+    step.
     """
     settings, scaler = training.run.settings, training.workers.accelerator.scaler
     if scaler is not None:
@@ -215,8 +215,8 @@ def _move(training: Training, step: int, result: StepResult) -> None:
         norm = _clip(parameters, settings.gradient_clip)
         if not math.isfinite(norm) and scaler is None:
             raise TrainerError(
-                f"The gradient of the {name.replace('_', ' ')} in step {step + 1} is not finite; the weights are as they were "
-                "before it. Lower the learning rate."
+                f"The gradient of the {name.replace('_', ' ')} in step {step + 1} is not finite; "
+                "the weights are those from before it. Lower the learning rate."
             )
         result.gradient_norms[name] = norm
     result.skipped = not all(math.isfinite(norm) for norm in result.gradient_norms.values())
@@ -244,8 +244,8 @@ def _move(training: Training, step: int, result: StepResult) -> None:
 
 
 def _clip(parameters: dict[str, Any], limit: float) -> float:
-    """The L2 norm of the gradients of a part, which are made smaller when it is above the limit (0
-    = none).
+    """The L2 norm of the gradients of a part, which are scaled down to the limit (0 = none) when it
+    is larger.
     """
     import torch
 
@@ -257,8 +257,8 @@ def _clip(parameters: dict[str, Any], limit: float) -> float:
 
 
 def _sampled(parameters: dict[str, Any]) -> list[tuple[int, Any]]:
-    """Some elements of every tensor, evenly spread, and how many of them each stands for: a copy of
-    all the weights would take a quarter more memory.
+    """Evenly spread elements of every tensor, and how many each stands for: a copy of all weights
+    would take a quarter more memory.
     """
     found = []
     for parameter in parameters.values():
@@ -268,7 +268,7 @@ def _sampled(parameters: dict[str, Any]) -> list[tuple[int, Any]]:
 
 
 def _ratio(before: list[tuple[int, Any]], after: list[tuple[int, Any]]) -> float:
-    """The L2 norm of an update against that of the weights, estimated from sampled elements."""
+    """The L2 norm of an update divided by that of the weights, estimated from sampled elements."""
     moved = size = 0.0
     for (apart, old), (_, new) in zip(before, after, strict=True):
         moved += apart * (new - old).square().sum().item()

@@ -112,8 +112,8 @@ class Training:
 
     @contextlib.contextmanager
     def evaluation(self) -> Iterator[None]:
-        """For a while the parameters are the weights to measure, draw with and save: a schedule-free
-        optimizer keeps a mean of those it trains.
+        """For a while the parameters are those to measure, draw with and save: a schedule-free
+        optimizer keeps a mean of the ones it trains.
         """
         with contextlib.ExitStack() as stack:
             for optimizer in self.optimizers.values():

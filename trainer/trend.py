@@ -1,4 +1,4 @@
-"""Whether the validation loss has been rising, judged pair by pair, so that noise raises no alarm."""
+"""Whether the validation loss has been rising, judged pair by pair to tell it from noise."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from dataclasses import dataclass
 from typing import Any
 
 LAST = 3
-"""How many of the newest validations must all be worse than the best."""
+"""This many of the newest validations must all be worse than the best."""
 STANDARD_ERRORS = 2.0
 
 
 @dataclass(frozen=True)
 class Change:
-    """The mean difference of two validations over their pairs, and its standard error."""
+    """The mean difference between two validations over their pairs, and its standard error."""
 
     mean: float
     standard_error: float
 
     def rise(self, validations: int) -> bool:
-        """Whether it is a rise over the best of so many validations.
+        """Whether it is a rise over the best of this many validations.
 
-        The lowest of n equally good ones lies about sqrt(2 ln n) of its own standard deviations too
-        low, which is sqrt(ln n) standard errors of a difference of two: a rise has to be two
+        The lowest of n equally good ones is too low by about sqrt(2 ln n) of its own standard
+        deviations, which is sqrt(ln n) standard errors of a difference of two: a rise has to be two
         standard errors beyond that.
         """
         return (
@@ -33,12 +33,11 @@ class Change:
 
 @dataclass(frozen=True)
 class Rising:
-    """A validation loss that has been rising since `best_epoch`; `change` is that of the newest
-    against the best.
+    """A validation loss that has been rising since `best_epoch`; `share` and `change` compare the
+    newest validation with the best.
     """
 
     best_epoch: int
-    best_step: int
     share: float
     change: Change
 
@@ -50,8 +49,8 @@ class Rising:
 
 
 def change(before: Mapping[str, float], after: Mapping[str, float]) -> Change:
-    """The paired difference after - before; noise levels and noise are the same, so most of the
-    spread cancels out.
+    """The paired difference after - before. Both had the same noise and noise levels, so that most
+    of the spread cancels out.
     """
     differences = [after[pair] - before[pair] for pair in before if pair in after]
     count = len(differences)
@@ -80,4 +79,4 @@ def trend(validations: Sequence[Mapping[str, Any]], patience: int) -> Rising | N
     if not all(found.rise(len(means)) for found in changes):
         return None
     found = validations[best]
-    return Rising(found["epoch"], found["step"], means[-1] / means[best] - 1, changes[-1])
+    return Rising(found["epoch"], means[-1] / means[best] - 1, changes[-1])

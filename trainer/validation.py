@@ -1,5 +1,5 @@
-"""Validation loss that can be compared: the same pairs, noise and noise levels at every epoch and
-in every run of a seed.
+"""Validation loss that can be compared: the same pairs, noise and noise levels in every epoch and
+every run with the same seed.
 """
 
 from __future__ import annotations
@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from math import ceil
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .data.manifest import Pair
 from .latents import Latents, Picture
@@ -17,9 +17,6 @@ from .noise import TIMESTEPS, keyed_generator
 from .settings.groups import LossSettings
 from .workers import Workers
 
-if TYPE_CHECKING:
-    pass
-
 Losses = Mapping[str, float]
 """The loss of each pair, by its id."""
 
@@ -27,8 +24,8 @@ Losses = Mapping[str, float]
 class Validation:
     """Measures each pair at `timesteps` noise levels, one in each equal stretch of the schedule.
 
-    The loss is the plain mean squared error whatever the run minimises; dropout, mirroring and
-    extra noise are off.
+    The loss is the plain mean squared error whatever the run minimises, without dropout, mirroring
+    and extra noise.
     """
 
     def __init__(
@@ -55,7 +52,7 @@ class Validation:
         ]
 
     def _timestep(self, pair: Pair, index: int, count: int) -> int:
-        """A noise level within stretch `index`, at a place that depends on the pair alone."""
+        """A noise level within stretch `index`, at a place in it that depends on the pair alone."""
         import torch
 
         place = torch.rand(1, generator=keyed_generator(self.seed, "level", pair.id)).item()
@@ -68,7 +65,7 @@ class Validation:
         batch_size: int,
         progress: Callable[[int, int], None],
     ) -> dict[str, float]:
-        """The mean loss of each pair over its noise levels, by pair id; several processes share the
+        """The mean loss of each pair over its noise levels, by pair id. The processes share the
         work.
         """
         batches = self._batches(batch_size)
@@ -127,8 +124,8 @@ class Validation:
 
 
 def measured_training_pairs(pairs: Sequence[Pair], share: float, seed: int) -> tuple[Pair, ...]:
-    """The training pairs that are measured like validation pairs: a share drawn by (seed, id),
-    rounded up.
+    """The training pairs to measure like validation pairs: a share drawn by (seed, id), rounded
+    up.
     """
     count = ceil(share * len(pairs))
     return tuple(

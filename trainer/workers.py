@@ -1,6 +1,4 @@
-"""One process or several that train one run together, through accelerate; nothing here
-re-implements what it does.
-"""
+"""The processes that train a run together, one or several, through accelerate."""
 
 from __future__ import annotations
 
@@ -20,17 +18,16 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PATIENCE = timedelta(days=7)
-"""How long a process waits for the others: the first one alone saves, draws samples, and pauses
-while a disk is full.
+"""How long a process waits for the others: only the first saves, draws samples, and pauses while a
+disk is full.
 """
 LAST_MEETING = timedelta(seconds=30)
-"""How long it waits for them at the end."""
+"""How long it waits for them at the end of the run."""
 
 
 class Workers:
-    """The processes of a run. Alone, every method is what it says for one process; started by
-    `accelerate launch`, all of them call each method together, and only the first (`main`) writes
-    anything.
+    """The processes of a run. Under `accelerate launch` all of them call each method together, and
+    only the first (`main`) writes anything.
     """
 
     def __init__(self, settings: RunSettings) -> None:
@@ -46,7 +43,7 @@ class Workers:
         torch.backends.cudnn.benchmark = not settings.compute.deterministic
         torch.set_float32_matmul_precision("high" if settings.compute.tf32 else "highest")
         torch.backends.cudnn.allow_tf32 = settings.compute.tf32
-        # Without `cpu` accelerate takes several processes on a machine without a GPU for several
+        # Without `cpu`, accelerate treats several processes on a machine without a GPU as separate
         # runs.
         try:
             self.accelerator = Accelerator(
@@ -59,7 +56,8 @@ class Workers:
             )
         except ValueError as error:
             raise TrainerError(
-                f"Precision {settings.precision} does not work on this device: {error}. Choose bf16 or fp32."
+                f"Precision {settings.precision} does not work on this device: {error}. "
+                "Choose bf16 or fp32."
             ) from error
         self.main: bool = self.accelerator.is_main_process
         self.count: int = self.accelerator.num_processes
@@ -79,7 +77,7 @@ class Workers:
         return gather_object(items)
 
     def agree(self, value: T) -> T:
-        """What the first process says, in all of them."""
+        """The first process' value, in all of them."""
         if self.count == 1:
             return value
         from accelerate.utils import broadcast_object_list
@@ -87,15 +85,13 @@ class Workers:
         return broadcast_object_list([value])[0]
 
     def first(self, work: Callable[[], T]) -> T:
-        """Do some work in the first process, then in the others, which find what it left on disk."""
+        """Do some work in the first process, then in the others, which find its files on disk."""
         with self.accelerator.main_process_first():
             return work()
 
     @contextlib.contextmanager
     def apart(self, modules: Sequence[Any], last: bool):
-        """A backward pass whose gradients are added up between processes only if it is the last one
-        of a step.
-        """
+        """Around a backward pass: only the last of a step adds up gradients between processes."""
         with contextlib.ExitStack() as stack:
             if not last and self.count > 1:
                 for module in modules:
@@ -103,16 +99,15 @@ class Workers:
             yield
 
     def unwrap(self, module: Any) -> Any:
-        """The module as it was before accelerate prepared it."""
+        """The plain module within what accelerate has prepared."""
         return self.accelerator.unwrap_model(module)
 
     def end(self, meet: bool) -> None:
-        """Close the connections between the processes; with `meet` not before all are done with
-        them.
+        """Close the connections between the processes, with `meet` after waiting for all of them.
 
-        A process that ends with connections open may be killed by their threads. One that has
-        failed does not meet the others: they wait for it in other places, and leave those when its
-        connections are gone.
+        A process that ends with open connections may be killed by their threads. One that has
+        failed must not wait: the others are waiting for it elsewhere, and give up when its
+        connections close.
         """
         import torch
 
@@ -122,7 +117,7 @@ class Workers:
         self.accelerator.end_training()
 
     def memory_bytes(self) -> int:
-        """The most memory used so far: of the GPU, or on a CPU what the process holds now."""
+        """The most GPU memory used so far, or without a GPU what the process uses now."""
         import torch
 
         if self.device.type == "cuda":

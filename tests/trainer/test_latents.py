@@ -169,7 +169,7 @@ def test_pictures_that_fail_are_skipped_and_reported_and_the_others_are_encoded(
     dataset.path(changed).write_bytes(dataset.path(dataset.pairs[1]).read_bytes())
     dataset.path(gone).unlink()
     latents = table(dataset, 64, tmp_path / "cache", vae)
-    odd = "it has changed since the dataset was made; load the pairs anew"
+    odd = "it has changed since the dataset was made; load the pairs again"
     assert encode([latents], vae) == {
         cut.id: f"{cut.image}: {odd}",
         "again": f"{cut.image}: {odd}",

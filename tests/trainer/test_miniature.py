@@ -60,7 +60,7 @@ def test_the_vae_keeps_a_picture_of_8x8_squares(miniature):
 
 def test_an_existing_file_is_left_alone(miniature):
     before = miniature.stat().st_mtime_ns
-    with pytest.raises(TrainerError, match="exists already"):
+    with pytest.raises(TrainerError, match="already exists"):
         make_miniature(miniature, seed=9)
     assert miniature.stat().st_mtime_ns == before
 

@@ -14,9 +14,15 @@ from ..comfy import free_port
 
 def launch(run, processes: int, root: Path) -> None:
     command = [
-        sys.executable, "-m", "accelerate.commands.launch", *(["--multi_gpu"] if processes > 1 else ["--cpu"]), "--num_processes", processes, "--num_machines", 1,
-        "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", free_port(), "-m", "trainer", "run", run.folder,
-    ]  # fmt: skip
+        *(sys.executable, "-m", "accelerate.commands.launch"),
+        "--multi_gpu" if processes > 1 else "--cpu",
+        *("--num_processes", processes),
+        *("--num_machines", 1),
+        *("--mixed_precision", "no"),
+        *("--dynamo_backend", "no"),
+        *("--main_process_port", free_port()),
+        *("-m", "trainer", "run", run.folder),
+    ]
     with (run.folder / "log.txt").open("ab") as log:
         status = subprocess.run(
             [str(part) for part in command],

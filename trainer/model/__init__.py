@@ -1,1 +1,3 @@
-"""Single file to networks and back, and what is done to their layers, attention and memory."""
+"""The networks of a checkpoint: read from a single file and written back, their layers, attention,
+text and memory.
+"""

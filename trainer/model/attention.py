@@ -1,4 +1,4 @@
-"""How attention is computed: a matter of speed and memory, not of results."""
+"""How attention is computed. It changes speed and memory, not results."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..errors import TrainerError
 
 
 def set_attention(unet: Any, kind: str) -> None:
-    """Let the UNet attend by "sdpa" (PyTorch), "xformers" or "sliced".
+    """Let the UNet compute attention by "sdpa" (PyTorch), "xformers" or "sliced".
 
     Raises TrainerError when xformers is missing or does not work on this machine.
     """

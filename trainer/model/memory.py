@@ -1,4 +1,4 @@
-"""How much memory a run needs, estimated before it starts, and what to change when it is too much."""
+"""How much memory a run needs, estimated before it starts, and what to change if it is too much."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ STATE_BYTES = {
     "schedule-free adamw": 8.0,
 }
 """Bytes of optimizer state for each trained parameter, counted in the optimizers' states. Adafactor
-keeps next to nothing of matrices, but 2/3 of a 3x3 convolution and twice a 1x1: 2.13 in SD1.5's
-UNet.
+keeps next to nothing for a matrix, but for a 3x3 convolution 2/3 and for a 1x1 twice its weights:
+2.13 in SD1.5's UNet.
 """
 PLACE_BYTES = {"fp32": 457_000, "bf16": 230_000, "fp16": 230_000}
-"""What SD1.5's UNet keeps for the backward pass for each place of the latent, counted in the
+"""Bytes that SD1.5's UNet keeps for the backward pass for each place of the latent, counted in the
 tensors that autograd saves at 512 and 768 px and batches of 1 and 4.
 """
 CAPTION_BYTES = {"fp32": 57_000_000, "bf16": 34_000_000, "fp16": 34_000_000}
-"""The same of the text encoder for each caption of 77 tokens."""
+"""The same for the text encoder, for each caption of 77 tokens."""
 CHECKPOINTED = 0.27
 """Share of that with gradient checkpointing: 0.165 is kept, and the largest block (about 0.1) is
 computed again.
 """
 SD15_UNET = 859_520_964
 SMALLER = 0.2
-"""What a smaller UNet keeps goes with this power of its size, from the miniatures of 26 to 111 M
-weights.
+"""What a smaller UNet keeps is proportional to this power of its size, measured on the miniatures
+of 26 to 111 M weights.
 """
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of the parts of a run's peak; the VAE is gone by then."""
+    """Bytes that each part takes at a run's peak, when the VAE is no longer in memory."""
 
     weights: int
     gradients: int
@@ -72,7 +72,7 @@ class Memory:
 
 
 def trained_counts(shapes: Mapping[str, tuple[int, ...]], settings: RunSettings) -> dict[str, int]:
-    """Trained parameters by part; layers that are frozen within a part are counted as trained."""
+    """Trained parameters by part; frozen layers of a part that is trained are counted too."""
     prefixes = {"unet": UNET, "text_encoder": "cond_stage_model."}
     wanted = {"unet": settings.layers.train_unet, "text_encoder": settings.train_text_encoder}
     return {
@@ -96,8 +96,8 @@ def estimate(shapes: Mapping[str, tuple[int, ...]], settings: RunSettings) -> Me
     """The memory of a run on a base with these tensor shapes.
 
     Weights, gradients and moments are counted; what the backward pass needs grows with the
-    pictures' area and the batch, and was counted for SD1.5. Half precision keeps a copy of the
-    weights in it as well. Room for what an operation needs while it runs is not in it.
+    pictures' area and the batch, and was counted for SD1.5. In half precision it includes a copy
+    of the weights. What an operation needs only while it runs is left out.
     """
     counts = trained_counts(shapes, settings)
     trained = sum(counts.values())
@@ -123,7 +123,7 @@ def estimate(shapes: Mapping[str, tuple[int, ...]], settings: RunSettings) -> Me
 
 
 def lighter(settings: RunSettings) -> list[tuple[str, RunSettings]]:
-    """Settings that need less and less memory, each with what was changed, the least painful first."""
+    """Settings that need less and less memory, the least painful first, each with what changed."""
     found: list[tuple[str, RunSettings]] = []
     changed: list[str] = []
 
@@ -150,7 +150,7 @@ def lighter(settings: RunSettings) -> list[tuple[str, RunSettings]]:
 
 
 def out_of_memory_advice(run: Run) -> str:
-    """What to say when a run has used up the memory: what it needs, and settings that would fit."""
+    """What to say when a run has run out of memory: its needs, and settings that would fit."""
     shapes = read_shapes(Path(run.base.path))
     needed = estimate(shapes, run.settings)
     available = _available_bytes()
@@ -159,14 +159,18 @@ def out_of_memory_advice(run: Run) -> str:
             advice = f"These settings should fit: {words}."
             break
     else:
-        advice = "Choose an optimizer with less state (adamw 8 bit, lion), a smaller resolution, or a larger machine."
+        advice = (
+            "Choose an optimizer with less state (adamw 8 bit, lion), a smaller resolution, "
+            "or a machine with more memory."
+        )
     return (
-        f"Out of memory. The run needs about {needed}; {available / 1e9:.1f} GB are there. {advice}"
+        f"Out of memory. The run needs about {needed}; this machine has {available / 1e9:.1f} GB. "
+        f"{advice}"
     )
 
 
 def _available_bytes() -> int:
-    """Memory of the GPU, or of the machine."""
+    """Memory of the GPU, or of the machine if it has none."""
     import torch
 
     if torch.cuda.is_available():

@@ -2,22 +2,29 @@
 train on a CPU.
 
 Its text encoder passes the words through and its VAE is an 8x8-average codec set by hand, so that
-training learns to draw from the first steps; only the UNet starts random. What the full model has,
-it has: stock ComfyUI loads it as SD1.5.
+training learns to draw from the first steps; only the UNet starts random. It has every part of the
+full model, and stock ComfyUI loads it as SD1.5.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import TrainerError
-from ..files import publish
 from .networks import LATENT_SCALE, build_text_encoder, build_unet, build_vae
-from .single_file import TEXT_ENCODER, UNET, VAE, Level, text_encoder_name, unet_name, vae_name
+from .single_file import (
+    TEXT_ENCODER,
+    UNET,
+    VAE,
+    Level,
+    text_encoder_name,
+    unet_name,
+    vae_name,
+    write_single_file,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -49,21 +56,20 @@ def make_miniature(
     """Write a miniature checkpoint in fp16; the same arguments give the same tensors.
 
     `drift` moves every UNet tensor by that share of its own standard deviation, in a direction
-    given by `drift_seed`: two checkpoints that differ only in it stand for two versions of one
-    model. Raises TrainerError when the file exists or the size is unknown.
+    given by `drift_seed`: two checkpoints that differ only in their drift stand for two versions of
+    one model. Raises TrainerError when the file exists or the size is unknown.
     """
     import torch
-    from safetensors.torch import save_file
 
     if size not in SIZES:
         raise TrainerError(f"Unknown miniature size {size!r}; choose one of {', '.join(SIZES)}.")
     if path.exists():
-        raise TrainerError(f"{path} exists already. Choose another name, or delete it first.")
+        raise TrainerError(f"{path} already exists. Choose another name, or delete it first.")
     with _seeded(seed), torch.no_grad():
         levels = SIZES[size]
         unet = build_unet(levels)
-        unet.conv_out.weight.zero_()
-        unet.conv_out.bias.zero_()
+        for parameter in unet.conv_out.parameters():
+            parameter.zero_()
         text_encoder = build_text_encoder()
         _let_words_through(text_encoder)
         vae = build_vae(VAE_WIDTHS)
@@ -80,13 +86,7 @@ def make_miniature(
     for name, tensor in vae.state_dict().items():
         tensors[VAE + vae_name(name, len(VAE_WIDTHS))] = _ldm_shape(name, tensor)
     tensors = {name: tensor.to(torch.float16).contiguous() for name, tensor in tensors.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        save_file(tensors, temporary, metadata={"format": "pt"})
-        publish(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_single_file(path, tensors, {"format": "pt"})
 
 
 def _ldm_shape(name: str, tensor: torch.Tensor) -> torch.Tensor:
@@ -156,16 +156,14 @@ def _diagonal(size: int, value: float) -> torch.Tensor:
 
 
 def _pass_on(convolution: Any) -> None:
-    """Copy channel i to channel i, and wrap around where there are more of them than before."""
+    """Copy channel i to channel i; more outputs than inputs start again from channel 0."""
     centre = convolution.weight.shape[-1] // 2
     for channel in range(convolution.out_channels):
         convolution.weight[channel, channel % convolution.in_channels, centre, centre] = 1.0
 
 
 def _spread(convolution: Any, signals: tuple[tuple[float, ...], ...], per_group: int) -> None:
-    """Place each signal, its negative and the constants in a group of `per_group` channels of its
-    own.
-    """
+    """Give each signal, its negative and the constants a group of `per_group` channels."""
     convolution.bias[0::2] = LARGE
     convolution.bias[1::2] = -LARGE
     for index, weights in enumerate(signals):

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     import torch
-    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
     from transformers import CLIPTextModel
 
 LATENT_SCALE = 0.18215
@@ -34,12 +35,12 @@ LATENT_SCALE = 0.18215
 
 @dataclass
 class Model:
-    """The parts of a checkpoint that can learn, in fp32 on the CPU, in evaluation mode and without
-    gradients.
+    """The parts of a checkpoint that can learn: diffusers' UNet2DConditionModel and transformers'
+    CLIPTextModel, in fp32 on the CPU, in evaluation mode and without gradients.
     """
 
-    unet: UNet2DConditionModel
-    text_encoder: CLIPTextModel | None
+    unet: Any
+    text_encoder: Any
     levels: tuple[Level, ...]
 
 
@@ -66,12 +67,8 @@ def load_model(path: Path) -> Model:
     return Model(unet, text_encoder, levels)
 
 
-def load_vae(path: Path) -> AutoencoderKL:
-    """The VAE of an SD1.5 single file, in fp32 on the CPU. It is needed for a while only: the
-    latents are kept.
-
-    Raises TrainerError when the file is none.
-    """
+def load_vae(path: Path) -> Any:
+    """The VAE of an SD1.5 single file, in fp32 on the CPU. Raises TrainerError if it is not one."""
     from safetensors import safe_open
 
     check_sd15(path)
@@ -90,7 +87,7 @@ def unet_on_meta(levels: tuple[Level, ...]) -> UNet2DConditionModel:
 
 
 def build_unet(levels: tuple[Level, ...]) -> UNet2DConditionModel:
-    from diffusers import UNet2DConditionModel
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
     return UNet2DConditionModel(
         sample_size=64,
@@ -110,7 +107,7 @@ def build_unet(levels: tuple[Level, ...]) -> UNet2DConditionModel:
 
 
 def sd15_shapes() -> dict[str, tuple[int, ...]]:
-    """The tensor shapes of full-size SD1.5 by their names in a single file; no memory is taken."""
+    """The tensor shapes of full-size SD1.5 by their names in a single file; takes no memory."""
     levels = (*(Level(width, 2, True) for width in (320, 640, 1280)), Level(1280, 2, False))
     vae = vae_on_meta((128, 256, 512, 512))
     named = {UNET + unet_name(n, levels): t for n, t in unet_on_meta(levels).state_dict().items()}
@@ -126,15 +123,15 @@ def vae_on_meta(widths: tuple[int, ...]) -> AutoencoderKL:
 
 def build_vae(widths: tuple[int, ...]) -> AutoencoderKL:
     """SD1.5's autoencoder with one level for each width."""
-    from diffusers import AutoencoderKL
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
+    blocks: dict[str, Any] = {
+        "block_out_channels": widths,
+        "down_block_types": ("DownEncoderBlock2D",) * len(widths),
+        "up_block_types": ("UpDecoderBlock2D",) * len(widths),
+    }
     return AutoencoderKL(
-        block_out_channels=widths,
-        down_block_types=("DownEncoderBlock2D",) * len(widths),
-        up_block_types=("UpDecoderBlock2D",) * len(widths),
-        layers_per_block=2,
-        latent_channels=4,
-        scaling_factor=LATENT_SCALE,
+        **blocks, layers_per_block=2, latent_channels=4, scaling_factor=LATENT_SCALE
     )
 
 
@@ -205,12 +202,11 @@ def _fill(module: Any, state: dict[str, torch.Tensor]) -> None:
 
 def _on_meta(build: Callable[[Any], Any], shape: Any) -> Any:
     """What `build` makes of a shape, without memory for its weights."""
-    # PyTorch before 2.8 cannot be imported further, as these packages do, while a device is set as
-    # the default.
-    import diffusers
+    # These packages import more of PyTorch, which before 2.8 fails while a default device is set.
+    import diffusers.models.modeling_utils
     import torch
     import transformers
 
-    _ = diffusers.ModelMixin, transformers.PreTrainedModel
+    _ = diffusers.models.modeling_utils.ModelMixin, transformers.PreTrainedModel
     with torch.device("meta"):
         return build(shape)

@@ -1,20 +1,25 @@
-"""LDM single files: what family a checkpoint is of, and the names of its tensors in diffusers' and
-transformers' modules.
+"""LDM single files: the family of a checkpoint, and the names of its tensors in the modules of
+diffusers and transformers.
 
-The name map is the one of CompVis' Stable Diffusion 1 against diffusers and transformers; it is
-derived here from the number of levels and blocks found in the file, so that the full model and the
-miniature take the same path.
+The names are those of CompVis' Stable Diffusion 1. They are derived from the number of levels and
+blocks found in the file, so that the full model and the miniature take the same path.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import TrainerError
+from ..files import publish
+
+if TYPE_CHECKING:
+    import torch
 
 UNET = "model.diffusion_model."
 TEXT_ENCODER = "cond_stage_model.transformer.text_model."
@@ -25,16 +30,14 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Family:
-    """What a model file is: `name` as a person would call it, `reason` the shapes that say so."""
+    """What a model file is: `name` as a person would call it, `reason` how its shapes show it."""
 
     name: str
     reason: str
 
 
 def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Tensor shapes by name from a safetensors header; raises TrainerError when the file cannot be
-    one.
-    """
+    """Tensor shapes by name from a safetensors header. Raises TrainerError if there is none."""
     if not path.is_file():
         raise TrainerError(f"There is no file {path.name} in {path.parent}.")
     if path.suffix.lower() != ".safetensors":
@@ -53,15 +56,39 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
         end = max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
         if 8 + length + end != size:
             raise ValueError(
-                f"it should have {8 + length + end} bytes and has {size}: it is truncated or damaged"
+                f"it should have {8 + length + end} bytes but has {size}: "
+                "it is truncated or damaged"
             )
         return {name: tuple(entry["shape"]) for name, entry in tensors.items()}
     except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
         raise TrainerError(f"{path.name} cannot be read as a safetensors file: {error}.") from error
 
 
+def write_single_file(
+    path: Path,
+    tensors: dict[str, torch.Tensor],
+    metadata: dict[str, str],
+    check: Callable[[Path], None] = lambda _: None,
+) -> None:
+    """Write a safetensors file that appears complete or not at all; `check` sees it before it gets
+    its name.
+    """
+    from safetensors.torch import save_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        save_file(tensors, temporary, metadata=metadata)
+        check(temporary)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        publish(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def inspect(path: Path) -> Family:
-    """The family of a model file, from its header alone. Raises TrainerError when it is unreadable."""
+    """The family of a model file, from its header. Raises TrainerError if it is unreadable."""
     return family_of(read_shapes(path))
 
 
@@ -116,14 +143,15 @@ def check_sd15(path: Path) -> None:
     for part, prefix in (("text encoder", "cond_stage_model."), ("VAE", VAE)):
         if not any(name.startswith(prefix) for name in shapes):
             raise TrainerError(
-                f"{path.name} has no {part} ({prefix}*). Choose a full checkpoint that contains UNet, text encoder and VAE."
+                f"{path.name} has no {part} ({prefix}*). "
+                "Choose a full checkpoint that contains UNet, text encoder and VAE."
             )
 
 
 @dataclass(frozen=True)
 class Level:
-    """One resolution of the UNet: its width, residual blocks going down, and whether it attends to
-    the text.
+    """One resolution of the UNet: its width, its residual blocks on the way down, and whether it
+    attends to the text.
     """
 
     channels: int
@@ -200,7 +228,7 @@ def _inner(kind: str, rest: list[str]) -> str:
 
 
 def vae_name(name: str, levels: int) -> str:
-    """The LDM name, without prefix, of a tensor of diffusers' AutoencoderKL with that many levels."""
+    """The LDM name, without prefix, of a tensor of diffusers' AutoencoderKL with so many levels."""
     name = name.replace("conv_norm_out", "norm_out").replace("conv_shortcut", "nin_shortcut")
     name = name.replace("mid_block.resnets.0", "mid.block_1")
     name = name.replace("mid_block.resnets.1", "mid.block_2")

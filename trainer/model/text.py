@@ -26,7 +26,8 @@ def load_tokenizer(folder: Path) -> Any:
 
     if not (folder / "vocab.json").is_file():
         raise TrainerError(
-            f"There is no CLIP tokenizer in {folder}: vocab.json is missing. ComfyUI has it in comfy/sd1_tokenizer."
+            f"There is no CLIP tokenizer in {folder}: vocab.json is missing. "
+            "ComfyUI has it in comfy/sd1_tokenizer."
         )
     return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
 
@@ -44,11 +45,10 @@ def encode(text_encoder: Any, tokens: torch.Tensor, clip_skip: int) -> torch.Ten
 
 
 class Text:
-    """Embeds captions for the loop; an empty caption is what conditional dropout puts in place of
-    one.
+    """Embeds captions for the loop. Conditional dropout replaces a caption by an empty one.
 
-    A caption is read in up to `chunks` chunks of 75 tokens, cut where they end as ComfyUI cuts
-    plain text, each between its own begin and end; what is beyond is left out.
+    A caption is read in up to `chunks` chunks of 75 tokens, cut as ComfyUI cuts plain text, each
+    between its own begin and end; the rest is left out.
     """
 
     def __init__(
@@ -72,9 +72,7 @@ class Text:
         )
 
     def tokens(self, caption: str) -> list[list[int]]:
-        """The token ids of a caption, 77 for each of its chunks: begin, up to 75 tokens, and end up
-        to the last.
-        """
+        """The token ids of a caption, 77 for each chunk: begin, up to 75 tokens, then ends."""
         ids = self.tokenizer(
             caption,
             add_special_tokens=False,
@@ -86,7 +84,7 @@ class Text:
         return [[begin, *part, *[end] * (TOKENS - 1 - len(part))] for part in parts]
 
     def _key(self, caption: str) -> str:
-        """The cache key of a caption; the number of chunks is part of it where it is not one."""
+        """The cache key of a caption; it names the number of chunks if there are several."""
         chunks = len(self.tokens(caption)) if self.chunks > 1 else 1
         return sha256_text(caption) if chunks == 1 else f"{sha256_text(caption)}-{chunks}"
 
@@ -103,7 +101,7 @@ class Text:
     def prepare(
         self, captions: Sequence[str], device: Any, progress: Callable[[int, int], None]
     ) -> None:
-        """Fill the cache when the text encoder is frozen; afterwards it is not needed any more."""
+        """Fill the cache when the text encoder is frozen; these captions no longer need it then."""
         import torch
 
         if self.cache is None:
@@ -119,7 +117,7 @@ class Text:
                 self.cache.put(self._key(caption), embedding.float().cpu())
 
     def known(self, captions: Sequence[str]) -> dict[str, torch.Tensor]:
-        """The embeddings that are on disk, by caption: reading them need not keep a step waiting."""
+        """The embeddings that are on disk, by caption, to be read before a step needs them."""
         if self.cache is None:
             return {}
         keys = {caption: self._key(caption) for caption in dict.fromkeys(captions)}
@@ -135,9 +133,9 @@ class Text:
         trained.
 
         The mask (batch, 77 x chunks) is 0 behind captions of fewer chunks than the longest, None
-        when all have as many. Captions that were not prepared, such as shuffled tags, are encoded
-        where the frozen text encoder is. `known` is what `known` said of them, if it has been asked
-        already.
+        when all have the same number. Captions that were not prepared, such as shuffled tags, are
+        encoded on the device of the frozen text encoder. `known` is the result of `known()` for
+        these captions, if it is there already.
         """
         if self.cache is None:
             return _stacked(self._encode(captions, device))
@@ -153,7 +151,7 @@ class Text:
 
 
 def _stacked(embeddings: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Embeddings of unequal length as one tensor, with the mask that tells where they end."""
+    """Embeddings of unequal length as one tensor, with the mask that says where they end."""
     import torch
 
     lengths = [len(embedding) for embedding in embeddings]

@@ -1,5 +1,5 @@
-"""Adan with D-Adaptation: pytorch-optimizer's (3.3 to 4.1) squares the squared gradients again, so
-its steps are wrong.
+"""Adan with D-Adaptation. The one in pytorch-optimizer (3.3 to 4.1) squares the squared gradients
+again, so its steps are wrong.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class DAdaptAdan(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
-        """One step of the one group of parameters that there is; those without a gradient stay."""
+        """One step of its only group of parameters; those without a gradient stay."""
         loss = None
         if closure is not None:
             with torch.enable_grad():

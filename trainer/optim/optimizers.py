@@ -57,7 +57,7 @@ def make_part_optimizer(
         ) from error
 
 
-def _adamw(parameters: Parameters, settings: OptimizerSettings, rates: dict[str, float]) -> Any:
+def _adamw(parameters: Parameters, settings: OptimizerSettings, rates: dict[str, Any]) -> Any:
     import torch
 
     fused = all(parameter.device.type in ("cpu", "cuda") for parameter in parameters)
@@ -66,24 +66,22 @@ def _adamw(parameters: Parameters, settings: OptimizerSettings, rates: dict[str,
     )
 
 
-def _adamw_8_bit(
-    parameters: Parameters, settings: OptimizerSettings, rates: dict[str, float]
-) -> Any:
+def _adamw_8_bit(parameters: Parameters, settings: OptimizerSettings, rates: dict[str, Any]) -> Any:
     try:
-        from bitsandbytes import optim
+        from bitsandbytes.optim.adamw import AdamW8bit
     except ImportError as error:
         raise TrainerError(
             "The optimizer 'adamw 8 bit' comes from the package bitsandbytes, which is not "
             "installed. Run `pip install bitsandbytes`, or choose adamw."
         ) from error
-    return optim.AdamW8bit(parameters, betas=_betas(settings), eps=settings.epsilon, **rates)
+    return AdamW8bit(parameters, betas=_betas(settings), eps=settings.epsilon, **rates)
 
 
-def _lion(parameters: Parameters, settings: OptimizerSettings, rates: dict[str, float]) -> Any:
+def _lion(parameters: Parameters, settings: OptimizerSettings, rates: dict[str, Any]) -> Any:
     return _library().Lion(parameters, betas=_betas(settings), **rates)
 
 
-def _adafactor(parameters: Parameters, settings: OptimizerSettings, rates: dict[str, float]) -> Any:
+def _adafactor(parameters: Parameters, settings: OptimizerSettings, rates: dict[str, Any]) -> Any:
     return _library().AdaFactor(
         parameters,
         betas=(None, settings.beta2),
@@ -94,7 +92,7 @@ def _adafactor(parameters: Parameters, settings: OptimizerSettings, rates: dict[
 
 
 def _d_adapt_adam(
-    parameters: Parameters, settings: OptimizerSettings, rates: dict[str, float]
+    parameters: Parameters, settings: OptimizerSettings, rates: dict[str, Any]
 ) -> Any:
     return _library().DAdaptAdam(
         parameters,
@@ -108,7 +106,7 @@ def _d_adapt_adam(
 
 
 def _d_adapt_adan(
-    parameters: Parameters, settings: OptimizerSettings, rates: dict[str, float]
+    parameters: Parameters, settings: OptimizerSettings, rates: dict[str, Any]
 ) -> Any:
     from .adan import DAdaptAdan
 
@@ -118,7 +116,7 @@ def _d_adapt_adan(
 
 
 def _d_adapt_lion(
-    parameters: Parameters, settings: OptimizerSettings, rates: dict[str, float]
+    parameters: Parameters, settings: OptimizerSettings, rates: dict[str, Any]
 ) -> Any:
     return _library().DAdaptLion(
         parameters,
@@ -129,9 +127,7 @@ def _d_adapt_lion(
     )
 
 
-def _d_adapt_sgd(
-    parameters: Parameters, settings: OptimizerSettings, rates: dict[str, float]
-) -> Any:
+def _d_adapt_sgd(parameters: Parameters, settings: OptimizerSettings, rates: dict[str, Any]) -> Any:
     """Weight decay is always part of the gradient, as in the authors' package: the step sets the
     weights from their start and the sum of gradients, so decay beside the gradient would be lost,
     all of it without momentum.
@@ -145,7 +141,7 @@ def _d_adapt_sgd(
     )
 
 
-def _prodigy(parameters: Parameters, settings: OptimizerSettings, rates: dict[str, float]) -> Any:
+def _prodigy(parameters: Parameters, settings: OptimizerSettings, rates: dict[str, Any]) -> Any:
     decay = rates["weight_decay"]
     optimizer = _library().Prodigy(
         parameters,
@@ -164,7 +160,7 @@ def _prodigy(parameters: Parameters, settings: OptimizerSettings, rates: dict[st
 
 
 def _schedule_free_adamw(
-    parameters: Parameters, settings: OptimizerSettings, rates: dict[str, float]
+    parameters: Parameters, settings: OptimizerSettings, rates: dict[str, Any]
 ) -> Any:
     optimizer = _library().ScheduleFreeAdamW(
         parameters, betas=_betas(settings), eps=settings.epsilon, **rates
@@ -173,7 +169,7 @@ def _schedule_free_adamw(
     return optimizer
 
 
-MAKERS: dict[str, Callable[[Parameters, OptimizerSettings, dict[str, float]], Any]] = {
+MAKERS: dict[str, Callable[[Parameters, OptimizerSettings, dict[str, Any]], Any]] = {
     "adamw": _adamw,
     "adamw 8 bit": _adamw_8_bit,
     "lion": _lion,

@@ -1,5 +1,5 @@
-"""Learning rate schedules: what share of the learning rate a step has. Pure functions, so a resume
-has nothing to restore.
+"""Learning rate schedules: the share of the learning rate at each step. They are pure functions, so
+that a resume has nothing to restore.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ def rate_factor(settings: OptimizerSettings, step: int, total_steps: int) -> flo
     """The factor on the learning rate of optimizer step `step` (from 0) of `total_steps`.
 
     A linear warm-up from 0, then the schedule until `decay_steps` (the last step if 0), then its
-    end. Constant, linear, cosine and cosine with restarts are those of diffusers' `get_scheduler`;
-    polynomial is (1 - progress)^power. All but the constant one end at `end_share` of the learning
-    rate.
+    final value. Constant, linear, cosine and cosine with restarts are those of diffusers'
+    `get_scheduler`; polynomial is (1 - progress)^power. All but the constant one end at `end_share`
+    of the learning rate.
     """
     if step < settings.warmup_steps:
         return step / settings.warmup_steps
