@@ -103,7 +103,9 @@ def trained_tensors(
 
 
 def _verify(path: Path, name: str, tensors: dict[str, torch.Tensor]) -> None:
-    """Compare a written file, `name` to be, with what it should hold: names, shapes, types and values."""
+    """Compare a written file, which will be `name`, with the names, shapes, types and values that it
+    should have.
+    """
     import torch
     from safetensors import safe_open
 
