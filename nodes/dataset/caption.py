@@ -1,4 +1,4 @@
-"""Captions from a model, or from any other node that makes text of pictures."""
+"""Captions from a model, or from any other node that turns pictures into text."""
 
 from __future__ import annotations
 
@@ -29,8 +29,9 @@ from ..waiting import work_off
 
 CATEGORY = "cocktail/dataset"
 MODE_TOOLTIP = (
-    "What becomes of a pair's own caption: column only = it stays, the new text goes to the column; replace; fill empty; append or prepend "
-    "with a comma."
+    "What happens to a pair's own caption. column only: it stays, and the new text goes only to "
+    "the column. replace, fill empty: the new text replaces it, or only where it is empty. "
+    "append, prepend: both are joined with a comma."
 )
 
 
@@ -43,9 +44,11 @@ class CocktailCaptionDataset(io.ComfyNode):
             node_id="CocktailCaptionDataset",
             display_name="Caption Dataset",
             category=CATEGORY,
-            description="Lets a picture-to-text model (BLIP, Florence-2, GIT and others that transformers knows) caption every picture, in the background. "
-            "The model is a folder below models/LLM or models/captioners with safetensors weights; nothing is downloaded. Captions are kept: a grown "
-            "dataset costs its new pictures only.",
+            description="Captions every picture with a picture-to-text model (BLIP, Florence-2, "
+            "GIT or another that transformers knows), in the background. The model is a folder "
+            "below models/LLM or models/captioners with safetensors weights; nothing is "
+            "downloaded. Captions are kept: when the dataset grows, only the new pictures are "
+            "captioned.",
             search_aliases=[
                 "auto caption",
                 "blip",
@@ -63,7 +66,8 @@ class CocktailCaptionDataset(io.ComfyNode):
                     io.Combo.Input,
                     "model",
                     options=names.captioners(),
-                    tooltip="A folder below models/LLM or models/captioners: config.json, safetensors weights, and the processor's files.",
+                    tooltip="A folder below models/LLM or models/captioners: config.json, "
+                    "safetensors weights, and the processor's files.",
                 ),
                 io.Combo.Input(
                     "kind",
@@ -75,7 +79,8 @@ class CocktailCaptionDataset(io.ComfyNode):
                     "prompt",
                     default="",
                     multiline=True,
-                    tooltip="Florence-2: a task such as <CAPTION> (empty: <DETAILED_CAPTION>). BLIP and GIT: how every caption begins. Chat models: what they are asked.",
+                    tooltip="Florence-2: a task such as <CAPTION> (empty: <DETAILED_CAPTION>). "
+                    "BLIP and GIT: the beginning of every caption. Chat models: the question.",
                 ),
                 io.Int.Input(
                     "max_new_tokens",
@@ -89,14 +94,15 @@ class CocktailCaptionDataset(io.ComfyNode):
                     default=3,
                     min=1,
                     max=16,
-                    tooltip="Wordings followed at the same time; more are a little better and slower.",
+                    tooltip="How many wordings are tried at the same time. More are slightly "
+                    "better, and slower.",
                 ),
                 io.Int.Input(
                     "batch_size",
                     default=8,
                     min=1,
                     max=256,
-                    tooltip="Pictures at once. More need more memory.",
+                    tooltip="Pictures captioned at once. More need more memory.",
                 ),
                 io.Combo.Input(
                     "dtype",
@@ -113,7 +119,8 @@ class CocktailCaptionDataset(io.ComfyNode):
                 io.String.Input(
                     "column",
                     default="model",
-                    tooltip="Name of the caption column that the texts go to, for Mix Captions and Clean Captions.",
+                    tooltip="Name of the caption column that gets the texts, for Mix Captions "
+                    "and Clean Captions.",
                 ),
                 io.Combo.Input(
                     "mode", options=list(MODES), default=MODES[-1], tooltip=MODE_TOOLTIP
@@ -121,7 +128,8 @@ class CocktailCaptionDataset(io.ComfyNode):
                 io.String.Input(
                     "keep_own_as",
                     default="",
-                    tooltip="Name of a column that keeps the pair's own caption where it changes. Empty: not kept.",
+                    tooltip="Name of a column that keeps a pair's own caption if it is changed. "
+                    "Empty: it is not kept.",
                 ),
             ],
             outputs=[
@@ -133,7 +141,7 @@ class CocktailCaptionDataset(io.ComfyNode):
                 io.String.Output(
                     "report",
                     display_name="report",
-                    tooltip="How many captions came, and which pictures had none.",
+                    tooltip="How many pictures got a caption, and which did not.",
                 ),
             ],
         )
@@ -183,7 +191,7 @@ class CocktailCaptionDataset(io.ComfyNode):
 
 
 def _describe(model: str, state: CaptionState) -> str:
-    """How captioning stands, in a line."""
+    """The state of the captioning, in a line."""
     parts = [f"{model}: {state.status}"]
     if state.total:
         parts.append(f"{state.done} of {state.total} pictures")
@@ -205,8 +213,9 @@ class CocktailDatasetImages(io.ComfyNode):
             node_id="CocktailDatasetImages",
             display_name="Dataset Images",
             category=CATEGORY,
-            description="Hands pictures of a dataset to any other node, each with the id of its pair. What that node says of them goes back by Set Captions. "
-            "The pictures are held in memory: take some hundred at a time.",
+            description="Passes pictures of a dataset to other nodes, each with the id of its "
+            "pair. Set Captions takes back what those nodes write about them. The pictures are "
+            "held in memory: take a few hundred at a time.",
             search_aliases=[
                 "dataset to images",
                 "load image batch",
@@ -261,7 +270,8 @@ class CocktailDatasetImages(io.ComfyNode):
         pairs = dataset.pairs[start : start + count]
         if not pairs:
             raise TrainerError(
-                f"{dataset.name} has {len(dataset.pairs)} pairs, counted from 0; there is none from {start} on. Lower start."
+                f"{dataset.name} has {len(dataset.pairs)} pairs, counted from 0, so there is "
+                f"none from {start} on. Lower start."
             )
         progress, images = Progress(), []
         for done, pair in enumerate(pairs, start=1):
@@ -273,7 +283,7 @@ class CocktailDatasetImages(io.ComfyNode):
 
 
 class CocktailSetCaptions(io.ComfyNode):
-    """Texts of any origin become captions."""
+    """Texts from anywhere become captions."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -281,7 +291,9 @@ class CocktailSetCaptions(io.ComfyNode):
             node_id="CocktailSetCaptions",
             display_name="Set Captions",
             category=CATEGORY,
-            description="Gives pairs the texts that any captioning node made of their pictures. Ids and texts must be as many: a text never goes to another picture.",
+            description="Gives pairs the texts that other nodes have written about their "
+            "pictures. There must be as many ids as texts, so that no text goes to the wrong "
+            "picture.",
             search_aliases=[
                 "captions to dataset",
                 "apply captions",
@@ -302,7 +314,7 @@ class CocktailSetCaptions(io.ComfyNode):
                 io.String.Input(
                     "column",
                     default="",
-                    tooltip="Name of a caption column that the texts go to as well. Empty: none.",
+                    tooltip="Name of a caption column that also gets the texts. Empty: none.",
                 ),
             ],
             outputs=[
@@ -312,7 +324,9 @@ class CocktailSetCaptions(io.ComfyNode):
                     tooltip="The same pairs with the new captions.",
                 ),
                 io.String.Output(
-                    "report", display_name="report", tooltip="How many captions came and changed."
+                    "report",
+                    display_name="report",
+                    tooltip="How many captions came, and how many changed.",
                 ),
             ],
         )

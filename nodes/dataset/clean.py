@@ -1,4 +1,4 @@
-"""Leaving out pairs that harm, and rewriting captions."""
+"""Leaving out harmful pairs, and rewriting captions."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from ..schema import schema
 
 CATEGORY = "cocktail/dataset"
 SHOWN = 1000
-"""So many left-out pairs are told one by one; the counts are of all."""
+"""The most left-out pairs that are listed one by one; the counts include all."""
 
 
 class CocktailCleanDataset(io.ComfyNode):
-    """The pairs without those that harm."""
+    """The pairs without the harmful ones."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -31,8 +31,9 @@ class CocktailCleanDataset(io.ComfyNode):
             node_id="CocktailCleanDataset",
             display_name="Clean Dataset",
             category=CATEGORY,
-            description="Leaves out pictures that are tiny, very long, nearly uniform, there twice or much like another one. Files stay where they "
-            "are. Of like pictures the one held back for validation stays, so training never sees what validation measures.",
+            description="Leaves out pictures that are tiny, very long, nearly uniform, repeated "
+            "or very similar to another one. Files stay where they are. Of similar pictures the "
+            "one held back for validation stays, so training never sees what validation measures.",
             search_aliases=[
                 "deduplicate",
                 "duplicates",
@@ -45,14 +46,16 @@ class CocktailCleanDataset(io.ComfyNode):
             inputs=[
                 types.Dataset.Input(
                     "dataset",
-                    tooltip="The pairs to clean. Split them before, to clean across the border as well.",
+                    tooltip="The pairs to clean. Split them first, so that training and "
+                    "validation are compared too.",
                 ),
                 io.Int.Input(
                     "min_side",
                     default=64,
                     min=0,
                     max=4096,
-                    tooltip="Pictures whose shorter side has fewer pixels are left out. 0 = none. Half the resolution to train at is a good value.",
+                    tooltip="Pictures whose shorter side has fewer pixels are left out. 0 = "
+                    "none. Half of the training resolution is a good value.",
                 ),
                 io.Float.Input(
                     "max_aspect",
@@ -60,7 +63,8 @@ class CocktailCleanDataset(io.ComfyNode):
                     min=1.0,
                     max=100.0,
                     step=0.5,
-                    tooltip="Pictures longer than this many times their width, or wider than that many times their height, are left out.",
+                    tooltip="Pictures whose longer side is more than this many times their "
+                    "shorter side are left out.",
                 ),
                 io.Float.Input(
                     "min_deviation",
@@ -68,22 +72,26 @@ class CocktailCleanDataset(io.ComfyNode):
                     min=0.0,
                     max=127.0,
                     step=0.5,
-                    tooltip="Nearly uniform pictures are left out: those in which no colour varies by this much (standard deviation, 0 to 127). 0 = none.",
+                    tooltip="Nearly uniform pictures are left out: those in which no colour "
+                    "channel varies by this much (standard deviation, 0 to 127). 0 = none.",
                 ),
                 io.Combo.Input(
                     "same_picture",
                     options=list(SAME_PICTURE),
                     default=SAME_PICTURE[0],
-                    tooltip="What to do about a picture that is there twice, byte for byte: leave out = keep one pair of it; same caption = only where "
-                    "the caption is the same too; keep = keep all.",
+                    tooltip="What to do when the same picture comes more than once, byte for "
+                    "byte. leave out: keep one pair of it. same caption: do so only where the "
+                    "captions are the same too. keep: keep all.",
                 ),
                 io.Int.Input(
                     "near_distance",
                     default=2,
                     min=-1,
                     max=32,
-                    tooltip="Pictures of like colours whose 64-bit difference hash differs from another's in at most so many bits are left out: smaller, recompressed or "
-                    "brightened copies. 0 = equal hashes only, -1 = keep them all. From about 4 on, drawings that merely have the same outline are hit too.",
+                    tooltip="Pictures of similar colours whose 64-bit difference hash differs "
+                    "from another's by at most this many bits are left out: smaller, "
+                    "recompressed or brightened copies. 0 = only equal hashes, -1 = keep all. "
+                    "From about 4 up, it also hits drawings that only share an outline.",
                 ),
             ],
             outputs=[
@@ -136,8 +144,9 @@ class CocktailCleanCaptions(io.ComfyNode):
             node_id="CocktailCleanCaptions",
             display_name="Clean Captions",
             category=CATEGORY,
-            description="Rewrites every caption by rule: replace, strip, put something before or behind; and says whether training shuffles tags "
-            "or leaves some out. Pairs keep their pictures; files stay as they are.",
+            description="Rewrites every caption by rules: replace, strip, add a prefix or a "
+            "suffix; and decides whether training shuffles tags or leaves some out. Pairs keep "
+            "their pictures; files stay as they are.",
             search_aliases=[
                 "replace text",
                 "prefix",
@@ -154,43 +163,51 @@ class CocktailCleanCaptions(io.ComfyNode):
                 io.String.Input(
                     "column",
                     default=OWN,
-                    tooltip="Which captions to begin with: 'caption' = the pairs' own; or another column, such as one a model has written. "
-                    "A pair without it keeps its own.",
+                    tooltip="Which captions to start from: 'caption' = the pairs' own, or "
+                    "another column, such as one that a model has written. A pair without that "
+                    "column keeps its own.",
                 ),
                 io.String.Input(
                     "replace",
                     default="",
                     multiline=True,
                     placeholder="old text => new text",
-                    tooltip="One replacement a line, old text => new text, regardless of case, one after the other. Nothing behind the arrow takes the text out.",
+                    tooltip="One replacement on each line: old text => new text. Letter case is "
+                    "ignored; they are done one after the other. Leave the right side empty to "
+                    "remove the text.",
                 ),
                 io.Boolean.Input(
                     "strip",
                     default=True,
-                    tooltip="Whether white space becomes single spaces, and empty tags and commas at the ends go.",
+                    tooltip="Whether white space becomes single spaces, and empty tags and "
+                    "commas at the ends are removed.",
                 ),
                 io.String.Input(
                     "prefix",
                     default="",
-                    tooltip="Put before every caption as it is, a space included. Such as: photo of ",
+                    tooltip="Added before every caption as it is, spaces included. For example: "
+                    "photo of ",
                 ),
                 io.String.Input(
                     "suffix",
                     default="",
-                    tooltip="Put behind every caption as it is. Such as: , in the style of sks",
+                    tooltip="Added after every caption as it is. For example: , in the style of "
+                    "sks",
                 ),
                 io.Combo.Input(
                     "tag_order",
                     options=list(TAG_ORDERS),
                     default=TAG_ORDERS[0],
-                    tooltip="How training shows tags (what stands between commas): as they are, or shuffled anew each time. Validation shows them as they are.",
+                    tooltip="How training shows tags (the parts between commas): as they are, or "
+                    "shuffled again each time. Validation shows them as they are.",
                 ),
                 io.Int.Input(
                     "keep_tags",
                     default=0,
                     min=0,
                     max=100,
-                    tooltip="So many tags at the beginning stay where they are when tags are shuffled or left out.",
+                    tooltip="This many tags at the beginning stay in place when tags are "
+                    "shuffled or left out.",
                 ),
                 io.Float.Input(
                     "tag_dropout",
@@ -198,7 +215,8 @@ class CocktailCleanCaptions(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.05,
-                    tooltip="Chance that training leaves a tag out, from 0 to 1, for each tag behind the kept ones and each showing.",
+                    tooltip="The chance, from 0 to 1, that training leaves a tag out; drawn for "
+                    "each tag after the kept ones, each time a pair is shown.",
                 ),
             ],
             outputs=[
@@ -259,7 +277,7 @@ class CocktailCleanCaptions(io.ComfyNode):
 
 
 class CocktailMixCaptions(io.ComfyNode):
-    """Several captions a pair, each shown as often as its share says."""
+    """Several captions for a pair, each shown as often as its share says."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -271,7 +289,8 @@ class CocktailMixCaptions(io.ComfyNode):
                 io.String.Input(
                     f"column_{letter}",
                     default=OWN if number == 0 else "",
-                    tooltip="Name of a caption column; 'caption' = the pairs' own. Empty: not used.",
+                    tooltip="Name of a caption column; 'caption' = the pairs' own. Empty: not "
+                    "used.",
                 ),
                 io.Float.Input(
                     f"share_of_{letter}",
@@ -279,15 +298,18 @@ class CocktailMixCaptions(io.ComfyNode):
                     min=0.0,
                     max=1000.0,
                     step=5.0,
-                    tooltip=f"Share of column {letter}, relative to the others: 50 and 50 are half each.",
+                    tooltip=f"Share of column {letter}, relative to the others: 50 and 50 are "
+                    "half each.",
                 ),
             ]
         return schema(
             node_id="CocktailMixCaptions",
             display_name="Mix Captions",
             category=CATEGORY,
-            description="Shows pairs with captions of several columns, drawn anew for every showing: half the time what a person wrote, half the time "
-            "what a model wrote, say. A pair without the drawn column is shown with its own caption, which is also what validation uses.",
+            description="Shows pairs with captions of several columns, drawn each time a pair is "
+            "shown: for example, half the time what a person wrote, and half the time what a "
+            "model wrote. A pair without the drawn column is shown with its own caption, which "
+            "is also what validation uses.",
             search_aliases=[
                 "caption mix",
                 "caption probability",

@@ -8,10 +8,10 @@ from typing import Any
 from comfy_api.latest import io
 
 from ...trainer.data.fetch import job as download_job
-from ...trainer.data.fetch.download import DownloadSettings
 from ...trainer.data.fetch.join import join
 from ...trainer.data.fetch.local_images import KEYS, find_images
 from ...trainer.data.fetch.network import require_download
+from ...trainer.data.fetch.settings import DownloadSettings
 from ...trainer.data.folder.folder import ON_PROBLEM, LoadReport, folder_state
 from ...trainer.data.manifest import Dataset
 from ...trainer.data.table.selection import Selection, read_rows
@@ -26,7 +26,7 @@ CATEGORY = "cocktail/dataset"
 
 
 class CocktailJoinImages(io.ComfyNode):
-    """Selected rows and the files of a folder."""
+    """Selected rows joined to the files of a folder."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -34,8 +34,9 @@ class CocktailJoinImages(io.ComfyNode):
             node_id="CocktailJoinImages",
             display_name="Join Images",
             category=CATEGORY,
-            description="Finds the image of each selected row in a folder: by its number in the table, by the Discord attachment id, by the job's uuid, by the "
-            "file name, or by the path in the image column. Files may be named in any of the usual ways.",
+            description="Finds the image of each selected row in a folder: by the row's number "
+            "in the table, the Discord attachment id, the job's uuid, the file name, or the path "
+            "in the image column. Files may be named in any of the usual ways.",
             search_aliases=[
                 "join local images",
                 "match files",
@@ -49,20 +50,23 @@ class CocktailJoinImages(io.ComfyNode):
                     io.Combo.Input,
                     "folder",
                     options=names.dataset_folders(),
-                    tooltip="The folder with the images, below ComfyUI's input folder or a datasets folder. Folders in it are searched too.",
+                    tooltip="The folder with the images, below ComfyUI's input folder or a "
+                    "datasets folder. The folders in it are searched too.",
                 ),
                 io.Combo.Input(
                     "key",
                     options=list(KEYS),
                     default=KEYS[-1],
-                    tooltip="What a row and its file have in common. row index = 000123.png is row 123, the first row being 0; column = the image column is a path "
+                    tooltip="What a row and its file have in common. row index: 000123.png "
+                    "belongs to row 123, counted from 0. column: the image column holds a path "
                     "inside the folder.",
                 ),
                 io.Combo.Input(
                     "on_problem",
                     options=list(ON_PROBLEM),
                     default=ON_PROBLEM[1],
-                    tooltip="What to do about images that do not decode: stop = say which and end here; skip = leave them out and report them.",
+                    tooltip="What to do about images that cannot be decoded. stop: say which and "
+                    "stop. skip: leave them out and report them.",
                 ),
             ],
             outputs=[
@@ -118,7 +122,7 @@ class CocktailJoinImages(io.ComfyNode):
 
 
 class CocktailDownloadImages(io.ComfyNode):
-    """Selected rows and what their URLs give."""
+    """Selected rows with the images fetched from their URLs."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -126,8 +130,10 @@ class CocktailDownloadImages(io.ComfyNode):
             node_id="CocktailDownloadImages",
             display_name="Download Images",
             category=CATEGORY,
-            description="Fetches the image of each selected row from its URL, in the background, and keeps it as it came. Off until the server's owner allows it in "
-            "a settings file. A kill loses nothing: queued again it goes on, and nothing is fetched twice.",
+            description="Fetches the image of each selected row from its URL, in the background, "
+            "and keeps it as it came. This is off until the server's owner allows it in a "
+            "settings file. Nothing is lost if it is stopped: when queued again, it continues, "
+            "and nothing is fetched twice.",
             search_aliases=[
                 "fetch urls",
                 "img2dataset",
@@ -144,14 +150,15 @@ class CocktailDownloadImages(io.ComfyNode):
                 io.String.Input(
                     "name",
                     default="downloaded",
-                    tooltip="Name of the folder in output/cocktail/datasets that the images go to: up to 64 letters, digits, dots, hyphens and underscores.",
+                    tooltip="Name of the folder in output/cocktail/datasets for the images: up "
+                    "to 64 letters, digits, dots, hyphens and underscores.",
                 ),
                 io.Int.Input(
                     "concurrency",
                     default=32,
                     min=1,
                     max=256,
-                    tooltip="Images fetched at the same time; one host gets half of it at most.",
+                    tooltip="Images fetched at the same time; at most half of them from one host.",
                 ),
                 io.Float.Input(
                     "timeout_s",
@@ -159,14 +166,15 @@ class CocktailDownloadImages(io.ComfyNode):
                     min=1.0,
                     max=600.0,
                     step=1.0,
-                    tooltip="Longest silence of a server, in seconds, before an attempt is given up.",
+                    tooltip="Seconds without an answer before an attempt is given up.",
                 ),
                 io.Int.Input(
                     "retries",
                     default=3,
                     min=0,
                     max=20,
-                    tooltip="How often a timeout, a broken connection or a busy server is tried again, with growing pauses.",
+                    tooltip="How often to try again after a timeout, a broken connection or a "
+                    "busy server, with growing pauses.",
                 ),
                 io.Float.Input(
                     "max_megabytes",
@@ -187,25 +195,27 @@ class CocktailDownloadImages(io.ComfyNode):
                 io.Boolean.Input(
                     "respect_robots",
                     default=True,
-                    tooltip="Whether images whose server says noai, noimageai, noindex or noimageindex (X-Robots-Tag) are left alone.",
+                    tooltip="Whether to skip images whose server says noai, noimageai, noindex "
+                    "or noimageindex (X-Robots-Tag).",
                 ),
                 io.Combo.Input(
                     "retry_failed",
                     options=["nothing", "transient", "all"],
                     default="nothing",
-                    tooltip="Which rows that failed in an earlier queueing are asked for again: none, those whose failure may pass, or all.",
+                    tooltip="Which rows that failed before are tried again. nothing: none. "
+                    "transient: those whose failure may be temporary. all: all of them.",
                 ),
             ],
             outputs=[
                 types.Dataset.Output(
                     "dataset",
                     display_name="dataset",
-                    tooltip="The pairs whose images came; each pair's group is its user.",
+                    tooltip="The pairs whose images were fetched; each pair's group is its user.",
                 ),
                 io.String.Output(
                     "report",
                     display_name="report",
-                    tooltip="How many images came, and for what reasons others did not.",
+                    tooltip="How many images were fetched, and why the others were not.",
                 ),
             ],
         )
@@ -277,7 +287,7 @@ def _join(
     on_problem: str,
     progress: Progress,
 ) -> tuple[Dataset, LoadReport]:
-    """The dataset of the rows that have a file, with what is known of each image kept."""
+    """The dataset of the rows that have a file; the facts about each image are kept."""
     cache = names.picture_facts(root, "joined-")
     rows = read_rows(Path(selection.path))
     dataset, report = join(rows, files, root, name, on_problem, cache, progress)
@@ -293,7 +303,7 @@ def _told(report: LoadReport) -> str:
 
 
 def _describe(state: download_job.DownloadState) -> str:
-    """How a download stands, in a line."""
+    """The state of a download, in a line."""
     parts = [state.status, f"{state.done} of {state.total} rows", f"{state.ok} images"]
     if state.rows_per_second and state.status == "running":
         parts.append(f"{state.rows_per_second:.1f} a second")

@@ -32,8 +32,9 @@ class CocktailContactSheet(io.ComfyNode):
             node_id="CocktailContactSheet",
             display_name="Contact Sheet",
             category=CATEGORY,
-            description="Shows pictures of a dataset over their captions, sizes and weights, so that wrong captions and bad crops are seen before "
-            "training. Pictures are read one at a time.",
+            description="Shows pictures of a dataset with their captions, sizes and weights, so "
+            "that you can spot wrong captions and bad crops before training. Pictures are read "
+            "one at a time.",
             search_aliases=[
                 "preview dataset",
                 "show images",
@@ -58,13 +59,15 @@ class CocktailContactSheet(io.ComfyNode):
                     min=64,
                     max=768,
                     step=16,
-                    tooltip="Largest side of a shown picture, in pixels.",
+                    tooltip="The longer side of each picture on the sheet, in pixels.",
                 ),
                 io.Combo.Input(
                     "order",
                     options=list(ORDERS),
                     default=ORDERS[0],
-                    tooltip="Which pairs: drawn by the seed below, the first ones, or those with the longest captions, fewest pixels or longest shape.",
+                    tooltip="Which pairs to show: drawn by the seed below, the first ones, or "
+                    "those with the longest captions, the fewest pixels or the most elongated "
+                    "shape.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -72,11 +75,11 @@ class CocktailContactSheet(io.ComfyNode):
                     min=0,
                     max=2**53 - 1,
                     control_after_generate=False,
-                    tooltip="Which pairs are drawn: the same seed shows the same ones. Used by 'drawn by seed' only.",
+                    tooltip="The same seed draws the same pairs. Used only by 'drawn by seed'.",
                 ),
             ],
             outputs=[
-                io.Image.Output("sheet", display_name="sheet", tooltip="The sheet, one picture.")
+                io.Image.Output("sheet", display_name="sheet", tooltip="The sheet as one picture.")
             ],
         )
 
@@ -100,8 +103,9 @@ class CocktailDatasetOverview(io.ComfyNode):
             node_id="CocktailDatasetOverview",
             display_name="Dataset Overview",
             category=CATEGORY,
-            description="Counts a dataset: aspect ratios, sizes, caption lengths in CLIP's tokens, and for each resolution the buckets its pictures fall "
-            "into, what is enlarged for that and what is cropped away.",
+            description="Shows what is in a dataset: aspect ratios, sizes, caption lengths in "
+            "CLIP tokens, and for each resolution the buckets of its pictures, how many are "
+            "enlarged and how much is cropped away.",
             search_aliases=[
                 "dataset statistics",
                 "histogram",
@@ -111,11 +115,12 @@ class CocktailDatasetOverview(io.ComfyNode):
             ],
             is_output_node=True,
             inputs=[
-                types.Dataset.Input("dataset", tooltip="The pairs to count."),
+                types.Dataset.Input("dataset", tooltip="The pairs to describe."),
                 io.String.Input(
                     "resolutions",
                     default="512, 768",
-                    tooltip="Resolutions to show buckets for, separated by commas, from 64 to 2048: those you mean to train at.",
+                    tooltip="The resolutions you want to train at, from 64 to 2048, separated by "
+                    "commas. Buckets are shown for each.",
                 ),
                 io.Int.Input(
                     "bucket_step",
@@ -129,12 +134,13 @@ class CocktailDatasetOverview(io.ComfyNode):
                     "bucket_table",
                     options=list(TABLES),
                     default=TABLES[0],
-                    tooltip="Which sizes there are: generated from resolution and step, or EveryDream2's own.",
+                    tooltip="The bucket sizes: generated from the resolution and the step, or "
+                    "EveryDream2's own.",
                 ),
             ],
             outputs=[
                 io.Image.Output(
-                    "chart", display_name="chart", tooltip="The histograms, one picture."
+                    "chart", display_name="chart", tooltip="The histograms as one picture."
                 ),
                 io.String.Output(
                     "report",
@@ -170,7 +176,8 @@ class CocktailDatasetOverview(io.ComfyNode):
             lambda captions: count_tokens(captions, tokenizer),
         )
         chart = draw_overview(facts)
-        content = f"overview/{dataset.name}/{dataset.fingerprint}/{resolutions}/{bucket_step}/{bucket_table}"
+        buckets = f"{resolutions}/{bucket_step}/{bucket_table}"
+        content = f"overview/{dataset.name}/{dataset.fingerprint}/{buckets}"
         told = {
             "fingerprint": dataset.fingerprint,
             "pairs": len(dataset.pairs),
@@ -192,11 +199,12 @@ class CocktailDatasetOverview(io.ComfyNode):
 
 
 def _resolutions(text: str) -> list[int]:
-    """The resolutions a person has written. Raises TrainerError."""
+    """The resolutions that a person has typed. Raises TrainerError."""
     found = [word for word in re.split(r"[,;\s]+", text) if word]
     if not found or not all(word.isdecimal() and 64 <= int(word) <= 2048 for word in found):
         raise TrainerError(
-            f"{text!r} names no resolutions. Write numbers from 64 to 2048, separated by commas, such as: 512, 768"
+            f"{text!r} is not a list of resolutions. Write numbers from 64 to 2048, separated by "
+            "commas, for example: 512, 768"
         )
     return list(dict.fromkeys(int(word) for word in found))
 

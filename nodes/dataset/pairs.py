@@ -37,21 +37,24 @@ class CocktailDrawShapes(io.ComfyNode):
             node_id="CocktailDrawShapes",
             display_name="Draw Shapes",
             category=CATEGORY,
-            description="Draws captioned pictures such as 'a red circle on a blue background' into a new folder below "
-            "ComfyUI's input folder, to try a fine-tune with. Pictures that are there already are left as they are.",
+            description="Draws captioned pictures such as 'a red circle on a blue background' "
+            "into a new folder below ComfyUI's input folder, so that you can try fine-tuning. "
+            "Existing pictures are left as they are.",
             search_aliases=["sample data", "demo dataset", "test pictures", "synthetic dataset"],
             inputs=[
                 io.String.Input(
                     "name",
                     default="shapes",
-                    tooltip="Name of the folder below ComfyUI's input folder: up to 64 letters, digits, dots, hyphens and underscores.",
+                    tooltip="Name of the folder below ComfyUI's input folder: up to 64 letters, "
+                    "digits, dots, hyphens and underscores.",
                 ),
                 io.Int.Input(
                     "count",
                     default=400,
                     min=2,
                     max=100_000,
-                    tooltip="How many pairs to draw. 400 take about 2 s; a folder with another count is refused, not added to.",
+                    tooltip="How many pairs to draw. 400 take about 2 s. A folder with another "
+                    "count is refused; nothing is added to it.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -59,7 +62,7 @@ class CocktailDrawShapes(io.ComfyNode):
                     min=0,
                     max=2**53 - 1,
                     control_after_generate=False,
-                    tooltip="Which pictures are drawn: the same seed gives the same pictures.",
+                    tooltip="The same seed draws the same pictures.",
                 ),
             ],
             outputs=[
@@ -71,7 +74,8 @@ class CocktailDrawShapes(io.ComfyNode):
                 io.AnyType.Output(
                     "drawn_table",
                     display_name="table",
-                    tooltip="The name of the same pairs as a table, pairs.csv in that folder with the columns image and prompt, for Select Pairs.",
+                    tooltip="The name of the table with the same pairs (pairs.csv in that "
+                    "folder, with the columns image and prompt), for Select Pairs.",
                 ),
             ],
         )
@@ -105,9 +109,11 @@ class CocktailLoadDataset(io.ComfyNode):
             node_id="CocktailLoadDataset",
             display_name="Load Dataset",
             category=CATEGORY,
-            description="Loads the pictures of a folder and of those below it, each with its caption from the .txt file of the same "
-            "name, or from its own name up to the first '_'. Reads folders made for EveryDream2, kohya's scripts and Hugging Face as "
-            "these tools do. Every picture is decoded once, so that a damaged one shows now.",
+            description="Loads the pictures of a folder and the folders below it, each with its "
+            "caption from the .txt file of the same name, or from its own name up to the first "
+            "'_'. Folders made for EveryDream2, kohya's scripts and Hugging Face are read as "
+            "these tools read them. Every picture is decoded once, so that damaged ones are "
+            "found now.",
             is_output_node=True,
             search_aliases=[
                 "load images",
@@ -126,23 +132,26 @@ class CocktailLoadDataset(io.ComfyNode):
                     io.Combo.Input,
                     "folder",
                     options=names.dataset_folders(),
-                    tooltip="A folder below ComfyUI's input folder, or one of its datasets folders ('datasets' in extra_model_paths.yaml). "
-                    "Can be linked from Draw Shapes.",
+                    tooltip="A folder below ComfyUI's input folder, or one of its datasets "
+                    "folders ('datasets' in extra_model_paths.yaml). Can be linked from Draw "
+                    "Shapes.",
                 ),
                 opt(
                     io.Combo.Input,
                     "caption_text",
                     options=list(CAPTION_TEXTS),
                     default=CAPTION_TEXTS[0],
-                    tooltip="What of a .txt or .caption file is the caption: its first line, or all of it.",
+                    tooltip="How much of a .txt or .caption file is the caption: its first line, "
+                    "or the whole file.",
                 ),
                 opt(
                     io.Combo.Input,
                     "on_problem",
                     options=list(ON_PROBLEM),
                     default=ON_PROBLEM[0],
-                    tooltip="What to do about pictures that do not decode and captions that are empty or not UTF-8: "
-                    "stop = say which and end here; skip = leave them out and report them.",
+                    tooltip="What to do about pictures that cannot be decoded and captions that "
+                    "are empty or not UTF-8. stop: say which and stop. skip: leave them out and "
+                    "report them.",
                 ),
                 opt(
                     io.Combo.Input,
@@ -150,9 +159,10 @@ class CocktailLoadDataset(io.ComfyNode):
                     options=list(LAYOUTS),
                     default=LAYOUTS[0],
                     optional=True,
-                    tooltip="How the folder says what belongs to a picture. auto = look, and say in the report what it is and why; plain = caption files or "
-                    "names; everydream = also yaml, multiply.txt and the like; kohya = folders such as 10_cat, or metadata.json; hugging face = metadata.jsonl, "
-                    ".csv or .parquet.",
+                    tooltip="How the folder stores captions and settings. auto: look at the "
+                    "folder, and say in the report what it is and why. plain: caption files or "
+                    "names. everydream: also yaml, multiply.txt and so on. kohya: folders such "
+                    "as 10_cat, or metadata.json. hugging face: metadata.jsonl, .csv or .parquet.",
                 ),
                 opt(
                     io.String.Input,
@@ -160,8 +170,9 @@ class CocktailLoadDataset(io.ComfyNode):
                     default="",
                     optional=True,
                     advanced=True,
-                    tooltip="For Hugging Face folders: the column with the captions; empty = the likeliest, which the report names. The other text columns become "
-                    "further captions for Mix Captions.",
+                    tooltip="For Hugging Face folders: the column with the captions. Empty = the "
+                    "likeliest one, which the report names. The other text columns become "
+                    "further captions, for Mix Captions.",
                 ),
                 opt(
                     io.String.Input,
@@ -181,7 +192,7 @@ class CocktailLoadDataset(io.ComfyNode):
                 io.String.Output(
                     "report",
                     display_name="report",
-                    tooltip="What was found, what was skipped and why, one line each.",
+                    tooltip="What was found, and what was skipped and why.",
                 ),
             ],
         )
@@ -201,7 +212,10 @@ class CocktailLoadDataset(io.ComfyNode):
         except (names.BadName, TrainerError) as error:
             return str(error)
         if not has_picture(path):
-            return f"There is no picture in {folder}. Put pictures there, each with a caption in a .txt file of the same name."
+            return (
+                f"There is no picture in {folder}. Put pictures there, each with a caption in a "
+                ".txt file of the same name."
+            )
         return True
 
     @classmethod

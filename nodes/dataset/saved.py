@@ -1,4 +1,4 @@
-"""Keeping a dataset under a name, and taking it up again."""
+"""Saving a dataset under a name, and opening it again."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CATEGORY = "cocktail/dataset"
 
 
 class CocktailSaveDataset(io.ComfyNode):
-    """A manifest under a name."""
+    """A dataset saved under a name."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -28,16 +28,18 @@ class CocktailSaveDataset(io.ComfyNode):
             node_id="CocktailSaveDataset",
             display_name="Save Dataset",
             category=CATEGORY,
-            description="Keeps the list of pairs, with captions, weights and split, as output/cocktail/datasets/NAME/manifest.parquet. Pictures are not "
-            "copied. A name that holds other pairs is refused: nothing is overwritten.",
+            description="Saves the list of pairs, with captions, weights and split, as "
+            "output/cocktail/datasets/NAME/manifest.parquet. Pictures are not copied. A name "
+            "that already holds other pairs is refused: nothing is overwritten.",
             search_aliases=["export dataset", "manifest", "store dataset", "freeze dataset"],
             is_output_node=True,
             inputs=[
-                types.Dataset.Input("dataset", tooltip="The pairs to keep."),
+                types.Dataset.Input("dataset", tooltip="The pairs to save."),
                 io.String.Input(
                     "name",
                     default="dataset",
-                    tooltip="Name of the dataset: up to 64 letters, digits, dots, hyphens and underscores.",
+                    tooltip="Name of the dataset: up to 64 letters, digits, dots, hyphens and "
+                    "underscores.",
                 ),
             ],
             outputs=[
@@ -61,8 +63,8 @@ class CocktailSaveDataset(io.ComfyNode):
             there = Dataset.load(path)
             if there.fingerprint != dataset.fingerprint:
                 raise TrainerError(
-                    f"The dataset {name} holds other pairs ({len(there.pairs)} there, {len(dataset.pairs)} here). "
-                    "Choose another name: nothing is overwritten."
+                    f"The dataset {name} already holds other pairs ({len(there.pairs)} there, "
+                    f"{len(dataset.pairs)} here). Choose another name: nothing is overwritten."
                 )
         else:
             dataset.save(path)
@@ -73,7 +75,7 @@ class CocktailSaveDataset(io.ComfyNode):
 
 
 class CocktailOpenDataset(io.ComfyNode):
-    """A saved manifest."""
+    """A saved dataset."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -81,7 +83,8 @@ class CocktailOpenDataset(io.ComfyNode):
             node_id="CocktailOpenDataset",
             display_name="Open Dataset",
             category=CATEGORY,
-            description="Opens pairs that Save Dataset has kept. Pictures are read where they were; missing and changed ones are told of by name.",
+            description="Opens pairs that Save Dataset has saved. Pictures are read from where "
+            "they were; missing and changed ones are named.",
             search_aliases=["load manifest", "saved dataset", "import dataset"],
             inputs=[
                 opt(
@@ -96,7 +99,8 @@ class CocktailOpenDataset(io.ComfyNode):
                     default=False,
                     optional=True,
                     advanced=True,
-                    tooltip="Read every picture and compare its content. Off: only those whose size or time is not the known one are read.",
+                    tooltip="Read every picture and compare its content. Off: only pictures "
+                    "whose size or time has changed are read.",
                 ),
             ],
             outputs=[
@@ -104,7 +108,7 @@ class CocktailOpenDataset(io.ComfyNode):
                 io.String.Output(
                     "report",
                     display_name="report",
-                    tooltip="How many pairs there are, and whether the pictures are what they were.",
+                    tooltip="How many pairs there are, and whether their pictures are unchanged.",
                 ),
             ],
         )
@@ -120,7 +124,7 @@ class CocktailOpenDataset(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, saved_dataset: str | None, **_: Any) -> str:
-        """Changes when the manifest or a file in the folder of its pictures does."""
+        """Changes when the manifest or a file in its folder of pictures changes."""
         try:
             path = names.existing_dataset(saved_dataset or "")
             root = Path(Dataset.root_of(path) or path)
@@ -144,14 +148,15 @@ class CocktailOpenDataset(io.ComfyNode):
         strange = sorted(str(folder) for folder in folders if not names.is_dataset_place(folder))
         if strange:
             raise TrainerError(
-                f"Pictures of {saved_dataset} are in {strange[0]}, which is no folder for datasets here. Move them below ComfyUI's input "
-                "folder and load them there, or add their folder under 'datasets' to extra_model_paths.yaml."
+                f"Pictures of {saved_dataset} are in {strange[0]}, which is not a folder for "
+                "datasets. Move them below ComfyUI's input folder and load them there, or add "
+                "their folder under 'datasets' to extra_model_paths.yaml."
             )
         facts = [names.picture_facts(root), names.picture_facts(root, "joined-")]
         check = check_pictures(dataset, facts, read_every_picture, Progress())
         if not check.fine:
             raise TrainerError(
-                f"{saved_dataset} in {root}:\n{check}\nPut them back, or load the folder anew."
+                f"{saved_dataset} in {root}:\n{check}\nPut them back, or load the folder again."
             )
         text = f"{len(dataset.pairs)} pairs, {len(dataset.validation)} of them held back\n{check}"
         told = {

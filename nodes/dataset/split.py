@@ -5,7 +5,8 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ...trainer.data.manifest import Dataset
-from ...trainer.data.split import METHODS, SET_NAME, TOGETHER, add_validation_set, split
+from ...trainer.data.split import METHODS, TOGETHER, add_validation_set, check_set_name, split
+from ...trainer.errors import TrainerError
 from .. import types
 from ..host.progress import show_text
 from ..schema import opt, schema
@@ -22,8 +23,8 @@ class CocktailSplitDataset(io.ComfyNode):
             node_id="CocktailSplitDataset",
             display_name="Split Dataset",
             category=CATEGORY,
-            description="Holds a share of the pairs back for validation: they are never trained on, and their loss tells "
-            "whether an epoch is really better.",
+            description="Holds a share of the pairs back for validation. They are never trained "
+            "on, so their loss shows whether an epoch is really better.",
             search_aliases=[
                 "validation split",
                 "val_split_proportion",
@@ -40,7 +41,8 @@ class CocktailSplitDataset(io.ComfyNode):
                     max=0.9,
                     step=0.01,
                     round=0.001,
-                    tooltip="Share of the pairs held back for validation, from 0.001 to 0.9, rounded up to whole pairs. 0.15 = 15 %.",
+                    tooltip="Share of the pairs held back for validation, from 0.001 to 0.9, "
+                    "rounded up to whole pairs. 0.15 = 15 %.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -48,7 +50,8 @@ class CocktailSplitDataset(io.ComfyNode):
                     min=0,
                     max=2**53 - 1,
                     control_after_generate=False,
-                    tooltip="Which pairs are held back. The choice hangs on each picture's content, so pairs added later move few others.",
+                    tooltip="Which pairs are held back. The choice depends on each picture's "
+                    "content, so pairs added later move few others.",
                 ),
                 opt(
                     io.Combo.Input,
@@ -56,8 +59,9 @@ class CocktailSplitDataset(io.ComfyNode):
                     options=list(METHODS),
                     default=METHODS[0],
                     optional=True,
-                    tooltip="exact share = just as many as the share says, rounded up; pairs added later can move a few across. "
-                    "by hash = about the share, and an added pair never moves another.",
+                    tooltip="exact share: exactly as many as the share says, rounded up; pairs "
+                    "added later can move a few others. by hash: about the share; an added pair "
+                    "never moves another.",
                 ),
                 opt(
                     io.Combo.Input,
@@ -65,8 +69,9 @@ class CocktailSplitDataset(io.ComfyNode):
                     options=list(TOGETHER),
                     default=TOGETHER[0],
                     optional=True,
-                    tooltip="What stays on one side: the captions of one image, the pairs of one group (a user or a folder), or all pictures of one "
-                    "caption, such as the four of one prompt.",
+                    tooltip="What stays on one side: all captions of an image, all pairs of a "
+                    "group (a user or a folder), or all pictures with the same caption, such as "
+                    "the four of one prompt.",
                 ),
             ],
             outputs=[
@@ -99,7 +104,7 @@ class CocktailSplitDataset(io.ComfyNode):
 
 
 class CocktailAddValidationSet(io.ComfyNode):
-    """A folder of pairs that is only measured."""
+    """A folder of pairs that is only used to measure."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -107,8 +112,8 @@ class CocktailAddValidationSet(io.ComfyNode):
             node_id="CocktailAddValidationSet",
             display_name="Add Validation Set",
             category=CATEGORY,
-            description="Adds pairs of their own to validate with, as a further set with a name. None of them is trained on, and a picture "
-            "that is in both is left out of training.",
+            description="Adds separate pairs for validation, as a set with a name. None of them "
+            "is trained on, and a picture that is in both is left out of training.",
             search_aliases=[
                 "validation folder",
                 "val_data_root",
@@ -119,32 +124,33 @@ class CocktailAddValidationSet(io.ComfyNode):
                 types.Dataset.Input("dataset", tooltip="The pairs to train on, split or not."),
                 types.Dataset.Input(
                     "held_back",
-                    tooltip="The pairs to validate with, from Load Dataset. All of them are held back.",
+                    tooltip="The pairs to validate with, from Load Dataset. All of them are held "
+                    "back.",
                 ),
                 io.String.Input(
                     "name",
                     default="",
                     placeholder="empty: validation",
-                    tooltip="Name of the set, so that its loss can be told from others: up to 32 letters, digits, dots, hyphens and underscores. "
-                    "Empty: the set without a name, as Split Dataset makes one.",
+                    tooltip="Name of the set, under which its loss is shown: up to 32 letters, "
+                    "digits, dots, hyphens and underscores. Empty: the set without a name, like "
+                    "the one of Split Dataset.",
                 ),
             ],
             outputs=[
                 types.Dataset.Output(
                     "with_set",
                     display_name="dataset",
-                    tooltip="The pairs of both, those of the set marked for validation.",
+                    tooltip="The pairs of both inputs; those of the set are marked for validation.",
                 )
             ],
         )
 
     @classmethod
     def validate_inputs(cls, name: str | None) -> bool | str:
-        if name and not SET_NAME.fullmatch(name):
-            return (
-                f"{name!r} cannot name a validation set: use up to 32 letters, digits, '-', '_' and '.', "
-                "beginning with a letter or digit."
-            )
+        try:
+            check_set_name(name or "")
+        except TrainerError as error:
+            return str(error)
         return True
 
     @classmethod

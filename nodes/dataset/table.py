@@ -1,4 +1,4 @@
-"""Pairs from a table: rows are selected first, then their images are found on disk or fetched."""
+"""Pairs from a table: rows are selected first; then their images are found on disk or fetched."""
 
 from __future__ import annotations
 
@@ -27,12 +27,11 @@ OWN_COLUMNS = "columns below"
 LAYOUTS = (ASK, *PRESETS, OWN_COLUMNS)
 ANY_KIND = "any"
 DERIVE_BYTES = 64_000_000
-"""Larger tables get a derived table after their first selection; smaller ones are read in no time.
-"""
+"""Larger tables get a derived table after their first selection; smaller ones are read quickly."""
 
 
 class CocktailSelectPairs(io.ComfyNode):
-    """Rows of a table, chosen by filters."""
+    """Rows of a table, selected by filters."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -41,8 +40,9 @@ class CocktailSelectPairs(io.ComfyNode):
             node_id="CocktailSelectPairs",
             display_name="Select Pairs",
             category=CATEGORY,
-            description="Chooses rows of a table of image/prompt pairs: a CSV of any size, TSV, JSON lines or Parquet, gzip of the text ones too. The funnel "
-            "says how many rows each filter leaves. The first selection reads the whole table; later ones answer in about a second.",
+            description="Selects rows from a table of image/prompt pairs: CSV of any size, TSV, "
+            "JSON lines (each also as .gz) or Parquet. The report says how many rows each filter "
+            "leaves. The first selection reads the whole table; later ones take about a second.",
             search_aliases=[
                 "csv",
                 "parquet",
@@ -60,58 +60,66 @@ class CocktailSelectPairs(io.ComfyNode):
                     io.Combo.Input,
                     "table",
                     options=names.tables(),
-                    tooltip="A table below ComfyUI's input folder or in a datasets folder. Press R to refresh the list.",
+                    tooltip="A table below ComfyUI's input folder or in a datasets folder. Press "
+                    "R to refresh the list.",
                 ),
                 io.Combo.Input(
                     "layout",
                     options=list(LAYOUTS),
                     default=ASK,
-                    tooltip=f"Which column is what. '{ASK}' stops and shows the columns, the likely layout and five rows; then choose that layout, or "
-                    f"'{OWN_COLUMNS}' and name them.",
+                    tooltip=f"Which column holds what. '{ASK}' stops and shows the columns, the "
+                    f"likely layout and five rows; then choose that layout, or '{OWN_COLUMNS}' "
+                    "and name the columns.",
                 ),
                 io.String.Input(
                     "image_column",
                     default="",
-                    tooltip=f"Column with the image's URL or path. Used by '{OWN_COLUMNS}' only.",
+                    tooltip="The column with the image's URL or path. Used only by "
+                    f"'{OWN_COLUMNS}'.",
                 ),
                 io.String.Input(
                     "prompt_column",
                     default="",
-                    tooltip=f"Column with the text alone. Used by '{OWN_COLUMNS}' only.",
+                    tooltip=f"The column with only the text. Used only by '{OWN_COLUMNS}'.",
                 ),
                 io.String.Input(
                     "content_column",
                     default="",
-                    tooltip=f"Column with whole Midjourney messages, from which prompt, user, kind and parameters are read. Used by '{OWN_COLUMNS}' only.",
+                    tooltip="The column with whole Midjourney messages, from which prompt, user, "
+                    f"kind and parameters are read. Used only by '{OWN_COLUMNS}'.",
                 ),
                 io.String.Input(
                     "user_column",
                     default="",
-                    tooltip=f"Column with who made it. Empty: the mention in the message. Used by '{OWN_COLUMNS}' only.",
+                    tooltip="The column with the user who made it. Empty: the user mentioned in "
+                    f"the message. Used only by '{OWN_COLUMNS}'.",
                 ),
                 io.String.Input(
                     "upscaled_column",
                     default="",
-                    tooltip=f"Column that says true or false whether it was upscaled. Used by '{OWN_COLUMNS}' only.",
+                    tooltip="The column that says whether it was upscaled (true or false). Used "
+                    f"only by '{OWN_COLUMNS}'.",
                 ),
                 io.Combo.Input(
                     "kind",
                     options=[ANY_KIND, *KINDS],
                     default=ANY_KIND,
-                    tooltip="What a message shows: any; grid = four pictures; upscaled = the one that somebody chose; and so on. Unfinished ones never count.",
+                    tooltip="What a message shows: any; grid = four pictures; upscaled = the one "
+                    "that somebody picked; and so on. Unfinished ones are never selected.",
                 ),
                 io.Combo.Input(
                     "raw",
                     options=list(RAW),
                     default=RAW[0],
-                    tooltip="any; style_raw = only pictures made with --style raw or --raw; stylize = only those with --stylize up to the value below.",
+                    tooltip="any; style_raw = only pictures made with --style raw or --raw; "
+                    "stylize = only pictures with --stylize up to the value below.",
                 ),
                 io.Int.Input(
                     "max_stylize",
                     default=50,
                     min=0,
                     max=1000,
-                    tooltip="Largest --stylize value. Used by raw 'stylize' only.",
+                    tooltip="The largest --stylize value. Used only when raw is 'stylize'.",
                 ),
                 io.Int.Input(
                     "min_words",
@@ -128,37 +136,41 @@ class CocktailSelectPairs(io.ComfyNode):
                 io.Int.Input(
                     "max_tokens",
                     **{**number, "max": 10_000},
-                    tooltip="Prompts with more CLIP tokens are left out; 75 are read at once. 0 = no limit, the report says how many are longer.",
+                    tooltip="Prompts with more CLIP tokens are left out; CLIP reads 75 at once. "
+                    "0 = no limit; the report then says how many are longer than 75.",
                 ),
                 io.Boolean.Input(
                     "image_prompts",
                     default=False,
-                    tooltip="Whether to keep prompts that contain pictures: their text does not describe the result.",
+                    tooltip="Whether to keep prompts that contain pictures: their text does not "
+                    "describe the result.",
                 ),
                 io.Boolean.Input(
                     "truncated",
                     default=True,
-                    tooltip="Whether to keep prompts that were cut off in the table, and end in '...'.",
+                    tooltip="Whether to keep prompts that are cut off in the table and end in "
+                    "'...'.",
                 ),
                 io.Int.Input(
                     "top_users",
                     **number,
-                    tooltip="Only users who are among so many with the most upscales in the whole table. 0 = everyone.",
+                    tooltip="Keep only this many users, those with the most upscales in the "
+                    "whole table. 0 = everyone.",
                 ),
                 io.Boolean.Input(
                     "deduplicate",
                     default=True,
-                    tooltip="Of equal prompts, upper and lower case aside, keep the first.",
+                    tooltip="Of equal prompts, keep only the first. Letter case is ignored.",
                 ),
                 io.Int.Input(
                     "per_user",
                     **number,
-                    tooltip="Most pairs of one user, the first ones. 0 = no limit.",
+                    tooltip="The most pairs of one user; the first ones are kept. 0 = no limit.",
                 ),
                 io.Int.Input(
                     "sample",
                     **number,
-                    tooltip="So many pairs are drawn by the seed below. 0 = all.",
+                    tooltip="The number of pairs to draw with the seed below. 0 = all.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -166,14 +178,15 @@ class CocktailSelectPairs(io.ComfyNode):
                     min=0,
                     max=2**53 - 1,
                     control_after_generate=False,
-                    tooltip="Which pairs a sample draws: the same seed draws the same ones.",
+                    tooltip="The same seed draws the same sample.",
                 ),
                 io.String.Input(
                     "where",
                     default="",
                     multiline=True,
                     placeholder="width >= 1024 AND prompt NOT ILIKE '%logo%'",
-                    tooltip="A further condition, one SQL expression over image, prompt, words, user, kind, image_no, version, aspect, stylize, raw, width, height, "
+                    tooltip="A further condition: one SQL expression over image, prompt, words, "
+                    "user, kind, image_no, version, aspect, stylize, raw, width, height, "
                     "image_prompts, truncated. It can read nothing else. Empty = none.",
                 ),
             ],
@@ -181,7 +194,7 @@ class CocktailSelectPairs(io.ComfyNode):
                 types.Selection.Output(
                     "selection",
                     display_name="selection",
-                    tooltip="The chosen rows, for Join Images or Download Images.",
+                    tooltip="The selected rows, for Join Images or Download Images.",
                 ),
                 io.String.Output(
                     "report",
@@ -206,7 +219,10 @@ class CocktailSelectPairs(io.ComfyNode):
         except names.BadName as error:
             return str(error)
         if layout == OWN_COLUMNS and not (image_column and (prompt_column or content_column)):
-            return f"Layout '{OWN_COLUMNS}' needs image_column, and prompt_column or content_column. Choose '{ASK}' to see what the table has."
+            return (
+                f"Layout '{OWN_COLUMNS}' needs image_column, and prompt_column or "
+                f"content_column. Choose '{ASK}' to see what the table has."
+            )
         return True
 
     @classmethod
@@ -265,9 +281,9 @@ class CocktailSelectPairs(io.ComfyNode):
         funnel = " -> ".join(f"{step['rows']} {step['name']}" for step in found["funnel"])
         if not found["rows"]:
             raise TrainerError(
-                f"No row is left.\n{found['text']}\nLoosen the filter that took the last ones away."
+                f"No row is left.\n{found['text']}\nLoosen the filter that removed the last ones."
             )
-        chosen = Selection(
+        selection = Selection(
             str(output), sha256_file(output), table, found["rows"], (f"from {table}: {funnel}",)
         )
         show_text(found["text"])
@@ -276,16 +292,19 @@ class CocktailSelectPairs(io.ComfyNode):
             for key in ("rows", "funnel", "rejects", "over_75_tokens", "mapping", "from_derived")
         }
         return io.NodeOutput(
-            chosen, found["text"], ui={"text": [found["text"]], "cocktail": [told]}
+            selection, found["text"], ui={"text": [found["text"]], "cocktail": [told]}
         )
 
 
 def _first_look(name: str, request: dict[str, Any]) -> str:
-    """What a person needs to know to choose a layout."""
+    """What a person needs to know to choose a layout, as text."""
     found = run_select({**request, "action": "look"}, None, stop_if_interrupted)
     mapping = found["mapping"]
     if mapping is None:
-        return f"{name}: {found['text']}\nSet layout to '{OWN_COLUMNS}' and name the columns, then queue again."
+        return (
+            f"{name}: {found['text']}\nSet layout to '{OWN_COLUMNS}' and name the columns, then "
+            "queue again."
+        )
     if mapping["preset"] in PRESETS:
         advice = f"If that is right, set layout to {mapping['preset']} and queue again."
     else:
@@ -302,8 +321,8 @@ _deriving: dict[str, threading.Thread] = {}
 
 
 def _derive_in_background(request: dict[str, Any]) -> None:
-    """Make the derived table that later selections are answered from, in a process of its own, once
-    at a time.
+    """Make the derived table for later selections in a process of its own, unless that is already
+    being done.
     """
     key = canonical_json(request)
     if key in _deriving and _deriving[key].is_alive():
@@ -313,7 +332,7 @@ def _derive_in_background(request: dict[str, Any]) -> None:
         try:
             run_select({**request, "action": "ingest"})
         except TrainerError as error:
-            print(f"cocktail: the derived table of {request['name']} was not made: {error}")
+            print(f"cocktail: the derived table of {request['name']} could not be made: {error}")
 
     _deriving[key] = threading.Thread(target=derive, daemon=True)
     _deriving[key].start()

@@ -68,13 +68,24 @@ UNET = "model.diffusion_model."
 @pytest.mark.parametrize(
     ("kind", "shapes"),
     [
-        ("SDXL", {UNET + "input_blocks.0.0.weight": [320, 4, 3, 3], UNET + "label_emb.0.0.weight": [8, 8]}),
-        ("Stable Diffusion 2", {UNET + "input_blocks.0.0.weight": [320, 4, 3, 3],
-                                UNET + "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": [320, 1024]}),
+        (
+            "SDXL",
+            {
+                UNET + "input_blocks.0.0.weight": [320, 4, 3, 3],
+                UNET + "label_emb.0.0.weight": [8, 8],
+            },
+        ),
+        (
+            "Stable Diffusion 2",
+            {
+                UNET + "input_blocks.0.0.weight": [320, 4, 3, 3],
+                UNET + "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": [320, 1024],
+            },
+        ),
         ("a LoRA", {"lora_unet_down.lora_down.weight": [4, 8]}),
         ("a VAE", {"encoder.conv_in.weight": [8, 3, 3, 3]}),
     ],
-)  # fmt: skip
+)
 def test_a_checkpoint_of_another_kind_is_called_by_its_name(comfy, checkpoints, kind, shapes):
     write_header(checkpoints / f"{kind}.safetensors", shapes)
     errors = refused(comfy, with_base(f"wrong/{kind}.safetensors"))
@@ -129,7 +140,7 @@ def test_a_damaged_picture_or_caption_stops_there_or_is_skipped_and_told(comfy):
         comfy.run(load("input/mixed"))
     assert error.value.nodes.keys() == {"load"}
     assert "latin.png: the caption is not UTF-8" in str(error.value)
-    assert "torn.png: the picture is damaged" in str(error.value)
+    assert "torn.png: the file is damaged" in str(error.value)
     report = comfy.run(load("input/mixed", "skip"))["load"]["cocktail"][0]
     assert (report["found"], report["pairs"], report["skipped"]) == (3, 1, 2)
     assert {problem["file"] for problem in report["problems"]} == {"latin.png", "torn.png"}

@@ -170,14 +170,26 @@ def with_own_code(folder):
 @pytest.mark.parametrize(
     ("model", "change", "words"),
     [
-        ("captioners/gti", None, "There is no captioning model 'captioners/gti'. Did you mean captioners/git?"),
+        (
+            "captioners/gti",
+            None,
+            "There is no captioning model 'captioners/gti'. Did you mean captioners/git?",
+        ),
         ("captioners/../checkpoints", None, "is refused"),
-        ("captioners/bad", lambda folder: (folder / "config.json").write_text("{"), "config.json in bad is damaged"),
-        ("captioners/bad", lambda folder: (folder / "model.safetensors").unlink(), "There are no weights in bad"),
+        (
+            "captioners/bad",
+            lambda folder: (folder / "config.json").write_text("{"),
+            "config.json in bad is damaged",
+        ),
+        (
+            "captioners/bad",
+            lambda folder: (folder / "model.safetensors").unlink(),
+            "There are no weights in bad",
+        ),
         ("captioners/bad", pickled_only, "only pickled weights"),
         ("captioners/bad", with_own_code, "needs Python code of its own"),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_captioner_is_refused_before_it_works(comfy, captioner, model, change, words):
     bad = captioner.with_name("bad")
     if change:
@@ -196,8 +208,15 @@ def with_texts_of_other_nodes(**changed):
         **draw_and_load(6),
         "images": node("CocktailDatasetImages", dataset=["load", 0], start=1, count=4, max_side=64),
         "say": node("StringConcatenate", string_a=["images", 2], string_b="said", delimiter="/"),
-        "set": node("CocktailSetCaptions", dataset=["load", 0], ids=["images", 1], texts=["say", 0], mode="column only", column="other"),
-    }  # fmt: skip
+        "set": node(
+            "CocktailSetCaptions",
+            dataset=["load", 0],
+            ids=["images", 1],
+            texts=["say", 0],
+            mode="column only",
+            column="other",
+        ),
+    }
     return graph | changed
 
 
@@ -254,5 +273,5 @@ def test_texts_that_fit_no_pairs_are_refused(comfy):
     with pytest.raises(ComfyError, match="No pair has captions in a column 'ohter'"):
         comfy.run(graph)
     graph["images"]["inputs"]["start"] = 6
-    with pytest.raises(ComfyError, match="6 pairs, counted from 0; there is none from 6 on"):
+    with pytest.raises(ComfyError, match="6 pairs, counted from 0, so there is none from 6 on"):
         comfy.run(graph)

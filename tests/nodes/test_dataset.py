@@ -50,14 +50,48 @@ def picture(comfy, image) -> Image.Image:
 def test_a_dataset_is_cleaned_split_rewritten_looked_at_saved_and_opened(comfy):
     graph = {
         **draw_and_load(),
-        "split": node("CocktailSplitDataset", dataset=["load", 0], share=0.2, seed=1, method="by hash", together="same caption"),
+        "split": node(
+            "CocktailSplitDataset",
+            dataset=["load", 0],
+            share=0.2,
+            seed=1,
+            method="by hash",
+            together="same caption",
+        ),
         "clean": node("CocktailCleanDataset", dataset=["split", 0], **{**CLEAN, "min_side": 100}),
-        "words": node("CocktailCleanCaptions", dataset=["clean", 0], **{**WORDS, "replace": "red => crimson", "prefix": "drawn: "}),
-        "mix": node("CocktailMixCaptions", dataset=["words", 0], column_a="caption", share_of_a=1.0, column_b="", share_of_b=0.0, column_c="", share_of_c=0.0),
+        "words": node(
+            "CocktailCleanCaptions",
+            dataset=["clean", 0],
+            **{**WORDS, "replace": "red => crimson", "prefix": "drawn: "},
+        ),
+        "mix": node(
+            "CocktailMixCaptions",
+            dataset=["words", 0],
+            column_a="caption",
+            share_of_a=1.0,
+            column_b="",
+            share_of_b=0.0,
+            column_c="",
+            share_of_c=0.0,
+        ),
         "save": node("CocktailSaveDataset", dataset=["mix", 0], name="cleaned"),
-        "sheet": node("CocktailContactSheet", dataset=["save", 0], count=12, columns=4, side=128, order="smallest", seed=1),
-        "facts": node("CocktailDatasetOverview", dataset=["save", 0], resolutions="64, 96", bucket_step=16, bucket_table="generated"),
-    }  # fmt: skip
+        "sheet": node(
+            "CocktailContactSheet",
+            dataset=["save", 0],
+            count=12,
+            columns=4,
+            side=128,
+            order="smallest",
+            seed=1,
+        ),
+        "facts": node(
+            "CocktailDatasetOverview",
+            dataset=["save", 0],
+            resolutions="64, 96",
+            bucket_step=16,
+            bucket_table="generated",
+        ),
+    }
     outputs = comfy.run(graph)
     cleaned = outputs["clean"]["cocktail"][0]
     assert cleaned["before"] == 30 and 0 < cleaned["pairs"] < 30
@@ -95,7 +129,7 @@ def test_a_name_that_holds_other_pairs_is_refused_and_kept(comfy):
         **draw_and_load(21),
         "save": node("CocktailSaveDataset", dataset=["load", 0], name="kept"),
     }
-    with pytest.raises(ComfyError, match=r"holds other pairs \(20 there, 21 here\)"):
+    with pytest.raises(ComfyError, match=r"already holds other pairs \(20 there, 21 here\)"):
         comfy.run(other)
     assert manifest.read_bytes() == before
 
@@ -104,10 +138,20 @@ def test_a_validation_folder_is_held_back_whole(comfy):
     graph = {
         **draw_and_load(20),
         "other": node("CocktailDrawShapes", name="held-back", count=6, seed=99),
-        "more": node("CocktailLoadDataset", folder=["other", 0], caption_text="first line", on_problem="stop"),
-        "both": node("CocktailAddValidationSet", dataset=["load", 0], held_back=["more", 0], name="faces"),
-        "facts": node("CocktailDatasetOverview", dataset=["both", 0], resolutions="512", bucket_step=64, bucket_table="EveryDream2"),
-    }  # fmt: skip
+        "more": node(
+            "CocktailLoadDataset", folder=["other", 0], caption_text="first line", on_problem="stop"
+        ),
+        "both": node(
+            "CocktailAddValidationSet", dataset=["load", 0], held_back=["more", 0], name="faces"
+        ),
+        "facts": node(
+            "CocktailDatasetOverview",
+            dataset=["both", 0],
+            resolutions="512",
+            bucket_step=64,
+            bucket_table="EveryDream2",
+        ),
+    }
     outputs = comfy.run(graph)
     assert outputs["facts"]["text"][0].count("held back, faces: 6") == 1
     assert outputs["facts"]["cocktail"][0]["pairs"] == 26
@@ -120,12 +164,20 @@ def test_a_validation_folder_is_held_back_whole(comfy):
         ("CocktailOpenDataset", {"saved_dataset": "clened"}, "There is no saved dataset"),
         ("CocktailOpenDataset", {"saved_dataset": "a/../b"}, "cannot name a dataset"),
         ("CocktailAddValidationSet", {"name": "a b"}, "cannot name a validation set"),
-        ("CocktailDatasetOverview", {"resolutions": "512 x 768"}, "names no resolutions"),
-        ("CocktailDatasetOverview", {"resolutions": ""}, "names no resolutions"),
-        ("CocktailDatasetOverview", {"resolutions": "1216", "bucket_table": "EveryDream2"}, "has no buckets for 1216"),
-        ("CocktailCleanCaptions", {"replace": "cat => dog\ncow"}, "Line 2 of the replace list is 'cow'"),
+        ("CocktailDatasetOverview", {"resolutions": "512 x 768"}, "is not a list of resolutions"),
+        ("CocktailDatasetOverview", {"resolutions": ""}, "is not a list of resolutions"),
+        (
+            "CocktailDatasetOverview",
+            {"resolutions": "1216", "bucket_table": "EveryDream2"},
+            "has no buckets for 1216",
+        ),
+        (
+            "CocktailCleanCaptions",
+            {"replace": "cat => dog\ncow"},
+            "Line 2 of the replace list is 'cow'",
+        ),
     ],
-)  # fmt: skip
+)
 def test_bad_input_is_refused_before_anything_runs(comfy, kind, change, words):
     values = {
         "CocktailSaveDataset": {"dataset": ["load", 0]},
@@ -173,14 +225,14 @@ def test_pictures_that_are_gone_or_changed_are_named_when_a_dataset_is_opened(co
     data = bytearray(changed.read_bytes())
     data[-1] ^= 1
     changed.write_bytes(data)
-    words = "1 of 8 pictures are changed since:\n  00005.png"
+    words = "1 of 8 pictures have changed:\n  00005.png"
     with pytest.raises(ComfyError, match=words):
         comfy.run(opened("gone"))
     os.utime(changed, ns=(state.st_atime_ns, state.st_mtime_ns))
     with pytest.raises(ComfyError, match=words):
         comfy.run(opened("gone", read_every_picture=True))
     (folder / "00003.png").unlink()
-    with pytest.raises(ComfyError, match="1 of 8 pictures are not where they were:\n  00003.png"):
+    with pytest.raises(ComfyError, match="1 of 8 pictures are missing:\n  00003.png"):
         comfy.run(opened("gone"))
 
 
@@ -189,7 +241,7 @@ def test_pictures_outside_of_the_folders_for_datasets_are_not_opened(comfy, tmp_
     there = comfy.base / "output" / "cocktail" / "datasets" / "elsewhere" / "manifest.parquet"
     for root, image in ((tmp_path, "a.png"), (comfy.base / "input", str(tmp_path / "a.png"))):
         Dataset("elsewhere", str(root), (Pair("1", image, "0" * 64, 8, 8, "black"),)).save(there)
-        with pytest.raises(ComfyError, match="which is no folder for datasets here"):
+        with pytest.raises(ComfyError, match="which is not a folder for datasets"):
             comfy.run(opened("elsewhere"))
 
 
@@ -199,10 +251,14 @@ def test_a_dataset_with_a_validation_folder_of_its_own_is_opened(comfy):
     graph = {
         **draw_and_load(10),
         "draw9": held_back["draw"],
-        "load9": node("CocktailLoadDataset", **{**held_back["load"]["inputs"], "folder": ["draw9", 0]}),
-        "both": node("CocktailAddValidationSet", dataset=["load", 0], held_back=["load9", 0], name="apart"),
+        "load9": node(
+            "CocktailLoadDataset", **{**held_back["load"]["inputs"], "folder": ["draw9", 0]}
+        ),
+        "both": node(
+            "CocktailAddValidationSet", dataset=["load", 0], held_back=["load9", 0], name="apart"
+        ),
         "save": node("CocktailSaveDataset", dataset=["both", 0], name="both"),
-    }  # fmt: skip
+    }
     kept = comfy.run(graph)["save"]["cocktail"][0]
     found = comfy.run(opened("both"))["open"]["cocktail"][0]
     assert (found["pairs"], found["fingerprint"]) == (kept["pairs"], kept["fingerprint"])

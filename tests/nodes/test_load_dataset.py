@@ -93,7 +93,7 @@ def test_weights_captions_and_splits_of_other_tools_reach_the_saved_dataset(comf
 @pytest.mark.parametrize(
     ("inputs", "words"),
     [
-        ({"background": "white"}, "'white' is no colour. Write it as #rrggbb"),
+        ({"background": "white"}, "'white' is not a colour. Write it as #rrggbb"),
         ({"layout": "webdataset"}, "There is no layout 'webdataset'. Choose one of auto, plain"),
     ],
 )

@@ -159,7 +159,8 @@ def test_users_are_in_the_result_as_hashes_only(comfy, table):
 def test_rows_that_cannot_be_read_are_counted_and_listed_with_line_and_reason(comfy):
     path = comfy.base / "input" / "damaged.csv"
     path.write_bytes(
-        b'image,prompt\na.png,"a red cat\non a mat"\nb.png\nc.png,a blue \xff dog\nd.png,a green bird\n'
+        b'image,prompt\na.png,"a red cat\non a mat"\nb.png\n'
+        b"c.png,a blue \xff dog\nd.png,a green bird\n"
     )
     outputs = comfy.run(
         select("input/damaged.csv", "columns below", image_column="image", prompt_column="prompt")
@@ -170,7 +171,7 @@ def test_rows_that_cannot_be_read_are_counted_and_listed_with_line_and_reason(co
         (4, "Expected Number of Columns: 2 Found: 1"),
         (5, "not UTF-8"),
     ]
-    assert "damaged records, not read: 2\n  line 4" in outputs["text"][0]
+    assert "damaged records, skipped: 2\n  line 4" in outputs["text"][0]
 
 
 @pytest.fixture(scope="module")

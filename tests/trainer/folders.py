@@ -1,4 +1,4 @@
-"""Folders of real pictures and the files that say what belongs to them, made in a few lines each."""
+"""Folders of real pictures, with captions and settings, made in a few lines each."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ def test_a_bad_picture_stays_alone_with_its_problem(models, shapes, tmp_path):
     shutil.copyfile(folder / shapes.pairs[5].image, folder / changed.image)
     whole = say(models / "blip", shapes)
     found = say(models / "blip", replace(shapes, root=str(folder)))
-    assert found.pop(gone.id) == "PROBLEM the picture is not there any more"
+    assert found.pop(gone.id) == "PROBLEM the picture is no longer there"
     for pair in (broken, changed):
         assert found.pop(pair.id).startswith("PROBLEM the picture is not the one that the dataset")
     assert found.items() <= whole.items() and len(found) == 9
@@ -170,8 +170,8 @@ BAD_MODELS = [
     (lambda f: write_config(f, model_type="nonsense"), "does not know the architecture"),
     (lambda f: write_config(f, model_type="bert", architectures=["BertModel"]), "does not turn pictures into text"),
     (lambda f: (f / "model.safetensors").write_bytes(b"x" * 100), "does not load"),
-    (name_shards("shard.bin"), "names 'shard.bin', which is no .safetensors file of that folder"),
-    (name_shards("../x.safetensors"), "names '../x.safetensors', which is no .safetensors file"),
+    (name_shards("shard.bin"), "names 'shard.bin', which is not a .safetensors file in that folder"),
+    (name_shards("../x.safetensors"), "names '../x.safetensors', which is not a .safetensors file"),
     (name_shards("a.safetensors", "b.safetensors"), "2 of 2 weight files are missing in model"),
     (lose_a_weight, "do not fit its config.json: 1 are missing"),
 ]  # fmt: skip

@@ -78,7 +78,8 @@ def test_a_layout_chosen_for_another_table_says_what_is_missing():
     with pytest.raises(TrainerError) as error:
         preset("mj_threads", ("image", "prompt"), [])
     assert str(error.value) == (
-        "Preset mj_threads needs the columns url_png, text, but the table has no url_png, text. It has: image, prompt."
+        "Preset mj_threads needs the columns url_png, text, but the table has no url_png, text. "
+        "It has: image, prompt."
     )
     with pytest.raises(TrainerError, match="Unknown preset 'mj'"):
         preset("mj", ("image", "prompt"), [])
@@ -97,13 +98,14 @@ def test_what_cannot_be_guessed_is_asked_with_the_columns_shown():
     with pytest.raises(TrainerError) as error:
         guess(("a", "prompt"), [])
     assert str(error.value) == (
-        "No column of the table looks like its pictures: a, prompt. Say in the column mapping which one is image."
+        "No column of the table looks like its pictures. It has: a, prompt. "
+        "Say in the column mapping which one is image."
     )
-    with pytest.raises(TrainerError, match="looks like its texts: url, b"):
+    with pytest.raises(TrainerError, match="looks like its texts. It has: url, b"):
         guess(("url", "b"), [])
     with pytest.raises(TrainerError) as error:
         guess(("url", "path", "prompt"), [("u", "p", "a cat")])
-    assert "More than one column of the table would do for image: url or path" in str(error.value)
+    assert "More than one column of the table fits image: url or path" in str(error.value)
     assert "row 1: image = u | prompt = a cat" in str(error.value)
 
 

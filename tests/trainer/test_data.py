@@ -46,8 +46,8 @@ def test_captions_come_from_the_text_file_or_the_file_name(tmp_path):
     }
     assert str(report).splitlines() == [
         "3 pictures found, 3 pairs, 0 skipped",
-        "read as plain: it has no file of another layout",
-        "without a caption file, captioned by their names: 1",
+        "read as plain: it has no files of another layout",
+        "pictures without a caption file, captioned by their names: 1",
     ]
     whole, _ = load(tmp_path, caption_text="whole file")
     assert "ein rotes Ding" in {p.image: p.caption for p in whole.pairs}["a.png"]
@@ -71,8 +71,8 @@ def test_every_problem_is_told_with_its_file_and_skipped_on_request(tmp_path):
     )
     for file in (
         "empty.png: the caption is empty",
-        "torn.png: the picture",
-        "page.jpg: the picture",
+        "torn.png: the file",
+        "page.jpg: the file",
     ):
         assert file in words
     dataset, report = load(tmp_path, on_problem="skip")

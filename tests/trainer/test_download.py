@@ -28,18 +28,15 @@ import pytest
 from aiohttp import web
 from PIL import Image
 
+from cocktail.trainer.data.fetch import disk, network
 from cocktail.trainer.data.fetch import download as download_module
 from cocktail.trainer.data.fetch import job as download_job
-from cocktail.trainer.data.fetch import network
-from cocktail.trainer.data.fetch.download import (
-    DiskFull,
-    DownloadSettings,
-    Progress,
-    Stopped,
-    download,
-    read_results,
-)
+from cocktail.trainer.data.fetch.attempt import Asked
+from cocktail.trainer.data.fetch.disk import DiskFull
+from cocktail.trainer.data.fetch.download import Progress, Stopped, download
 from cocktail.trainer.data.fetch.network import NetworkSettings
+from cocktail.trainer.data.fetch.results import read_results
+from cocktail.trainer.data.fetch.settings import DownloadSettings
 from cocktail.trainer.errors import TrainerError
 from cocktail.trainer.jobs import process
 
@@ -428,12 +425,9 @@ def test_attempts_are_further_and_further_apart_and_each_row_waits_its_own_time(
         gaps[path] = [later - earlier for earlier, later in itertools.pairwise(at)]
         for gap, least in zip(gaps[path], (0.05, 0.1, 0.2), strict=True):
             assert least <= gap
-    waits = [
-        download_module._Download([(row, "u")], tmp_path / "x", settings, ALLOWED) for row in (1, 2)
-    ]
-    asked = [dataclasses.replace(work.asked[0], attempts=1) for work in waits]
-    assert waits[0]._backoff_s(asked[0]) == waits[0]._backoff_s(asked[0])
-    assert waits[0]._backoff_s(asked[0]) != waits[1]._backoff_s(asked[1])
+    first, second = (Asked("u", (row,), attempts=1) for row in (1, 2))
+    assert download_module.backoff_s(first, settings) == download_module.backoff_s(first, settings)
+    assert download_module.backoff_s(first, settings) != download_module.backoff_s(second, settings)
 
 
 def test_no_more_than_the_limit_are_asked_of_one_host_at_the_same_time(tmp_path, server):
@@ -539,7 +533,7 @@ def test_a_folder_of_another_selection_is_refused(tmp_path, server):
 
 def test_fifty_dead_links_at_the_beginning_end_the_download(tmp_path, server):
     urls = [server.url(f"status/{403 + number % 2}/{number}") for number in range(300)]
-    with pytest.raises(TrainerError, match="expired since 22 Feb 2024") as caught:
+    with pytest.raises(TrainerError, match="stopped working on 22 Feb 2024") as caught:
         fetch(tmp_path, urls)
     assert "local" in str(caught.value) or "folder" in str(caught.value)
     assert 50 <= server.asked.total() < 50 + 2 * QUICK.concurrency
@@ -595,7 +589,7 @@ def test_a_disk_that_is_nearly_full_stops_the_download_before_it_is(tmp_path, se
         download_module, "free_bytes", lambda folder: 2_000_000 if len(server.asked) < 20 else 999
     )
     settings = dataclasses.replace(QUICK, keep_free_bytes=1_000_000)
-    with pytest.raises(DiskFull, match="are to stay free"):
+    with pytest.raises(DiskFull, match="must stay free"):
         fetch(tmp_path, urls, settings)
     assert len(server.asked) < 200
     monkeypatch.undo()
@@ -605,7 +599,7 @@ def test_a_disk_that_is_nearly_full_stops_the_download_before_it_is(tmp_path, se
 
 def test_a_disk_that_is_full_is_said_so_and_no_row_is_blamed(tmp_path, server, monkeypatch):
     urls = [server.url(f"good/{number}") for number in range(30)]
-    write, written = download_module._write, Counter()
+    write, written = disk.write_all, Counter()
 
     def full(file, data):
         if str(file.name).endswith(".part"):
@@ -614,7 +608,7 @@ def test_a_disk_that_is_full_is_said_so_and_no_row_is_blamed(tmp_path, server, m
                 raise OSError(errno.ENOSPC, "No space left on device")
         write(file, data)
 
-    monkeypatch.setattr(download_module, "_write", full)
+    monkeypatch.setattr(disk, "write_all", full)
     with pytest.raises(DiskFull, match="The disk is full"):
         fetch(tmp_path, urls)
     assert {result.status for result in read_results(tmp_path).values()} <= {"ok"}
@@ -649,8 +643,8 @@ def select(file: Path, images: list[str | None]) -> Path:
     """A selection file with these images as rows 1, 2, 3 ..."""
     with duckdb.connect() as database:
         database.execute(
-            "CREATE TABLE rows (row BIGINT, image VARCHAR, prompt VARCHAR, user VARCHAR, kind VARCHAR, "
-            "attachment VARCHAR, job VARCHAR, file VARCHAR, stars INTEGER)"
+            "CREATE TABLE rows (row BIGINT, image VARCHAR, prompt VARCHAR, user VARCHAR, kind "
+            "VARCHAR, attachment VARCHAR, job VARCHAR, file VARCHAR, stars INTEGER)"
         )
         values = [(number, image) for number, image in enumerate(images, start=1)]
         database.executemany(

@@ -58,21 +58,21 @@ def not_utf8(folder):
     os.rename(good, os.path.join(os.fsencode(folder), name))  # noqa: PTH104, PTH118 - bytes
 
 
-DAMAGED = "bad.png: the picture is damaged or none"
+DAMAGED = "bad.png: the file is damaged or not a picture"
 
 PICTURES = {
     "an empty file": ({"bad.png": b""}, f"{DAMAGED} (the file is empty)"),
-    "a web page": ({"bad.jpg": b"<!DOCTYPE html><html>404</html>"}, "bad.jpg: the picture is damaged or none (it is a web page, no picture: whatever saved it got an answer in HTML)"),
+    "a web page": ({"bad.jpg": b"<!DOCTYPE html><html>404</html>"}, "bad.jpg: the file is damaged or not a picture (it is a web page, not a picture: whatever saved it got an HTML answer)"),
     "half a PNG": (half("bad.png"), f"{DAMAGED} (it is cut off: the file ends before the picture does)"),
-    "half a JPEG": (half("bad.jpg", quality=95), "bad.jpg: the picture is damaged or none (it is cut off: the file ends before the picture does)"),
-    "half a WebP": (half("bad.webp", lossless=True), "bad.webp: the picture is damaged or none (it is cut off: the file ends before the picture does)"),
-    "too many pixels": (bomb, f"{DAMAGED} (it has more than 178956970 pixels, the most that are read)"),
+    "half a JPEG": (half("bad.jpg", quality=95), "bad.jpg: the file is damaged or not a picture (it is cut off: the file ends before the picture does)"),
+    "half a WebP": (half("bad.webp", lossless=True), "bad.webp: the file is damaged or not a picture (it is cut off: the file ends before the picture does)"),
+    "too many pixels": (bomb, f"{DAMAGED} (it has more than 178956970 pixels, which is the limit)"),
     "an SVG": ({"bad.png": b"<svg xmlns='http://www.w3.org/2000/svg'/>"}, f"{DAMAGED} (it is an SVG drawing; save it as PNG)"),
-    "a pointer of Git LFS": ({"bad.png": b"version https://git-lfs.github.com/spec/v1\n"}, f"{DAMAGED} (it is a Git LFS pointer, no picture; fetch it by: git lfs pull)"),
+    "a pointer of Git LFS": ({"bad.png": b"version https://git-lfs.github.com/spec/v1\n"}, f"{DAMAGED} (it is a Git LFS pointer, not a picture; fetch the picture with: git lfs pull)"),
     "another file": ({"bad.png": b"\x00\x01hello"}, f"{DAMAGED} (it is not a picture of a known format; it begins with b'\\x00\\x01hello')"),
-    "a name in two lines": ({"two\nlines.png": b""}, "two\\nlines.png: the picture is damaged or none (the file is empty)"),
-    "a name that turns around": ({"\u202egnp.png": b""}, "\\u202egnp.png: the picture is damaged or none (the file is empty)"),
-    "a name of spaces": ({" .png": b""}, " .png: the picture is damaged or none (the file is empty)"),
+    "a name in two lines": ({"two\nlines.png": b""}, "two\\nlines.png: the file is damaged or not a picture (the file is empty)"),
+    "a name that turns around": ({"\u202egnp.png": b""}, "\\u202egnp.png: the file is damaged or not a picture (the file is empty)"),
+    "a name of spaces": ({" .png": b""}, " .png: the file is damaged or not a picture (the file is empty)"),
 }  # fmt: skip
 LINKS = {
     "a link to nothing": (link("bad.png", "nothing.png"), "bad.png: the picture cannot be read (it is a link to nothing)"),
@@ -86,12 +86,12 @@ CAPTIONS = {
     "a byte order mark": ({"bad.txt": b"\xef\xbb\xbf"}, "the caption is empty (bad.txt)"),
     "UTF-16, little end first": ({"bad.txt": "a cat".encode("utf-16")}, "the caption is not UTF-8 (bad.txt is UTF-16; save it as UTF-8)"),
     "UTF-16, big end first": ({"bad.txt": b"\xfe\xff" + "a cat".encode("utf-16-be")}, "the caption is not UTF-8 (bad.txt is UTF-16; save it as UTF-8)"),
-    "UTF-16 without a mark": ({"bad.txt": "a cat".encode("utf-16-le")}, "the caption holds NUL characters (bad.txt; if it is UTF-16, save it as UTF-8)"),
+    "UTF-16 without a mark": ({"bad.txt": "a cat".encode("utf-16-le")}, "the caption contains NUL characters (bad.txt; if it is UTF-16, save it as UTF-8)"),
     "UTF-32": ({"bad.txt": "a cat".encode("utf-32")}, "the caption is not UTF-8 (bad.txt is UTF-32; save it as UTF-8)"),
     "Latin-1": ({"bad.txt": "caf\xe9".encode("latin-1")}, "the caption is not UTF-8 (bad.txt, byte 0xe9 at 3; save it as UTF-8)"),
     "half of a character": ({"bad.txt": b"a \xed\xa0\x80"}, "the caption is not UTF-8 (bad.txt, byte 0xed at 2; save it as UTF-8)"),
     "a character cut off": ({"bad.txt": "a \u65e5".encode()[:-1]}, "the caption is not UTF-8 (bad.txt, byte 0xe6 at 2; save it as UTF-8)"),
-    "NUL bytes": ({"bad.txt": b"a\0b"}, "the caption holds NUL characters (bad.txt; if it is UTF-16, save it as UTF-8)"),
+    "NUL bytes": ({"bad.txt": b"a\0b"}, "the caption contains NUL characters (bad.txt; if it is UTF-16, save it as UTF-8)"),
     "five megabytes": ({"bad.txt": b"long " * 1_000_000}, "the caption is too large (bad.txt, more than 1,048,576 bytes)"),
     "a book": ({"bad.txt": b"x" * 20_001}, "the caption is too long (bad.txt: 20,001 characters; at most 20,000 are taken)"),
     "a folder": (directory("bad.txt"), "the caption cannot be read (bad.txt is a folder)"),
@@ -99,19 +99,19 @@ CAPTIONS = {
     "a picture inside": ({"bad.txt": b"\x89PNG\r\n\x1a\n"}, "the caption is not UTF-8 (bad.txt, byte 0x89 at 0; save it as UTF-8)"),
 }  # fmt: skip
 SIDECARS = {
-    "a bomb of aliases": ("bad.yaml", "a: &a [x, x]\nb: &b [*a, *a]\ntags: [*b, *b]", "the file is not understood (bad.yaml: it has an alias (*a in line 2); write the value out)"),
+    "a bomb of aliases": ("bad.yaml", "a: &a [x, x]\nb: &b [*a, *a]\ntags: [*b, *b]", "the file is not understood (bad.yaml: it has an alias (*a in line 2); write out the value)"),
     "a tag of Python": ("bad.yaml", "!!python/object/apply:os.system [ls]", "the file is not understood (bad.yaml: it has a tag (tag:yaml.org,2002:python/object/apply:os.system in line 1); write plain values)"),
-    "no YAML": ("bad.yaml", "main_prompt: [a", "the file is not understood (bad.yaml: it is no YAML: did not find expected ',' or ']' at line 2, column 1)"),
-    "a tab": ("bad.yml", "tags:\n\t- a", "the file is not understood (bad.yml: it is no YAML: found character that cannot start any token at line 2, column 1)"),
+    "no YAML": ("bad.yaml", "main_prompt: [a", "the file is not understood (bad.yaml: it is not YAML: did not find expected ',' or ']' at line 2, column 1)"),
+    "a tab": ("bad.yml", "tags:\n\t- a", "the file is not understood (bad.yml: it is not YAML: found character that cannot start any token at line 2, column 1)"),
     "a deep nest": ("bad.yaml", "[" * 5000, "the file is not understood (bad.yaml: it is nested too deeply (line 1))"),
     "a list": ("bad.yaml", "- a\n- b", "the file is not understood (bad.yaml: it is a list)"),
-    "a key twice": ("bad.yaml", "main_prompt: a\nmain_prompt: b", "the file is not understood (bad.yaml: the key 'main_prompt' stands twice in it)"),
-    "two documents": ("bad.yaml", "main_prompt: a\n---\nmain_prompt: b", "the file is not understood (bad.yaml: it is no YAML: but found another document at line 2, column 1)"),
-    "a number": ("bad.yaml", "main_prompt: 5", "main_prompt is no text (bad.yaml: it is the number 5; put it in quotes)"),
-    "a date": ("bad.yaml", "main_prompt: 2023-05-01", "main_prompt is no text (bad.yaml: it is a date; put it in quotes)"),
+    "a key twice": ("bad.yaml", "main_prompt: a\nmain_prompt: b", "the file is not understood (bad.yaml: it has the key 'main_prompt' twice)"),
+    "two documents": ("bad.yaml", "main_prompt: a\n---\nmain_prompt: b", "the file is not understood (bad.yaml: it is not YAML: but found another document at line 2, column 1)"),
+    "a number": ("bad.yaml", "main_prompt: 5", "main_prompt is not text (bad.yaml: it is the number 5; put it in quotes)"),
+    "a date": ("bad.yaml", "main_prompt: 2023-05-01", "main_prompt is not text (bad.yaml: it is a date; put it in quotes)"),
     "a date that is none": ("bad.yaml", "main_prompt: 2023-13-45", "the file is not understood (bad.yaml: month must be in 1..12)"),
-    "yes": ("bad.yaml", "tags: [yes]", "a tag is no text (bad.yaml: it is true; put it in quotes)"),
-    "tags that are a text": ("bad.yaml", "tags: a, b", "tags is no list (bad.yaml: it is the text 'a, b')"),
+    "yes": ("bad.yaml", "tags: [yes]", "a tag is not text (bad.yaml: it is true; put it in quotes)"),
+    "tags that are a text": ("bad.yaml", "tags: a, b", "tags is not a list (bad.yaml: it is the text 'a, b')"),
     "a weight in words": ("bad.yaml", "tags: [{tag: a, weight: big}]", "the weight of a tag is not a number from 0 to 1e+06 (bad.yaml: it is the text 'big')"),
     "shuffling maybe": ("bad.yaml", "shuffle_tags: maybe", "shuffle_tags is neither true nor false (bad.yaml: it is the text 'maybe')"),
     "minus two": ("bad.yaml", "multiply: -2", "multiply is not a number above 0, at most 10000 (bad.yaml: it is the number -2)"),
@@ -120,14 +120,14 @@ SIDECARS = {
     "infinity": ("bad.yaml", "multiply: .inf", "multiply is not a number above 0, at most 10000 (bad.yaml: it is the number inf)"),
     "a dropout of two": ("bad.yaml", "cond_dropout: 2", "cond_dropout is not a number from 0 to 1 (bad.yaml: it is the number 2)"),
     "YAML in UTF-16": ("bad.yaml", "main_prompt: a".encode("utf-16"), "the file is not UTF-8 (bad.yaml is UTF-16; save it as UTF-8)"),
-    "a control character": ("bad.yaml", "main_prompt: a\x07", "the file is not understood (bad.yaml: it is no YAML: unacceptable character #x0007: control characters are not allowed in \"<unicode string>\", position 14)"),
-    "NaN in JSON": ("bad.json", '{"multiply": NaN}', "the file is not understood (bad.json: it has NaN, which is no number in JSON)"),
+    "a control character": ("bad.yaml", "main_prompt: a\x07", "the file is not understood (bad.yaml: it is not YAML: unacceptable character #x0007: control characters are not allowed in \"<unicode string>\", position 14)"),
+    "NaN in JSON": ("bad.json", '{"multiply": NaN}', "the file is not understood (bad.json: it has NaN, which is not a number in JSON)"),
     "1e999 in JSON": ("bad.json", '{"multiply": 1e999}', "multiply is not a number above 0, at most 10000 (bad.json: it is the number inf)"),
-    "a key twice in JSON": ("bad.json", '{"caption": "a", "caption": "b"}', "the file is not understood (bad.json: the key 'caption' stands twice in it)"),
-    "half of JSON": ("bad.json", '{"caption": "a"', "the file is not understood (bad.json: it is no JSON: Expecting ',' delimiter at line 1, column 16)"),
-    "a caption that is a list": ("bad.json", '{"caption": ["a"]}', "caption is no text (bad.json: it is a list)"),
+    "a key twice in JSON": ("bad.json", '{"caption": "a", "caption": "b"}', "the file is not understood (bad.json: it has the key 'caption' twice)"),
+    "half of JSON": ("bad.json", '{"caption": "a"', "the file is not understood (bad.json: it is not JSON: Expecting ',' delimiter at line 1, column 16)"),
+    "a caption that is a list": ("bad.json", '{"caption": ["a"]}', "caption is not text (bad.json: it is a list)"),
     "a deep nest of JSON": ("bad.json", "[" * 100_000, "the file is not understood (bad.json: it is nested too deeply)"),
-    "half of a character in JSON": ("bad.json", '{"caption": "\\ud83d"}', "the caption holds half of a character (bad.png)"),
+    "half of a character in JSON": ("bad.json", '{"caption": "\\ud83d"}', "the caption contains half of a character (bad.png)"),
 }  # fmt: skip
 FOLDER_FILES = {
     "a word": ("multiply.txt", "abc", "multiply is not a number above 0, at most 10000 (it is the text 'abc')"),
@@ -140,8 +140,8 @@ FOLDER_FILES = {
     "a chance of two": ("flip_p.txt", "2", "flip_p is not a number from 0 to 1 (it is the number 2.0)"),
     "a percentage": ("cond_dropout.txt", "4%", "cond_dropout is not a number from 0 to 1 (it is the text '4%')"),
     "UTF-16": ("multiply.txt", "2".encode("utf-16"), "the number is not UTF-8 (multiply.txt is UTF-16; save it as UTF-8)"),
-    "a broken global.yaml": ("global.yaml", "tags: {", "the file is not understood (global.yaml: it is no YAML: did not find expected node content at line 2, column 1)"),
-    "a local.yaml of numbers": ("local.yaml", "tags: [1]", "a tag is no text (local.yaml: it is the number 1; put it in quotes)"),
+    "a broken global.yaml": ("global.yaml", "tags: {", "the file is not understood (global.yaml: it is not YAML: did not find expected node content at line 2, column 1)"),
+    "a local.yaml of numbers": ("local.yaml", "tags: [1]", "a tag is not text (local.yaml: it is the number 1; put it in quotes)"),
 }  # fmt: skip
 
 
@@ -239,7 +239,10 @@ def test_a_name_without_a_caption(folder):
     check(
         folder,
         [
-            "_1.png: the caption is empty (no caption file, and nothing before the first _ of its name)"
+            (
+                "_1.png: the caption is empty (no caption file, and nothing before the first _ "
+                "of the picture's name)"
+            )
         ],
     )
 
@@ -276,7 +279,10 @@ def test_bad_repeats_of_kohya(tmp_path):
         ("2_cat/good.png", "cat", 2)
     ]
     assert [str(problem) for problem in report.problems] == [
-        "7/nameless.png: the caption is empty (no caption file, and no name after the repeats of its folder)",
+        (
+            "7/nameless.png: the caption is empty (no caption file, and no name after the "
+            "repeats of its folder)"
+        ),
         "99999_cat/bad.png: its folder has too many repeats (99999; at most 10,000)",
     ]
 
@@ -305,12 +311,12 @@ def test_bad_entries_of_kohyas_metadata(folder):
         [
             f"{digits}: there is no such picture ({digits})",
             "../outside: the path leads out of the folder (../outside)",
-            "./bad.png: the caption is no text (caption: it is the number 5)",
+            "./bad.png: the caption is not text (caption: it is the number 5)",
             "/etc/passwd: there is no such picture (/etc/passwd)",
-            "bad: the caption is no text (tags: it is a list)",
+            "bad: the caption is not text (tags: it is a list)",
             "bad.png: its entry is not understood (it is the text 'a text')",
             "gone.png: there is no such picture (gone.png)",
-            "https://example.org/a.png: the path is none (https://example.org/a.png)",
+            "https://example.org/a.png: it is not a path (https://example.org/a.png)",
             "sub/../bad.png: the caption is empty (its entry has neither caption nor tags)",
             "twin: several pictures have this name (twin.jpg, twin.png)",
         ],
@@ -320,9 +326,9 @@ def test_bad_entries_of_kohyas_metadata(folder):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ('{"good": {"caption": "a"}', "it is no JSON: Expecting ',' delimiter at line 1, column 26"),
-        ('{"good": {"caption": "a", "score": NaN}}', "it has NaN, which is no number in JSON"),
-        ('{"good": {"caption": "a"}, "good": {"caption": "b"}}', "the key 'good' stands twice in it"),
+        ('{"good": {"caption": "a"}', "it is not JSON: Expecting ',' delimiter at line 1, column 26"),
+        ('{"good": {"caption": "a", "score": NaN}}', "it has NaN, which is not a number in JSON"),
+        ('{"good": {"caption": "a"}, "good": {"caption": "b"}}', "it has the key 'good' twice"),
         ('{"good": {"caption": "caf\\u00e9"}}'.encode("utf-16"), "the file is not UTF-8 (metadata.json is UTF-16; save it as UTF-8)"),
         ("[1]", "it is a list, not a mapping of pictures to captions"),
         ('{"a":' * 100_000, "it is nested too deeply"),
@@ -334,28 +340,28 @@ def test_a_metadata_file_of_kohya_that_is_broken(folder, content, reason):
         load(folder, layout="kohya")
     assert (
         str(error.value)
-        == f"metadata.json is not understood: {reason}. Mend it, or choose another layout."
+        == f"metadata.json is not understood: {reason}. Repair it, or choose another layout."
     )
 
 
 ROWS = {
-    "a broken line": ('{"file_name": "bad.png", "text": "b"', "the row is not understood (it is no JSON: Expecting ',' delimiter at line 1, column 37)"),
+    "a broken line": ('{"file_name": "bad.png", "text": "b"', "the row is not understood (it is not JSON: Expecting ',' delimiter at line 1, column 37)"),
     "no object": ('["bad.png", "b"]', "the row is not understood (it is a list)"),
-    "NaN": ('{"file_name": "bad.png", "text": "b", "x": NaN}', "the row is not understood (it has NaN, which is no number in JSON)"),
-    "a key twice": ('{"file_name": "bad.png", "text": "b", "text": "c"}', "the row is not understood (the key 'text' stands twice in it)"),
+    "NaN": ('{"file_name": "bad.png", "text": "b", "x": NaN}', "the row is not understood (it has NaN, which is not a number in JSON)"),
+    "a key twice": ('{"file_name": "bad.png", "text": "b", "text": "c"}', "the row is not understood (it has the key 'text' twice)"),
     "a missing picture": ('{"file_name": "gone.png", "text": "b"}', "there is no such picture (gone.png)"),
     "a path that climbs out": ('{"file_name": "../bad.png", "text": "b"}', "the path leads out of the folder (../bad.png)"),
     "an absolute path": ('{"file_name": "/data/bad.png", "text": "b"}', "the path leads out of the folder (/data/bad.png)"),
     "a path with a drive": ('{"file_name": "C:\\\\bad.png", "text": "b"}', "the path leads out of the folder (C:\\bad.png)"),
-    "a URL": ('{"file_name": "file:///etc/passwd", "text": "b"}', "the path is none (file:///etc/passwd)"),
+    "a URL": ('{"file_name": "file:///etc/passwd", "text": "b"}', "it is not a path (file:///etc/passwd)"),
     "no file name": ('{"text": "b"}', "the row names no picture"),
     "an empty file name": ('{"file_name": null, "text": "b"}', "the row names no picture (it is empty)"),
     "a number for a file name": ('{"file_name": 7, "text": "b"}', "the row names no picture (it is the number 7)"),
-    "a number for a caption": ('{"file_name": "bad.png", "text": 7}', "the caption is no text (column 'text': it is the number 7)"),
-    "a list for a caption": ('{"file_name": "bad.png", "text": ["b"]}', "the caption is no text (column 'text': it is a list)"),
+    "a number for a caption": ('{"file_name": "bad.png", "text": 7}', "the caption is not text (column 'text': it is the number 7)"),
+    "a list for a caption": ('{"file_name": "bad.png", "text": ["b"]}', "the caption is not text (column 'text': it is a list)"),
     "no caption": ('{"file_name": "bad.png"}', "the caption is empty (column 'text')"),
     "an empty caption": ('{"file_name": "bad.png", "text": " "}', "the caption is empty (column 'text')"),
-    "a NUL in a caption": ('{"file_name": "bad.png", "text": "a\\u0000b"}', "the caption holds NUL characters (column 'text')"),
+    "a NUL in a caption": ('{"file_name": "bad.png", "text": "a\\u0000b"}', "the caption contains NUL characters (column 'text')"),
     "Latin-1": ('{"file_name": "bad.png", "text": "caf\xe9"}'.encode("latin-1"), "the row is not understood (it is not UTF-8; save the file as UTF-8)"),
     "a line of two megabytes": ('{"file_name": "bad.png", "text": "' + "b" * 2_000_000 + '"}', "the row is not understood (more than 1,048,576 bytes)"),
     "a row for a text file": ('{"file_name": "good.txt", "text": "b"}', None),
@@ -371,7 +377,10 @@ def test_a_bad_line_of_metadata(folder, line, message):
     dataset, report = load(folder)
     assert [pair.caption for pair in dataset.pairs] == ["a good one", "a good one, again"]
     expected = (
-        "good.txt: the picture is damaged or none (it is not a picture of a known format; it begins with b'a good one')"
+        (
+            "good.txt: the file is damaged or not a picture (it is not a picture of a known "
+            "format; it begins with b'a good one')"
+        )
         if message is None
         else f"metadata.jsonl, line 2: {message}"
     )
@@ -382,7 +391,7 @@ CSV_ROWS = {
     "too few values": (b"bad.png", "1 values for 2 columns"),
     "too many values": (b"bad.png,b,c", "3 values for 2 columns"),
     "a quote that is not closed": (b'bad.png,"b', "a quote is not closed"),
-    "a quote in the middle": (b'bad.png,"b"c', "it is no CSV: ',' expected after '\"'"),
+    "a quote in the middle": (b'bad.png,"b"c', "it is not CSV: ',' expected after '\"'"),
     "Latin-1": (b"bad.png,caf\xe9", "it is not UTF-8; save the file as UTF-8"),
 }
 
@@ -404,7 +413,7 @@ def test_a_bad_row_of_a_csv_file(folder, line, message):
     [
         ("metadata.jsonl", '{"file_name": "good.png"}'.encode("utf-16"), "the file is not UTF-8 (it is UTF-16; save it as UTF-8)"),
         ("metadata.csv", "file_name,text\n".encode("utf-16"), "the file is not UTF-8 (it is UTF-16; save it as UTF-8)"),
-        ("metadata.csv", b"file_name,text,text\ngood.png,a,b\n", "the header has a column twice (text)"),
+        ("metadata.csv", b"file_name,text,text\ngood.png,a,b\n", "the header repeats a column (text)"),
         ("metadata.parquet", b"PAR1 and then nothing", None),
     ],
 )  # fmt: skip

@@ -37,7 +37,10 @@ FILES = {
     "people/multiply.txt": " 1.5\n",
     "people/flip_p.txt": "0.5",
     "people/one.yml": "main_prompt: from yml\ntags: [low]\nflip_p: 0.25",
-    "people/one.yaml": "main_prompt: from yaml\ntags:\n- tag: holding a sword\n  weight: 1.5\n- tag: clouds\n  weight: 0.5",
+    "people/one.yaml": (
+        "main_prompt: from yaml\ntags:\n- tag: holding a sword\n  weight: 1.5\n- tag: clouds\n  "
+        "weight: 0.5"
+    ),
     "people/one.txt": "from txt, standing",
     "people/batch_id.txt": "together",
     "people/old/global.yml": "cond_dropout: 0.0\ntags: [old]",
@@ -170,7 +173,10 @@ def test_of_a_text_with_several_lines_the_first_counts_and_the_report_says_so(tm
     dataset, report = load(tmp_path)
     assert dataset.pairs[0].caption == "one, two"
     assert report.notes == (
-        "caption files with further lines, of which the first is used: 1 (EveryDream2 uses all: caption_text)",
+        (
+            "caption files with more than one line, of which only the first is used: 1 "
+            "(EveryDream2 uses all: caption_text)"
+        ),
     )
     assert load(tmp_path, caption_text="whole file")[0].pairs[0].caption == "one, two\nthree"
 
@@ -190,12 +196,15 @@ def test_a_list_of_pairs_is_read_as_everydream2s_json_data_root(tmp_path):
     entries = [
         {"image": "one.png", "caption": "one, up", "multiply": 2},
         {"image": "one.png", "caption": "the same again"},
-        {"image": "/elsewhere/data/sub/three.png", "caption": {"main_prompt": "three", "tags": ["t"]}},
+        {
+            "image": "/elsewhere/data/sub/three.png",
+            "caption": {"main_prompt": "three", "tags": ["t"]},
+        },
         {"image": "two.png", "caption": "deep/words.txt"},
         {"image": "sub\\three.png"},
         {"image": "four.png", "caption": "four"},
         {"caption": "none"},
-    ]  # fmt: skip
+    ]
     text(tmp_path, "pairs.json", json.dumps(entries))
     dataset, report = load(tmp_path)
     assert report.layout == "everydream"
@@ -219,8 +228,11 @@ def test_a_setting_that_is_not_understood_stops_or_leaves_the_pictures_without_i
         load(tmp_path, on_problem="stop")
     assert str(error.value).splitlines() == [
         "1 other files in input/few cannot be used:",
-        "  sub/multiply.txt: multiply is not a number above 0, at most 10000 (it is the text 'twice')",
-        'Mend or remove them, or set on_problem to "skip" to go on without them.',
+        (
+            "  sub/multiply.txt: multiply is not a number above 0, at most 10000 (it is the text "
+            "'twice')"
+        ),
+        'Repair or remove them, or set on_problem to "skip" to continue without them.',
     ]
     dataset, report = load(tmp_path)
     assert dataset.pairs[0].weight == 1 and len(report.unread) == 1

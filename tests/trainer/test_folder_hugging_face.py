@@ -61,9 +61,12 @@ def test_the_pairs_are_the_rows_that_imagefolder_reads(folder):
     assert all(pair.captions == {"source": "drawn"} for pair in dataset.pairs)
     assert {pair.group for pair in dataset.train} == {"train", "train/deep"}
     assert report.notes == (
-        "outside of the split folders, not read: extra/metadata.jsonl",
-        "captions from the column text (the likeliest; caption_column chooses another); further captions: source",
-        "pictures that stand in more than one row: 1",
+        "outside the split folders, not read: extra/metadata.jsonl",
+        (
+            "captions from the column text (the likeliest; caption_column chooses another); "
+            "further captions: source"
+        ),
+        "pictures with more than one row: 1",
         "pictures without a row, not read: 2",
         "split by folder: 6 train, 2 validation, 1 validation/test",
     )
@@ -83,7 +86,9 @@ def test_without_a_folder_to_train_on_everything_is_for_training(tmp_path):
     jsonl(tmp_path, "test/metadata.jsonl", {"file_name": "a.png", "text": "a"})
     dataset, report = load(tmp_path)
     assert dataset.train == dataset.pairs
-    assert "split folders without one to train on: all pairs are for training" in report.notes
+    assert (
+        "none of the split folders is for training: all pairs are used for training" in report.notes
+    )
 
 
 def table(folder, kind):
@@ -99,14 +104,17 @@ def table(folder, kind):
             {"file_name": "./c d.png", "prompt": "three", "blip": "", "size": None},
         )
     elif kind == "csv":
-        lines = '\ufefffile_name,prompt,blip\r\na.png,"one, \u00e9",a thing\r\nb.png,"two ""quoted""\nlines",\r\n./c d.png,three,\r\n'
+        lines = (
+            '\ufefffile_name,prompt,blip\r\na.png,"one, \u00e9",a thing\r\nb.png,"two '
+            '""quoted""\nlines",\r\n./c d.png,three,\r\n'
+        )
         text(folder, "metadata.csv", lines)
     else:
         with duckdb.connect() as database:
             database.execute(
-                "COPY (FROM (VALUES ('a.png', 'one, \u00e9', 'a thing', 3), ('b.png', 'two \"quoted\"\nlines', NULL, 4), "
-                "('./c d.png', 'three', '', NULL)) AS t(file_name, prompt, blip, size)) "
-                f"TO '{folder / 'metadata.parquet'}' (FORMAT parquet)"
+                "COPY (FROM (VALUES ('a.png', 'one, \u00e9', 'a thing', 3), ('b.png', 'two "
+                "\"quoted\"\nlines', NULL, 4), ('./c d.png', 'three', '', NULL)) AS t(file_name, "
+                f"prompt, blip, size)) TO '{folder / 'metadata.parquet'}' (FORMAT parquet)"
             )
 
 
@@ -121,7 +129,7 @@ def test_the_three_kinds_of_table_are_read_alike(tmp_path, kind):
     ]
     assert report.why == f"metadata.{kind} names pictures"
     assert report.notes[0].startswith("captions from the column prompt (the likeliest;")
-    assert ("columns that are no text, not read: 'size'" in report.notes) == (kind != "csv")
+    assert ("columns that are not text, not read: 'size'" in report.notes) == (kind != "csv")
 
 
 def test_the_caption_column_is_chosen_and_the_others_are_further_captions(tmp_path):
@@ -132,7 +140,8 @@ def test_the_caption_column_is_chosen_and_the_others_are_further_captions(tmp_pa
     with pytest.raises(TrainerError) as error:
         load(tmp_path, caption_column="florence")
     assert str(error.value) == (
-        "There is no column 'florence' in metadata.jsonl; there are text, blip. Choose one as caption_column, or leave it empty."
+        "There is no column 'florence' in metadata.jsonl. Its columns with text are: text, blip. "
+        "Choose one as caption_column, or leave it empty."
     )
 
 
@@ -151,8 +160,8 @@ def test_what_cannot_be_a_further_caption_does_not_cost_the_pair(tmp_path):
     dataset, report = load(tmp_path, on_problem="stop")
     assert (dataset.pairs[0].caption, dataset.pairs[0].captions) == ("one", {})
     assert report.notes[1:] == (
-        "columns that are no text, not read: '\\ud800', 'n'",
-        "further captions that are none, left out: 1 of page",
+        "columns that are not text, not read: '\\ud800', 'n'",
+        "further captions that are not text or too long, left out: 1 of page",
     )
 
 
@@ -162,7 +171,7 @@ def test_numbers_and_the_index_in_a_csv_file_are_no_captions(tmp_path):
     text(tmp_path, "metadata.csv", ",file_name,width,caption,score\n0,a.png,512,1girl,9.5e-1\n")
     dataset, report = load(tmp_path, on_problem="stop")
     assert (dataset.pairs[0].caption, dataset.pairs[0].captions) == ("1girl", {})
-    assert report.notes[1] == "columns that are no text, not read: '', 'width', 'score'"
+    assert report.notes[1] == "columns that are not text, not read: '', 'width', 'score'"
 
 
 def test_a_column_named_like_picture_file_name_names_the_pictures(tmp_path):
@@ -187,7 +196,7 @@ def test_a_metadata_file_that_names_no_pictures_leaves_the_folder_plain(tmp_path
         load(tmp_path, layout="hugging face")
     assert str(error.value) == (
         "metadata.csv has no column file_name, only photographer, year. "
-        "Name the column of picture files file_name, or choose another layout."
+        "Rename the column of picture files to file_name, or choose another layout."
     )
 
 

@@ -67,8 +67,11 @@ def test_the_pairs_and_repeats_are_those_of_kohya(folder):
     assert pairs["5_cat/b.JPG"].group == "5_cat"
     assert report.problems == ()
     assert report.notes == (
-        "pictures that kohya passes over: 1 in -2_off, 1 in 0_off, 1 in 5_cat, 1 in 5_cat/deeper, 1 in album and 1 more",
-        "with a .caption and a .txt file, captioned by the first: 1",
+        (
+            "pictures that kohya skips: 1 in -2_off, 1 in 0_off, 1 in 5_cat, 1 in 5_cat/deeper, "
+            "1 in album and 1 more"
+        ),
+        "pictures with a .caption and a .txt file, of which the first is used: 1",
     )
     assert report.captions_from_names == 2
 
@@ -90,7 +93,8 @@ def test_a_multiply_file_beside_repeats_is_taken_for_everydream2_and_both_are_na
     dataset, report = load(tmp_path)
     assert dataset.pairs[0].weight == 3
     assert report.why == (
-        "it has 10_cat/multiply.txt; it could be kohya (all pictures are in folders named like 10_cat) too"
+        "it has 10_cat/multiply.txt; it could also be kohya (all pictures are in folders named "
+        "like 10_cat)"
     )
 
 

@@ -89,8 +89,8 @@ def test_both_caption_files_and_a_shared_one_are_reported(tmp_path):
         "b.png": "counts",
     }
     assert report.notes == (
-        "with a .txt and a .caption file, captioned by the first: 1",
-        "sharing a caption file with a picture of the same name: 2",
+        "pictures with a .txt and a .caption file, of which the first is used: 1",
+        "pictures that share a caption file with another of the same name: 2",
     )
     assert report.other_files == {".txt": 1}
 
@@ -107,8 +107,8 @@ def test_links_are_followed_but_no_folder_is_read_twice(tmp_path):
     dataset, report = load(folder, on_problem="stop")
     assert [pair.image for pair in dataset.pairs] == ["a/near.png", "alias.png", "linked/far.png"]
     assert report.notes == (
-        "not read: a/circle (it is a link to a folder that is read already)",
-        "not read: aa (it is a link to a folder that is read already)",
+        "not read: a/circle (it is a link to a folder that is already read)",
+        "not read: aa (it is a link to a folder that is already read)",
     )
 
 
@@ -154,7 +154,7 @@ def test_the_background_is_part_of_the_dataset(tmp_path):
     assert white.fingerprint == load(tmp_path, background="#FFFFFF")[0].fingerprint
     assert white.fingerprint != black.fingerprint
     for colour in ("green", "#0f0", "#00ff0g", "", "#00ff00;"):
-        with pytest.raises(TrainerError, match="is no colour. Write it as #rrggbb"):
+        with pytest.raises(TrainerError, match="is not a colour. Write it as #rrggbb"):
             load(tmp_path, background=colour)
 
 

@@ -247,7 +247,7 @@ def test_transparency_becomes_the_chosen_colour(colour):
 
 
 def test_a_background_that_is_no_colour_is_refused_by_name(tmp_path):
-    with pytest.raises(TrainerError, match="^'nothing' is no colour; write it like #ffffff$"):
+    with pytest.raises(TrainerError, match="^'nothing' is not a colour; write it like #ffffff$"):
         open_rgb(GOOD["RGB PNG"][0](), background="nothing")
 
 
@@ -326,8 +326,8 @@ def as_tiff(values: numpy.ndarray) -> bytes:
 
 CUT_OFF = "it is cut off: the file ends before the picture does"
 ODD = "is damaged, cut off or of a kind that cannot be read; save it as PNG"
-PAGE = "it is a web page, no picture: whatever saved it got an answer in HTML"
-TOO_MANY = f"it has more than {MAX_PIXELS} pixels, the most that are read"
+PAGE = "it is a web page, not a picture: whatever saved it got an HTML answer"
+TOO_MANY = f"it has more than {MAX_PIXELS} pixels, which is the limit"
 TOO_MUCH_TEXT = "the text or profile inside the file is too large; save the picture without it"
 BAD = {
     "empty.png": (lambda: b"", "the file is empty"),
@@ -340,10 +340,10 @@ BAD = {
     "layers.png": (lambda: b"8BPS\0\1" + bytes(40), "it is a Photoshop document; save it as PNG"),
     "program.png": (lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "it is a PostScript drawing; save it as PNG"),
     "pages.jpg": (lambda: b"%PDF-1.7\n", "it is a PDF document; save its pictures as PNG"),
-    "pointer.png": (lambda: b"version https://git-lfs.github.com/spec/v1\noid", "it is a Git LFS pointer, no picture; fetch it by: git lfs pull"),
+    "pointer.png": (lambda: b"version https://git-lfs.github.com/spec/v1\noid", "it is a Git LFS pointer, not a picture; fetch the picture with: git lfs pull"),
     "text.png": (lambda: b"only words are in here", "it is not a picture of a known format; it begins with b'only words are i'"),
     "head.png": (lambda: encoded(noise(9, 9), "PNG")[:20], CUT_OFF),
-    "nothing.png": (lambda: bomb(0), f"it begins as PNG, but {ODD}"),
+    "nothing.png": (lambda: bomb(0), f"it begins like PNG, but {ODD}"),
     "cut.png": (lambda: cut("PNG"), CUT_OFF),
     "cut.jpg": (lambda: cut("JPEG"), CUT_OFF),
     "nearly.jpg": (lambda: cut("JPEG", 0.95), CUT_OFF),
@@ -352,14 +352,14 @@ BAD = {
     "cut.gif": (lambda: cut("GIF"), CUT_OFF),
     "cut.bmp": (lambda: cut("BMP"), CUT_OFF),
     "cut.tif": (lambda: cut("TIFF"), CUT_OFF),
-    "lzw.tif": (lambda: cut("TIFF", compression="tiff_lzw"), f"it begins as TIFF, but {ODD}"),
+    "lzw.tif": (lambda: cut("TIFF", compression="tiff_lzw"), f"it begins like TIFF, but {ODD}"),
     "text_bomb.png": (lambda: png(1, 8, 2, b"abc", (b"zTXt", b"k\0\0" + zlib.compress(bytes(9 << 20)))), TOO_MUCH_TEXT),
     "profile_bomb.png": (lambda: png(1, 8, 2, b"abc", (b"iCCP", b"k\0\0" + zlib.compress(bytes(99 << 20)))), TOO_MUCH_TEXT),
     "bomb.png": (lambda: bomb(13_400), TOO_MANY),
     "huge.png": (lambda: bomb(200_000), TOO_MANY),
-    "bright.tif": (lambda: as_tiff(numpy.array([[0, 812.5]], numpy.float32)), "its values are floats from 0 to 812.5; they are read from 0 to 1. Save it with 8 or 16 bits"),
-    "nan.tif": (lambda: as_tiff(numpy.array([[0, numpy.nan]], numpy.float32)), "its values are floats from nan to nan; they are read from 0 to 1. Save it with 8 or 16 bits"),
-    "whole.tif": (lambda: as_tiff(numpy.array([[-1, 70_000]], numpy.int32)), "its values go from -1 to 70000; at most 16 bits are read. Save it with 8 or 16 bits"),
+    "bright.tif": (lambda: as_tiff(numpy.array([[0, 812.5]], numpy.float32)), "its values are floats from 0 to 812.5; only 0 to 1 can be read. Save it with 8 or 16 bits"),
+    "nan.tif": (lambda: as_tiff(numpy.array([[0, numpy.nan]], numpy.float32)), "its values are floats from nan to nan; only 0 to 1 can be read. Save it with 8 or 16 bits"),
+    "whole.tif": (lambda: as_tiff(numpy.array([[-1, 70_000]], numpy.int32)), "its values go from -1 to 70000; at most 16 bits can be read. Save it with 8 or 16 bits"),
 }  # fmt: skip
 
 

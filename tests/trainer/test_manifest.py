@@ -94,13 +94,14 @@ def test_a_changed_manifest_is_refused(tmp_path):
     with duckdb.connect() as database:
         (header,) = database.execute(f"SELECT value FROM parquet_kv_metadata('{path}')").fetchone()
         database.execute(
-            f"COPY (SELECT * REPLACE ('changed' AS caption) FROM '{path}') TO '{tmp_path}/n.parquet' "
-            f"(FORMAT parquet, KV_METADATA {{'cocktail.dataset': '{header.decode()}'}})"
+            f"COPY (SELECT * REPLACE ('changed' AS caption) FROM '{path}') TO "
+            f"'{tmp_path}/n.parquet' (FORMAT parquet, KV_METADATA {{'cocktail.dataset': "
+            f"'{header.decode()}'}})"
         )
     with pytest.raises(TrainerError, match="changed since"):
         Dataset.load(tmp_path / "n.parquet")
     path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(TrainerError, match="no manifest of a dataset, or damaged"):
+    with pytest.raises(TrainerError, match="not the manifest of a dataset, or it is damaged"):
         Dataset.load(path)
 
 
@@ -145,7 +146,7 @@ def altered(path: Path, header: dict | None = None, select: str = "*") -> Path:
 HEADER_OF = {"format": 2, "name": "x", "root": "x", "fingerprint": "0", "background": "#ffffff"}
 COMPLETE = HEADER_OF | {"caption_mix": [], "history": []}
 BAD_MANIFESTS = [
-    ([], "*", "no manifest of a dataset, or damaged (TypeError"),
+    ([], "*", "not the manifest of a dataset, or it is damaged (TypeError"),
     (COMPLETE | {"format": 9}, "*", "another version of Cocktail (format 9; this one reads 2)"),
     (HEADER_OF, "*", "damaged (KeyError: 'caption_mix')"),
     (COMPLETE | {"caption_mix": [1]}, "*", "damaged (TypeError"),
@@ -183,7 +184,7 @@ def test_a_manifest_that_is_none_is_refused_in_words(tmp_path, header, select, w
 def test_a_picture_that_climbs_out_of_the_root_is_refused(tmp_path, image):
     pair = dataclasses.replace(PLAIN, image=image)
     Dataset("two", str(tmp_path), (PLAIN, dataclasses.replace(pair, id="1"))).save(tmp_path / "m")
-    with pytest.raises(TrainerError, match="names 1 pictures by ways out of its folder"):
+    with pytest.raises(TrainerError, match="names 1 pictures outside its folder"):
         Dataset.load(tmp_path / "m")
 
 

@@ -212,9 +212,9 @@ def test_sql_reads_generated_messages_as_python_does(seed):
         *midjourney.account_layers("tail"),
     ]
     query = f"""
-        SELECT typed, prompt, {midjourney.words_sql("prompt")}, version, aspect, stylize, raw, image_prompts,
-            negative_weight, truncated, {midjourney.kind_sql("tail")}, {midjourney.image_no_sql("tail")}, account,
-            {midjourney.unfinished_sql("tail")}
+        SELECT typed, prompt, {midjourney.words_sql("prompt")}, version, aspect, stylize, raw,
+            image_prompts, negative_weight, truncated, {midjourney.kind_sql("tail")},
+            {midjourney.image_no_sql("tail")}, account, {midjourney.unfinished_sql("tail")}
         FROM {midjourney.layered("(SELECT unnest(?::VARCHAR[]) AS m)", layers)}
     """
     with duckdb.connect() as connection:

@@ -41,7 +41,7 @@ def flip_a_bit(file, keep_time=False):
 def test_unchanged_pictures_are_not_read(dataset, facts, folder, monkeypatch):
     monkeypatch.setattr("cocktail.trainer.data.folder.picture_check.sha256_file", None)
     check = check_pictures(dataset, [facts])
-    assert check.fine and str(check) == "5 pictures are where they were"
+    assert check.fine and str(check) == "all 5 pictures are there"
 
 
 def test_missing_and_changed_pictures_are_named(dataset, facts, folder):
@@ -50,8 +50,7 @@ def test_missing_and_changed_pictures_are_named(dataset, facts, folder):
     check = check_pictures(dataset, [facts])
     assert (check.missing, check.changed) == (("00001.png",), ("00002.png",))
     assert str(check) == (
-        "1 of 5 pictures are not where they were:\n  00001.png\n"
-        "1 of 5 pictures are changed since:\n  00002.png"
+        "1 of 5 pictures are missing:\n  00001.png\n1 of 5 pictures have changed:\n  00002.png"
     )
     load_folder(folder, "shapes", on_problem="skip", cache=facts)
     assert check_pictures(dataset, [facts]) == check, "also when the folder has been loaded anew"

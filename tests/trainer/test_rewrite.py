@@ -52,11 +52,11 @@ def test_pairs_keep_their_ids_and_one_whose_caption_is_gone_is_named():
     assert report.empty == ("0.png",) and report.changed == 1
     assert str(report).splitlines() == [
         "1 of 3 captions changed",
-        "left out, nothing remained of the caption: 1 (0.png)",
+        "left out, because the caption became empty: 1 (0.png)",
         "- a cat",
         "+ a",
     ]
-    with pytest.raises(TrainerError, match="leave nothing of any caption"):
+    with pytest.raises(TrainerError, match="leave every caption empty"):
         rewrite(dataset("cat"), CaptionRules(replace=(("cat", ""),)))
 
 

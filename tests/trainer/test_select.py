@@ -16,7 +16,7 @@ from types import ModuleType
 import duckdb
 import pytest
 
-from cocktail.trainer.data.table import derived as records_module
+from cocktail.trainer.data.table import derived as derived_module
 from cocktail.trainer.data.table.columns import Mapping, guess
 from cocktail.trainer.data.table.derived import derived_path, ingest
 from cocktail.trainer.data.table.request import run_select
@@ -280,11 +280,14 @@ def test_parquet_of_any_types_is_read_as_text(tmp_path):
     path = tmp_path / "odd.parquet"
     with duckdb.connect() as database:
         database.execute(
-            "COPY (SELECT 'http://x/' || range || '.png' AS image, 'a cat of number ' || range AS prompt,"
-            " (range / 3)::DECIMAL(9, 2) AS user, range % 2 = 0 AS upscaled, 640::HUGEINT AS width, 4.6e2::FLOAT AS height,"
-            " [1, NULL] AS nested, {'a': 1} AS struct, 'ab'::BLOB AS bytes, TIMESTAMP '2023-05-01 01:02:03' AS time,"
-            " NULL AS nothing, DATE '2023-05-01' AS day, INTERVAL 1 DAY AS span, 'x'::ENUM('x', 'y') AS enumerated,"
-            " uuid() AS identity FROM range(50)) TO $path (FORMAT parquet)",
+            (
+                "COPY (SELECT 'http://x/' || range || '.png' AS image, 'a cat of number ' || "
+                "range AS prompt, (range / 3)::DECIMAL(9, 2) AS user, range % 2 = 0 AS upscaled, "
+                "640::HUGEINT AS width, 4.6e2::FLOAT AS height, [1, NULL] AS nested, {'a': 1} AS "
+                "struct, 'ab'::BLOB AS bytes, TIMESTAMP '2023-05-01 01:02:03' AS time, NULL AS "
+                "nothing, DATE '2023-05-01' AS day, INTERVAL 1 DAY AS span, 'x'::ENUM('x', 'y') "
+                "AS enumerated, uuid() AS identity FROM range(50)) TO $path (FORMAT parquet)"
+            ),
             {"path": str(path)},
         )
     mapping = Mapping(
@@ -315,10 +318,14 @@ CONDITIONS = {
     "coalesce(stylize, 100) > 50 -- and so on": lambda r: r[8] is None or r[8] > 50,
     "TRY_CAST(version AS DOUBLE) >= 5.1": lambda r: r[6] in ("5.1", "5.2"),
     "user IS NULL OR kind = 'grid'": lambda r: r[3] is None or r[4] == "grid",
-    "regexp_matches(prompt, '^a ') AND len(prompt) < 150": lambda r: r[2].startswith("a ") and len(r[2]) < 150,
-    "nullif(split_part(aspect, ':', 2), '9') IS NOT NULL": lambda r: r[7] is not None and r[7].split(":")[1] != "9",
+    "regexp_matches(prompt, '^a ') AND len(prompt) < 150": lambda r: (
+        r[2].startswith("a ") and len(r[2]) < 150
+    ),
+    "nullif(split_part(aspect, ':', 2), '9') IS NOT NULL": lambda r: (
+        r[7] is not None and r[7].split(":")[1] != "9"
+    ),
     "height BETWEEN 900 AND 1000 OR image_no = 2": lambda r: 900 <= r[11] <= 1000 or r[5] == 2,
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("where", CONDITIONS)
@@ -355,16 +362,16 @@ REFUSED = {
     "SET enable_external_access = true": "cannot be read: syntax error",
     "random() < 0.5": "calls random, which is not allowed",
     "now() > '2020-01-01'": "calls now, which is not allowed",
-    "current_date > '2020-01-01'": "names current_date, which is no column",
+    "current_date > '2020-01-01'": "names current_date, which is not a column",
     "count(*) > 1": "calls count_star, which is not allowed",
     "row_number() OVER () < 3": "holds a window function",
     "COLUMNS(*) IS NULL": "holds a star",
     "list_contains([x FOR x IN ['a']], prompt)": "holds a lambda",
     "repeat('x', 1000000000) = prompt": "calls repeat, which is not allowed",
     "format('{:1000000000}', 1) = prompt": "calls format, which is not allowed",
-    "colour = 'red'": "names colour, which is no column. Columns are: image, prompt, words, user, ",
-    'prompt = "fox"': "A text stands between single quotes.",
-    "caption_0 = 'x'": "names caption_0, which is no column",
+    "colour = 'red'": "names colour, which is not a column. The columns are: image, prompt, words, ",
+    'prompt = "fox"': "Put text in single quotes.",
+    "caption_0 = 'x'": "names caption_0, which is not a column",
     "prompt = '\0'": "holds a NUL character",
     "prompt + 1 > 2": "does not fit the table",
     "width > 'wide'": "Could not convert string 'wide' to INT32",
@@ -389,7 +396,7 @@ def test_a_condition_that_fails_on_a_record_says_so(clean, derived, tmp_path):
 def test_duckdb_itself_can_reach_nothing_but_the_table(clean, tmp_path):
     secret = tmp_path / "secret.csv"
     secret.write_text("a\n1\n", encoding="utf-8")
-    with records_module.connected(open_table(clean), tmp_path, 256, [], None) as database:
+    with derived_module.connected(open_table(clean), tmp_path, 256, [], None) as database:
         for statement in (
             f"SELECT * FROM read_csv('{secret}')",
             f"SELECT * FROM '{secret}'",
@@ -531,7 +538,7 @@ def test_a_stopped_selection_leaves_nothing_behind(make_table, tmp_path, action)
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"kinds": ("picture",)}, "kinds names 'picture'; there are grid, variation"),
+        ({"kinds": ("picture",)}, "kinds names 'picture'; it knows grid, variation"),
         ({"raw": "yes"}, "raw is 'yes'; it must be one of any, style_raw, stylize"),
         ({"min_words": -1}, "min_words is -1; it must be between 0"),
         ({"sample": 1.5}, "sample must be of type int, but is 1.5"),

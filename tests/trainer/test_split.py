@@ -95,11 +95,11 @@ def test_a_folder_of_its_own_and_named_sets_are_measured_and_never_trained_on():
     assert len(result.train) == 19
     assert str(result.path(sets["faces"][0])).replace("\\", "/").endswith("/faces/200.png")
     assert "1 left out of training" in result.history[0]
-    with pytest.raises(TrainerError, match="has a validation set faces already"):
+    with pytest.raises(TrainerError, match="already has a validation set faces"):
         add_validation_set(result, Dataset("more", "/more", pairs(3, 300)), "faces")
     with pytest.raises(TrainerError, match="cannot name a validation set"):
         add_validation_set(training, faces, "../faces")
-    with pytest.raises(TrainerError, match="All pictures to train on are in pairs too"):
+    with pytest.raises(TrainerError, match="All pictures to train on are also in pairs"):
         add_validation_set(training, training)
     with pytest.raises(TrainerError, match="same background"):
         add_validation_set(training, dataclasses.replace(faces, background="#000000"))

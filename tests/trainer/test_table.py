@@ -1,4 +1,4 @@
-"""Opening tables: what each bad one is told, and that no bad record takes a good neighbour with it."""
+"""Opening tables: the error for each bad one, and that no bad record takes a good one with it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,10 @@ def parquet(data: str = "SELECT 'a.png' AS image, 'a red cat' AS prompt") -> byt
 
 
 SUFFIXES = ".csv, .tsv, .jsonl, .ndjson, .parquet, .csv.gz, .tsv.gz, .jsonl.gz"
-NO_TABLE = f"{{table}} is not a table by its name. A table ends in one of {SUFFIXES}; give the file the right suffix."
+NO_TABLE = (
+    f"{{table}} does not have the name of a table. Tables end in one of {SUFFIXES}; "
+    "give the file the right suffix."
+)
 AGAIN = "Export or copy the table again."
 DAMAGED_GZ = "{table} is a damaged .gz file ("
 BAD = [
@@ -72,13 +75,18 @@ BAD = [
         b"\x89PNG\r\n\x1a\n" + bytes(range(32)) * 20,
         "{table} is not text: it begins with binary data. Choose a table file.",
     ),
-    Bad("t.csv", bytes(500), "{table} is not text: it begins with binary data. Choose a table file."),
+    Bad(
+        "t.csv", bytes(500), "{table} is not text: it begins with binary data. Choose a table file."
+    ),
     Bad("t.csv.gz", GOOD, DAMAGED_GZ + "Not a gzipped file (b'im')). Copy or download it again."),
     Bad(
         "t.csv.gz",
         gzip.compress(GOOD * 500)[:-20],
         DAMAGED_GZ
-        + "Compressed file ended before the end-of-stream marker was reached). Copy or download it again.",
+        + (
+            "Compressed file ended before the end-of-stream marker was reached). Copy or "
+            "download it again."
+        ),
     ),
     Bad(
         "t.csv",
@@ -92,7 +100,11 @@ BAD = [
     ),
     Bad("t.csv", b"image,prompt\n", f"{{table}} has a header but no records. {AGAIN}"),
     Bad("t.csv", b"\xef\xbb\xbfimage,prompt", f"{{table}} has a header but no records. {AGAIN}"),
-    Bad("t.parquet", parquet("SELECT 'a' AS image LIMIT 0"), f"{{table}} has a header but no records. {AGAIN}"),
+    Bad(
+        "t.parquet",
+        parquet("SELECT 'a' AS image LIMIT 0"),
+        f"{{table}} has a header but no records. {AGAIN}",
+    ),
     Bad(
         "t.csv",
         b"image,prompt,image,text,text\na,b,c,d,e\n",
@@ -101,41 +113,58 @@ BAD = [
     Bad(
         "t.csv",
         b'image,"prompt\n' + b"a,b\n" * 300_000,
-        "The header of {table} is longer than 1048576 bytes. Is there a quote that is never closed?",
+        (
+            "The header of {table} is longer than 1048576 bytes. Is there a quote that is never "
+            "closed?"
+        ),
     ),
     Bad(
         "t.csv",
         b"image\tprompt\na\tb\n",
-        "{table} has one column only, 'image\\tprompt'; its columns seem to be separated otherwise. "
-        "Name it .tsv, or save it again.",
+        (
+            "{table} has only one column, 'image\\tprompt'; its columns seem to have another "
+            "separator. Name it .tsv, or save it again."
+        ),
     ),
     Bad(
         "t.tsv",
         GOOD,
-        "{table} has one column only, 'image,prompt'; its columns seem to be separated otherwise. "
+        "{table} has only one column, 'image,prompt'; its columns seem to have another separator. "
         "Name it .csv, or save it again.",
     ),
     Bad(
         "t.csv",
         b"image;prompt\na;b\n",
-        "{table} has one column only, 'image;prompt'; its columns seem to be separated by semicolons. "
-        "Save it again with commas.",
+        (
+            "{table} has only one column, 'image;prompt'; its columns seem to be separated by "
+            "semicolons. Save it again with commas."
+        ),
     ),
     Bad(
         "t.csv",
         b"image,prompt,user\na.png,a cat\nb.png,a dog\n",
-        "{table} has 3 columns in its header, but none of the first 2 records has as many. Is the first line the header?",
+        (
+            "{table} has 3 columns in its header, but none of the first 2 records has as many. "
+            "Is the first line the header?"
+        ),
     ),
     Bad("t.jsonl", b"text\n[1]\n\n5\n", "{table} holds no JSON object on any of its first lines."),
     Bad(
         "t.jsonl",
         json.dumps([{"image": "a"}]).encode(),
-        "{table} holds no JSON object on any of its first lines. It begins with [: write one object a line instead.",
+        (
+            "{table} holds no JSON object on any of its first lines. It begins with [: write one "
+            "object on each line instead."
+        ),
     ),
     Bad("t.jsonl", b"{}\n{}\n", "{table} holds JSON objects without any keys."),
     Bad("t.parquet", GOOD, "{table} is not a whole Parquet file. Copy or download it again."),
-    Bad("t.parquet", parquet()[:-9], "{table} is not a whole Parquet file. Copy or download it again."),
-]  # fmt: skip
+    Bad(
+        "t.parquet",
+        parquet()[:-9],
+        "{table} is not a whole Parquet file. Copy or download it again.",
+    ),
+]
 
 
 @pytest.mark.parametrize("bad", BAD, ids=[f"{i}-{bad.name}" for i, bad in enumerate(BAD)])
@@ -173,7 +202,7 @@ DAMAGE = {
     "a field too long": (b"x.png," + b"fox " * 300_000, ["longer than 1048576 bytes"]),
     "backslashes": (rb"x.png,a \"sly\" \, fox\\", []),
     "letters of many alphabets": ("x.png,лиса 狐 ثعلب 🦊 \u202e\u200b".encode(), []),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("damage", DAMAGE)

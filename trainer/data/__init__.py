@@ -1,3 +1,1 @@
-"""Pairs of image and caption: where they come from, which are kept, and how they are dealt out to a
-training.
-"""
+"""Pairs of image and caption: where they come from, which are kept, and how training uses them."""

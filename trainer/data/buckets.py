@@ -1,4 +1,6 @@
-"""Aspect buckets: the few sizes that pictures are fitted to, and batches of pictures of one size."""
+"""Aspect buckets: the few sizes that pictures are fitted to, and batches of pictures of the same
+size.
+"""
 
 from __future__ import annotations
 
@@ -37,11 +39,11 @@ EVERYDREAM2: dict[int, str] = {
     1408: "1536x1280 1664x1152 1920x1024 2048x960 2368x832 2560x768 2816x704",
     1536: "1728x1344 1792x1280 2048x1152 2304x1024 2432x960 2624x896 2816x832 3072x768",
 }
-"""The sizes of EveryDream2's data/aspects.py (commit 5098db8) lying down; each is there upright
-too, and the square.
+"""The landscape sizes of EveryDream2's data/aspects.py (commit 5098db8), which also has them upright
+and the square.
 
 Three slips of that file are not followed: 576x640 at 320, 1408x1344 at 1280 and 704x3072 at 1408
-stand for the upright 128x576, 1152x1408 and 704x2816. It has the sizes for 1408 too, but does not
+should be the upright 128x576, 1152x1408 and 704x2816. It also has the sizes for 1408, but does not
 offer them.
 """
 
@@ -49,12 +51,12 @@ offer them.
 def make_buckets(
     resolution: int, step: int, max_aspect: float = 4.0, table: str = "generated"
 ) -> tuple[Bucket, ...]:
-    """The sizes of a resolution, upright and lying: EveryDream2's, or generated.
+    """The sizes of a resolution, upright and landscape: EveryDream2's, or generated.
 
     Generated: for every width that is a multiple of `step`, the tallest size within the area
     resolution x resolution, with aspect ratios from 1:max_aspect to max_aspect:1. EveryDream2's
-    table is the one of the resolution rounded down to a multiple of 64; step and max_aspect do not
-    count for it. Raises TrainerError when it has none.
+    table is that of the resolution rounded down to a multiple of 64, whatever step and max_aspect
+    are. Raises TrainerError when it has none.
     """
     if table == "EveryDream2":
         return _everydream2(resolution)
@@ -71,8 +73,8 @@ def _everydream2(resolution: int) -> tuple[Bucket, ...]:
     square = resolution // 64 * 64
     if square not in EVERYDREAM2:
         raise TrainerError(
-            f"EveryDream2 has no buckets for {resolution}. It has them for {', '.join(map(str, EVERYDREAM2))}; "
-            "choose one of these, or generated buckets."
+            f"EveryDream2 has no buckets for {resolution}, only for "
+            f"{', '.join(map(str, EVERYDREAM2))}. Choose one of these, or generated buckets."
         )
     sizes = {(square, square)}
     for size in EVERYDREAM2[square].split():
@@ -84,10 +86,10 @@ def _everydream2(resolution: int) -> tuple[Bucket, ...]:
 def choose_bucket(
     width: int, height: int, buckets: tuple[Bucket, ...], table: str = "generated"
 ) -> Bucket:
-    """The bucket whose aspect ratio is nearest; of equals the largest.
+    """The bucket with the nearest aspect ratio; of equal ones the largest.
 
-    Nearness is the difference of the ratios' logarithms, the same for upright and lying pictures;
-    in EveryDream2's table the plain difference of width / height, as there.
+    Distance is the difference of the ratios' logarithms, which treats upright and landscape
+    pictures alike. With EveryDream2's table it is the difference of width / height, as there.
     """
     if table == "EveryDream2":
         return min(
@@ -106,8 +108,8 @@ def choose_bucket(
 
 @dataclass(frozen=True)
 class BucketUse:
-    """A bucket and the pictures in it: how many, how many are enlarged to fill it, and the mean
-    share cropped away.
+    """A bucket and its pictures: how many, how many are enlarged to fill it, and the mean share
+    that is cropped away.
     """
 
     bucket: Bucket
@@ -119,8 +121,8 @@ class BucketUse:
 def bucket_use(
     sizes: Iterable[Bucket], buckets: tuple[Bucket, ...], table: str = "generated"
 ) -> list[BucketUse]:
-    """How pictures of these sizes fall into the buckets, the fullest first; empty buckets are left
-    out.
+    """How pictures of these sizes are spread over the buckets, the fullest bucket first. Empty ones
+    are left out.
     """
     found: dict[Bucket, list[tuple[bool, float]]] = {}
     chosen: dict[Bucket, Bucket] = {}
@@ -144,7 +146,7 @@ def bucket_use(
 
 
 class Showing(NamedTuple):
-    """One time that an epoch shows a pair; `copy` counts from 0 for pairs that it shows several
+    """One time that an epoch shows a pair; `copy` counts from 0 when it shows the pair several
     times.
     """
 
@@ -153,7 +155,7 @@ class Showing(NamedTuple):
 
     @property
     def key(self) -> str:
-        """What chance hangs on, the pair's id for its first showing."""
+        """What random draws depend on; for the first showing it is the pair's id."""
         return f"{self.pair}#{self.copy}" if self.copy else self.pair
 
 
@@ -166,9 +168,9 @@ def batches(
 ) -> list[list[Showing]]:
     """What an epoch shows, in batches of one bucket each.
 
-    Every pair comes as often as its weight says, once if there is none; a fraction is a chance,
-    drawn for every epoch. Order is a function of (seed, epoch, id) alone. The last batch of a
-    bucket may be smaller.
+    Every pair comes as often as its weight says, once without a weight; a fraction is a chance,
+    drawn for every epoch. The order depends only on (seed, epoch, id). The last batch of a bucket
+    may be smaller.
     """
     showings = [
         Showing(pair_id, copy)
@@ -194,9 +196,7 @@ def steps_of_epoch(
     weights: Mapping[str, float],
     accumulate: int,
 ) -> int:
-    """How many optimizer steps of `accumulate` batches `batches` plans for an epoch, without
-    planning it.
-    """
+    """The number of optimizer steps of `accumulate` batches in an epoch, without planning it."""
     counts: Counter[Bucket] = Counter()
     for pair_id, bucket in buckets.items():
         counts[bucket] += _times(weights.get(pair_id, 1.0), seed, epoch, pair_id)
@@ -214,5 +214,5 @@ def _times(weight: float, seed: int, epoch: int, pair_id: str) -> int:
 
 
 def _draw(*key: object) -> bytes:
-    """A number drawn for a key, always the same one."""
+    """A random number for a key, always the same one."""
     return hashlib.sha256("/".join(map(str, key)).encode("utf-8")).digest()

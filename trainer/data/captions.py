@@ -1,5 +1,5 @@
-"""What caption a pair is shown with: its own or another column, its tags in order, shuffled or
-thinned out.
+"""The caption that a pair is shown with: its own or another column, with its tags in order,
+shuffled or thinned out.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from collections.abc import Sequence
 from .manifest import Pair
 
 OWN = "caption"
-"""Name of the column that every pair has."""
+"""The column that every pair has."""
 
 
 def vary(pair: Pair, mix: Sequence[tuple[str, float]], key: str) -> str:
-    """The caption of one showing, a function of the pair and `key` alone.
+    """The caption of one showing; it depends only on the pair and `key`.
 
-    `mix` gives columns and their chances, which need not add up to 1; a pair without the chosen
-    column, or with nothing in it, is shown with its own caption. Tags are what stands between
-    commas: the first `keep_tags` stay, each other one is left out with the chance `tag_dropout`,
-    the rest is shuffled if the pair says so (as in kohya's sd-scripts).
+    `mix` gives columns and their chances, which need not add up to 1. A pair whose chosen column is
+    missing or empty is shown with its own caption. Tags are separated by commas: the first
+    `keep_tags` stay, each other one is left out with the chance `tag_dropout`, and the rest is
+    shuffled if the pair says so (as in kohya's sd-scripts).
     """
     draw = random.Random(key)
     caption = pair.caption
@@ -40,7 +40,7 @@ def vary(pair: Pair, mix: Sequence[tuple[str, float]], key: str) -> str:
 
 
 def texts(pair: Pair, mix: Sequence[tuple[str, float]]) -> set[str]:
-    """The captions a pair can be shown with while its tags stay as they are."""
+    """The captions that a pair can be shown with, before its tags are varied."""
     columns = {name for name, chance in mix if chance > 0}
     found = {pair.captions[name] for name in columns if pair.captions.get(name)}
     return found | {pair.caption}

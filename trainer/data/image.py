@@ -1,4 +1,4 @@
-"""Image files to RGB pictures of the size that a bucket wants."""
+"""Image files to RGB pictures of the size of a bucket."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ MAX_PIXELS = 178_956_970
 """Larger pictures are refused before they are decoded (Pillow's own limit against decompression
 bombs).
 """
-TOO_MANY = f"it has more than {MAX_PIXELS} pixels, the most that are read"
+TOO_MANY = f"it has more than {MAX_PIXELS} pixels, which is the limit"
 SUFFIXES = frozenset(
     (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
 )
 FORMATS = (
     *("PNG", "JPEG", "MPO", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "JPEG2000", "PPM", "HEIF"),
 )
-"""What is read, by Pillow's names, whatever the suffix says. HEIF is there when pillow-heif is
-installed and registered.
+"""The formats that are read, by Pillow's names, whatever the suffix says. HEIF works when
+pillow-heif is installed and registered.
 
-Others are left out on purpose: to open PostScript, for one, Pillow starts another program.
+Others are left out on purpose: to open PostScript, for example, Pillow starts another program.
 """
 STRIP = 256
 """Rows that are composited at a time."""
 ORIENTATION = 0x0112
 """The Exif tag that says how a camera was held."""
-DOWNLOADED = "it is a web page, no picture: whatever saved it got an answer in HTML"
+DOWNLOADED = "it is a web page, not a picture: whatever saved it got an HTML answer"
 NOT_READ = (
     (rb"\s*(<!--.*?-->\s*)?<(!doctype\s+html|html|head|body)\b", DOWNLOADED),
     (rb"\s*(<\?xml.*?)?(<!doctype\s+svg.*?)?<svg\b", "it is an SVG drawing; save it as PNG"),
@@ -45,9 +45,12 @@ NOT_READ = (
     (rb"8BPS", "it is a Photoshop document; save it as PNG"),
     (rb"%!PS|\xc5\xd0\xd3\xc6", "it is a PostScript drawing; save it as PNG"),
     (rb"%PDF-", "it is a PDF document; save its pictures as PNG"),
-    (rb"version https://git-lfs", "it is a Git LFS pointer, no picture; fetch it by: git lfs pull"),
+    (
+        rb"version https://git-lfs",
+        "it is a Git LFS pointer, not a picture; fetch the picture with: git lfs pull",
+    ),
 )
-"""How files begin that people take for pictures, and what to tell them."""
+"""How files begin that people take for pictures, and what the message says."""
 BEGINNINGS = (
     (rb"\x89PNG", "PNG"),
     (rb"\xff\xd8\xff", "JPEG"),
@@ -65,17 +68,17 @@ def open_rgb(
     """The first frame of a picture, upright (Exif), in RGB with 8 bits; transparency becomes
     `background` (#rrggbb).
 
-    With `cover` (width, height, of the upright picture) a JPEG may be decoded at a half, quarter or
-    eighth, never below that size. `info["animated"]` of the result says whether the file holds
-    frames or pages after this one; a second picture inside a photograph (MPO) does not count.
+    With `cover` (width and height of the upright picture) a JPEG may be decoded at a half, quarter
+    or eighth of its size, but never below `cover`. `info["animated"]` of the result says whether
+    the file holds more frames or pages; a second picture inside a photograph (MPO) does not count.
 
-    Colours: values of RGB and grey pictures are taken as they are, embedded profile or not, as
-    EveryDream2, kohya's scripts, Hugging Face's datasets and ComfyUI's Load Image do. CMYK is
-    converted by its embedded profile, because without it the colours are far off; without a profile
-    by Pillow's formula. Lab becomes sRGB. 16 bits are cut to the upper 8, floats are taken from 0
-    to 1.
+    Colours: the values of RGB and grey pictures are taken as they are, with or without an embedded
+    profile, as in EveryDream2, kohya's scripts, Hugging Face's datasets and ComfyUI's Load Image.
+    CMYK is converted by its embedded profile, because the colours would be far off otherwise;
+    without a profile, by Pillow's formula. Lab becomes sRGB. 16 bits are cut to the upper 8, floats
+    must be from 0 to 1.
 
-    Raises TrainerError when the file is no picture, is damaged, cut off, or has more than
+    Raises TrainerError when the file is not a picture, is damaged, cut off, or has more than
     MAX_PIXELS.
     """
     from PIL import Image, ImageColor, UnidentifiedImageError
@@ -83,7 +86,7 @@ def open_rgb(
     try:
         ImageColor.getrgb(background)
     except ValueError as error:
-        raise TrainerError(f"{background!r} is no colour; write it like #ffffff") from error
+        raise TrainerError(f"{background!r} is not a colour; write it like #ffffff") from error
     try:
         file = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
     except OSError as error:
@@ -103,7 +106,7 @@ def open_rgb(
 
 
 def _decode(image: Any, cover: tuple[int, int] | None, background: str) -> Image.Image:
-    """An opened file as open_rgb gives it."""
+    """An opened file as `open_rgb` returns it."""
     if image.width * image.height > MAX_PIXELS:
         raise TrainerError(TOO_MANY)
     photograph = image.format in ("JPEG", "MPO")
@@ -136,7 +139,9 @@ def _rgb(image: Image.Image, background: str) -> Image.Image:
 
 
 def _with_alpha(image: Image.Image) -> Image.Image:
-    """RGBA. The one transparent colour of a PNG with 16 bits is cut to 8 as its pixels have been."""
+    """The picture as RGBA. The transparent colour of a PNG with 16 bits is cut to 8 bits, like its
+    pixels.
+    """
     colour = image.info.get("transparency")
     if isinstance(colour, tuple) and max(colour) > 255:
         image.info["transparency"] = tuple(value >> 8 for value in colour)
@@ -144,8 +149,8 @@ def _with_alpha(image: Image.Image) -> Image.Image:
 
 
 def _on(background: str, layer: Image.Image) -> Image.Image:
-    """A picture with transparency on a colour, strip by strip: at once, a large one would be in
-    memory five times.
+    """A picture with transparency on a colour, strip by strip: a large one, taken at once, would be
+    in memory five times.
     """
     from PIL import Image
 
@@ -159,14 +164,15 @@ def _on(background: str, layer: Image.Image) -> Image.Image:
 
 
 def _from_16_bits(image: Image.Image, background: str) -> Image.Image:
-    """Grey with 16 bits; one value may be transparent. Raises TrainerError when there are 32 bits
-    and they are used.
+    """Grey with 16 bits, of which one value may be transparent. Raises TrainerError for values of
+    more than 16 bits.
     """
     values = image.convert("I")
     low, high = cast("tuple[int, int]", values.getextrema())
     if not 0 <= low <= high <= 65_535:
         raise TrainerError(
-            f"its values go from {low} to {high}; at most 16 bits are read. Save it with 8 or 16 bits"
+            f"its values go from {low} to {high}; at most 16 bits can be read. "
+            "Save it with 8 or 16 bits"
         )
     grey = values.point(lambda value: value * (1 / 257)).convert("L")
     clear = image.info.get("transparency")
@@ -182,8 +188,8 @@ def _from_16_bits(image: Image.Image, background: str) -> Image.Image:
 
 
 def _from_floats(image: Image.Image) -> Image.Image:
-    """Grey floats from 0 to 1. Raises TrainerError when they go beyond that: nobody can tell what
-    would be white.
+    """Grey floats from 0 to 1. Raises TrainerError for others, because nobody can tell which value
+    is white.
     """
     import numpy
     from PIL import Image
@@ -192,7 +198,8 @@ def _from_floats(image: Image.Image) -> Image.Image:
     low, high = float(values.min()), float(values.max())
     if not 0 <= low <= high <= 1:
         raise TrainerError(
-            f"its values are floats from {low:g} to {high:g}; they are read from 0 to 1. Save it with 8 or 16 bits"
+            f"its values are floats from {low:g} to {high:g}; only 0 to 1 can be read. "
+            "Save it with 8 or 16 bits"
         )
     return Image.fromarray((values * 255 + 0.5).astype(numpy.uint8))
 
@@ -227,7 +234,7 @@ def _from_print(image: Image.Image) -> Image.Image:
 
 
 def _formats() -> list[str]:
-    """Those of FORMATS that this Pillow has."""
+    """Those of FORMATS that the installed Pillow can read."""
     from PIL import Image
 
     Image.init()
@@ -235,7 +242,7 @@ def _formats() -> list[str]:
 
 
 def _turns() -> dict[int, Any]:
-    """What makes a picture of each Exif orientation upright."""
+    """The operation that turns a picture of each Exif orientation upright."""
     from PIL.Image import Transpose
 
     return {
@@ -250,7 +257,7 @@ def _turns() -> dict[int, Any]:
 
 
 def _orientation(image: Image.Image) -> int:
-    """From 1 (upright) to 8. A damaged Exif block is no reason to do without the picture."""
+    """The Exif orientation from 1 (upright) to 8; 1 when the Exif block is damaged."""
     try:
         value = image.getexif().get(ORIENTATION, 1)
     except Exception:
@@ -272,11 +279,11 @@ _inside: list[int] = []
 
 @contextlib.contextmanager
 def _strictly() -> Iterator[None]:
-    """Makes Pillow silent, and refuse pictures that are cut off where another extension told it to
-    fill them up with grey.
+    """Make Pillow silent, and make it refuse pictures that are cut off even if another extension
+    has told it to fill them with grey.
 
-    Both are switches of the whole process: the first thread that comes in sets them, the last one
-    out restores them.
+    Both switches apply to the whole process: the first thread that enters sets them, the last one
+    that leaves restores them.
     """
     from PIL import ImageFile
 
@@ -298,7 +305,7 @@ def _strictly() -> Iterator[None]:
 
 
 def _what_it_is(file: IO[bytes]) -> str:
-    """What to say of a file that Pillow does not know."""
+    """What is wrong with a file that Pillow does not recognize."""
     file.seek(0)
     begin = file.read(1024).removeprefix(b"\xef\xbb\xbf")
     if not begin:
@@ -308,12 +315,15 @@ def _what_it_is(file: IO[bytes]) -> str:
             return words
     for pattern, name in BEGINNINGS:
         if re.match(pattern, begin, re.DOTALL):
-            return f"it begins as {name}, but is damaged, cut off or of a kind that cannot be read; save it as PNG"
+            return (
+                f"it begins like {name}, but is damaged, cut off or of a kind that cannot be read; "
+                "save it as PNG"
+            )
     return f"it is not a picture of a known format; it begins with {begin[:16]!r}"
 
 
 def _what_is_wrong(error: Exception, file: IO[bytes]) -> str:
-    """What to say of a picture that Pillow knows but cannot decode."""
+    """What is wrong with a picture that Pillow recognizes but cannot decode."""
     words = str(error)
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
@@ -323,11 +333,11 @@ def _what_is_wrong(error: Exception, file: IO[bytes]) -> str:
         return "it is cut off: the file ends before the picture does"
     if "MAX_TEXT" in words or "data too large" in words.lower():
         return "the text or profile inside the file is too large; save the picture without it"
-    return f"it does not decode: {words or type(error).__name__}"
+    return f"it cannot be decoded: {words or type(error).__name__}"
 
 
 def reduction(data: bytes, size: tuple[int, int], cover: tuple[int, int]) -> int:
-    """By how much `open_rgb` makes a picture of that upright size smaller while it decodes it for
+    """The factor by which `open_rgb` reduces a picture of that upright size while it decodes it for
     `cover`: 1, 2, 4 or 8.
     """
     if not data.startswith(b"\xff\xd8\xff"):

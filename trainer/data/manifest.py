@@ -1,5 +1,5 @@
-"""The dataset: an immutable list of pairs, known by its content, kept as one Parquet file with a
-JSON header.
+"""The dataset: an immutable list of pairs, identified by its content, and saved as one Parquet file
+with a JSON header.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ HEADER = "cocktail.dataset"
 class Pair:
     """An image and its caption.
 
-    `image` is the file, relative to the dataset's root and below it, with forward slashes, or
-    absolute when it lies elsewhere (a validation folder of its own); `image_hash` the SHA-256 of
-    its bytes; `width` and `height` are pixels after EXIF orientation. `split` is "train",
+    `image` is the file: relative to the dataset's root and below it, with forward slashes, or
+    absolute when it is elsewhere (in a validation folder of its own). `image_hash` is the SHA-256
+    of its bytes; `width` and `height` are in pixels after EXIF orientation. `split` is "train",
     "validation" or "validation/NAME" for a named validation set. `weight` is how many times an
-    epoch shows the pair (EveryDream2's multiply, kohya's repeats); a fraction is drawn anew for
+    epoch shows the pair (EveryDream2's multiply, kohya's repeats); a fraction is drawn again for
     every epoch. `group` names what must stay on one side of a split: a user, a folder, a job.
-    `captions` are further captions by column. The next five change how the pair is shown:
-    `conditional_dropout` in place of the run's own, `flip` the chance of being mirrored, the others
-    see `captions.vary`. `loss_scale` multiplies its loss.
+    `captions` holds further captions by column. The next five fields change how the pair is shown:
+    `conditional_dropout` replaces the run's own, `flip` is the chance of being mirrored; for the
+    others see `captions.vary`. `loss_scale` multiplies its loss.
     """
 
     id: str
@@ -56,8 +56,8 @@ class Pair:
     loss_scale: float = 1.0
 
     def content(self) -> list[Any]:
-        """What counts for the fingerprint; options only where they are set, so that plain pairs
-        hash as they always did.
+        """What goes into the fingerprint. Options are included only where they are set, so that
+        the hash of a plain pair does not depend on which options there are.
         """
         plain = [self.image_hash, self.caption, self.weight, self.split]
         options = {
@@ -81,8 +81,8 @@ class Dataset:
 
     `background` is the colour (#rrggbb) that transparency becomes. `caption_mix` gives the chance
     of each caption column ("caption" is the pair's own) for every showing; empty means always the
-    pair's own. `history` says in one line per step how the dataset came about, and does not count
-    for the fingerprint.
+    pair's own. `history` says how the dataset was made, in a line for each step; it is not part of
+    the fingerprint.
     """
 
     name: str
@@ -94,7 +94,7 @@ class Dataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over what the pairs are, whatever their order, paths and file times."""
+        """SHA-256 over the contents of the pairs, whatever their order, paths and file times."""
         content: list[Any] = [pair.content() for pair in sorted(self.pairs, key=lambda p: p.id)]
         if self.background != "#ffffff":
             content.append({"background": self.background})
@@ -128,7 +128,7 @@ class Dataset:
         return Path(self.root) / pair.image
 
     def header(self) -> dict[str, Any]:
-        """What a manifest says beside its pairs."""
+        """What a manifest says besides its pairs."""
         return {
             "format": FORMAT,
             "name": self.name,
@@ -157,8 +157,8 @@ class Dataset:
             with duckdb.connect() as database:
                 header = canonical_json(self.header()).replace("'", "''")
                 database.execute(
-                    f"COPY (SELECT * FROM read_json(?, format='newline_delimited', columns={COLUMNS!r}, "
-                    f"maximum_object_size=67108864)) TO '{_quoted(part)}' "
+                    "COPY (SELECT * FROM read_json(?, format='newline_delimited', "
+                    f"columns={COLUMNS!r}, maximum_object_size=67108864)) TO '{_quoted(part)}' "
                     f"(FORMAT parquet, COMPRESSION zstd, KV_METADATA {{'{HEADER}': '{header}'}})",
                     [str(rows)],
                 )
@@ -172,7 +172,7 @@ class Dataset:
     @staticmethod
     def root_of(path: Path) -> str:
         """The root that a manifest's header names; "" when it cannot be read. The pairs are not
-        looked at.
+        read.
         """
         import duckdb
 
@@ -187,7 +187,9 @@ class Dataset:
 
     @classmethod
     def load(cls, path: Path) -> Dataset:
-        """Raises TrainerError when it is no manifest or its pairs are not the ones that were saved."""
+        """Raises TrainerError when it is not a manifest, or when its pairs are not those that were
+        saved.
+        """
         import duckdb
 
         if not path.is_file():
@@ -200,8 +202,8 @@ class Dataset:
                 header = json.loads(dict(metadata)[HEADER.encode()])
                 if header["format"] != FORMAT:
                     raise TrainerError(
-                        f"{path.name} was written by another version of Cocktail (format {header['format']}; "
-                        f"this one reads {FORMAT}). Load the pairs anew."
+                        f"{path.name} was written by another version of Cocktail (format "
+                        f"{header['format']}; this one reads {FORMAT}). Load the pairs again."
                     )
                 found = database.execute("SELECT * FROM read_parquet(?) LIMIT 0", [str(path)])
                 there = {column[0] for column in found.description}
@@ -213,31 +215,32 @@ class Dataset:
             dataset = _dataset(header, names, rows)
         except (duckdb.Error, KeyError, TypeError, ValueError) as error:
             raise TrainerError(
-                f"{path.name} is no manifest of a dataset, or damaged ({type(error).__name__}: {error}). "
-                "Load the pairs anew."
+                f"{path.name} is not the manifest of a dataset, or it is damaged "
+                f"({type(error).__name__}: {error}). Load the pairs again."
             ) from error
         twice = [
             key for key, count in Counter(pair.id for pair in dataset.pairs).items() if count > 1
         ]
         if twice:
             raise TrainerError(
-                f"{path.name} has {len(twice)} ids more than once, such as {twice[0]}. Load the pairs anew."
+                f"{path.name} has {len(twice)} ids more than once, such as {twice[0]}. "
+                "Load the pairs again."
             )
         outside = [pair.image for pair in dataset.pairs if leaves_root(pair.image)]
         if outside:
             raise TrainerError(
-                f"{path.name} names {len(outside)} pictures by ways out of its folder {dataset.root}, such as {outside[0]!r}. "
-                "Nothing of it is opened. Load the pairs anew."
+                f"{path.name} names {len(outside)} pictures outside its folder {dataset.root}, "
+                f"such as {outside[0]!r}. None of its pictures is opened. Load the pairs again."
             )
         if dataset.fingerprint != header["fingerprint"]:
             raise TrainerError(
-                f"{path.name} has been changed since it was written. Load the pairs anew."
+                f"{path.name} has been changed since it was written. Load the pairs again."
             )
         return dataset
 
 
 def _dataset(header: dict[str, Any], names: list[str], rows: list[tuple]) -> Dataset:
-    """A dataset from a manifest's header and rows; columns that older manifests lack are at their
+    """A dataset from a manifest's header and rows. Columns that older manifests lack get their
     defaults.
     """
     pairs = []
@@ -280,8 +283,8 @@ def _quoted(path: Path) -> str:
 
 
 def leaves_root(image: str) -> bool:
-    """Whether a picture's path climbs by `..`, holds a NUL, or is neither absolute nor relative
-    (`C:a.png` on Windows).
+    """Whether a picture's path contains `..` or NUL, or is neither absolute nor relative (`C:a.png`
+    on Windows).
     """
     path = Path(image)
     return (
@@ -292,7 +295,7 @@ def leaves_root(image: str) -> bool:
 
 
 def pair_ids(contents: Iterable[tuple[str, str]]) -> list[str]:
-    """An id for every (image hash, caption): 16 hex digits of their SHA-256; a repeated pair gets
+    """An id for every (image hash, caption): 16 hex digits of their SHA-256. Repeated pairs get
     -2, -3, ...
     """
     seen: Counter[str] = Counter()

@@ -23,14 +23,14 @@ def split(
     method: str = "exact share",
     together: str = "same image",
 ) -> Dataset:
-    """The dataset with `share` of its pairs marked for validation; earlier marks do not count.
+    """The dataset with `share` of its pairs marked for validation; earlier marks are dropped.
 
-    Pairs that belong together (one image, one group, one caption) stay on one side, and where they
-    go hangs on a hash of (seed, what they have in common). "exact share" takes them in the order of
-    their hashes until the share, rounded up, is reached, as EveryDream2 rounds; a pair that is
-    added later can move a few others across. "by hash" takes those whose hash lies below the share:
-    about the share, and a pair that is added moves no other. Raises TrainerError when nothing would
-    be left on one side.
+    Pairs that belong together (one image, one group, one caption) stay on one side. The side
+    depends on a hash of (seed, what they have in common). "exact share" takes pairs in the order of
+    their hashes until the share is reached, rounded up as in EveryDream2; a pair that is added
+    later can move a few others to the other side. "by hash" takes those whose hash is below the
+    share: the result is only about the share, but a pair that is added moves no other. Raises
+    TrainerError when nothing would be left on one side.
     """
     common = _common(together)
     if method == "by hash":
@@ -50,16 +50,18 @@ def split(
     result = dataclasses.replace(dataset, pairs=pairs)
     if not result.train or not result.validation:
         raise TrainerError(
-            f"Of {len(dataset.pairs)} pairs, a share of {share} leaves {len(result.train)} to train on and "
-            f"{len(result.validation)} for validation. Both need at least one: change the share or add pairs."
+            f"Of {len(dataset.pairs)} pairs, a share of {share} leaves {len(result.train)} to "
+            f"train on and {len(result.validation)} for validation. Both need at least one: "
+            "change the share or add pairs."
         )
     return result.noted(
-        f"{len(result.train)} pairs to train on, {len(result.validation)} held back: {share:g}, {method}, {together}, seed {seed}"
+        f"{len(result.train)} pairs to train on, {len(result.validation)} held back: {share:g}, "
+        f"{method}, {together}, seed {seed}"
     )
 
 
 def _common(together: str) -> Callable[[Pair], str]:
-    """What pairs have in common that stay on one side."""
+    """What pairs that stay on one side have in common."""
     if together == "same group":
         return lambda pair: f"group/{pair.group}" if pair.group else pair.image_hash
     if together == "same caption":
@@ -67,26 +69,32 @@ def _common(together: str) -> Callable[[Pair], str]:
     return lambda pair: pair.image_hash
 
 
-def add_validation_set(dataset: Dataset, held_back: Dataset, name: str = "") -> Dataset:
-    """The dataset with all pairs of another one as a further validation set; "" is the unnamed set.
-
-    A picture that is on both sides is left out of training. Raises TrainerError when the name is
-    taken or cannot be one, or nothing is left to train on.
-    """
+def check_set_name(name: str) -> None:
+    """Raise TrainerError when a validation set cannot have this name; "" is the unnamed set."""
     if name and not SET_NAME.fullmatch(name):
         raise TrainerError(
-            f"{name!r} cannot name a validation set: use up to 32 letters, digits, '-', '_' and '.', "
-            "beginning with a letter or digit."
+            f"{name!r} cannot name a validation set: use up to 32 letters, digits, '-', '_' and "
+            "'.', beginning with a letter or digit."
         )
+
+
+def add_validation_set(dataset: Dataset, held_back: Dataset, name: str = "") -> Dataset:
+    """The dataset with all pairs of another one as a validation set; "" is the unnamed set.
+
+    A picture that is in both is left out of training. Raises TrainerError when the name is taken
+    or not allowed, or when nothing is left to train on.
+    """
+    check_set_name(name)
     mark = f"{VALIDATION}/{name}" if name else VALIDATION
     if any(pair.split == mark for pair in dataset.pairs):
         raise TrainerError(
-            f"The dataset has a validation set {name or 'without a name'} already. Give this one another name."
+            f"The dataset already has a validation set {name or 'without a name'}. "
+            "Give this one another name."
         )
     if held_back.background != dataset.background:
         raise TrainerError(
-            f"Transparency becomes {dataset.background} in one dataset and {held_back.background} in the other. "
-            "Load both with the same background."
+            f"Transparency becomes {dataset.background} in one dataset and {held_back.background} "
+            "in the other. Load both with the same background."
         )
     there = {pair.id for pair in dataset.validation}
     added = tuple(
@@ -102,11 +110,13 @@ def add_validation_set(dataset: Dataset, held_back: Dataset, name: str = "") -> 
     result = dataclasses.replace(dataset, pairs=kept + added)
     if not result.train:
         raise TrainerError(
-            f"All pictures to train on are in {held_back.name} too. Choose another folder for validation."
+            f"All pictures to train on are also in {held_back.name}. "
+            "Choose another folder for validation."
         )
     if not added:
-        raise TrainerError(f"All pairs of {held_back.name} are held back already.")
-    also = f"; {left_out} left out of training, their pictures are in it" if left_out else ""
+        raise TrainerError(f"All pairs of {held_back.name} are already held back.")
+    also = f"; {left_out} left out of training, because their pictures are in it"
+    also = also if left_out else ""
     return result.noted(
         f"{len(added)} pairs of {held_back.name} as validation set {name or VALIDATION}{also}"
     )

@@ -1,4 +1,4 @@
-"""How many tokens CLIP makes of a text, without loading transformers for it."""
+"""How many tokens CLIP makes of a text, counted without loading transformers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LIMIT = 75
 WORDS = (
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 )
-"""What byte pair encoding is applied to, piece by piece (OpenAI's CLIP, simple_tokenizer.py)."""
+"""The pieces that byte pair encoding is applied to (OpenAI's CLIP, simple_tokenizer.py)."""
 
 
 _PLAIN_WORDS = re.compile(r"'s|'t|'re|'ve|'m|'ll|'d|[a-z]+|[0-9]|[^ a-z0-9]+")
@@ -25,12 +25,12 @@ _counts: dict[Path, dict[str, int]] = {}
 
 
 def count_tokens(texts: Sequence[str], tokenizer: Path) -> list[int]:
-    """Tokens of each text, the marks of beginning and end not counted; `tokenizer` holds vocab.json
-    and merges.txt.
+    """The number of tokens of each text, without the marks of beginning and end. The folder
+    `tokenizer` holds vocab.json and merges.txt.
 
-    The same numbers as transformers' CLIPTokenizer; importing that takes over a second, this a
-    tenth. Of printable ASCII each word is encoded once and its count kept: prompts share most of
-    their words. Raises TrainerError when the folder holds no tokenizer.
+    The numbers are those of transformers' CLIPTokenizer, whose import takes over a second; this
+    takes a tenth. In printable ASCII every word is encoded once and its count is kept, because
+    prompts share most of their words. Raises TrainerError when the folder holds no tokenizer.
     """
     known = _counts.setdefault(tokenizer, {})
     if len(known) > _KNOWN_WORDS:

@@ -1,5 +1,5 @@
-"""Captions from a picture-to-text model in a local folder, through transformers, without the
-network and without its code.
+"""Captions from a picture-to-text model in a local folder, by transformers, without the network and
+without Python code from the folder.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CHAT_PROMPT = "Describe this picture in one sentence."
 TOKEN = re.compile(
     r"</?s>|<(?:pad|unk|mask|sep|ocr|od|poly|loc_\d+|[A-Z][A-Z_]+)>|</(?:poly|ocr|od)>"
 )
-"""What Florence-2 writes beside words: sequence marks, places in the picture and names of tasks."""
+"""What Florence-2 writes besides words: sequence marks, places in the picture, names of tasks."""
 
 
 @dataclass(frozen=True)
@@ -41,24 +41,23 @@ class CaptionSettings:
     files.
     """
     kind: str = "auto"
-    """What the folder must hold: blip, florence2 or git; auto takes any picture-to-text model of
-    transformers.
+    """What the folder must hold: blip, florence2 or git; auto takes any picture-to-text model that
+    transformers knows.
     """
     prompt: str = ""
-    """For Florence-2 a task such as <CAPTION> (empty: <DETAILED_CAPTION>), for BLIP and GIT how
-    every caption begins, for chat models what they are asked.
+    """For Florence-2 a task such as <CAPTION> (empty: <DETAILED_CAPTION>), for BLIP and GIT the
+    beginning of every caption, for chat models the question.
     """
     max_new_tokens: int = 75
     num_beams: int = 3
     temperature: float = 0.0
-    """0 = the likeliest words; above it words are drawn, each picture's by `seed` and the picture
-    alone.
+    """0 = the likeliest words. Above 0 words are drawn; they depend only on `seed` and the picture.
     """
     seed: int = 0
     batch_size: int = 8
-    """Pictures at once; they are taken one by one when words are drawn."""
+    """Pictures at once; when words are drawn, pictures are taken one by one."""
     dtype: str = "auto"
-    """auto: fp32 on the CPU, bf16 on a GPU that has it, else fp16."""
+    """auto: fp32 on the CPU, bf16 on a GPU that supports it, otherwise fp16."""
     device: str = "auto"
     column: str = "model"
     """The caption column that the texts are for."""
@@ -81,7 +80,8 @@ class CaptionSettings:
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise TrainerError(
-                    f"Caption setting {name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}."
+                    f"Caption setting {name} is {getattr(self, name)!r}; "
+                    f"it must be one of {', '.join(choices)}."
                 )
 
     def to_json(self) -> dict[str, Any]:
@@ -97,7 +97,7 @@ class CaptionSettings:
         return cls(**value)
 
     def wording(self) -> dict[str, Any]:
-        """The settings that the words depend on, beside the model."""
+        """The settings that the words depend on, besides the model."""
         names = ("prompt", "max_new_tokens", "num_beams", "temperature", "seed", "dtype")
         return {name: getattr(self, name) for name in names}
 
@@ -138,7 +138,7 @@ class Captioner:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture to caption; `image_hash` is the SHA-256 that its file must have, "" for any."""
+    """A picture to caption; `image_hash` is the SHA-256 that its file must have ("" = any)."""
 
     id: str
     path: Path
@@ -148,8 +148,8 @@ class Picture:
 
 @dataclass(frozen=True)
 class Captioned:
-    """What a model said to a picture, or why there is no caption; `of_picture` when the file itself
-    is at fault.
+    """The caption of a picture, or why there is none; `of_picture` is true when the file itself is
+    at fault.
     """
 
     id: str
@@ -160,11 +160,11 @@ class Captioned:
 
 
 def load_captioner(settings: CaptionSettings) -> Captioner:
-    """The model on its device, for inference. Nothing is downloaded, unpickled or run from the
+    """The model on its device, for inference. Nothing is downloaded, unpickled, or run from the
     folder.
 
-    Raises TrainerError when the folder is refused (see `check_model`), does not load, or its
-    weights do not fit its config: transformers would go on with random ones.
+    Raises TrainerError when the folder is refused (see `check_model`), does not load, or has
+    weights that do not fit its config: transformers would go on with random ones.
     """
     import torch
     import transformers
@@ -194,7 +194,8 @@ def load_captioner(settings: CaptionSettings) -> Captioner:
     for part in ("image_processor", "tokenizer"):
         if getattr(processor, part, None) is None:
             raise TrainerError(
-                f"{folder.name} has no {part.replace('_', ' ')}: copy all of the model's .json and .txt files there."
+                f"{folder.name} has no {part.replace('_', ' ')}: copy all of the model's .json and "
+                ".txt files there."
             )
     if processor.tokenizer.pad_token is None:
         processor.tokenizer.pad_token = processor.tokenizer.eos_token
@@ -214,7 +215,7 @@ def pick_device(wanted: str) -> str:
 
 
 def pick_dtype(wanted: str, device: str) -> Any:
-    """The torch dtype; auto is fp32 on the CPU, bf16 on a GPU that computes in it, else fp16."""
+    """The torch dtype; auto is fp32 on the CPU, bf16 on a GPU that supports it, otherwise fp16."""
     import torch
 
     if wanted == "auto" and device == "cpu":
@@ -225,7 +226,7 @@ def pick_dtype(wanted: str, device: str) -> Any:
 
 
 def _model_class(facts: ModelFacts) -> Any:
-    """The automatic class that has this model, else the class that its config names."""
+    """The automatic class that has this model, otherwise the class that its config names."""
     import transformers
     from transformers.models.auto import modeling_auto
 
@@ -252,8 +253,8 @@ def _check_fit(folder: Path, model: Any, loading: dict[str, Any]) -> None:
 def caption_images(captioner: Captioner, pictures: Iterable[Picture]) -> Iterator[Captioned]:
     """One answer for every picture, in their order.
 
-    Pictures are decoded ahead while the model works. A batch that fails is taken picture by
-    picture, so that one problem stays with one picture.
+    The next pictures are decoded while the model works. A batch that fails is repeated picture by
+    picture, so that a problem stays with its picture.
     """
     settings = captioner.settings
     size = settings.batch_size if settings.temperature == 0 else 1
@@ -270,14 +271,14 @@ def caption_images(captioner: Captioner, pictures: Iterable[Picture]) -> Iterato
 
 
 def _read(picture: Picture) -> Image.Image | str:
-    """The decoded picture, or what is wrong with its file."""
+    """The decoded picture, or what is wrong with the file."""
     try:
         data = picture.path.read_bytes()
         if picture.image_hash and hashlib.sha256(data).hexdigest() != picture.image_hash:
-            return "the picture is not the one that the dataset was made of; load the pairs anew"
+            return "the picture is not the one that the dataset was made of; load the pairs again"
         return open_rgb(data, background=picture.background)
     except FileNotFoundError:
-        return "the picture is not there any more"
+        return "the picture is no longer there"
     except (OSError, TrainerError) as error:
         return f"the picture cannot be read: {error}"
 
@@ -300,7 +301,7 @@ def _caption_batch(
 def _groups(
     captioner: Captioner, readable: Sequence[tuple[Picture, Image.Image]]
 ) -> Iterator[list[tuple[Picture, str | Exception]]]:
-    """The batch answered at once, or, when that fails, every picture by itself."""
+    """The batch answered together, or, when that fails, every picture by itself."""
     if not readable:
         return
     pictures = [picture for picture, _ in readable]
@@ -326,8 +327,8 @@ def _answer(picture: Picture, answer: str | Exception) -> Captioned:
 
 
 def generate(captioner: Captioner, images: Sequence[Image.Image], key: str = "") -> list[str]:
-    """A caption for every RGB picture of a batch; `key` and the seed decide what is drawn when
-    words are drawn.
+    """A caption for every RGB picture of a batch. When words are drawn, `key` and the seed decide
+    which.
     """
     import torch
 
@@ -359,8 +360,8 @@ def generate(captioner: Captioner, images: Sequence[Image.Image], key: str = "")
 
 @contextlib.contextmanager
 def _keyed(settings: CaptionSettings, device: Any, key: str) -> Iterator[None]:
-    """Random numbers by (seed, picture) for a while; transformers draws words from the global
-    generators only.
+    """Inside, random numbers depend on (seed, picture): transformers draws words only from the
+    global generators.
     """
     import torch
 
@@ -373,7 +374,7 @@ def _keyed(settings: CaptionSettings, device: Any, key: str) -> Iterator[None]:
 
 
 def _inputs(captioner: Captioner, images: Sequence[Image.Image]) -> dict[str, Any]:
-    """What the model is given for a batch, with the prompt in the way that its kind wants it."""
+    """The model's inputs for a batch, with the prompt in the form that its kind expects."""
     import torch
 
     processor, prompt = captioner.processor, captioner.settings.prompt.strip()
@@ -413,7 +414,7 @@ def _chat_template(processor: Any) -> str | None:
 
 
 def _chat(processor: Any, template: str, prompt: str) -> str:
-    """One question about one picture, as the model's template spells it."""
+    """One question about one picture, in the form of the model's template."""
     question = [{"type": "image"}, {"type": "text", "text": prompt}]
     return processor.apply_chat_template(
         [{"role": "user", "content": question}],
@@ -424,7 +425,7 @@ def _chat(processor: Any, template: str, prompt: str) -> str:
 
 
 def _without_prompt(tokens: Any, prompt: Any) -> Any:
-    """Generated tokens without the prompt, which some models repeat in front of them."""
+    """Generated tokens without the prompt, which some models repeat before them."""
     import torch
 
     length = prompt.shape[1]
@@ -434,7 +435,7 @@ def _without_prompt(tokens: Any, prompt: Any) -> Any:
 
 
 def _florence_texts(captioner: Captioner, tokens: Any, images: Sequence[Image.Image]) -> list[str]:
-    """Florence-2's answers as captions: text as it is, found objects as a list of their names."""
+    """Florence-2's answers as captions: text as it is, objects as a list of their names."""
     prompt = captioner.settings.prompt.strip() or FLORENCE_TASK
     task = prompt[: prompt.find(">") + 1] or FLORENCE_TASK
     texts = captioner.processor.tokenizer.batch_decode(tokens, skip_special_tokens=False)
@@ -448,8 +449,8 @@ def _florence_texts(captioner: Captioner, tokens: Any, images: Sequence[Image.Im
 
 
 def florence_text(answer: str | dict[str, Any]) -> str:
-    """A parsed answer as a caption, without task and place tokens; of boxes and regions their
-    labels, each once.
+    """A parsed answer as a caption, without the tokens of tasks and places. Boxes and regions
+    become their labels, each once.
     """
     if isinstance(answer, dict):
         labels = [*answer.get("labels", ()), *answer.get("bboxes_labels", ())]

@@ -1,4 +1,4 @@
-"""SHA-256 of large files, kept for as long as each one's size, time of change and inode stay the
+"""SHA-256 of large files, kept for as long as the size, time of change and inode of each stay the
 same.
 """
 
@@ -20,12 +20,12 @@ def known_hashes(
     cache: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[str]:
-    """Hex SHA-256 of each file's bytes, in their order; only files that are new or changed since
-    are read.
+    """Hex SHA-256 of each file's bytes, in the order of the files. Only files that are new or have
+    changed are read.
 
-    `cache` is a JSON file; what is wrong with it costs reading only. `progress` is called with
+    `cache` is a JSON file; if it is damaged, the files are read again. `progress` is called with
     (done, all) bytes of what is read and may raise, which ends the work. Raises TrainerError for a
-    file that changes meanwhile or cannot be read.
+    file that cannot be read or changes while it is read.
     """
     known = _read(cache)
     found = {file: known.get(str(file.resolve()), {}) for file in files}

@@ -1,6 +1,4 @@
-"""A folder that holds a picture-to-text model: what is in it, whether it may be loaded, and its
-identity.
-"""
+"""A folder with a picture-to-text model: what it holds, whether it may be loaded, its identity."""
 
 from __future__ import annotations
 
@@ -23,18 +21,18 @@ CODE_FILES = (
     "preprocessor_config.json",
     "tokenizer_config.json",
 )
-"""Where a model folder can name Python files of its own."""
+"""The files in which a model folder can name Python files of its own."""
 SHARD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.safetensors")
 LOADED = (".safetensors", ".json", ".txt", ".model", ".jinja")
-"""Suffixes of the files that transformers reads of a model: weights, settings, vocabularies, merges
-and templates.
+"""Suffixes of the files that transformers reads from a model: weights, settings, vocabularies,
+merges and templates.
 """
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What a model folder holds. `kind` is blip, florence2, git, or other for any further model of
-    transformers.
+    """What a model folder holds. `kind` is blip, florence2, git, or "other" for every other model
+    that transformers knows.
     """
 
     kind: str
@@ -60,9 +58,9 @@ def model_fingerprint(
 def check_model(folder: Path, kind: str = "auto") -> ModelFacts:
     """What the folder holds, without loading weights.
 
-    Raises TrainerError when it is no model, has no safetensors weights, is of an architecture that
-    this transformers does not have or that does not caption, needs Python code of its own, or is
-    not of the wanted kind.
+    Raises TrainerError when it is not a model, has no safetensors weights, has an architecture that
+    this version of transformers does not know or that does not caption, needs Python code of its
+    own, or is not of the wanted kind.
     """
     config = _read_config(folder)
     _refuse_own_code(folder)
@@ -82,7 +80,7 @@ def check_model(folder: Path, kind: str = "auto") -> ModelFacts:
 def _no_config(folder: Path) -> str:
     return (
         f"There is no model in {folder.name}: config.json is missing. "
-        "Give the folder that holds config.json and the .safetensors weights."
+        "Choose the folder that holds config.json and the .safetensors weights."
     )
 
 
@@ -99,7 +97,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def _refuse_own_code(folder: Path) -> None:
-    """Folders made for `trust_remote_code` name Python files of theirs under auto_map."""
+    """Refuse folders that name Python files of their own, under auto_map."""
     for name in CODE_FILES:
         try:
             value = json.loads((folder / name).read_text(encoding="utf-8"))
@@ -107,9 +105,10 @@ def _refuse_own_code(folder: Path) -> None:
             continue
         if isinstance(value, dict) and value.get("auto_map"):
             raise TrainerError(
-                f"{folder.name} needs Python code of its own (auto_map in {name}), which is never run. "
-                "Use a version of the model that transformers loads by itself; for Florence-2 these are the ones "
-                "of florence-community."
+                f"{folder.name} needs Python code of its own (auto_map in {name}), which is never "
+                "run. "
+                "Use a version of the model that transformers loads by itself; for Florence-2 "
+                "these are the ones of florence-community."
             )
 
 
@@ -125,13 +124,14 @@ def _check_weights(folder: Path) -> None:
         strange = [part for part in parts if not SHARD.fullmatch(str(part))]
         if strange:
             raise TrainerError(
-                f"{index.name} in {folder.name} names {strange[0]!r}, which is no .safetensors file of that folder. "
-                "Use the model's own files."
+                f"{index.name} in {folder.name} names {strange[0]!r}, which is not a .safetensors "
+                "file in that folder. Use the model's own files."
             )
         missing = [part for part in parts if not (folder / part).is_file()]
         if missing:
             raise TrainerError(
-                f"{len(missing)} of {len(parts)} weight files are missing in {folder.name}: {', '.join(missing[:5])}."
+                f"{len(missing)} of {len(parts)} weight files are missing in {folder.name}: "
+                f"{', '.join(missing[:5])}."
             )
         return
     if (folder / "model.safetensors").is_file():
@@ -139,8 +139,8 @@ def _check_weights(folder: Path) -> None:
     pickled = sorted(file.name for file in folder.iterdir() if file.suffix in PICKLED)
     if pickled:
         raise TrainerError(
-            f"{folder.name} has only pickled weights ({', '.join(pickled[:3])}), which can run code when they are "
-            "opened and are never loaded. Use the model's model.safetensors."
+            f"{folder.name} has only pickled weights ({', '.join(pickled[:3])}), which are never "
+            "loaded because they can run code. Use the model's model.safetensors."
         )
     raise TrainerError(f"There are no weights in {folder.name}: model.safetensors is missing.")
 
@@ -149,10 +149,10 @@ def _check_architecture(folder: Path, model_type: str, architecture: str) -> Non
     import inspect
 
     import transformers
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+    from transformers.models.auto import configuration_auto
 
     name = architecture or model_type
-    if model_type not in CONFIG_MAPPING_NAMES:
+    if model_type not in configuration_auto.CONFIG_MAPPING_NAMES:  # pyright: ignore
         raise TrainerError(
             f"transformers {transformers.__version__} does not know the architecture {name} "
             f"(model type {model_type}) of {folder.name}. A newer transformers may."

@@ -1,6 +1,4 @@
-"""Rewriting captions: words replaced, something put before or behind, and how tags are shown in
-training.
-"""
+"""Rewriting captions: replaced words, a prefix and a suffix, and how training shows tags."""
 
 from __future__ import annotations
 
@@ -17,11 +15,11 @@ from ..manifest import Dataset, Pair
 class CaptionRules:
     """What is done to every caption, in this order: column, replace, strip, prefix, suffix.
 
-    `column`: the caption column that takes the place of the pair's own where it has one. `replace`:
-    pairs of text and what stands for it, regardless of case, one after the other. `strip`: white
-    space becomes single spaces, empty tags and commas at the ends go. `prefix` and `suffix` are put
-    there as they are. The others say how training shows a caption, see `captions.vary`; None leaves
-    what the pairs have.
+    `column`: the caption column that replaces the pair's own caption, where the pair has one.
+    `replace`: pairs of a text and its replacement, regardless of letter case, one after the other.
+    `strip`: white space becomes single spaces, empty tags and commas at the ends are removed.
+    `prefix` and `suffix` are added as they are. The others say how training shows a caption (see
+    `captions.vary`); None leaves what the pairs have.
     """
 
     column: str = OWN
@@ -36,7 +34,7 @@ class CaptionRules:
 
 @dataclass(frozen=True)
 class RewriteReport:
-    """How many captions changed, and the pairs left out because nothing remained of theirs."""
+    """How many captions changed, and which pairs were left out because theirs became empty."""
 
     pairs: int
     changed: int
@@ -47,7 +45,8 @@ class RewriteReport:
         lines = [f"{self.changed} of {self.pairs} captions changed"]
         if self.empty:
             lines.append(
-                f"left out, nothing remained of the caption: {len(self.empty)} ({', '.join(self.empty[:10])})"
+                f"left out, because the caption became empty: {len(self.empty)} "
+                f"({', '.join(self.empty[:10])})"
             )
         for old, new in self.examples:
             lines += [f"- {old}", f"+ {new}"]
@@ -55,7 +54,7 @@ class RewriteReport:
 
 
 def read_replacements(text: str) -> tuple[tuple[str, str], ...]:
-    """A replace list from text, one `old => new` a line; an empty right side takes the text out.
+    """A replace list from text, one `old => new` a line; an empty right side removes the text.
 
     Raises TrainerError, naming the line, when there is no `=>` or nothing before it.
     """
@@ -66,7 +65,8 @@ def read_replacements(text: str) -> tuple[tuple[str, str], ...]:
         old, arrow, new = line.partition("=>")
         if not arrow or not old.strip():
             raise TrainerError(
-                f"Line {number} of the replace list is {line.strip()!r}. Write it as: old text => new text."
+                f"Line {number} of the replace list is {line.strip()!r}. "
+                "Write it as: old text => new text."
             )
         found.append((old.strip(), new.strip()))
     return tuple(found)
@@ -80,7 +80,8 @@ def rewrite(dataset: Dataset, rules: CaptionRules) -> tuple[Dataset, RewriteRepo
     if rules.column != OWN and not any(rules.column in pair.captions for pair in dataset.pairs):
         columns = sorted({name for pair in dataset.pairs for name in pair.captions})
         raise TrainerError(
-            f"No pair has captions in a column {rules.column!r}. There is {', '.join([OWN, *columns])}."
+            f"No pair has captions in a column {rules.column!r}. "
+            f"There is {', '.join([OWN, *columns])}."
         )
     options = {
         name: value
@@ -102,7 +103,7 @@ def rewrite(dataset: Dataset, rules: CaptionRules) -> tuple[Dataset, RewriteRepo
                 examples.append((pair.caption, caption))
         kept.append(dataclasses.replace(pair, caption=caption, **options))
     if not kept:
-        raise TrainerError("These rules leave nothing of any caption. Loosen them.")
+        raise TrainerError("These rules leave every caption empty. Loosen them.")
     report = RewriteReport(len(dataset.pairs), changed, tuple(empty), tuple(examples))
     result = dataclasses.replace(dataset, pairs=tuple(kept))
     return result.noted(f"captions rewritten: {changed} of {len(dataset.pairs)} changed"), report
@@ -118,8 +119,8 @@ def _rewritten(pair: Pair, rules: CaptionRules) -> str:
 
 
 def mix(dataset: Dataset, shares: dict[str, float]) -> Dataset:
-    """The dataset whose pairs are shown with captions of several columns, each as often as its
-    share says.
+    """The dataset with its pairs shown with captions of several columns, each as often as its share
+    says.
 
     Raises TrainerError for a column that no pair has, and when all shares are 0.
     """

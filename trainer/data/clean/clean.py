@@ -1,4 +1,4 @@
-"""Leaving out what should not be trained on: pictures without content, and the same picture twice."""
+"""Leaving out what should not be trained on: pictures without content, and repeated pictures."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from .looks import Look, near_duplicates
 class CleanSettings:
     """What is left out.
 
-    `min_side`: pictures whose shorter side has fewer pixels. `max_aspect`: pictures longer than
-    this times their width, either way. `min_deviation`: nearly uniform pictures, see `looks.Look`;
-    0 = none. `same_picture`: "leave out" all but one pair of each picture, "same caption" = only
-    where the caption is the same too, or "keep". `near_distance`: pictures of like colours with a
-    difference hash within so many bits of another's; -1 = none.
+    `min_side`: pictures whose shorter side has fewer pixels. `max_aspect`: pictures whose longer
+    side is more than this many times the shorter one. `min_deviation`: nearly uniform pictures, see
+    `looks.Look`; 0 = none. `same_picture`: "leave out" all but one pair of each picture, "same
+    caption" = only where the caption is the same too, or "keep". `near_distance`: pictures of
+    similar colours whose difference hash differs from another's by at most this many bits; -1 =
+    none.
     """
 
     min_side: int = 64
@@ -35,9 +36,7 @@ SAME_PICTURE = ("leave out", "same caption", "keep")
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A pair that was left out. `reason` is what others may share, `detail` belongs to this pair
-    alone.
-    """
+    """A pair that was left out. Others may have the same `reason`; `detail` is about this pair."""
 
     id: str
     image: str
@@ -47,22 +46,22 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class CleanReport:
-    """What a cleaning left out, in the order of the pairs."""
+    """The pairs that a cleaning left out, in the order of the dataset."""
 
     before: int
     left_out: tuple[LeftOut, ...]
     across: int
-    """How many were left out of training because validation has the same or a near picture."""
+    """How many were left out of training because validation has the same or a similar picture."""
 
     def __str__(self) -> str:
-        lines = [
-            f"{self.before} pairs, {self.before - len(self.left_out)} kept, {len(self.left_out)} left out"
-        ]
+        gone = len(self.left_out)
+        lines = [f"{self.before} pairs, {self.before - gone} kept, {gone} left out"]
         reasons = Counter(entry.reason for entry in self.left_out).most_common()
         lines += [f"left out: {count} x {reason}" for reason, count in reasons]
         if self.across:
             lines.append(
-                f"of these, in training and like a picture held back for validation: {self.across}"
+                "of these, left out of training because validation has such a picture: "
+                f"{self.across}"
             )
         return "\n".join(lines)
 
@@ -73,12 +72,12 @@ def clean(
     looks: dict[str, Look],
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Dataset, CleanReport]:
-    """The dataset without what the settings leave out, and what that was.
+    """The dataset without what the settings leave out, and a report of that.
 
-    Of like pictures the one held back for validation is kept, else the one with most pixels, else
-    the first: training never sees a picture that validation measures. `looks` is by image hash, see
-    looks.py; a picture that is not in it can no longer be read. Raises TrainerError when nothing
-    would be left to train on.
+    Of similar pictures the one held back for validation is kept, otherwise the one with the most
+    pixels, otherwise the first: training never sees a picture that validation measures. `looks`
+    holds the looks by image hash, see looks.py; a picture that is not in it can no longer be read.
+    Raises TrainerError when nothing would be left to train on.
     """
     left_out: dict[int, LeftOut] = {}
 
@@ -120,7 +119,7 @@ def clean(
 
 
 def _preference(pair: Pair, place: int) -> tuple[bool, int, int]:
-    """Sorts the pair to keep before those like it."""
+    """A sort key that puts the pair to keep before those similar to it."""
     return pair.split == TRAIN, -pair.width * pair.height, place
 
 
@@ -131,8 +130,8 @@ def _duplicates(
     order: list[int],
     progress: Callable[[int, int], None] | None,
 ) -> list[tuple[int, int, str, str]]:
-    """Places to leave out, each with the place it is like, reason and detail; `order` has those to
-    keep first.
+    """The places to leave out, each with the place that it repeats, the reason and the detail;
+    `order` has those to keep first.
     """
     pairs = dataset.pairs
     found: list[tuple[int, int, str, str]] = []
@@ -164,5 +163,5 @@ def _duplicates(
         if place not in gone and pairs[place].image_hash in dropped:
             like, distance = dropped[pairs[place].image_hash]
             detail = f"{pairs[like].image}, {distance} of 64 bits differ"
-            found.append((place, like, "much like another picture", detail))
+            found.append((place, like, "very similar to another picture", detail))
     return found

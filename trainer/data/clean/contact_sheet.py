@@ -1,6 +1,4 @@
-"""A contact sheet: pictures of a dataset with their captions, for looking at rather than reading
-about.
-"""
+"""A contact sheet: pictures of a dataset with their captions, to be looked at."""
 
 from __future__ import annotations
 
@@ -24,7 +22,7 @@ FONT = 13
 
 
 def choose_pairs(dataset: Dataset, count: int, order: str, seed: int) -> list[Pair]:
-    """The pairs that a sheet shows; "drawn by seed" is the same draw every time."""
+    """The pairs that a sheet shows; "drawn by seed" draws the same ones every time."""
     pairs = list(dataset.pairs)
     if order == "drawn by seed":
         pairs.sort(key=lambda pair: sha256_text(f"{seed}/sheet/{pair.id}"))
@@ -94,7 +92,7 @@ def _facts(pair: Pair) -> str:
 
 
 def _tile(dataset: Dataset, pair: Pair, side: int) -> Image.Image:
-    """A picture that fits into side x side."""
+    """A picture made to fit into side x side, or a tile that says that it cannot be read."""
     from PIL import Image, ImageDraw
 
     try:

@@ -1,5 +1,5 @@
-"""What a picture looks like in a few numbers: a hash that like pictures share, its colours, and how
-much there is to see.
+"""What a picture looks like in a few numbers: a hash that similar pictures share, its colours, and
+how much there is to see.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 BLOCK = 512
 PART = 65_536
 MOST_CHANGE = 16.0
-"""Mean difference of colours, of 255, up to which pictures can be alike; a tenth brighter is about
-13.
+"""Pictures can be similar up to this mean difference of colours (of 255); a picture that is a tenth
+brighter differs by about 13.
 """
 
 
 @dataclass(frozen=True)
 class Look:
-    """`difference_hash`: 64 bits, each saying whether one of 8 x 8 fields is brighter than the next
-    to its right (dHash, Neal Krawetz 2013). `deviation`: the largest standard deviation of the
-    three colours, from 0 to 127.5. `colours`: the mean red, green and blue of 4 x 4 fields, 48
-    bytes.
+    """`difference_hash`: 64 bits, each of which says whether one of 8 x 8 fields is brighter than
+    the next one to its right (dHash, Neal Krawetz 2013). `deviation`: the largest standard
+    deviation of the three colours, from 0 to 127.5. `colours`: the mean red, green and blue of 4 x
+    4 fields, 48 bytes.
     """
 
     difference_hash: int
@@ -57,10 +57,9 @@ def look_at(image: Image.Image) -> Look:
 def looks(
     dataset: Dataset, cache: Path | None = None, progress: Callable[[int, int], None] | None = None
 ) -> dict[str, Look]:
-    """The look of every picture by its hash; pictures that cannot be read any more are left out.
+    """The look of every picture by its hash; pictures that can no longer be read are left out.
 
-    Every picture is decoded once, several at a time; what was seen is kept as JSON lines in
-    `cache`.
+    Every picture is decoded once, several at a time; the looks are kept as JSON lines in `cache`.
     """
     known = _known(cache) if cache else {}
     first: dict[str, Pair] = {}
@@ -92,7 +91,7 @@ def looks(
 
 
 def _known(cache: Path) -> dict[str, Look]:
-    """What the cache knows; one that a kill left with a torn line in the middle is begun anew."""
+    """The looks in the cache. A cache with a damaged line in the middle is removed."""
     try:
         return {
             line["image"]: Look(
@@ -122,7 +121,7 @@ def _keep(cache: Path, lines: Sequence[dict]) -> None:
 
 @dataclass(frozen=True)
 class Likeness:
-    """A picture that is much like one before it: their places, and how many of the 64 bits differ."""
+    """A picture that is similar to an earlier one: their places, and how many of 64 bits differ."""
 
     picture: int
     like: int
@@ -132,8 +131,8 @@ class Likeness:
 def near_duplicates(
     looks: Sequence[Look], distance: int, progress: Callable[[int, int], None] | None = None
 ) -> list[Likeness]:
-    """The pictures within `distance` bits of one that stands before them and is itself none of
-    these.
+    """The pictures that differ by at most `distance` bits from one before them that is not such a
+    picture itself.
 
     Their colours must be close too: the same outline in other colours is another picture. Every
     picture is compared with every other, in blocks; 11,475 of them take about a second.
@@ -167,7 +166,7 @@ def near_duplicates(
 
 
 def _bits(values: numpy.ndarray) -> numpy.ndarray:
-    """How many bits are set in each of these 64-bit numbers."""
+    """The number of bits that are set in each of these 64-bit numbers."""
     import numpy
 
     if hasattr(numpy, "bitwise_count"):

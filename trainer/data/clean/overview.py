@@ -1,5 +1,5 @@
-"""What a dataset is made of, as text and as one picture: sizes, aspect ratios, captions, and how it
-falls into buckets.
+"""What a dataset is made of, as text and as one picture: sizes, aspect ratios, captions, and how
+the pictures are spread over buckets.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..tokens import LIMIT
 
 @dataclass(frozen=True)
 class Overview:
-    """The figures of a dataset. `tokens` are per pair; `buckets` by resolution."""
+    """The figures of a dataset: `tokens` of each pair, `buckets` by resolution."""
 
     dataset: Dataset
     tokens: tuple[int, ...]
@@ -28,8 +28,9 @@ class Overview:
     def __str__(self) -> str:
         pairs = self.dataset.pairs
         shown = sum(pair.weight for pair in self.dataset.train)
+        pictures = {pair.image_hash for pair in pairs}
         lines = [
-            f"{self.dataset.name}: {len(pairs)} pairs of {len({pair.image_hash for pair in pairs})} pictures, "
+            f"{self.dataset.name}: {len(pairs)} pairs of {len(pictures)} pictures, "
             f"fingerprint {self.dataset.fingerprint[:12]}",
             f"to train on: {len(self.dataset.train)}, shown {shown:g} times an epoch",
         ]
@@ -40,13 +41,15 @@ class Overview:
         megapixels = sorted(pair.width * pair.height / 1e6 for pair in pairs)
         words = [len(pair.caption.split()) for pair in pairs]
         lines += [
-            f"megapixels: {megapixels[0]:.2f} to {megapixels[-1]:.2f}, half of them up to {median(megapixels):.2f}",
-            f"words in a caption: {min(words)} to {max(words)}, half of them up to {median(words):g}",
+            f"megapixels: {megapixels[0]:.2f} to {megapixels[-1]:.2f}, "
+            f"median {median(megapixels):.2f}",
+            f"words in a caption: {min(words)} to {max(words)}, median {median(words):g}",
         ]
         if self.tokens:
             long = sum(count > LIMIT for count in self.tokens)
             lines.append(
-                f"CLIP tokens in a caption: {min(self.tokens)} to {max(self.tokens)}, more than {LIMIT} in {long}"
+                f"CLIP tokens in a caption: {min(self.tokens)} to {max(self.tokens)}, "
+                f"more than {LIMIT} in {long}"
             )
         captions = Counter(pair.caption for pair in pairs)
         repeated = sum(count for count in captions.values() if count > 1)
@@ -57,7 +60,8 @@ class Overview:
             upscaled = sum(use.upscaled for use in uses)
             cropped = sum(use.cropped * use.pairs for use in uses) / len(pairs)
             lines.append(
-                f"buckets at {resolution}: {len(uses)}, {upscaled} pictures enlarged, {cropped:.1%} cropped away on the whole"
+                f"buckets at {resolution}: {len(uses)}, {upscaled} pictures enlarged, "
+                f"{cropped:.1%} cropped away in all"
             )
             lines += [
                 f"  {use.bucket[0]} x {use.bucket[1]}: {use.pairs} pairs"

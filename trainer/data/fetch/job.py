@@ -29,19 +29,12 @@ from ...errors import TrainerError
 from ...files import sha256_file, write_json
 from ...jobs import process
 from ...runs import NAME
-from .download import (
-    DEAD,
-    EXPIRED,
-    OK,
-    TRANSIENT,
-    DownloadSettings,
-    Progress,
-    Stopped,
-    disk_errors,
-    download,
-    read_results,
-)
+from .attempt import TRANSIENT
+from .disk import disk_errors
+from .download import DEAD, EXPIRED, Progress, Stopped, download
 from .network import require_download
+from .results import OK, read_results
+from .settings import DownloadSettings
 
 FORMAT = 1
 ACTIVE = ("queued", "running", "stopping")

@@ -25,10 +25,10 @@ def join(
 ) -> tuple[Dataset, LoadReport]:
     """A dataset of the rows that have a file below `root`, in the order of the rows.
 
-    The caption is the row's prompt, the group its user, and its further captions are columns. Every
-    image is decoded once, as `load_folder` does it, with the same cache. Raises TrainerError when
-    none is left, or, unless `on_problem` is "skip", at any image that does not decode and any row
-    without a prompt.
+    The caption is the row's prompt, the group is its user, and its further captions are columns.
+    Every image is decoded once, as in `load_folder`, with the same cache. Raises TrainerError when
+    no pair is left, or, unless `on_problem` is "skip", for any image that cannot be decoded and any
+    row without a prompt.
     """
     wanted = [(rows[number], files[number]) for number in sorted(files) if number in rows]
     if not wanted:
@@ -50,7 +50,7 @@ def join(
         shown = "\n".join(f"  {problem}" for problem in problems[:10])
         raise TrainerError(
             f"{len(problems)} of {len(wanted)} images in {name} cannot be used:\n{shown}\n"
-            'Mend or remove them, or set on_problem to "skip" to go on without them.'
+            'Repair or remove them, or set on_problem to "skip" to continue without them.'
         )
     ids = pair_ids((image_hash, row.prompt.strip()) for row, _, image_hash, *_ in found)
     pairs = tuple(

@@ -1,10 +1,10 @@
-"""The images of a selection that are on this machine already: rows of a table joined to the files
+"""The images of a selection that are already on this machine: rows of a table joined to the files
 of a folder.
 
-Files are known by what is in their names, as downloads and exports leave them: `000123.png` or
+Files are recognized by their names, as downloads and exports write them: `000123.png` or
 `123.webp` (row index), `<attachment id>.png` or a folder of that name, `<anything>_<job uuid>.png`,
-the uuid first, or a folder of that name, and plain file names. Upper and lower case, the two
-Unicode spellings of an accent and the two slashes make no difference.
+the uuid first, or a folder of that name, and plain file names. Letter case, the two Unicode
+spellings of an accent, and the two slashes make no difference.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ATTACHMENT = re.compile(r"(?<![0-9])[0-9]{15,20}(?![0-9])")
 """Discord's ids: 17 digits in 2015, 19 today."""
 NUMBER = re.compile(r"[0-9]{1,18}")
 NAMED = 20
-"""So many rows and files are named in a report."""
+"""The most rows and files that a report names."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,8 @@ class SelectedRow:
 
 @dataclass(frozen=True)
 class LocalImages:
-    """The files found: row to path below the folder, with forward slashes, in order of the rows.
+    """The files found: row to path below the folder, with forward slashes, in the order of the
+    rows.
 
     `missing` and `ambiguous` count rows with no file and with several, `unused` the image files
     that belong to no row; the first of each are named.
@@ -67,7 +68,7 @@ class LocalImages:
         lines = [f"{self.matched} of {self.rows} rows have an image"]
         for count, what, first in (
             (self.missing, "rows have none", self.missing_first),
-            (self.ambiguous, "rows have several, and get none", self.ambiguous_first),
+            (self.ambiguous, "rows have several, so none is used", self.ambiguous_first),
             (self.unused, "files belong to no row", self.unused_first),
         ):
             if count:
@@ -84,13 +85,13 @@ def find_images(
     name: str = "",
     progress: Callable[[int, int], None] | None = None,
 ) -> LocalImages:
-    """Join the rows of a selection to the image files below `folder` by `key` (see KEYS); `name` is
-    what messages call it.
+    """Join the rows of a selection to the image files below `folder` by `key` (see KEYS); messages
+    call the folder `name`.
 
-    "column" takes the image column as a path below the folder. Where a key fits several files (the
+    "column" takes the image column as a path below the folder. When a key fits several files (the
     four images of a job), the row's own file name decides. A path that leads out of the folder, by
     `..` or by a link, finds nothing. Raises TrainerError when the key is unknown, when no row has
-    one, and when none of the rows finds a file.
+    such a key, and when no row finds a file.
     """
     if key not in KEYS:
         raise TrainerError(f"Unknown key {key!r}; images can be joined by: {', '.join(KEYS)}.")
@@ -100,7 +101,8 @@ def find_images(
         raise TrainerError(f"There is no image file in {name}.")
     if not any(_keys_of_row(row, key) for row in rows):
         raise TrainerError(
-            f"None of the {len(rows)} rows has {_article(key)}. Join by another key: {', '.join(KEYS)}."
+            f"None of the {len(rows)} rows has {_article(key)}. "
+            f"Join by another key: {', '.join(KEYS)}."
         )
     index = _index(listing, key)
     files: dict[int, str] = {}
@@ -120,8 +122,9 @@ def find_images(
     unused = [file for file in listing if file not in used]
     if not files and not ambiguous:
         raise TrainerError(
-            f"None of the {len(rows)} rows finds an image in {name} by its {key}. Wanted is, for example, "
-            f"{missing[0]}; there is, for example, {listing[0]}. Is this the right folder, and the right key?"
+            f"None of the {len(rows)} rows finds an image in {name} by its {key}. One of them is "
+            f"{missing[0]}; one of the files is {listing[0]}. "
+            "Is this the right folder, and the right key?"
         )
     return LocalImages(
         files,
@@ -136,7 +139,7 @@ def find_images(
 
 
 def read_selection(selection: Path) -> list[SelectedRow]:
-    """The rows of a selection file, by number. Raises TrainerError when it is no such file."""
+    """The rows of a selection file, by number. Raises TrainerError when it is not one."""
     import duckdb
 
     columns = ("image", "attachment", "job", "file")
@@ -149,7 +152,8 @@ def read_selection(selection: Path) -> list[SelectedRow]:
             ).fetchall()
     except duckdb.Error as error:
         raise TrainerError(
-            f"{selection.name} is not a selection (a Parquet file with the columns row, {', '.join(columns)}): {error}"
+            f"{selection.name} is not a selection (a Parquet file with the columns row, "
+            f"{', '.join(columns)}): {error}"
         ) from error
     if not rows:
         raise TrainerError(f"{selection.name} has no row. Select more.")
@@ -157,10 +161,10 @@ def read_selection(selection: Path) -> list[SelectedRow]:
 
 
 def list_images(folder: Path) -> list[str]:
-    """Relative paths, with forward slashes, of all image files below a folder, sorted.
+    """The relative paths of all image files below a folder, with forward slashes, sorted.
 
-    Names that begin with a dot are passed over, folders that are links are not entered, and files
-    that are links count only when they lead into the folder.
+    Names that begin with a dot are skipped, linked folders are not entered, and linked files count
+    only when the link leads into the folder.
     """
     if not folder.is_dir():
         raise TrainerError(f"There is no folder {folder}.")
@@ -179,7 +183,7 @@ def list_images(folder: Path) -> list[str]:
 
 
 def _index(listing: Iterable[str], key: str) -> dict[str, list[str]]:
-    """The files by every key that their names hold."""
+    """The files by every key in their names."""
     index: dict[str, list[str]] = {}
     for file in listing:
         for value in dict.fromkeys(_keys_of_file(file, key)):
@@ -220,7 +224,7 @@ def _keys_of_row(row: SelectedRow, key: str) -> list[str]:
 
 
 def _candidates(index: dict[str, list[str]], row: SelectedRow, key: str) -> list[str]:
-    """The files that fit a row best; more than one when nothing tells them apart."""
+    """The files that fit a row best; several when nothing tells them apart."""
     found: list[str] = next(
         (index[value] for value in _keys_of_row(row, key) if value in index), []
     )
@@ -252,7 +256,7 @@ def _spelled(path: str) -> str:
 
 
 def _same(path: str) -> str:
-    """The one spelling of all paths that differ only in case, Unicode spelling or slashes."""
+    """One spelling for all paths that differ only in case, Unicode spelling or slashes."""
     return unicodedata.normalize("NFC", _spelled(path).casefold())
 
 

@@ -1,10 +1,10 @@
-"""Whether pictures may be fetched from the network, which addresses are let through, and what
-answers and errors mean.
+"""Whether pictures may be fetched from the network, which addresses are allowed, and what answers
+and errors mean.
 
 The network is off until the person who runs the server writes a settings file. Addresses of private
-networks are refused at three places: the host of every URL and of every redirect, the answer of the
-name server, which is the very answer that is connected to (a name that changes its address between
-check and use gains nothing), and the socket.
+networks are refused in three places: the host of every URL and of every redirect; the answer of the
+name server, which is the same answer that is then connected to (so that a name cannot change its
+address between check and use); and the socket.
 """
 
 from __future__ import annotations
@@ -35,23 +35,23 @@ TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
 """IPv6 addresses that a NAT64 gateway turns into the IPv4 address in their last 32 bits (RFC 6052).
 """
 VALUED_TAGS = ("max-snippet", "max-image-preview", "max-video-preview", "unavailable_after")
-"""Words of X-Robots-Tag that have a value behind a colon; other names before a colon are robots."""
+"""Words of X-Robots-Tag that have a value after a colon; other names before a colon are robots."""
 LOCAL_TRANSLATED = ipaddress.ip_network("64:ff9b:1::/48")
 
 
 class RefusedAddress(OSError):
-    """An address that must not be connected to. An OSError, so that it reads as a connection that
-    did not come about.
+    """An address that must not be connected to. It is an OSError, so that aiohttp treats it as a
+    failed connection.
     """
 
 
 class BadURL(ValueError):
-    """A text that is not an http or https URL which can be fetched."""
+    """A text that is not an http or https URL, or a URL that cannot be fetched."""
 
 
 class Failure(Exception):
-    """Why a URL gave no picture, this time. `wait_s` is what the server asks for before the next
-    attempt.
+    """Why a URL gave no picture this time. `wait_s` is how long the server asks to wait before the
+    next attempt.
     """
 
     def __init__(self, status: str, message: str = "", wait_s: float = 0.0) -> None:
@@ -61,9 +61,7 @@ class Failure(Exception):
 
 @dataclass(frozen=True)
 class NetworkSettings:
-    """What the server's owner allows: fetching pictures at all, and fetching them from private
-    addresses.
-    """
+    """What the server's owner allows: fetching pictures at all, and from private addresses."""
 
     download: bool = False
     private_addresses: bool = False
@@ -72,8 +70,8 @@ class NetworkSettings:
 def read_network_settings(file: Path) -> NetworkSettings:
     """The settings in a JSON file; without the file everything is off.
 
-    Raises TrainerError, which says what to write where, when the file is not JSON, or has unknown
-    keys or other values than true and false.
+    Raises TrainerError, which says what to write where, when the file is not JSON, has unknown
+    keys, or has values other than true and false.
     """
     try:
         value = json.loads(file.read_bytes().decode("utf-8-sig"))
@@ -98,7 +96,8 @@ def read_network_settings(file: Path) -> NetworkSettings:
     for key, setting in value.items():
         if not isinstance(setting, bool):
             raise TrainerError(
-                f"{key} in {file} is {json.dumps(setting)}; it must be true or false. {_advice(file)}"
+                f"{key} in {file} is {json.dumps(setting)}; it must be true or false. "
+                f"{_advice(file)}"
             )
     return NetworkSettings(**value)
 
@@ -108,8 +107,8 @@ def require_download(file: Path) -> NetworkSettings:
     settings = read_network_settings(file)
     if not settings.download:
         raise TrainerError(
-            f"Fetching pictures from the network is off. {_advice(file)} "
-            "Pictures that are on this machine already need no network: join their folder to the table instead."
+            f"Fetching pictures from the network is off. {_advice(file)} Pictures that are already "
+            "on this machine need no network: join their folder to the table instead."
         )
     return settings
 
@@ -122,7 +121,7 @@ def is_public(text: str) -> bool:
     """Whether an IP address is one of the public internet: not private, loopback, link-local,
     multicast or reserved.
 
-    An IPv6 address that stands for an IPv4 address (mapped, 6to4, Teredo, NAT64) is judged by both.
+    For an IPv6 address that stands for an IPv4 address (mapped, 6to4, Teredo, NAT64), both must be.
     """
     try:
         address = ipaddress.ip_address(text)
@@ -166,15 +165,15 @@ def check_address(text: str, settings: NetworkSettings) -> None:
 def check_url(text: str, settings: NetworkSettings) -> URL:
     """The URL of a request or a redirect.
 
-    Raises BadURL when it cannot be fetched, RefusedAddress when its host is written as an address
-    that is refused.
+    Raises BadURL when it cannot be fetched, and RefusedAddress when its host is an IP address that
+    is refused.
     """
     from yarl import URL
 
     try:
         url = URL(text.strip())
         host = url.host
-        url.port  # noqa: B018 - a port that is no number shows here
+        url.port  # noqa: B018 - raises when the port is not a number
     except ValueError as error:
         raise BadURL(f"it is not a URL: {error}") from error
     if url.scheme not in ("http", "https") or not host:
@@ -192,11 +191,11 @@ def check_url(text: str, settings: NetworkSettings) -> URL:
 def connector(
     settings: NetworkSettings, connections: int, names: AbstractResolver | None = None
 ) -> TCPConnector:
-    """A connector for aiohttp that refuses what `check_address` refuses; `names` answers for host
-    names (the system's).
+    """A connector for aiohttp that refuses what `check_address` refuses; `names` resolves host
+    names (by default the system does).
 
-    To be called inside a running event loop. It knows no redirects: follow them by hand, each
-    through `check_url`.
+    Call this inside a running event loop. Redirects are not its matter: follow them one by one,
+    each through `check_url`.
     """
     import aiohttp
     from aiohttp.abc import AbstractResolver
@@ -234,7 +233,7 @@ def connector(
 
 @contextlib.contextmanager
 def network_errors() -> Iterator[None]:
-    """Turn whatever aiohttp raises into a Failure with a status of one word."""
+    """Turn everything that aiohttp raises into a Failure with a status of one word."""
     import aiohttp
 
     try:
@@ -255,18 +254,18 @@ def network_errors() -> Iterator[None]:
 
 
 def _behind(error: BaseException | None, kind: type[OSError]) -> BaseException | None:
-    """The error of that kind which aiohttp has wrapped while it connected."""
+    """The error of that kind that aiohttp wrapped while it connected; None without one."""
     while error is not None and not isinstance(error, kind):
         error = getattr(error, "os_error", None) or error.__cause__
     return error
 
 
 def robots_tags(headers: Iterable[str]) -> set[str]:
-    """The words of X-Robots-Tag headers, in lower case, that are meant for everybody or for
-    Cocktail by name.
+    """The words of X-Robots-Tag headers that are meant for everybody or for Cocktail by name, in
+    lower case.
 
     `none` stands for noindex and nofollow. As in Google's specification of the header, a name with
-    a colon begins a list for that robot alone.
+    a colon begins a list that is only for that robot.
     """
     tags: set[str] = set()
     for header in headers:
@@ -281,8 +280,8 @@ def robots_tags(headers: Iterable[str]) -> set[str]:
 
 
 def retry_after_s(header: str | None) -> float:
-    """Seconds from now in a Retry-After header, which is a number of them or a date; 0 when it is
-    neither.
+    """Seconds from now in a Retry-After header, which is a number of seconds or a date; 0 when it
+    is neither.
     """
     if not header:
         return 0.0

@@ -1,1 +1,1 @@
-"""A folder of pairs, in each of the layouts that are known."""
+"""Reading a folder of pairs, in each of the known layouts."""

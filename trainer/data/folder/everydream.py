@@ -1,11 +1,11 @@
-"""A folder as EveryDream2 reads it: captions of main prompt and tags, settings by picture, folder
-and tree.
+"""A folder as EveryDream2 reads it: captions made of a main prompt and tags, and settings for a
+picture, a folder or a tree.
 
-Follows what its data/dataset.py does (commit 5098db8), with three differences. `shuffle_tags: true`
-in a global.yaml holds below it too, as its documentation says; there a folder without a global.yaml
-of its own loses it, and so does a picture that is captioned by its name. A caption in a single text
-file stays as it is written; there `a,b,b` becomes `a, b`. A path as a caption is a file only in a
-list of pairs.
+Follows its data/dataset.py (commit 5098db8), with three differences. `shuffle_tags: true` in a
+global.yaml also holds below it, as its documentation says; in EveryDream2 a folder without a
+global.yaml of its own loses it, and so does a picture that is captioned by its name. A caption in a
+single text file stays as it is written; in EveryDream2 `a,b,b` becomes `a, b`. A path as a caption
+is read as a file only in a list of pairs.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".jfif"))
 """The pictures that EveryDream2 reads."""
 TEXTS = (".txt", ".caption")
 SIDECARS = (*TEXTS, ".json", ".yml", ".yaml")
-"""Files beside a picture, the later the stronger. EveryDream2 can read .json but does not look for
-it there.
+"""Files beside a picture; a later one overrides an earlier one. EveryDream2 can read .json but does
+not look for it there.
 """
 NUMBERS = ("multiply.txt", "cond_dropout.txt", "flip_p.txt", "loss_scale.txt")
 TREE_FILES = ("global.yaml", "global.yml")
@@ -47,7 +47,7 @@ FOLDER_FILES = (*NUMBERS, *TREE_FILES, *LOCAL_FILES, *WITHOUT_COUNTERPART, "shuf
 
 @dataclass(frozen=True)
 class Config:
-    """What one file says, or several together; None is what they do not say."""
+    """What one file says, or several together; None where they say nothing."""
 
     main_prompts: tuple[str, ...] = ()
     tags: tuple[tuple[str, float], ...] = ()
@@ -58,10 +58,10 @@ class Config:
     shuffle_tags: bool | None = None
     unused: tuple[str, ...] = ()
     text: str | None = None
-    """The caption as it is written, while it comes from one text alone."""
+    """The caption as it is written, as long as it comes from a single text."""
 
     def under(self, other: Config) -> Config:
-        """Both together; `other` is stronger, and its words stand first."""
+        """Both together; `other` overrides this one, and its words come first."""
         text = other.text if not self.words else self.text if not other.words else None
         return Config(
             tuple(dict.fromkeys(other.main_prompts + self.main_prompts)),
@@ -96,14 +96,14 @@ KEYS = frozenset(
 
 
 def read_everydream(listing: Listing, reading: Reading, caption_text: str) -> None:
-    """Every picture that EveryDream2 would read, with what the files beside and above it say."""
+    """Every picture that EveryDream2 would read, with what the files beside it and above it say."""
     pairs = pair_list(listing)
     if pairs and not _has_settings(listing):
         _read_pair_list(listing, reading, pairs, caption_text)
         return
     if pairs:
         reading.notes.append(
-            f"{pairs} is a list of pairs, not read: the pictures have settings here"
+            f"{pairs} is a list of pairs, not read because the pictures have files of their own"
         )
     local: dict[str, Config] = {}
     trees: dict[str, Config] = {}
@@ -130,12 +130,13 @@ def read_everydream(listing: Listing, reading: Reading, caption_text: str) -> No
         reading.entries.append(entry)
     if lines:
         reading.notes.append(
-            f"caption files with further lines, of which the first is used: {lines} (EveryDream2 uses all: caption_text)"
+            f"caption files with more than one line, of which only the first is used: {lines} "
+            "(EveryDream2 uses all: caption_text)"
         )
 
 
 def everydream_sign(listing: Listing) -> str | None:
-    """A file that only EveryDream2 has: settings of a folder, or YAML beside a picture."""
+    """A file that only EveryDream2 uses: settings of a folder, or YAML beside a picture."""
     for file in listing.files:
         settings = file.rpartition("/")[2] in FOLDER_FILES
         if settings or file.endswith((".yaml", ".yml")):
@@ -146,13 +147,13 @@ def everydream_sign(listing: Listing) -> str | None:
 
 
 def _beside(listing: Listing, file: str) -> list[str]:
-    """The files that speak of one picture alone, the weakest first."""
+    """The files that are about this picture only; a later one overrides an earlier one."""
     found = listing.sidecars(file, SIDECARS)
     return [sidecar for sidecar in found if sidecar.rpartition("/")[2] not in FOLDER_FILES]
 
 
 def _has_settings(listing: Listing) -> bool:
-    """Whether a picture has a caption or settings of its own, or a folder has settings."""
+    """Whether any picture has a caption or settings of its own, or any folder has settings."""
     return any(file.rpartition("/")[2] in FOLDER_FILES for file in listing.files) or any(
         _beside(listing, file) for file in listing.pictures
     )
@@ -169,7 +170,7 @@ def _entry(file: str, levels: list[Config], reading: Reading) -> Entry:
             _from_text(posixpath.splitext(posixpath.basename(file))[0].split("_")[0])
         )
     if not config.main_prompts:
-        where = "no caption, and nothing before the first _ of its name"
+        where = "no caption, and nothing before the first _ of the picture's name"
         raise Unreadable("the caption is empty", where)
     main, *others = config.main_prompts
     tags = [tag for tag, _ in sorted(config.tags, key=lambda tag: tag[1] or 1.0, reverse=True)]
@@ -195,7 +196,7 @@ def _entry(file: str, levels: list[Config], reading: Reading) -> Entry:
 
 
 def _tree(listing: Listing, reading: Reading, folder: str, trees: dict[str, Config]) -> Config:
-    """What the global files of a folder and of those above it say; the nearest is the strongest."""
+    """What the global files of a folder and of the folders above it say; the nearest one wins."""
     if folder not in trees:
         above = _tree(listing, reading, posixpath.dirname(folder), trees) if folder else NOTHING
         for name in TREE_FILES:
@@ -205,7 +206,7 @@ def _tree(listing: Listing, reading: Reading, folder: str, trees: dict[str, Conf
 
 
 def _local(listing: Listing, reading: Reading, folder: str) -> Config:
-    """What the files of a folder say for the pictures in it, not for those below."""
+    """What the files of a folder say about the pictures in it, but not in the folders below."""
     config = NOTHING
     for name in (*NUMBERS, *LOCAL_FILES, *WITHOUT_COUNTERPART):
         read = {".txt": _number, ".yaml": _yaml, ".yml": _yaml}[suffix(name)]
@@ -222,7 +223,7 @@ def _local(listing: Listing, reading: Reading, folder: str) -> Config:
 def _settings(
     listing: Listing, reading: Reading, file: str, read: Callable[[Listing, str], Config]
 ) -> Config:
-    """What a file of settings says; nothing when it is not there or is not understood, which is
+    """What a file of settings says; nothing when it is missing, or cannot be understood, which is
     noted.
     """
     if file not in listing.files and file not in listing.folders and file not in listing.odd:
@@ -236,7 +237,7 @@ def _settings(
 
 
 def _number(listing: Listing, file: str) -> Config:
-    """One of the files that hold a number."""
+    """What one of the files with a number says."""
     key = posixpath.basename(file).removesuffix(".txt")
     text = text_from_file(listing, file, "the number").strip()
     try:
@@ -271,7 +272,7 @@ def _yaml(listing: Listing, file: str) -> Config:
 
 
 def _sidecar(listing: Listing, file: str, caption_text: str) -> tuple[Config, bool]:
-    """What a file beside a picture says, and whether it has lines that are not used."""
+    """What a file beside a picture says, and whether it has unused lines."""
     if suffix(file) not in TEXTS:
         return _yaml(listing, file), False
     text = text_from_file(listing, file).strip()
@@ -292,7 +293,7 @@ def _from_text(text: str) -> Config:
 
 
 def _from_mapping(values: dict[Any, Any], depth: int = 0) -> Config:
-    """The keys of a YAML or JSON file. Raises Unreadable for values of the wrong type."""
+    """What the keys of a YAML or JSON file say. Raises Unreadable for values of the wrong type."""
     prompts = values.get("main_prompt")
     shuffle = values.get("shuffle_tags")
     if shuffle is not None and not isinstance(shuffle, bool):
@@ -310,7 +311,7 @@ def _from_mapping(values: dict[Any, Any], depth: int = 0) -> Config:
     if isinstance(caption, dict) and depth < 2:
         return config.under(_from_mapping(caption, depth + 1))
     if caption is not None and not isinstance(caption, str):
-        raise Unreadable("caption is no text", kind(caption))
+        raise Unreadable("caption is not text", kind(caption))
     return config.under(_from_text(caption)) if caption else config
 
 
@@ -319,7 +320,7 @@ def _texts(value: Any, what: str) -> tuple[str, ...]:
     texts = value if isinstance(value, list) else [value]
     for text in texts:
         if text is not None and not isinstance(text, str):
-            raise Unreadable(f"{what} is no text", f"{kind(text)}; put it in quotes")
+            raise Unreadable(f"{what} is not text", f"{kind(text)}; put it in quotes")
     return tuple(dict.fromkeys(text.strip() for text in texts if text and text.strip()))
 
 
@@ -328,7 +329,7 @@ def _tags(value: Any) -> list[tuple[str, float]]:
     if value is None:
         return []
     if not isinstance(value, list):
-        raise Unreadable("tags is no list", kind(value))
+        raise Unreadable("tags is not a list", kind(value))
     tags: list[tuple[str, float]] = []
     for item in value:
         weight = item.get("weight") if isinstance(item, dict) else None
@@ -339,7 +340,7 @@ def _tags(value: Any) -> list[tuple[str, float]]:
 
 
 def _numbers(values: dict[Any, Any]) -> Config:
-    """The settings that are numbers, within their limits."""
+    """The settings that are numbers. Raises Unreadable for numbers outside their limits."""
 
     def value(key: str, least: float, most: float, above: bool = False) -> float | None:
         found = values.get(key)
@@ -354,8 +355,8 @@ def _numbers(values: dict[Any, Any]) -> Config:
 
 
 def pair_list(listing: Listing) -> str | None:
-    """The .json file at the top that is a list of pairs, EveryDream2's other kind of data_root;
-    None without one.
+    """The .json file in the top folder that is a list of pairs, EveryDream2's other kind of
+    data_root; None without one.
     """
     for file in sorted(listing.files):
         if "/" in file or suffix(file) != ".json" or listing.files[file].size > MAX_JSON_BYTES:
@@ -371,8 +372,8 @@ def pair_list(listing: Listing) -> str | None:
 
 
 def _read_pair_list(listing: Listing, reading: Reading, file: str, caption_text: str) -> None:
-    """The pairs of a list of objects with "image" and "caption", or the keys of a YAML file; a
-    picture may stand there again.
+    """The pairs of a list of objects with "image", and with "caption" or the keys of a YAML file. A
+    picture may occur more than once.
     """
     reading.read.add(file)
     reading.notes.append(f"{file} says which pictures are pairs")

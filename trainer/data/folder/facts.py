@@ -1,5 +1,5 @@
-"""What is known of picture files: size, time, hash, width and height, learned by decoding each of
-them once.
+"""Facts about picture files: size, time, hash, width and height, found by decoding each of them
+once.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from .reading import Problem
 
 WORKERS = min(4, os.cpu_count() or 1)
 PIXELS_AT_ONCE = 6_000_000
-"""Pixels that are decoded at the same time; a larger picture is decoded alone. Each takes some ten
+"""Pixels that are decoded at the same time; a larger picture is decoded alone. Each takes about ten
 bytes meanwhile.
 """
 LARGE_PIXELS = 3_000_000
-"""Larger pictures are all decoded by one thread: the system's allocator keeps what a thread has
-freed for that thread.
+"""Larger pictures are all decoded by one thread: the system's allocator keeps the memory that a
+thread has freed for that thread.
 """
 WHOLE_BYTES = 8 << 20
-"""Larger files are not held in memory beside their pixels."""
+"""Larger files are not held in memory together with their pixels."""
 SAVE_EVERY_S = 15.0
 
 
@@ -42,7 +42,7 @@ class Examination:
     """
 
     def __init__(self, cache: Path | None, there: Container[str]) -> None:
-        """`there` are the files that exist; what is known of others is forgotten."""
+        """`there` holds the files that exist; facts about others are forgotten."""
         self.cache = cache
         self.known = read_cache(cache)
         self.facts = {file: facts for file, facts in self.known.items() if file in there}
@@ -54,8 +54,8 @@ class Examination:
         files: Mapping[str, File | None],
         progress: Callable[[int, int], None] | None = None,
     ) -> dict[str, list | Problem]:
-        """Facts or a problem for each file, by its path in the folder. What has been learned is
-        kept whatever happens.
+        """Facts or a problem for each file, by its path in the folder. Facts that have been found
+        are kept, whatever happens.
         """
         found: dict[str, list | Problem] = {}
         try:
@@ -80,7 +80,7 @@ class Examination:
 
 
 def read_cache(cache: Path | None) -> dict[str, list]:
-    """What is known of each picture: [size, time in ns, SHA-256, width, height]."""
+    """The known facts of each picture: [size, time in ns, SHA-256, width, height]."""
     if cache is None:
         return {}
     try:
@@ -98,9 +98,9 @@ def examine_all(
 ) -> Iterator[tuple[str, list | Problem]]:
     """Each file with its facts or its problem, in order.
 
-    Only a few wait to be decoded at any time, by as many threads as there are processors.
-    `progress` is called with (done, all) some times a second and may raise, which ends the work:
-    what waits is dropped, what is being decoded left alone.
+    Only a few files wait to be decoded at any time, for as many threads as there are processors.
+    `progress` is called with (done, all) several times a second. It may raise, which ends the work:
+    waiting files are dropped, those that are being decoded are left to finish.
     """
     done = 0
     pace = Pace(lambda: progress(done, len(files))) if progress else None
@@ -144,7 +144,7 @@ def examine_all(
 
 
 class Pace:
-    """A call that is passed on ten times a second at most."""
+    """Passes a call on at most ten times a second."""
 
     def __init__(self, call: Callable[[], None]) -> None:
         self.call, self.last = call, time.monotonic()
@@ -156,7 +156,7 @@ class Pace:
 
 
 class Decoding:
-    """How many pixels may be decoded at once, and by whom."""
+    """Limits how many pixels are decoded at once; large pictures go to the thread `large`."""
 
     def __init__(self, large: ThreadPoolExecutor) -> None:
         self.large = large
@@ -165,13 +165,13 @@ class Decoding:
         self.stopped = False
 
     def examine(self, folder: Path, file: str, known: list | None) -> list | Problem:
-        """`examine`, begun when there is room for the picture's pixels."""
+        """The facts about a picture (see `examine`), once there is room for its pixels."""
         size = _pixels(folder / file)
         pixels = min(size, PIXELS_AT_ONCE)
         with self.free:
             self.free.wait_for(lambda: self.stopped or self.pixels + pixels <= PIXELS_AT_ONCE)
             if self.stopped:
-                return Problem(file, "the work was ended")
+                return Problem(file, "the work was stopped")
             self.pixels += pixels
         try:
             if size > LARGE_PIXELS and not self.stopped:
@@ -203,7 +203,7 @@ def give_back() -> None:
 
 
 def _pixels(path: Path) -> int:
-    """Pixels by the file's header; 0 when it has none that can be read."""
+    """The number of pixels in the file's header; 0 when that cannot be read."""
     from PIL import Image
 
     try:
@@ -214,14 +214,14 @@ def _pixels(path: Path) -> int:
 
 
 def examine(folder: Path, file: str, known: list | None) -> list | Problem:
-    """Size, time, hash, width and height of a picture, decoded in full unless it is known."""
+    """Size, time, hash, width and height of a picture, which is decoded unless they are known."""
     try:
         path = folder / file
         status = path.stat()
         if known and known[:2] == [status.st_size, status.st_mtime_ns]:
             return known
         if not status.st_size:
-            return Problem(file, "the picture is damaged or none", "the file is empty")
+            return Problem(file, "the file is damaged or not a picture", "the file is empty")
         if status.st_size > WHOLE_BYTES:
             width, height = open_rgb(path).size
             digest = sha256_file(path)
@@ -230,7 +230,7 @@ def examine(folder: Path, file: str, known: list | None) -> list | Problem:
             width, height = open_rgb(data).size
             digest = hashlib.sha256(data).hexdigest()
     except TrainerError as error:
-        return Problem(file, "the picture is damaged or none", str(error))
+        return Problem(file, "the file is damaged or not a picture", str(error))
     except OSError as error:
         return Problem(file, "the picture cannot be read", error.strerror or str(error))
     return [status.st_size, status.st_mtime_ns, digest, width, height]

@@ -42,8 +42,7 @@ __all__ = [
 ]
 ON_PROBLEM = ("stop", "skip")
 ENTRY = re.compile(rb'\{\s*"[^"]*"\s*:\s*\{\s*("(caption|tags|train_resolution|image_size)"|\})')
-"""How kohya's metadata begins: a picture, and for it an object with one of the keys that its tools
-write.
+"""How kohya's metadata begins: a picture, and an object with one of the keys that its tools write.
 """
 HARMLESS = frozenset((LINK_AGAIN, LINK_TO_NOTHING, NO_FILE))
 COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
@@ -51,12 +50,11 @@ COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What was found in a folder: pictures, those that are not pairs and why, and files of other
-    kinds by suffix.
+    """What was found in a folder: pictures, why some are not pairs, and other files by suffix.
 
     `captions_from_names` counts the pairs whose picture has no caption file. `layout` is how the
-    folder was read, and `why`; `unread` are files of settings that are not understood, `notes` what
-    else a person should know.
+    folder was read, and `why` the reason for it; `unread` lists files of settings that could not be
+    understood, `notes` what else a person should know.
     """
 
     found: int
@@ -73,17 +71,16 @@ class LoadReport:
         return dict(Counter(problem.reason for problem in self.problems).most_common())
 
     def __str__(self) -> str:
-        lines = [
-            f"{self.found} pictures found, {self.found - len(self.problems)} pairs, {len(self.problems)} skipped"
-        ]
+        skipped = len(self.problems)
+        lines = [f"{self.found} pictures found, {self.found - skipped} pairs, {skipped} skipped"]
         if self.why:
             lines.append(f"read as {self.layout}: {self.why}")
         lines += [f"skipped: {count} x {shown(reason)}" for reason, count in self.reasons().items()]
-        lines += [f"not understood, left out: {problem}" for problem in self.unread]
+        lines += [f"could not be read, ignored: {problem}" for problem in self.unread]
         if self.captions_from_names:
-            whose = "the names of their folders" if self.layout == "kohya" else "their names"
+            whose = "their folder names" if self.layout == "kohya" else "their names"
             lines.append(
-                f"without a caption file, captioned by {whose}: {self.captions_from_names}"
+                f"pictures without a caption file, captioned by {whose}: {self.captions_from_names}"
             )
         lines += self.notes
         if self.other_files:
@@ -103,16 +100,16 @@ def load_folder(
     caption_column: str = "",
     background: str = "#ffffff",
 ) -> tuple[Dataset, LoadReport]:
-    """The pictures below `folder`, in order of their paths or of the rows that name them, each with
-    its caption.
+    """The pictures below `folder`, each with its caption, in the order of their paths or of the
+    rows that name them.
 
-    How the captions are found is the `layout` (LAYOUTS); "auto" looks what the folder has.
-    `caption_text` says what of a caption file counts, `caption_column` where a table of pairs has
-    the caption. `background` is the colour that transparency becomes. A pair's group is the folder
-    its picture is in. Every picture is decoded once; what was learned is kept in the JSON file
-    `cache` for as long as the picture's size and time stay the same, also when `progress` ends the
-    work by raising. Names that begin with a dot are passed over. Raises TrainerError when there is
-    no picture, when none is left, or, unless `on_problem` is "skip", at any problem.
+    The `layout` (LAYOUTS) says how to find the captions; "auto" looks at what the folder holds.
+    `caption_text` says how much of a caption file is used, `caption_column` which column of a table
+    of pairs holds the captions. `background` is the colour that transparency becomes. A pair's
+    group is the folder of its picture. Every picture is decoded once; the facts are kept in the
+    JSON file `cache` for as long as the picture's size and time stay the same, even when `progress`
+    ends the work by raising. Names that begin with a dot are skipped. Raises TrainerError when
+    there is no picture, when no pair is left, or, unless `on_problem` is "skip", for any problem.
     """
     background = check_background(background)
     check_layout(layout)
@@ -144,17 +141,17 @@ def _pair(pair_id: str, entry: Entry, facts: list) -> Pair:
 
 
 def check_layout(layout: str) -> str:
-    """A word of LAYOUTS. Raises TrainerError for another."""
+    """The layout, if it is one of LAYOUTS. Raises TrainerError otherwise."""
     if layout not in LAYOUTS:
         raise TrainerError(f"There is no layout {layout!r}. Choose one of {', '.join(LAYOUTS)}.")
     return layout
 
 
 def check_background(colour: str) -> str:
-    """A colour as #rrggbb in lower case. Raises TrainerError when it is none."""
+    """A colour as #rrggbb in lower case. Raises TrainerError when it is not a colour."""
     if not COLOUR.fullmatch(colour.strip()):
         raise TrainerError(
-            f"{shown(colour)!r} is no colour. Write it as #rrggbb, such as #ffffff for white."
+            f"{shown(colour)!r} is not a colour. Write it as #rrggbb, such as #ffffff for white."
         )
     return colour.strip().lower()
 
@@ -166,7 +163,7 @@ def read_layout(
     caption_column: str,
     progress: Callable[[int, int], None] | None = None,
 ) -> Reading:
-    """What the folder's layout says of its pictures, before any of them is opened."""
+    """What the folder's layout says about its pictures, before any of them is opened."""
     reading = Reading(*detect(listing)) if layout == "auto" else Reading(layout, "as asked")
     if progress:
         reading.awake = Pace(lambda: progress(0, len(listing.files)))
@@ -182,11 +179,11 @@ def read_layout(
 
 
 def detect(listing: Listing) -> tuple[str, str]:
-    """The layout that a folder has, and what shows it.
+    """The layout of a folder, and the sign by which it was recognized.
 
-    Of several signs the first counts: a metadata file of Hugging Face that names pictures, kohya's
-    metadata file, a file that only EveryDream2 has, folders named like kohya's with nothing beside
-    them.
+    The first of these signs counts: a metadata file of Hugging Face that names pictures, kohya's
+    metadata file, a file that only EveryDream2 uses, and all pictures in folders named like
+    kohya's.
     """
     signs: list[tuple[str, str]] = []
     metadata = [file for file in metadata_files(listing) if names_pictures(listing, file)]
@@ -201,14 +198,14 @@ def detect(listing: Listing) -> tuple[str, str]:
     if looks_like_repeats(listing):
         signs.append(("kohya", "all pictures are in folders named like 10_cat"))
     if not signs:
-        return "plain", "it has no file of another layout"
+        return "plain", "it has no files of another layout"
     layout, why = signs[0]
     others = [f"{other} ({sign})" for other, sign in signs[1:] if other != layout]
-    return layout, f"{why}{f'; it could be {listed(others)} too' if others else ''}"
+    return layout, f"{why}{f'; it could also be {listed(others)}' if others else ''}"
 
 
 def looks_like_metadata(listing: Listing, file: str) -> bool:
-    """Whether a JSON file maps pictures to captions, by its beginning."""
+    """Whether a JSON file maps pictures to captions, judging by its beginning."""
     try:
         with (listing.root / file).open("rb") as opened:
             head = opened.read(65536)
@@ -223,8 +220,8 @@ def _facts(
     cache: Path | None,
     progress: Callable[[int, int], None] | None,
 ) -> dict[str, list]:
-    """What is known of each picture that can be read; a problem for each other one is added to the
-    reading.
+    """The facts about each picture that can be read; the others are added to the reading's
+    problems.
     """
     wanted = dict.fromkeys(
         [entry.file for entry in reading.entries]
@@ -249,7 +246,7 @@ def _facts(
 
 
 def _natural(file: str) -> list[tuple[int, str]]:
-    """Sorts line 10 after line 2."""
+    """A sort key that puts line 10 after line 2."""
     parts = re.split(r"0*(\d+)", file)
     return [(len(part) if place % 2 else 0, part) for place, part in enumerate(parts)]
 
@@ -287,7 +284,7 @@ def _complaint(name: str, report: LoadReport) -> str:
         if len(problems) > 10:
             lines.append(f"  and {len(problems) - 10} more")
     if len(report.problems) == report.found:
-        lines.append("No pair is left: mend the files.")
+        lines.append("No pair is left: repair the files.")
     else:
-        lines.append('Mend or remove them, or set on_problem to "skip" to go on without them.')
+        lines.append('Repair or remove them, or set on_problem to "skip" to continue without them.')
     return "\n".join(lines)

@@ -1,5 +1,5 @@
-"""A folder as Hugging Face datasets' imagefolder reads it (commit b7cb10b): metadata files that
-name pictures, split folders.
+"""A folder as imagefolder of Hugging Face datasets reads it (commit b7cb10b): metadata files that
+name pictures, and split folders.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from .reading import Entry, Problem, Reading, check_caption, group_of, kind, lis
 from .strict_text import Unreadable, parse_json
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
-"""Names of metadata files; where there are several kinds, the first is read. Hugging Face refuses
-that.
+"""Names of metadata files; when there are several kinds, the first is read. Hugging Face refuses
+such a folder.
 """
 FILE_NAME = "file_name"
 CAPTION_COLUMNS = ("text", "caption", "prompt", "description", "additional_feature")
-"""Columns taken for the caption, the likeliest first; the last is the name in Hugging Face's
-documentation.
+"""Columns that are taken for the caption, the likeliest first; the last one is the name in Hugging
+Face's documentation.
 """
 MAX_LINE_BYTES = 1 << 20
 NUMBER = re.compile(r"[-+]?[\d.,]+([eE][-+]?\d+)?%?")
 NOT_UTF8 = "it is not UTF-8; save the file as UTF-8"
 MAX_ROW_LINES = 100
-"""Longest row of a CSV file; a quote that is open longer than that was forgotten."""
+"""Longest row of a CSV file; a quote that is open for longer was never closed."""
 SPLITS = {
     TRAIN: ("train", "training"),
     VALIDATION: ("validation", "valid", "dev", "val"),
     f"{VALIDATION}/test": ("test", "testing", "eval", "evaluation"),
 }
-"""Names of split folders, as in its data_files.py. What is for testing must not be trained on
+"""Names of split folders, as in its data_files.py. Pictures for testing must not be trained on
 either.
 """
 _SPLIT = {
@@ -50,7 +50,9 @@ _SPLIT = {
 
 
 class Row(NamedTuple):
-    """A row of a metadata file: where it stands, and its values by column, or why it is not read."""
+    """A row of a metadata file: its place, and its values by column or the reason why it cannot be
+    read.
+    """
 
     where: str
     values: dict[str, Any]
@@ -58,7 +60,7 @@ class Row(NamedTuple):
 
 
 class Columns(NamedTuple):
-    """The column of the captions, and the columns of further ones with the names under which pairs
+    """The column of captions, and the columns of further captions with the names under which pairs
     keep them.
     """
 
@@ -67,7 +69,7 @@ class Columns(NamedTuple):
 
 
 def split_of(file: str) -> str | None:
-    """The split that a folder in a path names; None without one."""
+    """The split that a folder of the path names; None without one."""
     for folder in posixpath.dirname(file).split("/"):
         for split, pattern in _SPLIT.items():
             if pattern.fullmatch(folder):
@@ -76,7 +78,7 @@ def split_of(file: str) -> str | None:
 
 
 def metadata_files(listing: Listing) -> list[str]:
-    """All metadata files of the kind that is read."""
+    """All metadata files of the first kind that there is."""
     for name in METADATA:
         found = sorted(file for file in listing.files if posixpath.basename(file) == name)
         if found:
@@ -97,15 +99,15 @@ def read_hugging_face(listing: Listing, reading: Reading, caption_column: str = 
     """A pair for every row of every metadata file, in the order of the rows.
 
     The caption is in `caption_column`, or in the likeliest text column; the other text columns are
-    further captions. Where metadata files are in split folders, others do not count. Raises
-    TrainerError when there is no metadata file, none with a column of file names, or no such
-    caption column.
+    further captions. When some metadata files are in split folders, the others are not read. Raises
+    TrainerError when there is no metadata file, none has a column of file names, or there is no
+    such caption column.
     """
     files = metadata_files(listing)
     if not files:
         raise TrainerError(
-            f"There is no {', '.join(METADATA[:2])} or {METADATA[2]}, which says what picture has what caption. "
-            "Choose another layout."
+            f"There is no {', '.join(METADATA[:2])} or {METADATA[2]} to say which caption belongs "
+            "to which picture. Choose another layout."
         )
     others = [
         file
@@ -118,7 +120,7 @@ def read_hugging_face(listing: Listing, reading: Reading, caption_column: str = 
     inside = [file for file in files if split_of(file)]
     if inside and len(inside) < len(files):
         outside = [file for file in files if file not in inside]
-        reading.notes.append(f"outside of the split folders, not read: {listed(outside)}")
+        reading.notes.append(f"outside the split folders, not read: {listed(outside)}")
         reading.read.update(outside)
         files = inside
     rows: list[tuple[str, Row]] = []
@@ -148,8 +150,8 @@ def _entry(
     columns: Columns,
     left_out: Counter[str],
 ) -> Entry | None:
-    """The pair of a row; None, with a problem noted, when it is none. Further captions that are
-    none are counted.
+    """The pair of a row; None, with the problem noted, when it is not one. Further captions that
+    cannot be used are counted in `left_out`.
     """
     try:
         if row.why_not:
@@ -182,8 +184,8 @@ def _entry(
 
 
 def locate_row(listing: Listing, name: str, inside: str) -> str:
-    """The picture that a row means, seen from the folder of its metadata file, which it cannot
-    leave. Raises Unreadable.
+    """The picture that a row means, relative to the folder of its metadata file and inside it.
+    Raises Unreadable.
     """
     if name.startswith(("/", "\\")) or name[1:2] == ":":
         raise Unreadable("the path leads out of the folder", name)
@@ -191,14 +193,16 @@ def locate_row(listing: Listing, name: str, inside: str) -> str:
 
 
 def _note(listing: Listing, reading: Reading, left_out: Counter[str]) -> None:
-    """What the report says beside the pairs; without a pair to train on, splits do not count."""
+    """Add the report's notes. Splits are ignored when none of the pairs is for training."""
     used = Counter(entry.file for entry in reading.entries)
     again = sum(count > 1 for count in used.values())
     if again:
-        reading.notes.append(f"pictures that stand in more than one row: {again}")
+        reading.notes.append(f"pictures with more than one row: {again}")
     if left_out:
         counts = (f"{count} of {column}" for column, count in left_out.most_common())
-        reading.notes.append(f"further captions that are none, left out: {listed(counts)}")
+        reading.notes.append(
+            f"further captions that are not text or too long, left out: {listed(counts)}"
+        )
     missing = [file for file in listing.pictures if file not in used]
     if missing:
         reading.notes.append(f"pictures without a row, not read: {len(missing)}")
@@ -206,7 +210,9 @@ def _note(listing: Listing, reading: Reading, left_out: Counter[str]) -> None:
     if splits and TRAIN not in splits:
         for entry in reading.entries:
             entry.options.pop("split", None)
-        reading.notes.append("split folders without one to train on: all pairs are for training")
+        reading.notes.append(
+            "none of the split folders is for training: all pairs are used for training"
+        )
     elif any(map(split_of, listing.pictures)):
         parts = (f"{count} {split}" for split, count in sorted(splits.items()))
         reading.notes.append(f"split by folder: {', '.join(parts)}")
@@ -215,17 +221,17 @@ def _note(listing: Listing, reading: Reading, left_out: Counter[str]) -> None:
 def _columns(
     files: list[str], rows: list[tuple[str, Row]], wanted: str, reading: Reading
 ) -> Columns:
-    """The column to take captions from, and those of further captions; the guess is noted.
+    """The column of captions and the columns of further captions; the guess is noted.
 
-    Raises TrainerError when no column names pictures, when there is no column of captions, or not
-    the wanted one.
+    Raises TrainerError when no column names pictures, or when there is no column of captions or no
+    column named `wanted`.
     """
     good = [row for _, row in rows if not row.why_not]
     names = {name for row in good if (name := _file_column(row.values)) is not None}
     if good and not names:
         raise TrainerError(
             f"{files[0]} has no column {FILE_NAME}, only {listed(good[0].values)}. "
-            "Name the column of picture files file_name, or choose another layout."
+            "Rename the column of picture files to file_name, or choose another layout."
         )
     present = {key: None for row in good for key in row.values if key not in names}
     texts = [key for key in present if _is_text(key, good, files[0].endswith(".csv"))]
@@ -233,12 +239,13 @@ def _columns(
     likely = next((lower[name] for name in CAPTION_COLUMNS if name in lower), next(iter(texts), ""))
     if wanted and wanted not in present:
         raise TrainerError(
-            f"There is no column {wanted!r} in {files[0]}; there are {listed(texts) or 'none with text'}. "
-            "Choose one as caption_column, or leave it empty."
+            f"There is no column {wanted!r} in {files[0]}. Its columns with text are: "
+            f"{listed(texts) or 'none'}. Choose one as caption_column, or leave it empty."
         )
     if good and not wanted and not likely:
         raise TrainerError(
-            f"{files[0]} has no column of captions, only {listed(present) or listed(names)}. Add a column text."
+            f"{files[0]} has no column of captions, only {listed(present) or listed(names)}. "
+            "Add a column named text."
         )
     caption = wanted or likely or CAPTION_COLUMNS[0]
     others = {key: f"{key}_" if key == OWN else key for key in texts if key != caption}
@@ -247,13 +254,13 @@ def _columns(
     reading.notes.append(f"captions from the column {listed([caption])} ({how}){kept}")
     no_text = [repr(key) for key in present if key not in (caption, *others)]
     if no_text:
-        reading.notes.append(f"columns that are no text, not read: {listed(no_text)}")
+        reading.notes.append(f"columns that are not text, not read: {listed(no_text)}")
     return Columns(caption, others)
 
 
 def _is_text(column: str, rows: list[Row], csv_file: bool) -> bool:
-    """Whether a column has a name that can be kept and texts in it. In a CSV file numbers are texts
-    too, but not captions.
+    """Whether a column holds texts and its name can be kept. In a CSV file numbers are texts too,
+    but not captions.
     """
     try:
         check_caption(column, "")
@@ -264,14 +271,16 @@ def _is_text(column: str, rows: list[Row], csv_file: bool) -> bool:
 
 
 def _file_column(values: dict[str, Any]) -> str | None:
-    """The column that names the picture: file_name, or the first whose name ends so."""
+    """The column that names the picture: file_name, or the first that ends in _file_name."""
     if FILE_NAME in values:
         return FILE_NAME
     return next((name for name in values if name and name.endswith(f"_{FILE_NAME}")), None)
 
 
 def _rows(file: Path) -> Iterator[Row]:
-    """The rows of a metadata file, one after the other. Raises Unreadable for the file as a whole."""
+    """The rows of a metadata file, one after the other. Raises Unreadable when the file as a whole
+    cannot be read.
+    """
     reader = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}[file.suffix]
     try:
         yield from reader(file)
@@ -300,8 +309,8 @@ def _jsonl(file: Path) -> Iterator[Row]:
 
 
 def _lines(opened: Any) -> Iterator[bytes]:
-    """Lines of at most MAX_LINE_BYTES + 1 bytes; of a longer one only its beginning. Raises
-    Unreadable for UTF-16.
+    """Lines of at most MAX_LINE_BYTES + 1 bytes; longer ones are cut off there. Raises Unreadable
+    for UTF-16.
     """
     if opened.peek(2)[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise Unreadable("the file is not UTF-8", "it is UTF-16; save it as UTF-8")
@@ -313,8 +322,8 @@ def _lines(opened: Any) -> Iterator[bytes]:
 
 
 def _csv(file: Path) -> Iterator[Row]:
-    """Rows of a CSV file. A row with more or fewer values than the header, or a quote that is not
-    closed, is no row.
+    """The rows of a CSV file. A row with more or fewer values than the header, or with a quote that
+    is not closed, cannot be read.
     """
     header: list[str] | None = None
     with file.open("rb") as opened:
@@ -325,7 +334,7 @@ def _csv(file: Path) -> Iterator[Row]:
                 header = [name.strip() for name in values]
                 twice = next((name for name in header if header.count(name) > 1), None)
                 if twice is not None:
-                    raise Unreadable("the header has a column twice", twice)
+                    raise Unreadable("the header repeats a column", twice)
             elif len(values) != len(header):
                 yield Row(where, {}, f"{len(values)} values for {len(header)} columns")
             else:
@@ -333,8 +342,8 @@ def _csv(file: Path) -> Iterator[Row]:
 
 
 def _csv_rows(lines: Iterator[str]) -> Iterator[tuple[str, list[str] | str]]:
-    """Where each row stands and its values, or what is wrong with it. After a row that is wrong the
-    next line is a new one.
+    """The place of each row, and its values or what is wrong with it. After a wrong row, the next
+    line begins a new one.
     """
     taken: deque[str] = deque()
     number = 0
@@ -362,15 +371,16 @@ def _csv_rows(lines: Iterator[str]) -> Iterator[tuple[str, list[str] | str]]:
                 if open_quote and len(row) < MAX_ROW_LINES:
                     more = taken.popleft() if taken else next(lines, None)
                 if more is None:
-                    yield where, "a quote is not closed" if open_quote else f"it is no CSV: {error}"
+                    why = "a quote is not closed" if open_quote else f"it is not CSV: {error}"
+                    yield where, why
                     taken.extendleft(reversed(row[1:]))
                     break
                 row.append(more)
 
 
 def _csv_lines(opened: Any) -> Iterator[str]:
-    """Lines as text; bytes that are not UTF-8 stay in it, so that they are seen in the row that has
-    them.
+    """Lines as text. Bytes that are not UTF-8 are kept, so that they are reported for their own
+    row.
     """
     for number, line in enumerate(_lines(opened)):
         text = line.decode("utf-8", "surrogateescape")

@@ -1,4 +1,4 @@
-"""A folder as kohya's sd-scripts read it (commit 48d368fa): N_name folders of repeats, or a
+"""A folder as kohya's sd-scripts read it (commit 48d368fa): N_name folders with repeats, or a
 metadata file.
 """
 
@@ -34,19 +34,19 @@ METADATA = (
     "meta_cap_dd.json",
     "meta_cap.json",
 )
-"""Names of the metadata file in its documentation, the most worked on first."""
+"""Names of the metadata file in its documentation, the most complete first."""
 ENDS = (".caption", ".txt")
 """Caption files; the first is the scripts' default, the second what most people set."""
 LIKELY = re.compile(r"\d{1,3}_[^/]*")
-"""Folder names that are taken for repeats without asking."""
+"""Folder names that are recognized as repeats."""
 FOR_ITSELF = frozenset(("caption", "tags", "train_resolution", "image_size"))
-"""What kohya's tools write into a metadata entry; the two sizes are its own bookkeeping."""
+"""Keys that kohya's tools write into a metadata entry and that are not reported as unused; the two
+sizes are its own bookkeeping.
+"""
 
 
 def repeats(folder: str) -> int | None:
-    """The number before the first `_` of a folder's name; None without one, and for numbers that
-    stand for no reading.
-    """
+    """The number before the first `_` of a folder's name; None when there is no number."""
     try:
         return int(folder.split("_")[0])
     except ValueError:
@@ -54,20 +54,20 @@ def repeats(folder: str) -> int | None:
 
 
 def looks_like_repeats(listing: Listing) -> bool:
-    """Whether all pictures are directly in folders named like 10_cat, with small numbers:
-    2024_summer is an album.
+    """Whether all pictures are directly in folders named like 10_cat, with small numbers
+    (2024_summer is an album).
     """
     folders = {posixpath.dirname(file) for file in listing.pictures}
     return all(LIKELY.fullmatch(folder) for folder in folders)
 
 
 def metadata_file(listing: Listing) -> str | None:
-    """The metadata file at the top of a folder."""
+    """The metadata file in the top folder; None without one."""
     return next((name for name in METADATA if name in listing.files), None)
 
 
 def read_kohya(listing: Listing, reading: Reading, caption_text: str) -> None:
-    """The pairs of the metadata file if there is one, otherwise of the folders with repeats."""
+    """The pairs of the metadata file, or, without one, those of the folders with repeats."""
     name = metadata_file(listing)
     if name:
         _read_metadata(listing, reading, name)
@@ -76,8 +76,8 @@ def read_kohya(listing: Listing, reading: Reading, caption_text: str) -> None:
 
 
 def _read_repeats(listing: Listing, reading: Reading, caption_text: str) -> None:
-    """Pictures directly in a folder N_name, shown N times; without a caption file, `name` is the
-    caption.
+    """The pictures directly in folders N_name, shown N times each; without a caption file, `name`
+    is the caption.
     """
     passed_over: Counter[str] = Counter()
     both = 0
@@ -110,18 +110,20 @@ def _read_repeats(listing: Listing, reading: Reading, caption_text: str) -> None
     if not reading.entries and not reading.problems:
         raise TrainerError(
             "There is neither a metadata.json nor a folder of pictures with a name like 10_cat. "
-            "kohya's layout needs one of them; choose another layout, or the folder above."
+            "kohya's layout needs one of them. Choose another layout, or the folder above."
         )
     if passed_over:
         places = (f"{count} in {place}" for place, count in passed_over.most_common())
-        reading.notes.append(f"pictures that kohya passes over: {listed(places)}")
+        reading.notes.append(f"pictures that kohya skips: {listed(places)}")
     if both:
-        reading.notes.append(f"with a .caption and a .txt file, captioned by the first: {both}")
+        reading.notes.append(
+            f"pictures with a .caption and a .txt file, of which the first is used: {both}"
+        )
 
 
 def _captions(listing: Listing, file: str) -> list[str]:
-    """Caption files of a picture; also one of its name without the last four parts, as its face
-    cutter leaves them.
+    """The caption files of a picture; also those of its name without the last four parts, which
+    kohya's face cropper adds.
     """
     found = listing.sidecars(file, ENDS)
     stem = posixpath.splitext(posixpath.basename(file))[0].split("_")
@@ -132,7 +134,7 @@ def _captions(listing: Listing, file: str) -> list[str]:
 
 
 def _read_metadata(listing: Listing, reading: Reading, name: str) -> None:
-    """A JSON object whose keys are pictures and whose values hold caption and tags."""
+    """The pairs of a JSON object whose keys are pictures and whose values hold caption and tags."""
     reading.read.add(name)
     try:
         values = parse_json(read_text(listing.root / name, "the file", MAX_JSON_BYTES))
@@ -140,7 +142,7 @@ def _read_metadata(listing: Listing, reading: Reading, name: str) -> None:
             raise ValueError(f"{kind(values)}, not a mapping of pictures to captions")
     except (Unreadable, ValueError) as error:
         raise TrainerError(
-            f"{name} is not understood: {error}. Mend it, or choose another layout."
+            f"{name} is not understood: {error}. Repair it, or choose another layout."
         ) from error
     named = set()
     for key, value in values.items():
@@ -160,7 +162,7 @@ def _read_metadata(listing: Listing, reading: Reading, name: str) -> None:
 
 
 def _caption(value: Any, key: str) -> str:
-    """Caption and tags of an entry, joined by ", "; kohya joins by "," alone, which gives the same
+    """Caption and tags of an entry, joined by ", ". kohya joins them by ",", which gives the same
     tokens.
     """
     if not isinstance(value, dict):
@@ -169,7 +171,7 @@ def _caption(value: Any, key: str) -> str:
     for name in ("caption", "tags"):
         part = value.get(name)
         if part is not None and not isinstance(part, str):
-            raise Unreadable("the caption is no text", f"{name}: {kind(part)}")
+            raise Unreadable("the caption is not text", f"{name}: {kind(part)}")
         if part and part.strip():
             parts.append(part.strip())
     return check_caption(", ".join(parts), "its entry has neither caption nor tags")

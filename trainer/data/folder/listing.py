@@ -1,4 +1,4 @@
-"""What lies in a folder and below it: names, sizes and times, found in one walk that opens no file."""
+"""What is in a folder and below it: names, sizes and times. One walk, and no file is opened."""
 
 from __future__ import annotations
 
@@ -14,20 +14,22 @@ from typing import NamedTuple
 from ...errors import TrainerError
 from ..image import SUFFIXES
 
-LINK_AGAIN = "it is a link to a folder that is read already"
+LINK_AGAIN = "it is a link to a folder that is already read"
 LINK_TO_NOTHING = "it is a link to nothing"
 NO_FILE = "it is neither a file nor a folder"
 
 
 class File(NamedTuple):
-    """What is known of a file without opening it."""
+    """What is known about a file without opening it."""
 
     size: int
     time_ns: int
 
 
 class Found(NamedTuple):
-    """One thing on a walk: a file, a folder (no `file`), or something that cannot be read, and why."""
+    """One thing found on a walk: a file, a folder (no `file`), or something that cannot be read,
+    and why.
+    """
 
     path: str
     file: File | None = None
@@ -36,10 +38,10 @@ class Found(NamedTuple):
 
 @dataclass(frozen=True)
 class Listing:
-    """Everything below a folder, by its path relative to it, with forward slashes; names that begin
+    """Everything below a folder, by the path relative to it, with forward slashes; names that begin
     with a dot are left out.
 
-    `odd` are names that stand for nothing readable, such as a link to nothing, each with why.
+    `odd` holds the names of what cannot be read, such as a link to nothing, each with the reason.
     """
 
     root: Path
@@ -49,25 +51,25 @@ class Listing:
 
     @cached_property
     def pictures(self) -> list[str]:
-        """All pictures by suffix, sorted, those among the odd ones too."""
+        """Everything with the suffix of a picture, sorted, including the odd ones."""
         return sorted(path for path in (*self.files, *self.odd) if suffix(path) in SUFFIXES)
 
     @cached_property
     def beside(self) -> dict[str, dict[str, str]]:
-        """The files and folders that are no pictures by their path without suffix and, in lower
-        case, their suffix.
+        """All files and folders but pictures, by their path without suffix and then by their suffix
+        in lower case.
         """
         found: dict[str, dict[str, str]] = {}
         for path in sorted((*self.files, *self.folders, *self.odd)):
             stem, end = split_suffix(path)
             end = end.lower()
-            if end not in SUFFIXES:  # sorted: a.TXT stands before a.txt, which wins
+            if end not in SUFFIXES:  # sorted: a.TXT comes before a.txt, which wins
                 found.setdefault(stem, {})[end] = path
         return found
 
     def sidecars(self, picture: str, ends: Iterable[str]) -> list[str]:
-        """The files named like a picture with the suffixes `ends`, in their order, in whatever case
-        they are written.
+        """The files that have the name of a picture and one of the suffixes `ends` (in any letter
+        case), in the order of `ends`.
         """
         there = self.beside.get(split_suffix(picture)[0])
         return [there[end] for end in ends if end in there] if there else []
@@ -82,7 +84,7 @@ class Listing:
 
     @property
     def state(self) -> str:
-        """A hash of names, sizes and times: the same while nothing changes."""
+        """A hash of names, sizes and times, which stays the same while nothing changes."""
         digest = hashlib.sha256()
         for path, file in sorted(self.files.items()):
             digest.update(f"{path}\0{file.size}\0{file.time_ns}\n".encode())
@@ -92,9 +94,7 @@ class Listing:
 
 
 def split_suffix(path: str) -> tuple[str, str]:
-    """A path without its suffix, and the suffix with its dot; for names that do not begin with a
-    dot.
-    """
+    """A path without its suffix, and the suffix with its dot. Names must not begin with a dot."""
     stem, dot, end = path.rpartition(".")
     return (stem, f".{end}") if dot and "/" not in end else (path, "")
 
@@ -125,14 +125,14 @@ def walk(folder: Path) -> Iterator[Found]:
     """Files and folders as they are found. Linked folders are followed, but no folder is entered
     twice.
 
-    Links are taken after the folders proper, so that of two ways to a folder the one without a link
-    counts.
+    Links are followed after all real folders, so that a folder with two paths gets the one without
+    a link.
     """
     waiting, links, entered = [("", os.fspath(folder))], [], set()
     while waiting or links:
         inside, path = (waiting or links).pop()
         try:
-            status = os.stat(path)  # noqa: PTH116 - a Path for each of thousands of folders takes longer than the walk
+            status = os.stat(path)  # noqa: PTH116 - making a Path takes longer than the walk
             if (status.st_dev, status.st_ino) in entered:
                 yield Found(inside, why_not=LINK_AGAIN)
                 continue
@@ -167,12 +167,14 @@ def walk(folder: Path) -> Iterator[Found]:
 
 
 def folder_state(folder: Path) -> str:
-    """A hash of names, sizes and times below a folder: the same while nothing in it changes. No
-    file is opened.
+    """A hash of names, sizes and times below a folder, which stays the same while nothing in it
+    changes. No file is opened.
     """
     return list_folder(folder).state
 
 
 def has_picture(folder: Path) -> bool:
-    """Whether there is at least one picture below a folder, by suffix; the walk ends at the first."""
+    """Whether at least one file below a folder has the suffix of a picture; the walk ends at the
+    first.
+    """
     return any(found.file and suffix(found.path) in SUFFIXES for found in walk(folder))

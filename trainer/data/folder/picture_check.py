@@ -1,4 +1,4 @@
-"""Whether the pictures of a dataset are still there and still the ones it was made of."""
+"""Whether the pictures of a dataset are still there and unchanged."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from .facts import read_cache
 
 @dataclass(frozen=True)
 class PictureCheck:
-    """What became of a dataset's pictures; files relative to its root.
+    """What became of a dataset's pictures; files are relative to its root.
 
-    `unknown` counts those that are there and of which nothing more was looked at, as no size and
-    time are known of them.
+    `unknown` counts those that are there but were not compared, because their size and time are
+    not known.
     """
 
     pictures: int
@@ -30,14 +30,14 @@ class PictureCheck:
 
     def __str__(self) -> str:
         lines = []
-        for files, what in ((self.missing, "not where they were"), (self.changed, "changed since")):
+        for files, what in ((self.missing, "are missing"), (self.changed, "have changed")):
             if files:
-                lines.append(f"{len(files)} of {self.pictures} pictures are {what}:")
+                lines.append(f"{len(files)} of {self.pictures} pictures {what}:")
                 lines += [f"  {file}" for file in files[:SHOWN]]
         if self.fine:
-            lines.append(f"{self.pictures} pictures are where they were")
+            lines.append(f"all {self.pictures} pictures are there")
             if self.unknown:
-                lines.append(f"{self.unknown} of them were not compared with what they were")
+                lines.append(f"{self.unknown} of them could not be compared with the dataset")
         return "\n".join(lines)
 
 
@@ -52,10 +52,10 @@ def check_pictures(
 ) -> PictureCheck:
     """Look for the pictures of a dataset.
 
-    `caches` are files of facts that loading its folder has left (see `Examination`). A picture of
-    which size and time are those of its content is taken for it; one with another size or time is
-    read and compared, and so is every picture with `read_all`. `progress` is called with (done,
-    all) pictures and may raise, which ends the work.
+    `caches` are the files of facts that loading its folder has left (see `Examination`). A picture
+    with the known size and time counts as unchanged; any other is read and compared, and with
+    `read_all` every picture is. `progress` is called with (done, all) pictures and may raise, which
+    ends the work.
     """
     wanted = {pair.image: pair.image_hash for pair in dataset.pairs}
     known = [read_cache(cache) for cache in caches]
@@ -77,7 +77,7 @@ def check_pictures(
 
 
 def _unread(file: Path, facts: list[list], image_hash: str) -> str | None:
-    """What can be said of a picture without opening it; None when it must be read."""
+    """What can be said about a picture without opening it; None when it must be read."""
     try:
         status = file.stat()
     except OSError:

@@ -1,4 +1,4 @@
-"""Pictures with a caption file each, or with names that are captions."""
+"""Pictures with a caption file each, or captioned by their names."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ ENDS = (".txt", ".caption")
 
 
 def read_plain(listing: Listing, reading: Reading, caption_text: str) -> None:
-    """The caption of a.png is in a.txt, else in a.caption, else it is the picture's name up to the
-    first `_`.
+    """The caption of a.png is in a.txt, otherwise in a.caption, otherwise it is the picture's name
+    up to the first `_`.
     """
     both, shared = 0, 0
     for file in listing.pictures:
@@ -33,6 +33,10 @@ def read_plain(listing: Listing, reading: Reading, caption_text: str) -> None:
             reading.named.add(file)
         reading.entries.append(Entry(file, caption, group_of(file)))
     if both:
-        reading.notes.append(f"with a .txt and a .caption file, captioned by the first: {both}")
+        reading.notes.append(
+            f"pictures with a .txt and a .caption file, of which the first is used: {both}"
+        )
     if shared:
-        reading.notes.append(f"sharing a caption file with a picture of the same name: {shared}")
+        reading.notes.append(
+            f"pictures that share a caption file with another of the same name: {shared}"
+        )

@@ -1,5 +1,5 @@
-"""What every layout of a folder comes to: which pictures it names, each with its caption and how it
-is to be shown.
+"""What every layout of a folder is read into: the pictures that it names, each with its caption and
+how training shows it; and what the layouts share.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from .strict_text import Unreadable, read_text
 LAYOUTS = ("auto", "plain", "everydream", "kohya", "hugging face")
 CAPTION_TEXTS = ("first line", "whole file")
 MAX_CAPTION = 20_000
-"""Longest caption in characters. A text encoder reads some 75 tokens, and prompts of several
-thousand characters exist.
+"""Longest caption in characters. A text encoder reads about 75 tokens, but there are prompts of
+several thousand characters.
 """
 MAX_SHOWN = 300
-"""Characters of a name or a value that a message repeats."""
+"""The most characters of a name or a value that a message repeats."""
 MAX_WEIGHT = 10_000
-"""How often an epoch may show a pair."""
+"""The most times that an epoch may show a pair."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Why a picture is not a pair. `reason` is what others may share, `detail` belongs to this file
-    alone.
+    """Why a picture is not a pair. Other files may have the same `reason`; `detail` is about this
+    one.
     """
 
     file: str
@@ -41,8 +41,8 @@ class Problem:
 
 
 def shown(text: str) -> str:
-    """A text with what would break a line, turn its direction or not print written out, such as \\n
-    or \\u202e, and not too long.
+    """A text for a message, cut if it is too long, with \\n, \\u202e and everything else that does
+    not print written out.
     """
     if len(text) > MAX_SHOWN:
         text = f"{text[:MAX_SHOWN]}..."
@@ -67,12 +67,12 @@ class Entry:
 
 @dataclass
 class Reading:
-    """What a layout has found, filled as it is read.
+    """What a layout has found, filled while it is read.
 
-    `problems` are pictures (or rows that should name one) that cannot be pairs; `unread` are files
-    of settings that are not understood, whose pictures are pairs all the same; `read` are the files
-    that have been used, `named` the pictures captioned by their names; `notes` say what else is
-    worth knowing, a line each; `unused` counts settings that training has nothing for.
+    `problems` lists pictures (or rows that should name one) that cannot be pairs. `unread` lists
+    files of settings that cannot be understood; their pictures are pairs all the same. `read` holds
+    the files that have been used, `named` the pictures captioned by their names. `notes` says what
+    else is worth knowing, in a line each. `unused` counts settings that training does not have.
     """
 
     layout: str
@@ -89,18 +89,18 @@ class Reading:
 
 
 def check_caption(value: Any, where: str) -> str:
-    """A caption without white space around it. Raises Unreadable for anything that cannot be one;
-    `where` says whose it is.
+    """A caption without white space around it. Raises Unreadable for anything that cannot be a
+    caption; `where` says whose it is.
     """
     if value is None:
         raise Unreadable("the caption is empty", where)
     if not isinstance(value, str):
-        raise Unreadable("the caption is no text", f"{where}: {kind(value)}")
+        raise Unreadable("the caption is not text", f"{where}: {kind(value)}")
     caption = value.strip()
     if not caption:
         raise Unreadable("the caption is empty", where)
     if "\0" in caption:
-        raise Unreadable("the caption holds NUL characters", where)
+        raise Unreadable("the caption contains NUL characters", where)
     if len(caption) > MAX_CAPTION:
         raise Unreadable(
             "the caption is too long",
@@ -109,12 +109,12 @@ def check_caption(value: Any, where: str) -> str:
     try:
         caption.encode()
     except UnicodeEncodeError:
-        raise Unreadable("the caption holds half of a character", where) from None
+        raise Unreadable("the caption contains half of a character", where) from None
     return caption
 
 
 def kind(value: Any) -> str:
-    """What a value is, in words of its file; what it holds only where that is short."""
+    """What kind of value it is, for a message, with the value itself where it is short."""
     if isinstance(value, bool):
         return f"it is {str(value).lower()}"
     if isinstance(value, (int, float)):
@@ -129,7 +129,7 @@ def kind(value: Any) -> str:
 
 
 def caption_from_file(listing: Listing, file: str, caption_text: str) -> str:
-    """The caption in a text file of the listing: its first line, or all of it. Raises Unreadable."""
+    """The caption in a text file of the listing: its first line or all of it. Raises Unreadable."""
     text = text_from_file(listing, file).strip()
     if caption_text == "first line":
         text = text.split("\n", 1)[0]
@@ -137,7 +137,7 @@ def caption_from_file(listing: Listing, file: str, caption_text: str) -> str:
 
 
 def text_from_file(listing: Listing, file: str, what: str = "the caption") -> str:
-    """The text of a file of the listing. Raises Unreadable, without opening what is no file."""
+    """The text of a file of the listing. Raises Unreadable; only regular files are opened."""
     name = posixpath.basename(file)
     if file in listing.folders:
         raise Unreadable(f"{what} cannot be read", f"{name} is a folder")
@@ -147,31 +147,33 @@ def text_from_file(listing: Listing, file: str, what: str = "the caption") -> st
 
 
 def caption_from_name(file: str) -> str:
-    """The name of a picture up to its first `_`, as in EveryDream2. Raises Unreadable when that is
-    nothing.
+    """The name of a picture up to its first `_`, as in EveryDream2. Raises Unreadable when nothing
+    is there.
     """
     stem = posixpath.splitext(posixpath.basename(file))[0]
     name = stem.split("_", 1)[0]
-    return check_caption(name, "no caption file, and nothing before the first _ of its name")
+    return check_caption(
+        name, "no caption file, and nothing before the first _ of the picture's name"
+    )
 
 
 def group_of(file: str) -> dict[str, Any]:
-    """The group of a pair: the folder its picture is in, none for the top folder."""
+    """The group of a pair: the folder of its picture; none for the top folder."""
     folder = posixpath.dirname(file)
     return {"group": folder} if folder else {}
 
 
 def locate(listing: Listing, path: str, inside: str = "") -> str:
-    """The picture that a file of pairs means by `path`, seen from the folder `inside` of the
+    """The picture that a file of pairs means by `path`, relative to the folder `inside` of the
     listing.
 
-    A path of another machine counts by as much of its end as there is below the folder; without its
-    suffix it counts when one picture has that name. Only what is in the listing can be found.
-    Raises Unreadable.
+    Of a path from another machine, the longest end that exists below the folder counts. A path
+    without a suffix counts when exactly one picture has that name. Only what is in the listing can
+    be found. Raises Unreadable.
     """
     plain = path.replace("\\", "/")
     if "://" in plain or "\0" in plain:
-        raise Unreadable("the path is none", path)
+        raise Unreadable("it is not a path", path)
     absolute = plain.startswith("/") or plain[1:2] == ":"
     joined = posixpath.normpath(plain if absolute else posixpath.join(inside, plain))
     if ".." in plain.split("/") and (absolute or joined.startswith("..")):
@@ -194,7 +196,7 @@ def locate(listing: Listing, path: str, inside: str = "") -> str:
 
 
 def count_notes(unused: Counter[str]) -> list[str]:
-    """The line about settings that training has nothing for."""
+    """The line about settings that training does not have; none without such settings."""
     if not unused:
         return []
     return [
@@ -204,8 +206,8 @@ def count_notes(unused: Counter[str]) -> list[str]:
 
 
 def number(value: Any, what: str, least: float, most: float, above: bool = False) -> float:
-    """A number from `least` (or above it) to `most`. Raises Unreadable otherwise; texts are no
-    numbers.
+    """A number from `least` (or above it) to `most`. Raises Unreadable for anything else; a number
+    written as text is not one.
     """
     fine = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not fine or not (least < value if above else least <= value) or not value <= most:
@@ -215,7 +217,7 @@ def number(value: Any, what: str, least: float, most: float, above: bool = False
 
 
 def listed(names: Iterable[str], most: int = 5) -> str:
-    """Some names for a line of a report."""
+    """Up to `most` names for a line of a report, and how many more there are."""
     names = list(names)
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(map(shown, names[:most])) + more

@@ -1,6 +1,4 @@
-"""Text, JSON and YAML that somebody else wrote: read strictly, and only as deep as a person would
-write it.
-"""
+"""Text, JSON and YAML that somebody else wrote, read strictly and with limits on size and depth."""
 
 from __future__ import annotations
 
@@ -10,15 +8,15 @@ from typing import Any
 
 MAX_DEPTH = 20
 MAX_TEXT_BYTES = 1 << 20
-"""Larger captions and settings are not read."""
+"""Larger files of captions and settings are not read."""
 MAX_JSON_BYTES = 32 << 20
-"""Larger lists of pairs in one JSON value are not read: parsed, they would take some ten times that
-in memory.
+"""Larger lists of pairs in one JSON value are not read: parsed, they would take about ten times as
+much memory.
 """
 
 
 class Unreadable(Exception):
-    """Why a text is not read: `reason` is what others may share, `detail` belongs to this one."""
+    """Why a text cannot be read. Others may have the same `reason`; `detail` is about this one."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(f"{reason} ({detail})" if detail else reason)
@@ -26,8 +24,8 @@ class Unreadable(Exception):
 
 
 def read_text(file: Path, what: str = "the caption", most_bytes: int = MAX_TEXT_BYTES) -> str:
-    """The UTF-8 text of a file, byte order marks left out. Raises Unreadable, in which `what`
-    stands for the text.
+    """The UTF-8 text of a file, without byte order marks. Raises Unreadable, which calls the text
+    `what`.
     """
     try:
         with file.open("rb") as opened:
@@ -40,7 +38,7 @@ def read_text(file: Path, what: str = "the caption", most_bytes: int = MAX_TEXT_
 
 
 def decode(data: bytes, name: str, what: str = "the caption") -> str:
-    """Bytes as UTF-8 text, byte order marks left out. Raises Unreadable."""
+    """Bytes as UTF-8 text, without byte order marks. Raises Unreadable."""
     for mark, encoding in MARKS:
         if data.startswith(mark):
             raise Unreadable(f"{what} is not UTF-8", f"{name} is {encoding}; save it as UTF-8")
@@ -51,7 +49,7 @@ def decode(data: bytes, name: str, what: str = "the caption") -> str:
         raise Unreadable(f"{what} is not UTF-8", where) from error
     if "\0" in text:
         raise Unreadable(
-            f"{what} holds NUL characters", f"{name}; if it is UTF-16, save it as UTF-8"
+            f"{what} contains NUL characters", f"{name}; if it is UTF-16, save it as UTF-8"
         )
     return text
 
@@ -65,20 +63,20 @@ MARKS = (
 
 
 def parse_json(text: str) -> Any:
-    """A JSON value without NaN, without a key that stands twice in an object. Raises ValueError
-    which says what and where.
+    """A JSON value. Raises ValueError, which says what and where, also for NaN and for an object
+    with the same key twice.
     """
     try:
         return json.loads(text, parse_constant=_no_constant, object_pairs_hook=_no_key_twice)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
-        raise ValueError(f"it is no JSON: {error.msg} at {where}") from error
+        raise ValueError(f"it is not JSON: {error.msg} at {where}") from error
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
 
 
 def _no_constant(name: str) -> Any:
-    raise ValueError(f"it has {name}, which is no number in JSON")
+    raise ValueError(f"it has {name}, which is not a number in JSON")
 
 
 def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -86,15 +84,16 @@ def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(values) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {twice!r} stands twice in it")
+        raise ValueError(f"it has the key {twice!r} twice")
     return values
 
 
 def parse_yaml(text: str) -> Any:
-    """A YAML value of plain types, without anchors, tags and keys that stand twice.
+    """A YAML value of plain types. Raises ValueError, which says what and where, also for aliases,
+    tags and a mapping with the same key twice.
 
-    Raises ValueError which says what and where. The parser's events are looked at first: what is
-    built from them could be too large (aliases of aliases) or too deep for the stack.
+    The parser's events are checked first: what is built from them could be too large (aliases of
+    aliases) or too deep for the stack.
     """
     import yaml
 
@@ -105,7 +104,7 @@ def parse_yaml(text: str) -> Any:
             where = f"line {event.start_mark.line + 1}"
             if isinstance(event, yaml.AliasEvent):
                 raise ValueError(
-                    f"it has an alias (*{event.anchor} in {where}); write the value out"
+                    f"it has an alias (*{event.anchor} in {where}); write out the value"
                 )
             if isinstance(event, (yaml.SequenceStartEvent, yaml.MappingStartEvent)):
                 depth += 1
@@ -122,14 +121,14 @@ def parse_yaml(text: str) -> Any:
             keys = [str(key.value) for key, _ in node.value]
             twice = next((key for key in keys if keys.count(key) > 1), None)
             if twice is not None:
-                raise ValueError(f"the key {twice!r} stands twice in it")
+                raise ValueError(f"it has the key {twice!r} twice")
         return None if node is None else reader.construct_document(node)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
-        # Newer parsers have a limit of their own, which they reach before they deliver an event.
+        # Newer parsers have a limit of their own and reach it before they deliver an event.
         if mark and "nesting depth" in (error.problem or ""):
             raise ValueError(f"it is nested too deeply (line {mark.line + 1})") from error
         where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise ValueError(f"it is no YAML: {error.problem}{where}") from error
+        raise ValueError(f"it is not YAML: {error.problem}{where}") from error
     except yaml.YAMLError as error:
-        raise ValueError(f"it is no YAML: {' '.join(str(error).split())}") from error
+        raise ValueError(f"it is not YAML: {' '.join(str(error).split())}") from error

@@ -1,4 +1,4 @@
-"""Which column of a table is what: known public layouts, and a guess for others that a person
+"""Which column of a table holds what: known public layouts, and for others a guess that a person
 confirms.
 """
 
@@ -14,15 +14,15 @@ from ...errors import TrainerError, nearest
 SHOWN_ROWS = 5
 SHOWN_LETTERS = 60
 ONE_USER_SHARE = 0.95
-"""When one value fills more of the user column than this, it is the posting bot, not the person."""
+"""When one value fills more than this of the user column, it is the posting bot, not the person."""
 
 
 @dataclass(frozen=True)
 class Mapping:
-    """Names of columns by what they hold; "" = the table has none.
+    """The names of columns by what they hold; "" = the table has no such column.
 
-    `content` holds whole Midjourney messages, `prompt` texts alone, `arguments` parameters that
-    stand apart from the text. Without a `user` column the user is the mention in `content`.
+    `content` holds whole Midjourney messages, `prompt` only texts, `arguments` parameters that are
+    kept apart from the text. Without a `user` column, the user is the mention in `content`.
     `upscaled` holds true or false.
     """
 
@@ -44,7 +44,7 @@ class Mapping:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Mapping:
-        """Raises TrainerError for an unknown key or a value that is no text."""
+        """Raises TrainerError for an unknown key or a value that is not text."""
         known = [field.name for field in fields(cls)]
         for key, given in value.items():
             if key not in known:
@@ -61,8 +61,8 @@ class Mapping:
         return cls(**{**value, "captions": tuple(value.get("captions", ()))})
 
     def columns(self) -> dict[str, str]:
-        """Column name by role, roles without a column left out; further captions are caption_0,
-        caption_1, ...
+        """Column names by role, without the roles that have no column; further captions are
+        caption_0, caption_1, ...
         """
         single = {
             field.name: getattr(self, field.name)
@@ -96,7 +96,7 @@ PRESETS: dict[str, Mapping] = {
     ),
     "mj_v6_520k": Mapping("mj_v6_520k", image="filename", prompt="caption"),
 }
-"""Public layouts, the more particular first."""
+"""Public layouts, the more specific first."""
 
 _SIGNATURES: dict[str, tuple[str, ...]] = {
     "followfox_v51": ("Content", "Attachments", "version", "aspect", "clean_prompts"),
@@ -106,7 +106,7 @@ _SIGNATURES: dict[str, tuple[str, ...]] = {
     "mj_threads": ("text", "args", "userid", "label", "url_png"),
     "mj_v6_520k": ("filename", "caption", "width", "height"),
 }
-"""Columns whose presence, all together, tells a layout."""
+"""A table that has all of these columns has this layout."""
 
 _ALIASES: dict[str, tuple[str, ...]] = {
     "image": (
@@ -133,10 +133,11 @@ _MESSAGES = ("content", "main_content", "message")
 
 
 def guess(columns: Sequence[str], samples: Sequence[Sequence[str | None]]) -> Mapping:
-    """The likely mapping of a table, from its column names (in any case) and some of its rows.
+    """The likely mapping of a table, from its column names (ignoring letter case) and some of its
+    rows.
 
-    Raises TrainerError, with the columns and what was found, when there is no picture or no text
-    column, or when several would do.
+    Raises TrainerError, with the columns and what was found, when there is no column of pictures
+    or of texts, or when there are several.
     """
     by_lower = {name.lower(): name for name in columns}
     for preset, signature in _SIGNATURES.items():
@@ -159,7 +160,7 @@ def guess(columns: Sequence[str], samples: Sequence[Sequence[str | None]]) -> Ma
     for role, what in (("image", "pictures"), ("prompt", "texts")):
         if not found[role] and not (role == "prompt" and content):
             raise TrainerError(
-                f"No column of the table looks like its {what}: {_listed(columns)}. "
+                f"No column of the table looks like its {what}. It has: {_listed(columns)}. "
                 f"Say in the column mapping which one is {role}."
             )
     ambiguous = {
@@ -167,16 +168,14 @@ def guess(columns: Sequence[str], samples: Sequence[Sequence[str | None]]) -> Ma
         for role, names in found.items()
         if len(names) > 1 and role in ("image", "prompt", "user")
     }
-    mapping = Mapping(
-        "generic",
-        content=content,
-        **{role: names[0] for role, names in found.items() if names},
-    )
+    likely: dict[str, Any] = {role: names[0] for role, names in found.items() if names}
+    mapping = Mapping("generic", content=content, **likely)
     mapping = _prefer_mention(mapping, columns, samples)
     if ambiguous:
         choices = "; ".join(f"{role}: {' or '.join(names)}" for role, names in ambiguous.items())
         raise TrainerError(
-            f"More than one column of the table would do for {choices}. The table has: {_listed(columns)}. "
+            f"More than one column of the table fits {choices}. "
+            f"The table has: {_listed(columns)}. "
             f"The guess would be:\n{describe(mapping, columns, samples)}\n"
             "Say in the column mapping which one it is."
         )
@@ -184,12 +183,12 @@ def guess(columns: Sequence[str], samples: Sequence[Sequence[str | None]]) -> Ma
 
 
 def preset(name: str, columns: Sequence[str], samples: Sequence[Sequence[str | None]]) -> Mapping:
-    """The mapping of a public layout, spelled as in this table. Raises TrainerError when a column
+    """The mapping of a public layout, in this table's spelling. Raises TrainerError when a column
     is missing.
     """
     if name not in PRESETS:
         raise TrainerError(
-            f"Unknown preset {name!r} of the column mapping. There are: {', '.join(PRESETS)}."
+            f"Unknown preset {name!r} of the column mapping. Choose one of {', '.join(PRESETS)}."
         )
     by_lower = {column.lower(): column for column in columns}
     mapping = PRESETS[name]
@@ -197,15 +196,15 @@ def preset(name: str, columns: Sequence[str], samples: Sequence[Sequence[str | N
     missing = [column for column in needed if column.lower() not in by_lower]
     if missing:
         raise TrainerError(
-            f"Preset {name} needs the columns {_listed(needed)}, but the table has no {_listed(missing)}. "
-            f"It has: {_listed(columns)}."
+            f"Preset {name} needs the columns {_listed(needed)}, but the table has no "
+            f"{_listed(missing)}. It has: {_listed(columns)}."
         )
     return _prefer_mention(_spelled(mapping, by_lower), columns, samples)
 
 
 def check(mapping: Mapping, columns: Sequence[str]) -> None:
-    """Raise TrainerError when the mapping names a column that the table lacks, or no picture, or no
-    text.
+    """Raise TrainerError when the mapping names a column that the table lacks, or has no column of
+    pictures or of texts.
     """
     for role, name in mapping.columns().items():
         if name not in columns:
@@ -215,12 +214,13 @@ def check(mapping: Mapping, columns: Sequence[str]) -> None:
             )
     if not mapping.image:
         raise TrainerError(
-            f"The column mapping does not say which column is image. The table has: {_listed(columns)}."
+            "The column mapping does not say which column is image. "
+            f"The table has: {_listed(columns)}."
         )
     if not mapping.prompt and not mapping.content:
         raise TrainerError(
-            "The column mapping does not say which column is prompt, or content for whole messages. "
-            f"The table has: {_listed(columns)}."
+            "The column mapping does not say which column is prompt, or content for whole "
+            f"messages. The table has: {_listed(columns)}."
         )
 
 
@@ -244,8 +244,10 @@ def describe(
 
 
 def _spelled(mapping: Mapping, by_lower: dict[str, str]) -> Mapping:
-    """The mapping with the table's own spelling; roles whose column is not there are left empty."""
-    values = {role: by_lower.get(name.lower(), "") for role, name in mapping.columns().items()}
+    """The mapping in the table's own spelling; roles whose column is missing are left empty."""
+    values: dict[str, Any] = {
+        role: by_lower.get(name.lower(), "") for role, name in mapping.columns().items()
+    }
     captions = [values.pop(role) for role in list(values) if role.startswith("caption_")]
     return Mapping(mapping.preset, **values, captions=tuple(filter(None, captions)))
 

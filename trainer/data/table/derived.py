@@ -1,8 +1,8 @@
-"""What DuckDB makes of a table's records: the columns that filters ask about, once in a pass and
-once for good.
+"""The columns that filters ask about, derived by DuckDB from a table's records: during one pass, or
+kept for later.
 
-`ingest` writes those columns to a derived table beside the source's fingerprint, from which later
-selections answer.
+`ingest` writes them to a derived table, together with the source's fingerprint. Later selections
+use that table.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ def ingest(
     memory_mb: int = MEMORY_MB,
     progress: Progress | None = None,
 ) -> Path:
-    """Derive what filters need from every record, once; returns the derived table's path in
+    """Derive once, from every record, what filters need; returns the derived table's path in
     `cache`.
 
-    Raises TrainerError for a mapping that does not fit and a source that cannot be read or changes
-    meanwhile.
+    Raises TrainerError for a mapping that does not fit, and for a source that cannot be read or
+    changes meanwhile.
     """
     check(mapping, table.columns)
     source = fingerprint(table.path)
@@ -51,7 +51,7 @@ def ingest(
     if known:
         return known
     if progress:
-        progress("deriving the columns that filters need")
+        progress("deriving the columns that the filters need")
     path = _derived_name(table, mapping, cache, source)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -70,7 +70,7 @@ def ingest(
             connection.execute("CREATE TABLE meta (rejects VARCHAR)")
             connection.execute(
                 "INSERT INTO meta VALUES (?)",
-                [json.dumps({"count": rejects.count, "first": [asdict(r) for r in rejects.first]})],
+                [json.dumps(asdict(rejects))],
             )
             connection.execute("CHECKPOINT")
         check_unchanged(table, source)
@@ -90,11 +90,11 @@ def read_source(
     query: Callable[[str], str],
     unreadable: str,
 ) -> Rejects:
-    """Put what a query finds in the relation of a source's cells into the table `name`; what could
-    not be read.
+    """Put what a query finds in the relation of a source's cells into the table `name`; returns
+    what could not be read.
 
-    Several threads are faster, but beside damage they can miss records that one thread finds: where
-    they noted any, one thread reads again. `unreadable` is as `read_rejects` takes it.
+    Several threads are faster, but next to damage they can miss records that one thread finds. So
+    when they noted any damage, one thread reads again. For `unreadable` see `read_rejects`.
     """
     cells = tuple(mapping.columns().values())
 
@@ -115,13 +115,13 @@ def read_source(
 def derived_path(
     table: Table, mapping: Mapping, cache: Path, source: dict[str, Any] | None = None
 ) -> Path | None:
-    """Where the derived table of this source and mapping is, or None when there is none yet."""
+    """The path of the derived table of this source and mapping; None when there is none yet."""
     path = _derived_name(table, mapping, cache, source or fingerprint(table.path))
     return path if path.is_file() else None
 
 
 def kept_rejects(connection: Any) -> Rejects:
-    """What could not be read when this derived table was made."""
+    """The records that could not be read when this derived table was made."""
     (text,) = connection.execute("SELECT rejects FROM meta").fetchone()
     value = json.loads(text)
     return Rejects(value["count"], tuple(Reject(**reject) for reject in value["first"]))
@@ -142,7 +142,9 @@ def connected(
     database: Path | None,
     write: bool = False,
 ) -> Iterator[Any]:
-    """A DuckDB that sees the source, the outputs and nothing else, and cannot be talked out of it."""
+    """A connection to DuckDB that can open the source, the outputs and nothing else, whatever SQL
+    it is given.
+    """
     import duckdb
 
     cache.mkdir(parents=True, exist_ok=True)
@@ -169,11 +171,13 @@ def connected(
             yield connection
     except duckdb.OutOfMemoryException as error:
         raise TrainerError(
-            f"{memory_mb} MB of memory are not enough for {table.name}. Raise the memory limit of the selection."
+            f"{memory_mb} MB of memory are not enough for {table.name}. "
+            "Raise the memory limit of the selection."
         ) from error
     except (duckdb.IOException, duckdb.InvalidInputException, duckdb.ConversionException) as error:
         raise TrainerError(
-            f"{table.name} cannot be read: {str(error).splitlines()[0]}. Mend the file, or check the disk."
+            f"{table.name} cannot be read: {str(error).splitlines()[0]}. "
+            "Repair the file, or check the disk."
         ) from error
     finally:
         shutil.rmtree(spill, ignore_errors=True)
@@ -199,8 +203,8 @@ COLUMNS = (
     "truncated",
     "whole",
 )
-"""Columns of a derived table, besides `readable` and caption_0 and so on. `person` is a number for
-the account.
+"""Columns of a derived table besides `readable` and caption_0 and so on. `person` is a number that
+stands for the account.
 """
 
 
@@ -214,7 +218,10 @@ def full_layers(mapping: Mapping) -> list[Layer]:
         texts = {"text": midjourney.text_sql(own), "typed_text": midjourney.text_sql("typed")}
     image = f"coalesce({place['image']}, '')"
     another = text_literal(f"(?s),[{WHITE}]*https?://.*")
-    first_image = f"CASE WHEN contains({image}, ',') THEN regexp_replace({image}, {another}, '') ELSE {image} END"
+    first_image = (
+        f"CASE WHEN contains({image}, ',') THEN regexp_replace({image}, {another}, '')"
+        f" ELSE {image} END"
+    )
     side = {
         role: f"TRY_CAST({place[role]} AS INTEGER)" if role in place else "NULL::INTEGER"
         for role in ("width", "height")
@@ -256,11 +263,11 @@ def full_layers(mapping: Mapping) -> list[Layer]:
 def sight_layers(
     mapping: Mapping, kinds: tuple[str, ...], raw: bool, upscales: bool
 ) -> list[Layer]:
-    """What one pass can tell of a record at little cost: `failed`, `upscale` and `person`.
+    """What one pass can tell about a record cheaply: `failed`, `upscale` and `person`.
 
     `failed` is the number of the first of these that holds, else 0: 1 not readable, 2 not of the
-    `kinds`, 3 unfinished, 4 not raw. With `upscales`, `upscale` says which are finished upscales,
-    else nothing is; `person` is told of those and of the ones that did not fail.
+    `kinds`, 3 unfinished, 4 not raw. With `upscales`, `upscale` says which records are finished
+    upscales, otherwise none is. `person` is known for those and for the records that did not fail.
     """
     wanted = ", ".join(map(text_literal, kinds))
     other_kind = f"kind NOT IN ({wanted})" if kinds else "false"
@@ -277,8 +284,9 @@ def sight_layers(
         },
         {
             "upscale": f"readable AND {may_count} AND NOT unfinished",
-            "failed": f"(CASE WHEN NOT readable THEN 1 WHEN {other_kind} THEN 2 WHEN unfinished THEN 3"
-            f" WHEN {not_raw if raw else 'false'} THEN 4 ELSE 0 END)::UTINYINT",
+            "failed": f"(CASE WHEN NOT readable THEN 1 WHEN {other_kind} THEN 2"
+            f" WHEN unfinished THEN 3 WHEN {not_raw if raw else 'false'} THEN 4 ELSE 0"
+            " END)::UTINYINT",
         },
         *_account(mapping, "upscale OR failed = 0"),
         {"person": PERSON},
@@ -298,7 +306,7 @@ def typed_sql(mapping: Mapping) -> str:
 
 
 def _places(mapping: Mapping) -> dict[str, str]:
-    """Column of the source relation by role."""
+    """The columns of the source relation by role."""
     return {role: f"c{number}" for number, role in enumerate(mapping.columns())}
 
 
@@ -311,7 +319,10 @@ def _kind(mapping: Mapping, told: tuple[str, ...] = KINDS) -> str:
     if not mapping.upscaled:
         return kind
     flag = f"TRY_CAST({_places(mapping)['upscaled']} AS BOOLEAN)"
-    return f"CASE WHEN {flag} THEN 'upscaled' WHEN NOT {flag} AND {kind} = 'upscaled' THEN 'grid' ELSE {kind} END"
+    return (
+        f"CASE WHEN {flag} THEN 'upscaled' WHEN NOT {flag} AND {kind} = 'upscaled' THEN 'grid'"
+        f" ELSE {kind} END"
+    )
 
 
 def _account(mapping: Mapping, when: str = "true") -> list[Layer]:
@@ -321,7 +332,7 @@ def _account(mapping: Mapping, when: str = "true") -> list[Layer]:
 
 
 def _derived_name(table: Table, mapping: Mapping, cache: Path, source: dict[str, Any]) -> Path:
-    """One place for a table and mapping, one file in it for what the table held."""
+    """The path of a derived table: first the table and the mapping, then what the table held."""
     import duckdb
 
     meaning = {k: v for k, v in mapping.to_json().items() if k != "preset"}
@@ -331,7 +342,7 @@ def _derived_name(table: Table, mapping: Mapping, cache: Path, source: dict[str,
 
 
 def _remove_older(path: Path) -> None:
-    """Remove what was derived from earlier contents of the same table."""
+    """Remove the tables that were derived from earlier contents of the same table."""
     for older in path.parent.glob(f"{path.name.split('-')[0]}-*.duckdb"):
         if older != path:
             with suppress(OSError):

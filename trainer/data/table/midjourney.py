@@ -1,8 +1,8 @@
 """What a Midjourney message says: `**prompt --parameters** - tail`, as SQL expressions.
 
 The grammar follows what five public parsers agree on. The patterns use only what Python's `re` and
-DuckDB's RE2 read in the same way. Other texts (a prompt column of any table) are cleaned in the same
-way, but have no tail.
+DuckDB's RE2 read in the same way. Other texts (a prompt column of any table) are cleaned like these
+but have no tail.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 KINDS = ("grid", "variation", "upscaled", "pan", "zoom", "other")
-"""What a message shows. "upscaled" is one picture that somebody chose: `Image #n` or `Upscaled by`.
+"""What a message shows. "upscaled" is a picture that somebody picked: `Image #n` or `Upscaled by`.
 """
 
 WHITE = " \t\n\r\f\v\u00a0\u3000"
-"""Characters that count as white space."""
+"""The characters that count as white space."""
 
 _VALUED = [
     "ar",
@@ -70,8 +70,8 @@ _FLAGS = [
 
 
 def _any_case(word: str) -> str:
-    """A pattern of a word in any letter case. RE2 takes the long s and the Kelvin sign for s and k;
-    so does this.
+    """A pattern for a word in any letter case. Like RE2, it takes the long s and the Kelvin sign
+    for s and k.
     """
     more = {"s": "\u017f", "k": "\u212a"}
     return "".join(f"[{letter}{letter.upper()}{more.get(letter, '')}]" for letter in word)
@@ -83,7 +83,10 @@ _NAMES = "|".join(_any_case(name) for name in sorted(_VALUED + _FLAGS, key=len, 
 PARAMETERS = rf"(?s){_DASHES}(?:{_NAMES})(?:[{WHITE}0-9,:]|$).*"
 VERSION = rf"{_DASHES}(?:{_any_case('version')}|[vV]){_SPACE}*([0-9]+(?:\.[0-9]+)?)"
 NIJI = rf"{_DASHES}({_any_case('niji')}){_SPACE}*([0-9]*)"
-ASPECT = rf"{_DASHES}(?:{_any_case('aspect')}|{_any_case('ar')}){_SPACE}*([0-9]{{1,5}})[:xX/]([0-9]{{1,5}})"
+ASPECT = (
+    rf"{_DASHES}(?:{_any_case('aspect')}|{_any_case('ar')}){_SPACE}*"
+    r"([0-9]{1,5})[:xX/]([0-9]{1,5})"
+)
 STYLIZE = rf"{_DASHES}(?:{_any_case('stylize')}|{_any_case('s')}){_SPACE}*([0-9]{{1,9}})"
 _RAW_WORDS = ("raw", "Raw", "RAW")
 RAW = rf"{_DASHES}(?:{_any_case('style')}{_SPACE}+)?(?:{'|'.join(_RAW_WORDS)})(?:{_SPACE}|$)"
@@ -110,19 +113,18 @@ CHOSEN = r"^Image #([1-4])"
 
 
 def text_literal(text: str) -> str:
-    """A constant of this code as SQL. Never for text from outside: that is bound."""
+    """A constant of this code as SQL. Never use it for text from outside, which must be bound."""
     return "'" + text.replace("'", "''") + "'"
 
 
 Layer = dict[str, str]
-"""Columns by name, each as SQL over the columns of the layer before."""
+"""Columns by name, each as SQL over the columns of the previous layer."""
 
 
 def layered(relation: str, layers: list[Layer]) -> str:
-    """SQL of a relation with the columns of every layer added, one layer upon the other.
+    """SQL of a relation with the columns of every layer added, one layer on top of the other.
 
-    A column that several others use is computed once that way; DuckDB leaves out those that nobody
-    uses.
+    This way a column that several others use is computed once; DuckDB leaves out the unused ones.
     """
     for layer in layers:
         columns = ", ".join(f"{sql} AS {name}" for name, sql in layer.items())
@@ -131,7 +133,9 @@ def layered(relation: str, layers: list[Layer]) -> str:
 
 
 def tail_layers(message: str) -> list[Layer]:
-    """`tail`, '' where the text is no message; `message` is the SQL of a text that is never NULL."""
+    """`tail`, which is '' where the text is not a message; `message` is the SQL of a text that is
+    never NULL.
+    """
     is_message = f"{message} LIKE {text_literal('**%' + END + '%')}"
     last = f"split_part({message}, {text_literal(END)}, -1)"
     return [{"tail": f"CASE WHEN {is_message} THEN {last} ELSE '' END"}]
@@ -145,7 +149,7 @@ def typed_sql(message: str) -> str:
 
 
 def kind_sql(tail: str, told: Sequence[str] = KINDS) -> str:
-    """SQL of the kind; those that are not to be told apart are "other"."""
+    """SQL of the kind; kinds that are not in `told` are "other"."""
     cases = " ".join(
         f"WHEN {' OR '.join(f'starts_with({tail}, {text_literal(text)})' for text in texts)}"
         f" THEN {text_literal(kind)}"
@@ -160,8 +164,8 @@ def image_no_sql(tail: str) -> str:
 
 
 def account_layers(tail: str, when: str = "true") -> list[Layer]:
-    """`account`, the user's id or name; NULL when there is none, and where the SQL `when` does not
-    hold.
+    """`account`, the user's id or name; NULL when there is none, and where the SQL `when` is not
+    true.
     """
     mention = f"regexp_extract({tail}, {text_literal(MENTION)}, 1)"
     named = f"trim(regexp_extract({tail}, {text_literal(NAMED)}, 1), {text_literal(WHITE)})"
@@ -176,13 +180,14 @@ def unfinished_sql(tail: str) -> str:
     states = " ".join(f"WHEN contains({tail}, {text_literal(state)}) THEN true" for state in STATES)
     return (
         f"CASE WHEN starts_with({tail}, {text_literal(IN_PROGRESS)}) THEN true {states}"
-        f" WHEN contains({tail}, '%)') THEN regexp_matches({tail}, {text_literal(PERCENT)}) ELSE false END"
+        f" WHEN contains({tail}, '%)') THEN regexp_matches({tail}, {text_literal(PERCENT)})"
+        " ELSE false END"
     )
 
 
 def raw_sql(typed: str, within: str = "") -> str:
-    """SQL of `raw`. The words are looked for first, in `within` that holds all of `typed`: that is
-    many times faster.
+    """SQL of `raw`. It first looks for the plain words, in `within` (a text that contains all of
+    `typed`), which is many times faster.
     """
     some = _contains(within or typed, _RAW_WORDS)
     return f"CASE WHEN {some} THEN regexp_matches({typed}, {text_literal(RAW)}) ELSE false END"
@@ -191,7 +196,8 @@ def raw_sql(typed: str, within: str = "") -> str:
 def text_sql(typed: str) -> str:
     """SQL of the text before the first known parameter."""
     parameters = f"regexp_replace({typed}, {text_literal(PARAMETERS)}, '')"
-    return f"CASE WHEN {_contains(typed, ('--', chr(0x2014), chr(0x2013)))} THEN {parameters} ELSE {typed} END"
+    some = _contains(typed, ("--", "\u2014", "\u2013"))
+    return f"CASE WHEN {some} THEN {parameters} ELSE {typed} END"
 
 
 def prompt_layers(text: str) -> list[Layer]:
@@ -202,7 +208,8 @@ def prompt_layers(text: str) -> list[Layer]:
     return [
         {
             "image_prompts": f"CASE WHEN contains({text}, '://') THEN {links} ELSE 0 END",
-            "plain": f"CASE WHEN contains({text}, '://') THEN regexp_replace({text}, {link}, ' ', 'g') ELSE {text} END",
+            "plain": f"CASE WHEN contains({text}, '://')"
+            f" THEN regexp_replace({text}, {link}, ' ', 'g') ELSE {text} END",
         },
         {
             "negative_weight": f"CASE WHEN contains(plain, '::-')"
@@ -212,7 +219,8 @@ def prompt_layers(text: str) -> list[Layer]:
         },
         {
             "narrow": f"CASE WHEN {wide}"
-            f" THEN regexp_replace(weightless, {text_literal(WIDE_SPACE)}, ' ', 'g') ELSE weightless END"
+            f" THEN regexp_replace(weightless, {text_literal(WIDE_SPACE)}, ' ', 'g')"
+            " ELSE weightless END"
         },
         {"prompt": trimmed_sql("narrow", " ,")},
     ]
@@ -222,21 +230,24 @@ def parameter_layers(parameters: str, typed: str) -> list[Layer]:
     """`version`, `aspect`, `stylize` and `truncated`."""
 
     def found(pattern: str, group: int = 0) -> str:
-        pattern = text_literal(pattern)
-        return f"CASE WHEN {parameters} <> '' THEN regexp_extract({parameters}, {pattern}, {group}) ELSE '' END"
+        extract = f"regexp_extract({parameters}, {text_literal(pattern)}, {group})"
+        return f"CASE WHEN {parameters} <> '' THEN {extract} ELSE '' END"
 
     ending = f"rtrim({typed}, {text_literal(WHITE)})"
     ends = f"(ends_with({ending}, '...') OR ends_with({ending}, chr({0x2026})))"
+    some = _contains(typed, ("...", "\u2026"))
+    niji = text_literal(NIJI)
     return [
         {
             "niji_found": found(NIJI),
             "version_found": found(VERSION, 1),
             "aspect_found": found(ASPECT),
             "stylize": f"TRY_CAST({found(STYLIZE, 1)} AS INTEGER)",
-            "truncated": f"CASE WHEN {_contains(typed, ('...', chr(0x2026)))} THEN {ends} ELSE false END",
+            "truncated": f"CASE WHEN {some} THEN {ends} ELSE false END",
         },
         {
-            "version": f"CASE WHEN niji_found <> '' THEN trim('niji ' || regexp_extract(niji_found, {text_literal(NIJI)}, 2))"
+            "version": "CASE WHEN niji_found <> ''"
+            f" THEN trim('niji ' || regexp_extract(niji_found, {niji}, 2))"
             " WHEN version_found <> '' THEN version_found END",
             "aspect": "CASE WHEN aspect_found <> ''"
             rf" THEN regexp_replace(aspect_found, {text_literal(ASPECT)}, '\1:\2') END",
@@ -245,12 +256,13 @@ def parameter_layers(parameters: str, typed: str) -> list[Layer]:
 
 
 def words_sql(prompt: str) -> str:
-    return f"CASE WHEN {prompt} = '' THEN 0 ELSE (length({prompt}) - length(replace({prompt}, ' ', '')) + 1)::INTEGER END"
+    spaces = f"length({prompt}) - length(replace({prompt}, ' ', ''))"
+    return f"CASE WHEN {prompt} = '' THEN 0 ELSE ({spaces} + 1)::INTEGER END"
 
 
 def trimmed_sql(column: str, characters: str) -> str:
-    """SQL of a text without some characters at its ends, which few texts have there: `trim` itself
-    is slow.
+    """SQL of a text without some characters at its ends. Few texts have them there, and `trim`
+    itself is slow.
     """
     some = " OR ".join(
         f"{where}_with({column}, {text_literal(one)})"

@@ -1,4 +1,4 @@
-"""Records of a table that could not be read: how many, and the first of them with line and reason."""
+"""Records of a table that could not be read: how many, with line and reason of the first ones."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ KEPT = 1000
 
 @dataclass(frozen=True)
 class Reject:
-    """A record that could not be read. `line` is where it begins in the unpacked file, from 1;
-    `column` may be "".
+    """A record that could not be read. `line` is where it begins in the unpacked file, counted from
+    1; `column` may be "".
     """
 
     line: int
@@ -30,11 +30,10 @@ class Reject:
 class Rejects:
     """How many records could not be read, and the first thousand of them.
 
-    DuckDB's threads read a file that is not compressed in parts of up to 4 MiB. Where the first
-    record of a part is damaged, DuckDB can begin at a wrong place and pass over records beside it
-    without noting them. So a table in which damage was noted is read again by one thread
-    (derived.read_source). A damaged last line without line end is missing here if it lies across
-    two buffers of 16 MiB.
+    DuckDB's threads read an uncompressed file in parts of up to 4 MiB. When the first record of a
+    part is damaged, DuckDB can begin at a wrong place and skip records next to it without noting
+    them. So a table with noted damage is read again by one thread (derived.read_source). A damaged
+    last line without a line end is missing here if it lies across two buffers of 16 MiB.
     """
 
     count: int = 0
@@ -42,11 +41,10 @@ class Rejects:
 
 
 def read_rejects(connection: Any, table: Table, unreadable: str) -> Rejects:
-    """What DuckDB passed over on this connection, and the lines of a JSONL file that hold no
-    object.
+    """What DuckDB skipped on this connection, and the lines of a JSONL file without an object.
 
-    `unreadable` is the SQL of a relation of those lines, in which `rowid` numbers the lines that
-    DuckDB delivered.
+    `unreadable` is the SQL of a relation of those lines; its `rowid` numbers the lines that DuckDB
+    delivered.
     """
     count, noted = _noted(connection, table)
     lines = dict(zip(_lines(table, list(noted)), noted.values(), strict=True)) if noted else {}
@@ -62,7 +60,7 @@ def read_rejects(connection: Any, table: Table, unreadable: str) -> Rejects:
 
 
 def _noted(connection: Any, table: Table) -> tuple[int, dict[int, tuple[str, str]]]:
-    """How many records DuckDB passed over; column and reason of the first ones by their place in
+    """How many records DuckDB skipped; column and reason of the first ones by their position in
     bytes.
     """
     (known,) = connection.execute(
@@ -74,7 +72,8 @@ def _noted(connection: Any, table: Table) -> tuple[int, dict[int, tuple[str, str
         "SELECT count(DISTINCT line_byte_position) FROM reject_errors"
     ).fetchone()
     rows = connection.execute(
-        "SELECT line_byte_position, min(column_idx), arg_min(error_message, coalesce(column_idx, 0)) FROM reject_errors"
+        "SELECT line_byte_position, min(column_idx),"
+        " arg_min(error_message, coalesce(column_idx, 0)) FROM reject_errors"
         f" GROUP BY line_byte_position ORDER BY line_byte_position LIMIT {KEPT}"
     ).fetchall()
     # DuckDB counts bytes from 1, and from the line feed of a CRLF before the record.
@@ -97,8 +96,8 @@ def _reason(message: str) -> str:
 
 
 def _lines(table: Table, places: list[int]) -> list[int]:
-    """Line, from 1, of each place in bytes, ascending. A place on empty lines is the line after
-    them.
+    """The line, from 1, of each position in bytes, ascending. A position on empty lines belongs to
+    the line after them.
     """
     lines: list[int] = []
     line, offset, newline = 1, 0, b""
@@ -122,8 +121,8 @@ def _lines(table: Table, places: list[int]) -> list[int]:
 def _walk(
     table: Table, noted: dict[int, tuple[str, str]], unreadable: set[int]
 ) -> tuple[Reject, ...]:
-    """The first lines of a JSONL file that DuckDB noted or delivered as `unreadable`, by number of
-    delivery.
+    """The first lines of a JSONL file that DuckDB noted, or delivered as `unreadable` (numbers in
+    the order of delivery).
     """
     found: list[Reject] = []
     number = 0

@@ -1,8 +1,8 @@
-"""Pairs out of a table of millions: filters, the users who chose most, no repeats, a sample; and
-what each step left.
+"""Pairs from a table of millions of records: filters, the users who upscaled most, no repeats, a
+sample; and how many records each step left.
 
-The first answer comes from one pass over the table. From a derived table (derived.py) the same
-statements answer in less than a second.
+The first answer comes from one pass over the table. With a derived table (derived.py) the same
+statements take less than a second.
 """
 
 from __future__ import annotations
@@ -50,26 +50,27 @@ class SelectionSettings:
     """
     max_stylize: int = 50
     image_prompts: bool = False
-    """Keep prompts with pictures in them; their text does not describe the result."""
+    """Keep prompts that contain pictures; their text does not describe the result."""
     truncated: bool = True
-    """Keep prompts that Discord cut off (they end in ...)."""
+    """Keep prompts that Discord cut off (they end in "...")."""
     min_words: int = 3
     max_words: int = 0
     """0 = no limit."""
     max_tokens: int = 0
-    """Most CLIP tokens of a prompt; 0 = no limit, what is beyond 75 is counted only."""
+    """Most CLIP tokens of a prompt; 0 = no limit, prompts beyond 75 are only counted."""
     where: str = ""
     """A further condition, one SQL expression over the columns of the result; empty = none."""
     top_users: int = 0
-    """Only users who are among this many by finished upscales in the whole table; 0 = everyone."""
+    """Only this many users, those with the most finished upscales in the whole table; 0 = everyone.
+    """
     deduplicate: bool = True
-    """Of equal prompts, letter case aside, keep the first."""
+    """Of equal prompts, ignoring letter case, keep the first."""
     per_user: int = 0
     """Most pairs of one user, the first ones; 0 = no limit. Records without a user count as one
     user.
     """
     sample: int = 0
-    """Pairs to draw by `seed`; 0 = all."""
+    """Number of pairs to draw, by `seed`; 0 = all."""
     seed: int = 555
 
     def __post_init__(self) -> None:
@@ -79,16 +80,18 @@ class SelectionSettings:
             value, wanted = getattr(self, field.name), type(field.default)
             if type(value) is not wanted:
                 raise TrainerError(
-                    f"Selection setting {field.name} must be of type {wanted.__name__}, but is {value!r}."
+                    f"Selection setting {field.name} must be of type {wanted.__name__}, "
+                    f"but is {value!r}."
                 )
             if wanted is int and not 0 <= value < 2**53:
                 raise TrainerError(
-                    f"Selection setting {field.name} is {value}; it must be between 0 and {2**53 - 1}."
+                    f"Selection setting {field.name} is {value}; "
+                    f"it must be between 0 and {2**53 - 1}."
                 )
         unknown = [kind for kind in self.kinds if kind not in KINDS]
         if unknown:
             raise TrainerError(
-                f"Selection setting kinds names {unknown[0]!r}; there are {', '.join(KINDS)}."
+                f"Selection setting kinds names {unknown[0]!r}; it knows {', '.join(KINDS)}."
             )
         if self.raw not in RAW:
             raise TrainerError(
@@ -110,7 +113,7 @@ class SelectionSettings:
 
 @dataclass(frozen=True)
 class Step:
-    """One line of the funnel: what was asked and how many records are left."""
+    """One line of the funnel: the filter, and how many records it left."""
 
     name: str
     rows: int
@@ -118,7 +121,7 @@ class Step:
 
 @dataclass(frozen=True)
 class SelectionReport:
-    """What a selection found. `over_75_tokens` is None when no tokenizer was given."""
+    """What a selection found. `over_75_tokens` is None without a tokenizer."""
 
     path: Path
     funnel: tuple[Step, ...]
@@ -135,10 +138,10 @@ class SelectionReport:
         width = max(len(step.name) for step in self.funnel)
         lines = [f"{step.name:{width}}  {step.rows}" for step in self.funnel]
         if self.rejects.count:
-            lines.append(f"damaged records, not read: {self.rejects.count}")
+            lines.append(f"damaged records, skipped: {self.rejects.count}")
             lines += [f"  {reject}" for reject in self.rejects.first[:5]]
         if self.over_75_tokens:
-            lines.append(f"prompts beyond {LIMIT} CLIP tokens: {self.over_75_tokens}")
+            lines.append(f"prompts longer than {LIMIT} CLIP tokens: {self.over_75_tokens}")
         return "\n".join(lines)
 
 
@@ -155,10 +158,10 @@ def select(
 ) -> SelectionReport:
     """Write the chosen records of a table to the Parquet file `output`, in the order of the table.
 
-    Columns: row (0-based number among the records that DuckDB delivered), image, prompt, user (16
+    Columns: row (number among the records that DuckDB delivered, from 0), image, prompt, user (16
     hex digits, salted), kind, image_no, version, aspect, stylize, raw, width, height, attachment,
     job, file, image_prompts, truncated, caption_0 and so on. A derived table in `cache` is used
-    when there is one. The salt, unless given, lives in `cache`. Raises TrainerError for a mapping
+    when there is one. Unless given, the salt is kept in `cache`. Raises TrainerError for a mapping
     or condition that does not fit, and for a source that cannot be read.
     """
     say = progress or (lambda _: None)
@@ -216,26 +219,27 @@ def _kept_salt(cache: Path) -> str:
 def _check_settings(mapping: Mapping, settings: SelectionSettings, tokenizer: Path | None) -> None:
     if settings.kinds and not mapping.content and not mapping.upscaled:
         raise TrainerError(
-            "Nothing in the table tells upscaled pictures from others: the column mapping has neither content nor "
-            "upscaled. Map one of them, or empty the setting kinds."
+            "Nothing in the table tells upscaled pictures from others: the column mapping has "
+            "neither content nor upscaled. Map one of them, or empty the setting kinds."
         )
     if settings.max_tokens and tokenizer is None:
         raise TrainerError(
-            "max_tokens needs CLIP's tokenizer, but its folder was not given. Set max_tokens to 0, or name the folder."
+            "max_tokens needs CLIP's tokenizer, but its folder was not given. Set max_tokens to 0, "
+            "or name the folder."
         )
 
 
 def _first_pass(
     connection: Any, table: Table, mapping: Mapping, settings: SelectionSettings
 ) -> Rejects:
-    """One pass over the source: keep the cells of records that pass the quick filters. The rowid
-    numbers the records.
+    """One pass over the source that keeps the cells of the records that pass the quick filters. The
+    rowid numbers the records.
     """
     layers = sight_layers(
         mapping, settings.kinds, settings.raw == "style_raw", bool(settings.top_users)
     )
-    # One list a record: as columns, the cells of the many that failed would fill the memory with
-    # empty texts.
+    # One list for each record: as columns, the cells of the many records that fail would fill the
+    # memory with empty texts.
     kept = ", ".join(f"c{number}" for number in range(len(mapping.columns())))
     rejects = read_source(
         connection,
@@ -260,7 +264,8 @@ def _see_derived(connection: Any, settings: SelectionSettings) -> None:
     not_raw = "NOT raw" if settings.raw == "style_raw" else "false"
     connection.execute(
         "CREATE TEMP VIEW seen AS SELECT rowid AS number, (CASE WHEN NOT readable THEN 1"
-        f" WHEN {other_kind} THEN 2 WHEN unfinished THEN 3 WHEN {not_raw} THEN 4 ELSE 0 END)::UTINYINT AS failed,"
+        f" WHEN {other_kind} THEN 2 WHEN unfinished THEN 3 WHEN {not_raw} THEN 4 ELSE 0"
+        " END)::UTINYINT AS failed,"
         " readable AND kind = 'upscaled' AND NOT unfinished AS upscale, person FROM pairs"
     )
 
@@ -284,12 +289,12 @@ def _seen(connection: Any, settings: SelectionSettings) -> list[Step]:
 
 
 def _best_users(connection: Any, settings: SelectionSettings) -> list[Step]:
-    """Put the users who chose most into the table `best`; of equal ones, the first to choose."""
+    """Put the users who upscaled most into the table `best`; of equal ones, the earliest."""
     if not settings.top_users:
         return []
     connection.execute(
-        "CREATE TEMP TABLE best AS SELECT person FROM seen WHERE upscale AND person IS NOT NULL GROUP BY person"
-        f" ORDER BY count(*) DESC, min(number) LIMIT {settings.top_users}"
+        "CREATE TEMP TABLE best AS SELECT person FROM seen WHERE upscale AND person IS NOT NULL"
+        f" GROUP BY person ORDER BY count(*) DESC, min(number) LIMIT {settings.top_users}"
     )
     left = _count(connection, "seen SEMI JOIN best USING (person) WHERE failed = 0")
     return [Step(f"top {settings.top_users} users by upscales", left)]
@@ -298,16 +303,17 @@ def _best_users(connection: Any, settings: SelectionSettings) -> list[Step]:
 def _view_records(
     connection: Any, mapping: Mapping, salt: str, derived: bool, condition: str
 ) -> None:
-    """The view `records` of those that meet a condition on `seen`, the same over both ways:
-    `number` and every derived column. The condition stands below the columns, so that they are
-    computed for those records alone.
+    """Make the view `records` of those that meet a condition on `seen`: `number` and every derived
+    column, whether or not there is a derived table. The condition is below the columns, so that
+    they are computed for those records only.
     """
     user = (
         f"CASE WHEN account IS NOT NULL THEN left(sha256({text_literal(salt)} || account), 16) END"
     )
     if derived:
         connection.execute(
-            f'CREATE OR REPLACE TEMP VIEW records AS SELECT rowid AS number, *, {user} AS "user" FROM pairs'
+            "CREATE OR REPLACE TEMP VIEW records AS"
+            f' SELECT rowid AS number, *, {user} AS "user" FROM pairs'
             f" WHERE rowid IN (SELECT number FROM seen WHERE {condition})"
         )
         return
@@ -318,12 +324,13 @@ def _view_records(
         f"(SELECT number, {cells} FROM (SELECT rowid AS number, * FROM source) WHERE {condition})"
     )
     connection.execute(
-        f'CREATE OR REPLACE TEMP VIEW records AS SELECT *, {user} AS "user" FROM {layered(relation, full_layers(mapping))}'
+        f'CREATE OR REPLACE TEMP VIEW records AS SELECT *, {user} AS "user"'
+        f" FROM {layered(relation, full_layers(mapping))}"
     )
 
 
 def _late(connection: Any, mapping: Mapping, settings: SelectionSettings) -> list[tuple[str, str]]:
-    """(name, condition) of the other filters that look at one record."""
+    """(name, condition) of the other filters that look at one record at a time."""
     late = [("with picture and prompt", "whole")]
     if settings.raw == "stylize":
         late.append(
@@ -355,15 +362,17 @@ def _judge(connection: Any, late: list[tuple[str, str]], settings: SelectionSett
     )
     try:
         connection.execute(
-            f"CREATE TEMP TABLE judged AS SELECT number, failed, person, CASE WHEN failed = 0 THEN {key} END AS key"
-            f" FROM (SELECT number, person, prompt, (CASE {cases} ELSE 0 END)::UTINYINT AS failed FROM records)"
+            "CREATE TEMP TABLE judged AS"
+            f" SELECT number, failed, person, CASE WHEN failed = 0 THEN {key} END AS key FROM"
+            f" (SELECT number, person, prompt, (CASE {cases} ELSE 0 END)::UTINYINT AS failed"
+            " FROM records)"
         )
     except (duckdb.DataError, duckdb.InvalidInputException) as error:
         if not settings.where.strip():
             raise
         raise TrainerError(
             f"The condition {settings.where!r} fails on a record: {str(error).splitlines()[0]}. "
-            "Where a text may not be a number, write TRY_CAST(text AS INTEGER)."
+            "Where a text is not always a number, write TRY_CAST(text AS INTEGER)."
         ) from error
     counts = dict(
         connection.execute("SELECT failed, count(*) FROM judged GROUP BY failed").fetchall()
@@ -380,7 +389,7 @@ def _judge(connection: Any, late: list[tuple[str, str]], settings: SelectionSett
 
 
 def _choose(connection: Any, settings: SelectionSettings) -> list[Step]:
-    """Apply the steps that look at several records together; of equal ones, the first stays."""
+    """Apply the steps that compare records with each other; of equal ones, the first stays."""
     steps = []
     if settings.deduplicate:
         _keep(connection, "number IN (SELECT min(number) FROM kept GROUP BY key)")
@@ -407,7 +416,8 @@ def _draw(connection: Any, settings: SelectionSettings) -> list[Step]:
 
 def _keep(connection: Any, condition: str) -> None:
     connection.execute(
-        f"CREATE OR REPLACE TEMP TABLE kept AS SELECT number, person, key FROM kept WHERE {condition}"
+        "CREATE OR REPLACE TEMP TABLE kept AS"
+        f" SELECT number, person, key FROM kept WHERE {condition}"
     )
 
 
@@ -416,12 +426,12 @@ def _count(connection: Any, relation: str) -> int:
 
 
 def _count_tokens(connection: Any, tokenizer: Path, most: int) -> None:
-    """Put kept records with more than 75 CLIP tokens into the table `long`, those with more than
-    `most` into `longer`.
+    """Put kept records with more than 75 CLIP tokens into the table `long`, and those with more
+    than `most` into `longer`.
     """
     limits = {"long": LIMIT, "longer": most or 2**31}
     over: dict[str, list[int]] = {name: [] for name in limits}
-    # A text in ASCII has no more tokens than letters.
+    # ASCII text has no more tokens than letters.
     rows = connection.execute(
         "SELECT number, prompt FROM records"
         f" WHERE strlen(prompt) > {min(limits.values())} OR strlen(prompt) <> length(prompt)"
@@ -463,7 +473,8 @@ def _write(connection: Any, path: Path, mapping: Mapping) -> None:
     captions = "".join(f", caption_{number}" for number in range(len(mapping.captions)))
     kept = layered("records", layers)
     connection.execute(
-        f'COPY (SELECT number::BIGINT AS "row", image, prompt, "user", kind, image_no, version, aspect, stylize, raw,'
-        f" width, height, {found}, image_prompts, truncated{captions} FROM {kept} ORDER BY number)"
-        f" TO {text_literal(str(path))} (FORMAT parquet, COMPRESSION zstd, USE_TMP_FILE false)"
+        'COPY (SELECT number::BIGINT AS "row", image, prompt, "user", kind, image_no, version,'
+        f" aspect, stylize, raw, width, height, {found}, image_prompts, truncated{captions}"
+        f" FROM {kept} ORDER BY number) TO {text_literal(str(path))}"
+        " (FORMAT parquet, COMPRESSION zstd, USE_TMP_FILE false)"
     )

@@ -1,4 +1,4 @@
-"""Selection rows of a table: prompts, and where their images are, but no images yet."""
+"""Rows that were selected from a table: prompts, and where their images are, but no images yet."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Selection:
-    """A selection that was made: its Parquet file (columns: see select.py), how many rows, and how
-    it came about.
+    """A selection that was made: its Parquet file (see select.py for the columns), the number of
+    rows, and how it came about.
     """
 
     path: str
@@ -22,7 +22,7 @@ class Selection:
 
 @dataclass(frozen=True)
 class Row:
-    """What a pair takes over from its row. `captions` are further columns, by name."""
+    """What a pair takes over from its row. `captions` holds further columns, by name."""
 
     number: int
     prompt: str

@@ -1,5 +1,5 @@
-"""A table file with one record per picture: its kind, its columns, its identity, and how DuckDB is
-to read it.
+"""A table file with one record for each picture: its format, its columns, its identity, and how
+DuckDB reads it.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ FORMATS = {
     ".parquet": "parquet",
 }
 MAX_RECORD_BYTES = 1 << 20
-"""The longest record that is read."""
+"""Longer records are not read."""
 PART_BYTES = 4 * MAX_RECORD_BYTES
-"""The most that one of DuckDB's threads reads at a time; its buffers are four times this."""
+"""The most that one of DuckDB's threads reads at a time; its buffers are four times as large."""
 SAMPLE_ROWS = 1000
 MEBIBYTE = 1 << 20
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table file that could be opened. `name` is what messages call it; `samples` are its first
+    """A table file that could be opened. `name` is its name in messages; `samples` are its first
     rows, as text.
     """
 
@@ -48,7 +48,7 @@ class Table:
 
 
 def open_table(path: Path, name: str = "") -> Table:
-    """Look at a table's kind, header and first rows. Raises TrainerError when it cannot be a table."""
+    """A table's format, header and first rows. Raises TrainerError when it is not a table."""
     name = name or path.name
     if path.is_dir():
         raise TrainerError(f"{name} is a folder. Choose a table file in it: {_suffixes()}.")
@@ -58,7 +58,8 @@ def open_table(path: Path, name: str = "") -> Table:
     suffix = Path(path.stem).suffix.lower() if compressed else path.suffix.lower()
     if suffix not in FORMATS or (compressed and suffix == ".parquet"):
         raise TrainerError(
-            f"{name} is not a table by its name. A table ends in one of {_suffixes()}; give the file the right suffix."
+            f"{name} does not have the name of a table. Tables end in one of {_suffixes()}; "
+            "give the file the right suffix."
         )
     if path.stat().st_size == 0:
         raise TrainerError(f"{name} is empty (0 bytes). Export or copy the table again.")
@@ -79,7 +80,7 @@ def open_table(path: Path, name: str = "") -> Table:
 
 
 def fingerprint(path: Path) -> dict[str, Any]:
-    """Identity of a big file at little cost: size in bytes, time of change in ns, SHA-256 of its
+    """Identity of a big file, cheaply: size in bytes, time of change in ns, and the SHA-256 of its
     first and last MiB.
     """
     status = path.stat()
@@ -96,8 +97,8 @@ def fingerprint(path: Path) -> dict[str, Any]:
 
 
 def check_compression(table: Table) -> None:
-    """Unpack a .gz file once and throw the bytes away: some DuckDB versions take half of a torn one
-    for all of it.
+    """Unpack a .gz file once and throw the bytes away: some versions of DuckDB take half of a torn
+    one for all of it.
     """
     if not table.compressed:
         return
@@ -116,8 +117,8 @@ def blocks(table: Table) -> Iterator[bytes]:
 
 
 def is_read_in_parts(table: Table) -> bool:
-    """Whether several threads of DuckDB read parts of a table between whose borders damage can
-    spread (see Rejects).
+    """Whether several threads of DuckDB read a table in parts, so that damage can spread across
+    their borders (see Rejects).
     """
     return (
         table.format in ("csv", "tsv")
@@ -132,8 +133,8 @@ def source_sql(
     """SQL of a relation with the given columns as text, named c0, c1, ..., and `readable`; and the
     values to bind.
 
-    Damaged records are passed over and noted by DuckDB (see rejects.py), except that lines of a
-    JSONL file that hold no object stand there with `readable` false.
+    DuckDB skips damaged records and notes them (see rejects.py), except that lines of a JSONL file
+    without an object are rows with `readable` false.
     """
     wanted = [table.columns.index(name) for name in columns]
     if table.format == "parquet":
@@ -150,18 +151,22 @@ def source_sql(
         picked = ", ".join(f"cells[{number + 1}] AS c{number}" for number in range(len(columns)))
         is_object = "CASE WHEN json_valid(line) THEN json_type(line) = 'OBJECT' ELSE false END"
         pointers = ["/" + name.replace("~", "~0").replace("/", "~1") for name in columns]
-        lines = f"read_csv(?, columns = {{'line': 'VARCHAR'}}, header = false, delim = '\x1f', quote = '', escape = '', {lenient})"
+        lines = (
+            "read_csv(?, columns = {'line': 'VARCHAR'}, header = false, delim = '\x1f',"
+            f" quote = '', escape = '', {lenient})"
+        )
         return (
             f"(SELECT readable, {picked} FROM (SELECT readable,"
             f" CASE WHEN readable THEN json_extract_string(line, ?::VARCHAR[]) END AS cells"
-            f" FROM (SELECT line, {is_object} AS readable FROM {lines} WHERE trim(line, ' \t\r') <> '')))",
+            f" FROM (SELECT line, {is_object} AS readable FROM {lines}"
+            " WHERE trim(line, ' \t\r') <> '')))",
             [pointers, str(table.path)],
         )
     import duckdb
 
     places = range(len(table.columns))
     names = ", ".join(f"'f{number}': 'VARCHAR'" for number in places)
-    # DuckDB before 2.0 fails at a record that is no UTF-8 unless it reads every column.
+    # Before 2.0, DuckDB fails at a record that is not UTF-8 unless it reads every column.
     every = f" WHERE coalesce({', '.join(f'f{number}' for number in places)}, '') IS NOT NULL"
     every = every if int(duckdb.__version__.split(".")[0]) < 2 else ""
     delimiter = "\t" if table.format == "tsv" else ","
@@ -174,12 +179,12 @@ def source_sql(
 
 
 def _buffers(table: Table, one_thread: bool) -> str:
-    """Options of DuckDB under which the last of the parts that its threads read begins inside the
-    last line.
+    """Options of DuckDB that let the last of the parts that its threads read begin inside the last
+    line.
 
     When the first record after the beginning of the last part is damaged, DuckDB can drop all that
-    follows, whole records too, without noting any. Inside the last line nothing follows. The part
-    is not a buffer of its own, because a damaged last line across two buffers is not noted either.
+    follows, good records too, without noting it. After the last line nothing follows. The part is
+    not a buffer of its own, because a damaged last line across two buffers is not noted either.
     """
     alone = f"buffer_size = {4 * PART_BYTES}, parallel = false"
     if table.compressed or one_thread:
@@ -269,17 +274,18 @@ def _csv_head(text: str, whole: bool, name: str, kind: str) -> tuple[tuple[str, 
     header = kept[0]
     if len("".join(header)) > MAX_RECORD_BYTES:
         raise TrainerError(
-            f"The header of {name} is longer than {MAX_RECORD_BYTES} bytes. Is there a quote that is never closed?"
+            f"The header of {name} is longer than {MAX_RECORD_BYTES} bytes. "
+            "Is there a quote that is never closed?"
         )
     if len(header) == 1 and other in header[0]:
         raise TrainerError(
-            f"{name} has one column only, {_short(header[0])!r}; its columns seem to be separated otherwise. "
-            f"Name it .{right}, or save it again."
+            f"{name} has only one column, {_short(header[0])!r}; its columns seem to have another "
+            f"separator. Name it .{right}, or save it again."
         )
     if len(header) == 1 and ";" in header[0]:
         raise TrainerError(
-            f"{name} has one column only, {_short(header[0])!r}; its columns seem to be separated by semicolons. "
-            "Save it again with commas."
+            f"{name} has only one column, {_short(header[0])!r}; its columns seem to be separated "
+            "by semicolons. Save it again with commas."
         )
     names = tuple(cell.strip() or f"Unnamed: {place}" for place, cell in enumerate(header))
     _refuse_repeated(names, name)
@@ -291,15 +297,15 @@ def _csv_head(text: str, whole: bool, name: str, kind: str) -> tuple[tuple[str, 
     )
     if not samples and len(kept) > 1:
         raise TrainerError(
-            f"{name} has {width} columns in its header, but none of the first {len(kept) - 1} records has as many. "
-            "Is the first line the header?"
+            f"{name} has {width} columns in its header, but none of the first {len(kept) - 1} "
+            "records has as many. Is the first line the header?"
         )
     return names, samples
 
 
 def _csv_rows(text: str, delimiter: str, whole: bool) -> list[list[str]]:
-    """The header and the first records. The last one of a text that is cut off is left out, unless
-    it is the header.
+    """The header and the first records. When the text is cut off, the last record is left out,
+    unless it is the header.
     """
     kept: list[list[str]] = []
     before = csv.field_size_limit(4 * MAX_RECORD_BYTES)
@@ -332,7 +338,7 @@ def _jsonl_head(text: str, whole: bool, name: str) -> tuple[tuple[str, ...], tup
             break
     if not found:
         array = (
-            " It begins with [: write one object a line instead."
+            " It begins with [: write one object on each line instead."
             if text.lstrip()[:1] == "["
             else ""
         )
@@ -371,7 +377,8 @@ def _refuse_repeated(names: tuple[str, ...], name: str) -> None:
     repeated = [column for column, count in Counter(names).items() if count > 1]
     if repeated:
         raise TrainerError(
-            f"The header of {name} names {', '.join(repeated)} more than once. Give every column its own name."
+            f"The header of {name} names {', '.join(repeated)} more than once. "
+            "Give every column its own name."
         )
 
 
