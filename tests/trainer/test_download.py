@@ -492,7 +492,7 @@ def test_a_file_whose_line_was_lost_is_taken_as_it_is(tmp_path, server):
     assert (progress.ok, set(server.asked.values())) == (6, {1})
     for row in lost:
         assert read_results(tmp_path)[row].sha256 == hashlib.sha256(picture(row - 1)).hexdigest()
-    assert all(json.loads(line) for line in results.read_bytes().splitlines())
+    assert sorted(read_results(tmp_path)) == [1, 2, 3, 4, 5, 6]
 
 
 def test_half_a_file_is_thrown_away_and_fetched_again(tmp_path, server):
@@ -531,14 +531,16 @@ def test_a_folder_of_another_selection_is_refused(tmp_path, server):
         fetch(tmp_path, [server.url("good/2")])
 
 
+WAY_OUT = "stopped working on 22 Feb 2024 .* join their folder to the table instead"
+
+
 def test_fifty_dead_links_at_the_beginning_end_the_download(tmp_path, server):
     urls = [server.url(f"status/{403 + number % 2}/{number}") for number in range(300)]
-    with pytest.raises(TrainerError, match="stopped working on 22 Feb 2024") as caught:
+    with pytest.raises(TrainerError, match=f"^The first [0-9]+ links are all dead .*{WAY_OUT}"):
         fetch(tmp_path, urls)
-    assert "local" in str(caught.value) or "folder" in str(caught.value)
     assert 50 <= server.asked.total() < 50 + 2 * QUICK.concurrency
     asked = server.asked.total()
-    with pytest.raises(TrainerError, match="expired"):
+    with pytest.raises(TrainerError, match=WAY_OUT):
         fetch(tmp_path, urls)
     assert server.asked.total() == asked
     progress = fetch(tmp_path, urls, dataclasses.replace(QUICK, stop_when_dead=False))

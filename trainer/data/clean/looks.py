@@ -4,7 +4,6 @@ how much there is to see.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -86,12 +85,13 @@ def looks(
                     progress(done, len(first))
     finally:
         if cache and new:
-            _keep(cache, new)
+            cache.parent.mkdir(parents=True, exist_ok=True)
+            Lines(cache).append(*new)
     return {image_hash: known[image_hash] for image_hash in first if image_hash in known}
 
 
 def _known(cache: Path) -> dict[str, Look]:
-    """The looks in the cache. A cache with a damaged line in the middle is removed."""
+    """The looks in the cache. A cache whose lines are not looks is removed."""
     try:
         return {
             line["image"]: Look(
@@ -111,12 +111,6 @@ def _line(image_hash: str, look: Look) -> dict:
         "deviation": look.deviation,
         "colours": look.colours.hex(),
     }
-
-
-def _keep(cache: Path, lines: Sequence[dict]) -> None:
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    with cache.open("a", encoding="utf-8") as file:
-        file.write("".join(json.dumps(line) + "\n" for line in lines))
 
 
 @dataclass(frozen=True)

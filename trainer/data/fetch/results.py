@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from . import disk
+from ...jobs.lines import Lines
+from .disk import disk_errors
 
 RESULTS = "results.jsonl"
 OK = "ok"
-BLOCK_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -49,14 +47,9 @@ def read_results(folder: Path) -> dict[int, Result]:
     left out.
     """
     found: dict[int, Result] = {}
-    try:
-        data = (folder / RESULTS).read_bytes()
-    except FileNotFoundError:
-        return found
-    for line in data.split(b"\n"):
-        with contextlib.suppress(ValueError, TypeError, KeyError):
-            value = json.loads(line)
-            found[value["row"]] = Result(**value)
+    for line in Lines(folder / RESULTS).read().lines:
+        with contextlib.suppress(TypeError, KeyError):
+            found[line["row"]] = Result(**line)
     return found
 
 
@@ -64,12 +57,12 @@ class ResultsWriter:
     """Appends to results.jsonl. Lines are collected and written together; every batch is synced."""
 
     def __init__(self, folder: Path) -> None:
-        self.file = folder / RESULTS
-        self.lines: list[bytes] = []
+        self.file = Lines(folder / RESULTS)
+        self.lines: list[dict[str, Any]] = []
         self._one_at_a_time = threading.Lock()
 
     def add(self, result: Result) -> None:
-        self.lines.append(json.dumps(result.line(), ensure_ascii=False).encode() + b"\n")
+        self.lines.append(result.line())
 
     def flush(self) -> None:
         """Write the collected lines. Raises DiskFull, and then keeps them for the next time."""
@@ -78,25 +71,8 @@ class ResultsWriter:
             if not lines:
                 return
             try:
-                with disk.disk_errors(self.file), self.file.open("ab", buffering=0) as file:
-                    file.truncate(whole_lines(self.file))
-                    disk.write_all(file, b"".join(lines))
-                    os.fsync(file.fileno())
+                with disk_errors(self.file.path):
+                    self.file.append(*lines, sync=True)
             except BaseException:
                 self.lines = lines + self.lines
                 raise
-
-
-def whole_lines(file: Path) -> int:
-    """The size in bytes of a file without a torn last line, so that the next line is not appended
-    to it.
-    """
-    with file.open("rb") as opened:
-        size = position = opened.seek(0, os.SEEK_END)
-        while position:
-            position = max(0, position - BLOCK_BYTES)
-            opened.seek(position)
-            block = opened.read(min(BLOCK_BYTES, size - position))
-            if (end := block.rfind(b"\n")) >= 0:
-                return position + end + 1
-    return 0
