@@ -1,5 +1,5 @@
-"""The grids that are being fed: started, paused, resumed, cancelled, tried again; and taken up when
-ComfyUI starts.
+"""The grids that are being fed: started, paused, resumed, cancelled, retried; and taken up again
+when ComfyUI starts.
 """
 
 from __future__ import annotations
@@ -19,9 +19,14 @@ from ..store import cell_file, events
 from ..store.store import Store
 from ..summary import read_plan
 from . import servers as feed_settings
-from .feed import ACTIVE, CANCELLED, FORMAT, PAUSED, RUNNING, Feed, Order
+from .fed_grid import ACTIVE, CANCELLED, FORMAT, PAUSED, RUNNING, FedGrid, Order
+from .feed import Feed
 
 IN_FLIGHT = (2, 4)
+"""Fewest and most prompts in the queue of a server at a time."""
+
+JOIN_S = 30
+"""How long to wait for the prompts of a stopped grid that are still out."""
 
 _feeds: dict[str, Feed] = {}
 _locks: dict[str, Any] = {}
@@ -39,92 +44,102 @@ def start(
     save_as: Any = cell_file.PNG,
     retry_failed: bool = True,
 ) -> dict[str, Any]:
-    """Begin to feed a plan, or go on if it is the one that is being fed; how it stands. Raises
+    """Begin to feed a plan, or go on if it is being fed already; how that stands. Raises
     GridError.
     """
     settings = feed_settings.read_settings(feed_settings.settings_file())
-    if (
-        isinstance(in_flight, bool)
-        or not isinstance(in_flight, int)
-        or not IN_FLIGHT[0] <= in_flight <= IN_FLIGHT[1]
-    ):
-        raise GridError(
-            f"in_flight must be a whole number from {IN_FLIGHT[0]} to {IN_FLIGHT[1]}, and is {in_flight!r}."
-        )
-    if save_as not in cell_file.SUFFIXES:
-        raise GridError(
-            f"save_as must be one of {', '.join(cell_file.SUFFIXES)}, and is {save_as!r}."
-        )
-    if any(cell.settings.batch_size > 1 for cell in plan.cells):
-        raise GridError(
-            "Batched mode is for Render Grid. The feeder renders each cell alone: plan it in exact mode."
-        )
-    if any(cell.settings.recipe for cell in plan.cells):
-        raise GridError(
-            "Axes of merges are for Render Grid, which merges without writing checkpoints."
-        )
+    _check_options(plan, in_flight, save_as)
     order = Order(feed_settings.chosen(servers, settings), in_flight, save_as, settings.lease_s)
     with _door:
         known = _known(plan.name)
-        if (
-            known is not None
-            and known.order.state in ACTIVE
-            and _identity(known.plan) != _identity(plan)
-        ):
-            raise Taken(
-                f"The grid {plan.name} is {known.order.state} with another plan. Cancel it first, or choose another name."
-            )
-        if known is not None and known.is_alive():
-            if known.order.state == RUNNING:
-                return known.status()
-            known.join(30)
+        if known is not None:
+            state = known.grid.order.state
+            if state in ACTIVE and _identity(known.grid.plan) != _identity(plan):
+                raise Taken(
+                    f"The grid {plan.name} is {state} with another plan. Cancel it first, or "
+                    "choose another name."
+                )
+            if state == RUNNING and known.is_alive():
+                return known.grid.status()
+            known.join(JOIN_S)
         if not retry_failed:
             order.since = 0.0
-        return _begin(plan, order).status()
+        return _begin(plan, order).grid.status()
+
+
+def _check_options(plan: Plan, in_flight: Any, save_as: Any) -> None:
+    least, most = IN_FLIGHT
+    if (
+        isinstance(in_flight, bool)
+        or not isinstance(in_flight, int)
+        or not least <= in_flight <= most
+    ):
+        raise GridError(
+            f"in_flight must be a whole number from {least} to {most}, but it is {in_flight!r}."
+        )
+    if save_as not in cell_file.SUFFIXES:
+        raise GridError(
+            f"save_as must be one of {', '.join(cell_file.SUFFIXES)}, but it is {save_as!r}."
+        )
+    if any(cell.settings.batch_size > 1 for cell in plan.cells):
+        raise GridError(
+            "Batched mode works with Render Grid only. The feeder renders each cell alone: set "
+            "batch_size to 1 in the plan."
+        )
+    if any(cell.settings.recipe for cell in plan.cells):
+        raise GridError(
+            "Axes of merges work with Render Grid only, which merges without writing checkpoints."
+        )
 
 
 def control(name: str, action: str) -> dict[str, Any]:
-    """ "pause", "resume", "cancel" or "retry" (go on, and try failed cells again); how it stands
-    then. Raises GridError.
+    """Do "pause", "resume", "cancel" or "retry" (go on, and try failed cells again); how the
+    feeding stands then. Raises GridError.
     """
     with _door:
         feed = _known(name)
         if feed is None:
-            raise GridError(f"The grid {name} has not been fed. POST /cocktail/grids begins.")
+            raise GridError(f"The grid {name} has not been fed yet. POST /cocktail/grids to begin.")
+        grid = feed.grid
         if action == "pause":
-            if feed.order.state != RUNNING:
+            if not grid.is_running:
                 raise GridError(
-                    f"The grid {name} is {feed.order.state}; only a running one can be paused."
+                    f"The grid {name} is {grid.order.state}. Only a running one can be paused."
                 )
-            feed.change(PAUSED)
+            grid.change(PAUSED)
         elif action == "cancel":
-            feed.change(CANCELLED)
-        elif feed.order.state == RUNNING and feed.is_alive():
+            grid.change(CANCELLED)
+        elif grid.is_running and feed.is_alive():
             if action == "retry":
                 raise GridError(
-                    f"The grid {name} is running. Failed cells can be tried again when it has ended."
+                    f"The grid {name} is running. Retry its failed cells once it has ended."
                 )
         else:
-            feed.join(30)
-            if feed.is_alive():
-                raise GridError(
-                    f"The prompts of {name} that are out have not ended yet. Try again in a moment."
-                )
-            order = feed.order
-            order.state, order.message = RUNNING, ""
-            if action == "retry":
-                order.since = time.time()
-            plan = _read(feed.store)[0]
-            feed = _begin(plan, order)
-        events.announce(name, feed=feed.status())
-        return feed.status()
+            grid = _go_on(feed, retry=action == "retry").grid
+        found = grid.status()
+        events.announce(name, feed=found)
+        return found
+
+
+def _go_on(feed: Feed, retry: bool) -> Feed:
+    """Feed a grid again that has stopped, with failed cells too if wanted."""
+    feed.join(JOIN_S)
+    if feed.is_alive():
+        raise GridError(
+            f"Some prompts of {feed.grid.plan.name} are still being rendered. Try again soon."
+        )
+    order = feed.grid.order
+    order.state, order.message = RUNNING, ""
+    if retry:
+        order.since = time.time()
+    return _begin(_read(feed.grid.store)[0], order)
 
 
 def status(name: str) -> dict[str, Any] | None:
     """How the feeding of a grid stands; None if it never began."""
     with _door:
         feed = _known(name)
-    return feed.status() if feed else None
+    return feed.grid.status() if feed else None
 
 
 def resume_when_up() -> None:
@@ -152,7 +167,7 @@ def resume_all() -> None:
                     plan, order = _read(Store(file.parent))
                     _begin(plan, order)
         except Exception as error:
-            logging.warning("Cocktail does not go on feeding the grid %s: %s", name, error)
+            logging.warning("Cocktail cannot go on feeding the grid %s: %s", name, error)
 
 
 def _begin(plan: Plan, order: Order) -> Feed:
@@ -163,18 +178,22 @@ def _begin(plan: Plan, order: Order) -> Feed:
     try:
         store.save_plan(plan)
         store.set_aside_damaged(plan)
-        feed = Feed(plan, store, order, events.announce, _checker(plan), not args.disable_metadata)
+        grid = FedGrid(
+            plan, store, order, events.announce, _checker(plan), not args.disable_metadata
+        )
+        feed = Feed(grid)
         feed.start()
     except OSError as error:
         raise GridError(
-            f"The folder of the grid {plan.name} cannot be written: {error.strerror}. Free space or change its rights."
+            f"Nothing can be written in the folder of the grid {plan.name}: {error.strerror}. Free "
+            "some space or change the folder's rights."
         ) from error
     _feeds[plan.name] = feed
     return feed
 
 
 def _lock(name: str, store: Store) -> None:
-    """Only one ComfyUI feeds a grid. The system lets go of the lock when the process ends."""
+    """Make sure that one ComfyUI alone feeds a grid. The lock ends with this process."""
     from filelock import FileLock, Timeout
 
     if name in _locks:
@@ -185,29 +204,32 @@ def _lock(name: str, store: Store) -> None:
         lock.acquire(timeout=0)
     except Timeout:
         raise GridError(
-            f"Another ComfyUI that shares this output folder feeds the grid {name}."
+            f"Another ComfyUI with the same output folder is feeding the grid {name}."
         ) from None
     except (NotImplementedError, OSError):
-        logging.warning("Cocktail: %s has no file locks. Let one ComfyUI feed it.", store.folder)
+        logging.warning(
+            "Cocktail: %s has no file locks. Let only one ComfyUI feed it.", store.folder
+        )
     _locks[name] = lock
 
 
 def _known(name: str) -> Feed | None:
-    """The feed of a grid, from this process or as the last one has left it."""
+    """The feed of a grid: one of this process, or as the last process has left it."""
     if name in _feeds:
         return _feeds[name]
     store = Store(names.cocktail_dir("grids", name))
     if not (store.folder / "feed.json").is_file():
         return None
     plan, order = _read(store)
-    return Feed(plan, store, order, events.announce, _checker(plan))
+    return Feed(FedGrid(plan, store, order, events.announce, _checker(plan)))
 
 
 def _read(store: Store) -> tuple[Plan, Order]:
     described = json.loads((store.folder / "feed.json").read_text(encoding="utf-8"))
     if described.pop("format", None) != FORMAT:
         raise GridError(
-            f"feed.json of {store.folder.name} is of another version of the pack. Begin anew."
+            f"feed.json of the grid {store.folder.name} was written by another version of the "
+            "pack. Queue the grid again."
         )
     plan = read_plan(described.pop("plan"), files.quiet_sha256)
     return plan, Order(**{**described, "servers": tuple(described["servers"])})
@@ -218,5 +240,5 @@ def _identity(plan: Plan) -> list[str]:
 
 
 def _checker(plan: Plan) -> Callable[[Cell], None]:
-    """A function that raises GridError when a file of a cell is not the one that was planned with."""
+    """A function that raises GridError when a file of a cell has been replaced since the plan."""
     return lambda cell: cell.settings.check_files(plan.contents)

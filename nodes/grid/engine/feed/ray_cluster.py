@@ -1,7 +1,7 @@
-"""Workers of a Ray cluster as servers of the feeder: Ray places them, starts them anew when they
-die, and repeats what they were at.
+"""Workers of a Ray cluster as servers of the feeder: Ray places them, restarts them when they die,
+and repeats the prompts they were rendering.
 
-Ray (https://docs.ray.io, Apache-2.0) is an extra that is imported only when the settings file names
+Ray (https://docs.ray.io, Apache-2.0) is optional. It is imported only when the settings file names
 a cluster and a grid asks for it. Without an address it runs for this ComfyUI alone, on the loopback
 interface, and ends with the grid.
 """
@@ -25,24 +25,24 @@ from .remote import Ended, Failed, Gone, Refused
 from .servers import RaySettings
 
 TRIES = 4
-"""So often a prompt is rendered at most when its worker dies at it."""
+"""How often a prompt is rendered at most when its worker dies over it."""
 
 POLL_S = 0.5
 PATIENCE_S = 20.0
-"""After that a person is told that Ray has not started a worker yet."""
+"""After this the person hears that Ray has not started a worker yet."""
 
 CLOSE_S, PROBE_S = 10.0, 5.0
 OBJECT_STORE_BYTES = 256 << 20
-"""Of a Ray for this ComfyUI alone: it holds the pictures that are on their way."""
+"""For a Ray of this ComfyUI alone: it holds the pictures on their way."""
 
 ALWAYS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_gcs_rpc_server_reconnect_timeout_s": "100000000"}
-"""Environment of every driver: nothing is reported, and a cluster whose head is lost does not end
-this process, as it does otherwise after a minute.
+"""Environment of every driver: nothing is reported, and losing the head of a cluster does not end
+this process, which it would after a minute otherwise.
 """
 
 LOCAL = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_worker_niceness": "0"}
 """Environment of a Ray for this ComfyUI alone: it listens on loopback on every system, and its
-ComfyUIs are no slower than this one.
+ComfyUIs run with the same priority as this one.
 """
 
 OWN = (
@@ -56,11 +56,11 @@ OWN = (
     "--tls-keyfile",
     "--tls-certfile",
 )
-"""ComfyUI's arguments that its workers do not share."""
+"""ComfyUI's arguments that are not passed on to its workers."""
 
 
 class RayServer:
-    """A ComfyUI that Ray keeps, asked as a `remote.Server` is. To be closed."""
+    """A ComfyUI that Ray keeps running, with the methods of `remote.Server`. To be closed."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class RayServer:
         is_wanted: Callable[[], bool],
         tell: Callable[[str], None],
     ) -> None:
-        """`is_wanted` is asked while Ray starts the worker, and `tell` hears what it waits for."""
+        """While Ray starts the worker, `is_wanted` is asked, and `tell` hears what it waits for."""
         self.url = name
         self.settings, self.is_wanted, self.tell = settings, is_wanted, tell
         self.actor: Any = None
@@ -94,7 +94,7 @@ class RayServer:
             _cluster.leave()
 
     def numerics(self) -> dict[str, Any]:
-        """As `remote.Server.numerics`, when Ray has started the worker. Raises Gone or Ended."""
+        """As `remote.Server.numerics`, once Ray has started the worker. Raises Gone or Ended."""
         if self.actor is None:
             _cluster.join(self.settings.address)
             try:
@@ -110,7 +110,8 @@ class RayServer:
                 raise Ended("the grid was stopped before Ray had started it")
             if not told and time.monotonic() - begun > PATIENCE_S:
                 self.tell(
-                    f"Ray has not started it yet: it waits for {self.needs}, or its ComfyUI is starting"
+                    f"Ray has not started it yet: it waits for {self.needs}, or its ComfyUI is "
+                    "still starting"
                 )
                 told = True
         found = self._ask(answer)
@@ -125,18 +126,19 @@ class RayServer:
         return id
 
     def result(self, id: str, output: str) -> tuple[bytes, float] | None:
-        """The picture of a prompt and its seconds, None before. Raises Failed, Refused or Ended."""
+        """As `remote.Server.result`. Raises Failed, Refused or Ended."""
         import ray
+        from ray import exceptions
 
         if id not in self.out or not ray.wait([self.out[id]], timeout=0)[0]:
             return None
         try:
-            found = ray.get(self.out.pop(id))
-        except ray.exceptions.ActorUnavailableError:
-            raise Failed(f"Its worker died {TRIES} times while this was rendered.") from None
-        except ray.exceptions.RayTaskError as error:
+            found: Any = ray.get(self.out.pop(id))
+        except exceptions.ActorUnavailableError:
+            raise Failed(f"Its worker died {TRIES} times while it rendered this cell.") from None
+        except exceptions.RayTaskError as error:
             raise Failed(_last_line(error)) from None
-        except ray.exceptions.RayError as error:
+        except exceptions.RayError as error:
             raise Ended(_last_line(error)) from None
         if "refused" in found:
             raise Refused(found["refused"])
@@ -145,9 +147,7 @@ class RayServer:
         return found["picture"], found["seconds"]
 
     def known(self) -> set[str]:
-        """The prompts that Ray has. One whose worker has died is among them: Ray has it rendered
-        again.
-        """
+        """The prompts that Ray has, also those whose worker has died: Ray repeats them."""
         return {*self.out}
 
     def has_ended(self, id: str) -> bool:
@@ -160,15 +160,17 @@ class RayServer:
 
     def _create(self) -> Any:
         import ray
+        from ray import cloudpickle
 
         for module in (errors, remote, ray_worker):
-            ray.cloudpickle.register_pickle_by_value(module)
+            cloudpickle.register_pickle_by_value(module)
         settings = self.settings
         gpus = settings.gpus
         if gpus is None:
             gpus = 1.0 if ray.cluster_resources().get("GPU") else 0.0
         self.needs = f"{gpus:g} GPU" if gpus else "room"
-        kept = ray.remote(
+        remotely: Any = ray.remote
+        kept = remotely(
             num_cpus=0,
             num_gpus=gpus,
             max_restarts=-1,
@@ -182,17 +184,18 @@ class RayServer:
 
     def _ask(self, answer: Any, timeout_s: float | None = remote.TIMEOUT_S) -> Any:
         import ray
+        from ray import exceptions
 
         try:
             return ray.get(answer, timeout=timeout_s)
-        except ray.exceptions.ActorDiedError as error:
+        except exceptions.ActorDiedError as error:
             raise Ended(_last_line(error)) from None
-        except ray.exceptions.RayError as error:
+        except exceptions.RayError as error:
             raise Gone(_last_line(error)) from None
 
 
 class _Cluster:
-    """This process as a driver of Ray, for as long as somebody uses it."""
+    """This process as a driver of Ray, for as long as a grid uses it."""
 
     def __init__(self) -> None:
         self.door = threading.Lock()
@@ -204,7 +207,7 @@ class _Cluster:
         """Raises Ended if Ray cannot be started or reached."""
         with self.door:
             if self.users and address != self.address:
-                raise Ended("another grid uses another Ray cluster; wait until it has ended")
+                raise Ended("another grid is using another Ray cluster; wait until it has ended")
             if not self.users:
                 self._start(address)
             self.users += 1
@@ -224,7 +227,7 @@ class _Cluster:
         ready, problem = threading.Event(), []
 
         def hold() -> None:
-            """On Linux the processes of Ray end with the thread that has started them."""
+            """Start Ray and keep its thread: on Linux its processes end with that thread."""
             local = (
                 {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
                 if not address
@@ -260,7 +263,7 @@ _cluster = _Cluster()
 
 
 def inherited(argv: Sequence[str]) -> list[str]:
-    """The arguments of this ComfyUI that its workers share: folders, precision, packs."""
+    """The arguments of this ComfyUI that its workers get too: folders, precision, packs."""
     kept, skipping = [], False
     for part in argv:
         if part.startswith("--"):
@@ -271,7 +274,7 @@ def inherited(argv: Sequence[str]) -> list[str]:
 
 
 def _check_answers(address: str) -> None:
-    """Raises Ended if nothing listens there: Ray itself waits for minutes, and then ends the
+    """Raises Ended if nothing listens there: Ray itself would wait for minutes and then end this
     process.
     """
     parts = urllib.parse.urlsplit(address if "://" in address else f"//{address}")
@@ -283,7 +286,8 @@ def _check_answers(address: str) -> None:
         return
     if not host or not port or parts.scheme not in ("", "ray"):
         raise Ended(
-            f"{address!r} is no address of a Ray cluster. Write HOST:PORT, ray://HOST:PORT or auto."
+            f"{address!r} is not the address of a Ray cluster. Write HOST:PORT, "
+            "ray://HOST:PORT or auto."
         )
     try:
         socket.create_connection((host, port), timeout=PROBE_S).close()

@@ -1,8 +1,8 @@
-"""One worker of a Ray cluster: a ComfyUI on the machine where Ray places it, which renders prompts
-and ends with it.
+"""One worker of a Ray cluster: on the machine where Ray places it, it runs a ComfyUI that renders
+prompts and ends with the worker.
 
-This file and `remote` travel to the machines of the cluster. They need a ComfyUI with the model
-files, and no code of ours.
+This file and `remote` travel to the machines of the cluster, which need a ComfyUI with the model
+files but no code of ours.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from .remote import Failed, Gone, Refused, Server
 
@@ -24,8 +24,8 @@ START_S = 600.0
 """A ComfyUI with many packs on a slow disk takes minutes to start."""
 
 RENDERS_ONLY = "COCKTAIL_RENDERS_ONLY"
-"""Set for a ComfyUI that only renders for another one: the pack goes on with no grid and no
-training there.
+"""Set for a ComfyUI that only renders for another one: there the pack resumes no grids and no
+trainings.
 """
 
 LAUNCH = """
@@ -45,72 +45,46 @@ try:
 finally:
     shutil.rmtree(folder, ignore_errors=True)
 """
-"""Runs ComfyUI, and ends it when the pipe from the worker closes: also when the worker is killed,
-and on every system.
+"""Runs ComfyUI, and ends it when the pipe from the worker closes: on every system, even if the
+worker is killed.
 """
 
 
 class RayWorker:
-    """A ComfyUI of its own. Ray starts another one, on this machine or the next, when this process
-    ends unexpectedly.
+    """A ComfyUI of its own. Ray starts another worker, here or on another machine, when this
+    process ends unexpectedly.
     """
 
     def __init__(self, comfyui: str, arguments: list[str], threads: str | None) -> None:
-        """Returns when ComfyUI answers. `threads` is OMP_NUM_THREADS, which Ray sets to 1. Raises
-        RuntimeError.
+        """Returns when ComfyUI answers. `threads` becomes OMP_NUM_THREADS, which Ray would set to
+        1. Raises RuntimeError.
         """
         self.forgotten: set[str] = set()
         self.is_closing = False
         if not Path(comfyui, "main.py").is_file():
             raise RuntimeError(f"there is no ComfyUI in {comfyui} on {socket.gethostname()}")
-        folder = tempfile.mkdtemp(prefix="cocktail-ray-")
         log = tempfile.TemporaryFile()  # noqa: SIM115
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = str(probe.getsockname()[1])
-        environment = {
-            name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"
-        }
-        if threads:
-            environment["OMP_NUM_THREADS"] = threads
-        self.process = subprocess.Popen(
-            [
-                sys.executable,
-                "-c",
-                LAUNCH,
-                folder,
-                *arguments,
-                "--listen",
-                "127.0.0.1",
-                "--port",
-                port,
-                "--temp-directory",
-                folder,
-                "--database-url",
-                "sqlite:///:memory:",
-                "--disable-auto-launch",
-            ],
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=log,
-            cwd=comfyui,
-            env=environment | {RENDERS_ONLY: "1"},
-        )
+        port = _free_port()
+        self.process = _launch(comfyui, arguments, threads, port, log)
         self.server = Server(f"http://127.0.0.1:{port}")
+        self._wait_until_up(log)
+        threading.Thread(target=self._end_with_comfyui, daemon=True).start()
+
+    def _wait_until_up(self, log: IO[bytes]) -> None:
         end = time.monotonic() + START_S
         while True:
             try:
                 self.server.known()
-                break
+                return
             except Gone:
                 if self.process.poll() is not None or time.monotonic() > end:
                     log.seek(0)
                     lines = log.read().decode("utf-8", "replace").strip().splitlines()
                     raise RuntimeError(
-                        f"ComfyUI did not start on {socket.gethostname()}: {' / '.join(lines[-3:])[-300:]}"
+                        f"ComfyUI did not start on {socket.gethostname()}: "
+                        + " / ".join(lines[-3:])[-300:]
                     ) from None
                 time.sleep(POLL_S)
-        threading.Thread(target=self._end_with_comfyui, daemon=True).start()
 
     def _end_with_comfyui(self) -> None:
         self.process.wait()
@@ -127,8 +101,8 @@ class RayWorker:
         """What became of a prompt: "picture" and "seconds", or "refused", or "failed" and
         "interrupted".
 
-        A ComfyUI that does not answer is busy: were it gone, this process would have ended too, and
-        Ray would ask the next one.
+        A ComfyUI that does not answer is busy. If it were gone, this process would have ended too,
+        and Ray would ask another worker.
         """
         taken = ""
         while True:
@@ -149,12 +123,41 @@ class RayWorker:
             time.sleep(POLL_S)
 
     def forget(self, ids: list[str], interrupt: bool) -> None:
-        """Give prompts up: take them out of the queue, and stop the one that runs."""
+        """Give up prompts: take them out of the queue, and stop the one that runs."""
         self.server.forget(ids, interrupt)
         self.forgotten.update(ids)
 
     def close(self) -> None:
-        """End ComfyUI, which removes what it has put aside."""
+        """End ComfyUI, which removes its temporary folder."""
         self.is_closing = True
-        self.process.stdin.close()
+        if self.process.stdin is not None:
+            self.process.stdin.close()
         self.process.wait()
+
+
+def _free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def _launch(
+    comfyui: str, arguments: list[str], threads: str | None, port: str, log: IO[bytes]
+) -> subprocess.Popen[bytes]:
+    """Start ComfyUI with a temporary folder of its own."""
+    folder = tempfile.mkdtemp(prefix="cocktail-ray-")
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    if threads:
+        environment["OMP_NUM_THREADS"] = threads
+    own = [
+        *("--listen", "127.0.0.1", "--port", port, "--temp-directory", folder),
+        *("--database-url", "sqlite:///:memory:", "--disable-auto-launch"),
+    ]
+    return subprocess.Popen(
+        [sys.executable, "-c", LAUNCH, folder, *arguments, *own],
+        stdin=subprocess.PIPE,
+        stdout=log,
+        stderr=log,
+        cwd=comfyui,
+        env=environment | {RENDERS_ONLY: "1"},
+    )

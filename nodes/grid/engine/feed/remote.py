@@ -1,4 +1,4 @@
-"""One ComfyUI, asked over HTTP: this one or another. The others need no code of ours."""
+"""One ComfyUI, asked over HTTP: this one or another. Another one needs no code of ours."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class Ended(Gone):
 
 
 class Refused(Exception):
-    """The server does not take a prompt; the message says why."""
+    """The server refuses a prompt; the message says why."""
 
 
 class Failed(Exception):
-    """A prompt ran and failed; the message says why. `interrupted` if a person stopped it."""
+    """A prompt ran and failed; the message says why. `interrupted`: a person stopped it."""
 
     def __init__(self, message: str, interrupted: bool = False) -> None:
         super().__init__(message)
@@ -40,15 +40,15 @@ class Failed(Exception):
 
 @dataclass
 class Server:
-    """A ComfyUI at `url`. `client` names us to it; without one ComfyUI 0.3.75 forgets what cached
-    nodes put out.
+    """A ComfyUI at `url`. `client` names us to it: without one, ComfyUI 0.3.75 forgets the outputs
+    of cached nodes.
     """
 
     url: str
     client: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def numerics(self) -> dict[str, Any]:
-        """What of this server moves the last bits of a picture."""
+        """What can move the last bits of this server's pictures: versions, devices, switches."""
         found = self._get("/system_stats")
         system, devices = found.get("system", {}), found.get("devices", [])
         return {
@@ -65,7 +65,7 @@ class Server:
         }
 
     def sizes(self, folder: str) -> dict[str, int | None]:
-        """The files of a model folder with their bytes, None where this version does not say."""
+        """The bytes of each file of a model folder; None where this ComfyUI does not say."""
         try:
             found = self._get(f"/experiment/models/{urllib.parse.quote(folder)}")
         except Refused:
@@ -76,7 +76,7 @@ class Server:
         """Queue a prompt; its id, which is `id` where the server lets us choose. Raises Refused or
         Gone.
 
-        `output` is the node whose picture will be wanted, which ComfyUI need not know.
+        `output` is the node whose picture will be asked for; ComfyUI need not know it.
         """
         answer = self._post(
             "/prompt", {"prompt": prompt, "prompt_id": id, "client_id": self.client}
@@ -86,7 +86,7 @@ class Server:
         return answer["prompt_id"]
 
     def known(self) -> set[str]:
-        """The prompts that are running or wait."""
+        """The prompts that are running or waiting."""
         queue = self._get("/queue")
         return _ids(queue["queue_running"]) | _ids(queue["queue_pending"])
 
@@ -94,7 +94,7 @@ class Server:
         return self._entry(id) is not None
 
     def result(self, id: str, output: str) -> tuple[bytes, float] | None:
-        """The file of the picture that a prompt has made, and its seconds; None before it has
+        """The picture file that a prompt has made, and the seconds it took; None before it has
         ended. Raises Failed or Gone.
         """
         entry = self._entry(id)
@@ -111,7 +111,7 @@ class Server:
         images = entry["outputs"].get(output, {}).get("images", [])
         if len(images) != 1:
             raise Failed(
-                f"Node {output} showed {len(images)} pictures, and a cell is one."
+                f"Node {output} showed {len(images)} pictures, but a cell is one picture."
                 + (" Set the batch size to 1." if images else "")
             )
         (image,) = images
@@ -162,7 +162,7 @@ class Server:
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A server of the list must answer itself: what it points to was not allowed."""
+    """A server must answer itself: the place it redirects to was not allowed."""
 
     def redirect_request(self, *_: Any) -> None:
         return None
@@ -195,8 +195,8 @@ def _refusal(answer: dict[str, Any], prompt: dict[str, Any]) -> str:
 
 
 def check_url(url: Any) -> str:
-    """A server's address without a slash at its end. Raises GridError for what is none."""
+    """A server's address without a slash at its end. Raises GridError if it is not one."""
     parts = urllib.parse.urlsplit(url if isinstance(url, str) else "")
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
-        raise GridError(f"{url!r} is no address of a ComfyUI. Write http://HOST:PORT.")
+        raise GridError(f"{url!r} is not the address of a ComfyUI. Write http://HOST:PORT.")
     return str(url).rstrip("/")
