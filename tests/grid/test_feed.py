@@ -104,7 +104,7 @@ def test_options_that_cannot_work_are_refused(comfy, workflow):
     plan = plan_of("refused", workflow, axis("KSampler.cfg", 1))
     for options, message in (
         ({"servers": ["http://10.0.0.1:8188"]}, "is not allowed"),
-        ({"servers": ["ftp://x"]}, "is no address"),
+        ({"servers": ["ftp://x"]}, "is not the address"),
         ({"in_flight": 9}, "from 2 to 4"),
         ({"save_as": "GIF"}, "save_as must be one of"),
         ({"color": 1}, "color"),
@@ -130,7 +130,7 @@ def test_pause_resume_retry_and_cancel(comfy, workflow):
     assert (done["state"], done["finished"], done["failed"]) == ("finished", 8, 8)
     failed = [c for c in comfy.get(f"/cocktail/grids/{name}")["cells"] if c["status"] == "failed"]
     assert {cell["reason"] for cell in failed} == {
-        "Node 9 showed 2 pictures, and a cell is one. Set the batch size to 1."
+        "Node 9 showed 2 pictures, but a cell is one picture. Set the batch size to 1."
     }
     comfy.post(f"/cocktail/grids/{name}/retry", {})
     wait_for(lambda: comfy.get(f"/cocktail/grids/{name}/feed")["in_flight"])

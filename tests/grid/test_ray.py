@@ -137,7 +137,7 @@ def test_without_the_owners_word_there_is_no_cluster(comfy, workflow):
         ({"workers": 1, "comfyui": "/nowhere"}, "there is no ComfyUI in /nowhere on "),
         ({"workers": 1, "arguments": ["--no-such-switch"]}, "unrecognized arguments: --no-such-switch"),
         ({"workers": 1, "address": "127.0.0.1:9"}, "Nothing answers at 127.0.0.1:9, the address of the Ray cluster"),
-        ({"workers": 1, "address": "http://x"}, "'http://x' is no address of a Ray cluster"),
+        ({"workers": 1, "address": "http://x"}, "'http://x' is not the address of a Ray cluster"),
         ({"workers": 1, "address": "auto"}, "Could not find any running Ray instance"),
     ],
 )  # fmt: skip

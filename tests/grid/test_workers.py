@@ -61,7 +61,7 @@ def test_cells_that_others_have_finished_or_failed_are_not_taken(tmp_path: Path)
 def test_the_cells_of_a_process_that_was_killed_are_free_at_once(tmp_path: Path):
     code = (
         "import sys, time; from tests import conftest; from pathlib import Path\n"
-        "from cocktail.nodes.grid.workers import Work, Worker\n"
+        "from cocktail.nodes.grid.engine.render.claims import Work, Worker\n"
         "from tests.grid.drawn import drawn_plan\n"
         "worker = Worker(Path(sys.argv[1])); work = Work(drawn_plan(1, 1, 1).cells)\n"
         "print(worker.take(work, lambda key: False) is not None, flush=True); time.sleep(600)"
