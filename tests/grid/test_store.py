@@ -9,9 +9,11 @@ import numpy
 import pytest
 from PIL import Image
 
+from cocktail.nodes.grid.engine.errors import GridError
 from cocktail.nodes.grid.engine.plan.of_settings import make_plan
 from cocktail.nodes.grid.engine.plan.plan import Plan
 from cocktail.nodes.grid.engine.store.cell_file import PNG, encode
+from cocktail.nodes.grid.engine.store.export import manifest
 from cocktail.nodes.grid.engine.store.store import Store, list_grids
 
 from .test_plan import FIXED, content_of, typed
@@ -106,3 +108,56 @@ def test_the_plan_on_disk_names_every_cell(plan: Plan, store: Store):
         "seed 2",
         "seed 3",
     ]
+
+
+def test_what_was_read_of_a_log_is_not_read_again(plan: Plan, store: Store):
+    log = store.folder / "cells.jsonl"
+    for number in range(8):
+        store.save_failure(plan.cells[0], f"reason {number}")
+    store.save_failure(plan.cells[1], "no memory")
+    assert store.failures() == {plan.cells[0].key: "reason 7", plan.cells[1].key: "no memory"}
+    with log.open("r+b") as file:
+        file.write(b" " * 1000)
+    store.save_failure(plan.cells[2], "no file")
+    assert [*store.failures().values()] == ["reason 7", "no memory", "no file"]
+
+
+def test_a_log_that_was_replaced_is_read_from_its_beginning(plan: Plan, store: Store):
+    log = store.folder / "cells.jsonl"
+    store.save_failure(plan.cells[0], "out of memory")
+    assert store.failures() == {plan.cells[0].key: "out of memory"}
+    log.unlink()
+    assert store.failures() == {}
+    store.save_failure(plan.cells[1], "another reason, which is longer than the one before it")
+    assert [*store.failures()] == [plan.cells[1].key]
+
+
+@pytest.mark.parametrize("indent", [1, None, 2])
+def test_a_plan_is_read_in_parts_in_every_layout(store: Store, indent: int | None):
+    evil = '\n "cells": [\n  {\n   "position": [0],\n   "key": "00",\n ]'
+    plan = make_plan("g", FIXED, [typed("prompt", "x", "y"), typed("seed", 1, 2, 3)], content_of)
+    described = json.loads(json.dumps(plan.to_json()))
+    described["fixed"]["negative_prompt"] = described["cells"][3]["settings"]["prompt"] = evil
+    store.folder.mkdir(parents=True)
+    (store.folder / "plan.json").write_text(json.dumps(described, indent=indent) + "\n")
+    read = store.saved_plan()
+    assert read.keys == [cell.key for cell in plan.cells]
+    assert read.positions() == [[*cell.position] for cell in plan.cells]
+    for cell in described["cells"]:
+        assert read.cell(cell["key"]) == cell
+    assert read.cell("0" * 64) is None
+    del described["cells"]
+    assert read.head == described
+
+
+def test_a_grid_with_a_damaged_plan_is_listed_with_the_reason(plan: Plan, store: Store):
+    store.save_plan(plan)
+    other = Store(store.folder.with_name("other"))
+    other.save_plan(plan)
+    for content in (b"", b"[]", b"{}", b"\xff", b'{"cells": [1]}'):
+        (other.folder / "plan.json").write_bytes(content)
+        whole, damaged = list_grids(store.folder.parent)
+        assert whole == {"name": "g", "cells": 3, "finished": 0, "failed": 0}
+        assert "plan.json of the grid other is damaged" in damaged["unreadable"]
+        with pytest.raises(GridError, match="Queue the grid again"):
+            manifest(other)

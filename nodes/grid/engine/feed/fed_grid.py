@@ -85,9 +85,7 @@ class FedGrid:
 
     def status(self) -> dict[str, Any]:
         """How the feeding stands, as JSON."""
-        failures = self.store.failures()
-        cells = self.plan.render_order
-        finished = sum(self.store.is_finished(cell.key) for cell in cells)
+        cells, files, failures = self.plan.render_order, self.store.files(), self.store.failures()
         with self._door:
             return {
                 "name": self.plan.name,
@@ -95,7 +93,7 @@ class FedGrid:
                 "message": self.order.message,
                 "cells": len(self.plan.cells),
                 "pictures": len(cells),
-                "finished": finished,
+                "finished": sum(cell.key in files for cell in cells),
                 "failed": sum(cell.key in failures for cell in cells),
                 "in_flight": [sent["key"] for sent in self.order.sent.values()],
                 "servers": {name: self.trouble.get(name, "") for name in self.order.servers},
@@ -125,12 +123,12 @@ class FedGrid:
 
     def missing(self) -> list[Cell]:
         """The pictures still to be made, without those that failed since the feed began."""
-        failed = {
-            line["key"]
-            for line in self.store.log()
-            if line["status"] == "failed" and line["time"] >= self.order.since
-        }
-        return [cell for cell in self.store.missing(self.plan) if cell.key not in failed]
+        failed = self.store.failed()
+        return [
+            cell
+            for cell in self.store.missing(self.plan)
+            if cell.key not in failed or failed[cell.key].time < self.order.since
+        ]
 
     def sent_to(self, server: str) -> dict[str, str]:
         """The prompts that are out at a server: the key of the cell, by id."""

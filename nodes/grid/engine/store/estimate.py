@@ -1,4 +1,4 @@
-"""What a grid will cost, learned from the cells that were rendered on this machine before."""
+"""What a grid will cost, learned from the cells that this machine has rendered before."""
 
 from __future__ import annotations
 
@@ -11,26 +11,28 @@ from typing import Any
 from ..cell.samplers import EVALUATIONS
 from ..cell.stock import stock
 from ..plan.plan import Cell
-from . import journal
 from .cell_file import PNG
+from .cell_log import FINISHED, latest
 
 LATEST_GRIDS = 20
 LATEST_CELLS = 400
+LATEST_BYTES = 1 << 20
+"""Of a log: what stands before that was noted long ago."""
 BYTES_PER_PIXEL = 1.8
 """Of a PNG at level 1, before anything is known: a 512 x 512 photo has 425 KiB."""
 
 SLACK = 1.5
-"""How much dearer or cheaper than the middle of what was seen things may be."""
+"""By what factor a cell may cost more or less than the median."""
 
 
 @dataclass(frozen=True)
 class Learned:
-    """Seconds and bytes as they were: the middle of what was seen, None where nothing was."""
+    """Seconds and bytes so far: the median of what was seen, None where nothing was."""
 
     step_s: float | None
     """Of one evaluation of the model for a million pixels, cond and uncond together."""
     rest_s: float
-    """Of all else about a cell: decoding and the like."""
+    """Of everything else about a cell, such as decoding."""
     load_s: float | None
     encode_s: float | None
     bytes_per_pixel: float
@@ -38,7 +40,7 @@ class Learned:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What is to come. Seconds are a range, or None when nothing like it has been rendered here."""
+    """What rendering will cost. `seconds` is a range, None if nothing was rendered here before."""
 
     cells: int
     loads: int
@@ -51,20 +53,19 @@ class Estimate:
         """One line: loads, encodings, time and disk."""
         loads = f"{self.loads} load{'s' * (self.loads != 1)}"
         texts = f", {self.encodings} text encoding{'s' * (self.encodings != 1)}"
-        time = "time unknown until cells were rendered here"
+        time = "time unknown until some cells have been rendered here"
         if self.seconds is not None:
             time = f"about {duration(self.seconds[0])} to {duration(self.seconds[1])}"
         return f"{loads}{texts if self.encodings else ''}, {time}, {size(self.bytes)}"
 
 
 def learn(grids: Path, save_as: str = PNG) -> Learned:
-    """What the logs of the grids that were rendered last say."""
+    """What the logs of the grids rendered last say."""
     logs = sorted(grids.glob("[!.]*/cells.jsonl"), key=lambda file: -file.stat().st_mtime)
     found: list[dict[str, Any]] = []
     for log in logs[:LATEST_GRIDS]:
-        found += [line for line in journal.read(log) if line["status"] == "finished"][
-            -LATEST_CELLS:
-        ]
+        lines = latest(log, LATEST_BYTES)
+        found += [line for line in lines if line["status"] == FINISHED][-LATEST_CELLS:]
         if len(found) >= LATEST_CELLS:
             break
     steps, rests, loads, encodes, sizes = [], [], [], [], []
@@ -109,8 +110,8 @@ def estimate(cells: Sequence[Cell], learned: Learned) -> Estimate:
 
 
 def estimate_workflow(cells: Sequence[Cell], log: Sequence[dict[str, Any]]) -> Estimate:
-    """The same for cells of any workflow, from those of the same grid that are there."""
-    done = [line for line in log if line["status"] == "finished" and "prompt_s" in line]
+    """The same for cells of any workflow, learned from the finished ones of the same grid."""
+    done = [line for line in log if line["status"] == FINISHED and "prompt_s" in line]
     each = _middle(line["prompt_s"] for line in done)
     seconds = None if each is None else (len(cells) * each / SLACK, len(cells) * each * SLACK)
     per_cell = _middle(line["bytes"] for line in done)

@@ -1,5 +1,5 @@
-"""What the page is told while a grid is made: websocket events "cocktail.grid", small ones, as
-cells change.
+"""What the page hears while a grid is rendered: small websocket events "cocktail.grid", one for
+each change of a cell.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ EVENT = "cocktail.grid"
 
 
 def announce(name: str, **what: Any) -> None:
-    """Tell every page about the grid `name`: a cell's "key" and "status", or how the "feed" stands.
-    Without a server nothing happens.
+    """Tell every page about the grid `name`: a cell's "key" and "status", or the state of its
+    "feed". Without a server nothing happens.
     """
     import server
 
@@ -26,7 +26,7 @@ def announce(name: str, **what: Any) -> None:
 
 @dataclass(frozen=True)
 class ShownStore(Store):
-    """A store that tells the page of what is saved in it, for the map on the node that renders."""
+    """A store that tells the page what is saved in it, for the map on the node that renders."""
 
     def save_plan(self, plan: Plan) -> None:
         super().save_plan(plan)

@@ -1,7 +1,7 @@
 """What other programs read of a grid: manifest.json and cells.csv in its folder.
 
-Both tell how every cell of the plan that was rendered last stands. Files are named relative to the
-folder, so that it can be copied as a whole.
+Both say what became of every cell of the plan that was rendered last. Files are named relative to
+the folder, so that it can be copied as a whole.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 from .....trainer.files import write_json, write_text
 from ..cell.settings import CellSettings
 from ..plan.plan_json import settings_from_json
+from .plan_file import read_whole_plan
 from .store import Store
 
 FORMAT = 1
@@ -23,12 +24,12 @@ def manifest(store: Store) -> dict[str, Any]:
     """The plan with its cells: position, labels, settings, status ("finished", "failed",
     "missing"), file, numerics.
     """
-    plan = _plan(store)
-    failures, made_by = store.failures(), store.numerics()
+    plan = read_whole_plan(store.folder / "plan.json")
+    files, failures, made_by = store.files(), store.failures(), store.numerics()
     cells = []
     for cell in plan["cells"]:
         key = cell["key"]
-        finished = store.is_finished(key)
+        finished = key in files
         found = {
             **cell,
             "labels": [
@@ -38,7 +39,7 @@ def manifest(store: Store) -> dict[str, Any]:
             "status": "finished" if finished else "failed" if key in failures else "missing",
         }
         if finished:
-            found["file"] = store.cell_path(key).relative_to(store.folder).as_posix()
+            found["file"] = files[key]
             found["numerics"] = made_by.get(key, "")
         elif key in failures:
             found["reason"] = failures[key]
@@ -47,48 +48,42 @@ def manifest(store: Store) -> dict[str, Any]:
 
 
 def states(store: Store) -> dict[str, Any]:
-    """For a mini-map: the axes' labels, and for every cell its position, key and letter: "f"
-    finished, "x" failed, "." missing.
+    """What a map of the grid shows: the axes' labels, and every cell's position, key and letter:
+    "f" finished, "x" failed, "." missing.
 
-    Cells stand in the order of the plan, those that rules leave out are not there.
+    Cells are in the order of the plan, without those that rules leave out.
     """
-    plan, failures = _plan(store), store.failures()
-    keys = [cell["key"] for cell in plan["cells"]]
-    finished = {key for key in set(keys) if store.is_finished(key)}
+    plan, files, failures = store.saved_plan(), store.files(), store.failures()
     return {
         "name": store.folder.name,
         "axes": [
             {"label": axis["label"], "values": [value["label"] for value in axis["values"]]}
-            for axis in plan["axes"]
+            for axis in plan.head["axes"]
         ],
-        "positions": [cell["position"] for cell in plan["cells"]],
-        "keys": keys,
-        "states": "".join("f" if k in finished else "x" if k in failures else "." for k in keys),
-        "files": {
-            key: store.cell_path(key).relative_to(store.folder).as_posix() for key in finished
-        },
+        "positions": plan.positions(),
+        "keys": plan.keys,
+        "states": "".join("f" if k in files else "x" if k in failures else "." for k in plan.keys),
+        "files": {key: files[key] for key in dict.fromkeys(plan.keys) if key in files},
     }
 
 
 def settings_of(store: Store, key: str) -> CellSettings | None:
-    """The settings of a cell of the plan."""
-    plan = _plan(store)
-    for cell in plan["cells"]:
-        if cell["key"] == key:
-            return settings_from_json(plan, cell["settings"])
-    return None
+    """The settings of a cell of the plan; None if it has no such cell."""
+    plan = store.saved_plan()
+    cell = plan.cell(key)
+    return None if cell is None else settings_from_json(plan.head, cell["settings"])
 
 
 def write(store: Store) -> None:
-    """Write manifest.json and cells.csv anew."""
+    """Write manifest.json and cells.csv, in place of the last ones."""
     found = manifest(store)
     write_json(store.folder / "manifest.json", found)
     write_text(store.folder / "cells.csv", table(found))
 
 
 def table(found: dict[str, Any]) -> str:
-    """The cells of a manifest as CSV: a column for each axis, then one for each setting, then state
-    and file.
+    """The cells of a manifest as CSV: a column for each axis, one for each setting, then status,
+    file and the like.
     """
     axes = [f"axis {number}: {axis['target']}" for number, axis in enumerate(found["axes"], 1)]
     settings = list(dict.fromkeys(name for cell in found["cells"] for name in cell["settings"]))
@@ -101,7 +96,3 @@ def table(found: dict[str, Any]) -> str:
         plain = [json.dumps(v) if isinstance(v, list) else v for v in values]
         rows.writerow([*cell["labels"], *plain, *(cell.get(name, "") for name in last)])
     return text.getvalue()
-
-
-def _plan(store: Store) -> dict[str, Any]:
-    return json.loads((store.folder / "plan.json").read_text(encoding="utf-8"))

@@ -1,61 +1,79 @@
 """The folder of a grid: its plan, its finished cells by content key, and what went wrong.
 
-plan.json           the plan that was rendered last
-plans/<id>.json     every plan that was rendered under this name, without its cells
-cells.jsonl         one line for every cell that was finished or failed; append-only
-cells/<ab>/<key>.png  finished cells (or .webp), with the graph that makes each; <ab> is how the key
-begins numerics/<id>.json  what the numerics classes in cells.jsonl are
-damaged/            files of cells that were found damaged, kept for whoever wants to look
-workers/            who is rendering which cell
-sheets/             pictures of the grid
+plan.json              the plan that was rendered last
+plans/<id>.json        every plan that was rendered under this name, without its cells
+cells.jsonl            one line for every cell that was finished or failed; append-only
+cells/<ab>/<key>.png   finished cells (or .webp), each with the graph that makes it; <ab> is how the
+                       key begins
+numerics/<id>.json     what the numerics classes in cells.jsonl are
+damaged/               files of cells that were found damaged, kept for whoever wants to look
+workers/               who is rendering which cell
+sheets/                pictures of the grid
 """
 
 from __future__ import annotations
 
 import json
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .....trainer.files import canonical_json, sha256_text, write_bytes, write_json
+from .....trainer.jobs.lines import Lines
+from ..errors import GridError
 from ..plan.plan import Cell, Plan
-from . import journal
 from .cell_file import PNG, SUFFIXES, examine
+from .cell_log import DAMAGED, FAILED, FINISHED, CellLog, Failure, followed, sound
+from .plan_file import PlanFile, read_plan_file
 
 LITTER_S = 600
-"""A temporary file that is older than this was left by a process that is gone."""
+"""A temporary file that is older than this belonged to a process that is gone."""
 NOTING_S = 5
-"""How long after its file a cell is noted at the latest, if nobody was killed in between."""
+"""How long after its file a cell is noted at the latest, unless its process was killed."""
 
 
 @dataclass(frozen=True)
 class Store:
-    """A grid's folder. A cell is finished when its file is there: files appear whole or not at all."""
+    """A grid's folder. A cell is finished if its file exists: files appear whole or not at all."""
 
     folder: Path
 
     def cell_path(self, key: str) -> Path:
-        """The file of a cell; where its PNG would be when there is none."""
+        """The file of a cell; if there is none, where its PNG would be."""
         paths = [self._path(key, suffix) for suffix in SUFFIXES.values()]
         return next((path for path in paths if path.is_file()), paths[0])
 
     def is_finished(self, key: str) -> bool:
         return self.cell_path(key).is_file()
 
+    def files(self) -> dict[str, str]:
+        """The file of every finished cell by key, relative to the folder; of all plans that were
+        rendered under this name.
+        """
+        found: dict[str, str] = {}
+        for folder in _entries(self.folder / "cells"):
+            for file in _entries(folder.path):
+                key, suffix = os.path.splitext(file.name)  # noqa: PTH122
+                if suffix in SUFFIXES.values() and (suffix == SUFFIXES[PNG] or key not in found):
+                    found[key] = f"cells/{folder.name}/{file.name}"
+        return found
+
     def missing(self, plan: Plan) -> list[Cell]:
-        """The pictures that are not there yet, in the order to render them."""
-        return [cell for cell in plan.render_order if not self.is_finished(cell.key)]
+        """The pictures that do not exist yet, in the order to render them."""
+        finished = self.files()
+        return [cell for cell in plan.render_order if cell.key not in finished]
 
     def set_aside_damaged(self, plan: Plan) -> list[str]:
-        """Read the files of all cells, and move those that are damaged or another cell's out of the
-        way; their keys.
+        """Read the files of all cells, and move those that are damaged or belong to another cell
+        out of the way; their keys.
 
-        A good file that cells.jsonl does not know, because its process was killed when it had
-        written it, is noted.
+        A good file that cells.jsonl does not mention, because its process was killed right after
+        writing it, is noted.
         """
         found = []
-        noted = {line["key"] for line in self.log() if line["status"] == "finished"}
+        noted = self._cell_log.finished()
         for cell in plan.render_order:
             path = self.cell_path(cell.key)
             try:
@@ -68,7 +86,7 @@ class Store:
                 aside = self.folder / "damaged" / f"{time.time_ns()}-{path.name}"
                 aside.parent.mkdir(exist_ok=True)
                 path.rename(aside)
-                self._log(cell, {"status": "damaged", "reason": f"its file {wrong}"})
+                self._log(cell, {"status": DAMAGED, "reason": f"its file {wrong}"})
                 found.append(cell.key)
         return found
 
@@ -78,7 +96,7 @@ class Store:
             return
         save_as = next(name for name, suffix in SUFFIXES.items() if suffix == path.suffix)
         found = {"bytes": file.st_size, "save_as": save_as, "numerics": note.get("numerics", "")}
-        self._log(cell, {"status": "finished", **found, "time": file.st_mtime})
+        self._log(cell, {"status": FINISHED, **found, "time": file.st_mtime})
 
     def sweep(self) -> None:
         """Remove the temporary files of processes that were killed."""
@@ -98,11 +116,10 @@ class Store:
             write_json(file, described)
 
     def others(self, plan: Plan) -> int:
-        """How many cells the plan that was rendered last under this name has and this one does not."""
+        """How many cells the last plan of this name has that this one does not have."""
         try:
-            before = json.loads((self.folder / "plan.json").read_text(encoding="utf-8"))
-            keys = {cell["key"] for cell in before["cells"]}
-        except (OSError, ValueError, KeyError, TypeError):
+            keys = set(self.saved_plan().keys)
+        except (OSError, GridError):
             return 0
         return len(keys - {cell.key for cell in plan.cells})
 
@@ -117,10 +134,14 @@ class Store:
         """Save the file of a cell and note it, with the seconds that it took. Raises OSError."""
         write_bytes(self._path(cell.key, SUFFIXES[save_as]), data)
         found = {"bytes": len(data), "save_as": save_as, "numerics": numerics}
-        self._log(cell, {"status": "finished", **times, **found})
+        self._log(cell, {"status": FINISHED, **times, **found})
+
+    def saved_plan(self) -> PlanFile:
+        """The plan that was rendered last. Raises OSError, and GridError if it is damaged."""
+        return read_plan_file(self.folder / "plan.json")
 
     def save_failure(self, cell: Cell, reason: str) -> None:
-        self._log(cell, {"status": "failed", "reason": reason})
+        self._log(cell, {"status": FAILED, "reason": reason})
 
     def save_numerics(self, id: str, described: dict[str, Any]) -> None:
         file = self.folder / "numerics" / f"{id}.json"
@@ -129,17 +150,16 @@ class Store:
 
     def log(self) -> list[dict[str, Any]]:
         """The lines of cells.jsonl."""
-        return list(journal.read(self.folder / "cells.jsonl"))
+        return list(sound(Lines(self._log_path).read().lines))
 
     def failures(self) -> dict[str, str]:
         """Why the cells failed that did when they were last tried, by key."""
-        found: dict[str, str] = {}
-        for line in journal.read(self.folder / "cells.jsonl"):
-            if line["status"] == "failed":
-                found[line["key"]] = line["reason"]
-            else:
-                found.pop(line["key"], None)
-        return {key: reason for key, reason in found.items() if not self.is_finished(key)}
+        return {key: failure.reason for key, failure in self.failed().items()}
+
+    def failed(self) -> dict[str, Failure]:
+        """The same with the time of each."""
+        found = self._cell_log.failures()
+        return {key: failure for key, failure in found.items() if not self.is_finished(key)}
 
     def classes(self) -> dict[str, Any]:
         """The numerics classes that cells were made in, by the names that `numerics` gives."""
@@ -150,11 +170,15 @@ class Store:
 
     def numerics(self) -> dict[str, str]:
         """The numerics class of every finished cell of which it is known, by key."""
-        return {
-            line["key"]: line["numerics"]
-            for line in journal.read(self.folder / "cells.jsonl")
-            if line["status"] == "finished" and line.get("numerics")
-        }
+        return self._cell_log.numerics()
+
+    @property
+    def _cell_log(self) -> CellLog:
+        return followed(self._log_path)
+
+    @property
+    def _log_path(self) -> Path:
+        return self.folder / "cells.jsonl"
 
     def _path(self, key: str, suffix: str) -> Path:
         return self.folder / "cells" / key[:2] / f"{key}{suffix}"
@@ -166,22 +190,35 @@ class Store:
             **outcome,
             "settings": cell.settings.to_json(),
         }
-        journal.append(self.folder / "cells.jsonl", line)
+        self._cell_log.append(line)
 
 
 def list_grids(root: Path) -> list[dict[str, Any]]:
-    """Every grid below `root` by name, with its numbers of cells, of finished and of failed ones."""
-    found = []
-    for file in sorted(root.glob("[!.]*/plan.json")):
-        store = Store(file.parent)
-        keys = [cell["key"] for cell in json.loads(file.read_text(encoding="utf-8"))["cells"]]
-        failures = store.failures()
-        found.append(
-            {
-                "name": file.parent.name,
-                "cells": len(keys),
-                "finished": sum(store.is_finished(key) for key in keys),
-                "failed": sum(key in failures for key in keys),
-            }
-        )
-    return found
+    """Every grid below `root` by name, with how many cells it has, and how many of them are
+    finished and failed. One whose plan is damaged has the reason as "unreadable".
+    """
+    return [_listed(Store(file.parent)) for file in sorted(root.glob("[!.]*/plan.json"))]
+
+
+def _listed(store: Store) -> dict[str, Any]:
+    name = {"name": store.folder.name}
+    try:
+        keys = store.saved_plan().keys
+    except (OSError, GridError) as error:
+        return {**name, "cells": 0, "finished": 0, "failed": 0, "unreadable": str(error)}
+    finished, failed = store.files(), store.failures()
+    return {
+        **name,
+        "cells": len(keys),
+        "finished": sum(key in finished for key in keys),
+        "failed": sum(key in failed for key in keys),
+    }
+
+
+def _entries(folder: Path | str) -> list[os.DirEntry[str]]:
+    """What is in a folder, without hidden files; nothing when there is no such folder."""
+    try:
+        with os.scandir(folder) as found:
+            return [entry for entry in found if not entry.name.startswith(".")]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
