@@ -160,7 +160,7 @@ def as_packages() -> None:
 
 
 def plan_of(name: str, axes: Sequence[tuple[str, Sequence[Any]]], **fixed: Any) -> Any:
-    from cocktail.nodes.grid.axes import choices
+    from cocktail.nodes.grid.engine.axes.choices import choices
     from cocktail.nodes.grid.engine.axes.typed import typed_axis
     from cocktail.nodes.grid.engine.cell import files
     from cocktail.nodes.grid.engine.plan.of_settings import make_plan

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import struct
 import time
 from collections.abc import Callable
@@ -12,6 +11,8 @@ from typing import Any
 
 import numpy
 from PIL import Image
+
+from ..conftest import link_or_copy
 
 
 def wait_for(look: Callable[[], Any], timeout_s: float = 300) -> Any:
@@ -39,9 +40,10 @@ def grid_prompt(name: str, axes: list[dict[str, Any]], **settings: Any) -> dict[
     say otherwise.
     """
     fixed = {
-        "checkpoint": "none", "prompt": "a red circle", "negative_prompt": "", "seed": 1, "steps": 3, "cfg": 4.0,
-        "sampler": "euler", "scheduler": "normal", "width": 64, "height": 64, "clip_skip": 1,
-    }  # fmt: skip
+        **{"checkpoint": "none", "prompt": "a red circle", "negative_prompt": "", "seed": 1},
+        **{"steps": 3, "cfg": 4.0, "sampler": "euler", "scheduler": "normal", "clip_skip": 1},
+        **{"width": 64, "height": 64},
+    }
     nodes = {f"axis {number}": axis for number, axis in enumerate(axes, start=1)}
     links = {f"axis_{number}": [f"axis {number}", 0] for number in range(1, len(axes) + 1)}
     plan = {"name": name, **links, **fixed, **settings}
@@ -81,10 +83,10 @@ def cells(folder: Path) -> list[dict[str, Any]]:
 
 
 def replace_or_remove(checkpoint: Path, how: str) -> None:
-    """Put miniature_v1 in the place of a checkpoint ("replaced"), or remove it."""
+    """Put miniature_v1 in the place of a checkpoint ("replaced"), or remove it; in no time."""
     if how != "replaced":
         checkpoint.unlink()
         return
     other = checkpoint.with_name("other.part")
-    shutil.copyfile(checkpoint.with_name("miniature_v1.safetensors"), other)
+    link_or_copy(checkpoint.with_name("miniature_v1.safetensors"), other)
     other.replace(checkpoint)

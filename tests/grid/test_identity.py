@@ -64,25 +64,32 @@ def test_cells_are_equal_to_what_a_fresh_process_makes_and_an_edited_one_is_foun
         text = PngInfo()
         text.add_text("cocktail", picture.info["cocktail"])
         picture.save(edited, pnginfo=text)
-    command = [
-        sys.executable, root / "nodes/grid/engine/check/command.py", "checked", "--cells", "3", "--comfyui", comfyui,
-        "--", "--cpu", "--base-directory", comfy.base,
-    ]  # fmt: skip
-    ended = subprocess.run([os.fspath(part) for part in command], capture_output=True, text=True)
+    ended = run_command(root, "checked", "--cells", "3", comfyui=comfyui, base=comfy.base)
     assert ended.returncode == 1, ended.stderr
     assert "2 of 3 checked cells are equal" in ended.stdout
     assert "DIFFERS" in ended.stdout and "has been edited" in ended.stdout
 
 
-def test_the_command_says_what_is_wrong_with_its_arguments(root: Path, comfyui: Path, comfy: Comfy):
-    command = [sys.executable, root / "nodes/grid/engine/check/command.py"]
-    rest = ["--comfyui", comfyui, "--", "--cpu", "--base-directory", comfy.base]
-    for name, words in (
+def run_command(
+    root: Path, *arguments: str, comfyui: Path, base: Path
+) -> subprocess.CompletedProcess:
+    """Run the command of the check with the folders of a ComfyUI."""
+    command = [sys.executable, root / "nodes" / "grid" / "engine" / "check" / "command.py"]
+    places = ["--comfyui", comfyui, "--", "--cpu", "--base-directory", base]
+    whole = [os.fspath(part) for part in (*command, *arguments, *places)]
+    return subprocess.run(whole, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
         ("no-such-grid", "There is no grid named"),
-        ("../up", "cannot name a grid"),
-    ):
-        ended = subprocess.run(
-            [*map(os.fspath, [*command, name, *rest])], capture_output=True, text=True
-        )
-        assert ended.returncode == 2
-        assert words in ended.stderr
+        pytest.param("../up", "cannot name a grid", marks=pytest.mark.only_all),
+    ],
+)
+def test_the_command_says_what_is_wrong_with_its_arguments(
+    root: Path, comfyui: Path, comfy: Comfy, name: str, words: str
+):
+    ended = run_command(root, name, comfyui=comfyui, base=comfy.base)
+    assert ended.returncode == 2
+    assert words in ended.stderr

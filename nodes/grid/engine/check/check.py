@@ -1,5 +1,5 @@
-"""The check itself: every chosen cell rendered with nothing before it, then all of them in another
-order.
+"""The check itself: every chosen cell is rendered with nothing before it, then all of them in
+another order.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 
 def check(name: str, count: int, seed: int, show: Callable[[str], None]) -> Result:
-    """Check so many random cells of a grid. `show` is called with a line before every rendering.
-    Raises GridError.
+    """Check `count` random cells of a grid. `show` gets a line before every rendering. Raises
+    GridError.
     """
     try:
         store = Store(names.cocktail_dir("grids", names.check_name(name, "grid")))
@@ -70,8 +70,7 @@ def check(name: str, count: int, seed: int, show: Callable[[str], None]) -> Resu
 def _render(
     groups: list[list[Cell]], contents: Any, show: Callable[[str], None], done: int, total: int
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The pictures of cells by key, or in words why one failed, and the numerics class of each.
-
+    """The pictures of cells by key, or the reason why one failed, and the numerics class of each.
     Every group begins with nothing in memory.
     """
     pictures: dict[str, Any] = {}
@@ -97,12 +96,12 @@ def _render(
 
 
 def _changed(cell: Cell) -> str | None:
-    """In words which file of a cell is gone or another one than it was made of."""
+    """Says which file of a cell is gone or has been replaced since; None if none has."""
     try:
         same = cell.settings.key(lambda kind, name: files.quiet_sha256(kind, name)) == cell.key
     except GridError as error:
         return str(error)
-    return None if same else "A file that it was made of has been replaced by another one since."
+    return None if same else "A file that it was made from has been replaced since."
 
 
 def _read(store: Store, key: str) -> numpy.ndarray:

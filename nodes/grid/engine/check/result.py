@@ -69,9 +69,11 @@ class Result:
         return sum(cell.cause == SAME for cell in self.checked)
 
     def text(self) -> str:
-        head = f"{self.equal} of {len(self.checked)} checked cells are equal, alone and in shuffled order"
-        ends = f"{head} ({self.finished} finished cells in all)"
-        return "\n".join([ends, *(cell.sentence() for cell in self.checked if cell.cause != SAME)])
+        head = (
+            f"{self.equal} of {len(self.checked)} checked cells are equal, alone and in shuffled "
+            f"order ({self.finished} finished cells in all)"
+        )
+        return "\n".join([head, *(cell.sentence() for cell in self.checked if cell.cause != SAME)])
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "equal": self.equal, "text": self.text()}
@@ -83,9 +85,7 @@ class Result:
 
 
 def chosen(cells: Sequence[Mapping[str, Any]], count: int, seed: int) -> list[Mapping[str, Any]]:
-    """So many of the cells of a manifest, drawn by the seed from those that are finished, each
-    picture once.
-    """
+    """`count` of the finished cells of a manifest, drawn by the seed, each picture once."""
     finished = {cell["key"]: cell for cell in cells if cell["status"] == "finished"}
     return random.Random(seed).sample(list(finished.values()), min(count, len(finished)))
 
@@ -116,8 +116,8 @@ def cause(
         return SAME
     if between:
         return (
-            "Likely cause: what was rendered before a cell changes it here. Start ComfyUI with --disable-dynamic-vram, "
-            "and without nodes that patch models."
+            "Likely cause: what was rendered before a cell changes it here. Start ComfyUI with "
+            "--disable-dynamic-vram, and without nodes that patch models."
         )
     changed = (
         []
@@ -131,8 +131,11 @@ def cause(
     if changed:
         return f"Likely cause: {'; '.join(changed)}."
     if batched:
-        return "Likely cause: it was sampled in a batch, which can move last bits."
-    return "Likely cause: the file has been edited, or a custom node has taken the place of one of ComfyUI's own when it was rendered."
+        return "Likely cause: it was sampled in a batch, which can move the last bits."
+    return (
+        "Likely cause: the file has been edited, or a custom node had taken the place of one of "
+        "ComfyUI's own when it was rendered."
+    )
 
 
 def in_fresh_process(

@@ -47,7 +47,7 @@ def pixel_hashes(
     plan: Plan, store: Store, progress: Callable[[int, int], None] | None = None
 ) -> dict[str, str]:
     """A hash of the size and the decoded pixels of every finished cell, by key. Raises GridError
-    for a damaged file.
+    if a file is damaged.
     """
     from PIL import Image
 
@@ -61,8 +61,8 @@ def pixel_hashes(
             continue
         except OSError as error:
             raise GridError(
-                f"The file of a cell, {path}, cannot be read ({error}). Queue Render Grid again: it puts a damaged file "
-                "aside and renders the cell anew."
+                f"The file of a cell, {path}, cannot be read ({error}). Queue Render Grid again: "
+                "it puts a damaged file aside and renders the cell again."
             ) from None
         sizes = f"{picture.width}x{picture.height}:".encode()
         found[cell.key] = hashlib.sha256(sizes + picture.tobytes()).hexdigest()
@@ -72,12 +72,11 @@ def pixel_hashes(
 
 
 def find(plan: Plan, pixels: Mapping[str, str]) -> list[Twins]:
-    """Values whose cells have equal pixels though their settings differ, those that are equal
-    everywhere first.
+    """Values whose cells have equal pixels although their settings differ; those that are equal
+    everywhere come first.
 
     `pixels` holds the hash of every finished cell. A place is one choice of values on the other
-    axes; places where one of two cells is missing, or where both are one and the same cell, count
-    neither way.
+    axes. Places where one of two cells is missing, or where both are the same cell, do not count.
     """
     found = []
     for number, axis in enumerate(plan.axes):
@@ -108,9 +107,7 @@ def find(plan: Plan, pixels: Mapping[str, str]) -> list[Twins]:
 
 
 def _joined(pairs: set[tuple[int, int]]) -> list[tuple[int, ...]]:
-    """Groups of values in which every two are a pair; a value stands in the first group that it
-    fits.
-    """
+    """Groups of values of which any two are a pair; a value joins the first group that it fits."""
     groups: list[list[int]] = []
     for one in sorted({value for pair in pairs for value in pair}):
         for group in groups:

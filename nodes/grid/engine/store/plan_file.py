@@ -1,5 +1,5 @@
-"""plan.json of a grid, read in parts: most of it is the settings of the cells, and most readers want
-none of them or those of one cell.
+"""plan.json of a grid, read in parts: most of it is the settings of its cells, and most readers
+need none of them or those of one cell.
 
 The parts are found by the layout in which this pack writes the file. A file in another layout is
 read as a whole.
