@@ -1,8 +1,8 @@
 """The file of a cell: pixels, the graph that makes them, whose cell it is, and proof that it is
 whole.
 
-A PNG has a checksum over every part. A WebP has none, so a chunk with the SHA-256 of all that is
-before it goes to its end; readers pass over chunks that they do not know.
+A PNG has a checksum for every part. A WebP has none, so it ends with a chunk that holds the SHA-256
+of everything before it; readers skip chunks that they do not know.
 """
 
 from __future__ import annotations
@@ -27,20 +27,18 @@ WEBP_SIDE = 16_383
 """The longest side of a WebP."""
 
 PNG_LEVEL = 1
-"""Half the time of level 4, for files a fifth larger."""
+"""Takes half the time of level 4; files are a fifth larger."""
 
 NOTE = "cocktail"
-"""The text in a file that says which cell of which numerics class it is."""
+"""The text in a file that names its cell and its numerics class."""
 
 WEBP_CHUNK = b"CKTL"
 EXIF_MAKE, EXIF_MODEL, EXIF_SOFTWARE = 0x010F, 0x0110, 0x0131
-"""Where ComfyUI looks for the workflow and the prompt of a WebP, and where our note is."""
+"""Where ComfyUI looks for the workflow and the prompt in a WebP, and where our note is."""
 
 
 def format_for(pixels: numpy.ndarray, save_as: str) -> str:
-    """The format that is asked for, or PNG for a picture [height, width, 3] that is too large for
-    it.
-    """
+    """The format asked for, or PNG if a picture [height, width, 3] is too large for it."""
     return PNG if max(pixels.shape[:2]) > WEBP_SIDE else save_as
 
 
@@ -66,14 +64,12 @@ def encode(
 
 
 def fault(path: Path, key: str) -> str | None:
-    """What is wrong with the file of a finished cell; None when it is whole and, if it says so,
-    that cell's.
-    """
+    """What is wrong with a cell's file; None if it is whole and does not name another cell."""
     return examine(path, key)[0]
 
 
 def examine(path: Path, key: str) -> tuple[str | None, dict[str, Any]]:
-    """What `fault` says of the file of a cell, and the note in it."""
+    """What `fault` says about the file of a cell, and the note in it."""
     data = path.read_bytes()
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         note = _png_note(data)
@@ -112,9 +108,7 @@ def _webp(picture: Any, texts: dict[str, str]) -> bytes:
 
 
 def _png_note(data: bytes) -> dict[str, Any] | None:
-    """The note of a whole PNG, {} without one; None when any part of the file is not as it was
-    written.
-    """
+    """The note in a PNG, {} without one; None if any part of the file is damaged."""
     at, note = 8, {}
     while at + 12 <= len(data):
         (length,) = struct.unpack(">I", data[at : at + 4])
