@@ -1,6 +1,6 @@
 """Grids beside ComfyUI's own functions and its queue, with miniature checkpoints on this machine.
 
-    python benchmarks/grid.py --comfyui PATH [--parts bare merge queue long]
+    python benchmarks/grid.py --comfyui PATH [--parts bare merge queue long poll]
 
 Run it with ComfyUI's Python on a quiet machine; it needs 8 GB of disk in the temporary folder and
 10 minutes. Prints a table and, on the last line, the figures as JSON:
@@ -17,6 +17,9 @@ merge_axis_gain      12 merges to files, loads and cells over the grid of 12 rat
                      least
 merge_alone_gain     the same without what both do alike: 12 merges to files and loads over 12
                      merges in memory
+states_s             seconds for the map of a grid of 20,000 cells of which 15,000 are finished,
+                     asked for again after one more cell; the log alone is log_again_s
+list_s               seconds for the list of grids with that one in it
 """
 
 from __future__ import annotations
@@ -41,7 +44,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-PARTS = ("bare", "merge", "queue", "long")
+PARTS = ("bare", "merge", "queue", "long", "poll")
 PROMPTS = [
     f"a {colour} {shape} on a white background"
     for shape in ("circle", "square", "triangle")
@@ -70,7 +73,8 @@ def main(arguments: Sequence[str]) -> int:
         base = Path(folder, "base")
         for name in ("models/checkpoints", "input", "output", "temp", "user", "custom_nodes"):
             (base / name).mkdir(parents=True)
-        make_checkpoints(base / "models" / "checkpoints", 13 if "long" in options.parts else 4)
+        if {*options.parts} - {"poll"}:
+            make_checkpoints(base / "models" / "checkpoints", 13 if "long" in options.parts else 4)
         if {"bare", "merge"} & set(options.parts):
             start_comfyui(options.comfyui, base)
         if "bare" in options.parts:
@@ -88,6 +92,8 @@ def main(arguments: Sequence[str]) -> int:
                     found.update(long(server))
             finally:
                 server.stop()
+        if "poll" in options.parts:
+            found.update(poll(Path(folder, "grids")))
     import torch
 
     print(
@@ -410,6 +416,43 @@ def long(server: Any) -> dict[str, Any]:
         "long_s": seconds,
         "rss_first_mb": first // 10**6,
         "rss_last_mb": last // 10**6,
+    }
+
+
+def poll(grids: Path) -> dict[str, Any]:
+    """What the page asks for while a large grid is rendered."""
+    as_packages()
+    from cocktail.nodes.grid.engine.axes.typed import typed_axis
+    from cocktail.nodes.grid.engine.plan.of_settings import make_plan
+    from cocktail.nodes.grid.engine.store.export import states
+    from cocktail.nodes.grid.engine.store.store import Store, list_grids
+
+    seeds = typed_axis("seed", "1-200", {})
+    prompts = typed_axis("prompt", "\n".join(f"a red circle, {n}" for n in range(100)), {})
+    fixed = {"checkpoint": "model", "prompt": "", "seed": 1, **FIXED}
+    plan = make_plan("large", fixed, [seeds, prompts], lambda kind, name: name)
+    store, made = Store(grids / plan.name), plan.cells[:15_000]
+    store.save_plan(plan)
+    with (store.folder / "cells.jsonl").open("w", encoding="utf-8") as log:
+        for cell in made:
+            file = store.cell_path(cell.key)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
+            line = {"key": cell.key, "time": 1.0, "status": "finished", "bytes": 1, "load_s": 1.0}
+            log.write(json.dumps({**line, "settings": cell.settings.to_json()}) + "\n")
+
+    def seconds(ask: Any) -> float:
+        started = time.monotonic()
+        ask()
+        return time.monotonic() - started
+
+    log_first_s = seconds(store.failures)
+    store.save_failure(plan.cells[-1], "out of memory")
+    return {
+        "log_first_s": log_first_s,
+        "log_again_s": seconds(store.failures),
+        "states_s": seconds(lambda: states(store)),
+        "list_s": seconds(lambda: list_grids(grids)),
     }
 
 
