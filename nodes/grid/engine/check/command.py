@@ -1,12 +1,12 @@
-"""Renders random cells of a grid again, without a server, and says whether they are what is on
-disk.
+"""Renders random cells of a grid again, without a server, and says whether they are equal to the
+files on disk.
 
     python custom_nodes/cocktail/nodes/grid/engine/check/command.py GRID --cells 8 --
     --base-directory DIR
 
-Run it with ComfyUI's Python. What follows `--` are the arguments ComfyUI is started with, so that
-folders and precision are the same. Ends with 0 if all cells are equal, 1 if any differs, 2 if the
-check could not be made.
+Run it with ComfyUI's Python. Everything after `--` is passed to ComfyUI, so that folders and
+precision are the same as usual. The exit status is 0 if all cells are equal, 1 if any differs, 2 if
+the check failed.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("grid", help="name of the grid, a folder in output/cocktail/grids")
     parser.add_argument("--cells", type=int, default=4, help="how many cells to render again")
-    parser.add_argument("--seed", type=int, default=0, help="another one draws other cells")
+    parser.add_argument("--seed", type=int, default=0, help="another number picks other cells")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON")
     parser.add_argument(
         "--comfyui",
         type=Path,
         default=PACK.parent.parent,
-        help="ComfyUI's folder, if the pack is not in it",
+        help="ComfyUI's folder, if this pack is not inside it",
     )
     options = parser.parse_args(own)
     if not (options.comfyui / "main.py").is_file():
@@ -45,9 +45,9 @@ def main(arguments: Sequence[str]) -> int:
     if options.cells < 1:
         parser.error("--cells must be 1 or more")
     start_comfyui(options.comfyui, comfyui_arguments)
-    from cocktail.nodes.grid.engine.check.check import check
-    from cocktail.nodes.grid.engine.errors import GridError
-    from cocktail.trainer.files import write_json
+    from .....trainer.files import write_json
+    from ..errors import GridError
+    from .check import check
 
     try:
         result = check(
@@ -63,8 +63,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def start_comfyui(folder: Path, arguments: Sequence[str]) -> None:
-    """Make ComfyUI's modules importable, with its folders and switches as its main.py sets them,
-    and this pack as `cocktail`.
+    """Make ComfyUI's modules importable, with folders and switches as its main.py sets them, and
+    this pack as `cocktail`.
     """
     import types
 
@@ -101,4 +101,5 @@ def start_comfyui(folder: Path, arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
+    __package__ = "cocktail.nodes.grid.engine.check"
     sys.exit(main(sys.argv[1:]))
