@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from cocktail.nodes.grid.engine.cell.stock import StockCell
 from cocktail.nodes.grid.engine.plan.of_settings import make_plan
 from cocktail.nodes.grid.engine.store.export import manifest, settings_of, write
-from cocktail.nodes.grid.engine.store.store import Store
+from cocktail.nodes.grid.engine.store.plan_file import read_plan_file
+from cocktail.nodes.grid.engine.store.store import Store, list_grids
+from cocktail.trainer.files import write_json
 
 from .drawn import Drawn, draw_grid
 from .test_plan import FIXED, content_of, typed
@@ -48,7 +51,29 @@ def test_manifest_and_table_tell_how_every_cell_stands(tmp_path: Path):
 def test_the_settings_of_a_cell_come_back_as_they_were(tmp_path: Path):
     plan = make_plan("g", FIXED, [typed("LoRA", "none, ink:0.5")], content_of)
     Store(tmp_path).save_plan(plan)
-    for cell in plan.cells:
-        assert settings_of(Store(tmp_path), cell.key) == cell.settings
-        assert StockCell.from_json(json.loads(json.dumps(cell.settings.to_json()))) == cell.settings
+    for one in plan.cells:
+        assert settings_of(Store(tmp_path), one.key) == one.settings
+        assert StockCell.from_json(json.loads(json.dumps(one.settings.to_json()))) == one.settings
     assert settings_of(Store(tmp_path), "0" * 64) is None
+
+
+def test_a_prompt_that_looks_like_a_plan_hides_no_cell(tmp_path: Path):
+    """The keys and one cell are found in the text of plan.json without reading all of it."""
+    sly = '\n "cells": [\n  {\n   "position": [0],\n   "key": "k",\n   "settings": {}\n  }\n ]'
+    plan = make_plan("g", {**FIXED, "negative_prompt": sly}, [typed("seed", 1, 2)], content_of)
+    store = Store(tmp_path / "g")
+    draw_grid(replace(plan, cells=plan.cells[:1]), store.folder, Drawn())
+    store.save_plan(plan)
+    assert read_plan_file(store.folder / "plan.json").keys == [one.key for one in plan.cells]
+    assert settings_of(store, plan.cells[1].key) == plan.cells[1].settings
+    assert settings_of(store, "k") is None
+    assert list_grids(tmp_path) == [{"name": "g", "cells": 2, "finished": 1, "failed": 0}]
+
+
+def test_a_cell_of_a_workflow_is_found_though_a_node_has_an_input_called_cells(tmp_path: Path):
+    workflow = {"1": {"class_type": "CheckGrid", "inputs": {"cells": ["2", 0], "key": "x"}}}
+    head = {"format": 1, "workflow": workflow, "output": "1"}
+    cell = {"position": [0], "key": "k", "settings": {"1.seed": 3}}
+    write_json(tmp_path / "plan.json", {**head, "cells": [cell]})
+    found = read_plan_file(tmp_path / "plan.json")
+    assert (found.head, found.keys, found.cell("k")) == (head, ["k"], cell)
