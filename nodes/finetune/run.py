@@ -14,43 +14,18 @@ from ...trainer.errors import TrainerError
 from ...trainer.jobs.queue import enqueue
 from ...trainer.model.single_file import check_sd15
 from ...trainer.runs import Base, Paths, Run, State, create_run
-from ...trainer.settings.groups import GROUPS
-from ...trainer.settings.run_settings import CHOICES, LATER, RANGES, RunSettings
+from ...trainer.settings.run_settings import LATER, RunSettings
 from .. import types
 from ..host import names
 from ..host.progress import Progress, show_text, stop_if_interrupted
 from ..pictures import read_image
 from ..schema import opt, schema
 from . import supervisor
-from .setting_input import setting_input
+from .setting_input import group_inputs
 
 CATEGORY = "cocktail/fine-tune"
 POLL_S = 0.25
 
-TOOLTIPS = {
-    "resolution": "Side in pixels of the square whose area every bucket stays within, a multiple of the bucket step. 512 is what SD1.5 was made "
-    "for; 768 shows more detail and takes about 2.5 times as long a step.",
-    "bucket_step": "Sides of the buckets are multiples of this many pixels. 64 is usual; smaller steps crop less and make smaller groups.",
-    "epochs": "How often every pair is seen.",
-    "batch_size": "Pairs in one optimizer step. More need more memory and make steadier steps.",
-    "learning_rate": "AdamW's learning rate for the UNet. 1.5e-6 is EveryDream2's value for SD1.5; too high a rate ruins the model.",
-    "train_text_encoder": "Whether the text encoder learns too. Off saves memory and keeps what its words mean.",
-    "text_encoder_learning_rate": "AdamW's learning rate for the text encoder, when it learns.",
-    "conditional_dropout": "Share of the pairs, from 0 to 1, that are learned with an empty caption, so that CFG keeps working. 0.04 to 0.1 is usual.",
-    "clip_skip": "Which layer of the text encoder speaks to the UNet, counted from the end: 1 = the last one (-1 in ComfyUI), 2 = the one before "
-    "it (-2). Sample with the same number. EveryDream2's 0 and 1 both mean 1.",
-    "weight_decay": "AdamW's weight decay: how strongly weights are pulled towards 0. 0.01 is usual.",
-    "gradient_clip": "Largest length (L2 norm) that the gradient of UNet or text encoder may have in a step; longer ones are scaled down. 0 = no limit.",
-    "seed": "Decides order, noise, noise levels and dropout. Same seed, base and pairs: same result, bit for bit on a CPU.",
-    "save_every_epochs": "A checkpoint is saved after every so many epochs, after the last, and whenever the validation loss is the lowest so far.",
-    "validation_timesteps": "At how many noise levels every validation pair is measured. More make a steadier figure and take longer.",
-    "precision": "Arithmetic of the network: bf16 is faster and needs half the memory; fp32 is exact; fp16 is for older NVIDIA cards. Weights, noise "
-    "and loss are always fp32.",
-    "bucket_table": "Which sizes pictures are fitted to: generated from resolution and bucket step, or EveryDream2's own for resolutions from 256 to "
-    "1536 that are multiples of 64.",
-    "save_precision": "How saved checkpoints store the trained weights. fp16: 2 bytes a number, what most tools expect. bf16: 2 bytes, coarser with a "
-    "wider range. fp32: 4 bytes.",
-}
 ADVANCED = (
     "bucket_step",
     "weight_decay",
@@ -60,15 +35,6 @@ ADVANCED = (
     "save_precision",
     "bucket_table",
 )
-STEPS = {
-    "learning_rate": 1e-7,
-    "text_encoder_learning_rate": 1e-7,
-    "conditional_dropout": 0.01,
-    "weight_decay": 0.001,
-    "gradient_clip": 0.1,
-    "resolution": 8,
-    "bucket_step": 8,
-}
 
 
 class CocktailTrainingSettings(io.ComfyNode):
@@ -91,10 +57,8 @@ class CocktailTrainingSettings(io.ComfyNode):
                 "EveryDream2",
             ],
             inputs=[
-                *(
-                    _setting(field)
-                    for field in dataclasses.fields(RunSettings)
-                    if field.name not in GROUPS
+                *group_inputs(
+                    RunSettings, ADVANCED, **{name: {"optional": True} for name in LATER}
                 ),
                 types.Settings.Input(
                     "settings",
@@ -132,22 +96,6 @@ class CocktailTrainingSettings(io.ComfyNode):
     @classmethod
     def execute(cls, settings: RunSettings | None = None, **values: Any) -> io.NodeOutput:
         return io.NodeOutput(dataclasses.replace(settings or RunSettings(), **values))
-
-
-def _setting(field: dataclasses.Field) -> io.Input:
-    """The input of one run setting, with the trainer's own default and range."""
-    low, high = RANGES.get(field.name, (None, None))
-    return setting_input(
-        field.name,
-        field.default,
-        TOOLTIPS[field.name],
-        low,
-        high,
-        CHOICES.get(field.name, ()),
-        STEPS.get(field.name),
-        advanced=field.name in ADVANCED,
-        optional=field.name in LATER,
-    )
 
 
 class CocktailBase(io.ComfyNode):

@@ -5,53 +5,58 @@ out.
 from __future__ import annotations
 
 import dataclasses
-import math
-from dataclasses import dataclass, fields
-from typing import Any, TypeVar
+from collections.abc import Iterable
+from dataclasses import MISSING, dataclass, fields
+from functools import cache
+from typing import Any, ClassVar, TypeVar, get_args, get_origin, get_type_hints
 
 from ..errors import TrainerError, nearest
 
 G = TypeVar("G", bound="Group")
 
+WORDS: dict[type | None, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    tuple: "a list",
+    list: "a list",
+    dict: "an object",
+    None: "null",
+}
+
 
 def setting(
     default: Any,
     text: str,
-    low: float | None = None,
-    high: float | None = None,
+    between: tuple[float, float] | None = None,
     choices: tuple[str, ...] = (),
     step: float | None = None,
 ) -> Any:
-    """A field of a group: its default, what it means (the node's tooltip), its bounds or its
-    choices, the node's step.
+    """A field of a group: its default (MISSING if it must be given), what it means (the node's
+    tooltip), its bounds or choices, and the step of its widget. A whole number must be a multiple
+    of its step.
     """
-    known = {"text": text, "low": low, "high": high, "choices": choices, "step": step}
+    known = {"text": text, "between": between, "choices": choices, "step": step}
     return dataclasses.field(default=default, metadata=known)
 
 
 @dataclass(frozen=True)
 class Group:
-    """Base of all groups. Types follow the defaults, bounds and choices stand in each field's
-    metadata.
+    """Base of all groups. A value must be of the type its field is annotated with: bool, int,
+    float, str, another group, or a tuple of one of these.
     """
+
+    CALLED: ClassVar[str] = "run setting"
+    """What messages call a setting of this group."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value = check_type(self.path(field.name), getattr(self, field.name), field.default)
+            value = self._checked(field, getattr(self, field.name), "")
             object.__setattr__(self, field.name, value)
-            low, high = field.metadata.get("low"), field.metadata.get("high")
-            check_value(self.path(field.name), value, low, high, field.metadata.get("choices"))
-
-    @classmethod
-    def path(cls, name: str) -> str:
-        """How a message names a setting of this group."""
-        return f"{cls.__name__.removesuffix('Settings').lower()}.{name}"
 
     def to_json(self) -> dict[str, Any]:
-        values = dataclasses.asdict(self)
-        return {
-            key: list(value) if isinstance(value, tuple) else value for key, value in values.items()
-        }
+        return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
 
     def changed(self) -> dict[str, Any]:
         """The settings that are not at their defaults."""
@@ -63,60 +68,82 @@ class Group:
 
     @classmethod
     def from_json(cls: type[G], value: Any, prefix: str = "") -> G:
-        """Raises TrainerError for an unknown key, naming the nearest known one, and for a wrong
-        value.
+        """Raises TrainerError for an unknown key, naming the nearest known one, and for a missing
+        or wrong value.
 
-        `prefix` is how messages name the group, such as "text_encoder_optimizer."; without it the
-        group's kind.
+        `prefix` is how messages name the group, such as "text_encoder_optimizer.".
         """
-        prefix = prefix or cls.path("")
-        check_keys(cls, value, prefix)
-        for field in fields(cls):
-            if field.name in value:
-                entry = check_type(prefix + field.name, value[field.name], field.default)
-                low, high = field.metadata.get("low"), field.metadata.get("high")
-                check_value(prefix + field.name, entry, low, high, field.metadata.get("choices"))
-        return cls(**value)
+        if not isinstance(value, dict):
+            group = prefix.rstrip(".") or f"The {cls.CALLED}s"
+            raise TrainerError(f"{group} must be a JSON object.")
+        known = {prefix + field.name: field for field in fields(cls)}
+        for key in value:
+            if prefix + key not in known:
+                hint = nearest(prefix + key, known, lambda name: name[len(prefix) :])
+                raise TrainerError(f"Unknown {cls.CALLED} {prefix + key!r}.{hint}")
+        for path, field in known.items():
+            if field.default is MISSING and field.name not in value:
+                raise TrainerError(f"{cls.CALLED.capitalize()} {path} is missing.")
+        return cls(**{key: cls._checked(known[prefix + key], value[key], prefix) for key in value})
+
+    @classmethod
+    def _checked(cls, field: dataclasses.Field, value: Any, prefix: str) -> Any:
+        return _checked(
+            cls.CALLED, prefix + field.name, value, _types(cls)[field.name], **field.metadata
+        )
 
 
-def check_keys(cls: type, value: Any, prefix: str = "") -> None:
-    """Raise TrainerError when a JSON object has a key that is no field of `cls`."""
-    if not isinstance(value, dict):
-        raise TrainerError(f"{prefix.rstrip('.') or 'Run settings'} must be a JSON object.")
-    known = [field.name for field in fields(cls)]
-    for key in value:
-        if key not in known:
-            hint = nearest(
-                prefix + key, [prefix + name for name in known], lambda name: name[len(prefix) :]
-            )
-            raise TrainerError(f"Unknown run setting {prefix + key!r}.{hint}")
-
-
-def check_type(path: str, value: Any, default: Any) -> Any:
-    """The value, an int made a float where the default is one. Raises TrainerError when it is of
-    another type.
+def check_type(path: str, value: Any, types: Iterable[type | None]) -> None:
+    """Raise TrainerError when a value is of none of these types; a whole number is a number, too,
+    and None stands for null.
     """
-    wanted = type(default)
-    if wanted is float and type(value) is int:
-        return float(value)
-    if wanted is tuple and type(value) is list:
-        return tuple(value)
-    if type(value) is not wanted:
-        raise TrainerError(
-            f"Run setting {path} must be of type {wanted.__name__}, but is {value!r}."
+    types = tuple(types)
+    kind = None if value is None else type(value)
+    if kind not in types and not (kind is int and float in types):
+        wanted = " or ".join(WORDS[one] for one in types)
+        raise TrainerError(f"{path} is {value!r:.200}; it must be {wanted}.")
+
+
+def _checked(
+    called: str,
+    path: str,
+    value: Any,
+    wanted: Any,
+    between: tuple[float, float] | None = None,
+    choices: tuple[str, ...] = (),
+    step: float | None = None,
+    **_: Any,
+) -> Any:
+    """The value as the group keeps it: lists as tuples, objects as groups, whole numbers as floats
+    where they belong. Raises TrainerError when it does not fit.
+    """
+    kind = get_origin(wanted) or wanted
+    where = f"{called.capitalize()} {path}"
+    if issubclass(kind, Group):
+        return value if isinstance(value, kind) else kind.from_json(value, f"{path}.")
+    if kind is tuple:
+        check_type(where, value, (tuple if isinstance(value, tuple) else list,))
+        entry = get_args(wanted)[0]
+        return tuple(
+            _checked(called, f"{path}[{number}]", one, entry, between, choices, step)
+            for number, one in enumerate(value)
         )
-    return value
-
-
-def check_value(
-    path: str, value: Any, low: float | None, high: float | None, choices: Any = ()
-) -> None:
-    """Raise TrainerError when a value is outside its bounds or none of its choices."""
-    if low is not None and high is not None and not low <= value <= high:
-        raise TrainerError(f"Run setting {path} is {value}; it must be between {low} and {high}.")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise TrainerError(f"Run setting {path} is {value}; it must be a finite number.")
+    check_type(where, value, (kind,))
+    if between and not between[0] <= value <= between[1]:
+        raise TrainerError(f"{where} is {value}; it must be between {between[0]} and {between[1]}.")
     if choices and value not in choices:
-        raise TrainerError(
-            f"Run setting {path} is {value!r}; it must be one of {', '.join(choices)}."
-        )
+        raise TrainerError(f"{where} is {value!r:.200}; it must be one of {', '.join(choices)}.")
+    if kind is int and step and value % step:
+        raise TrainerError(f"{where} is {value}; it must be a multiple of {step}.")
+    return kind(value)
+
+
+@cache
+def _types(group: type[Group]) -> dict[str, Any]:
+    return get_type_hints(group)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Group):
+        return value.to_json()
+    return [_plain(entry) for entry in value] if isinstance(value, tuple) else value

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..data.buckets import TABLES, make_buckets
 from ..errors import TrainerError
-from .group import check_keys, check_type, check_value
+from .group import Group, setting
 from .groups import (
     GROUPS,
     ComputeSettings,
@@ -26,45 +26,115 @@ from .groups import (
 
 
 @dataclass(frozen=True)
-class RunSettings:
+class RunSettings(Group):
     """What a fine-tune does with its base and its dataset.
 
-    Defaults follow EveryDream2's 2023 baseline for Stable Diffusion 1.5, with bf16 in place of
+    Defaults follow EveryDream2's 2023 baseline for Stable Diffusion 1.5, with bf16 instead of
     fp16.
     """
 
-    resolution: int = 512
-    """Side in pixels of the square whose area every bucket stays within."""
-    bucket_step: int = 64
-    """Sides of buckets are multiples of this, in pixels; a multiple of 8."""
-    epochs: int = 10
-    batch_size: int = 4
-    learning_rate: float = 1.5e-6
-    """AdamW's learning rate for the UNet."""
-    train_text_encoder: bool = True
-    text_encoder_learning_rate: float = 1.5e-6
-    conditional_dropout: float = 0.04
-    """Share of draws in which the caption is replaced by the empty one (classifier-free guidance).
-    """
-    clip_skip: int = 1
-    """1 = last layer, 2 = the one before it (A1111's numbers)."""
-    weight_decay: float = 0.01
-    gradient_clip: float = 1.0
-    """Largest L2 norm of the gradient of each trained part; 0 = no clipping."""
-    seed: int = 555
-    save_every_epochs: int = 1
-    validation_timesteps: int = 4
-    """Noise levels at which every validation pair is measured, one in each equal stretch of the
-    schedule.
-    """
-    precision: str = "bf16"
-    """Autocast of the forward and backward pass: bf16, fp32, or fp16 on a GPU. Weights, loss and
-    noise are always fp32.
-    """
-    save_precision: str = "fp16"
-    """Type of the trained tensors in saved checkpoints: fp16, bf16 or fp32."""
-    bucket_table: str = "generated"
-    """Which sizes there are at a resolution: generated ones, or EveryDream2's."""
+    resolution: int = setting(
+        512,
+        "Side in pixels of the square whose area no bucket exceeds, a multiple of the bucket step. "
+        "SD1.5 was trained at 512; 768 shows more detail and takes about 2.5 times as long for "
+        "each step.",
+        between=(64, 2048),
+        step=8,
+    )
+    bucket_step: int = setting(
+        64,
+        "The sides of the buckets are multiples of this many pixels. 64 is usual; smaller steps "
+        "crop less, but there are more buckets with fewer pictures each.",
+        between=(8, 128),
+        step=8,
+    )
+    epochs: int = setting(10, "How many times every pair is seen.", between=(1, 10_000))
+    batch_size: int = setting(
+        4,
+        "Pairs in a batch. More need more memory and make the steps less noisy.",
+        between=(1, 1024),
+    )
+    learning_rate: float = setting(
+        1.5e-6,
+        "Learning rate of the UNet. 1.5e-6 is EveryDream2's value for SD1.5 and AdamW; a rate that "
+        "is too high ruins the model.",
+        between=(0.0, 1.0),
+        step=1e-7,
+    )
+    train_text_encoder: bool = setting(
+        True,
+        "Train the text encoder too. Without it the run needs less memory and words keep their "
+        "meaning.",
+    )
+    text_encoder_learning_rate: float = setting(
+        1.5e-6,
+        "Learning rate of the text encoder, if it is trained.",
+        between=(0.0, 1.0),
+        step=1e-7,
+    )
+    conditional_dropout: float = setting(
+        0.04,
+        "Share of the pairs, from 0 to 1, that are trained with an empty caption so that CFG keeps "
+        "working. 0.04 to 0.1 is usual.",
+        between=(0.0, 1.0),
+        step=0.01,
+    )
+    clip_skip: int = setting(
+        1,
+        "Which layer of the text encoder the UNet reads, counted from the end: 1 = the last one "
+        "(-1 in ComfyUI), 2 = the one before it (-2). Sample with the same value. EveryDream2's 0 "
+        "and 1 both mean 1.",
+        between=(1, 12),
+    )
+    weight_decay: float = setting(
+        0.01,
+        "How strongly weights are pulled towards 0. 0.01 is usual.",
+        between=(0.0, 1.0),
+        step=0.001,
+    )
+    gradient_clip: float = setting(
+        1.0,
+        "Largest L2 norm that the gradient of the UNet or the text encoder may have in a step; "
+        "larger ones are scaled down. 0 = no limit.",
+        between=(0.0, 1000.0),
+        step=0.1,
+    )
+    seed: int = setting(
+        555,
+        "Decides order, noise, noise levels and dropout. The same seed, base and pairs give the "
+        "same result, bit for bit on a CPU.",
+        between=(0, 2**53 - 1),
+    )
+    save_every_epochs: int = setting(
+        1,
+        "Epochs between checkpoints. One is also saved at the end and whenever the validation loss "
+        "is the lowest so far.",
+        between=(1, 10_000),
+    )
+    validation_timesteps: int = setting(
+        4,
+        "The number of noise levels at which each validation pair is measured, one in each equal "
+        "part of the schedule. More give a steadier loss and take longer.",
+        between=(1, 100),
+    )
+    precision: str = setting(
+        "bf16",
+        "Precision of the forward and backward pass. bf16 is faster and needs half the memory; "
+        "fp32 is exact; fp16 is for older NVIDIA GPUs. Weights, noise and loss are always fp32.",
+        choices=("bf16", "fp32", "fp16"),
+    )
+    save_precision: str = setting(
+        "fp16",
+        "How saved checkpoints store the trained weights. fp16: 2 bytes per number, which most "
+        "tools expect. bf16: 2 bytes, less exact with a wider range. fp32: 4 bytes.",
+        choices=("fp16", "bf16", "fp32"),
+    )
+    bucket_table: str = setting(
+        "generated",
+        "Which sizes pictures are fitted to: sizes generated from resolution and bucket step, or "
+        "EveryDream2's own, for resolutions from 256 to 1536 that are multiples of 64.",
+        choices=TABLES,
+    )
     unet_optimizer: OptimizerSettings = OptimizerSettings()
     text_encoder_optimizer: OptimizerSettings = OptimizerSettings()
     layers: LayersSettings = LayersSettings()
@@ -78,29 +148,18 @@ class RunSettings:
     logging: LoggingSettings = LoggingSettings()
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = check_type(field.name, getattr(self, field.name), field.default)
-            object.__setattr__(self, field.name, value)
-            low, high = RANGES.get(field.name, (None, None))
-            check_value(field.name, value, low, high, CHOICES.get(field.name))
+        super().__post_init__()
         if not self.layers.train_unet and not self.train_text_encoder:
             raise TrainerError(
-                "Neither the UNet nor the text encoder is to learn. Switch one of them on."
+                "Neither the UNet nor the text encoder is trained. Switch one of them on."
             )
         if self.bucket_table == "EveryDream2":
             make_buckets(self.resolution, self.bucket_step, table=self.bucket_table)
-        for name, step in (("bucket_step", 8), ("resolution", 8), ("resolution", self.bucket_step)):
-            if getattr(self, name) % step:
-                raise TrainerError(
-                    f"Run setting {name} is {getattr(self, name)}; it must be a multiple of {step}."
-                )
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            field.name: value.to_json() if field.name in GROUPS else value
-            for field in fields(self)
-            for value in (getattr(self, field.name),)
-        }
+        if self.resolution % self.bucket_step:
+            raise TrainerError(
+                f"Run setting resolution is {self.resolution}; it must be a multiple of "
+                f"bucket_step, {self.bucket_step}."
+            )
 
     def identity(self) -> dict[str, Any]:
         """What counts for the identity of a run: the weights follow from it.
@@ -118,45 +177,9 @@ class RunSettings:
                 found[field.name] = value
         return found
 
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> RunSettings:
-        """Raises TrainerError for an unknown key, naming the nearest known one."""
-        check_keys(cls, value)
-        return cls(
-            **{
-                name: GROUPS[name].from_json(entry, f"{name}.")
-                if name in GROUPS and not isinstance(entry, GROUPS[name])
-                else entry
-                for name, entry in value.items()
-            }
-        )
-
-
-RANGES: dict[str, tuple[float, float]] = {
-    "resolution": (64, 2048),
-    "bucket_step": (8, 128),
-    "epochs": (1, 10_000),
-    "batch_size": (1, 1024),
-    "learning_rate": (0.0, 1.0),
-    "text_encoder_learning_rate": (0.0, 1.0),
-    "conditional_dropout": (0.0, 1.0),
-    "clip_skip": (1, 12),
-    "weight_decay": (0.0, 1.0),
-    "gradient_clip": (0.0, 1000.0),
-    "seed": (0, 2**53 - 1),
-    "save_every_epochs": (1, 10_000),
-    "validation_timesteps": (1, 100),
-}
-"""Smallest and largest value of every numeric setting; the settings node uses the same."""
-
-CHOICES: dict[str, tuple[str, ...]] = {
-    "precision": ("bf16", "fp32", "fp16"),
-    "save_precision": ("fp16", "bf16", "fp32"),
-    "bucket_table": TABLES,
-}
 
 LATER = ("bucket_table",)
 """Settings that came after the first runs were made: these have the identity they always had."""
 
 HARMLESS = ("samples", "saving", "logging")
-"""Groups that change nothing about the weights: they may change while a run is under way."""
+"""Groups that do not affect the weights: they may change while a run is under way."""
