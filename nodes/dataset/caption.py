@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ...trainer.data.caption.apply import MODES, apply_captions, set_captions
-from ...trainer.data.caption.captioner import DEVICES, DTYPES, RANGES, CaptionSettings
+from ...trainer.data.caption.captioner import DEVICES, DTYPES, CaptionSettings
 from ...trainer.data.caption.job import (
     ACTIVE,
     CaptionState,
@@ -86,7 +86,7 @@ class CocktailCaptionDataset(io.ComfyNode):
                     "max_new_tokens",
                     default=75,
                     min=1,
-                    max=int(RANGES["max_new_tokens"][1]),
+                    max=1024,
                     tooltip="Longest caption, in the model's own tokens.",
                 ),
                 io.Int.Input(

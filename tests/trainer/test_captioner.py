@@ -194,7 +194,7 @@ def test_a_model_of_another_kind_is_refused(models):
     ("values", "words"),
     [
         ({"num_beams": 0}, "num_beams is 0; it must be between 1 and 16"),
-        ({"temperature": "hot"}, "temperature must be of type float"),
+        ({"temperature": "hot"}, "temperature is 'hot'; it must be a number"),
         ({"kind": "clip"}, "must be one of auto, blip"),
     ],
 )

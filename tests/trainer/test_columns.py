@@ -138,9 +138,9 @@ def test_a_mapping_that_does_not_fit_the_table_is_refused(mapping, said):
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        ({"immage": "a"}, "Unknown entry 'immage' in the column mapping. Did you mean image?"),
-        ({"image": 5}, "Entry image of the column mapping must hold column names, but is 5."),
-        ({"captions": "a"}, "Entry captions of the column mapping must hold column names, but is 'a'."),
+        ({"immage": "a"}, "Unknown column mapping entry 'immage'. Did you mean image?"),
+        ({"image": 5}, "Column mapping entry image is 5; it must be a text."),
+        ({"captions": "a"}, "Column mapping entry captions is 'a'; it must be a list."),
     ],
 )  # fmt: skip
 def test_a_mapping_in_json_is_checked(value, said):

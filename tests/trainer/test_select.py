@@ -538,12 +538,12 @@ def test_a_stopped_selection_leaves_nothing_behind(make_table, tmp_path, action)
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"kinds": ("picture",)}, "kinds names 'picture'; it knows grid, variation"),
+        ({"kinds": ("picture",)}, "kinds[0] is 'picture'; it must be one of grid, variation"),
         ({"raw": "yes"}, "raw is 'yes'; it must be one of any, style_raw, stylize"),
         ({"min_words": -1}, "min_words is -1; it must be between 0"),
-        ({"sample": 1.5}, "sample must be of type int, but is 1.5"),
-        ({"deduplicate": 1}, "deduplicate must be of type bool, but is 1"),
-        ({"where": None}, "where must be of type str, but is None"),
+        ({"sample": 1.5}, "sample is 1.5; it must be a whole number"),
+        ({"deduplicate": 1}, "deduplicate is 1; it must be true or false"),
+        ({"where": None}, "where is None; it must be a text"),
         ({"top_user": 5}, "Unknown selection setting 'top_user'. Did you mean top_users?"),
     ],
 )

@@ -5,6 +5,7 @@ out.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, fields
 from functools import cache
@@ -130,7 +131,9 @@ def _checked(
         )
     check_type(where, value, (kind,))
     if between and not between[0] <= value <= between[1]:
-        raise TrainerError(f"{where} is {value}; it must be between {between[0]} and {between[1]}.")
+        low, high = between
+        bounds = f"at least {low}" if high == math.inf else f"between {low} and {high}"
+        raise TrainerError(f"{where} is {value}; it must be {bounds}.")
     if choices and value not in choices:
         raise TrainerError(f"{where} is {value!r:.200}; it must be one of {', '.join(choices)}.")
     if kind is int and step and value % step:

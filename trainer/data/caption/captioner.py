@@ -9,13 +9,14 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from ...errors import TrainerError, nearest
+from ...errors import TrainerError
 from ...files import sha256_text
+from ...settings.group import Group, setting
 from ..image import open_rgb
 from .model_folder import KINDS, ModelFacts, check_model
 
@@ -33,97 +34,50 @@ TOKEN = re.compile(
 
 
 @dataclass(frozen=True)
-class CaptionSettings:
+class CaptionSettings(Group):
     """How a model captions pictures."""
 
-    model: str
-    """The model's folder: config.json, safetensors weights, the processor's and the tokenizer's
-    files.
-    """
-    kind: str = "auto"
-    """What the folder must hold: blip, florence2 or git; auto takes any picture-to-text model that
-    transformers knows.
-    """
-    prompt: str = ""
-    """For Florence-2 a task such as <CAPTION> (empty: <DETAILED_CAPTION>), for BLIP and GIT the
-    beginning of every caption, for chat models the question.
-    """
-    max_new_tokens: int = 75
-    num_beams: int = 3
-    temperature: float = 0.0
-    """0 = the likeliest words. Above 0 words are drawn; they depend only on `seed` and the picture.
-    """
-    seed: int = 0
-    batch_size: int = 8
-    """Pictures at once; when words are drawn, pictures are taken one by one."""
-    dtype: str = "auto"
-    """auto: fp32 on the CPU, bf16 on a GPU that supports it, otherwise fp16."""
-    device: str = "auto"
-    column: str = "model"
-    """The caption column that the texts are for."""
+    CALLED: ClassVar[str] = "caption setting"
 
-    def __post_init__(self) -> None:
-        for name, kind in TYPES.items():
-            value = getattr(self, name)
-            if kind is float and type(value) is int:
-                object.__setattr__(self, name, float(value))
-            elif type(value) is not kind:
-                raise TrainerError(
-                    f"Caption setting {name} must be of type {kind.__name__}, but is {value!r}."
-                )
-        for name, (low, high) in RANGES.items():
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise TrainerError(
-                    f"Caption setting {name} is {value}; it must be between {low} and {high}."
-                )
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise TrainerError(
-                    f"Caption setting {name} is {getattr(self, name)!r}; "
-                    f"it must be one of {', '.join(choices)}."
-                )
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> CaptionSettings:
-        """Raises TrainerError for an unknown key, naming the nearest known one."""
-        known = [field.name for field in fields(cls)]
-        for key in value:
-            if key not in known:
-                raise TrainerError(f"Unknown caption setting {key!r}.{nearest(key, known)}")
-        return cls(**value)
+    model: str = setting(
+        MISSING,
+        "The model's folder: config.json, safetensors weights, the processor's and the "
+        "tokenizer's files.",
+    )
+    kind: str = setting(
+        "auto",
+        "What the folder must hold; auto takes any picture-to-text model that transformers knows.",
+        choices=KINDS,
+    )
+    prompt: str = setting(
+        "",
+        "For Florence-2 a task such as <CAPTION> (empty: <DETAILED_CAPTION>), for BLIP and GIT the "
+        "beginning of every caption, for chat models the question.",
+    )
+    max_new_tokens: int = setting(75, "Longest caption, in the model's own tokens.", (1, 1024))
+    num_beams: int = setting(3, "Wordings that are followed at the same time.", (1, 16))
+    temperature: float = setting(
+        0.0,
+        "0 = the likeliest words. Above 0 words are drawn; they depend only on `seed` and the "
+        "picture.",
+        (0.0, 2.0),
+    )
+    seed: int = setting(0, "Decides which words are drawn.", (0, 2**53 - 1))
+    batch_size: int = setting(8, "Pictures at once; when words are drawn, one by one.", (1, 256))
+    dtype: str = setting(
+        "auto",
+        "Arithmetic of the model. auto: fp32 on the CPU, bf16 on a GPU that supports it, otherwise fp16.",
+        choices=DTYPES,
+    )
+    device: str = setting(
+        "auto", "Where the model works. auto: the GPU if there is one.", choices=DEVICES
+    )
+    column: str = setting("model", "The caption column that the texts are for.")
 
     def wording(self) -> dict[str, Any]:
         """The settings that the words depend on, besides the model."""
         names = ("prompt", "max_new_tokens", "num_beams", "temperature", "seed", "dtype")
         return {name: getattr(self, name) for name in names}
-
-
-TYPES: dict[str, type] = {
-    "model": str,
-    "kind": str,
-    "prompt": str,
-    "max_new_tokens": int,
-    "num_beams": int,
-    "temperature": float,
-    "seed": int,
-    "batch_size": int,
-    "dtype": str,
-    "device": str,
-    "column": str,
-}
-RANGES: dict[str, tuple[float, float]] = {
-    "max_new_tokens": (1, 1024),
-    "num_beams": (1, 16),
-    "temperature": (0.0, 2.0),
-    "seed": (0, 2**53 - 1),
-    "batch_size": (1, 256),
-}
-"""Smallest and largest value of every numeric setting; the node uses the same."""
-CHOICES = {"kind": KINDS, "dtype": DTYPES, "device": DEVICES}
 
 
 @dataclass(frozen=True)

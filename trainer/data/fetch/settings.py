@@ -2,60 +2,45 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+import math
+from dataclasses import dataclass
+from typing import ClassVar
 
-from ...errors import TrainerError
+from ...settings.group import Group, setting
 
 ROBOTS = ("noai", "noimageai", "noindex", "noimageindex")
 RETRY = ("nothing", "transient", "all")
 
 
 @dataclass(frozen=True)
-class DownloadSettings:
-    """How to fetch. `per_host` is the share of `concurrency` that one host gets at most.
+class DownloadSettings(Group):
+    """How to fetch."""
 
-    `timeout_s` is the longest silence (while connecting, or between two pieces), `total_timeout_s`
-    the longest time for one attempt. A transient failure is tried `retries` more times: after
-    `backoff_s`, then twice that, and so on. Neither this nor a server's Retry-After waits longer
-    than `longest_wait_s`. `retry_failed` says which rows that failed in an earlier call are tried
-    again: "nothing", "transient" (timeouts, broken connections, busy servers) or "all".
-    """
+    CALLED: ClassVar[str] = "download setting"
 
-    concurrency: int = 32
-    per_host: int = 16
-    timeout_s: float = 20.0
-    total_timeout_s: float = 300.0
-    retries: int = 3
-    backoff_s: float = 1.0
-    longest_wait_s: float = 60.0
-    max_bytes: int = 50_000_000
-    max_pixels: int = 64_000_000
-    refused_robots_tags: tuple[str, ...] = ROBOTS
-    retry_failed: str = "nothing"
-    stop_when_dead: bool = True
-    keep_free_bytes: int = 500_000_000
-
-    def __post_init__(self) -> None:
-        """Raises TrainerError for values that no download can have."""
-        for name in ("concurrency", "per_host", "timeout_s", "total_timeout_s"):
-            if getattr(self, name) <= 0:
-                raise TrainerError(f"{name} is {getattr(self, name)}; it must be more than 0.")
-        for name in ("retries", "backoff_s", "longest_wait_s", "keep_free_bytes"):
-            if getattr(self, name) < 0:
-                raise TrainerError(f"{name} is {getattr(self, name)}; it must be 0 or more.")
-        for name in ("max_bytes", "max_pixels"):
-            if getattr(self, name) < 1:
-                raise TrainerError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        if self.retry_failed not in RETRY:
-            raise TrainerError(
-                f"retry_failed is {self.retry_failed!r}; it must be one of {', '.join(RETRY)}."
-            )
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> DownloadSettings:
-        tags = tuple(value.get("refused_robots_tags", ROBOTS))
-        return cls(**{**value, "refused_robots_tags": tags})
-
-    def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "refused_robots_tags": list(self.refused_robots_tags)}
+    concurrency: int = setting(32, "Pictures that are fetched at the same time.", (1, math.inf))
+    per_host: int = setting(16, "How many of them may come from one host.", (1, math.inf))
+    timeout_s: float = setting(
+        20.0, "Longest silence while connecting or between two pieces.", (0.001, math.inf)
+    )
+    total_timeout_s: float = setting(300.0, "Longest time for one attempt.", (0.001, math.inf))
+    retries: int = setting(3, "Further attempts after a transient failure.", (0, math.inf))
+    backoff_s: float = setting(
+        1.0, "Pause before the first of them; each further pause is twice as long.", (0.0, math.inf)
+    )
+    longest_wait_s: float = setting(
+        60.0, "Longest pause, even if a server's Retry-After asks for more.", (0.0, math.inf)
+    )
+    max_bytes: int = setting(50_000_000, "Largest file.", (1, math.inf))
+    max_pixels: int = setting(64_000_000, "Largest picture.", (1, math.inf))
+    refused_robots_tags: tuple[str, ...] = setting(
+        ROBOTS, "X-Robots-Tag values with which a picture is left out."
+    )
+    retry_failed: str = setting(
+        "nothing",
+        "Which rows that failed in an earlier call are tried again: nothing, transient (timeouts, "
+        "broken connections, busy servers) or all.",
+        choices=RETRY,
+    )
+    stop_when_dead: bool = setting(True, "Stop when all of the first links are dead.")
+    keep_free_bytes: int = setting(500_000_000, "Space on the disk that stays free.", (0, math.inf))

@@ -6,10 +6,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
 
 from ...errors import TrainerError, nearest
+from ...settings.group import Group
 
 SHOWN_ROWS = 5
 SHOWN_LETTERS = 60
@@ -18,13 +19,15 @@ ONE_USER_SHARE = 0.95
 
 
 @dataclass(frozen=True)
-class Mapping:
+class Mapping(Group):
     """The names of columns by what they hold; "" = the table has no such column.
 
     `content` holds whole Midjourney messages, `prompt` only texts, `arguments` parameters that are
     kept apart from the text. Without a `user` column, the user is the mention in `content`.
     `upscaled` holds true or false.
     """
+
+    CALLED: ClassVar[str] = "column mapping entry"
 
     preset: str = "generic"
     image: str = ""
@@ -38,27 +41,6 @@ class Mapping:
     version: str = ""
     aspect: str = ""
     captions: tuple[str, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "captions": list(self.captions)}
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Mapping:
-        """Raises TrainerError for an unknown key or a value that is not text."""
-        known = [field.name for field in fields(cls)]
-        for key, given in value.items():
-            if key not in known:
-                raise TrainerError(
-                    f"Unknown entry {key!r} in the column mapping.{nearest(key, known)}"
-                )
-            texts = given if key == "captions" and isinstance(given, list | tuple) else [given]
-            if not all(isinstance(text, str) for text in texts) or (
-                key == "captions" and not isinstance(given, list | tuple)
-            ):
-                raise TrainerError(
-                    f"Entry {key} of the column mapping must hold column names, but is {given!r}."
-                )
-        return cls(**{**value, "captions": tuple(value.get("captions", ()))})
 
     def columns(self) -> dict[str, str]:
         """Column names by role, without the roles that have no column; further captions are

@@ -10,12 +10,13 @@ from __future__ import annotations
 import os
 import secrets
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from ...errors import TrainerError, nearest
+from ...errors import TrainerError
 from ...files import publish, write_text
+from ...settings.group import Group, setting
 from ..tokens import LIMIT, count_tokens
 from .columns import Mapping, check
 from .condition import check_condition
@@ -34,81 +35,58 @@ from .midjourney import KINDS, layered, text_literal
 from .rejects import Rejects
 from .table import Table, check_compression, fingerprint
 
+COUNT = (0, 2**53 - 1)
 RAW = ("any", "style_raw", "stylize")
 IS_KEPT = "number IN (SELECT number FROM kept)"
 
 
 @dataclass(frozen=True)
-class SelectionSettings:
+class SelectionSettings(Group):
     """Which records of a table become pairs. Unfinished pictures and negative weights never do."""
 
-    kinds: tuple[str, ...] = ("upscaled",)
-    """What messages may show (midjourney.KINDS); empty = anything."""
-    raw: str = "style_raw"
-    """any, style_raw (`--style raw` or `--raw`), or stylize (`--stylize` given and at most
-    max_stylize).
-    """
-    max_stylize: int = 50
-    image_prompts: bool = False
-    """Keep prompts that contain pictures; their text does not describe the result."""
-    truncated: bool = True
-    """Keep prompts that Discord cut off (they end in "...")."""
-    min_words: int = 3
-    max_words: int = 0
-    """0 = no limit."""
-    max_tokens: int = 0
-    """Most CLIP tokens of a prompt; 0 = no limit, prompts beyond 75 are only counted."""
-    where: str = ""
-    """A further condition, one SQL expression over the columns of the result; empty = none."""
-    top_users: int = 0
-    """Only this many users, those with the most finished upscales in the whole table; 0 = everyone.
-    """
-    deduplicate: bool = True
-    """Of equal prompts, ignoring letter case, keep the first."""
-    per_user: int = 0
-    """Most pairs of one user, the first ones; 0 = no limit. Records without a user count as one
-    user.
-    """
-    sample: int = 0
-    """Number of pairs to draw, by `seed`; 0 = all."""
-    seed: int = 555
+    CALLED: ClassVar[str] = "selection setting"
 
-    def __post_init__(self) -> None:
-        if isinstance(self.kinds, list):
-            object.__setattr__(self, "kinds", tuple(self.kinds))
-        for field in fields(self):
-            value, wanted = getattr(self, field.name), type(field.default)
-            if type(value) is not wanted:
-                raise TrainerError(
-                    f"Selection setting {field.name} must be of type {wanted.__name__}, "
-                    f"but is {value!r}."
-                )
-            if wanted is int and not 0 <= value < 2**53:
-                raise TrainerError(
-                    f"Selection setting {field.name} is {value}; "
-                    f"it must be between 0 and {2**53 - 1}."
-                )
-        unknown = [kind for kind in self.kinds if kind not in KINDS]
-        if unknown:
-            raise TrainerError(
-                f"Selection setting kinds names {unknown[0]!r}; it knows {', '.join(KINDS)}."
-            )
-        if self.raw not in RAW:
-            raise TrainerError(
-                f"Selection setting raw is {self.raw!r}; it must be one of {', '.join(RAW)}."
-            )
-
-    def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "kinds": list(self.kinds)}
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> SelectionSettings:
-        """Raises TrainerError for an unknown key, naming the nearest known one."""
-        known = [field.name for field in fields(cls)]
-        for key in value:
-            if key not in known:
-                raise TrainerError(f"Unknown selection setting {key!r}.{nearest(key, known)}")
-        return cls(**value)
+    kinds: tuple[str, ...] = setting(
+        ("upscaled",), "What messages may show; empty = anything.", choices=KINDS
+    )
+    raw: str = setting(
+        "style_raw",
+        "any, style_raw (`--style raw` or `--raw`), or stylize (`--stylize` given and at most "
+        "max_stylize).",
+        choices=RAW,
+    )
+    max_stylize: int = setting(50, "The highest `--stylize` of raw = stylize.", COUNT)
+    image_prompts: bool = setting(
+        False, "Keep prompts that contain pictures; their text does not describe the result."
+    )
+    truncated: bool = setting(True, "Keep prompts that Discord cut off (they end in ...).")
+    min_words: int = setting(3, "The fewest words of a prompt.", COUNT)
+    max_words: int = setting(0, "The most words of a prompt; 0 = no limit.", COUNT)
+    max_tokens: int = setting(
+        0,
+        "The most CLIP tokens of a prompt; 0 = no limit, prompts beyond 75 are only counted.",
+        COUNT,
+    )
+    where: str = setting(
+        "", "A further condition: one SQL expression over the columns of the result; empty = none."
+    )
+    top_users: int = setting(
+        0,
+        "Only this many users, those with the most finished upscales in the whole table; "
+        "0 = everyone.",
+        COUNT,
+    )
+    deduplicate: bool = setting(
+        True, "Of prompts that differ at most in upper and lower case, keep the first."
+    )
+    per_user: int = setting(
+        0,
+        "The most pairs of one user, the first ones; 0 = no limit. Records without a user count as "
+        "one user.",
+        COUNT,
+    )
+    sample: int = setting(0, "Pairs to draw by `seed`; 0 = all.", COUNT)
+    seed: int = setting(555, "Decides which pairs are drawn.", COUNT)
 
 
 @dataclass(frozen=True)
