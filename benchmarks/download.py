@@ -31,11 +31,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from trainer.data.download import DownloadSettings, read_results
-
-from trainer import process
-from trainer.data import download_job
+from trainer.data.fetch import job as download_job
+from trainer.data.fetch.results import read_results
+from trainer.data.fetch.settings import DownloadSettings
 from trainer.files import write_json
+from trainer.jobs import process
 
 KINDS = {
     "slow": 5.0,
