@@ -36,6 +36,7 @@ from trainer.data.fetch.results import read_results
 from trainer.data.fetch.settings import DownloadSettings
 from trainer.files import write_json
 from trainer.jobs import process
+from trainer.jobs.job import ACTIVE
 
 KINDS = {
     "slow": 5.0,
@@ -139,12 +140,12 @@ def measure(folder: Path, rows: int, side: int, port: int) -> dict[str, Any]:
         folder, "benchmark", folder / "selection.parquet", settings, folder / "network.json"
     )
     before_s = time_until(job, lambda: job.state().done >= rows // 2)
-    process.kill(job)
-    while process.is_alive(job):
+    process.kill(job.folder)
+    while job.is_alive():
         time.sleep(0.01)
     images = job.folder / "images"
     there = {int(file.stem) for file in images.rglob("[0-9]*.*")}
-    after_s = time_until(job, lambda: job.state().status not in ("queued", "running"))
+    after_s = time_until(job, lambda: job.state().status not in ACTIVE)
     state, results = job.state(), read_results(job.folder)
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/asked") as answer:
         asked = json.load(answer)

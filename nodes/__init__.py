@@ -6,11 +6,10 @@ import os
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import dataset, merge, routes
+from . import dataset, merge, routes, supervisor
 from .finetune import pick as selection
 from .finetune import run as finetune
 from .finetune import settings as finetune_settings
-from .finetune import supervisor
 from .grid import render as grid
 from .grid.engine.feed import feeds
 from .grid.engine.feed.ray_worker import RENDERS_ONLY

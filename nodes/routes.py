@@ -13,9 +13,12 @@ from typing import Any
 from aiohttp import web
 
 from ..trainer.errors import TrainerError
-from ..trainer.runs import Run, list_runs
+from ..trainer.jobs.job import UNREADABLE, Unreadable
+from ..trainer.jobs.queue import Queue
+from ..trainer.runs import Run, State, list_runs
+from . import supervisor
 from .grid import routes as grid_routes
-from .host.names import BadName, check_name, cocktail_dir
+from .host.names import BadName, check_name, checkpoint_dir, cocktail_dir
 from .merge import routes as merge_routes
 
 
@@ -31,16 +34,24 @@ def add(table: web.RouteTableDef) -> None:
 
 async def _runs(request: web.Request) -> web.Response:
     """All runs with their states, by name."""
-    return await _answer(
-        lambda: {"runs": [_summary(run) for run in list_runs(cocktail_dir("runs"))]}
-    )
+
+    def read() -> dict[str, Any]:
+        queue = supervisor.jobs()
+        return {"runs": [_summary(run, queue) for run in list_runs(cocktail_dir("runs"))]}
+
+    return await _answer(read)
 
 
 async def _run(request: web.Request) -> web.Response:
     """One run: state, settings and saved checkpoints."""
 
     def read() -> dict[str, Any]:
-        run = _open(request)
+        try:
+            run = _open(request)
+        except TrainerError as error:
+            folder = cocktail_dir("runs") / request.match_info["name"]
+            unreadable = Unreadable(folder, State(UNREADABLE, str(error)))
+            return {**_summary(unreadable), "settings": {}, "checkpoints": []}
         saved = [
             {
                 "file": checkpoint.file.name,
@@ -81,10 +92,8 @@ async def _stop(request: web.Request) -> web.Response:
         return _error(400, "Send a JSON object, {} will do, as application/json.")
 
     def stop() -> dict[str, Any]:
-        from ..trainer.jobs.queue import stop as stop_run
-
         run = _open(request)
-        stop_run(run)
+        supervisor.jobs().stop(supervisor.RUN, run)
         return _summary(run)
 
     return await _answer(stop)
@@ -95,11 +104,13 @@ def _open(request: web.Request) -> Run:
     folder = cocktail_dir("runs") / name
     if not (folder / "run.json").is_file():
         raise web.HTTPNotFound(text=f"There is no run named {name}.")
-    return Run.open(folder)
+    run = Run.open(folder)
+    return run.at({"checkpoints": str(checkpoint_dir() / run.name)})
 
 
-def _summary(run: Run) -> dict[str, Any]:
-    return {"name": run.name, "id": run.id, **dataclasses.asdict(run.state())}
+def _summary(run: Run | Unreadable, queue: Queue | None = None) -> dict[str, Any]:
+    state = (queue or supervisor.jobs()).stands(supervisor.RUN, run)
+    return {"name": run.name, "id": run.id, **dataclasses.asdict(state)}
 
 
 async def _answer(read: Callable[[], dict[str, Any]]) -> web.Response:

@@ -4,29 +4,41 @@ interrupted.
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from ..trainer.errors import TrainerError
+from ..trainer.jobs.device import device_name
+from ..trainer.jobs.job import ACTIVE, QUEUED
+from . import supervisor
 from .host.progress import Progress, show_text, stop_if_interrupted
 
 POLL_S = 0.25
 
 
-class Job(Protocol):
-    """A job folder with a state: a download, or captioning."""
+@contextlib.contextmanager
+def take_turns(device: Any) -> Iterator[None]:
+    """Have a torch device in turns with trainings and captionings; Interrupt ends the waiting."""
 
-    @property
-    def folder(self) -> Path: ...
-    @property
-    def name(self) -> str: ...
-    def state(self) -> Any: ...
+    def wait() -> None:
+        stop_if_interrupted()
+        show_text("waits until a training or captioning on this device has finished")
+        time.sleep(POLL_S)
+
+    with supervisor.jobs().lease(device_name(device.type, device.index), "check", wait):
+        yield
 
 
-def work_off(job: Job, active: tuple[str, ...], describe: Callable[[Any], str]) -> Any:
-    """Wait for the end of a job that has been started; returns its last state.
+def work_off(
+    job: Any,
+    describe: Callable[[Any], str],
+    counts: Callable[[Any], tuple[int, int]] = lambda state: (state.done, state.total),
+    unit: str = "",
+) -> Any:
+    """Wait for the end of a job that is queued or at work; returns its last state. `counts` says
+    how much of it is done, and of how much.
 
     Interrupt ends the waiting, not the job. Raises TrainerError when the job was stopped or has
     failed.
@@ -35,8 +47,9 @@ def work_off(job: Job, active: tuple[str, ...], describe: Callable[[Any], str]) 
     while True:
         stop_if_interrupted()
         state = job.state()
-        if state.total:
-            progress(state.done, state.total)
+        done, total = counts(state)
+        if total:
+            progress(done, total)
         text = describe(state)
         if text != shown:
             show_text(text)
@@ -44,10 +57,14 @@ def work_off(job: Job, active: tuple[str, ...], describe: Callable[[Any], str]) 
         if state.status == "finished":
             return state
         if state.status == "failed":
-            raise TrainerError(f"{job.name} has failed: {state.message}")
-        if state.status not in active:
+            end = job.log_tail()
             raise TrainerError(
-                f"{job.name} was {state.status} at {state.done} of {state.total}. {state.message}\n"
+                f"{job.name} has failed: {state.message}"
+                + (f"\n\nThe end of its log.txt:\n{end}" if end else "")
+            )
+        if state.status not in (QUEUED, *ACTIVE):
+            raise TrainerError(
+                f"{job.name} was {state.status} at {unit}{done} of {total}. {state.message}\n"
                 "Queue the graph again: it goes on from there."
             )
         time.sleep(POLL_S)

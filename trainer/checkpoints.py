@@ -19,7 +19,7 @@ from .model.single_file import (
     unet_name,
     write_single_file,
 )
-from .runs import Run
+from .runs import Run, is_plain
 from .settings.run_settings import RunSettings
 
 if TYPE_CHECKING:
@@ -139,7 +139,9 @@ def prune_checkpoints(run: Run, former_best: dict[str, Any] | None = None) -> No
     """
     settings, folder, metrics = run.settings, Path(run.paths.checkpoints), run.metrics()
     kinds = ("checkpoint", "ema checkpoint")
-    lines = {line["file"]: line for line in metrics if line["kind"] in kinds}
+    lines = {
+        line["file"]: line for line in metrics if line["kind"] in kinds and is_plain(line["file"])
+    }
     best = run.state().best
     always = {best["step"]} if best else set()
     for line in lines.values():

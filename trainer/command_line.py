@@ -29,6 +29,8 @@ def _parser() -> argparse.ArgumentParser:
     settings_commands.add(commands)
     run = commands.add_parser("run", help="train the run in a run folder, from where it stands")
     run.add_argument("folder", type=Path, help="the folder that holds run.json")
+    for name in ("base", "checkpoints", "tokenizer", "cache"):
+        run.add_argument(f"--{name}", metavar="PATH", help=f"use this {name}, not run.json's")
     run.set_defaults(run=_run)
 
     latents = commands.add_parser(
@@ -67,18 +69,22 @@ def _parser() -> argparse.ArgumentParser:
 
     caption = commands.add_parser("caption", help="caption the pictures of a job folder by a model")
     caption.add_argument("folder", type=Path)
+    caption.add_argument("--model", metavar="PATH", help="use this model, not job.json's")
     caption.set_defaults(run=_caption)
 
     download = commands.add_parser("download", help="fetch the pictures of a download folder")
     download.add_argument("folder", type=Path)
+    download.add_argument("--network", metavar="PATH", help="use this network.json, not job.json's")
     download.set_defaults(run=_download)
     return parser
 
 
 def _run(options: argparse.Namespace) -> int:
     from .loop import train
+    from .runs import PLACES
 
-    return train(options.folder)
+    given = {name: getattr(options, name) for name in PLACES}
+    return train(options.folder, {name: path for name, path in given.items() if path})
 
 
 def _latents(options: argparse.Namespace) -> int:
@@ -148,10 +154,10 @@ def _select(options: argparse.Namespace) -> int:
 def _caption(options: argparse.Namespace) -> int:
     from .data.caption.job import main as caption
 
-    return caption(options.folder)
+    return caption(options.folder, options.model)
 
 
 def _download(options: argparse.Namespace) -> int:
     from .data.fetch.job import main as download
 
-    return download(options.folder)
+    return download(options.folder, options.network)

@@ -14,6 +14,8 @@ from typing import Any
 from .errors import TrainerError
 from .files import DISK_FULL
 from .jobs.lines import Lines
+from .jobs.lock import Lock
+from .jobs.work import check
 from .runs import Run, State
 
 STATE_EVERY_S = 0.5
@@ -28,8 +30,9 @@ class Journal:
     A full disk loses nothing: lines wait in memory until there is room.
     """
 
-    def __init__(self, run: Run, silent: bool = False) -> None:
-        self.run = run
+    def __init__(self, run: Run, lock: Lock | None = None, silent: bool = False) -> None:
+        """`lock` is what makes the run this process' own: without it nothing more is written."""
+        self.run, self.lock = run, lock
         self.silent = silent
         self.state: State = run.state()
         self._written = 0.0
@@ -70,6 +73,7 @@ class Journal:
     def _write(self, state: State) -> None:
         if self.silent:
             return
+        self._check()
         with _room_permitting():
             self.run.write_state(state)
         self._written = time.monotonic()
@@ -131,12 +135,17 @@ class Journal:
     def _append(self, path: Path, line: dict[str, Any]) -> None:
         if self.silent:
             return
+        self._check()
         self._waiting.append((path, line))
         with _room_permitting():
             while self._waiting:
                 path, waiting = self._waiting[0]
                 Lines(path).append(waiting)
                 del self._waiting[0]
+
+    def _check(self) -> None:
+        if self.lock is not None:
+            check(self.run, self.lock)
 
     def close(self) -> None:
         self._aside.shutdown()

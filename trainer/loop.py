@@ -7,15 +7,17 @@ import sys
 import time
 import traceback
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from .control import Stopped, exclusive, listen, stop_on_signals
 from .data.buckets import Showing
 from .disk import check_disk
 from .errors import TrainerError
+from .jobs.control import Control
+from .jobs.device import device_name
+from .jobs.job import UNREADABLE, LockLost, Stopped, exclusive
 from .journal import Journal
 from .measuring import EndedEarly, show_samples, validate
 from .model.memory import estimate, out_of_memory_advice
@@ -32,20 +34,26 @@ OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "cannot allocate 
 """How torch puts it, by system, that a CPU's memory is too small."""
 
 
-def train(folder: Path) -> int:
+def train(folder: Path, places: Mapping[str, str] | None = None) -> int:
     """Train a run from where it stands to its last epoch; returns the exit status of the process.
+
+    `places` are paths to use instead of those in run.json (see Run.at).
 
     However it ends, the run's state says so: finished, stopped, or failed with the reason. Under
     `accelerate launch` every process calls this; only the first writes.
     """
-    run = Run.open(folder)
-    if run.state().status == "finished":
+    run = Run.open(folder).at(places or {})
+    state = run.state()
+    if state.status == UNREADABLE:
+        raise TrainerError(state.message)
+    if state.status == "finished":
         print(f"{run.name} is finished. Give it more epochs to go on.")
         return 0
     try:
         workers = Workers(run.settings)
     except TrainerError as error:
-        run.write_state(replace(run.state(), status="failed", message=str(error)))
+        with exclusive(run):
+            run.write_state(replace(run.state(), status="failed", message=str(error)))
         raise
     status = 1
     try:
@@ -57,12 +65,16 @@ def train(folder: Path) -> int:
 
 def _train(run: Run, workers: Workers) -> int:
     """`train` in one of the processes of a run."""
-    with exclusive(run) if workers.main else contextlib.nullcontext():
-        journal = Journal(run, silent=not workers.main)
+    device = device_name(workers.device.type, workers.device.index)
+    with exclusive(run, device) if workers.main else contextlib.nullcontext() as lock:
+        journal = Journal(run, lock, silent=not workers.main)
         try:
             message = _train_to_the_end(run, journal, workers)
             journal.update(status="finished", message=message, eta_s=0.0)
             return 0
+        except LockLost as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
         except Stopped:
             journal.update(status="stopped", message="Stopped on request. Queue it again to go on.")
             return 0
@@ -86,7 +98,8 @@ def _train_to_the_end(run: Run, journal: Journal, workers: Workers) -> str:
         print(f"Estimated memory: {estimate(read_shapes(Path(run.base.path)), run.settings)}")
     training = prepare(run, journal, workers)
     try:
-        stop_on_signals(training)
+        training.control = Control(run if workers.main else None)
+        training.control.stop_on_signals()
         _begin(training)
         train_epochs(training)
         message = f"Finished {run.settings.epochs} epochs"
@@ -221,12 +234,13 @@ def _due(count: int, every: int) -> bool:
 
 def _obey(training: Training) -> None:
     """Save or stop if the run is asked to."""
-    listen(training)
-    training.stop, wanted = training.workers.agree((training.stop, training.save))
-    training.save = False
+    control = training.control
+    control.listen()
+    control.stop, wanted = training.workers.agree((control.stop, control.save))
+    control.save = False
     if wanted:
         save(training)
-    if training.stop:
+    if control.stop:
         save_and_stop(training)
 
 

@@ -6,7 +6,6 @@ import sys
 import traceback
 
 from .checkpoints import prune_checkpoints
-from .control import listen
 from .samples import draw_samples
 from .saving import save, save_and_stop
 from .training import Training
@@ -60,8 +59,7 @@ def _measure_all(training: Training) -> tuple[dict[str, float], dict[str, float]
 def _measure(training: Training, validation: Validation, words: str) -> dict[str, float]:
     def progress(done: int, total: int) -> None:
         training.journal.progress(message=f"{words} ({done} of {total})")
-        listen(training)
-        if training.stop and training.workers.count == 1:
+        if training.control.asked_to_stop() and training.workers.count == 1:
             raise Left
 
     return validation.losses(

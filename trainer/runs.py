@@ -22,6 +22,7 @@ import os
 import re
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -30,15 +31,16 @@ from typing import Any
 from .data.manifest import Dataset
 from .errors import TrainerError
 from .files import canonical_json, sha256_text, write_json
+from .jobs.job import ACTIVE, NAME, UNREADABLE, Job, Unreadable, list_jobs, read_json
+from .jobs.job import State as JobState
 from .jobs.lines import Followed, Lines, Read
 from .settings.run_settings import RunSettings
 
 FORMAT = 1
-NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}")
-ACTIVE = ("preparing", "running", "stopping", "paused")
-"""States in which a process must be alive; without one the run has been interrupted."""
-RESUMABLE = ("stopped", "interrupted", "failed")
-COMMANDS = ("stop", "save")
+PLAIN = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]*")
+"""Names of files beside each other, which lead nowhere else."""
+PLACES = ("base", "checkpoints", "tokenizer", "cache")
+"""What a run uses outside of its folder: the base's file and the folders of its Paths."""
 
 
 @dataclass(frozen=True)
@@ -63,16 +65,13 @@ class Paths:
 
 
 @dataclass(frozen=True)
-class State:
-    """How a run stands. `status` is queued, preparing, running, paused, stopping, stopped,
-    finished, failed or interrupted.
+class State(JobState):
+    """How a run stands.
 
     Validation losses are mean squared errors; `best` holds epoch, step, loss and checkpoint;
     `trend` says in words that the validation loss has been rising, and is empty while it has not.
     """
 
-    status: str = "queued"
-    message: str = ""
     epoch: int = 0
     epochs: int = 0
     step: int = 0
@@ -87,7 +86,6 @@ class State:
     trend: str = ""
     skipped: int = 0
     queued_at: float = 0.0
-    updated: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -102,62 +100,67 @@ class SavedCheckpoint:
 
 
 @dataclass(frozen=True)
-class Run:
+class Run(Job[State]):
     """An existing run folder."""
 
-    folder: Path
     name: str
     id: str
     base: Base
     settings: RunSettings
     paths: Paths
 
+    states = State
+    noun = "run"
+    commands = ("stop", "save")
+
     @classmethod
     def open(cls, folder: Path) -> Run:
-        """Raises TrainerError when the folder is not a run's."""
-        try:
-            value = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise TrainerError(f"There is no run in {folder}: run.json is missing.") from error
-        if value["format"] != FORMAT:
+        """The run with the paths that its folder names. Raises TrainerError when the folder is not
+        a run's, damaged or of a newer version.
+        """
+        if not (folder / "run.json").exists():
+            raise TrainerError(f"There is no run in {folder}: run.json is missing.")
+        value = read_json(folder / "run.json")
+        if value.get("format") != FORMAT:
             raise TrainerError(
-                f"The run {value['name']} was made by a newer Cocktail (format {value['format']})."
+                f"The run {folder.name} was made by a newer Cocktail (format "
+                f"{value.get('format')}; this one reads {FORMAT}). Update Cocktail."
             )
-        return cls(
-            folder,
-            value["name"],
-            value["id"],
-            Base(**value["base"]),
-            RunSettings.from_json(value["settings"]),
-            Paths(**value["paths"]),
-        )
+        try:
+            run = cls(
+                folder,
+                value["name"],
+                value["id"],
+                Base(**value["base"]),
+                RunSettings.from_json(value["settings"]),
+                Paths(**value["paths"]),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise TrainerError(
+                f"run.json of the run {folder.name} is damaged ({type(error).__name__}: {error}). "
+                "Put back a good copy, or move the folder away and train under the same name."
+            ) from error
+        words = [run.name, run.id, *vars(run.base).values(), *vars(run.paths).values()]
+        if not all(isinstance(word, str) for word in words) or not NAME.fullmatch(run.name):
+            raise TrainerError(f"run.json of the run {folder.name} is damaged: a name is none.")
+        return run
+
+    def at(self, places: Mapping[str, str]) -> Run:
+        """The run with these paths, by the names in PLACES, instead of those in its run.json."""
+        paths = {name: path for name, path in places.items() if name != "base"}
+        base = replace(self.base, path=places.get("base", self.base.path))
+        return replace(self, base=base, paths=replace(self.paths, **paths))
+
+    def arguments(self) -> list[str]:
+        """What the command `run` is given so that it works with these very paths."""
+        places = {"base": self.base.path, **asdict(self.paths)}
+        return [word for name in PLACES for word in (f"--{name}", places[name])]
 
     def dataset(self) -> Dataset:
         return Dataset.load(self.folder / "dataset.parquet")
 
-    def state(self) -> State:
-        value = json.loads((self.folder / "state.json").read_text(encoding="utf-8"))
-        return State(**value)
-
-    def write_state(self, state: State) -> None:
-        """For the process that works on the run; others only while there is none (see queue.py)."""
-        write_json(self.folder / "state.json", asdict(replace(state, updated=time.time())))
-
-    def request(self, command: str) -> None:
-        """Ask the training process to stop after the step it is in, or to save a checkpoint there."""
-        if command not in COMMANDS:
-            raise TrainerError(f"Unknown command {command!r}; a run understands: stop, save.")
-        write_json(self.folder / "control.json", {"command": command, "time": time.time()})
-
-    def take_request(self) -> str | None:
-        """What has been asked since the last look, once."""
-        control = self.folder / "control.json"
-        try:
-            command = json.loads(control.read_text(encoding="utf-8"))["command"]
-        except FileNotFoundError:
-            return None
-        control.unlink(missing_ok=True)
-        return command if command in COMMANDS else None
+    def queued(self, state: State) -> State:
+        return replace(super().queued(state), epochs=self.settings.epochs, queued_at=time.time())
 
     def metrics(self) -> list[dict[str, Any]]:
         """All lines of metrics.jsonl. After a resume a step can be there twice: the later line
@@ -180,32 +183,40 @@ class Run:
     def checkpoints(self) -> list[SavedCheckpoint]:
         """Saved checkpoints that still exist, in order of their steps."""
         lines = _followed(self.folder / "metrics.jsonl").lines()
-        losses = {line["step"]: line["loss"] for line in lines if line["kind"] == "validation"}
-        best = self.state().best
+        losses = {
+            line.get("step"): line.get("loss") for line in lines if line["kind"] == "validation"
+        }
+        best = (self.state().best or {}).get("checkpoint")
+        there = _files_in(Path(self.paths.checkpoints))
         found = {}
         for line in lines:
-            if line["kind"] == "checkpoint":
-                file = Path(self.paths.checkpoints) / line["file"]
-                if file.is_file():
-                    is_best = best is not None and best["checkpoint"] == line["file"]
-                    step = line["step"]
-                    found[step] = SavedCheckpoint(
-                        line["epoch"], step, file, losses.get(step), is_best
-                    )
+            name, step, epoch = (line.get(key) for key in ("file", "step", "epoch"))
+            if line["kind"] != "checkpoint" or not (
+                isinstance(step, int) and isinstance(epoch, int) and is_plain(name)
+            ):
+                continue
+            if name in there:
+                file = Path(self.paths.checkpoints, name)
+                found[step] = SavedCheckpoint(epoch, step, file, losses.get(step), name == best)
         return [found[step] for step in sorted(found)]
-
-    def log_tail(self, lines: int = 20) -> str:
-        try:
-            text = (self.folder / "log.txt").read_text(encoding="utf-8", errors="replace")
-        except FileNotFoundError:
-            return ""
-        return "\n".join(text.splitlines()[-lines:])
 
 
 @lru_cache(maxsize=256)
 def _followed(metrics: Path) -> Followed:
     """What is asked of a run's metrics again and again while it grows."""
     return Followed(Lines(metrics), ("checkpoint", "validation"))
+
+
+def _files_in(folder: Path) -> set[str]:
+    try:
+        return {entry.name for entry in os.scandir(folder) if entry.is_file()}
+    except (FileNotFoundError, NotADirectoryError):
+        return set()
+
+
+def is_plain(name: Any) -> bool:
+    """Whether something is the name of a file and no path that leads elsewhere."""
+    return isinstance(name, str) and PLAIN.fullmatch(name) is not None
 
 
 def run_identity(base_sha256: str, dataset_fingerprint: str, settings: RunSettings) -> str:
@@ -241,21 +252,21 @@ def create_run(
             "The dataset has no pair for validation. Put a Split dataset node in front of the fine-tune."
         )
     folder = runs_dir / name
+    paths = replace(paths, checkpoints=str(Path(paths.checkpoints) / name))
     if folder.exists():
-        run = Run.open(folder)
+        run = Run.open(folder).at({"base": base.path, **asdict(paths)})
         if run.id != identity and not _extends(run, base, dataset, settings):
             raise TrainerError(
                 f"The name {name} is taken by another run ({_difference(run, base, dataset, settings)}). "
                 "Choose another name; the existing run is left as it is."
             )
         return _adopt(run, identity, settings)
-    checkpoints = Path(paths.checkpoints) / name
+    checkpoints = Path(paths.checkpoints)
     if any(checkpoints.glob("*.safetensors")):
         raise TrainerError(
             f"{checkpoints} holds checkpoints of a run that is no longer there. "
             "Choose another name, or move them: nothing is overwritten."
         )
-    paths = replace(paths, checkpoints=str(checkpoints))
     part = runs_dir / f".{name}.{os.getpid()}.part"
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
@@ -315,7 +326,7 @@ def _adopt(run: Run, identity: str, settings: RunSettings) -> Run:
         return run
     value = json.loads((run.folder / "run.json").read_text(encoding="utf-8"))
     write_json(run.folder / "run.json", value | {"id": identity, "settings": settings.to_json()})
-    return Run.open(run.folder)
+    return Run.open(run.folder).at({"base": run.base.path, **asdict(run.paths)})
 
 
 def _difference(run: Run, base: Base, dataset: Dataset, settings: RunSettings) -> str:
@@ -338,8 +349,11 @@ def flat(settings: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def list_runs(runs_dir: Path) -> list[Run]:
-    """All runs, by name."""
-    if not runs_dir.is_dir():
-        return []
-    return [Run.open(file.parent) for file in sorted(runs_dir.glob("[!.]*/run.json"))]
+def list_runs(runs_dir: Path) -> list[Run | Unreadable]:
+    """All runs, by name; a run that cannot be opened is listed as unreadable."""
+    return [
+        replace(run, stands=State(UNREADABLE, run.stands.message))
+        if isinstance(run, Unreadable)
+        else run
+        for run in list_jobs(runs_dir, "run.json", Run.open)
+    ]

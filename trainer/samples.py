@@ -68,7 +68,7 @@ def _draw(training: Training, vae: Any, prompt: SamplePrompt) -> Image | None:
     with torch.no_grad():
         text, mask = training.text.embed([prompt.prompt, prompt.negative], device)
         for timestep in scheduler.timesteps:
-            if training.stop:
+            if training.control.stop:
                 return None
             asked, avoided = unet(
                 torch.cat([latents, latents]),

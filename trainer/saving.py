@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from .checkpoints import prune_checkpoints, save_checkpoint
-from .control import Stopped, listen
 from .files import DISK_FULL
+from .jobs.job import Stopped
 from .resume import take_point
 from .training import Training
 
@@ -97,8 +97,7 @@ def _when_there_is_room(training: Training, write: Callable[[], T]) -> T:
         )
         waited = time.monotonic() + ROOM_POLL_S
         while time.monotonic() < waited:
-            listen(training)
-            if training.stop:
+            if training.control.asked_to_stop():
                 raise Stopped
             time.sleep(0.1)
 

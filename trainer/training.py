@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .data.buckets import Showing, batches, steps_of_epoch
 from .data.manifest import Pair
+from .jobs.control import Control
 from .journal import Journal
 from .latents import Latents
 from .loss import Schedule
@@ -61,8 +62,7 @@ class Training:
     recorded: set[tuple[str, str]] = field(default_factory=set)
     epoch_began: float = 0.0
     waited_s: float = 0.0
-    stop: bool = False
-    save: bool = False
+    control: Control = field(default_factory=Control)
     safe_at: float = field(default_factory=time.monotonic)
     saved_at: float = field(default_factory=time.monotonic)
 

@@ -9,18 +9,16 @@ from comfy_api.latest import io
 from ...trainer.data.caption.apply import MODES, apply_captions, set_captions
 from ...trainer.data.caption.captioner import DEVICES, DTYPES, CaptionSettings
 from ...trainer.data.caption.job import (
-    ACTIVE,
     CaptionState,
     create_job,
     problems,
     result,
-    start,
 )
 from ...trainer.data.caption.model_folder import KINDS, check_model
 from ...trainer.data.image import open_rgb
 from ...trainer.data.manifest import Dataset
 from ...trainer.errors import TrainerError
-from .. import types
+from .. import supervisor, types
 from ..host import names
 from ..host.progress import Progress, show_text
 from ..pictures import as_image
@@ -168,8 +166,8 @@ class CocktailCaptionDataset(io.ComfyNode):
         folder = names.captioner_folder(model)
         wanted = CaptionSettings(str(folder), column=column, **settings)
         job = create_job(names.cocktail_dir("captions"), "", dataset, wanted, Progress())
-        start(job)
-        work_off(job, ACTIVE, lambda state: _describe(model, state))
+        supervisor.queue_captioning(job)
+        work_off(job, lambda state: _describe(model, state))
         texts = result(job.folder)
         captioned, report = apply_captions(
             dataset, column.strip(), texts, mode, keep_own_as.strip()
@@ -180,14 +178,14 @@ class CocktailCaptionDataset(io.ComfyNode):
             first = next(iter(failed.values()))
             text += f"\npictures that could not be captioned: {len(failed)}, such as: {first}"
         show_text(text)
-        facts = {
+        told = {
             "captions": len(texts),
             "changed": report.changed,
             "problems": failed,
             "job": job.name,
             "fingerprint": captioned.fingerprint,
         }
-        return io.NodeOutput(captioned, text, ui={"text": [text], "cocktail": [facts]})
+        return io.NodeOutput(captioned, text, ui={"text": [text], "cocktail": [told]})
 
 
 def _describe(model: str, state: CaptionState) -> str:
@@ -343,8 +341,8 @@ class CocktailSetCaptions(io.ComfyNode):
         captioned, report = set_captions(dataset[0], ids, texts, mode[0], column[0].strip())
         text = str(report)
         show_text(text)
-        facts = {"changed": report.changed, "fingerprint": captioned.fingerprint}
-        return io.NodeOutput(captioned, text, ui={"text": [text], "cocktail": [facts]})
+        told = {"changed": report.changed, "fingerprint": captioned.fingerprint}
+        return io.NodeOutput(captioned, text, ui={"text": [text], "cocktail": [told]})
 
 
 NODES: list[type[io.ComfyNode]] = [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from typing import Any
 
 from comfy_api.latest import io
@@ -11,20 +10,18 @@ from comfy_api.latest import io
 from ...merge.hashing import file_sha256
 from ...trainer.data.manifest import Dataset
 from ...trainer.errors import TrainerError
-from ...trainer.jobs.queue import enqueue
 from ...trainer.model.single_file import check_sd15
 from ...trainer.runs import Base, Paths, Run, State, create_run
 from ...trainer.settings.run_settings import LATER, RunSettings
-from .. import types
+from .. import supervisor, types
 from ..host import names
-from ..host.progress import Progress, show_text, stop_if_interrupted
+from ..host.progress import show_text
 from ..pictures import read_image
 from ..schema import opt, schema
-from . import supervisor
+from ..waiting import work_off
 from .setting_input import group_inputs
 
 CATEGORY = "cocktail/fine-tune"
-POLL_S = 0.25
 
 ADVANCED = (
     "bucket_step",
@@ -222,8 +219,7 @@ class CocktailFineTune(io.ComfyNode):
                 cache=str(names.cocktail_dir("cache")),
             ),
         )
-        enqueue(run)
-        supervisor.watch()
+        supervisor.queue_run(run)
         result = _result(run)
         show_text(result["text"][0])
         return io.NodeOutput(run, ui=result)
@@ -252,30 +248,14 @@ class CocktailWaitForRun(io.ComfyNode):
 
     @classmethod
     def execute(cls, run: Run) -> io.NodeOutput:
-        enqueue(run)
-        supervisor.watch()
-        progress, shown = Progress(), ""
-        while True:
-            stop_if_interrupted()
-            state = run.state()
-            if state.steps:
-                progress(state.step, state.steps)
-            text = describe(run, state)
-            if text != shown:
-                show_text(text)
-                shown = text
-            if state.status == "finished":
-                return io.NodeOutput(run, ui=_result(run))
-            if state.status == "failed":
-                raise TrainerError(
-                    f"The run {run.name} has failed: {state.message}\n\nThe end of its log.txt:\n{run.log_tail()}"
-                )
-            if state.status in ("stopped", "interrupted"):
-                raise TrainerError(
-                    f"The run {run.name} was {state.status} at step {state.step} of {state.steps}. "
-                    "Queue the graph again: it goes on from its last resume point."
-                )
-            time.sleep(POLL_S)
+        supervisor.queue_run(run)
+        work_off(
+            run,
+            lambda state: describe(run, state),
+            lambda state: (state.step, state.steps),
+            "step ",
+        )
+        return io.NodeOutput(run, ui=_result(run))
 
 
 class CocktailLossChart(io.ComfyNode):

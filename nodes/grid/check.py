@@ -12,6 +12,7 @@ from .. import types
 from ..host import names
 from ..host.progress import Progress, show_text, stop_if_interrupted
 from ..schema import opt, schema
+from ..waiting import take_turns
 from .axes import ALIASES, CATEGORY
 from .engine.check import result as identity
 from .engine.check import twins
@@ -138,8 +139,9 @@ class CocktailCheckGrid(io.ComfyNode):
         store = Store(names.cocktail_dir("grids", grid.name))
         comfy.model_management.unload_all_models()
         comfy.model_management.soft_empty_cache()
-        show_text("starting a fresh process")
-        found = identity.in_fresh_process(store, cells, seed, show_text, stop_if_interrupted)
+        with take_turns(comfy.model_management.get_torch_device()):
+            show_text("starting a fresh process")
+            found = identity.in_fresh_process(store, cells, seed, show_text, stop_if_interrupted)
         show_text(found.text())
         return io.NodeOutput(
             grid, found.text(), ui={"text": [found.text()], "cocktail": [found.to_json()]}

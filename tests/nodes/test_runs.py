@@ -19,7 +19,7 @@ def run_of(comfy, name):
     return comfy.get(f"/cocktail/runs/{name}")
 
 
-def wait_until(comfy, name, reached, timeout=120):
+def wait_until(comfy, name, reached, timeout=600):
     """The run once `reached(run)`; polls, because a run's state is a file that another process
     writes.
     """

@@ -35,6 +35,7 @@ from cocktail.trainer.data.caption.job import (
 from cocktail.trainer.data.caption.model_folder import check_model, model_fingerprint
 from cocktail.trainer.data.folder.folder import load_folder
 from cocktail.trainer.errors import TrainerError
+from cocktail.trainer.jobs.lines import Lines
 from cocktail.trainer.shapes import draw_shapes
 
 from .captioners import make_captioner
@@ -231,10 +232,11 @@ def test_killed_and_started_again_it_captions_nothing_twice(models, shapes, tmp_
     process.wait()
     with lines.open("ab") as file:
         file.write(b'{"id": "cut off by the ki')
-    before = lines.read_bytes().count(b"\n")
+    before = Lines(lines).read().lines
     assert start(killed).wait(120) == 0
     assert result(killed.folder) == result(whole.folder) and len(result(whole.folder)) == 12
-    assert lines.read_bytes().count(b"\n") == 12 >= before
+    after = Lines(lines).read()
+    assert after.lines[: len(before)] == before and (len(after.lines), after.damaged) == (12, 1)
     assert problems(killed.folder) == {}
     assert killed.state().status == "finished"
 
@@ -276,12 +278,19 @@ def test_a_model_is_read_again_only_when_it_has_changed(models, tmp_path):
 )
 def test_a_damaged_job_says_so(models, shapes, tmp_path, text):
     job = create_job(tmp_path, "job", shapes, settings(models / "git"))
-    for name, use in (("state.json", job.state), ("job.json", lambda: CaptionJob.open(job.folder))):
-        (job.folder / name).write_text(text)
-        if (name, text) == ("state.json", "{}"):
-            continue  # every part of a state has a default
-        with pytest.raises(TrainerError, match=f"{name} of the caption job job is damaged"):
-            use()
+    (job.folder / "job.json").write_text(text)
+    with pytest.raises(TrainerError, match="job.json of job is damaged"):
+        CaptionJob.open(job.folder)
+
+
+@pytest.mark.parametrize("name", ["../dataset.parquet", "/dataset.parquet", "a/b.parquet"])
+def test_a_job_reads_no_manifest_outside_of_its_folder(models, shapes, tmp_path, name):
+    job = create_job(tmp_path, "job", shapes, settings(models / "git"))
+    value = json.loads((job.folder / "job.json").read_text())
+    value["dataset"]["manifest"] = name
+    (job.folder / "job.json").write_text(json.dumps(value))
+    with pytest.raises(TrainerError, match="job.json of job is damaged"):
+        CaptionJob.open(job.folder)
 
 
 def test_captions_go_to_their_pairs_by_id(shapes):

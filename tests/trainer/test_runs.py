@@ -1,21 +1,19 @@
-"""Run folders and the queue, without training: identity, names, and what happens when a process is
-gone.
-"""
+"""Run folders without training: identity, names, paths and what is asked of a run."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import subprocess
-import sys
+from pathlib import Path
 
 import pytest
 
+from cocktail.trainer.checkpoints import prune_checkpoints
 from cocktail.trainer.data.manifest import Dataset, Pair
 from cocktail.trainer.errors import TrainerError
-from cocktail.trainer.jobs import process, queue
-from cocktail.trainer.runs import Base, Paths, Run, create_run, list_runs, run_identity
+from cocktail.trainer.jobs.lines import Lines
+from cocktail.trainer.jobs.queue import Kind, Queue
+from cocktail.trainer.runs import Base, Paths, Run, create_run, run_identity
 from cocktail.trainer.settings.run_settings import RunSettings
 
 
@@ -32,6 +30,10 @@ BASE = Base("base.safetensors", "base.safetensors", "a" * 64)
 
 def make(runs_dir, name="one", settings=None, dataset=DATASET, base=BASE) -> Run:
     return create_run(runs_dir, name, base, dataset, settings or RunSettings(), PATHS)
+
+
+def queue_of(runs_dir: Path) -> Queue:
+    return Queue(runs_dir / ".queue", [Kind("run", runs_dir, "run.json", "run", Run.open)])
 
 
 def test_the_same_run_is_opened_again_and_not_made_twice(tmp_path):
@@ -91,48 +93,68 @@ def test_a_run_of_a_newer_format_is_refused(tmp_path):
         Run.open(run.folder)
 
 
-def test_the_run_queued_first_is_started_and_the_next_waits(tmp_path, monkeypatch):
-    started = []
-    monkeypatch.setattr(queue, "start", lambda run: started.append(run.name))
-    monkeypatch.setattr(queue, "is_alive", lambda run: run.name in started)
-    for name in ("b", "a"):
-        queue.enqueue(make(tmp_path, name))
-    queue.tick(tmp_path)
-    queue.tick(tmp_path)
-    assert started == ["b"]
-    assert {run.name: run.state().status for run in list_runs(tmp_path)} == {
-        "a": "queued",
-        "b": "preparing",
+def test_a_run_that_waits_knows_how_many_epochs_it_will_have(tmp_path):
+    run, queue = make(tmp_path), queue_of(tmp_path)
+    queue.put("run", run, "cpu")
+    assert (run.state().status, run.state().epochs) == ("queued", RunSettings().epochs)
+    assert run.state().queued_at > 0
+
+
+def test_a_run_is_started_with_the_paths_of_whoever_queues_it_not_those_in_its_folder(
+    tmp_path, monkeypatch
+):
+    make(tmp_path)
+    value = json.loads((tmp_path / "one" / "run.json").read_text(encoding="utf-8"))
+    value["paths"] = {name: "/elsewhere" for name in value["paths"]}
+    value["base"]["path"] = "/elsewhere/base.safetensors"
+    (tmp_path / "one" / "run.json").write_text(json.dumps(value), encoding="utf-8")
+    run, started = make(tmp_path), []
+    monkeypatch.setattr(
+        "cocktail.trainer.jobs.process.launch",
+        lambda folder, lock, own_lock, *command: started.append((folder, *command)),
+    )
+    queue = queue_of(tmp_path)
+    queue.put("run", run, "cpu", run.arguments())
+    queue.tick()
+    ((folder, command, arguments),) = started
+    assert (folder, command) == (tmp_path / "one", "run")
+    given = dict(zip(arguments[::2], arguments[1::2], strict=True))
+    assert given == {
+        "--base": BASE.path,
+        "--checkpoints": str(Path(PATHS.checkpoints) / "one"),
+        "--tokenizer": PATHS.tokenizer,
+        "--cache": PATHS.cache,
     }
 
 
-def test_a_run_whose_process_is_gone_becomes_interrupted_and_can_be_queued_again(tmp_path):
-    run = make(tmp_path)
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    process.record(run, gone.pid)
-    gone.wait()
-    run.write_state(dataclasses.replace(run.state(), status="running", step=5))
-    queue.tick(tmp_path)
-    assert run.state().status == "interrupted" and run.state().step == 5
-    queue.enqueue(run)
-    assert run.state().status == "queued"
-
-
-def test_a_pid_that_was_given_to_another_process_is_not_the_runs(tmp_path):
-    run = make(tmp_path)
-    process.record(run, os.getpid())
-    assert process.is_alive(run)
-    noted = json.loads((run.folder / "process.json").read_text(encoding="utf-8"))
-    (run.folder / "process.json").write_text(
-        json.dumps(noted | {"started": noted["started"] - 60}), encoding="utf-8"
-    )
-    assert not process.is_alive(run)
+def test_only_plain_names_in_the_metrics_are_checkpoints(tmp_path):
+    run = make(tmp_path / "runs").at({"checkpoints": str(tmp_path / "checkpoints")})
+    (tmp_path / "checkpoints").mkdir()
+    for name in ("checkpoints/a.safetensors", "outside.safetensors"):
+        (tmp_path / name).write_bytes(b"")
+    for step, name in enumerate(("a.safetensors", "../outside.safetensors", 5, None)):
+        line = {"kind": "checkpoint", "epoch": 1, "step": step, "file": name}
+        Lines(run.folder / "metrics.jsonl").append(line)
+    assert [saved.file.name for saved in run.checkpoints()] == ["a.safetensors"]
+    run = dataclasses.replace(run, settings=RunSettings.from_json({"saving": {"keep_last": 1}}))
+    prune_checkpoints(run)
+    assert (tmp_path / "outside.safetensors").exists()
 
 
 def test_a_request_is_taken_once_and_an_unknown_one_refused(tmp_path):
     run = make(tmp_path)
-    run.request("stop")
-    assert run.take_request() == "stop"
+    run.request("save")
+    assert run.take_request() == "save"
     assert run.take_request() is None
-    with pytest.raises(TrainerError, match="Unknown command"):
+    with pytest.raises(TrainerError, match="a run understands: stop, save"):
         run.request("format the disk")
+
+
+def test_a_poll_of_metrics_reads_what_is_new(tmp_path):
+    run = make(tmp_path)
+    file = Lines(run.folder / "metrics.jsonl")
+    assert run.metrics_from(0).lines == []
+    file.append({"kind": "step", "step": 1})
+    first = run.metrics_from(0)
+    file.append({"kind": "step", "step": 2})
+    assert [line["step"] for line in run.metrics_from(first.next).lines] == [2]

@@ -260,7 +260,7 @@ def test_a_second_process_on_one_run_is_refused(make_tiny_run, fork_training):
     try:
         wait_for_step(run, 1, first)
         assert exit_status(fork_training(run)) == 1
-        assert "Another process trains once" in run.log_tail()
+        assert "Another process works on the run once already" in run.log_tail()
         assert first.exitcode is None
     finally:
         first.kill()

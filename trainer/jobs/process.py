@@ -1,102 +1,172 @@
-"""The background process of a run, or of another job that is a folder.
+"""Starting the processes of background work.
 
-It starts this Python on this pack's own `__main__.py` with the folder as its argument, as a list
-and without a shell; nothing that a user or a request wrote becomes part of the command.
+Each is this Python on this pack's own code, with its arguments as a list and without a shell.
+Nothing that a user, a request or a job's folder says becomes part of a command but the paths that
+the server has made of it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import queue
 import subprocess
 import sys
+import tempfile
+import threading
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from ..files import write_json
+from .lock import POLL_S, Lock, is_held
+
+MAIN = Path(__file__).parents[1] / "__main__.py"
+LINE_POLL_S = 0.2
 
 
-class Job(Protocol):
-    """Work that is described by a folder and done by a process: a run, a download, captioning."""
-
-    @property
-    def folder(self) -> Path: ...
-
-
-def start(job: Job, command: str = "run") -> int:
-    """Start a command of `python -m trainer` in a process of its own, which outlives this one;
+def launch(
+    folder: Path, lock: Lock, own_lock: Path, command: str, arguments: Sequence[str] = ()
+) -> int:
+    """Start a command of `python -m trainer` on a job's folder in a process that outlives this one;
     returns its pid.
+
+    `lock` keeps others from starting it too. The process inherits it, so that it is held until the
+    process ends, even if this one is killed now. Where locks cannot be inherited (Windows) it is
+    held here until the process holds `own_lock`.
     """
     environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
     environment.pop("PYTORCH_CUDA_ALLOC_CONF", None)
     detached: dict[str, Any] = (
         {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
         if sys.platform == "win32"
-        else {"start_new_session": True}
+        else {"start_new_session": True, "pass_fds": [lock.fd]}
     )
-    with (job.folder / "log.txt").open("ab") as log:
+    with (folder / "log.txt").open("ab") as log:
         process = subprocess.Popen(
-            [
-                sys.executable,
-                "-u",
-                str(Path(__file__).parents[1] / "__main__.py"),
-                command,
-                str(job.folder),
-            ],
+            [sys.executable, "-u", str(MAIN), command, str(folder), *arguments],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            cwd=job.folder,
+            cwd=folder,
             env=environment,
             **detached,
         )
-    record(job, process.pid)
+    record(folder, process.pid)
+    if sys.platform == "win32":
+        threading.Thread(target=_hand_over, args=(process, lock, own_lock), daemon=True).start()
+    else:
+        lock.let_go()
     return process.pid
 
 
-def record(job: Job, pid: int) -> None:
-    """Note which process works on a job; the start time tells it from a later one with the same
-    pid.
-    """
+def _hand_over(process: subprocess.Popen, lock: Lock, own_lock: Path) -> None:
+    while process.poll() is None and not is_held(own_lock):
+        time.sleep(POLL_S)
+    lock.let_go()
+
+
+def record(folder: Path, pid: int, device: str = "") -> None:
+    """Note which process works in a folder and on which device, for people and for `kill`."""
     import psutil
 
     try:
         started = psutil.Process(pid).create_time()
     except psutil.NoSuchProcess:
         started = 0.0
-    write_json(job.folder / "process.json", {"pid": pid, "started": started})
+    noted = {"pid": pid, "started": started, "born": _birth(pid), "device": device}
+    write_json(folder / "process.json", noted)
 
 
-def is_alive(job: Job) -> bool:
-    """Whether the process noted for the job is still there and still the same one."""
+def kill(folder: Path) -> None:
+    """End the process noted in a folder at once, without saving; not another that has its pid."""
     import psutil
 
     try:
-        noted = json.loads((job.folder / "process.json").read_text(encoding="utf-8"))
-        process = psutil.Process(noted["pid"])
-        return (
-            abs(process.create_time() - noted["started"]) < 1.0
-            and process.status() != psutil.STATUS_ZOMBIE
-        )
-    except (FileNotFoundError, psutil.NoSuchProcess):
-        return False
+        noted = json.loads((folder / "process.json").read_text(encoding="utf-8"))
+        pid, born = noted["pid"], noted["born"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return
+    with contextlib.suppress(psutil.NoSuchProcess):
+        if isinstance(pid, int) and born and born == _birth(pid):
+            psutil.Process(pid).kill()
 
 
-def wait_until_gone(job: Job, seconds: float = 30.0) -> bool:
-    """Wait for a process that has written its last state and is on its way out; whether it is gone."""
-    deadline = time.monotonic() + seconds
-    while is_alive(job):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
-
-
-def kill(job: Job) -> None:
-    """End the job's process at once, without saving."""
+def _birth(pid: int) -> str:
+    """What tells a process from every other: the boot of its machine and when it began after that,
+    whatever the clock was set to; "" when it is gone.
+    """
     import psutil
 
-    if is_alive(job):
-        noted = json.loads((job.folder / "process.json").read_text(encoding="utf-8"))
-        psutil.Process(noted["pid"]).kill()
+    if sys.platform != "linux":
+        try:
+            return str(psutil.Process(pid).create_time())
+        except psutil.NoSuchProcess:
+            return ""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        return f"{boot} {Path(f'/proc/{pid}/ns/pid').readlink()} {ticks}"
+    except OSError:
+        return ""
+
+
+def follow(
+    command: Sequence[str | Path],
+    show: Callable[[str], None],
+    should_stop: Callable[[], Any] | None = None,
+    started: Callable[[int], None] | None = None,
+) -> tuple[int, str]:
+    """Run a command that does not outlive the call; returns its exit status and the last line of
+    what it said on standard error.
+
+    `show` is called with every line that it prints, `should_stop` several times a second; what
+    either raises ends the command at once and is passed on. `started` is called with its pid.
+    """
+    hidden: dict[str, Any] = (
+        {"creationflags": subprocess.CREATE_NO_WINDOW} if sys.platform == "win32" else {}
+    )
+    with tempfile.TemporaryFile() as errors:
+        child = subprocess.Popen(
+            [str(part) for part in command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env={**os.environ, "PYTHONIOENCODING": "utf-8"},
+            **hidden,
+        )
+        lines: queue.Queue[bytes | None] = queue.Queue()
+        reader = threading.Thread(target=_read, args=(child.stdout, lines), daemon=True)
+        reader.start()
+        try:
+            if started:
+                started(child.pid)
+            while True:
+                if should_stop:
+                    should_stop()
+                try:
+                    line = lines.get(timeout=LINE_POLL_S)
+                except queue.Empty:
+                    continue
+                if line is None:
+                    break
+                if text := line.decode("utf-8", errors="replace").strip():
+                    show(text)
+        except BaseException:
+            child.kill()
+            raise
+        finally:
+            child.wait()
+            reader.join()
+        errors.seek(0)
+        said = errors.read().decode("utf-8", errors="replace").strip()
+    return child.returncode, said.splitlines()[-1] if said else ""
+
+
+def _read(output: Any, lines: queue.Queue[bytes | None]) -> None:
+    with output:
+        for line in output:
+            lines.put(line)
+    lines.put(None)

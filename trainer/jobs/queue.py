@@ -1,82 +1,278 @@
-"""Runs wait their turn on disk: one trains at a time, the one queued first goes next."""
+"""Jobs wait their turn on disk: one at a time on each device, the one queued first goes next.
+
+Every job in the queue has a ticket, a file in the queue's own folder. What has no ticket is never
+started, whatever its state says: a folder may have come from anywhere. Tickets are kept until the
+work has ended. Whether it has is told by the lock that its process holds, so that a device is free
+again when that process dies, however it does.
+"""
 
 from __future__ import annotations
 
-import time
-from dataclasses import replace
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from ..runs import ACTIVE, RESUMABLE, Run, list_runs
-from .process import is_alive, start
+from ..errors import TrainerError
+from ..files import write_json
+from .job import NAME, QUEUED, RESUMABLE, UNREADABLE, Job, list_jobs, read_json, start
+from .lock import Lock, is_held
+
+EVERY = ""
+"""The device of work that does not say which one it uses: as long as it lasts, nothing starts."""
+LOCK_WAIT_S = 60.0
 
 
-def enqueue(run: Run) -> None:
-    """Put a run that is new, was stopped, interrupted or failed into the queue; others are left as
-    they are.
-
-    Its former process may still be on its way out: `tick` waits for it.
+@dataclass(frozen=True)
+class Kind:
+    """Jobs of one kind: where their folders are, the file that makes a folder theirs, and the
+    command of `python -m trainer` that works on one.
     """
-    with _alone(run.folder.parent):
-        state = run.state()
-        if state.status in RESUMABLE:
-            (run.folder / "control.json").unlink(missing_ok=True)
-            run.write_state(
-                replace(
-                    state,
-                    status="queued",
-                    message="Waits for its turn",
-                    epochs=run.settings.epochs,
-                    queued_at=time.time(),
-                )
+
+    name: str
+    folder: Path
+    file: str
+    command: str
+    open: Callable[[Path], Job]
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """A place in the queue. Without a kind it is a lease: the process that waits does the work."""
+
+    number: int
+    kind: str
+    name: str
+    device: str
+    arguments: tuple[str, ...] = ()
+    granted: bool = False
+
+
+class Queue:
+    """The queue in a folder. Several processes may use it at the same time."""
+
+    def __init__(self, folder: Path, kinds: Sequence[Kind]) -> None:
+        self.folder = folder
+        self.kinds = {kind.name: kind for kind in kinds}
+
+    def put(self, kind: str, job: Job, device: str, arguments: Sequence[str] = ()) -> None:
+        """Queue a job that is new, was stopped, interrupted or has failed; others are left as they
+        are. One that waits already keeps its place.
+
+        `arguments` follow the folder in its command. Raises TrainerError when it is unreadable.
+        """
+        with self._alone():
+            state = job.state()
+            if state.status == UNREADABLE:
+                raise TrainerError(state.message)
+            old = self._ticket_of(kind, job.folder.name)
+            if state.status == QUEUED and old is not None:
+                self._write(replace(old, device=device, arguments=tuple(arguments)))
+            elif state.status == QUEUED or state.status in RESUMABLE:
+                if old is not None:
+                    self._remove(old)
+                number = self._next_number()
+                self._write(Ticket(number, kind, job.folder.name, device, tuple(arguments)))
+                (job.folder / "control.json").unlink(missing_ok=True)
+                job.write_state(job.queued(state))
+
+    def stop(self, kind: str, job: Job) -> None:
+        """Stop a job: one that waits leaves the queue, one at work is asked to stop."""
+        with self._alone():
+            state = job.state()
+            if state.status == QUEUED:
+                message = "Stopped while it waited for its turn"
+                job.write_state(replace(state, status="stopped", message=message))
+                if (ticket := self._ticket_of(kind, job.folder.name)) is not None:
+                    self._remove(ticket)
+            else:
+                job.stop()
+
+    def stands(self, kind: str, job: Any) -> Any:
+        """The state of a job, where one that only claims to be queued is not."""
+        state = job.state()
+        if state.status == QUEUED and self._ticket_of(kind, job.folder.name) is None:
+            message = "Was not queued here. Queue its graph to start it."
+            latest = job.state()
+            return replace(latest, status="stopped", message=message) if latest == state else latest
+        return state
+
+    def tick(self) -> None:
+        """Start what is next on every device that is free. To be called about once a second."""
+        with self._alone():
+            waiting, busy = self._survey()
+            for ticket in waiting:
+                if ticket.kind and not _in_use(ticket.device, busy):
+                    self._start(ticket)
+                busy.add(ticket.device)
+
+    def adopt_once(
+        self,
+        kind: str,
+        device: Callable[[], str],
+        arguments: Callable[[Any], Sequence[str] | None],
+    ) -> None:
+        """Take over what was queued before there were tickets; later calls do nothing.
+
+        `arguments` returns those of a job that was queued by this installation, None for others.
+        """
+        done = self.folder / f"adopted-{kind}"
+        if done.exists():
+            return
+        with self._alone():
+            sort = self.kinds[kind]
+            jobs = [job for job in list_jobs(sort.folder, sort.file, sort.open)]
+            states = [(job.state(), job) for job in jobs]
+            queued = [(state, job) for state, job in states if state.status == QUEUED]
+            for _, job in sorted(queued, key=lambda found: getattr(found[0], "queued_at", 0.0)):
+                words = arguments(job)
+                if words is not None and self._ticket_of(kind, job.folder.name) is None:
+                    name = job.folder.name
+                    number = self._next_number()
+                    self._write(Ticket(number, kind, name, device(), tuple(words)))
+            done.touch()
+
+    @contextlib.contextmanager
+    def lease(self, device: str, name: str, wait: Callable[[], None]) -> Iterator[None]:
+        """Have a device to oneself, in turns with the jobs.
+
+        `wait` is called again and again until it is free: it sleeps, and raises to give up.
+        """
+        with self._alone():
+            ticket = Ticket(self._next_number(), "", name, device)
+            lock = Lock(self._file(ticket, ".lock"))
+            lock.take()
+            self._write(ticket)
+        try:
+            while not self._granted(ticket):
+                wait()
+            yield
+        finally:
+            self._remove(ticket)
+            lock.let_go()
+
+    def _granted(self, ticket: Ticket) -> bool:
+        """Take the device if it is this ticket's turn."""
+        with self._alone():
+            waiting, busy = self._survey()
+            for other in waiting:
+                if other.number == ticket.number:
+                    break
+                busy.add(other.device)
+            if _in_use(ticket.device, busy):
+                return False
+            self._write(replace(ticket, granted=True))
+            return True
+
+    def _start(self, ticket: Ticket) -> None:
+        kind = self.kinds[ticket.kind]
+        job = kind.open(kind.folder / ticket.name)
+        try:
+            start(job, kind.command, ticket.arguments, wait_s=0.0)
+        except OSError as error:
+            message = f"It could not be started: {error}. Queue it again when that is mended."
+            job.write_state(replace(job.state(), status="failed", message=message))
+
+    def _survey(self) -> tuple[list[Ticket], set[str]]:
+        """The tickets that wait, in their order, and the devices in use. Tickets of work that has
+        ended are removed.
+        """
+        waiting, busy, known = [], set(), set()
+        for ticket in self._tickets():
+            known.add((ticket.kind, ticket.name))
+            stands = self._of_job(ticket) if ticket.kind else self._of_lease(ticket)
+            if stands == "waits":
+                waiting.append(ticket)
+            elif stands == "works":
+                busy.add(ticket.device)
+            elif stands == "ended":
+                self._remove(ticket)
+        for kind in self.kinds.values():
+            for job in list_jobs(kind.folder, kind.file, Job):
+                if (kind.name, job.folder.name) not in known and _is_alive(job):
+                    busy.add(_noted_device(job.folder))
+        return waiting, busy
+
+    def _of_job(self, ticket: Ticket) -> str:
+        """waits, works, ended, or "" for what cannot be told now."""
+        kind = self.kinds.get(ticket.kind)
+        if kind is None or not (kind.folder / ticket.name).is_dir():
+            return "ended"
+        if _is_alive(Job(kind.folder / ticket.name)):
+            return "works"
+        try:
+            status = kind.open(kind.folder / ticket.name).state().status
+        except TrainerError:
+            return ""
+        return {QUEUED: "waits", UNREADABLE: ""}.get(status, "ended")
+
+    def _of_lease(self, ticket: Ticket) -> str:
+        if not is_held(self._file(ticket, ".lock")):
+            return "ended"
+        return "works" if ticket.granted else "waits"
+
+    def _tickets(self) -> list[Ticket]:
+        """All tickets in their order. One that cannot be read is removed: it holds up nothing."""
+        found = []
+        for file in sorted(self.folder.glob("[0-9]*.json")):
+            try:
+                value = read_json(file)
+                ticket = Ticket(**{**value, "arguments": tuple(value["arguments"])})
+                if not NAME.fullmatch(ticket.name) or f"{ticket.number:08d}" != file.stem:
+                    raise TrainerError(f"{file} is no ticket.")
+                found.append(ticket)
+            except (TrainerError, KeyError, TypeError, ValueError):
+                file.unlink(missing_ok=True)
+        return found
+
+    def _ticket_of(self, kind: str, name: str) -> Ticket | None:
+        found = [t for t in self._tickets() if (t.kind, t.name) == (kind, name)]
+        return found[0] if found else None
+
+    def _next_number(self) -> int:
+        return max((ticket.number for ticket in self._tickets()), default=0) + 1
+
+    def _write(self, ticket: Ticket) -> None:
+        write_json(self._file(ticket), asdict(ticket))
+
+    def _remove(self, ticket: Ticket) -> None:
+        self._file(ticket).unlink(missing_ok=True)
+        self._file(ticket, ".lock").unlink(missing_ok=True)
+
+    def _file(self, ticket: Ticket, suffix: str = ".json") -> Path:
+        return self.folder / f"{ticket.number:08d}{suffix}"
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep others from changing the queue meanwhile."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = Lock(self.folder / "queue.lock")
+        if not lock.take(LOCK_WAIT_S):
+            raise TrainerError(
+                f"The queue of jobs in {self.folder} has been locked for {LOCK_WAIT_S:.0f} s by "
+                "another ComfyUI. Look whether one hangs."
             )
+        try:
+            yield
+        finally:
+            lock.let_go()
 
 
-def stop(run: Run) -> None:
-    """Stop a run: one that waits leaves the queue, one at work is asked to stop after the step it
-    is in.
-    """
-    with _alone(run.folder.parent):
-        state = run.state()
-        if state.status == "queued":
-            run.write_state(
-                replace(state, status="stopped", message="Stopped while it waited for its turn")
-            )
-        elif state.status in ACTIVE:
-            run.request("stop")
+def _in_use(device: str, busy: set[str]) -> bool:
+    return device in busy or EVERY in busy or (device == EVERY and bool(busy))
 
 
-def tick(runs_dir: Path) -> None:
-    """Notice runs whose process is gone, and start the next one if none is at work.
-
-    To be called about once a second; several ComfyUI processes on one folder may do so.
-    """
-    if not runs_dir.is_dir():
-        return
-    with _alone(runs_dir):
-        queued, busy = [], False
-        for run in list_runs(runs_dir):
-            alive, state = is_alive(run), run.state()
-            busy = busy or alive
-            if state.status in ACTIVE and not alive:
-                run.write_state(
-                    replace(
-                        state,
-                        status="interrupted",
-                        message="The training process is gone (killed, crashed or the machine went down). "
-                        "Queue the graph again: it goes on from its last resume point.",
-                    )
-                )
-            elif state.status == "queued" and not alive:
-                queued.append((state.queued_at, run, state))
-        if queued and not busy:
-            _, run, state = min(queued, key=lambda entry: (entry[0], entry[1].name))
-            run.write_state(replace(state, status="preparing", message="Starts"))
-            start(run)
+def _is_alive(job: Any) -> bool:
+    try:
+        return job.is_alive()
+    except OSError:
+        return False
 
 
-def _alone(runs_dir: Path):
-    """A lock on the queue that the system lets go of when its holder dies."""
-    from filelock import FileLock
-
-    runs_dir.mkdir(parents=True, exist_ok=True)
-    return FileLock(runs_dir / ".queue.lock")
+def _noted_device(folder: Path) -> str:
+    try:
+        device = read_json(folder / "process.json").get("device", EVERY)
+    except TrainerError:
+        return EVERY
+    return device if isinstance(device, str) else EVERY

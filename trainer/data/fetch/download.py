@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...errors import TrainerError
+from ...jobs.job import Stopped
 from .attempt import TRANSIENT, Asked, Fetcher, examine
 from .disk import DiskFull, free_bytes
 from .network import Failure, NetworkSettings, connector
@@ -64,10 +65,6 @@ class Progress:
         if self.done < self.total:
             lines.append(f"{self.total - self.done} still to do")
         return "\n".join(lines)
-
-
-class Stopped(Exception):
-    """Somebody asked to stop; everything fetched so far is in the folder."""
 
 
 def download(

@@ -1,59 +1,41 @@
-"""Fetching the pictures of a selection in a process of its own: a folder that can be stopped,
-killed and resumed.
+"""Fetching the pictures of a selection in a process of its own: a job (see jobs/job.py) that can be
+stopped, killed and resumed.
 
 job.json            what is fetched and how; written before anything starts
-selection.parquet   the rows; `row` and `image` are read here, the other columns are for those who use the pictures
-state.json          how it stands, replaced twice a second while it works
-process.json        pid and start time of the process that works on it
-control.json        what somebody asks of that process: stop
+selection.parquet   the rows; `row` and `image` are read here, the other columns are for others
 images/ and results.jsonl   the pictures and what became of every row (see download.py)
-log.txt             what the process printed
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import shutil
-import signal
-import sys
 import time
-import traceback
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from ...errors import TrainerError
 from ...files import sha256_file, write_json
-from ...jobs import process
-from ...runs import NAME
+from ...jobs import job as jobs
+from ...jobs.job import ACTIVE, NAME, QUEUED, RESUMABLE, Job, State, read_json
+from ...jobs.work import Progress as Work
+from ...jobs.work import work
 from .attempt import TRANSIENT
-from .disk import disk_errors
-from .download import DEAD, EXPIRED, Progress, Stopped, download
+from .download import DEAD, EXPIRED, Progress, download
 from .network import require_download
 from .results import OK, read_results
 from .settings import DownloadSettings
 
 FORMAT = 1
-ACTIVE = ("queued", "running", "stopping")
-"""States in which a process must be alive; without one the download has been interrupted."""
-RESUMABLE = ("stopped", "interrupted", "failed")
-STARTS_WITHIN_S = 5.0
 SELECTION = "selection.parquet"
 
 
 @dataclass(frozen=True)
-class DownloadState:
-    """How a download stands. `status` is queued, running, stopping, stopped, finished, failed or
-    interrupted.
-
-    `done` of `total` rows are settled, `ok` of them with a picture; `errors` counts the others by
-    their reason. `bytes` lie on disk. `updated` is the heartbeat, in seconds since 1970.
+class DownloadState(State):
+    """How a download stands: `done` of `total` rows are settled, `ok` of them with a picture;
+    `errors` counts the others by their reason. `bytes` are on the disk.
     """
 
-    status: str = "stopped"
     message: str = "Made, not started yet"
     done: int = 0
     total: int = 0
@@ -61,18 +43,20 @@ class DownloadState:
     bytes: int = 0
     errors: dict[str, int] = field(default_factory=dict)
     rows_per_second: float | None = None
-    updated: float = 0.0
 
 
 @dataclass(frozen=True)
-class DownloadJob:
+class DownloadJob(Job[DownloadState]):
     """An existing download folder. `id` is the SHA-256 of its selection."""
 
-    folder: Path
     id: str
     rows: int
     settings: DownloadSettings
     network_file: Path
+
+    states = DownloadState
+    noun = "download"
+    dead_when = (QUEUED, *ACTIVE)
 
     @property
     def name(self) -> str:
@@ -80,40 +64,26 @@ class DownloadJob:
 
     @classmethod
     def open(cls, folder: Path) -> DownloadJob:
-        """Raises TrainerError when the folder is not a download's."""
-        try:
-            value = json.loads((folder / "job.json").read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise TrainerError(f"There is no download in {folder}: job.json is missing.") from error
-        if value["format"] != FORMAT:
+        """Raises TrainerError when the folder is not a download's, damaged or of a newer version."""
+        if not (folder / "job.json").exists():
+            raise TrainerError(f"There is no download in {folder}: job.json is missing.")
+        value = read_json(folder / "job.json")
+        if value.get("format") != FORMAT:
             raise TrainerError(
-                f"The download {folder.name} was made by a newer Cocktail (format {value['format']})."
+                f"The download {folder.name} was made by a newer Cocktail (format "
+                f"{value.get('format')}; this one reads {FORMAT}). Update Cocktail."
             )
-        settings = DownloadSettings.from_json(value["settings"])
-        return cls(folder, value["id"], value["rows"], settings, Path(value["network_file"]))
-
-    def state(self) -> DownloadState:
-        """As its process wrote it; a download whose process is gone reads as interrupted."""
-        value = json.loads((self.folder / "state.json").read_text(encoding="utf-8"))
-        state = DownloadState(**value)
-        starting = state.status == "queued" and time.time() - state.updated < STARTS_WITHIN_S
-        if state.status in ACTIVE and not starting and not process.is_alive(self):
-            return replace(
-                state,
-                status="interrupted",
-                message="The download's process is gone (killed, crashed or the machine went down). "
-                "Start it again: it goes on with the rows that are not settled yet.",
-            )
-        return state
-
-    def write_state(self, state: DownloadState) -> None:
-        """For the process that works on the download; others only while there is none."""
-        write_json(self.folder / "state.json", asdict(replace(state, updated=time.time())))
-
-    def stop(self) -> None:
-        """Ask the process to stop within a second; nothing happens when none is at work."""
-        if self.state().status in ACTIVE:
-            write_json(self.folder / "control.json", {"command": "stop", "time": time.time()})
+        try:
+            settings = DownloadSettings.from_json(value["settings"])
+            network_file = Path(value["network_file"])
+            if not isinstance(value["id"], str) or not isinstance(value["rows"], int):
+                raise TypeError("id must be a text and rows a number")
+            return cls(folder, value["id"], value["rows"], settings, network_file)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise TrainerError(
+                f"job.json of the download {folder.name} is damaged ({type(error).__name__}: "
+                f"{error}). Move the folder away and download again."
+            ) from error
 
     def urls(self) -> list[tuple[int, str]]:
         """Row and URL of everything that is wanted."""
@@ -221,28 +191,16 @@ def create_download(
     return DownloadJob.open(folder)
 
 
-def list_downloads(datasets_dir: Path) -> list[DownloadJob]:
-    """All downloads, by name."""
-    return [DownloadJob.open(file.parent) for file in sorted(datasets_dir.glob("[!.]*/job.json"))]
-
-
 def start(job: DownloadJob) -> None:
     """Start fetching in a process of its own, which outlives this one; nothing happens when one is
     at work.
 
     One that has ended and is only not gone yet is waited for. Raises TrainerError when the network
-    is off.
+    is off, or when its state cannot be read.
     """
-    from filelock import FileLock
-
     require_download(job.network_file)
-    with FileLock(job.folder / ".start.lock"):
-        if job.state().status in ACTIVE:
-            return
-        process.wait_until_gone(job)
-        (job.folder / "control.json").unlink(missing_ok=True)
-        job.write_state(replace(job.state(), status="queued", message="Starts"))
-        process.start(job, "download")
+    if job.state().status not in ACTIVE:
+        jobs.start(job, "download", ["--network", str(job.network_file)])
 
 
 def images(folder: Path) -> dict[int, str]:
@@ -250,40 +208,40 @@ def images(folder: Path) -> dict[int, str]:
     return {row: result.file for row, result in read_results(folder).items() if result.status == OK}
 
 
-def main(folder: Path) -> int:
-    """Fetch what is not settled yet in a download folder; returns the process' exit status.
+def main(folder: Path, network_file: str | None = None) -> int:
+    """Fetch what is not settled yet in a download folder; returns the exit status of the process.
 
-    Whatever happens is in the download's state afterwards: finished, stopped, or failed with the
-    reason.
+    Whether the network may be used is read from the file that job.json names, or from this one.
     """
-    folder = folder.resolve()
-    job = DownloadJob.open(folder)
-    with _exclusive(job):
-        writer = _StateWriter(job)
-        try:
-            _fetch(job, writer)
-            return 0
-        except Stopped:
-            writer.write("stopped", "Stopped on request; start it again to go on")
-            return 0
-        except TrainerError as error:
-            print(f"error: {error}", file=sys.stderr)
-            writer.write("failed", str(error))
-            return 1
-        except Exception as error:
-            traceback.print_exc()
-            writer.write("failed", f"{type(error).__name__}: {error}")
-            return 1
-        finally:
-            (folder / "control.json").unlink(missing_ok=True)
+    job = DownloadJob.open(folder.resolve())
+    if network_file:
+        job = replace(job, network_file=Path(network_file))
+    return work(job, lambda progress: _fetch(job, progress))
 
 
-def _fetch(job: DownloadJob, writer: _StateWriter) -> None:
-    writer.write("running", "")
+def _fetch(job: DownloadJob, work: Work[DownloadState]) -> str:
+    work.update(status="running", message="")
     network = require_download(job.network_file)
-    _stop_on_signals(writer)
+    began: list[tuple[float, int]] = []
+
+    def report(progress: Progress) -> None:
+        """Write how far it is; the rate is that of this process."""
+        now = time.monotonic()
+        began[:] = began or [(now, progress.done)]
+        (start, before) = began[0]
+        stopping = work.control.asked_to_stop() and progress.done < progress.total
+        work.update(
+            status="stopping" if stopping else "running",
+            done=progress.done,
+            total=progress.total,
+            ok=progress.ok,
+            bytes=progress.bytes,
+            errors=progress.errors or {},
+            rows_per_second=(progress.done - before) / (now - start) if now > start else None,
+        )
+
     progress = download(
-        job.urls(), job.folder, job.settings, network, writer.report, writer.asked_to_stop
+        job.urls(), job.folder, job.settings, network, report, work.control.asked_to_stop
     )
     errors = progress.errors or {}
     reasons = ", ".join(f"{count} x {reason}" for reason, count in errors.items())
@@ -291,67 +249,4 @@ def _fetch(job: DownloadJob, writer: _StateWriter) -> None:
         hint = f" {EXPIRED}" if set(errors) <= set(DEAD) else ""
         raise TrainerError(f"None of {progress.total} rows got a picture: {reasons}.{hint}")
     message = f"{progress.ok} of {progress.total} rows have a picture"
-    writer.write("finished", f"{message}; {reasons}" if reasons else message)
-
-
-class _StateWriter:
-    """Keeps a download's state.json current, and hears what is asked."""
-
-    def __init__(self, job: DownloadJob) -> None:
-        self.job = job
-        self.state = job.state()
-        self.stop_signal = False
-        self._began: tuple[float, int] | None = None
-
-    def write(self, status: str, message: str) -> None:
-        self.state = replace(self.state, status=status, message=message)
-        with disk_errors(self.job.folder / "state.json"):
-            self.job.write_state(self.state)
-
-    def report(self, progress: Progress) -> None:
-        """Write how far it is; the rate is that of this process."""
-        now = time.monotonic()
-        began, before = self._began = self._began or (now, progress.done)
-        self.state = replace(
-            self.state,
-            done=progress.done,
-            total=progress.total,
-            ok=progress.ok,
-            bytes=progress.bytes,
-            errors=progress.errors or {},
-            rows_per_second=(progress.done - before) / (now - began) if now > began else None,
-        )
-        stopping = self.asked_to_stop() and progress.done < progress.total
-        self.write("stopping" if stopping else "running", self.state.message)
-
-    def asked_to_stop(self) -> bool:
-        return self.stop_signal or (self.job.folder / "control.json").exists()
-
-
-def _stop_on_signals(writer: _StateWriter) -> None:
-    """SIGTERM and Ctrl-C (Ctrl-Break on Windows) stop the download within a second."""
-
-    def stop(*_: Any) -> None:
-        writer.stop_signal = True
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
-    if sys.platform == "win32":
-        signal.signal(signal.SIGBREAK, stop)
-
-
-@contextlib.contextmanager
-def _exclusive(job: DownloadJob) -> Iterator[None]:
-    """Work on a download alone; the lock goes with the process that holds it."""
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(job.folder / "process.lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise TrainerError(f"Another process works on the download {job.name} already.") from error
-    try:
-        process.record(job, os.getpid())
-        yield
-    finally:
-        lock.release()
+    return f"{message}; {reasons}" if reasons else message

@@ -7,15 +7,10 @@ JSON file.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import queue
 import shutil
-import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -23,6 +18,7 @@ from typing import Any
 
 from ...errors import TrainerError
 from ...files import write_json
+from ...jobs import process
 from .columns import Mapping, describe, guess, preset
 from .derived import MEMORY_MB, derived_path, ingest
 from .select import SelectionReport, SelectionSettings, select
@@ -78,30 +74,22 @@ def run_select(
     with tempfile.TemporaryDirectory(prefix="cocktail-select-") as folder:
         result, file = Path(folder, "result.json"), Path(folder, "request.json")
         write_json(file, {**request, "result": str(result)})
-        entry = Path(__file__).resolve().parents[2] / "__main__.py"
-        hidden = {"creationflags": subprocess.CREATE_NO_WINDOW} if sys.platform == "win32" else {}
-        with Path(folder, "errors.txt").open("wb") as errors:
-            child = subprocess.Popen(
-                [sys.executable, "-u", str(entry), "select", str(file)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                env={**os.environ, "PYTHONIOENCODING": "utf-8"},
-                **hidden,
-            )
+        started: list[int] = []
         try:
-            _follow(child, progress, should_stop)
+            status, said = process.follow(
+                [sys.executable, "-u", process.MAIN, "select", file],
+                lambda line: _pass_on(line, progress),
+                should_stop,
+                started.append,
+            )
         finally:
-            if child.poll() is None:
-                child.kill()
-            child.wait()
-            _remove_left_over(request, child.pid)
+            for pid in started:
+                _remove_left_over(request, pid)
         if not result.is_file():
-            said = Path(folder, "errors.txt").read_text(encoding="utf-8", errors="replace").strip()
-            last = said.splitlines()[-1] if said else "it said nothing"
             raise TrainerError(
-                f"The selection's process ended with status {child.returncode} and no result: {last}. "
-                "Run it again; with less memory_mb if the machine is short of memory."
+                f"The selection's process ended with status {status} and no result: "
+                f"{said or 'it said nothing'}. Run it again; with less memory_mb if the machine is "
+                "short of memory."
             )
         found = json.loads(result.read_text(encoding="utf-8"))
     if "error" in found:
@@ -109,34 +97,14 @@ def run_select(
     return found
 
 
-def _follow(
-    child: subprocess.Popen,
-    progress: Callable[[str], None] | None,
-    should_stop: Callable[[], Any] | None,
-) -> None:
-    """Pass progress on until the child has closed its output."""
-    lines: queue.Queue[bytes | None] = queue.Queue()
-
-    def read() -> None:
-        assert child.stdout
-        with child.stdout:
-            for line in child.stdout:
-                lines.put(line)
-        lines.put(None)
-
-    threading.Thread(target=read, daemon=True).start()
-    while True:
-        if should_stop:
-            should_stop()
-        try:
-            line = lines.get(timeout=0.2)
-        except queue.Empty:
-            continue
-        if line is None:
-            return
-        if progress:
-            with contextlib.suppress(ValueError, KeyError, TypeError):
-                progress(json.loads(line)["progress"])
+def _pass_on(line: str, progress: Callable[[str], None] | None) -> None:
+    """Tell the progress that a line holds; other lines are not meant for anybody."""
+    try:
+        words = json.loads(line)["progress"]
+    except (ValueError, KeyError, TypeError):
+        return
+    if progress:
+        progress(words)
 
 
 def _remove_left_over(request: dict[str, Any], pid: int) -> None:

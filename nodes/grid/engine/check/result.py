@@ -8,17 +8,15 @@ in it.
 from __future__ import annotations
 
 import json
-import queue
 import random
-import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .....trainer.jobs import process
 from ..errors import GridError
 from ..store.store import Store
 
@@ -26,7 +24,6 @@ if TYPE_CHECKING:
     import numpy
 
 COMMAND = Path(__file__).with_name("command.py")
-POLL_S = 0.2
 SAME = "equal"
 
 
@@ -155,52 +152,14 @@ def in_fresh_process(
     import folder_paths
 
     with tempfile.TemporaryDirectory() as temporary:
-        answer, log = Path(temporary, "result.json"), Path(temporary, "log.txt")
+        answer = Path(temporary, "result.json")
         command = [
             sys.executable, "-u", COMMAND, store.folder.name, "--cells", count, "--seed", seed, "--json", answer,
             "--comfyui", Path(folder_paths.__file__).parent, "--", *sys.argv[1:],
         ]  # fmt: skip
-        with log.open("wb") as errors:
-            process = subprocess.Popen(
-                [str(part) for part in command],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-                encoding="utf-8",
-                errors="replace",
+        status, said = process.follow([str(part) for part in command], show, stop_if_interrupted)
+        if not answer.is_file():
+            raise GridError(
+                f"The check of {store.folder.name} ended early: {said or f'status {status}'}"
             )
-        lines: queue.Queue[str | None] = queue.Queue()
-        reader = threading.Thread(target=_read, args=(process.stdout, lines), daemon=True)
-        reader.start()
-        try:
-            while (line := _next(lines)) is not None:
-                stop_if_interrupted()
-                if line:
-                    show(line)
-        except BaseException:
-            process.kill()
-            raise
-        finally:
-            process.wait()
-            reader.join()
-        if answer.is_file():
-            return Result.from_json(json.loads(answer.read_text(encoding="utf-8")))
-        words = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        raise GridError(
-            f"The check of {store.folder.name} ended early: {words[-1] if words else process.returncode}"
-        )
-
-
-def _read(lines: Any, found: queue.Queue[str | None]) -> None:
-    for line in lines:
-        found.put(line.strip())
-    found.put(None)
-
-
-def _next(lines: queue.Queue[str | None]) -> str | None:
-    """The next line, "" if there is none yet, None at the end."""
-    try:
-        return lines.get(timeout=POLL_S)
-    except queue.Empty:
-        return ""
+        return Result.from_json(json.loads(answer.read_text(encoding="utf-8")))

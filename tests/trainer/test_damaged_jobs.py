@@ -1,0 +1,198 @@
+"""A job's folder can hold anything: whatever its files say, the list of jobs and the queue go on,
+and the sound job beside it keeps its turn.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import duckdb
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cocktail.trainer.data.caption.captioner import CaptionSettings
+from cocktail.trainer.data.caption.job import CaptionJob, CaptionState
+from cocktail.trainer.data.fetch.job import DownloadJob, create_download
+from cocktail.trainer.data.fetch.settings import DownloadSettings
+from cocktail.trainer.data.manifest import Dataset, Pair
+from cocktail.trainer.jobs.job import STATUSES, UNREADABLE, Job, list_jobs
+from cocktail.trainer.jobs.lines import Lines
+from cocktail.trainer.jobs.queue import Kind, Queue
+from cocktail.trainer.runs import Base, Paths, Run, create_run, list_runs
+from cocktail.trainer.settings.run_settings import RunSettings
+
+DATASET = Dataset(
+    "few",
+    "somewhere",
+    tuple(
+        Pair(f"id{s}", f"{s}.png", "0" * 64, 64, 64, "a", 1.0, s) for s in ("train", "validation")
+    ),
+)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=4), inner, max_size=2),
+    max_leaves=4,
+) | st.sampled_from([*STATUSES, 10**400, "\ud800", "../../x", -1, {}, []])  # fmt: skip
+
+
+def make_run(folder: Path, name: str) -> Job:
+    run = create_run(
+        folder,
+        name,
+        Base("base.safetensors", "base.safetensors", "0" * 64),
+        DATASET,
+        RunSettings(),
+        Paths(str(folder.parent / "checkpoints"), "tokenizer", "cache"),
+    )
+    best = {"epoch": 1, "step": 2, "loss": 0.5, "checkpoint": "x.safetensors"}
+    run.write_state(dataclasses.replace(run.state(), step=2, steps=9, best=best))
+    for kind, more in (("checkpoint", {"file": "x.safetensors"}), ("validation", {"loss": 0.5})):
+        line = {"kind": kind, "epoch": 1, "step": 2, **more}
+        Lines(run.folder / "metrics.jsonl").append(line)
+    return run
+
+
+def make_captioning(folder: Path, name: str) -> Job:
+    """As create_job leaves it, without a model to read."""
+    (folder / name).mkdir(parents=True)
+    value = {
+        "format": 1,
+        "id": "0" * 64,
+        "model_fingerprint": "1" * 64,
+        "dataset": {"name": "few", "manifest": "dataset-0.parquet", "fingerprint": "2" * 64},
+        "settings": CaptionSettings("model").to_json(),
+    }
+    (folder / name / "job.json").write_text(json.dumps(value))
+    state = dataclasses.asdict(CaptionState(total=4))
+    (folder / name / "state.json").write_text(json.dumps(state))
+    return CaptionJob.open(folder / name)
+
+
+def make_download(folder: Path, name: str) -> Job:
+    selection = folder.parent / f"{name}.parquet"
+    duckdb.sql(f"COPY (SELECT 1 AS row, 'http://x/1' AS image) TO '{selection}' (FORMAT parquet)")
+    return create_download(folder, name, selection, DownloadSettings(), folder / "network.json")
+
+
+KINDS = {
+    "run": (make_run, "run.json", Run.open),
+    "caption": (make_captioning, "job.json", CaptionJob.open),
+    "download": (make_download, "job.json", DownloadJob.open),
+}
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory) -> dict[str, Path]:
+    """A folder for each kind with the jobs "damaged" and "sound", both queued on devices of their
+    own.
+    """
+    found = {}
+    for kind, (make, *_) in KINDS.items():
+        found[kind] = tmp_path_factory.mktemp("pristine")
+        for name, device in (("damaged", "cuda:1"), ("sound", "cuda:2")):
+            job = make(found[kind] / kind, name)
+            queue_of(found[kind], kind).put(kind, job, device)
+            (job.folder / "process.json").write_text('{"pid": 1, "started": 0.0}')
+            (job.folder / "control.json").write_text('{"command": "stop", "time": 0.0}')
+    return found
+
+
+def queue_of(folder: Path, kind: str) -> Queue:
+    _, file, open_job = KINDS[kind]
+    return Queue(folder / ".queue", [Kind(kind, folder / kind, file, kind, open_job)])
+
+
+def mutated(data: st.DataObject, content: bytes) -> bytes | None:
+    """Content with something wrong: cut off, bytes changed, a value replaced, added or left out."""
+    how = data.draw(st.sampled_from(["gone", "cut", "bytes", "value", "value", "value", "other"]))
+    if how == "gone":
+        return None
+    if how == "cut":
+        return content[: data.draw(st.integers(0, len(content)))]
+    if how == "bytes":
+        at = data.draw(st.integers(0, len(content)))
+        return content[:at] + data.draw(st.binary(max_size=4)) + content[at + 1 :]
+    if how == "other":
+        return data.draw(st.sampled_from([b"", b"null", b"{}", b"[]", b"[" * 9999, b"\xff\xfe"]))
+    value = place = json.loads(content)
+    while True:
+        key = data.draw(st.sampled_from([*place, "unknown"]))
+        inner = place.get(key)
+        if not (isinstance(inner, dict) and inner and data.draw(st.booleans())):
+            break
+        place = inner
+    if data.draw(st.booleans()):
+        place.pop(key, None)
+    else:
+        place[key] = data.draw(VALUES)
+    return json.dumps(value).encode()
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+@settings(
+    max_examples=200,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(data=st.data())
+def test_whatever_a_jobs_files_hold_the_list_and_the_queue_go_on(
+    pristine, tmp_path, monkeypatch, kind, data
+):
+    started = []
+    monkeypatch.setattr(
+        "cocktail.trainer.jobs.process.launch",
+        lambda folder, lock, *rest: (started.append(folder.name), lock.let_go()),
+    )
+    _, file, open_job = KINDS[kind]
+    folder = tmp_path / kind
+    shutil.rmtree(tmp_path, ignore_errors=True)
+    shutil.copytree(pristine[kind], tmp_path)
+    queue = queue_of(tmp_path, kind)
+    damaged, sound = open_job(folder / "damaged"), open_job(folder / "sound")
+    written = sorted(path.name for path in damaged.folder.iterdir() if path.suffix == ".json")
+    target = damaged.folder / data.draw(
+        st.sampled_from([file, "state.json", "state.json", *written])
+    )
+    if target.exists():
+        content = mutated(data, target.read_bytes())
+        target.unlink() if content is None else target.write_bytes(content)
+    listed = list_runs(folder) if kind == "run" else list_jobs(folder, file, open_job)
+    for job in listed:
+        state = queue.stands(kind, job)
+        assert state.status in (*STATUSES, UNREADABLE) and isinstance(state.message, str)
+        assert state.status != UNREADABLE or (job.name == "damaged" and state.message)
+        json.dumps(dataclasses.asdict(state), ensure_ascii=False).encode()
+        if isinstance(job, Run):
+            assert isinstance(job.checkpoints(), list)
+    assert [job.name for job in listed][-1] == "sound"
+    assert len(listed) == 2 or (target.name == file and not target.exists())
+    queue.tick()
+    queue.tick()
+    if kind != "download":
+        assert "sound" in started
+    queue.stop(kind, sound)
+
+
+def test_what_cannot_be_opened_is_listed_with_the_reason(tmp_path):
+    for name in ("a", "b", "c", "d"):
+        make_run(tmp_path / "runs", name)
+    (tmp_path / "runs" / "a" / "run.json").write_text("{")
+    newer = json.loads((tmp_path / "runs" / "b" / "run.json").read_text()) | {"format": 2}
+    (tmp_path / "runs" / "b" / "run.json").write_text(json.dumps(newer))
+    (tmp_path / "runs" / "c" / "state.json").write_text('{"status": "runn')
+    (tmp_path / "runs" / "no run").mkdir()
+    listed = {run.name: run.state() for run in list_runs(tmp_path / "runs")}
+    assert {name: state.status for name, state in listed.items()} == {
+        "a": "unreadable",
+        "b": "unreadable",
+        "c": "unreadable",
+        "d": "stopped",
+    }
+    assert "run.json of a is damaged" in listed["a"].message
+    assert "made by a newer Cocktail" in listed["b"].message
+    assert "state.json of c is damaged" in listed["c"].message
+    assert listed["a"].epochs == 0, "it answers with the fields that every run has"

@@ -1,0 +1,461 @@
+"""The one job machine: who works on a folder, whose turn it is on a device, and what a folder that
+was damaged or came from elsewhere can do.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from cocktail.trainer.errors import TrainerError
+from cocktail.trainer.jobs import process
+from cocktail.trainer.jobs.control import Control
+from cocktail.trainer.jobs.job import LOCK, Job, LockLost, State, exclusive, start
+from cocktail.trainer.jobs.lock import Lock, is_held
+from cocktail.trainer.jobs.queue import Kind, Queue
+from cocktail.trainer.jobs.work import Progress, work
+
+WORKER = """
+import sys, time
+sys.path.insert(0, {root!r})
+from pathlib import Path
+from trainer.jobs.job import Job, Stopped
+from trainer.jobs.work import work
+folder = Path(sys.argv[2])
+while (folder / "slow").exists():
+    time.sleep(0.01)
+def do(progress):
+    progress.update(status="running", message=" ".join(sys.argv[3:]))
+    while not (folder / "done").exists():
+        if progress.control.asked_to_stop():
+            raise Stopped
+        time.sleep(0.01)
+    return "all done"
+sys.exit(work(Job(folder), do))
+"""
+
+
+@pytest.fixture(autouse=True)
+def worker(tmp_path, monkeypatch, root):
+    """Jobs are done by a process that works until its folder holds a file `done`."""
+    script = tmp_path / "worker.py"
+    script.write_text(WORKER.format(root=str(root)))
+    monkeypatch.setattr(process, "MAIN", script)
+    yield
+    for file in tmp_path.glob("*/*/process.json"):
+        (file.parent / "done").touch()
+    for file in tmp_path.glob("*/*/process.json"):
+        wait_for(lambda f=file: not Job(f.parent).is_alive())
+
+
+def wait_for(true, seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "nothing came of it"
+        time.sleep(0.01)
+
+
+def make(tmp_path: Path, name: str = "one", kind: str = "runs", **state) -> Job:
+    folder = tmp_path / kind / name
+    folder.mkdir(parents=True)
+    (folder / "job.json").write_text("{}")
+    (folder / "state.json").write_text(json.dumps({"status": "stopped", **state}))
+    return Job(folder)
+
+
+def queue_of(tmp_path: Path) -> Queue:
+    kinds = [Kind(name, tmp_path / name, "job.json", name, Job) for name in ("runs", "captions")]
+    return Queue(tmp_path / ".queue", kinds)
+
+
+def status(*jobs: Job) -> list[str]:
+    return [job.state().status for job in jobs]
+
+
+def end(job: Job) -> None:
+    (job.folder / "done").touch()
+    wait_for(lambda: not job.is_alive())
+
+
+def test_a_job_is_alive_while_its_lock_is_held_whatever_pids_and_clocks_say(tmp_path):
+    job = make(tmp_path, status="running", updated=0.0)
+    assert status(job) == ["interrupted"]
+    assert start(job, "run")
+    wait_for(lambda: status(job) == ["running"])
+    for noted in ("{}", "nonsense", json.dumps({"pid": 1, "started": 0.0})):
+        (job.folder / "process.json").write_text(noted)
+        assert status(job) == ["running"] and job.is_alive()
+    worked = json.loads((job.folder / "state.json").read_text())
+    end(job)
+    assert status(job) == ["finished"]
+    mine = json.dumps({"pid": os.getpid(), "started": time.time()})
+    (job.folder / "process.json").write_text(mine)
+    (job.folder / "state.json").write_text(json.dumps(worked | {"updated": time.time() + 3600}))
+    assert status(job) == ["interrupted"], "a pid and a heartbeat prove nothing"
+
+
+def test_between_the_start_of_a_process_and_its_lock_the_job_is_neither_dead_nor_started_twice(
+    tmp_path,
+):
+    job = make(tmp_path)
+    (job.folder / "slow").touch()
+    assert start(job, "run")
+    assert not is_held(job.folder / LOCK) and status(job) == ["preparing"]
+    assert not start(job, "run", wait_s=0.1)
+    queue = queue_of(tmp_path)
+    queue.tick()
+    assert status(job) == ["preparing"]
+    (job.folder / "slow").unlink()
+    wait_for(lambda: is_held(job.folder / LOCK))
+    assert status(job)[0] in ("preparing", "running")
+
+
+LAUNCHER = """
+import sys
+sys.path.insert(0, {root!r})
+from pathlib import Path
+from trainer.jobs import process
+from trainer.jobs.job import Job, start
+process.MAIN = Path(sys.argv[1])
+print(start(Job(Path(sys.argv[2])), "run", wait_s=1.0), flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="locks are not inherited there")
+def test_a_server_that_is_killed_right_after_the_start_leaves_no_job_that_looks_dead(
+    tmp_path, root
+):
+    job = make(tmp_path)
+    (job.folder / "slow").touch()
+    command = [sys.executable, "-c", LAUNCHER.format(root=str(root))]
+    server = subprocess.Popen(
+        [*command, str(process.MAIN), str(job.folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert server.stdout.readline() == b"True\n"
+    server.kill()
+    server.communicate()
+    assert status(job) == ["preparing"] and not start(job, "run", wait_s=0.1)
+    (job.folder / "slow").unlink()
+    wait_for(lambda: status(job) == ["running"])
+
+
+def test_two_servers_that_start_a_job_at_once_start_it_once(tmp_path, root):
+    job = make(tmp_path)
+    command = [sys.executable, "-c", LAUNCHER.format(root=str(root))]
+    servers = [
+        subprocess.Popen(
+            [*command, str(process.MAIN), str(job.folder)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        for _ in range(2)
+    ]
+    said = sorted(server.stdout.readline() for server in servers)
+    for server in servers:
+        server.communicate()
+    assert said == [b"False\n", b"True\n"]
+    end(job)
+    assert "Another process" not in job.log_tail()
+
+
+def test_a_killed_job_is_interrupted_at_once_and_goes_on_when_started_again(tmp_path):
+    job = make(tmp_path)
+    start(job, "run")
+    wait_for(lambda: status(job) == ["running"])
+    process.kill(job.folder)
+    wait_for(lambda: not job.is_alive())
+    assert status(job) == ["interrupted"]
+    assert start(job, "run", ["again"])
+    wait_for(lambda: job.state().message == "again")
+    end(job)
+    assert job.state().message == "all done"
+
+
+def test_a_process_that_lost_its_folder_writes_nothing_more(tmp_path):
+    job = make(tmp_path)
+    with exclusive(job) as lock:
+        progress = Progress(job, lock, Control())
+        progress.update(status="running")
+        (job.folder / LOCK).unlink()
+        other = Lock(job.folder / LOCK)
+        assert other.take()
+        before = {file.name: file.read_bytes() for file in job.folder.iterdir()}
+        with pytest.raises(LockLost):
+            progress.update(message="mine")
+        with pytest.raises(LockLost):
+            progress.append("lines.jsonl", {"n": 1})
+        assert {file.name: file.read_bytes() for file in job.folder.iterdir()} == before
+        other.let_go()
+
+
+def test_a_second_process_is_refused_but_one_who_only_looks_keeps_nobody_out(tmp_path):
+    job, stop = make(tmp_path), threading.Event()
+
+    def look() -> None:
+        while not stop.is_set():
+            job.is_alive()
+
+    watchers = [threading.Thread(target=look) for _ in range(3)]
+    for watcher in watchers:
+        watcher.start()
+    try:
+        for _ in range(50):
+            with exclusive(job):
+                pass
+            assert not job.is_alive(), "two who look do not see each other"
+        words = "works on the job one already"
+        with exclusive(job), pytest.raises(TrainerError, match=words), exclusive(job):
+            pass
+    finally:
+        stop.set()
+        for watcher in watchers:
+            watcher.join()
+
+
+def test_jobs_of_all_kinds_take_turns_on_one_device_in_the_order_they_were_queued(tmp_path):
+    queue = queue_of(tmp_path)
+    first, second = make(tmp_path, "b"), make(tmp_path, "a", "captions")
+    third = make(tmp_path, "a")
+    queue.put("runs", first, "cpu", ["x"])
+    queue.put("captions", second, "cpu")
+    queue.put("runs", third, "cpu")
+    queue.put("runs", first, "cpu", ["y"])
+    queue.tick()
+    queue_of(tmp_path).tick()
+    wait_for(lambda: status(first) == ["running"])
+    assert first.state().message == "y"
+    assert status(first, second, third) == ["running", "queued", "queued"]
+    end(first)
+    queue.tick()
+    wait_for(lambda: status(second) == ["running"])
+    queue.stop("runs", third)
+    assert status(first, second, third) == ["finished", "running", "stopped"]
+    queue.stop("captions", second)
+    wait_for(lambda: not second.is_alive())
+    queue.tick()
+    assert status(first, second, third) == ["finished", "stopped", "stopped"]
+    assert not list((tmp_path / ".queue").glob("*.json"))
+
+
+def test_jobs_on_two_devices_go_at_once(tmp_path):
+    queue = queue_of(tmp_path)
+    jobs = [make(tmp_path, name) for name in ("a", "b", "c")]
+    for job, device in zip(jobs, ("cuda:1", "cuda:2", "cuda:1"), strict=True):
+        queue.put("runs", job, device)
+    queue.tick()
+    wait_for(lambda: status(*jobs) == ["running", "running", "queued"])
+    process.kill(jobs[0].folder)
+    wait_for(lambda: not jobs[0].is_alive())
+    queue.tick()
+    wait_for(lambda: status(*jobs) == ["interrupted", "running", "running"])
+
+
+def test_a_job_that_a_person_has_started_is_waited_for(tmp_path):
+    queue = queue_of(tmp_path)
+    by_hand, other, next_one = (make(tmp_path, name) for name in ("by-hand", "other", "next"))
+    with exclusive(by_hand, "cuda:1"):
+        queue.put("runs", next_one, "cuda:1")
+        queue.put("runs", other, "cuda:2")
+        queue.tick()
+        wait_for(lambda: status(next_one, other) == ["queued", "running"])
+    queue.tick()
+    wait_for(lambda: status(next_one) == ["running"])
+
+
+class GaveUp(Exception):
+    pass
+
+
+def test_a_lease_waits_for_jobs_and_jobs_wait_for_a_lease(tmp_path):
+    queue, waited = queue_of(tmp_path), []
+    job, later = make(tmp_path), make(tmp_path, "later")
+    queue.put("runs", job, "cpu")
+    queue.tick()
+    wait_for(lambda: status(job) == ["running"])
+
+    def wait() -> None:
+        waited.append(job.state().status)
+        if len(waited) == 1:
+            queue.put("runs", later, "cpu")
+        end(job)
+        queue_of(tmp_path).tick()
+
+    with queue.lease("cpu", "check", wait):
+        queue_of(tmp_path).tick()
+        assert (waited, status(job, later)) == (["running"], ["finished", "queued"])
+    queue.tick()
+    wait_for(lambda: status(later) == ["running"])
+
+    def give_up() -> None:
+        raise GaveUp
+
+    with pytest.raises(GaveUp), queue.lease("cpu", "check", give_up):
+        pass
+    with queue.lease("cuda:1", "check", give_up):
+        pass
+
+
+HOLDER = """
+import sys
+sys.path.insert(0, {root!r})
+from pathlib import Path
+from trainer.jobs.queue import Queue
+with Queue(Path(sys.argv[1]), ()).lease("cpu", "check", lambda: None):
+    print("mine", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_lease_dies_with_its_holder(tmp_path, root):
+    queue, job = queue_of(tmp_path), make(tmp_path)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER.format(root=str(root)), str(queue.folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert holder.stdout.readline() == b"mine\n"
+    queue.put("runs", job, "cpu")
+    queue.tick()
+    assert status(job) == ["queued"]
+    holder.kill()
+    holder.communicate()
+    queue.tick()
+    wait_for(lambda: status(job) == ["running"])
+
+
+def test_a_folder_that_only_claims_to_be_queued_is_listed_and_not_started(tmp_path):
+    queue = queue_of(tmp_path)
+    received, own = make(tmp_path, "received", status="queued"), make(tmp_path, "own")
+    queue.adopt_once("runs", lambda: "cpu", lambda job: None)
+    queue.put("runs", own, "cpu")
+    queue.tick()
+    wait_for(lambda: status(own) == ["running"])
+    end(own)
+    queue.tick()
+    assert not received.is_alive() and not (received.folder / "log.txt").exists()
+    state = queue.stands("runs", received)
+    assert state.status == "stopped" and "Was not queued here" in state.message
+    queue.put("runs", received, "cpu")
+    queue.tick()
+    wait_for(lambda: queue.stands("runs", received).status == "running")
+
+
+def test_what_was_queued_before_there_were_tickets_is_taken_over_once_if_it_is_ours(tmp_path):
+    queue = queue_of(tmp_path)
+    ours, others, late = (
+        make(tmp_path, name, status="queued") for name in ("ours", "others", "late")
+    )
+    queue.adopt_once(
+        "runs", lambda: "cpu", lambda job: ["now"] if job.folder.name == "ours" else None
+    )
+    queue.adopt_once("runs", lambda: "cpu", lambda job: ["late"])
+    queue.tick()
+    wait_for(lambda: status(ours) == ["running"])
+    assert ours.state().message == "now"
+    assert [queue.stands("runs", job).status for job in (others, late)] == ["stopped", "stopped"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b'{"number": 1, "kind": "runs", "name": "../x", "device": "cpu", "arguments": []}',
+        b'{"number": 7, "kind": "runs", "name": "x", "device": "cpu", "arguments": []}',
+    ],
+)
+def test_a_ticket_that_makes_no_sense_holds_up_nobody(tmp_path, content):
+    queue, job = queue_of(tmp_path), make(tmp_path)
+    queue.folder.mkdir()
+    (queue.folder / "00000001.json").write_bytes(content)
+    queue.put("runs", job, "cpu")
+    queue.tick()
+    wait_for(lambda: status(job) == ["running"])
+
+
+@pytest.mark.parametrize(
+    ("written", "words"),
+    [
+        ("{", "is damaged"),
+        ("[]", "is damaged"),
+        ('{"status": 5}', "is damaged: status"),
+        ('{"updated": "now"}', "is damaged: updated"),
+        ('{"message": "\\ud800"}', "is damaged"),
+        ('{"status": "dreaming"}', "is of a newer Cocktail"),
+        ('{"colour": "red"}', "is of a newer Cocktail"),
+    ],
+)
+def test_a_state_that_cannot_be_read_says_why_and_is_not_queued(tmp_path, written, words):
+    queue, job, sound = queue_of(tmp_path), make(tmp_path), make(tmp_path, "sound")
+    queue.put("runs", job, "cpu")
+    (job.folder / "state.json").write_text(written)
+    assert job.state().status == "unreadable" and words in job.state().message
+    with pytest.raises(TrainerError, match=words):
+        queue.put("runs", job, "cpu")
+    queue.put("runs", sound, "cpu")
+    queue.tick()
+    wait_for(lambda: status(sound) == ["running"])
+    with pytest.raises(TrainerError, match=words):
+        work(job, lambda progress: "")
+    (job.folder / "state.json").unlink()
+    assert status(job) == ["stopped"], "without it the job can be queued again"
+
+
+def test_a_request_is_taken_once_and_nonsense_is_none(tmp_path):
+    job, control = make(tmp_path), Control()
+    job.request("stop")
+    assert job.take_request() == "stop" and job.take_request() is None
+    with pytest.raises(TrainerError, match="Unknown command"):
+        job.request("format the disk")
+    for text in ("", "[]", "{}", '{"command": ["stop"]}', '{"command": "save"}'):
+        (job.folder / "control.json").write_text(text)
+        assert job.take_request() is None and not (job.folder / "control.json").exists()
+    control.job = job
+    assert not control.asked_to_stop()
+    job.request("stop")
+    assert control.asked_to_stop() and control.asked_to_stop()
+
+
+def test_a_job_ends_with_what_became_of_it(tmp_path):
+    def fail(progress: Progress[State]) -> str:
+        raise TrainerError("no room")
+
+    def break_down(progress: Progress[State]) -> str:
+        raise KeyError("x")
+
+    job = make(tmp_path)
+    assert work(job, fail) == 1 and job.state().message == "no room"
+    assert work(job, break_down) == 1 and job.state().message == "KeyError: 'x'"
+    assert status(job) == ["failed"]
+    assert work(job, lambda progress: "well") == 0
+    assert (job.state().status, job.state().message) == ("finished", "well")
+
+
+def test_a_command_ends_with_the_call_that_follows_it(tmp_path):
+    def command(code: str) -> list[str]:
+        return [sys.executable, "-c", code]
+
+    heard, pids = [], []
+    code = "import sys; print('a'); print('b'); print('x', file=sys.stderr); sys.exit(3)"
+    assert process.follow(command(code), heard.append, None, pids.append) == (3, "x")
+    assert heard == ["a", "b"] and len(pids) == 1
+
+    def stop() -> None:
+        if len(heard) > 2:
+            raise GaveUp
+
+    code = "import time; print('c', flush=True); time.sleep(100)"
+    with pytest.raises(GaveUp):
+        process.follow(command(code), heard.append, stop, pids.append)
+    assert not Path(f"/proc/{pids[1]}").exists()

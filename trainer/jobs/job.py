@@ -1,0 +1,305 @@
+"""A job: background work that is described by a folder and done by a process.
+
+run.json or job.json   what it is; written once
+state.json      how it stands, replaced several times a second while its process works
+control.json    what somebody asks of that process
+process.lock    held by that process for as long as it lives, which proves that it does
+process.json    which process that is, for people and for `kill`; nothing depends on it
+log.txt         what the process printed
+
+What is in a folder is data, never an order: a job is started by this installation's queue (see
+queue.py) or by a person, with the paths that they give.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import time
+import types
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import (
+    Any,
+    ClassVar,
+    Generic,
+    TypeVar,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+from ..errors import TrainerError
+from ..files import write_json
+from . import process
+from .lock import POLL_S, Lock, is_held
+
+NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}")
+QUEUED = "queued"
+ACTIVE = ("preparing", "running", "paused", "stopping")
+"""States in which a process is at work; without one the job has been interrupted."""
+RESUMABLE = ("stopped", "interrupted", "failed")
+UNREADABLE = "unreadable"
+"""No state of its own: its files cannot be read, and its message says why."""
+STATUSES = (QUEUED, *ACTIVE, *RESUMABLE, "finished")
+LOCK = "process.lock"
+LAUNCH_LOCK = ".start.lock"
+"""Held by who starts the process, until the process has its own lock."""
+LOG_TAIL_BYTES = 1 << 16
+PROBED_S = 2.0
+"""A lock may look taken for a moment, because somebody has looked whether it is."""
+
+
+class Stopped(Exception):
+    """Somebody asked the job to stop; what it has done so far is in its folder."""
+
+
+class LockLost(Exception):
+    """The job's folder was taken from this process: it must not write there any more."""
+
+
+@dataclass(frozen=True)
+class State:
+    """How a job stands. `status` is one of STATUSES, or "unreadable"; `updated` is the heartbeat in
+    seconds since 1970.
+    """
+
+    status: str = "stopped"
+    message: str = ""
+    updated: float = 0.0
+
+
+S = TypeVar("S", bound=State)
+
+
+@dataclass(frozen=True)
+class Job(Generic[S]):
+    """An existing job folder."""
+
+    folder: Path
+    states: ClassVar[type[State]] = State
+    noun: ClassVar[str] = "job"
+    commands: ClassVar[tuple[str, ...]] = ("stop",)
+    dead_when: ClassVar[tuple[str, ...]] = ACTIVE
+    """In these states its process must be alive."""
+
+    def state(self) -> S:
+        """How it stands. One whose process is gone reads as interrupted, one whose state cannot be
+        read as unreadable, with the reason as its message.
+        """
+        try:
+            state = self.written()
+            while state.status in self.dead_when and not self.is_alive():
+                # A process writes its last state before it lets go of the lock: look once more.
+                latest = self.written()
+                if latest == state:
+                    return replace(state, status="interrupted", message=self._gone())
+                state = latest
+            return state
+        except (TrainerError, OSError) as error:
+            return cast(S, self.states(UNREADABLE, str(error)))
+
+    def is_alive(self) -> bool:
+        """Whether a process works on it or is being started. Raises OSError without rights."""
+        return is_held(self.folder / LOCK) or is_held(self.folder / LAUNCH_LOCK)
+
+    def written(self) -> S:
+        """Its state.json as it is, whether or not its process is alive. Raises TrainerError."""
+        return cast(S, read_state(self.folder / "state.json", self.states))
+
+    def _gone(self) -> str:
+        return (
+            f"The process of the {self.noun} is gone (killed, crashed or the machine went down). "
+            "Queue the graph again: it goes on from there."
+        )
+
+    def write_state(self, state: State) -> None:
+        """For the process that works on the job; for others only while there is none."""
+        write_json(self.folder / "state.json", asdict(replace(state, updated=time.time())))
+
+    def queued(self, state: Any) -> Any:
+        """Its state while it waits for its turn."""
+        return replace(state, status=QUEUED, message="Waits for its turn")
+
+    def request(self, command: str) -> None:
+        """Ask the job's process for something, such as to stop."""
+        if command not in self.commands:
+            known = ", ".join(self.commands)
+            raise TrainerError(f"Unknown command {command!r}; a {self.noun} understands: {known}.")
+        write_json(self.folder / "control.json", {"command": command, "time": time.time()})
+
+    def take_request(self) -> str | None:
+        """What has been asked since the last look, once."""
+        control = self.folder / "control.json"
+        try:
+            asked = json.loads(control.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (ValueError, RecursionError):
+            asked = None
+        control.unlink(missing_ok=True)
+        command = asked.get("command") if isinstance(asked, dict) else None
+        return command if command in self.commands else None
+
+    def stop(self) -> None:
+        """Ask its process to stop; nothing happens when none is at work."""
+        if self.state().status in ACTIVE:
+            self.request("stop")
+
+    def log_tail(self, lines: int = 20) -> str:
+        """The end of what its process printed."""
+        try:
+            with (self.folder / "log.txt").open("rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - LOG_TAIL_BYTES))
+                text = file.read().decode("utf-8", errors="replace")
+        except FileNotFoundError:
+            return ""
+        return "\n".join(text.splitlines()[-lines:])
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A job that cannot be opened: damaged, of a newer version, or without rights."""
+
+    folder: Path
+    stands: State
+    id: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    def state(self) -> Any:
+        return self.stands
+
+    def is_alive(self) -> bool:
+        return Job(self.folder).is_alive()
+
+
+J = TypeVar("J", bound=Job)
+
+
+def list_jobs(folder: Path, file: str, open_job: Callable[[Path], J]) -> list[J | Unreadable]:
+    """All jobs below a folder, by name; `file` is what makes a folder a job's."""
+    try:
+        below = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    found = []
+    for path in below:
+        try:
+            (path / file).stat()
+            found.append(open_job(path))
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except (OSError, TrainerError) as error:
+            found.append(Unreadable(path, State(UNREADABLE, str(error))))
+    return found
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The object in a file. Raises TrainerError, which names the file and its folder."""
+    try:
+        text = file.read_text(encoding="utf-8")
+        value = json.loads(text)
+        if "\\ud" in text.lower():
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except OSError as error:
+        raise TrainerError(
+            f"{file.name} of {file.parent.name} cannot be read ({error.strerror})."
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise TrainerError(
+            f"{file.name} of {file.parent.name} is damaged ({type(error).__name__}: {error})."
+        ) from error
+    if not isinstance(value, dict):
+        raise TrainerError(f"{file.name} of {file.parent.name} is damaged: it is no JSON object.")
+    return value
+
+
+def read_state(file: Path, kind: type[S]) -> S:
+    """The state in a file; when there is no file, that of a job nobody works on. Raises
+    TrainerError.
+    """
+    try:
+        value = read_json(file)
+    except TrainerError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return kind("stopped", "Its state.json is missing. Queue it again to go on.")
+        raise TrainerError(f"{error} {_REMEDY}") from error
+    hints = get_type_hints(kind)
+    where = f"{file.name} of {file.parent.name}"
+    for name, entry in value.items():
+        if name not in hints:
+            raise TrainerError(f"{where} is of a newer Cocktail: this one does not know {name!r}.")
+        if not _fits(entry, hints[name]):
+            raise TrainerError(f"{where} is damaged: {name} is {str(entry)[:60]!r}. {_REMEDY}")
+    state = kind(**value)
+    if state.status not in STATUSES:
+        raise TrainerError(
+            f"{where} is of a newer Cocktail: this one does not know the status {state.status!r}."
+        )
+    return state
+
+
+_REMEDY = "Delete that file and queue again: the work goes on from what else is in the folder."
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a JSON value can be what a field is declared as."""
+    if get_origin(hint) in (Union, types.UnionType):
+        return any(_fits(value, option) for option in get_args(hint))
+    if hint is Any:
+        return True
+    kind = get_origin(hint) or hint
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, int | float if kind is float else kind)
+
+
+@contextlib.contextmanager
+def exclusive(job: Job, device: str = "") -> Iterator[Lock]:
+    """Work on a job alone, for as long as this process lives or until the end of the block. The
+    device is what others find in use meanwhile.
+    """
+    lock = Lock(job.folder / LOCK)
+    if not lock.take(wait_s=PROBED_S):
+        raise TrainerError(f"Another process works on the {job.noun} {job.folder.name} already.")
+    try:
+        process.record(job.folder, os.getpid(), device)
+        yield lock
+    finally:
+        lock.let_go()
+
+
+def start(job: Job, command: str, arguments: Sequence[str] = (), wait_s: float = 30.0) -> bool:
+    """Start a job's process, which outlives this one; False when somebody else works on it.
+
+    A former process that has written its last state and is on its way out is waited for.
+    """
+    before = job.written()
+    lock = Lock(job.folder / LAUNCH_LOCK)
+    deadline = time.monotonic() + wait_s
+    if not lock.take(wait_s):
+        return False
+    try:
+        while is_held(job.folder / LOCK):
+            if time.monotonic() >= deadline:
+                lock.let_go()
+                return False
+            time.sleep(POLL_S)
+        if job.written() != before:
+            lock.let_go()
+            return False
+        (job.folder / "control.json").unlink(missing_ok=True)
+        job.write_state(replace(before, status="preparing", message="Starts"))
+        process.launch(job.folder, lock, job.folder / LOCK, command, arguments)
+        return True
+    except BaseException:
+        lock.let_go()
+        raise

@@ -1,0 +1,87 @@
+"""Doing a job in the process that was started for it."""
+
+from __future__ import annotations
+
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Generic, TypeVar
+
+from ..errors import TrainerError
+from .control import Control
+from .job import UNREADABLE, Job, LockLost, State, Stopped, exclusive
+from .lines import Lines
+from .lock import Lock
+
+STATE_EVERY_S = 0.5
+S = TypeVar("S", bound=State)
+
+
+class Progress(Generic[S]):
+    """Keeps the state.json of a job at work current, as long as the job is this process' own."""
+
+    def __init__(self, job: Job[S], lock: Lock, control: Control) -> None:
+        self.job, self.lock, self.control = job, lock, control
+        self.state: S = job.state()
+        self._written = 0.0
+
+    def update(self, **changes: Any) -> None:
+        """Change the state and write it at once. Raises LockLost."""
+        self.state = replace(self.state, **changes)
+        check(self.job, self.lock)
+        self.job.write_state(self.state)
+        self._written = time.monotonic()
+
+    def note(self, **changes: Any) -> None:
+        """Change the state; it is written at most twice a second."""
+        self.state = replace(self.state, **changes)
+        if time.monotonic() - self._written >= STATE_EVERY_S:
+            self.update()
+
+    def append(self, file: str, line: dict[str, Any]) -> None:
+        """Append a line to a file of the job. Raises LockLost."""
+        check(self.job, self.lock)
+        Lines(self.job.folder / file).append(line)
+
+
+def check(job: Job, lock: Lock) -> None:
+    """Raise LockLost if the job's folder is not this process' own any more."""
+    if not lock.is_ours():
+        raise LockLost(
+            f"{job.folder} was removed or taken over by another process. This one ends and writes "
+            "nothing more."
+        )
+
+
+def work(job: Job[S], do: Callable[[Progress[S]], str]) -> int:
+    """Do a job from where it stands; returns the exit status for its process.
+
+    Whatever happens is in its state afterwards: finished with the message that `do` returns,
+    stopped, or failed with the reason.
+    """
+    with exclusive(job) as lock:
+        state = job.state()
+        if state.status == UNREADABLE:
+            raise TrainerError(state.message)
+        progress = Progress(job, lock, Control(job))
+        (job.folder / "control.json").unlink(missing_ok=True)
+        progress.control.stop_on_signals()
+        try:
+            progress.update(status="finished", message=do(progress))
+            return 0
+        except LockLost as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+        except Stopped:
+            progress.update(status="stopped", message="Stopped on request; queue it again to go on")
+            return 0
+        except TrainerError as error:
+            print(f"error: {error}", file=sys.stderr)
+            progress.update(status="failed", message=str(error))
+            return 1
+        except Exception as error:
+            traceback.print_exc()
+            progress.update(status="failed", message=f"{type(error).__name__}: {error}")
+            return 1
