@@ -1,4 +1,5 @@
-// The map of a grid's cells on its node: a square for each, by state, and the newest picture. Hover for labels, click for a cell's picture.
+// The map of a grid's cells on its node: a square for each, coloured by state, and the newest picture.
+// Hover over a square for its labels, click it for its picture.
 
 const COLOURS = { ".": "#8a8f98", r: "#e0a100", f: "#2e9e5b", x: "#cc3a2f" };
 const WORDS = { ".": "missing", r: "running", f: "finished", x: "failed" };
@@ -86,14 +87,14 @@ class CellMap {
     }
     if (event.feed && this.grid) {
       this.feed = event.feed;
-      // What was running when a feed was paused or cancelled is missing again.
+      // Cells that were running when the grid was paused or cancelled are missing again.
       if (!event.feed.in_flight.length) this.grid.states = this.grid.states.replaceAll("r", ".");
     }
     this.draw();
   }
 
   async show(name) {
-    // What happens while the answer is on its way is not in it: then it is asked for again.
+    // The answer may lack what changed while it was on its way: then it is asked for again.
     this.loading = name;
     do {
       this.stale = false;
@@ -127,7 +128,7 @@ class CellMap {
     this.picture.hidden = false;
   }
 
-  // The first axis are the columns, all others the rows.
+  // The first axis gives the columns, all others the rows.
   place(cell) {
     const [column, ...others] = this.grid.positions[cell];
     const row = others.reduce((sum, at, axis) => sum * this.grid.axes[axis + 1].values.length + at, 0);
