@@ -32,7 +32,8 @@ class CocktailAxis(io.ComfyNode):
             node_id="CocktailAxis",
             display_name="Grid Axis",
             category=CATEGORY,
-            description="One thing that varies over a grid - prompts, seeds, sizes and so on - with one value a line.",
+            description="One thing that varies over a grid, such as prompts, seeds or sizes, "
+            "with one value a line.",
             search_aliases=[*ALIASES, "x values", "y values", "z values", "seeds", "prompt list"],
             inputs=[
                 opt(
@@ -40,8 +41,8 @@ class CocktailAxis(io.ComfyNode):
                     "target",
                     options=list(typed.TARGETS),
                     default=typed.TARGETS[0],
-                    tooltip="What varies. Clip skip counts from the end of the text encoder: 1 = last layer (-1 in ComfyUI), 2 = the "
-                    "one before it (-2).",
+                    tooltip="What varies. Clip skip counts from the end of the text encoder: 1 "
+                    "= the last layer (-1 in ComfyUI), 2 = the one before it (-2).",
                 ),
                 opt(
                     io.String.Input,
@@ -49,9 +50,12 @@ class CocktailAxis(io.ComfyNode):
                     multiline=True,
                     default="",
                     placeholder="one value a line",
-                    tooltip='One value a line; blank lines do not count. Prompts: the text, "" for an empty one. All others can stand on one '
-                    "line too, with commas. Numbers also as ranges: 1-5, 1-9 (+2), 1-10 [4] and 1, 2, .., 8; seeds as 4 seeds. Sizes in pixels: "
-                    "512x768, or 512 for a square; multiples of 8. Files: names, with * for all that match; LoRAs with strength, FILE:0.8.",
+                    tooltip="One value a line; blank lines are ignored. Prompts: the text, or "
+                    '"" for an empty one. Other values can share a line, separated by commas. '
+                    "Numbers can be ranges: 1-5, 1-9 (+2), 1-10 [4] or 1, 2, .., 8; seeds can be "
+                    "drawn: 4 seeds. Sizes in pixels, multiples of 8: 512x768, or 512 for a "
+                    "square. Files: names, with * for all that match; LoRAs with a strength, "
+                    "FILE:0.8.",
                 ),
                 opt(
                     io.String.Input,
@@ -59,8 +63,9 @@ class CocktailAxis(io.ComfyNode):
                     default="",
                     optional=True,
                     placeholder="what to replace",
-                    tooltip="Only for search and replace: the words in the prompt whose place the values take, exactly as they stand there. A value "
-                    "that is the same words leaves the prompt as it is.",
+                    tooltip="Only for search and replace: the words in the prompt to replace "
+                    "with each value, written exactly as they are there. A value equal to these "
+                    "words leaves the prompt unchanged.",
                 ),
                 opt(
                     io.String.Input,
@@ -69,7 +74,8 @@ class CocktailAxis(io.ComfyNode):
                     default="",
                     optional=True,
                     placeholder="labels, one a line (optional)",
-                    tooltip="How sheets call the values: line 1 for the first, and so on. A blank line, or none: the value itself.",
+                    tooltip="Labels for sheets: line 1 for the first value, and so on. A value "
+                    "without one is shown as it is.",
                 ),
             ],
             outputs=[
@@ -99,7 +105,7 @@ class CocktailAxis(io.ComfyNode):
     def fingerprint_inputs(
         cls, target: str | None = None, values: str | None = None, **others: Any
     ) -> list[Any]:
-        """Files may have been replaced, and a pattern may match others than before."""
+        """Changes when a file is replaced, or when a pattern may match other files."""
         kind = "checkpoint" if target == "recipe" else typed.FILES.get(target or "")
         return [[name, files.state(kind, name)] for name in files.listed(kind)] if kind else []
 
@@ -117,7 +123,8 @@ class CocktailAxisCheckpoints(io.ComfyNode):
             node_id="CocktailAxisCheckpoints",
             display_name="Grid Axis: Checkpoints",
             category=CATEGORY,
-            description="Up to eight checkpoints as an axis of a grid. Each can be chosen here or linked from a node that picks or makes one.",
+            description="Up to eight checkpoints as an axis of a grid. Choose each one here, or "
+            "link it from a node that picks or makes one.",
             search_aliases=[*ALIASES, "checkpoint name", "model comparison", "compare models"],
             inputs=[
                 *(
@@ -126,8 +133,8 @@ class CocktailAxisCheckpoints(io.ComfyNode):
                         name,
                         options=[files.NONE, *names.checkpoint_names()],
                         default=files.NONE,
-                        tooltip=f"Checkpoint number {number} of the axis, or none. Can be linked. One that is there twice is "
-                        "shown once.",
+                        tooltip=f"Checkpoint number {number} of the axis, or none. Can be linked. "
+                        "A checkpoint that is chosen twice is shown once.",
                     )
                     for number, name in enumerate(CHECKPOINT_INPUTS, start=1)
                 ),
@@ -138,7 +145,8 @@ class CocktailAxisCheckpoints(io.ComfyNode):
                     optional=True,
                     default="",
                     placeholder="labels, one a line (optional)",
-                    tooltip="How sheets call the checkpoints: line 1 for checkpoint_1, and so on. A blank line, or none: the file's name.",
+                    tooltip="Labels for sheets: line 1 for checkpoint_1, and so on. A "
+                    "checkpoint without one is shown by its file name.",
                 ),
             ],
             outputs=[
@@ -176,7 +184,7 @@ class CocktailAxisCheckpoints(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, labels: str | None = "", **chosen: str | None) -> list[Any]:
-        """A file that was replaced under the same name is another checkpoint."""
+        """Changes when a file is replaced by another one of the same name."""
         return [files.state("checkpoint", chosen.get(name)) for name in CHECKPOINT_INPUTS]
 
     @classmethod
@@ -213,7 +221,8 @@ class CocktailAxisRuns(io.ComfyNode):
             node_id="CocktailAxisRuns",
             display_name="Grid Axis: Epochs of Runs",
             category=CATEGORY,
-            description="Every saved checkpoint of up to four runs as an axis of a grid, called by run and epoch.",
+            description="Every saved checkpoint of up to four runs as an axis of a grid, "
+            "labelled with run and epoch.",
             search_aliases=[
                 *ALIASES,
                 "epochs",
@@ -224,13 +233,13 @@ class CocktailAxisRuns(io.ComfyNode):
             inputs=[
                 types.Run.Input(
                     "run_1",
-                    tooltip="A run. Link it through Wait for Run, so that its checkpoints are there.",
+                    tooltip="A run. Link it through Wait for Run, so that its checkpoints exist.",
                 ),
                 *(
                     types.Run.Input(
                         f"run_{number}",
                         optional=True,
-                        tooltip="A further run, whose checkpoints follow those above. Optional.",
+                        tooltip="Another run, whose checkpoints follow those above. Optional.",
                     )
                     for number in (2, 3, 4)
                 ),
@@ -257,7 +266,8 @@ class CocktailAxisRuns(io.ComfyNode):
             saved_by_run = run.checkpoints()
             if not saved_by_run:
                 raise GridError(
-                    f"The run {run.name} has saved no checkpoint yet. Put Wait for Run between it and the axis."
+                    f"The run {run.name} has not saved a checkpoint yet. Put Wait for Run between "
+                    "it and the axis."
                 )
             saved += [
                 (run.name, c.epoch, c.step, names.checkpoint_name(c.file)) for c in saved_by_run
@@ -266,7 +276,7 @@ class CocktailAxisRuns(io.ComfyNode):
 
 
 class CocktailAxisPrompts(io.ComfyNode):
-    """An axis of prompts out of a dataset or a file."""
+    """An axis of prompts from a dataset or a file."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -274,7 +284,8 @@ class CocktailAxisPrompts(io.ComfyNode):
             node_id="CocktailAxisPrompts",
             display_name="Grid Axis: Prompts",
             category=CATEGORY,
-            description="Prompts as an axis of a grid: the captions of a dataset's validation set, or the lines of a text file or table in the input folder.",
+            description="Prompts as an axis of a grid: captions from a dataset, or the prompts "
+            "in a text file or table in the input folder.",
             search_aliases=[
                 *ALIASES,
                 "prompt list",
@@ -286,38 +297,42 @@ class CocktailAxisPrompts(io.ComfyNode):
                 types.Dataset.Input(
                     "dataset",
                     optional=True,
-                    tooltip="Take the captions of this dataset. Without it, the file is read.",
+                    tooltip="Use the captions of this dataset. Without it, the file is read.",
                 ),
                 opt(
                     io.Combo.Input,
                     "part",
                     options=["validation", "training", "all"],
                     default="validation",
-                    tooltip="Which pairs of the dataset: those held back, those trained on, or all.",
+                    tooltip="Which pairs of the dataset to use: those held back for validation, "
+                    "those for training, or all.",
                 ),
                 opt(
                     io.Combo.Input,
                     "file",
                     options=[files.NONE, *prompts.listed()],
                     default=files.NONE,
-                    tooltip="A file of the input folder, or of a folder in it: .txt with one prompt a line, .csv, .tsv or .jsonl with a column of prompts.",
+                    tooltip="A file in the input folder, or in a folder directly in it: .txt "
+                    "with one prompt a line, or .csv, .tsv or .jsonl with a column of prompts.",
                 ),
                 io.String.Input(
                     "column",
                     default="prompt",
-                    tooltip="The column of a table that holds the prompts.",
+                    tooltip="The column of the table that holds the prompts.",
                 ),
                 io.String.Input(
                     "label_column",
                     default="",
-                    tooltip="The column of a table that says how sheets call the prompts. Empty: the prompts themselves.",
+                    tooltip="The column of the table that holds labels for sheets. Empty: the "
+                    "prompts are their own labels.",
                 ),
                 io.Int.Input(
                     "most",
                     default=20,
                     min=1,
                     max=10_000,
-                    tooltip="How many prompts at most, from 1 to 10000: the first ones of a file; of a dataset, ones spread evenly over it.",
+                    tooltip="The most prompts to use, from 1 to 10000: the first ones of a "
+                    "file, or captions spread evenly over a dataset.",
                 ),
             ],
             outputs=[
@@ -338,7 +353,7 @@ class CocktailAxisPrompts(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, file: str | None = None, **others: Any) -> list[Any]:
-        """A file that was edited has other prompts."""
+        """Changes when the file is edited."""
         return prompts.state(file)
 
     @classmethod
@@ -357,7 +372,8 @@ class CocktailAxisPrompts(io.ComfyNode):
             found = prompts.of_file(prompts.path_of(file), column, label_column, most)
         else:
             raise GridError(
-                "Grid Axis: Prompts has neither a dataset nor a file. Link one, or choose the other."
+                "Grid Axis: Prompts has neither a dataset nor a file. Link a dataset, or choose "
+                "a file."
             )
         return io.NodeOutput(prompts.prompt_axis(found))
 
@@ -371,7 +387,8 @@ class CocktailCombineAxes(io.ComfyNode):
             node_id="CocktailCombineAxes",
             display_name="Combine Axes",
             category=CATEGORY,
-            description="Makes one axis of several: their values move together, such as each checkpoint with its own size, or every value meets every other.",
+            description="Joins several axes into one. Their values either move together, such "
+            "as each checkpoint with its own size, or are combined in every way.",
             search_aliases=[*ALIASES, "zip", "combined axis", "nested axis", "move together"],
             inputs=[
                 types.Axis.Input("axis_1", tooltip="The first axis."),
@@ -387,8 +404,9 @@ class CocktailCombineAxes(io.ComfyNode):
                     "how",
                     options=["together", "every combination"],
                     default="together",
-                    tooltip="together: the first values, then the second ones, and so on; all axes must be equally long. every combination: all values of "
-                    "axis 1 with all of axis 2, the last axis fastest.",
+                    tooltip="together: first values with first values, second with second, and "
+                    "so on; all axes need the same number of values. every combination: each "
+                    "value of axis 1 with each of axis 2, the last axis changing fastest.",
                 ),
             ],
             outputs=[

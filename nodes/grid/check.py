@@ -1,5 +1,5 @@
-"""The nodes that ask whether a grid can be trusted: did its axes do anything, and are its cells
-what they should be.
+"""The nodes that check whether a grid can be trusted: do its axes have an effect, and are its cells
+what they should be?
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ class CocktailFindTwins(io.ComfyNode):
             node_id="CocktailFindTwins",
             display_name="Find Twins in Grid",
             category=CATEGORY,
-            description="Finds values of a grid's axes that should change the picture and change no pixel of it, such as a clip skip that a "
-            "checkpoint does not react to, and names them by their labels.",
+            description="Finds values of a grid's axes that should change the picture but do "
+            "not change a single pixel, such as a clip skip that a checkpoint ignores, and lists "
+            "them by label.",
             search_aliases=[
                 *ALIASES,
                 "dead axis",
@@ -44,7 +45,8 @@ class CocktailFindTwins(io.ComfyNode):
             inputs=[
                 types.Grid.Input(
                     "grid",
-                    tooltip="The grid, from Render Grid. Cells that are missing or failed are left out.",
+                    tooltip="The grid, from Render Grid or Queue Grid. Missing and failed cells "
+                    "are left out.",
                 )
             ],
             outputs=[
@@ -52,8 +54,8 @@ class CocktailFindTwins(io.ComfyNode):
                 io.String.Output(
                     "report",
                     display_name="report",
-                    tooltip="A sentence for each group of twins with the axis, the labels and in how many places they are equal; values that "
-                    "are equal everywhere come first.",
+                    tooltip="A sentence for each group of twins: the axis, the labels, and in "
+                    "how many places they are equal. Values that are equal everywhere come first.",
                 ),
             ],
         )
@@ -88,8 +90,9 @@ class CocktailCheckGrid(io.ComfyNode):
             node_id="CocktailCheckGrid",
             display_name="Check Grid",
             category=CATEGORY,
-            description="Renders random cells of a grid again in a fresh process, each alone and then all in shuffled order, and says whether they "
-            "are equal to those on disk to the last bit; if not, how far they are off and why.",
+            description="Renders random cells of a grid again in a fresh process, first each "
+            "one alone, then all in shuffled order. Says whether they equal the files on disk to "
+            "the last bit and, if not, how much they differ and why.",
             search_aliases=[
                 *ALIASES,
                 "identity check",
@@ -106,7 +109,8 @@ class CocktailCheckGrid(io.ComfyNode):
                     default=4,
                     min=1,
                     max=1000,
-                    tooltip="How many of the finished cells are rendered again, twice each, from 1 to 1000.",
+                    tooltip="How many finished cells are rendered again, twice each, from 1 to "
+                    "1000.",
                 ),
                 opt(
                     io.Int.Input,
@@ -115,7 +119,8 @@ class CocktailCheckGrid(io.ComfyNode):
                     min=0,
                     max=2**32 - 1,
                     control_after_generate=False,
-                    tooltip="Which cells are drawn, from 0 to 2^32 - 1: another number draws other ones.",
+                    tooltip="Seed that selects the cells, from 0 to 2^32 - 1: another number "
+                    "selects other cells.",
                 ),
             ],
             outputs=[
@@ -123,7 +128,8 @@ class CocktailCheckGrid(io.ComfyNode):
                 io.String.Output(
                     "report",
                     display_name="report",
-                    tooltip="How many of the cells are equal, and a sentence for each that is not: labels, largest difference, likely cause.",
+                    tooltip="How many cells are equal, and a sentence for each that is not: "
+                    "labels, largest difference, likely cause.",
                 ),
             ],
         )
@@ -134,7 +140,8 @@ class CocktailCheckGrid(io.ComfyNode):
 
         if not grid.rendered_here:
             raise GridError(
-                f"Check Grid renders with the nodes of Render Grid; {grid.name} varies a workflow. Queue it alone to compare."
+                f"Check Grid cannot render the grid {grid.name}, because it varies a workflow. "
+                "Queue single cells by hand to compare them."
             )
         store = Store(names.cocktail_dir("grids", grid.name))
         comfy.model_management.unload_all_models()

@@ -26,8 +26,9 @@ class CocktailAxisMerge(io.ComfyNode):
             node_id="CocktailAxisMerge",
             display_name="Grid Axis: Merge",
             category=CATEGORY,
-            description="Mixes of A and B as an axis of a grid: by the share of B, the multiplier of B - C, or weights for every block. They are merged in "
-            "memory while the grid is rendered; no checkpoint is written.",
+            description="Mixes of A and B as an axis of a grid: by the share of B, the "
+            "multiplier of B - C, or block weights. They are merged in memory while the grid is "
+            "rendered; no checkpoint is written.",
             search_aliases=[
                 *ALIASES,
                 "merge ratio",
@@ -45,8 +46,9 @@ class CocktailAxisMerge(io.ComfyNode):
                     "kind",
                     options=list(mixes.KINDS),
                     default=mixes.SHARE,
-                    tooltip="share of B: (1 - x) A + x B. multiplier of B - C: A + x (B - C). block weights: a share of B for every block of the UNet, "
-                    "or with C linked a multiplier of B - C for every block.",
+                    tooltip="share of B: (1 - x) A + x B. multiplier of B - C: A + x (B - C). "
+                    "block weights: a share of B for every block of the UNet, or, if C is "
+                    "linked, a multiplier of B - C for every block.",
                 ),
                 opt(
                     io.String.Input,
@@ -54,13 +56,15 @@ class CocktailAxisMerge(io.ComfyNode):
                     multiline=True,
                     default="0-1 [5]",
                     placeholder="0-1 [5]",
-                    tooltip="Shares or multipliers, 0 to 1 as a rule: one a line, with commas, or as a range: 0-1 [5] is 0, 0.25, 0.5, 0.75, 1. Block weights: one "
-                    "set a line, 25 or 26 numbers with commas (19 or 20 for SDXL), or the name of a preset such as WRAP08.",
+                    tooltip="Shares or multipliers, usually from 0 to 1: one a line, separated "
+                    "by commas, or as a range: 0-1 [5] is 0, 0.25, 0.5, 0.75, 1. Block weights: "
+                    "one set a line, either 25 or 26 numbers separated by commas (19 or 20 for "
+                    "SDXL) or the name of a preset such as WRAP08.",
                 ),
                 types.Recipe.Input(
                     "c",
                     optional=True,
-                    tooltip="What is taken off B, for multipliers of B - C. Optional.",
+                    tooltip="What is subtracted from B, for multipliers of B - C. Optional.",
                 ),
                 opt(
                     io.String.Input,
@@ -69,7 +73,8 @@ class CocktailAxisMerge(io.ComfyNode):
                     optional=True,
                     default="",
                     placeholder="labels, one a line (optional)",
-                    tooltip="How sheets call the values: line 1 for the first, and so on. A blank line, or none: the value itself.",
+                    tooltip="Labels for sheets: line 1 for the first value, and so on. A value "
+                    "without one is shown as it is.",
                 ),
                 opt(
                     io.Combo.Input,
@@ -77,7 +82,8 @@ class CocktailAxisMerge(io.ComfyNode):
                     options=list(LAYOUTS),
                     default="SD1.5",
                     optional=True,
-                    tooltip="For which UNet a preset of block weights is drawn: SD1.5 has 25 blocks, SDXL 19.",
+                    tooltip="The UNet for which presets of block weights are meant: SD1.5 has "
+                    "25 blocks, SDXL 19.",
                 ),
             ],
             outputs=[
@@ -95,8 +101,8 @@ class CocktailAxisMerge(io.ComfyNode):
         labels: str | None = "",
         layout: str | None = "SD1.5",
     ) -> bool | str:
-        """The values are tried on ingredients that stand for the linked recipes, which are not
-        known yet.
+        """Tries the values on ingredients in place of the linked recipes, which are not known
+        yet.
         """
         if None in (kind, values, labels, layout):
             return True
@@ -136,8 +142,9 @@ class CocktailAxisRecipes(io.ComfyNode):
             node_id="CocktailAxisRecipes",
             display_name="Grid Axis: Recipes",
             category=CATEGORY,
-            description="Up to eight recipes as an axis of a grid, merged in memory while the grid is rendered; no checkpoint is written. An Ingredient is "
-            "that checkpoint itself.",
+            description="Up to eight recipes as an axis of a grid. They are merged in memory "
+            "while the grid is rendered; no checkpoint is written. An Ingredient alone is that "
+            "checkpoint itself.",
             search_aliases=[*ALIASES, "compare merges", "recipe as checkpoint", "mixes"],
             inputs=[
                 types.Recipe.Input(RECIPE_INPUTS[0], tooltip="A recipe, or an Ingredient."),
@@ -145,7 +152,8 @@ class CocktailAxisRecipes(io.ComfyNode):
                     types.Recipe.Input(
                         name,
                         optional=True,
-                        tooltip="One more recipe. Optional. One that is there twice is shown once.",
+                        tooltip="Another recipe. Optional. A recipe that is linked twice is "
+                        "shown once.",
                     )
                     for name in RECIPE_INPUTS[1:]
                 ),
@@ -156,7 +164,8 @@ class CocktailAxisRecipes(io.ComfyNode):
                     optional=True,
                     default="",
                     placeholder="labels, one a line (optional)",
-                    tooltip="How sheets call the recipes: line 1 for the first that is linked, and so on. A blank line, or none: the recipe as text.",
+                    tooltip="Labels for sheets: line 1 for the first linked recipe, and so on. "
+                    "A recipe without one is shown as text.",
                 ),
             ],
             outputs=[

@@ -26,194 +26,19 @@ class CocktailGridPlan(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        import comfy.samplers
-
         return schema(
             node_id="CocktailGridPlan",
             display_name="Grid Plan",
             category=CATEGORY,
-            description="Resolves axes and fixed settings to the cells of a grid, and checks them all before anything is rendered. What an "
-            "axis varies takes the place of the setting here.",
+            description="Turns axes and fixed settings into the cells of a grid, and checks all of "
+            "them before anything is rendered. A setting that an axis varies is ignored here.",
             search_aliases=[*ALIASES, "xyz script", "grid generator", "plan"],
             is_output_node=True,
             inputs=[
-                opt(
-                    io.String.Input,
-                    "name",
-                    default="grid",
-                    tooltip="Name of the grid and of its folder, output/cocktail/grids/NAME. Up to 64 letters, digits, dots, hyphens "
-                    "and underscores. A name can be used again: cells that are the same are not rendered again.",
-                ),
-                types.Axis.Input("axis_1", tooltip="The columns of the sheets."),
-                types.Axis.Input(
-                    "axis_2", optional=True, tooltip="The rows of the sheets. Optional."
-                ),
-                types.Axis.Input(
-                    "axis_3",
-                    optional=True,
-                    tooltip="One page of the sheets for each value. Optional.",
-                ),
-                types.Axis.Input(
-                    "axis_4",
-                    optional=True,
-                    tooltip="More pages: one for each pair of values of axis 3 and 4. Optional.",
-                ),
-                opt(
-                    io.Combo.Input,
-                    "checkpoint",
-                    options=[files.NONE, *names.checkpoint_names()],
-                    default=files.NONE,
-                    tooltip="The checkpoint of all cells, unless an axis varies it. Can be linked.",
-                ),
-                opt(
-                    io.String.Input,
-                    "prompt",
-                    multiline=True,
-                    default="",
-                    placeholder="prompt",
-                    tooltip="The prompt of all cells, unless an axis varies it.",
-                ),
-                opt(
-                    io.String.Input,
-                    "negative_prompt",
-                    multiline=True,
-                    default="",
-                    placeholder="negative prompt",
-                    tooltip="The negative prompt of all cells, unless an axis varies it.",
-                ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=2**64 - 1,
-                    control_after_generate=False,
-                    tooltip="The seed of the noise that all cells begin with, from 0 to 2^64 - 1, unless an axis varies it. It stays "
-                    "as it is after queueing.",
-                ),
-                io.Int.Input(
-                    "steps",
-                    default=20,
-                    min=1,
-                    max=10_000,
-                    tooltip="Sampling steps, from 1 to 10000, unless an axis varies them. More take longer; 20 to 30 is usual.",
-                ),
-                io.Float.Input(
-                    "cfg",
-                    default=7.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    round=0.01,
-                    tooltip="Classifier-free guidance, from 0 to 100, unless an axis varies it: how closely the prompt is followed. 1 "
-                    "ignores the negative prompt; 7 is usual.",
-                ),
-                opt(
-                    io.Combo.Input,
-                    "sampler",
-                    options=list(comfy.samplers.KSampler.SAMPLERS),
-                    default="euler",
-                    tooltip="The sampler, as on KSampler, unless an axis varies it.",
-                ),
-                opt(
-                    io.Combo.Input,
-                    "scheduler",
-                    options=list(comfy.samplers.KSampler.SCHEDULERS),
-                    default="normal",
-                    tooltip="The scheduler, as on KSampler, unless an axis varies it.",
-                ),
-                *(
-                    io.Int.Input(
-                        side,
-                        default=512,
-                        min=int(LIMITS[side][0]),
-                        max=int(LIMITS[side][1]),
-                        step=SIDE_STEP,
-                        tooltip=f"{side.capitalize()} of the pictures in pixels, a multiple of {SIDE_STEP}, unless an axis varies "
-                        "the size. SD1.5 was made for 512.",
-                    )
-                    for side in ("width", "height")
-                ),
-                io.Int.Input(
-                    "clip_skip",
-                    default=1,
-                    min=1,
-                    max=12,
-                    tooltip="Which layer of the text encoder is used, counted from the end, from 1 to 12, unless an axis varies it: 1 = "
-                    "the last one (-1 in ComfyUI), 2 = the one before it (-2). Use the number the checkpoint was trained with.",
-                ),
-                *(
-                    types.Axis.Input(
-                        f"axis_{number}",
-                        optional=True,
-                        tooltip="More pages: one for each combination of the values of axis 3 and all after it. Optional. Still more axes go in "
-                        "through Combine Axes.",
-                    )
-                    for number in range(5, 9)
-                ),
-                opt(
-                    io.String.Input,
-                    "rules",
-                    multiline=True,
-                    default="",
-                    optional=True,
-                    placeholder="cells to leave out (optional)",
-                    tooltip="Cells to leave out, one rule a line: checkpoint = *768* and size = 512x512. Names are those of settings and axes; * "
-                    "stands for any letters, != for anything but. Patterns are compared with values and with their labels.",
-                ),
-                opt(
-                    io.Combo.Input,
-                    "vae",
-                    options=[files.NONE, *files.listed("vae")],
-                    default=files.NONE,
-                    optional=True,
-                    tooltip="The VAE of all cells, unless an axis varies it; none: the checkpoint's own.",
-                ),
-                opt(
-                    io.Combo.Input,
-                    "lora",
-                    options=[files.NONE, *files.listed("lora")],
-                    default=files.NONE,
-                    optional=True,
-                    tooltip="A LoRA on all cells, unless an axis varies it.",
-                ),
-                io.Float.Input(
-                    "lora_strength",
-                    default=1.0,
-                    min=-100.0,
-                    max=100.0,
-                    step=0.05,
-                    round=0.01,
-                    optional=True,
-                    tooltip="Strength of that LoRA on model and text encoder, from -100 to 100, unless an axis varies it. 0 is without it.",
-                ),
-                opt(
-                    io.Combo.Input,
-                    "image",
-                    options=[files.NONE, *files.listed("image")],
-                    default=files.NONE,
-                    optional=True,
-                    tooltip="A picture in the input folder that sampling begins with, scaled and cut to the size of each cell; none: noise alone.",
-                ),
-                io.Float.Input(
-                    "denoise",
-                    default=1.0,
-                    min=0.01,
-                    max=1.0,
-                    step=0.01,
-                    round=0.001,
-                    optional=True,
-                    tooltip="How far to go back from the picture, from 0.01 to 1, unless an axis varies it: little keeps it, 1 forgets it. Without "
-                    "a picture it must be 1.",
-                ),
-                io.Int.Input(
-                    "batch_size",
-                    default=1,
-                    min=1,
-                    max=64,
-                    optional=True,
-                    tooltip="How many cells are sampled in one pass, from 1 to 64. 1 is exact: each is the picture of the stock nodes to the last "
-                    "bit. More are faster, on a GPU by up to 3 times, and can move last bits; such cells are marked and kept apart from exact ones.",
-                ),
+                *_name_and_first_axes(),
+                *_settings_of_all_cells(),
+                *_further_axes_and_rules(),
+                *_files_of_all_cells(),
             ],
             outputs=[
                 types.Grid.Output("grid", display_name="grid", tooltip="The plan, for Render Grid.")
@@ -253,7 +78,7 @@ class CocktailGridPlan(io.ComfyNode):
         image: str | None = None,
         **others: Any,
     ) -> list[Any]:
-        """A file that was replaced under the same name is another one."""
+        """Changes when a file is replaced by another one of the same name."""
         chosen = {"checkpoint": checkpoint, "vae": vae, "lora": lora, "image": image}
         return [files.state(kind, name) for kind, name in chosen.items()]
 
@@ -318,6 +143,210 @@ class CocktailGridPlan(io.ComfyNode):
         )
 
 
+def _name_and_first_axes() -> list[Any]:
+    return [
+        opt(
+            io.String.Input,
+            "name",
+            default="grid",
+            tooltip="Name of the grid and of its folder, output/cocktail/grids/NAME. Up to 64 "
+            "letters, digits, dots, hyphens and underscores. You can use a name again: cells that "
+            "exist already are not rendered again.",
+        ),
+        types.Axis.Input("axis_1", tooltip="The columns of the sheets."),
+        types.Axis.Input("axis_2", optional=True, tooltip="The rows of the sheets. Optional."),
+        types.Axis.Input(
+            "axis_3", optional=True, tooltip="One page of the sheets for each value. Optional."
+        ),
+        types.Axis.Input(
+            "axis_4",
+            optional=True,
+            tooltip="More pages: one for each pair of values of axis 3 and 4. Optional.",
+        ),
+    ]
+
+
+def _settings_of_all_cells() -> list[Any]:
+    import comfy.samplers
+
+    return [
+        opt(
+            io.Combo.Input,
+            "checkpoint",
+            options=[files.NONE, *names.checkpoint_names()],
+            default=files.NONE,
+            tooltip="The checkpoint of all cells, unless an axis varies it. Can be linked.",
+        ),
+        opt(
+            io.String.Input,
+            "prompt",
+            multiline=True,
+            default="",
+            placeholder="prompt",
+            tooltip="The prompt of all cells, unless an axis varies it.",
+        ),
+        opt(
+            io.String.Input,
+            "negative_prompt",
+            multiline=True,
+            default="",
+            placeholder="negative prompt",
+            tooltip="The negative prompt of all cells, unless an axis varies it.",
+        ),
+        io.Int.Input(
+            "seed",
+            default=0,
+            min=0,
+            max=2**64 - 1,
+            control_after_generate=False,
+            tooltip="The seed of the starting noise of all cells, from 0 to 2^64 - 1, unless an "
+            "axis varies it. It does not change after queueing.",
+        ),
+        io.Int.Input(
+            "steps",
+            default=20,
+            min=1,
+            max=10_000,
+            tooltip="Sampling steps, from 1 to 10000, unless an axis varies them. More steps take "
+            "longer; 20 to 30 is usual.",
+        ),
+        io.Float.Input(
+            "cfg",
+            default=7.0,
+            min=0.0,
+            max=100.0,
+            step=0.1,
+            round=0.01,
+            tooltip="Classifier-free guidance, from 0 to 100, unless an axis varies it: how "
+            "closely the picture follows the prompt. 1 ignores the negative prompt; 7 is usual.",
+        ),
+        opt(
+            io.Combo.Input,
+            "sampler",
+            options=list(comfy.samplers.KSampler.SAMPLERS),
+            default="euler",
+            tooltip="The sampler, as on KSampler, unless an axis varies it.",
+        ),
+        opt(
+            io.Combo.Input,
+            "scheduler",
+            options=list(comfy.samplers.KSampler.SCHEDULERS),
+            default="normal",
+            tooltip="The scheduler, as on KSampler, unless an axis varies it.",
+        ),
+        *(
+            io.Int.Input(
+                side,
+                default=512,
+                min=int(LIMITS[side][0]),
+                max=int(LIMITS[side][1]),
+                step=SIDE_STEP,
+                tooltip=f"{side.capitalize()} of the pictures in pixels, a multiple of "
+                f"{SIDE_STEP}, unless an axis varies the size. SD1.5 was made for 512.",
+            )
+            for side in ("width", "height")
+        ),
+        io.Int.Input(
+            "clip_skip",
+            default=1,
+            min=1,
+            max=12,
+            tooltip="Which layer of the text encoder is used, counted from the end, from 1 to 12, "
+            "unless an axis varies it: 1 = the last one (-1 in ComfyUI), 2 = the one before it "
+            "(-2). Use the number the checkpoint was trained with.",
+        ),
+    ]
+
+
+def _further_axes_and_rules() -> list[Any]:
+    return [
+        *(
+            types.Axis.Input(
+                f"axis_{number}",
+                optional=True,
+                tooltip="More pages: one for each combination of the values of axis 3 and later "
+                "axes. Optional. Combine Axes takes even more.",
+            )
+            for number in range(5, 9)
+        ),
+        opt(
+            io.String.Input,
+            "rules",
+            multiline=True,
+            default="",
+            optional=True,
+            placeholder="cells to leave out (optional)",
+            tooltip="Cells to leave out, one rule a line: checkpoint = *768* and size = 512x512. "
+            "Use the names of settings and axes. * stands for any text, and != means anything "
+            "but. A pattern is compared with values and with their labels.",
+        ),
+    ]
+
+
+def _files_of_all_cells() -> list[Any]:
+    return [
+        opt(
+            io.Combo.Input,
+            "vae",
+            options=[files.NONE, *files.listed("vae")],
+            default=files.NONE,
+            optional=True,
+            tooltip="The VAE of all cells, unless an axis varies it; none: the checkpoint's own.",
+        ),
+        opt(
+            io.Combo.Input,
+            "lora",
+            options=[files.NONE, *files.listed("lora")],
+            default=files.NONE,
+            optional=True,
+            tooltip="A LoRA on all cells, unless an axis varies it.",
+        ),
+        io.Float.Input(
+            "lora_strength",
+            default=1.0,
+            min=-100.0,
+            max=100.0,
+            step=0.05,
+            round=0.01,
+            optional=True,
+            tooltip="Strength of that LoRA on model and text encoder, from -100 to 100, unless an "
+            "axis varies it. 0 turns it off.",
+        ),
+        opt(
+            io.Combo.Input,
+            "image",
+            options=[files.NONE, *files.listed("image")],
+            default=files.NONE,
+            optional=True,
+            tooltip="A picture in the input folder to start from, scaled and cropped to the size "
+            "of each cell; none: start from noise alone.",
+        ),
+        io.Float.Input(
+            "denoise",
+            default=1.0,
+            min=0.01,
+            max=1.0,
+            step=0.01,
+            round=0.001,
+            optional=True,
+            tooltip="How much of the starting picture is replaced, from 0.01 to 1, unless an axis "
+            "varies it: a low value keeps most of it, 1 replaces all. Without a picture it must "
+            "be 1.",
+        ),
+        io.Int.Input(
+            "batch_size",
+            default=1,
+            min=1,
+            max=64,
+            optional=True,
+            tooltip="How many cells are sampled in one pass, from 1 to 64. 1 is exact: each cell "
+            "is the picture of the stock nodes to the last bit. More are faster, on a GPU up to 3 "
+            "times, but can change last bits; such cells are marked and kept apart from exact "
+            "ones.",
+        ),
+    ]
+
+
 class CocktailGridPlanJson(io.ComfyNode):
     """A grid from a plan as JSON."""
 
@@ -327,7 +356,8 @@ class CocktailGridPlanJson(io.ComfyNode):
             node_id="CocktailGridPlanJson",
             display_name="Grid Plan from JSON",
             category=CATEGORY,
-            description="Resolves a plan that is written as JSON: the same object that a grid's plan.json holds and POST /cocktail/grids/plan takes.",
+            description="Reads a plan from JSON: the object that a grid's plan.json holds and "
+            "POST /cocktail/grids/plan takes.",
             search_aliases=[*ALIASES, "json plan", "recipe", "import grid"],
             is_output_node=True,
             inputs=[
@@ -337,8 +367,8 @@ class CocktailGridPlanJson(io.ComfyNode):
                     multiline=True,
                     default="",
                     placeholder='{"name": ..., "fixed": {...}, "axes": [...]}',
-                    tooltip="The plan: name, fixed settings, axes with typed values or with label and set of each, and rules. The help page has an "
-                    "example.",
+                    tooltip="The plan: name, fixed settings, rules, and axes whose values are text "
+                    "or objects with label and set. The help page has an example.",
                 )
             ],
             outputs=[
@@ -357,9 +387,7 @@ class CocktailGridPlanJson(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, plan: str | None = None) -> list[Any]:
-        """Files that were replaced under the same name, and folders that patterns look into, may
-        have changed.
-        """
+        """Changes when a file is replaced, or when one appears that a pattern could match."""
         return [
             [kind, name, files.state(kind, name)]
             for kind in ("checkpoint", "vae", "lora")
@@ -372,7 +400,7 @@ class CocktailGridPlanJson(io.ComfyNode):
 
 
 def planned(grid: Plan) -> io.NodeOutput:
-    """What a node that plans puts out."""
+    """The output of a node that makes a plan."""
     result = summary(grid)
     lines = [result["text"], *result["notes"]]
     show_text("\n".join(lines))

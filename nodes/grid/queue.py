@@ -1,5 +1,5 @@
-"""The nodes for grids over any workflow: an axis on any input, the plan over the graph they stand
-in, and the queue.
+"""The nodes for grids over any workflow: an axis on any input, a plan over the graph around them,
+and the queue.
 """
 
 from __future__ import annotations
@@ -38,14 +38,15 @@ class CocktailAxisInput(io.ComfyNode):
             node_id="CocktailAxisInput",
             display_name="Grid Axis of Any Input",
             category=CATEGORY,
-            description="Varies any input of any node of the workflow that it stands in, or that a plan as JSON brings, with one value a line.",
+            description="Varies any input of any node of this workflow, or of the workflow in a "
+            "plan as JSON, with one value a line.",
             search_aliases=[*ALIASES, "any input", "widget", "parameter sweep", "iterate"],
             inputs=[
                 io.String.Input(
                     "target",
                     default="KSampler.cfg",
-                    tooltip="What varies, as NODE.INPUT: the node by its id, title or class, the input as it is called in the API prompt, "
-                    "such as KSampler.cfg or 3.seed.",
+                    tooltip="What varies, as NODE.INPUT: the node's id, title or class, and the "
+                    "name of the input in the API prompt, such as KSampler.cfg or 3.seed.",
                 ),
                 opt(
                     io.String.Input,
@@ -53,8 +54,10 @@ class CocktailAxisInput(io.ComfyNode):
                     multiline=True,
                     default="",
                     placeholder="one value a line",
-                    tooltip="One value a line; blank lines do not count. Numbers also with commas and as ranges: 1-5, 1-9 (+2), 1-10 [4], "
-                    "1, 2, .., 8, and 4 seeds. Names in lists with * for all that match. Switches: true or false. A line in double quotes is a text as it stands.",
+                    tooltip="One value a line; blank lines are ignored. Numbers can be "
+                    "separated by commas or be ranges: 1-5, 1-9 (+2), 1-10 [4], 1, 2, .., 8; "
+                    "seeds can be drawn: 4 seeds. Names from a list can have * for all that "
+                    "match. Switches: true or false. A line in double quotes is taken literally.",
                 ),
                 opt(
                     io.String.Input,
@@ -63,14 +66,15 @@ class CocktailAxisInput(io.ComfyNode):
                     default="",
                     optional=True,
                     placeholder="labels, one a line (optional)",
-                    tooltip="How sheets call the values: line 1 for the first, and so on. A blank line, or none: the value itself.",
+                    tooltip="Labels for sheets: line 1 for the first value, and so on. A value "
+                    "without one is shown as it is.",
                 ),
             ],
             outputs=[
                 types.Axis.Output(
                     "axis",
                     display_name="axis",
-                    tooltip="The axis, for Grid Plan of This Workflow, or for Combine Axes before it.",
+                    tooltip="The axis, for Grid Plan of This Workflow or Combine Axes.",
                 )
             ],
         )
@@ -92,7 +96,7 @@ class CocktailAxisInput(io.ComfyNode):
 
 
 class CocktailWorkflowPlan(io.ComfyNode):
-    """A grid over the workflow that this node stands in."""
+    """A grid over the workflow that this node is part of."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -100,8 +104,8 @@ class CocktailWorkflowPlan(io.ComfyNode):
             node_id="CocktailWorkflowPlan",
             display_name="Grid Plan of This Workflow",
             category=CATEGORY,
-            description="Resolves axes on inputs of the workflow that it stands in to the cells of a grid, and checks them all before anything "
-            "is rendered. Queue Grid after it renders them.",
+            description="Turns axes on inputs of this workflow into the cells of a grid, and "
+            "checks all of them before anything is rendered. Queue Grid renders them.",
             search_aliases=[*ALIASES, "any workflow", "parameter sweep", "queue grid"],
             is_output_node=True,
             inputs=[
@@ -109,8 +113,9 @@ class CocktailWorkflowPlan(io.ComfyNode):
                     io.String.Input,
                     "name",
                     default="workflow_grid",
-                    tooltip="Name of the grid and of its folder, output/cocktail/grids/NAME. Up to 64 letters, digits, dots, hyphens and "
-                    "underscores. Cells that are there under this name are not rendered again.",
+                    tooltip="Name of the grid and of its folder, output/cocktail/grids/NAME. Up "
+                    "to 64 letters, digits, dots, hyphens and underscores. Cells that exist "
+                    "already under this name are not rendered again.",
                 ),
                 types.Axis.Input(
                     "axis_1", tooltip="The columns of the sheets: a Grid Axis of Any Input."
@@ -134,7 +139,8 @@ class CocktailWorkflowPlan(io.ComfyNode):
                     default="",
                     optional=True,
                     placeholder="node that shows the picture",
-                    tooltip="The node that saves or previews the picture of a cell, by id, title or class. Empty: the only one that there is.",
+                    tooltip="The node that saves or previews the picture of a cell: its id, "
+                    "title or class. May be empty if there is only one.",
                 ),
                 opt(
                     io.String.Input,
@@ -143,8 +149,9 @@ class CocktailWorkflowPlan(io.ComfyNode):
                     default="",
                     optional=True,
                     placeholder="rules that leave cells out (optional)",
-                    tooltip="Cells to leave out, one rule a line: TARGET = PATTERN, several conditions joined by 'and'. TARGET is what an axis is "
-                    "called, such as KSampler.cfg; * stands for anything.",
+                    tooltip="Cells to leave out, one rule a line: TARGET = PATTERN, several "
+                    "conditions joined by 'and'. TARGET is the name of an axis, such as "
+                    "KSampler.cfg; * stands for any text.",
                 ),
             ],
             outputs=[
@@ -154,9 +161,7 @@ class CocktailWorkflowPlan(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, **inputs: Any) -> float:
-        """Never equal: the workflow around the node may have changed, and planning costs next to
-        nothing.
-        """
+        """Never equal: the workflow around the node may have changed, and planning is cheap."""
         return float("nan")
 
     @classmethod
@@ -170,7 +175,7 @@ class CocktailWorkflowPlan(io.ComfyNode):
 
 
 class CocktailQueueGrid(io.ComfyNode):
-    """A grid's cells as prompts of their own."""
+    """Renders the cells of a grid as separate prompts."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -178,8 +183,9 @@ class CocktailQueueGrid(io.ComfyNode):
             node_id="CocktailQueueGrid",
             display_name="Queue Grid",
             category=CATEGORY,
-            description="Renders the cells of a grid as prompts of their own, a few of them in the queue at a time, and returns at once. Goes on when "
-            "the page is closed and after ComfyUI is restarted. Queue the graph again to see how far it is.",
+            description="Renders each cell of a grid as a prompt of its own, with a few in the "
+            "queue at a time, and returns at once. It goes on when you close the page and after "
+            "a restart of ComfyUI. Queue the graph again to see the progress.",
             search_aliases=[
                 *ALIASES,
                 "feeder",
@@ -190,16 +196,15 @@ class CocktailQueueGrid(io.ComfyNode):
             ],
             is_output_node=True,
             inputs=[
-                types.Grid.Input(
-                    "grid", tooltip="The plan: of this workflow, from JSON, or a Grid Plan."
-                ),
+                types.Grid.Input("grid", tooltip="The plan, from any of the Grid Plan nodes."),
                 io.Int.Input(
                     "in_flight",
                     default=3,
                     min=feeds.IN_FLIGHT[0],
                     max=feeds.IN_FLIGHT[1],
                     optional=True,
-                    tooltip="How many prompts are in the queue of a server at a time, from 2 to 4. More would only make the queue long.",
+                    tooltip="How many prompts are in a server's queue at a time, from 2 to 4. "
+                    "More would only make the queue longer.",
                 ),
                 opt(
                     io.Combo.Input,
@@ -207,7 +212,8 @@ class CocktailQueueGrid(io.ComfyNode):
                     options=list(cell_file.SUFFIXES),
                     default=cell_file.PNG,
                     optional=True,
-                    tooltip="The format of new cells, both without loss. Cells that are there stay as they are.",
+                    tooltip="The format of new cells; both are lossless. Existing cells keep "
+                    "their format.",
                 ),
                 opt(
                     io.Combo.Input,
@@ -215,8 +221,9 @@ class CocktailQueueGrid(io.ComfyNode):
                     options=[*SERVERS],
                     default=HERE,
                     optional=True,
-                    tooltip="Where cells are rendered: here, or on all ComfyUI servers that the file user/cocktail/servers.json allows as well, "
-                    "or on ComfyUIs that the Ray cluster of that file keeps.",
+                    tooltip="Where cells are rendered: here; here and on all ComfyUI servers "
+                    "that the file user/cocktail/servers.json allows; or on ComfyUIs in the Ray "
+                    "cluster named in that file.",
                 ),
                 io.Boolean.Input(
                     "retry_failed",
@@ -224,21 +231,23 @@ class CocktailQueueGrid(io.ComfyNode):
                     optional=True,
                     label_on="try again",
                     label_off="leave",
-                    tooltip="What happens to cells that failed before when the graph is queued again: they are tried again, or left.",
+                    tooltip="What happens to failed cells when the graph is queued again: they "
+                    "are tried again, or left as they are.",
                 ),
             ],
             outputs=[
                 types.Grid.Output(
                     "queued_grid",
                     display_name="grid",
-                    tooltip="The same grid, for Grid Sheet, which shows the cells that are there by now.",
+                    tooltip="The same grid, for Grid Sheet, which shows the cells that are "
+                    "finished so far.",
                 )
             ],
         )
 
     @classmethod
     def fingerprint_inputs(cls, **inputs: Any) -> float:
-        """Never equal: the grid gets on in the meantime."""
+        """Never equal: the grid makes progress in the meantime."""
         return float("nan")
 
     @classmethod
@@ -258,9 +267,12 @@ class CocktailQueueGrid(io.ComfyNode):
             retry_failed=retry_failed,
         )
         if found["finished"] == found["pictures"]:
-            text = f"{found['pictures']} pictures, all there"
+            text = f"{found['pictures']} pictures, all finished"
         else:
-            text = f"{found['pictures']} pictures: {found['finished']} there, {found['failed']} failed, feeding is {found['state']}"
+            text = (
+                f"{found['pictures']} pictures: {found['finished']} finished, "
+                f"{found['failed']} failed, feeding is {found['state']}"
+            )
         text += f". {found['message']}" if found["message"] else ""
         show_text(text)
         folder = names.cocktail_dir("grids", grid.name).relative_to(names.cocktail_dir().parent)
@@ -271,6 +283,6 @@ class CocktailQueueGrid(io.ComfyNode):
 def _axis(target: str, values: str, labels: str) -> Axis:
     if "." not in target.strip().strip("."):
         raise GridError(
-            f"{target!r} names no input. Write NODE.INPUT, such as KSampler.cfg or 3.cfg."
+            f"{target!r} does not name an input. Write NODE.INPUT, such as KSampler.cfg or 3.cfg."
         )
     return input_axis(target.strip(), values, labels)

@@ -37,13 +37,13 @@ if TYPE_CHECKING:
     import torch
 
 OUTPUT_PIXELS = 128_000_000
-"""The IMAGE outputs of all pages hold no more than this together (12 bytes each); the files are as
-large as they are.
+"""The most pixels that the IMAGE outputs of all pages have together, at 12 bytes each. The files
+keep their size.
 """
 
 _last_failures: dict[str, float] = {}
-"""Grids whose last rendering had failed cells, and when that was: queueing such a grid again tries
-them again.
+"""When grids were last rendered with failed cells. Queueing such a grid again tries these cells
+again.
 """
 
 
@@ -56,14 +56,15 @@ class CocktailRenderGrid(io.ComfyNode):
             node_id="CocktailRenderGrid",
             display_name="Render Grid",
             category=CATEGORY,
-            description="Renders the cells of a grid that are not there yet and saves each at once, with its own workflow in it. Each is the "
-            "picture that ComfyUI's stock nodes make.",
+            description="Renders the missing cells of a grid and saves each one at once, "
+            "together with its own workflow. Each is the picture that ComfyUI's stock nodes make.",
             search_aliases=[*ALIASES, "xyz script", "batch", "sampler", "render"],
             is_output_node=True,
             inputs=[
                 types.Grid.Input(
                     "grid",
-                    tooltip="The plan. Checkpoints are loaded one after the other, each once, whatever the order of the axes.",
+                    tooltip="The plan. Each checkpoint is loaded once, whatever the order of "
+                    "the axes.",
                 ),
                 opt(
                     io.Combo.Input,
@@ -71,8 +72,9 @@ class CocktailRenderGrid(io.ComfyNode):
                     options=list(cell_file.SUFFIXES),
                     default=cell_file.PNG,
                     optional=True,
-                    tooltip="The format of new cells, both without loss: PNG opens everywhere, lossless WebP takes a quarter of the time "
-                    "to save. Cells that are there stay as they are.",
+                    tooltip="The format of new cells; both are lossless. PNG opens everywhere, "
+                    "lossless WebP saves in a quarter of the time. Existing cells keep their "
+                    "format.",
                 ),
                 io.Boolean.Input(
                     "retry_failed",
@@ -80,8 +82,8 @@ class CocktailRenderGrid(io.ComfyNode):
                     optional=True,
                     label_on="try again",
                     label_off="leave",
-                    tooltip="What happens to cells that failed before: they are tried again, or left as they are and shown with their "
-                    "reason on sheets.",
+                    tooltip="What happens to cells that failed before: they are tried again, or "
+                    "left as they are and shown on sheets with the reason.",
                 ),
             ],
             outputs=[
@@ -95,8 +97,8 @@ class CocktailRenderGrid(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, **inputs: Any) -> list[Any]:
-        """Changes after failed cells, so that queueing again tries them again; else the node stays
-        cached.
+        """Changes after cells failed, so that queueing again tries them again. Otherwise the
+        node stays cached.
         """
         return sorted(_last_failures.items())
 
@@ -108,13 +110,14 @@ class CocktailRenderGrid(io.ComfyNode):
 
         if not grid.rendered_here:
             raise GridError(
-                f"The grid {grid.name} varies a workflow, whose nodes Render Grid does not call. Put Queue Grid here."
+                f"Render Grid cannot render the grid {grid.name}, because it varies a workflow. "
+                "Use Queue Grid instead."
             )
         started = time.monotonic()
         store = events.ShownStore(names.cocktail_dir("grids", grid.name))
         with execution.disk(store):
             store.save_plan(grid)
-            show_text("reading the cells that are there")
+            show_text("checking the cells on disk")
             damaged = len(store.set_aside_damaged(grid))
         missing = store.missing(grid)
         left = {} if retry_failed else store.failures()
@@ -143,7 +146,7 @@ class CocktailRenderGrid(io.ComfyNode):
             text += f" in {time.monotonic() - started:.0f} s"
         text += f", {reused} there already"
         if damaged:
-            text += f", {damaged} had damaged files, which are in the folder damaged now"
+            text += f", {damaged} had damaged files, which are now in the folder damaged"
         if failed:
             text += f", {failed} FAILED ({reasons[0]})."
             text += (
@@ -175,21 +178,24 @@ class CocktailGridSheet(io.ComfyNode):
             node_id="CocktailGridSheet",
             display_name="Grid Sheet",
             category=CATEGORY,
-            description="Draws a grid as labelled sheets: axis 1 as columns, axis 2 as rows, and a page for each value of the other axes.",
+            description="Draws a grid as labelled sheets: axis 1 as columns, axis 2 as rows, "
+            "and a page for each combination of values of the other axes.",
             search_aliases=[*ALIASES, "contact sheet", "image grid", "labelled grid", "legend"],
             is_output_node=True,
             inputs=[
                 types.Grid.Input(
                     "grid",
-                    tooltip="The grid, from Render Grid. Cells that failed or are missing are marked.",
+                    tooltip="The grid, from Render Grid or Queue Grid. Failed and missing cells "
+                    "are marked.",
                 ),
                 io.Int.Input(
                     "max_width",
                     default=8192,
                     min=256,
                     max=16_384,
-                    tooltip="Widest a sheet may be, in pixels, from 256 to 16384. Pictures are made smaller to fit; small ones are "
-                    "enlarged, so that labels can be read.",
+                    tooltip="The largest width of a sheet in pixels, from 256 to 16384. "
+                    "Pictures are scaled down to fit; small ones are enlarged so that labels can "
+                    "be read.",
                 ),
             ],
             outputs=[
@@ -197,7 +203,8 @@ class CocktailGridSheet(io.ComfyNode):
                     "sheet",
                     display_name="sheet",
                     is_output_list=True,
-                    tooltip="The pages, one picture each. They are saved in the grid's folder as well.",
+                    tooltip="The pages, one picture each. They are also saved in the grid's "
+                    "folder.",
                 )
             ],
         )
@@ -220,8 +227,8 @@ def _relative_to_output(folder: Path) -> str:
 
 
 def _read_images(paths: list[Path]) -> list[torch.Tensor]:
-    """Sheets as IMAGE [1, height, width, 3] from 0 to 1, made smaller if they are too much for
-    memory together.
+    """Sheets as IMAGE [1, height, width, 3] from 0 to 1, scaled down if together they would take
+    too much memory.
     """
     from PIL import Image
 

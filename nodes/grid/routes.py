@@ -38,7 +38,7 @@ async def _grids(request: web.Request) -> web.Response:
 
 
 async def _grid(request: web.Request) -> web.Response:
-    """A grid as it stands: axes, and every cell with its labels, state and file."""
+    """A grid as it is now: axes, and every cell with its labels, state and file."""
     return await _answer(lambda: export.manifest(_open(request)))
 
 
@@ -56,8 +56,8 @@ async def _cell(request: web.Request) -> web.Response:
 
 
 async def _plan(request: web.Request) -> web.Response:
-    """What a plan as JSON comes to, without rendering anything: counts, costs, notes, and with
-    "cells": true its cells.
+    """What a plan as JSON makes, without rendering anything: counts, costs and notes, and its
+    cells if the body has "cells": true.
     """
     body = await _body(request)
     if body is None:
@@ -72,12 +72,14 @@ async def _plan(request: web.Request) -> web.Response:
 
 
 async def _feed(request: web.Request) -> web.Response:
-    """Begin to feed a grid to the queue: {"plan", and if wanted "servers", "in_flight", "save_as"}."""
+    """Begin to feed a grid to the queue: {"plan"}, optionally with "servers", "in_flight" and
+    "save_as".
+    """
     body = await _body(request)
     if body is None or not isinstance(body.get("plan"), dict):
         return _error('Send {"plan": a plan} as application/json.')
     if unknown := set(body) - {"plan", "servers", "in_flight", "save_as"}:
-        return _error(f"A grid is not fed with {', '.join(sorted(unknown))}.")
+        return _error(f"A grid cannot be fed with these options: {', '.join(sorted(unknown))}.")
 
     def begin() -> dict[str, Any]:
         grid = read_plan(body["plan"], files.quiet_sha256)
@@ -89,9 +91,7 @@ async def _feed(request: web.Request) -> web.Response:
 
 
 async def _feed_status(request: web.Request) -> web.Response:
-    """How the feeding of a grid stands: state, counts, cells in flight, and what is the matter with
-    servers.
-    """
+    """How the feeding of a grid is going: state, counts, cells in flight, problems of servers."""
 
     def read() -> dict[str, Any]:
         name = names.check_name(request.match_info["name"], "grid")
@@ -106,7 +106,7 @@ async def _feed_status(request: web.Request) -> web.Response:
 def _control(action: str) -> Callable[[web.Request], Any]:
     async def handle(request: web.Request) -> web.Response:
         if await _body(request) is None:
-            return _error("Send a JSON object, {} will do, as application/json.")
+            return _error("Send a JSON object as application/json; {} is enough.")
         name = request.match_info["name"]
         return await _answer(lambda: feeds.control(names.check_name(name, "grid"), action))
 
@@ -137,7 +137,7 @@ def _open(request: web.Request) -> Store:
 
 
 async def _answer(read: Callable[[], dict[str, Any]]) -> web.Response:
-    """The JSON that `read` returns, computed outside the event loop; what it refuses becomes
+    """The JSON that `read` returns, computed outside the event loop. Its errors become
     {"error": ...}.
     """
     try:

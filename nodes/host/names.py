@@ -1,5 +1,5 @@
-"""Names, not paths: the one place where what a graph or a request says becomes a path under a known
-folder.
+"""Names, not paths: the one place where a name from a graph or a request becomes a path below a
+known folder.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from ...trainer.errors import nearest
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
-"""Names that Windows keeps for devices."""
+"""Names that Windows reserves for devices."""
 TABLE = re.compile(r"\.((csv|tsv|jsonl|ndjson)(\.gz)?|parquet)$")
 """How the name of a table ends."""
 
 
 class BadName(ValueError):
-    """A name that is refused. The message says which, why and what to do."""
+    """A name that is refused. The message says which one, why, and what to do."""
 
 
 def check_name(name: str, what: str) -> str:
-    """`name` itself if it can name a `what` ("run", "grid", "merge") on every system; otherwise
-    BadName.
+    """`name` itself. Raises BadName if it cannot name a `what` ("run", "grid", "merge") on every
+    system.
     """
     if not NAME.fullmatch(name) or name.endswith(".") or RESERVED.fullmatch(name):
         raise BadName(
@@ -35,8 +35,8 @@ def check_name(name: str, what: str) -> str:
 
 
 def within(root: Path, relative: str, what: str) -> Path:
-    """The path `relative` (either slash) below `root`, which it cannot leave, links included;
-    otherwise BadName.
+    """The path `relative` (with either slash) below `root`. Raises BadName if it would leave
+    `root`, even by a link.
     """
     parts = _parts(relative, what)
     path = root.joinpath(*parts)
@@ -49,27 +49,28 @@ def _parts(relative: str, what: str) -> list[str]:
     parts = relative.replace("\\", "/").split("/")
     if any(not part or part.startswith(".") or ":" in part or "\0" in part for part in parts):
         raise BadName(
-            f"{what} {relative!r} is refused: give a name inside its folder, without '..', drive, "
+            f"{what} {relative!r} is refused: give a name inside its folder, without '..', "
+            "drive, "
             "leading dot or leading slash."
         )
     return parts
 
 
 def cocktail_dir(*parts: str) -> Path:
-    """`<output>/cocktail/...`, where all that the pack makes lives, checkpoints excepted."""
+    """`<output>/cocktail/...`, where everything that the pack makes is kept, except checkpoints."""
     import folder_paths
 
     return Path(folder_paths.get_output_directory(), "cocktail", *parts)
 
 
 def block_presets_file() -> Path:
-    """The text file of own presets of block weights."""
+    """The text file with the person's own presets of block weights."""
     return cocktail_dir("block_presets.txt")
 
 
 def network_file() -> Path:
-    """The settings file by which the server's owner allows the network; it is no place that a graph
-    can write to.
+    """The settings file with which the server's owner allows access to the network. Graphs cannot
+    write to its folder.
     """
     import folder_paths
 
@@ -98,8 +99,8 @@ def checkpoint_names() -> list[str]:
 
 
 def checkpoint_path(name: str) -> Path:
-    """The file of a checkpoint that ComfyUI lists. Raises BadName, naming the nearest one, if there
-    is none.
+    """The file of a checkpoint that ComfyUI lists. Raises BadName, which suggests the nearest name,
+    if there is none.
     """
     import folder_paths
 
@@ -179,7 +180,7 @@ def checkpoint_name(path: Path) -> str:
 
 
 def dataset_folders() -> list[str]:
-    """The folders that can be loaded as a dataset: datasets folders, and what is directly below
+    """The folders that can be loaded as a dataset: datasets folders, and the folders directly below
     them and below input.
     """
     found = []
@@ -191,7 +192,7 @@ def dataset_folders() -> list[str]:
 
 
 def dataset_folder(name: str) -> Path:
-    """The folder of a dataset name, `<root>` or `<root>/<folder below it>`; raises BadName if there
+    """The folder of a dataset name, `<root>` or `<root>/<folder below it>`. Raises BadName if there
     is none.
     """
     label, _, relative = name.replace("\\", "/").partition("/")
@@ -202,14 +203,15 @@ def dataset_folder(name: str) -> Path:
             return path
     hint = nearest(name, dataset_folders())
     raise BadName(
-        f"There is no dataset folder {name!r}.{hint} Put a folder of pictures into ComfyUI's input folder "
+        f"There is no dataset folder {name!r}.{hint} Put a folder of pictures into ComfyUI's input "
+        "folder "
         "(its name is then input/FOLDER), or add a 'datasets' folder to extra_model_paths.yaml."
     )
 
 
 def is_dataset_place(folder: Path) -> bool:
-    """Whether a folder lies below a root that pictures of datasets may be in: input, datasets
-    folders, our own output.
+    """Whether a folder is below a root that may hold pictures of datasets: input, datasets folders,
+    our own output.
     """
     real = folder.resolve()
     return any(
@@ -218,9 +220,7 @@ def is_dataset_place(folder: Path) -> bool:
 
 
 def picture_facts(folder: Path, kind: str = "") -> Path:
-    """The file of what is known of a folder's pictures; "joined-" is the kind that Join Images
-    keeps.
-    """
+    """The file of known facts about a folder's pictures. Join Images keeps the kind "joined-"."""
     name = hashlib.sha256(str(folder.resolve()).encode("utf-8")).hexdigest()[:16]
     return cocktail_dir("cache", "pictures", f"{kind}{name}.json")
 
@@ -258,18 +258,20 @@ def _listed(root: Path, changed: int) -> list[str]:
 
 
 def saved_datasets() -> list[str]:
-    """Names of the datasets that Save Dataset has kept."""
+    """Names of the datasets that Save Dataset has saved."""
     root = cocktail_dir("datasets")
     return [name for name in _folders_in(root) if saved_dataset(name).is_file()]
 
 
 def saved_dataset(name: str) -> Path:
-    """The manifest of a saved dataset, whether it is there or not."""
+    """The manifest of a saved dataset, whether it exists or not."""
     return cocktail_dir("datasets", name, "manifest.parquet")
 
 
 def existing_dataset(name: str) -> Path:
-    """The manifest of a saved dataset. Raises BadName, naming the nearest one, if there is none."""
+    """The manifest of a saved dataset. Raises BadName, which suggests the nearest name, if there is
+    none.
+    """
     check_name(name, "dataset")
     if saved_dataset(name).is_file():
         return saved_dataset(name)
@@ -278,8 +280,8 @@ def existing_dataset(name: str) -> Path:
 
 
 def input_text(name: str, limit_bytes: int = 1_000_000) -> str:
-    """The text of a small UTF-8 file in the input folder. Raises BadName if it is not there, too
-    large or no text.
+    """The text of a small UTF-8 file in the input folder. Raises BadName if it is missing, too
+    large, or not text.
     """
     import folder_paths
 
@@ -290,7 +292,9 @@ def input_text(name: str, limit_bytes: int = 1_000_000) -> str:
             f"There is no file {name!r} in ComfyUI's input folder. Put it there, or paste its text."
         )
     if path.stat().st_size > limit_bytes:
-        raise BadName(f"{name!r} has more than {limit_bytes} bytes; a settings file is smaller.")
+        raise BadName(
+            f"{name!r} has more than {limit_bytes} bytes, which is too large for a settings file."
+        )
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -299,7 +303,7 @@ def input_text(name: str, limit_bytes: int = 1_000_000) -> str:
 
 def tables() -> list[str]:
     """The tables in the input folder, in the datasets folders, and in the folders directly below
-    these.
+    them.
     """
     found = []
     for label, root in _dataset_roots().items():
@@ -319,8 +323,10 @@ def table_path(name: str) -> Path:
             return path
     hint = nearest(name, tables())
     raise BadName(
-        f"There is no table {name!r}.{hint} Put a CSV, TSV, JSONL or Parquet file into ComfyUI's input folder "
-        "(its name is then input/FILE), or into a 'datasets' folder, and press R to refresh the lists."
+        f"There is no table {name!r}.{hint} Put a CSV, TSV, JSONL or Parquet file into ComfyUI's "
+        "input folder "
+        "(its name is then input/FILE), or into a 'datasets' folder, and press R to refresh the "
+        "lists."
     )
 
 
@@ -360,7 +366,8 @@ def captioner_folder(name: str) -> Path:
             return path
     hint = nearest(name, captioners())
     raise BadName(
-        f"There is no captioning model {name!r}.{hint} Put its folder (config.json, safetensors weights, tokenizer) into "
+        f"There is no captioning model {name!r}.{hint} Put its folder (config.json, safetensors "
+        "weights, tokenizer) into "
         "models/LLM or models/captioners, and press R to refresh the lists."
     )
 

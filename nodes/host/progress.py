@@ -1,4 +1,4 @@
-"""Showing how far a node is, and letting Interrupt through."""
+"""Showing the progress of a node, and letting Interrupt through."""
 
 from __future__ import annotations
 

@@ -54,7 +54,9 @@ CHOICES = {
             ("euler", {"sampler": "euler"}),
             ("dpmpp_2m", {"sampler": "dpmpp_2m"}),
         ]),
-        ("cfg", "4-8 [3]", [("cfg 4", {"cfg": 4.0}), ("cfg 6", {"cfg": 6.0}), ("cfg 8", {"cfg": 8.0})]),
+        ("cfg", "4-8 [3]", [
+            ("cfg 4", {"cfg": 4.0}), ("cfg 6", {"cfg": 6.0}), ("cfg 8", {"cfg": 8.0}),
+        ]),
         ("size", "64, 64x96", [
             ("64 x 64", {"width": 64, "height": 64}),
             ("64 x 96", {"width": 64, "height": 96}),
@@ -65,14 +67,18 @@ CHOICES = {
             ("e10", {"checkpoint": "run/e10.safetensors"}),
             ("sd15", {"checkpoint": "sd15.safetensors"}),
         ]),
-        ("VAE", "none\nmse", [("the checkpoint's VAE", {"vae": ""}), ("mse", {"vae": "mse.safetensors"})]),
+        ("VAE", "none\nmse", [
+            ("the checkpoint's VAE", {"vae": ""}), ("mse", {"vae": "mse.safetensors"}),
+        ]),
         ("LoRA", "none, style/ink:0.5, style/oil:1:0", [
             ("no LoRA", {"loras": ()}),
             ("ink:0.5", {"loras": (("style/ink.safetensors", 0.5, 0.5),)}),
             ("oil:1:0", {"loras": (("style/oil.safetensors", 1.0, 0.0),)}),
         ]),
         ("LoRA strength", "0.5", [("LoRA strength 0.5", {"lora_strength": 0.5})]),
-        ("denoise", "0.5-1 [2]", [("denoise 0.5", {"denoise": 0.5}), ("denoise 1", {"denoise": 1.0})]),
+        ("denoise", "0.5-1 [2]", [
+            ("denoise 0.5", {"denoise": 0.5}), ("denoise 1", {"denoise": 1.0}),
+        ]),
     ],
 )  # fmt: skip
 def test_values_are_read_one_a_line(target, text, expected):
@@ -97,12 +103,12 @@ def test_values_are_read_one_a_line(target, text, expected):
         ("steps", "0", "from 1 to 10000"),
         ("sampler", "eulr", "Did you mean euler?"),
         ("scheduler", "zzz", "There are: normal, karras"),
-        ("prompt", "a\nb\na", "Line 3 of the values: 'a' is there twice"),
-        ("cfg", "7\n7.0", "is there twice"),
+        ("prompt", "a\nb\na", "Line 3 of the values: 'a' appears twice"),
+        ("cfg", "7\n7.0", "appears twice"),
         ("prompt", " \n", "The prompt axis has no values"),
         ("mood", "good", "'mood' cannot be varied"),
-        ("seed", "-1", "or draw some: 4 seeds"),
-        ("steps", "1-10 (-1)", "leads nowhere"),
+        ("seed", "-1", "or draw some, such as 4 seeds"),
+        ("steps", "1-10 (-1)", "is an empty range"),
         ("checkpoint", "sd16", "Did you mean sd15.safetensors?"),
         ("checkpoint", "run2/*", "No checkpoint matches 'run2/*'"),
         ("LoRA", "style/ink:much", "Write FILE:0.8"),
@@ -170,7 +176,7 @@ def test_search_and_replace_names_what_it_looks_for():
         ("square", {"replace_in_prompt": ("circle", "square")}),
         ("without circle", {"replace_in_prompt": ("circle", "")}),
     ]
-    with pytest.raises(GridError, match="search box is for search and replace"):
+    with pytest.raises(GridError, match="search box is only for search and replace"):
         typed_axis("seed", "1", CHOICES, "circle")
 
 
@@ -191,7 +197,9 @@ def test_axes_move_together_or_meet_each_other():
     assert both.target == "size + steps"
     assert both.values[0].label == "64 x 64 · 4 steps"
     assert len(combine([sizes, steps], together=False).values) == 4
-    with pytest.raises(GridError, match="equally many values; these have: size 2, steps 3"):
+    with pytest.raises(
+        GridError, match="the same number of values, but these have: size 2, steps 3"
+    ):
         combine([sizes, typed_axis("steps", "1-3", CHOICES)], together=True)
     with pytest.raises(GridError, match="1000 x 1000 x 1000 values makes 1,000,000,000; 20,000"):
         many = (
@@ -211,12 +219,24 @@ def test_axes_move_together_or_meet_each_other():
         ({"target": "seed", "values": []}, "Axis 3: The seed axis has no values"),
         ({"target": "x", "values": [{"label": "a"}]}, 'Axis 3: a value needs "set"'),
         ({"target": "x", "values": [{"set": {"sede": 1}}]}, "Did you mean seed?"),
-        ({"target": "x", "values": [{"set": {"seed": "1"}}]}, "seed must be a int, and is '1'"),
+        (
+            {"target": "x", "values": [{"set": {"seed": "1"}}]},
+            "seed must be a whole number, not '1'",
+        ),
         ({"target": "x", "values": [{"set": {"seed": -1}}]}, "seed -1 is out of range"),
         ({"target": "x", "values": [{"set": {"loras": ["a"]}}]}, "loras must be a list of [file"),
-        ({"target": "x", "values": [{"set": {"loras": [["a", "x", 1]]}}]}, "loras must be a list of [file"),
-        ({"target": "x", "values": [{"set": {"loras": [["a", 1, 101]]}}]}, "loras must be a list of [file"),
-        ({"target": "seed", "values": 5}, "Axis 3: values must be a text with one a line, or a list, and is 5"),
+        (
+            {"target": "x", "values": [{"set": {"loras": [["a", "x", 1]]}}]},
+            "loras must be a list of [file",
+        ),
+        (
+            {"target": "x", "values": [{"set": {"loras": [["a", 1, 101]]}}]},
+            "loras must be a list of [file",
+        ),
+        (
+            {"target": "seed", "values": 5},
+            "Axis 3: values must be a text with one a line, or a list, not 5",
+        ),
         ({"target": "seed", "values": "1", "labels": True}, "Axis 3: labels must be a text"),
         ({"target": "size", "values": "9" * 5000}, "is not a size"),
     ],

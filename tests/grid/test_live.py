@@ -354,7 +354,9 @@ def test_new_values_cost_only_their_cells_and_a_new_order_none_cost_only_their_c
     outputs = comfy.run(grid_prompt("growing", axes, checkpoint=lively))
     assert outputs["render"]["cocktail"][0]["reused"] == 2
     (note,) = outputs["plan"]["cocktail"][0]["notes"]
-    assert note.startswith("The last grid of this name has other cells (1). Their files stay")
+    assert note.startswith(
+        "The last grid of this name has 1 cells that this one does not have. Their files stay"
+    )
 
 
 def test_interrupt_keeps_what_is_finished_and_the_next_queueing_goes_on(comfy: Comfy, lively: str):

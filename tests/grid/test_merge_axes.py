@@ -70,7 +70,7 @@ def test_recipes_are_values_beside_checkpoints():
         (SHARE, "nan", None, "is not a share of B"),
         (SHARE, "1e-999999999", None, "is not a share of B"),
         (SHARE, " ", None, "has no values"),
-        (SHARE, "0.5, 0.50", None, "is there twice"),
+        (SHARE, "0.5, 0.50", None, "appears twice"),
         (SHARE, "0.5", C, "takes no C"),
         (MULTIPLIER, "0.5", None, "needs a recipe C"),
         (BLOCKS, "1, 2, 3", None, "Line 1 of the values"),
@@ -116,12 +116,19 @@ def test_a_cell_of_a_mix_is_the_one_of_the_merged_file_and_no_file_is_written(
     assert (result["rendered"], result["failed"], result["loads"]) == (6, 0, 3)
     assert files_of(checkpoints) == there
     merge = {
-        "sum": {"class_type": "CocktailWeightedSum", "inputs": {"a": ["a", 0], "b": ["b", 0], **{f"share_of_{x}": 50.0 if x in "ab" else 0.0 for x in "abcdef"}}},
+        "sum": {
+            "class_type": "CocktailWeightedSum",
+            "inputs": {
+                "a": ["a", 0],
+                "b": ["b", 0],
+                **{f"share_of_{x}": 50.0 if x in "ab" else 0.0 for x in "abcdef"},
+            },
+        },
         "file": {
             "class_type": "CocktailMergeToFile",
             "inputs": {"recipe": ["sum", 0], "name": "half", "precision": "fp16"},
         },
-    }  # fmt: skip
+    }
     (made,) = comfy.run({**parts, **merge})["file"]["cocktail"]
     comfy.run(grid_prompt("from-file", [axis_node("checkpoint", made["checkpoint"]), prompts]))
     mixed = cells(folder_of(comfy.base, "ratios"))[2:4]

@@ -261,7 +261,8 @@ def test_values_that_change_nothing_are_noted():
 def test_sizes_that_models_are_not_trained_on_are_noted():
     sizes = [typed("size", "512x768", "512x520", "904x1160")]
     assert make_plan("g", FIXED, sizes, content_of).notes == (
-        "Models are trained on sides that are multiples of 64; these sizes are not: 512 x 520, 904 x 1160.",
+        "Models are trained on sides that are multiples of 64; these sizes are not: 512 x 520, "
+        "904 x 1160.",
     )
 
 
@@ -287,8 +288,8 @@ def test_rules_leave_cells_out():
 @pytest.mark.parametrize(
     ("rules", "words"),
     [
-        ("768 without 512", "Line 1 of the rules: '768 without 512' is no condition"),
-        ("mood = good", "nothing is called 'mood'"),
+        ("768 without 512", "Line 1 of the rules: '768 without 512' is not a condition"),
+        ("mood = good", "there is no name 'mood'"),
         ("seed = *", "leave no cell"),
     ],
 )
@@ -325,7 +326,7 @@ def test_a_plan_of_a_milliard_cells_is_refused_at_once():
         ({"colour": 1}, "A plan has no colour"),
         ({"axes": [{"target": "seed", "values": ""}]}, "Axis 1: The seed axis has no values"),
         ({"fixed": {**FIXED, "denoise": 0.5}}, "denoise 0.5 needs an image"),
-        ({"rules": 5}, "rules must be a text with one a line, or a list, and is 5"),
+        ({"rules": 5}, "rules must be a text with one a line, or a list, not 5"),
     ],
 )
 def test_a_plan_as_json_that_cannot_be_rendered_is_refused(change: dict[str, Any], words: str):

@@ -42,5 +42,5 @@ def test_patterns_fit_any_of_the_names_whatever_the_case():
 
 
 def test_an_unknown_name_behind_and_is_not_taken_for_a_part_of_a_pattern():
-    with pytest.raises(GridError, match="is no condition"):
+    with pytest.raises(GridError, match="is not a condition"):
         read_rules("size = 64x64 and mood = good", KNOWN)

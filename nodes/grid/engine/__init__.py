@@ -1,1 +1,1 @@
-"""XYZ grids: axes, plan, cells, sampling with ComfyUI's own nodes, the store on disk, and sheets."""
+"""XYZ grids: axes, plan, cells, sampling with ComfyUI's own nodes, files on disk, and sheets."""

@@ -1,4 +1,4 @@
-"""A plan before it is rendered: read from JSON with all its files looked at, and what it will cost."""
+"""A plan before it is rendered: read from JSON with all its files checked, and what it costs."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from .store.store import Store
 
 
 def summary(grid: Plan) -> dict[str, Any]:
-    """How many cells a plan has, what it will cost, and what the person should know.
+    """How many cells a plan has, what they will cost, and what the person should know.
 
-    Raises GridError for a recipe whose ingredients do not go together, or if its cells would not
-    fit on the disk.
+    Raises GridError if the ingredients of a recipe do not match, or if the cells would not fit on
+    the disk.
     """
     for recipe in dict.fromkeys(cell.settings.recipe for cell in grid.cells):
         if recipe:
@@ -35,18 +35,20 @@ def summary(grid: Plan) -> dict[str, Any]:
     free = shutil.disk_usage(names.cocktail_dir().parent).free
     if cost.bytes > free:
         raise GridError(
-            f"The grid {grid.name} needs about {estimate.size(cost.bytes)}, and {estimate.size(free)} are free in the output folder. "
+            f"The grid {grid.name} needs about {estimate.size(cost.bytes)}, but only "
+            f"{estimate.size(free)} are free in the output folder. "
             "Free space, or plan fewer or smaller cells."
         )
     text = f"{grid.size_words()}: " + (
         f"{len(missing)} to render, {cost.words()}" if missing else "all rendered already"
     )
     if grid.repeats:
-        text += f"; {grid.repeats} show a picture that another cell shows too"
+        text += f"; {grid.repeats} show the same picture as another cell"
     notes = list(grid.notes)
     if others := store.others(grid):
         notes.append(
-            f"The last grid of this name has other cells ({others}). Their files stay; rename this grid to keep the two apart."
+            f"The last grid of this name has {others} cells that this one does not have. Their files stay; rename this "
+            "grid to keep the two apart."
         )
     return {
         "name": grid.name,
@@ -64,7 +66,7 @@ def summary(grid: Plan) -> dict[str, Any]:
 
 
 def read_plan(described: Any, sha256_of: Callable[[str, str], str]) -> Plan:
-    """The plan of a JSON object, with all its files looked at. Raises GridError."""
+    """The plan of a JSON object, with all its files checked. Raises GridError."""
 
     def found(kind: str, name: str) -> str:
         files.readable(kind, name)
@@ -76,7 +78,7 @@ def read_plan(described: Any, sha256_of: Callable[[str, str], str]) -> Plan:
 
 
 def checked_name(name: str) -> str:
-    """The name itself if it can name a grid; otherwise GridError."""
+    """The name itself. Raises GridError if it cannot name a grid."""
     try:
         return names.check_name(name, "grid")
     except names.BadName as error:

@@ -38,9 +38,11 @@ class Axis:
 
 
 def combine(axes: Sequence[Axis], together: bool) -> Axis:
-    """Several axes as one: their values move together, first with first, or all meet all.
+    """Several axes as one. Their values move together, first with first, or all are combined with
+    all.
 
-    Raises GridError if they set the same thing, or are to move together and are not equally long.
+    Raises GridError if two set the same thing, or if they are to move together but have different
+    lengths.
     """
     check_apart(axes)
     names = (
@@ -51,11 +53,14 @@ def combine(axes: Sequence[Axis], together: bool) -> Axis:
     lengths = [len(axis.values) for axis in axes]
     if together and len(set(lengths)) > 1:
         counted = ", ".join(f"{axis.target} {len(axis.values)}" for axis in axes)
-        raise GridError(f"Axes that move together need equally many values; these have: {counted}.")
+        raise GridError(
+            f"Axes that move together need the same number of values, but these have: {counted}."
+        )
     count = lengths[0] if together else math.prod(lengths)
     if count > MOST_VALUES:
         raise GridError(
-            f"Every combination of {' x '.join(map(str, lengths))} values makes {count:,}; {MOST_VALUES:,} is the most."
+            f"Every combination of {' x '.join(map(str, lengths))} values makes {count:,}; "
+            f"{MOST_VALUES:,} is the most."
         )
     found = [Value("", {})]
     if together:
@@ -85,7 +90,7 @@ def check_apart(axes: Sequence[Axis]) -> None:
 
 
 def labelled(found: Sequence[Value], labels: str) -> list[Value]:
-    """Values under the labels that are given, one a line; a blank line leaves a value its own."""
+    """The values with these labels, one a line. A blank line keeps a value's own label."""
     given = [line.strip() for line in labels.splitlines()]
     while given and not given[-1]:
         given.pop()
@@ -101,7 +106,7 @@ def labelled(found: Sequence[Value], labels: str) -> list[Value]:
 def text_of(value: Any, what: str) -> str:
     """The lines of a text, or of a list with one each. Raises GridError for anything else."""
     if value is not None and not isinstance(value, str | list):
-        raise GridError(f"{what} must be a text with one a line, or a list, and is {value!r}.")
+        raise GridError(f"{what} must be a text with one a line, or a list, not {value!r}.")
     return value if isinstance(value, str) else "\n".join(map(str, value or []))
 
 

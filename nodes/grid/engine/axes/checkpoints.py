@@ -10,11 +10,11 @@ from .axis import Axis, Value
 
 
 def checkpoint_axis(chosen: Sequence[tuple[str, str]]) -> Axis:
-    """The axis of (checkpoint name, label) pairs; without a label a checkpoint is called by its
+    """The axis of (checkpoint name, label) pairs. A checkpoint without a label is called by its
     file.
 
-    A checkpoint that is there twice, such as one that two rules have picked, is one value with both
-    labels.
+    A checkpoint that is given twice, such as one that two rules have picked, is one value with both
+    labels. Raises GridError if there is none.
     """
     labels: dict[str, list[str]] = {}
     for checkpoint, label in chosen:

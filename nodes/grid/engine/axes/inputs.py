@@ -13,12 +13,10 @@ NUMERIC = re.compile(rf"\s*(?:{lists.NUMBER}|{lists.RANGE.pattern}|\.\.\.?|…)\
 
 
 def input_axis(target: str, values: Any, labels: str = "") -> Axis:
-    """The axis of an input, "NODE.INPUT"; what its values must be is seen when the workflow is
-    known.
+    """The axis of an input, "NODE.INPUT". Its values are checked when the workflow is known.
 
-    `values` is a text with one a line, where a line of numbers, ranges and commas counts as numbers
-    and a line in quotes is a text as it stands, or a list of values as JSON has them. Raises
-    GridError.
+    `values` is a text with one a line, where a line of numbers, ranges and commas means numbers and
+    a line in quotes is taken literally, or a list of values as JSON has them. Raises GridError.
     """
     found: list[Any] = []
     if isinstance(values, list):

@@ -1,4 +1,4 @@
-"""The lists that are written on axes: one value a line, separated by commas, or as a range."""
+"""Lists as people type them on axes: one value a line, separated by commas, or as a range."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from ..errors import GridError
 EMPTY = '""'
 
 NUMBER = r"[+-]?\d{1,30}(?:\.\d{1,30})?"
-"""As ranges may have them: exact arithmetic on 1e999999999 would never end."""
+"""A number in a range. Exponents are not allowed: exact arithmetic on 1e999999999 would never end.
+"""
 RANGE = re.compile(
     rf"({NUMBER})\s*-\s*({NUMBER})\s*(?:\(([+-]\d{{1,30}}(?:\.\d{{1,30}})?)\)|\[(\d{{1,30}})\])?"
 )
@@ -35,8 +36,8 @@ def lines(text: str) -> list[tuple[int, str]]:
 
 
 def texts(line: str) -> list[str]:
-    """One text, as it is; or several, if the line is a list of texts that are all in quotes,
-    separated by commas.
+    """The line itself as one text; or several texts, if all of them are in quotes and separated by
+    commas.
     """
     if line.startswith('"') and line != EMPTY:
         found = _quoted(line)
@@ -53,9 +54,9 @@ def names(line: str) -> list[str]:
 
 
 def numbers(line: str, whole: bool) -> list[str]:
-    """The numbers of a line, as they are written: a list, ranges as A1111 has them, or both.
+    """The numbers of a line, as they are written: a list, ranges as in A1111, or both.
 
-    `1-5`, `1-5 (+2)` with a step, `1-5 [3]` with a count, `1, 2, .., 10` to go on like that. Ends
+    `1-5`, `1-5 (+2)` with a step, `1-5 [3]` with a count, `1, 2, .., 10` to continue a series. Ends
     are included. Raises GridError.
     """
     found: list[str] = []
@@ -63,7 +64,7 @@ def numbers(line: str, whole: bool) -> list[str]:
     for place, part in enumerate(parts):
         if part in DOTS:
             if not found or place + 1 == len(parts):
-                raise GridError(f"{part!r} stands between numbers: 1, 2, .., 10.")
+                raise GridError(f"{part!r} must be between numbers: 1, 2, .., 10.")
             continue
         match = RANGE.fullmatch(part)
         if match:
@@ -78,8 +79,8 @@ def numbers(line: str, whole: bool) -> list[str]:
 
 
 def seeds(line: str) -> list[str] | None:
-    """The seeds of "4 seeds" or "4 seeds from 7", which are the same ones every time; None for
-    another line.
+    """The seeds of "4 seeds" or "4 seeds from 7", the same ones every time; None for any other
+    line.
     """
     match = SEEDS.fullmatch(line)
     if match is None:
@@ -106,13 +107,13 @@ def _range(
     by = Fraction(step) if step else Fraction(1 if high >= low else -1)
     if by == 0 or (high - low) * by < 0:
         raise GridError(
-            f"{text!r} leads nowhere: its step must go from the first number to the last."
+            f"{text!r} is an empty range: its step must lead from the first number to the last."
         )
     return _steps(text, low, high, by, whole)
 
 
 def _spread(text: str, low: Fraction, high: Fraction, count: int, whole: bool) -> list[str]:
-    """So many numbers in even distances; whole ones are cut off, as A1111 does it."""
+    """`count` evenly spaced numbers; whole ones are rounded down, as in A1111."""
     if not 2 <= count <= MOST_VALUES:
         raise GridError(f"{text!r}: give a count from 2 to {MOST_VALUES:,}.")
     found = [low + (high - low) * place / (count - 1) for place in range(count)]
@@ -123,13 +124,11 @@ def _go_on(found: list[str], last: str, whole: bool) -> list[str]:
     """The numbers after `found`, in the same steps, up to `last`."""
     for text in [*found[-2:], last]:
         if not SERIES.fullmatch(text):
-            raise GridError(
-                f"'..' stands between numbers; {text[:40]!r} is none that it can go on from or to."
-            )
+            raise GridError(f"'..' must be between plain numbers; {text[:40]!r} is not one.")
     here, end = Fraction(found[-1]), Fraction(last)
     by = here - Fraction(found[-2]) if len(found) > 1 else Fraction(1 if end >= here else -1)
     if by == 0 or (end - here) * by < 0:
-        raise GridError(f"'..' cannot get from {found[-1]} to {last} in steps of {_words(by)}.")
+        raise GridError(f"'..' cannot go from {found[-1]} to {last} in steps of {_words(by)}.")
     return _steps(f".., {last}", here, end, by, whole)[1:]
 
 
@@ -139,7 +138,7 @@ def _steps(text: str, low: Fraction, high: Fraction, by: Fraction, whole: bool) 
         raise GridError(f"{text!r} makes {count:,} values; {MOST_VALUES:,} is the most.")
     found = [low + by * place for place in range(int(count))]
     if whole and any(number.denominator != 1 for number in found):
-        raise GridError(f"{text!r} has numbers that are not whole.")
+        raise GridError(f"{text!r} contains numbers that are not whole.")
     return [_words(number) for number in found]
 
 

@@ -19,7 +19,7 @@ from .axis import Axis, Value, labelled
 SHARE, MULTIPLIER, BLOCKS = "share of B", "multiplier of B - C", "block weights"
 KINDS = (SHARE, MULTIPLIER, BLOCKS)
 TARGETS = {SHARE: "merge ratio", MULTIPLIER: "add difference", BLOCKS: "block weights"}
-"""How each kind of axis is called on sheets and in rules."""
+"""What each kind of axis is called on sheets and in rules."""
 
 
 def merge_axis(
@@ -32,18 +32,18 @@ def merge_axis(
     layout: str = "SD1.5",
     own: Mapping[str, BlockWeights] | None = None,
 ) -> Axis:
-    """The axis of mixes of `a` and `b`: by the share of B, by the multiplier of B - C, or by block
+    """The axis of mixes of `a` and `b`: by the share of B, the multiplier of B - C, or block
     weights.
 
-    Shares and multipliers are numbers, lists or ranges (`values.numbers`). Block weights are one
-    set a line: the numbers, or the name of a preset for that layout or of one's `own`; with `c`
-    they are multipliers of B - C. Raises GridError.
+    Shares and multipliers are numbers, lists or ranges (`lists.numbers`). Block weights are one set
+    a line: the numbers, or the name of a preset, either for that layout or one of the person's
+    `own`. With `c` they are multipliers of B - C. Raises GridError.
     """
     if kind == MULTIPLIER and c is None:
         raise GridError("The multiplier of B - C needs a recipe C. Link one.")
     if kind == SHARE and c is not None:
         raise GridError(
-            "The share of B takes no C. Take it off, or choose the multiplier of B - C."
+            "The share of B does not use C. Unlink it, or choose the multiplier of B - C."
         )
     found: dict[str, Value] = {}
     for number, line in lists.lines(text):
@@ -53,7 +53,7 @@ def merge_axis(
                 mix = _mix(kind, part, a, b, c, layout, own)
                 value = Value(_label(kind, part), recipe_set(mix))
                 if value.set["recipe"] in found:
-                    raise GridError(f"{part!r} is there twice. Delete one of them.")
+                    raise GridError(f"{part!r} appears twice. Delete one of them.")
                 found[value.set["recipe"]] = value
         except (GridError, MergeError) as error:
             raise GridError(f"Line {number} of the values: {error}") from None
@@ -63,7 +63,7 @@ def merge_axis(
 
 
 def recipes_axis(recipes: Sequence[Recipe], labels: str = "") -> Axis:
-    """The axis of recipes as they are; one that is there twice is one value."""
+    """The axis of these recipes. A recipe that is given twice is one value."""
     found = {}
     for recipe in recipes:
         value = Value(to_text(recipe), recipe_set(recipe))

@@ -1,4 +1,4 @@
-"""Prompts for an axis: the captions of a dataset, or what stands in a file of the input folder."""
+"""Axes of prompts: the captions of a dataset, or the prompts in a file of the input folder."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl")
 LARGEST_BYTES = 64_000_000
 
 Prompts = list[tuple[str, str]]
-"""Prompts with their labels, "" for none."""
+"""Prompts with their labels, "" for no label."""
 
 
 def prompt_axis(prompts: Sequence[tuple[str, str]]) -> Axis:
-    """The axis of (prompt, label) pairs; without a label a prompt is its own. Raises GridError if
-    there are none.
+    """The axis of (prompt, label) pairs. A prompt without a label is its own label. Raises
+    GridError if there are none.
     """
     values: dict[str, Value] = {}
     for prompt, label in prompts:
         values.setdefault(prompt, Value(label or prompt or "no prompt", {"prompt": prompt}))
     if not values:
-        raise GridError("The prompt axis is empty: there is no prompt in what it was given.")
+        raise GridError("The prompt axis is empty: the dataset or file has no prompts.")
     return Axis("prompt", "prompt", tuple(values.values()))
 
 
 def listed() -> list[str]:
-    """The files with prompts in the input folder, and in the folders directly in it."""
+    """The files that can hold prompts in the input folder and in the folders directly in it."""
     import folder_paths
 
     root = Path(folder_paths.get_input_directory())
@@ -56,13 +56,15 @@ def path_of(name: str) -> Path:
         raise GridError(str(error)) from None
     if path.suffix.lower() not in SUFFIXES or not path.is_file():
         raise GridError(
-            f"There is no file of prompts {name!r} in ComfyUI's input folder. It must end in {', '.join(SUFFIXES)}."
+            f"There is no file {name!r} with prompts in ComfyUI's input folder. Its name must end "
+            "in "
+            f"{', '.join(SUFFIXES)}."
         )
     return path
 
 
 def state(name: str | None) -> list[int]:
-    """Size and modification time of a file; nothing if it is not there."""
+    """Size and modification time of a file; nothing if there is none."""
     try:
         status = path_of(name or "none").stat()
     except (GridError, OSError):
@@ -89,12 +91,14 @@ def captions(dataset: Dataset, part: str, most: int) -> Prompts:
 
 
 def of_file(path: Path, column: str, label_column: str, most: int) -> Prompts:
-    """The first prompts of a file. Raises GridError for one that is no UTF-8, too large, or without
+    """The first prompts of a file. Raises GridError if it is not UTF-8, too large, or does not have
     that column.
     """
     if path.stat().st_size > LARGEST_BYTES:
         raise GridError(
-            f"{path.name} has more than {LARGEST_BYTES // 1_000_000} MB. Cut out the prompts that the grid needs."
+            f"{path.name} is larger than {LARGEST_BYTES // 1_000_000} MB. Keep only the prompts "
+            "that the "
+            "grid needs."
         )
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -111,7 +115,7 @@ def of_file(path: Path, column: str, label_column: str, most: int) -> Prompts:
             if name and name not in row:
                 there = ", ".join(row) or "none"
                 raise GridError(
-                    f"{path.name}, row {number} has no column {name!r}. There are: {there}."
+                    f"{path.name}, row {number} has no column {name!r}. Its columns: {there}."
                 )
         label = str(row[label_column]) if label_column else ""
         found.append((str(row[column]), label))

@@ -60,23 +60,24 @@ SIZE = re.compile(r"(\d{1,9})(?:\s*[x×*]\s*(\d{1,9}))?", re.IGNORECASE)
 def typed_axis(
     target: str, text: str, choices: Choices, search: str = "", labels: str = ""
 ) -> Axis:
-    """The axis of a list with one value a line; blank lines do not count, and `""` is the empty
+    """The axis of a list with one value a line. Blank lines are ignored, and `""` is the empty
     text.
 
-    Numbers, names and sizes can stand on one line too, separated by commas, and numbers as ranges
-    (`values.numbers`). A `*` in the name of a checkpoint, VAE or LoRA stands for all that match.
-    `search` is what values of a search-and-replace axis take the place of. `labels` holds one label
-    a line, for the values in their order. Raises GridError naming the line that is wrong.
+    Numbers, names and sizes can share a line, separated by commas, and numbers can be ranges
+    (`lists.numbers`). A `*` in the name of a checkpoint, VAE or LoRA stands for all that match.
+    `search` is the text that a search-and-replace axis replaces with its values. `labels` holds one
+    label a line, in the order of the values. Raises GridError that names the wrong line.
     """
     if target not in TARGETS:
         raise GridError(f"{target!r} cannot be varied. Choose one of: {', '.join(TARGETS)}.")
     if target in REPLACES and not search:
         raise GridError(
-            f"The {target} axis has nothing to search for. Write it into the search box."
+            f"The {target} axis has no text to search for. Write it into the search box."
         )
     if search and target not in REPLACES:
         raise GridError(
-            f"The search box is for search and replace. Empty it, or change the target from {target}."
+            f"The search box is only for search and replace. Empty it, or change the target from "
+            f"{target}."
         )
     read = _reader(target, choices, search)
     found: list[Value] = []
@@ -86,7 +87,7 @@ def typed_axis(
             for value in read(line):
                 check_limits(value.set)
                 if (same := canonical_json(value.set)) in known:
-                    raise GridError(f"{value.label!r} is there twice. Delete one of the lines.")
+                    raise GridError(f"{value.label!r} appears twice. Delete one of the lines.")
                 known.add(same)
                 found.append(value)
         except GridError as error:
@@ -98,7 +99,7 @@ def typed_axis(
 
 
 def _reader(target: str, choices: Choices, search: str) -> Callable[[str], list[Value]]:
-    """What turns one line into values of that target."""
+    """A function that turns one line into values of that target."""
     if target == "prompt":
         return lambda line: [_text("prompt", t, "no prompt", "") for t in lists.texts(line)]
     if target == "negative prompt":
@@ -149,7 +150,8 @@ def _number(target: str, text: str) -> Value:
         raise GridError(f"{text!r} is not a {kind}. Write one {target} a line.")
     if target == "seed" and value < 0:
         raise GridError(
-            f"seed {value} is out of range: give a number from 0 to {2**64 - 1}, or draw some: 4 seeds."
+            f"seed {value} is out of range: give a number from 0 to {2**64 - 1}, or draw some, "
+            "such as 4 seeds."
         )
     if target == "clip skip":
         return Value(clip_skip_label(int(value)), {name: value})
@@ -157,7 +159,8 @@ def _number(target: str, text: str) -> Value:
         return Value(f"{value} step" if value == 1 else f"{value} steps", {name: value})
     if target == "LoRA strength" and abs(value) > STRONGEST:
         raise GridError(
-            f"LoRA strength {value:g} is out of range: give a number from -{STRONGEST:g} to {STRONGEST:g}."
+            f"LoRA strength {value:g} is out of range: give a number from -{STRONGEST:g} to "
+            f"{STRONGEST:g}."
         )
     return Value(f"{target} {value:g}" if fractions else f"{target} {value}", {name: value})
 
@@ -179,12 +182,12 @@ def _choice(target: str, line: str, known: Sequence[str]) -> Value:
 
 
 def _file_names(target: str, line: str, choices: Choices) -> list[str]:
-    """The names of a line; a comma in the name of a file that there is does not separate."""
+    """The names of a line. A comma in the name of an existing file does not separate."""
     return [line] if line in choices.get(FILES[target], ()) else lists.names(line)
 
 
 def _files(target: str, line: str, choices: Choices) -> list[Value]:
-    """The files that a line names: one, or with `*` or `?` all that match, in natural order."""
+    """The files that a line names: one, or all that match a `*` or `?`, in natural order."""
     if target == "VAE" and line == NO_FILE:
         return [Value("the checkpoint's VAE", {"vae": ""})]
     found = _matching(target, line, choices)
@@ -214,7 +217,9 @@ def _loras(entry: str, choices: Choices) -> list[Value]:
             raise ValueError
     except ValueError:
         raise GridError(
-            f"{entry!r} is no LoRA with its strength. Write FILE:0.8, or FILE:0.8:0.5 for model and text encoder."
+            f"{entry!r} is not a LoRA with its strength. Write FILE:0.8, or FILE:0.8:0.5 for model "
+            "and "
+            "text encoder."
         ) from None
     found = []
     matching = _matching("LoRA", name.strip(), choices)

@@ -27,12 +27,10 @@ SIDE = 512
 
 @dataclass(frozen=True)
 class WorkflowCell:
-    """All that decides one picture of a workflow: what its prompt is, and what of it the axes have
-    set.
-    """
+    """All that decides one picture of a workflow: its prompt, and the inputs that the axes set."""
 
     prompt: dict[str, Any]
-    """The API prompt, of the output node and what comes before it."""
+    """The API prompt of the output node and all nodes before it."""
     output: str
     changes: dict[str, Any]
     """Values by "id.input"."""
@@ -41,7 +39,7 @@ class WorkflowCell:
     render_order: tuple[Any, ...] = ()
     width: int = SIDE
     height: int = SIDE
-    """The size of the picture as far as the prompt tells it; the file knows it for sure."""
+    """The size of the picture as far as the prompt says it. Only the file is sure to have it."""
 
     @property
     def rendered_here(self) -> bool:
@@ -145,7 +143,7 @@ def node_of(prompt: node_inputs.Prompt, target: str) -> str:
 
 def set_input(prompt: dict[str, Any], target: str, value: Any, output: str) -> None:
     if not any(target.startswith(f"{id}.") for id in prompt):
-        raise GridError(f"{target} does not come before node {output}: it changes no picture.")
+        raise GridError(f"{target} does not lead to node {output}, so it changes no picture.")
     id = node_of(prompt, target)
     prompt[id]["inputs"][target[len(id) + 1 :]] = value
 
@@ -160,7 +158,7 @@ def ancestors(prompt: node_inputs.Prompt, output: str) -> list[str]:
     def walk(id: str) -> None:
         if id in open:
             raise GridError(
-                f"The links of the workflow go in a circle at {node_inputs.called(prompt, id)}."
+                f"The links of the workflow form a circle at {node_inputs.called(prompt, id)}."
             )
         if id in found:
             return

@@ -1,4 +1,6 @@
-"""The files that a cell is made of: found by name, sound, and known by the hash of their content."""
+"""The files that a cell is made of: found by name, checked, and known by the hash of their
+content.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ from ....host.progress import Progress, show_text
 from ..errors import GridError
 
 NONE = "none"
-"""What stands in a list of checkpoints for no checkpoint."""
+"""The entry for no file in a list of files."""
 
 FOLDERS = {"checkpoint": "checkpoints", "vae": "vae", "lora": "loras"}
 """ComfyUI's model folders by the kind of file."""
@@ -58,7 +60,7 @@ def path_of(kind: str, name: str) -> Path:
 
 
 def readable(kind: str, name: str) -> Path:
-    """The file of a name, if it is there and sound; otherwise GridError."""
+    """The file of a name. Raises GridError if it is missing or damaged."""
     path = path_of(kind, name)
     try:
         if path.suffix == ".safetensors":
@@ -69,15 +71,15 @@ def readable(kind: str, name: str) -> Path:
 
 
 def content_sha256(kind: str, name: str) -> str:
-    """Hex SHA-256 of a file's bytes, remembered as long as the file is not changed. Shows how far
-    the node is.
+    """Hex SHA-256 of a file's bytes, remembered until the file changes. Shows progress on the node
+    that is running.
     """
     show_text(f"reading {name}")
     return quiet_sha256(kind, name, Progress())
 
 
 def quiet_sha256(kind: str, name: str, progress: Callable[[int, int], None] | None = None) -> str:
-    """The same outside a node."""
+    """The same without showing progress on a node."""
     try:
         return file_sha256(readable(kind, name), names.cocktail_dir("hashes.json"), progress)
     except MergeError as error:

@@ -14,8 +14,8 @@ from ..errors import GridError
 
 
 def recipe_set(recipe: Recipe) -> dict[str, Any]:
-    """The settings that make a recipe the checkpoint of a cell. An ingredient alone is that
-    checkpoint itself.
+    """The settings that make a recipe the checkpoint of a cell. An ingredient alone is set as that
+    checkpoint.
     """
     if isinstance(recipe, Ingredient):
         return {"checkpoint": recipe.name, "recipe": ""}
@@ -32,7 +32,7 @@ def read(text: str) -> Recipe:
 
 
 def content(text: str, sha256_of: Mapping[str, str]) -> str:
-    """The hash of what a recipe makes of the ingredients with these contents."""
+    """The hash of what a recipe makes of ingredients with these contents. Raises GridError."""
     try:
         return recipe_hash(bind(read(text), sha256_of.__getitem__))
     except MergeError as error:

@@ -1,7 +1,7 @@
 """Any input of any node of an API prompt: which one a name means, which values it takes, and which
 file a value is.
 
-The only part of workflow grids that asks ComfyUI about its nodes.
+This is the only part of grids over workflows that asks ComfyUI about its nodes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def check_prompt(prompt: Any) -> None:
     """Raise GridError unless this is an API prompt whose nodes this ComfyUI knows."""
     how = "In ComfyUI choose Workflow > Export (API) and send that file's content."
     if not isinstance(prompt, dict) or not prompt:
-        raise GridError(f"The workflow is no API prompt, which is an object of nodes by id. {how}")
+        raise GridError(f"The workflow is not an API prompt, an object of nodes by id. {how}")
     if isinstance(prompt.get("nodes"), list):
         raise GridError(f"The workflow is in the format of the page, not an API prompt. {how}")
     for id, node in prompt.items():
@@ -34,12 +34,15 @@ def check_prompt(prompt: Any) -> None:
             and isinstance(node.get("inputs"), dict)
         ):
             raise GridError(
-                f'The workflow is no API prompt: node {id} has no "class_type" and "inputs". {how}'
+                f'The workflow is not an API prompt: node {id} has no "class_type" and "inputs". '
+                f"{how}"
             )
         for name, value in node["inputs"].items():
             if is_link(value) and value[0] not in prompt:
                 raise GridError(
-                    f"Input {name} of {called(prompt, id)} is linked to node {value[0]}, which is not there."
+                    f"Input {name} of {called(prompt, id)} is linked to node {value[0]}, which "
+                    "does not "
+                    "exist."
                 )
 
 
@@ -60,7 +63,7 @@ def called(prompt: Prompt, id: str) -> str:
 
 
 def find_node(prompt: Prompt, name: str) -> str:
-    """The id of the node of that id, title or class. Raises GridError if there is none, or more
+    """The id of the node with that id, title or class. Raises GridError if there is none, or more
     than one.
     """
     if name in prompt:
@@ -73,7 +76,9 @@ def find_node(prompt: Prompt, name: str) -> str:
             return found[0]
         if found:
             raise GridError(
-                f"The workflow has {len(found)} nodes called {name!r}: {', '.join(found)}. Write the id of the one that is meant."
+                f"The workflow has {len(found)} nodes called {name!r}: {', '.join(found)}. Write "
+                "the id "
+                "of the one you mean."
             )
     hint = nearest(name, [*titles.values(), *classes.values()])
     there = ", ".join(called(prompt, id) for id in [*prompt][:12])
@@ -81,8 +86,8 @@ def find_node(prompt: Prompt, name: str) -> str:
 
 
 def find_input(prompt: Prompt, target: str) -> tuple[str, str]:
-    """The node's id and the input that "NODE.INPUT" means; titles and inputs may have dots. Raises
-    GridError.
+    """The node's id and the input that "NODE.INPUT" means. Titles and inputs may contain dots.
+    Raises GridError.
     """
     refusal: GridError | None = None
     for place, mark in enumerate(target):
@@ -100,13 +105,13 @@ def find_input(prompt: Prompt, target: str) -> tuple[str, str]:
         hint = nearest(name, known) or f" There are: {', '.join(known) or 'none'}."
         refusal = GridError(f"{called(prompt, id)} has no input {name!r}.{hint}")
     raise refusal or GridError(
-        f"{target!r} names no input. Write NODE.INPUT, such as KSampler.cfg or 3.cfg."
+        f"{target!r} does not name an input. Write NODE.INPUT, such as KSampler.cfg or 3.cfg."
     )
 
 
 def specs(class_type: str) -> dict[str, tuple[Any, dict[str, Any]]]:
-    """Type and options of each input of a node; a combo's type is the list of what it offers.
-    Raises GridError.
+    """Type and options of each input of a node. A combo's type is the list of its choices. Raises
+    GridError.
     """
     from nodes import NODE_CLASS_MAPPINGS
 
@@ -131,7 +136,7 @@ def is_output(class_type: str) -> bool:
 
 
 def matching(prompt: Prompt, id: str, name: str, value: Any) -> list[Any]:
-    """The choices of a combo that a pattern with `*` or `?` matches; any other value as it is.
+    """The choices of a combo that match a pattern with `*` or `?`; any other value unchanged.
     Raises GridError.
     """
     kind = specs(prompt[id]["class_type"]).get(name, ("",))[0]
@@ -153,8 +158,8 @@ def matching(prompt: Prompt, id: str, name: str, value: Any) -> list[Any]:
 
 
 def read_value(prompt: Prompt, id: str, name: str, value: Any) -> Any:
-    """A value as the input takes it: "3" becomes a number where a number belongs. Raises GridError
-    if it does not fit.
+    """A value as the input takes it: "3" becomes a number if the input takes numbers. Raises
+    GridError if it does not fit.
     """
     kind, options = specs(prompt[id]["class_type"]).get(name, ("*", {}))
     where = f"{name} of {called(prompt, id)}"
@@ -210,13 +215,13 @@ def _number(kind: str, options: Mapping[str, Any], value: Any, where: str) -> in
         ) from None
     low, high = options.get("min", -math.inf), options.get("max", math.inf)
     if not low <= number <= high:
-        raise GridError(f"{where} goes from {low} to {high}, and is to be {number}.")
+        raise GridError(f"{where} must be from {low} to {high}, not {number}.")
     return number
 
 
 def file_of(class_type: str, name: str, value: Any) -> tuple[str, str] | None:
-    """The folder and name of the file that a combo's value is: ("checkpoints", "a.safetensors");
-    None for no file.
+    """Folder and name of the file that a combo's value means, such as ("checkpoints",
+    "a.safetensors"); None if it means no file.
     """
     import folder_paths
 
@@ -236,8 +241,8 @@ def file_of(class_type: str, name: str, value: Any) -> tuple[str, str] | None:
 
 
 def content_sha256(folder: str, name: str) -> str:
-    """Hex SHA-256 of such a file, remembered as long as it is not changed. Raises GridError if it
-    is not there.
+    """Hex SHA-256 of such a file, remembered until it changes. Raises GridError if it does not
+    exist.
     """
     from pathlib import Path
 

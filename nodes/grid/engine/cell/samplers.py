@@ -1,4 +1,9 @@
-"""What is known of ComfyUI's samplers: which keep the cells of a batch apart, and what a step costs."""
+"""What is known about ComfyUI's samplers: which can sample cells together, and what a step costs.
+
+Which samplers keep the cells of a batch apart was found by running every sampler of ComfyUI 0.3.75
+on three cells, together and one by one; the tests run them again. A sampler in neither list, such
+as a later one, samples its cells one by one.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +30,7 @@ WITHOUT_NOISE = frozenset(
         "uni_pc_bh2",
     }
 )
-"""Samplers that draw no noise after the first, and do the same to every item of a batch."""
+"""Samplers that draw no noise after the start, and do the same to every item of a batch."""
 
 
 WITH_NOISE_PER_SEED = frozenset(
@@ -40,9 +45,7 @@ WITH_NOISE_PER_SEED = frozenset(
         "dpmpp_3m_sde_gpu",
     }
 )
-"""Samplers whose noise is a Brownian tree for each item of a batch when they are given a seed for
-each.
-"""
+"""Samplers that draw noise from a Brownian tree for each item of a batch if each has its seed."""
 
 
 def keeps_apart(sampler: str) -> bool:
@@ -52,7 +55,7 @@ def keeps_apart(sampler: str) -> bool:
 
 EVALUATIONS = {
     "heun": 2, "heunpp2": 2, "dpm_2": 2, "dpm_2_ancestral": 2, "dpmpp_2s_ancestral": 2,
-    "dpmpp_2s_ancestral_cfg_pp": 2, "dpmpp_sde": 2, "dpmpp_sde_gpu": 2, "dpmpp_2m_sde_heun": 1, "seeds_2": 2,
+    "dpmpp_2s_ancestral_cfg_pp": 2, "dpmpp_sde": 2, "dpmpp_sde_gpu": 2, "seeds_2": 2,
     "exp_heun_2_x0": 2, "exp_heun_2_x0_sde": 2, "seeds_3": 3, "sa_solver_pece": 2,
 }  # fmt: skip
-"""Evaluations of the model in one step, of the samplers that need more than one."""
+"""Evaluations of the model in one step, for the samplers that need more than one."""

@@ -38,7 +38,7 @@ class CellSettings(Protocol):
 
     @property
     def models(self) -> tuple[str, ...]:
-        """What must be in memory for it. Cells that need the same are rendered one after another."""
+        """What must be in memory for it. Cells that need the same are rendered together."""
         ...
 
     @property
@@ -88,7 +88,7 @@ class CellSettings(Protocol):
 
 SIDE_STEP = 8
 EVEN_STEP = 64
-"""A side that this divides is halved evenly all the way down Stable Diffusion's UNet; models are
+"""Sides divisible by this are halved evenly all the way down Stable Diffusion's UNet. Models are
 trained on such sizes.
 """
 LIMITS: dict[str, tuple[float, float]] = {
@@ -116,13 +116,13 @@ REPLACES = {
     "prompt search and replace": "replace_in_prompt",
     "negative prompt search and replace": "replace_in_negative_prompt",
 }
-"""Targets that change a text that is set elsewhere, and the settings that say how: a list of
-[search, replacement].
+"""Targets that change a text which is set elsewhere, and the settings that say how, as [search,
+replacement].
 """
 
 
 def check_limits(values: dict[str, Any]) -> None:
-    """Raise GridError for the first of these settings that is out of its limits."""
+    """Raise GridError for the first of these settings that is outside its limits."""
     for name, value in values.items():
         if name not in LIMITS:
             continue
@@ -140,12 +140,12 @@ def check_limits(values: dict[str, Any]) -> None:
 
 
 def clip_skip_label(clip_skip: int) -> str:
-    """Clip skip in our count, which is A1111's, with ComfyUI's number and EveryDream2's behind it."""
+    """Clip skip as we and A1111 count it, followed by ComfyUI's and EveryDream2's numbers."""
     everydream = "0 or 1" if clip_skip == 1 else str(clip_skip)
     return f"clip skip {clip_skip} (ComfyUI -{clip_skip}, EveryDream2 {everydream})"
 
 
 def lora_words(lora: Lora) -> str:
-    """A LoRA as it is written on an axis: its file and strengths."""
+    """A LoRA as people write it on an axis: its file and strengths."""
     name, on_model, on_clip = lora
     return f"{name}:{on_model:g}" + (f":{on_clip:g}" if on_clip != on_model else "")

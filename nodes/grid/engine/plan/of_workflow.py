@@ -91,7 +91,7 @@ class _WorkflowMaker:
         return [] if value is None else [value.label, *(str(one) for one in value.set.values())]
 
     def check(self, settings: WorkflowCell) -> None:
-        """What could not work was refused with its axis."""
+        """Each axis has been checked already."""
 
 
 def _most_costly_first(base: Mapping[str, Any], axes: Sequence[Axis]) -> list[str]:
@@ -106,7 +106,8 @@ def _output(prompt: node_inputs.Prompt, wanted: str) -> str:
         id = node_inputs.find_node(prompt, wanted)
         if not node_inputs.is_output(prompt[id]["class_type"]):
             raise GridError(
-                f"{node_inputs.called(prompt, id)} is no output node. Name the node that saves or previews the picture."
+                f"{node_inputs.called(prompt, id)} is not an output node. Name the node that saves "
+                "or previews the picture."
             )
         return id
     found = [
@@ -116,12 +117,14 @@ def _output(prompt: node_inputs.Prompt, wanted: str) -> str:
     ]
     if not found:
         raise GridError(
-            "The workflow has no node that saves or previews a picture. Add Save Image, and export it again."
+            "The workflow has no node that saves or previews a picture. Add Save Image and export "
+            "it again."
         )
     if len(found) > 1:
         there = ", ".join(node_inputs.called(prompt, id) for id in found)
         raise GridError(
-            f'The workflow shows pictures in {len(found)} places: {there}. Say which by "output".'
+            f"The workflow shows pictures in {len(found)} places: {there}. Name one of them in "
+            '"output".'
         )
     return found[0]
 
@@ -129,19 +132,21 @@ def _output(prompt: node_inputs.Prompt, wanted: str) -> str:
 def _resolved(
     base: node_inputs.Prompt, workflow: node_inputs.Prompt, axis: Axis, output: str
 ) -> Axis:
-    """The axis with ids in place of titles, typed values, and patterns as all that they match."""
+    """The axis with ids in place of titles, typed values, and patterns as their matches."""
     found: list[Value] = []
     for value in axis.values:
         spread: list[Value] = [Value(value.label, {})]
         for target, given in value.set.items():
             if "." not in target:
                 raise GridError(
-                    f"{target!r} belongs to grids without a workflow. Write NODE.INPUT, such as KSampler.seed."
+                    f"{target!r} is a setting of grids without a workflow. Write NODE.INPUT, such "
+                    "as KSampler.seed."
                 )
             id, input = node_inputs.find_input(workflow, target)
             if id not in base:
                 raise GridError(
-                    f"{node_inputs.called(workflow, id)} does not come before {node_inputs.called(workflow, output)}: it changes no picture."
+                    f"{node_inputs.called(workflow, id)} does not lead to "
+                    f"{node_inputs.called(workflow, output)}, so it changes no picture."
                 )
             if id == output and input in UNSEEN:
                 raise GridError(
@@ -161,6 +166,6 @@ def _resolved(
     seen: set[str] = set()
     for value in found:
         if (same := canonical_json(value.set)) in seen:
-            raise GridError(f"{value.label!r} is there twice. Delete one of the lines.")
+            raise GridError(f"{value.label!r} appears twice. Delete one of the lines.")
         seen.add(same)
     return replace(axis, values=tuple(found))

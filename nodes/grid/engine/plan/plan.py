@@ -36,21 +36,18 @@ class Plan:
     """SHA-256 of files by kind and name, as they were when the plan was made."""
     rules: tuple[Rule, ...] = ()
     notes: tuple[str, ...] = ()
-    """What the person should know: values that change nothing, rules that leave nothing out."""
+    """What the person should know: values without effect, rules that leave nothing out."""
     workflow: dict[str, Any] | None = None
-    """Of a grid over any workflow: its API prompt. Its cells have `WorkflowCell` as
-    settings.
-    """
+    """The API prompt of a grid over a workflow. Its cells have `WorkflowCell` as settings."""
     output: str = ""
-    """The node of that workflow whose pictures the cells are."""
+    """The node of that workflow which shows the pictures."""
 
     @cached_property
     def render_order(self) -> tuple[Cell, ...]:
-        """Every different picture once, in the order with the fewest loads and the fewest changes
-        of text.
+        """Every different picture once, in the order with the fewest loads and changes of text.
 
-        All of a checkpoint stand together, in these all of a prompt, in these all of a clip skip
-        and so on, seeds last.
+        Cells of one checkpoint are together, among them those of one prompt, then of one clip skip
+        and so on; seeds change last.
         """
         pictures: dict[str, Cell] = {}
         for cell in self.cells:
@@ -77,8 +74,8 @@ class Plan:
 
     @property
     def repeats(self) -> int:
-        """How many cells show a picture that another cell shows too, such as those of checkpoints
-        with the same content.
+        """How many cells show the same picture as another cell, for example because two checkpoints
+        have the same content.
         """
         return len(self.cells) - len(self.render_order)
 
@@ -88,7 +85,7 @@ class Plan:
         return math.prod(len(axis.values) for axis in self.axes) - len(self.cells)
 
     def size_words(self) -> str:
-        """The number of cells, and how it comes about: "12 cells (3 x checkpoint, 4 x seed)"."""
+        """The number of cells and its factors: "12 cells (3 x checkpoint, 4 x seed)"."""
         parts = ", ".join(f"{len(axis.values)} x {axis.target}" for axis in self.axes)
         less = f", {self.left_out} left out" if self.left_out else ""
         return f"{len(self.cells)} cells ({parts}{less})"

@@ -18,14 +18,18 @@ from .of_settings import make_plan
 from .of_workflow import workflow_plan
 from .plan import FORMAT, Plan
 
+TEXT, WHOLE, NUMBER, LIST = (str,), (int,), (int, float), (list, tuple)
+WORDS = {TEXT: "a text", WHOLE: "a whole number", NUMBER: "a number", LIST: "a list"}
 SETTABLE: dict[str, tuple[type, ...]] = {
-    "checkpoint": (str,), "prompt": (str,), "negative_prompt": (str,), "seed": (int,), "steps": (int,),
-    "cfg": (int, float), "sampler": (str,), "scheduler": (str,), "width": (int,), "height": (int,),
-    "clip_skip": (int,), "vae": (str,), "loras": (list, tuple), "image": (str,), "denoise": (int, float),
-    "batch_size": (int,), "recipe": (str,),
-    **{name: (list, tuple) for name in REPLACES.values()}, "lora_strength": (int, float),
-}  # fmt: skip
-"""The settings that a value may set, and of what kind each is."""
+    **dict.fromkeys(("checkpoint", "prompt", "negative_prompt"), TEXT),
+    **dict.fromkeys(("seed", "steps"), WHOLE),
+    **dict.fromkeys(("cfg",), NUMBER),
+    **dict.fromkeys(("sampler", "scheduler"), TEXT),
+    **dict.fromkeys(("width", "height", "clip_skip"), WHOLE),
+    **{"vae": TEXT, "loras": LIST, "image": TEXT, "denoise": NUMBER, "batch_size": WHOLE},
+    **{"recipe": TEXT, **dict.fromkeys(REPLACES.values(), LIST), "lora_strength": NUMBER},
+}
+"""The settings that a value may set, and the type of each."""
 
 
 def axis_from_json(described: Any, number: int, choices: Choices) -> Axis:
@@ -58,8 +62,8 @@ def axis_from_json(described: Any, number: int, choices: Choices) -> Axis:
 
 
 def checked(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as they came from JSON, LoRAs and replacements as tuples. Raises GridError for one
-    that is unknown or of the wrong kind.
+    """Settings from JSON, with LoRAs and replacements as tuples. Raises GridError for a setting
+    that is unknown or has the wrong type.
     """
     found: dict[str, Any] = {}
     for name, value in settings.items():
@@ -67,8 +71,7 @@ def checked(settings: Mapping[str, Any]) -> dict[str, Any]:
             hint = nearest(name, SETTABLE) or f" There are: {', '.join(SETTABLE)}."
             raise GridError(f"there is no setting {name!r}.{hint}")
         if not isinstance(value, SETTABLE[name]) or isinstance(value, bool):
-            kind = "a list" if list in SETTABLE[name] else f"a {SETTABLE[name][-1].__name__}"
-            raise GridError(f"{name} must be {kind}, and is {value!r}.")
+            raise GridError(f"{name} must be {WORDS[SETTABLE[name]]}, not {value!r}.")
         found[name] = _tuples(name, value) if isinstance(value, list | tuple) else value
     return found
 
@@ -91,27 +94,27 @@ def _tuples(name: str, value: Sequence[Any]) -> tuple[Any, ...]:
                 and all(isinstance(s, int | float) and abs(s) <= STRONGEST for s in lora[1:])
             ):
                 raise GridError(
-                    f"loras must be a list of [file, strength on the model, strength on the text encoder], and is {value!r}."
+                    "loras must be a list of [file, strength on the model, strength on the text "
+                    f"encoder], not {value!r}."
                 )
         return tuple((lora[0], float(lora[1]), float(lora[2])) for lora in value)
     if len(value) != 2 or not all(isinstance(word, str) for word in value):
-        raise GridError(
-            f"{name} must be [what to search for, what to put there], and is {value!r}."
-        )
+        raise GridError(f"{name} must be [text to search for, replacement], not {value!r}.")
     return tuple(value)
 
 
 def plan_from_json(described: Any, choices: Choices, sha256_of: Callable[[str, str], str]) -> Plan:
-    """The plan of a JSON object: "name", "fixed", "axes", and if wanted "rules" (a list or a text
-    with one a line).
+    """The plan of a JSON object with "name", "fixed", "axes" and optionally "rules" (a list, or a
+    text with one a line).
 
-    What `Plan.to_json` gives is such an object; its cells are resolved anew. Raises GridError.
+    `Plan.to_json` gives such an object; its cells are resolved again. Raises GridError.
     """
     if not isinstance(described, dict):
         raise GridError('A plan is an object with "name", "fixed" and "axes".')
     if described.get("format", FORMAT) != FORMAT:
         raise GridError(
-            f"This plan has format {described['format']}; this version of the pack reads {FORMAT}. Update the pack."
+            f"This plan has format {described['format']}; this version of the pack reads {FORMAT}. "
+            "Update the pack."
         )
     unknown = set(described) - {
         "format",
@@ -150,7 +153,7 @@ def plan_from_json(described: Any, choices: Choices, sha256_of: Callable[[str, s
 
 
 def settings_from_json(plan: Mapping[str, Any], settings: dict[str, Any]) -> CellSettings:
-    """What decides a cell of a plan as JSON, `settings` being that of the cell."""
+    """What decides a cell of a plan as JSON, from the "settings" of that cell."""
     if plan.get("workflow"):
         return cell_of(plan["workflow"], plan["output"], settings)
     return StockCell.from_json(settings)

@@ -113,7 +113,7 @@ def _leaving(
 
 
 def _without_effect(axes: Sequence[Axis], cells: Sequence[Cell]) -> list[str]:
-    """Sentences about values of one axis that give the same pictures, whatever the other axes say."""
+    """Sentences about values of an axis that give the same pictures whatever the other axes say."""
     found = []
     for number, axis in enumerate(axes):
         columns: dict[int, list[tuple[tuple[int, ...], str]]] = {}

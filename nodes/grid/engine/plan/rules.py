@@ -12,13 +12,13 @@ from ..errors import GridError
 CONDITION = re.compile(r"\s*(?P<name>[^=!]+?)\s*(?P<sign>!=|=)\s*(?P<pattern>.+?)\s*", re.DOTALL)
 
 ANOTHER = re.compile(r"\sand\s+[^=!]+!?=")
-"""What looks like one more condition in a pattern: its name is none that there is."""
+"""What looks like another condition in a pattern, under a name that does not exist."""
 
 
 @dataclass(frozen=True)
 class Condition:
-    """What a setting of a cell must be called, or with `unlike` must not; `*`, `?` and `[abc]` as
-    in file names.
+    """What a setting of a cell must be called or, with `unlike`, must not be called. `*`, `?` and
+    `[abc]` work as in file names.
     """
 
     name: str
@@ -28,7 +28,7 @@ class Condition:
 
 @dataclass(frozen=True)
 class Rule:
-    """A cell to which all conditions apply is left out."""
+    """Leaves out the cells to which all conditions apply."""
 
     conditions: tuple[Condition, ...]
     text: str
@@ -43,7 +43,7 @@ class Rule:
 
 
 def read_rules(text: str, known: Iterable[str]) -> tuple[Rule, ...]:
-    """The rules of a text with one a line. `known` are the names that can be asked for. Raises
+    """The rules of a text with one a line. `known` are the names that rules can use. Raises
     GridError.
     """
     rules = []
@@ -59,13 +59,16 @@ def read_rules(text: str, known: Iterable[str]) -> tuple[Rule, ...]:
             match = CONDITION.fullmatch(part)
             if match is None or ANOTHER.search(match["pattern"]):
                 raise GridError(
-                    f"Line {number} of the rules: {part!r} is no condition. Write NAME = PATTERN, several joined by 'and', such as "
-                    f"checkpoint = *768* and size = 512x512. Names are: {', '.join(names.values())}."
+                    f"Line {number} of the rules: {part!r} is not a condition. Write NAME = "
+                    "PATTERN, several joined by 'and', such as "
+                    "checkpoint = *768* and size = 512x512. Names are: "
+                    f"{', '.join(names.values())}."
                 )
             name = names.get(match["name"].lower())
             if name is None:
                 raise GridError(
-                    f"Line {number} of the rules: nothing is called {match['name']!r}. There are: {', '.join(names.values())}."
+                    f"Line {number} of the rules: there is no name {match['name']!r}. Names are: "
+                    f"{', '.join(names.values())}."
                 )
             conditions.append(Condition(name, match["pattern"], match["sign"] == "!="))
         rules.append(Rule(tuple(conditions), line.strip()))

@@ -1,9 +1,5 @@
-"""Sampling several cells in one pass: each with its own noise, and only where no cell can move
-another.
-
-Which samplers those are was found by running every sampler of ComfyUI 0.3.75 on three cells,
-together and one by one; the tests run them again. A sampler that stands in neither list, such as
-one that came later, samples its cells one by one.
+"""Sampling several cells in one pass: each with its own noise, and only where no cell can change
+another (`samplers.keeps_apart`).
 """
 
 from __future__ import annotations
@@ -17,7 +13,7 @@ from ..cell.stock import StockCell, stock
 
 
 def traits(settings: CellSettings) -> tuple[Any, ...]:
-    """What cells must have in common to be sampled together, beside equally long texts."""
+    """What cells must have in common to be sampled together, besides texts of equal length."""
     cell = stock(settings)
     return (
         cell.models,
@@ -33,8 +29,8 @@ def traits(settings: CellSettings) -> tuple[Any, ...]:
 
 
 def shape(positive: Any, negative: Any, latent: Any) -> tuple[Any, ...] | None:
-    """What the inputs of two cells must have in common; None for inputs that cannot be put
-    together.
+    """What the inputs of two cells must have in common to be batched; None for inputs that cannot
+    be.
 
     `positive` and `negative` are CONDITIONING, `latent` is LATENT.
     """
@@ -57,8 +53,8 @@ def sample(
     negatives: Sequence[Any],
     latents: Sequence[Any],
 ) -> list[Any]:
-    """The LATENT of every cell, sampled in one pass as KSampler would sample each alone. All have
-    one `shape`.
+    """The LATENT of every cell, sampled in one pass as KSampler would sample each alone. All must
+    have the same `shape`.
     """
     import comfy.sample
     import comfy.utils

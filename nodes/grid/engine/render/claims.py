@@ -1,8 +1,8 @@
-"""Who renders which cell, when several processes work on one grid.
+"""Which process renders which cell, when several work on one grid.
 
-workers/<name>.json   the checkpoint a process is at, and the cells that it has taken and not saved yet
-workers/<name>.lock   held for as long as the process lives: the system lets go of it even after a kill
-workers/.lock         held by whoever takes a cell
+workers/<name>.json   the models a process works with, and the cells it has taken but not yet saved
+workers/<name>.lock   held while the process lives; the system releases it even after a kill
+workers/.lock         held while a process takes a cell
 """
 
 from __future__ import annotations
@@ -23,9 +23,7 @@ DOOR_POLL_S = 0.005
 
 
 class Worker:
-    """This process as one of those that work on a grid: takes cells so that no other takes them
-    too.
-    """
+    """This process as one of those that work on a grid: it takes cells that no other has taken."""
 
     def __init__(self, folder: Path) -> None:
         from filelock import FileLock
@@ -68,12 +66,11 @@ class Worker:
         is_finished: Callable[[str], bool],
         wanted: Callable[[Cell], bool] | None = None,
     ) -> Cell | None:
-        """A cell that nobody else has taken, or None if others have all that are left.
+        """A cell that nobody else has taken, or None if others have taken all that are left.
 
-        With `wanted`, only one that this says yes to and that needs the models this process is at.
-
-        Cells of the checkpoint that this process is at come first, then those of one that no other
-        is at. Cells that others have finished meanwhile leave `work`.
+        With `wanted`, only a cell that it accepts and that needs the models loaded here. Cells for
+        the loaded models come first, then those for models that no other process works with. Cells
+        that others have finished in the meantime are removed from `work`.
         """
         if self._life is None:
             return self._choose(work, {}, is_finished, wanted)
@@ -83,7 +80,7 @@ class Worker:
         return cell
 
     def hold(self, work: Work, cell: Cell) -> bool:
-        """Take this very cell, whose picture is on its way already; False if another has it."""
+        """Take this cell, whose picture is already being made; False if another process has it."""
         with self._enter():
             if any(cell.key in other["taken"] for other in self._others().values()):
                 return False
@@ -95,12 +92,12 @@ class Worker:
         return True
 
     def saved(self, key: str) -> None:
-        """The cell is there: others see its file now."""
+        """The cell is saved: others see its file now."""
         with self._changes:
             self.taken.discard(key)
 
     def has_failed(self, key: str) -> None:
-        """The cell failed here: others need not try it too as long as this process is at work."""
+        """The cell failed here: others need not try it while this process works."""
         with self._changes:
             self.failed.add(key)
             self.taken.discard(key)
@@ -135,7 +132,7 @@ class Worker:
         return None
 
     def _others(self) -> dict[str, dict[str, Any]]:
-        """What the living others note; the files of dead ones are removed."""
+        """The notes of other living processes. Removes the files of dead ones."""
         found = {}
         for file in self.folder.glob("*.lock"):
             if file.name in (".lock", f"{self.name}.lock"):
@@ -152,8 +149,8 @@ class Worker:
         return found
 
     def _note(self) -> None:
-        """Replaces the file in one go, without bringing it to the disk: after a power cut nobody
-        needs it.
+        """Replaces the file at once, without syncing it to the disk: it is not needed after a power
+        cut.
         """
         with self._changes:
             note = {"models": self.models, "taken": [*self.taken], "failed": [*self.failed]}
@@ -167,7 +164,7 @@ class Worker:
 
 
 class Work:
-    """The cells still to be done, in the order to render them, by the models that they need."""
+    """The cells still to be rendered, in render order, by the models that they need."""
 
     def __init__(self, cells: Iterable[Cell]) -> None:
         self._by_models: dict[tuple[str, ...], dict[str, Cell]] = {}
@@ -181,7 +178,7 @@ class Work:
         return sum(len(alike) for alike in self._by_models.values())
 
     def take_alike(self, cell: Cell) -> list[Cell]:
-        """Take out all cells that need the models of this one."""
+        """Remove and return all cells that need the models of this one."""
         return list(self._by_models.pop(tuple(cell.settings.models), {}).values())
 
     def cells(self, models: tuple[str, ...]) -> list[Cell]:
@@ -194,18 +191,18 @@ class Work:
             del self._by_models[models]
 
     def put(self, cell: Cell) -> None:
-        """Add a cell: it is to be done again."""
+        """Add a cell that must be rendered again."""
         self._by_models.setdefault(tuple(cell.settings.models), {})[cell.key] = cell
 
     def discard(self, cell: Cell) -> None:
-        """Take a cell out, if it is there."""
+        """Remove a cell, if it is in here."""
         if cell.key in self._by_models.get(tuple(cell.settings.models), {}):
             self.remove(cell)
 
     def by_preference(
         self, current: tuple[str, ...], occupied: set[tuple[str, ...]]
     ) -> list[tuple[str, ...]]:
-        """Sets of models: the one in memory, then those that no other process is at."""
+        """Sets of models: the one in memory, then those that no other process works with."""
         return sorted(
             self._by_models,
             key=lambda models: (models != current, models in occupied),

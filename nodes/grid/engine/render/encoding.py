@@ -1,7 +1,7 @@
 """One pass through the text encoder for all clip skips.
 
-A clip skip takes another layer of the same pass. What ComfyUI's own CLIPTextEncode returns is left
-to it; only the layers that it would compute anew for the next clip skip are remembered.
+A clip skip takes another layer of the same pass. What ComfyUI's own CLIPTextEncode returns is not
+changed; only the layers that it would compute again for the next clip skip are remembered.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ MOST_PASSES = 4
 
 
 class Layers:
-    """What every layer of a CLIP text encoder has put out for the inputs it was last given.
+    """The outputs of every layer of a CLIP text encoder for its latest inputs.
 
-    Of one set of weights: with a LoRA on it, an encoder is another one.
+    They belong to one set of weights: an encoder with a LoRA is another one.
     """
 
     def __init__(self) -> None:
@@ -27,9 +27,9 @@ class Layers:
 
     @contextmanager
     def remembered_in(self, clip: Any) -> Iterator[None]:
-        """While this lasts, the encoder computes an input once, whichever layer is asked for.
+        """Within this context the encoder computes each input once, whichever layer is requested.
 
-        An encoder that is built otherwise than ComfyUI's CLIP is left alone.
+        An encoder that is built differently from ComfyUI's CLIP is left alone.
         """
         model = getattr(clip, "cond_stage_model", None)
         inner = getattr(model, getattr(model, "clip", ""), None)

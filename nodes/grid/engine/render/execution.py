@@ -1,4 +1,4 @@
-"""One pass over the cells of a grid: take, render, save; whatever happens, what is finished stays."""
+"""One pass over the cells of a grid: take, render, save. Finished cells stay, whatever happens."""
 
 from __future__ import annotations
 
@@ -23,18 +23,16 @@ if TYPE_CHECKING:
     import numpy
 
 WAIT_S = 0.2
-"""How often a process looks whether another has finished the last cells."""
+"""How often a process checks whether another one has finished the last cells."""
 
 
 class Renderer(Protocol):
-    """What makes pictures. What it raises is the failure of one cell, unless it is its `interrupt`."""
+    """Makes pictures. An exception means that one cell failed, unless it is `interrupt`."""
 
     interrupt: type[BaseException]
 
     def load(self, cell: Cell) -> None:
-        """Bring the models of a cell into memory. Called when they are others than the cell before
-        had.
-        """
+        """Load the models of a cell. Called when they differ from those of the cell before."""
 
     def pictures(self, cells: Sequence[Cell], done: int, total: int) -> list[numpy.ndarray]:
         """The uint8 pixels [height, width, 3] of cells that may be sampled together; `done` of
@@ -55,14 +53,14 @@ class Renderer(Protocol):
         ...
 
     def free(self) -> None:
-        """Let go of the memory that a failed cell had taken."""
+        """Free the memory that a failed cell used."""
 
     def unload(self) -> None:
-        """Let go of the models."""
+        """Unload the models."""
 
     def stop_if_interrupted(self) -> None:
-        """Raise ComfyUI's exception, which is no failure of a cell, when the person has pressed
-        Interrupt.
+        """Raise ComfyUI's exception when the person has pressed Interrupt. It is not the failure of
+        a cell.
         """
 
 
@@ -99,9 +97,9 @@ def render(
     """Render cells, those of one checkpoint together, and save each in the background.
 
     In batched mode cells are sampled together; if that fails, each of them is tried alone. A cell
-    that fails is recorded with its reason and the next one is tried; Interrupt ends everything and
-    keeps what is finished. Cells that another process is at are left to it, and waited for. `show`
-    is called with a line of text before every cell. Raises GridError when the disk refuses.
+    that fails is recorded with its reason and the next one is tried. Interrupt ends everything but
+    keeps what is finished. Waits for cells that another process renders. Calls `show` with a line
+    of text before every cell. Raises GridError if the disk cannot be written to.
     """
     work = Work(cells)
     total = work.count()
@@ -161,7 +159,7 @@ def render(
 
 
 def _take(worker: Worker, work: Work, store: Store) -> list[Cell]:
-    """The next cell, in batched mode with those that can be sampled together with it."""
+    """The next cell and, in batched mode, those that can be sampled together with it."""
     cell = worker.take(work, store.is_finished)
     if cell is None:
         return []
@@ -202,11 +200,11 @@ def _save(store: Store, finished: Finished, save_as: str, with_graphs: bool) -> 
 
 @contextmanager
 def disk(store: Store) -> Iterator[None]:
-    """Says what to do when the disk refuses."""
+    """Turns errors of the disk into messages that say what to do."""
     try:
         yield
     except OSError as error:
         raise GridError(
-            f"The grid cannot be saved in {store.folder}: {error.strerror or error}. Free space or change the folder's rights, and "
-            "queue again: the cells that are there stay."
+            f"The grid cannot be saved in {store.folder}: {error.strerror or error}. Free space or "
+            "change the folder's permissions, and queue again: finished cells stay."
         ) from error

@@ -1,9 +1,9 @@
-"""MODEL, CLIP and VAE of recipes, one after another in the same memory, and of each only what has
-changed.
+"""MODEL, CLIP and VAE of recipes, one after another in the same memory, computing only what
+changes.
 
 The tensors are those of the file that Merge to File makes in fp16. The first recipe is loaded as
-ComfyUI loads a checkpoint; of the next ones, weights of UNet and text encoder that are others go
-into the modules that are there.
+ComfyUI loads a checkpoint. For the next ones, changed weights of UNet and text encoder are copied
+into the existing modules.
 """
 
 from __future__ import annotations
@@ -25,12 +25,14 @@ PRECISION = "fp16"
 UNET, TEXT_ENCODER = "model.diffusion_model.", "cond_stage_model."
 MOST_PLANNED = 32
 _planned: OrderedDict[str, BoundRecipe] = OrderedDict()
-"""The recipes bound last, by their JSON: Grid Plan and the rendering after it plan each only once."""
+"""The recipes that were bound last, by their JSON, so that Grid Plan and the rendering after it
+plan each only once.
+"""
 
 
 def bound_to_files(recipe: str, contents: Mapping[str, str]) -> BoundRecipe:
-    """A recipe (JSON) and its ingredients' files, which must have these contents, with its plan.
-    Raises GridError if they do not go together.
+    """A recipe (JSON) bound to its ingredients' files, which must have these contents, with its
+    plan. Raises GridError if they do not match.
     """
     try:
         bound = bind_to_files(
@@ -50,8 +52,8 @@ def bound_to_files(recipe: str, contents: Mapping[str, str]) -> BoundRecipe:
 
 
 class MergedModels:
-    """What the recipe that was loaded last has made. `merges` counts recipes, `renewed` the tensors
-    that were made for them.
+    """The models of the recipe that was loaded last. `merges` counts recipes, `renewed` the tensors
+    that were computed for them.
     """
 
     def __init__(self) -> None:
@@ -64,10 +66,10 @@ class MergedModels:
         self._shapes: dict[str, Any] = {}
 
     def load(self, recipe: str, contents: Mapping[str, str]) -> tuple[Any, Any, Any]:
-        """MODEL, CLIP and VAE of a recipe (JSON), of ingredients with these contents. What an
-        earlier call gave changes with it.
+        """MODEL, CLIP and VAE of a recipe (JSON), from ingredients with these contents. Objects
+        from an earlier call change with it.
 
-        Raises GridError for ingredients that do not go together, or are not those that the grid was
+        Raises GridError for ingredients that do not match, or that are not those the grid was
         planned with.
         """
         import comfy.model_management
@@ -92,13 +94,13 @@ class MergedModels:
         return models
 
     def forget(self) -> None:
-        """Give the memory back."""
+        """Free the memory."""
         self._models = None
         self._memory.forget()
 
 
 def _load(merged: Any) -> tuple[Any, Any, Any]:
-    """As CheckpointLoaderSimple does with the file."""
+    """Load them as CheckpointLoaderSimple does from a file."""
     import comfy.sd
     import folder_paths
 
@@ -110,13 +112,13 @@ def _load(merged: Any) -> tuple[Any, Any, Any]:
         metadata=dict(merged.metadata),
     )
     if loaded is None:
-        raise GridError("ComfyUI could not detect what model this recipe makes.")
+        raise GridError("ComfyUI could not detect the type of model that this recipe makes.")
     return loaded[:3]
 
 
 def _exchangeable(changed: frozenset[str]) -> bool:
-    """Whether only weights of UNet and text encoder have changed, where weights are not paged by
-    ComfyUI itself.
+    """Whether only weights of UNet and text encoder have changed, and ComfyUI does not page weights
+    itself.
     """
     memory = sys.modules.get("comfy.memory_management")
     paged = bool(getattr(memory, "aimdo_enabled", False))
@@ -124,7 +126,7 @@ def _exchangeable(changed: frozenset[str]) -> bool:
 
 
 def _exchange(models: tuple[Any, Any, Any], merged: Any) -> None:
-    """Put the weights that have changed into the modules, through ComfyUI's own functions."""
+    """Copy the changed weights into the modules, through ComfyUI's own functions."""
     model, clip, _ = models
 
     def of(prefix: str) -> dict[str, Any]:

@@ -1,8 +1,7 @@
-"""Rendering cells by calling ComfyUI's own nodes, so that a cell is the picture which those nodes
-make.
+"""Rendering cells by calling ComfyUI's own nodes, so that a cell is the picture they make.
 
-Every node is the one that ComfyUI has registered under the name used in the cell's workflow, called
-as its executor calls it.
+Each node is the one that ComfyUI has registered under the name in the cell's workflow, and is
+called as ComfyUI's executor calls it.
 """
 
 from __future__ import annotations
@@ -63,8 +62,7 @@ SPENT = {"CLIPTextEncode": "encode_s", "KSampler": "sample_s", "VAEDecode": "dec
 
 
 class ComfyRenderer:
-    """Calls the nodes of a cell's graph, and keeps of what they put out what the next cells need
-    too.
+    """Calls the nodes of a cell's graph, and keeps those outputs that the next cells need too.
 
     One checkpoint is in memory at a time. `contents` are the SHA-256 of the plan's files by kind
     and name. `passes` counts passes through text encoders, `loads` loaded checkpoints.
@@ -82,7 +80,8 @@ class ComfyRenderer:
         self._loaded: tuple[Any, ...] = ()
         self._merged: MergedModels | None = None
         self._batch: dict[str, Any] = {}
-        """The latents that were sampled together last: the next cells may only have another VAE."""
+        """The latents that were sampled together last: the next cells may differ only in their VAE.
+        """
         self._layers = Layers()
         self._layers_of = ""
 
@@ -171,7 +170,7 @@ class ComfyRenderer:
         return _reason(error, stock(cell.settings))
 
     def free(self) -> None:
-        """Let go of what nobody refers to any more."""
+        """Free what nothing refers to any more."""
         import comfy.model_management
 
         gc.collect()
@@ -185,9 +184,7 @@ class ComfyRenderer:
         self.free()
 
     def _forget(self) -> None:
-        """Let go of all that hangs on the checkpoint, but for the memory that recipes are merged
-        in.
-        """
+        """Drop all that depends on the checkpoint, except the memory that recipes are merged in."""
         self._loaded = ()
         for kind in [kind for kind in self._kept if kind not in APART]:
             del self._kept[kind]
@@ -200,7 +197,7 @@ class ComfyRenderer:
         comfy.model_management.throw_exception_if_processing_interrupted()
 
     def _outputs(self, graph: Mapping[int, Node], number: int) -> tuple[Any, ...]:
-        """What a node puts out: kept from an earlier cell, or computed."""
+        """The outputs of a node, kept from an earlier cell or computed."""
         import torch
 
         node, key = graph[number], _key(graph, number)
@@ -252,13 +249,14 @@ class ComfyRenderer:
         self.passes += self._layers.passes - before
 
     def _check_unchanged(self, node: Node) -> None:
-        """Before and after a file is loaded: it must be the one that was planned with."""
+        """Before and after a file is loaded, it must be the one that was planned with."""
         if node.kind in LOADERS:
             kind, widget = LOADERS[node.kind]
             name = node.inputs[widget]
             if files.content_sha256(kind, name) != self.contents[kind].get(name):
                 raise GridError(
-                    f"{name} has been replaced by another file since the grid was planned. Queue again."
+                    f"{name} has been replaced by another file since the grid was planned. Queue "
+                    "again."
                 )
 
 
@@ -283,7 +281,7 @@ def _call(kind: str, **inputs: Any) -> tuple[Any, ...]:
 
 
 def _pixels(outputs: tuple[Any, ...]) -> numpy.ndarray:
-    """The IMAGE that a node puts out, as SaveImage would write it."""
+    """The IMAGE output of a node, as SaveImage would write it."""
     import numpy
 
     scaled = 255.0 * outputs[0][0].cpu().numpy()
@@ -310,9 +308,7 @@ def _give_back_memory() -> None:
 
 @contextmanager
 def _bar_of_all_cells(done: int, total: int, count: int) -> Iterator[None]:
-    """While so many cells are sampled, their steps move the bar of the whole grid instead of one of
-    their own.
-    """
+    """While `count` cells are sampled, their steps move the bar of the whole grid."""
     import comfy.utils
 
     hook = comfy.utils.PROGRESS_BAR_HOOK

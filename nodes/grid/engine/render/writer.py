@@ -1,6 +1,4 @@
-"""Saving in the background, so that the next cell is sampled while the last one is compressed and
-written.
-"""
+"""Saving in the background: the next cell is sampled while the last is compressed and written."""
 
 from __future__ import annotations
 
@@ -13,13 +11,11 @@ T = TypeVar("T")
 
 THREADS = 2
 MOST_WAITING = 4
-"""How many finished pictures wait in memory at most; beyond that, sampling waits for the disk."""
+"""The most finished pictures that wait in memory. Beyond that, sampling waits for the disk."""
 
 
 class Writer(Generic[T]):
-    """Calls `save` for what it is given, in threads of its own. Leaving it waits until all is
-    saved.
-    """
+    """Calls `save` for each item in its own threads. Leaving it waits until all are saved."""
 
     def __init__(self, save: Callable[[T], None]) -> None:
         self.save = save
