@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 from .checkpoint import DIFFERENT, bind_to_files, make_checkpoint, notes_of, remake
 from .conversion import EMA_CHOICES, KEEP, convert
@@ -24,15 +27,44 @@ from .recipe_json import load_json, to_json
 from .safetensors_file import read_header
 from .text import name_finder, parse, to_text
 
+CLOSED_PIPE = 141
+"""The exit status of a program that a closed pipe ends (128 + SIGPIPE)."""
+Command: TypeAlias = Callable[[argparse.Namespace], int]
+Options: TypeAlias = Callable[[argparse.ArgumentParser], None]
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; a MergeError becomes one line on standard error and exit status 1."""
-    options = _parser().parse_args(arguments)
+    """Run one command; a MergeError becomes one line on standard error and exit status 1. When
+    whoever reads the output stops reading, as `| head` does, the command ends quietly.
+    """
     try:
-        return options.run(options)
+        return _carry_out(arguments)
+    except OSError as error:
+        if not _is_closed_pipe(error):
+            raise
+        # At its end Python writes what is left in the buffer, and the pipe would refuse it again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return CLOSED_PIPE
+
+
+def _carry_out(arguments: Sequence[str] | None) -> int:
+    try:
+        options = _parser().parse_args(arguments)
+        status = options.run(options)
     except MergeError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        status = 1
+    except SystemExit:
+        sys.stdout.flush()  # the help
+        raise
+    sys.stdout.flush()
+    return status
+
+
+def _is_closed_pipe(error: OSError) -> bool:
+    """Whether nobody reads the output any more; Windows says EINVAL then."""
+    is_invalid = os.name == "nt" and error.errno == errno.EINVAL and error.filename is None
+    return is_invalid or isinstance(error, BrokenPipeError)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -41,106 +73,153 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    run = commands.add_parser("run", help="make the checkpoint of a recipe")
-    run.add_argument(
+    def add(name: str, about: str, run: Command, *options: Options) -> None:
+        command = commands.add_parser(name, help=about, description=_sentence(about))
+        for more in options:
+            more(command)
+        command.set_defaults(run=run)
+
+    add("run", "make the checkpoint of a recipe", _run, _run_options, _converted)
+    add(
+        "remake",
+        "make a merged checkpoint again from its own metadata, and compare the two",
+        _remake,
+        _remake_options,
+        _converted,
+    )
+    add(
+        "inspect",
+        "show a checkpoint's family, parts, types, hashes, licence and recipe",
+        _inspect,
+        _inspect_options,
+    )
+    add(
+        "compare",
+        "show how much two checkpoints differ, block by block",
+        _compare,
+        _compare_options,
+    )
+    add(
+        "prune",
+        "write a smaller copy of a checkpoint: another precision, no averaged copies, "
+        "nothing left over from training",
+        _prune,
+        _prune_options,
+        _converted,
+    )
+    add(
+        "extract-lora",
+        "write the difference between two checkpoints as a LoRA file",
+        _extract,
+        _extract_options,
+    )
+    add("bake-lora", "write a checkpoint with a LoRA added to it", _bake, _bake_options)
+    add("methods", "list the merge methods and their settings", _methods)
+    add("show", "print the recipe a checkpoint was made from", _show, _show_options)
+    return parser
+
+
+def _sentence(about: str) -> str:
+    return f"{about[0].upper()}{about[1:]}."
+
+
+def _run_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
         "recipe", help='a .json file with the recipe, or its text: "0.6 vodka + 0.4 epic"'
     )
-    run.add_argument("out", type=Path, help="the .safetensors file to make; never overwritten")
-    run.add_argument("--models", type=Path, required=True, help="folder the ingredients are in")
-    run.add_argument("--precision", choices=list(PRECISIONS), default="fp16")
-    run.add_argument("--threads", type=int, help="default: one per processor, at most 8")
-    run.add_argument(
-        "--device", default="cpu", help="where methods compute, such as cuda (default: %(default)s)"
+    _out(command)
+    _models(command)
+    command.add_argument("--precision", choices=list(PRECISIONS), default="fp16")
+    _threads(command)
+    command.add_argument(
+        "--device",
+        default="cpu",
+        help="where methods are computed, such as cuda (default: %(default)s)",
     )
-    run.add_argument(
+    command.add_argument(
         "--licence",
         action="append",
         default=[],
         metavar="NAME: LICENCE",
-        help="the licence of an ingredient that no file says; can be given several times",
+        help="the licence of an ingredient, if no file states it; may be given several times",
     )
-    _add_converted(run)
-    run.set_defaults(run=_run)
 
-    again = commands.add_parser(
-        "remake", help="make a merged checkpoint again by its own metadata, and compare the two"
-    )
-    again.add_argument("file", type=Path, help="the merged checkpoint")
-    again.add_argument("out", type=Path, help="the .safetensors file to make; never overwritten")
-    again.add_argument("--models", type=Path, required=True, help="folder the ingredients are in")
-    again.add_argument("--threads", type=int, help="default: one per processor, at most 8")
-    _add_converted(again)
-    again.set_defaults(run=_remake)
 
-    inspect = commands.add_parser(
-        "inspect", help="tell a checkpoint's family, parts, types, hashes, licence and recipe"
-    )
-    inspect.add_argument("file", type=Path)
-    inspect.add_argument("--picture", type=Path, help="a PNG to draw the recipe's tree into")
-    inspect.set_defaults(run=_inspect)
+def _remake_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("file", type=Path, help="the merged checkpoint")
+    _out(command)
+    _models(command)
+    _threads(command)
 
-    comparison = commands.add_parser(
-        "compare", help="tell how far two checkpoints are apart, block by block"
-    )
-    comparison.add_argument("a", type=Path)
-    comparison.add_argument("b", type=Path)
-    comparison.add_argument("--picture", type=Path, help="a PNG to draw bars of the blocks into")
-    comparison.add_argument("--threads", type=int, help="default: one per processor, at most 8")
-    comparison.set_defaults(run=_compare)
 
-    prune = commands.add_parser(
-        "prune",
-        help="write a checkpoint anew: other precision, without averaged copies and leftovers of training",
+def _inspect_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("file", type=Path)
+    command.add_argument("--picture", type=Path, help="draw the recipe's tree into this new PNG")
+
+
+def _compare_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("a", type=Path)
+    command.add_argument("b", type=Path)
+    command.add_argument("--picture", type=Path, help="draw a bar for each block into this new PNG")
+    _threads(command)
+
+
+def _prune_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "file", type=Path, help="the checkpoint; also a .ckpt file, if it holds no code"
     )
-    prune.add_argument(
-        "file", type=Path, help="the checkpoint; .ckpt files too, if they hold no code"
-    )
-    prune.add_argument("out", type=Path, help="the .safetensors file to make; never overwritten")
-    prune.add_argument("--precision", choices=[KEEP, *PRECISIONS], default=KEEP)
-    prune.add_argument(
+    _out(command)
+    command.add_argument("--precision", choices=[KEEP, *PRECISIONS], default=KEEP)
+    command.add_argument(
         "--ema",
         choices=EMA_CHOICES,
         default="drop",
-        help="averaged copies (model_ema.*): drop them, keep them, or use them in place of the UNet's weights",
+        help="averaged copies (model_ema.*): drop them, keep them, or use them as UNet weights",
     )
-    prune.add_argument("--vae", action="store_true", help="convert the VAE too")
-    prune.add_argument("--threads", type=int, help="default: one per processor, at most 8")
-    _add_converted(prune)
-    prune.set_defaults(run=_prune)
+    command.add_argument("--vae", action="store_true", help="convert the VAE too")
+    _threads(command)
 
-    extract = commands.add_parser(
-        "extract-lora", help="write the difference of two checkpoints as a LoRA file"
+
+def _extract_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("tuned", type=Path, help="the checkpoint that has learned something")
+    command.add_argument("base", type=Path, help="the checkpoint it was trained from")
+    _out(command)
+    command.add_argument("--rank", type=int, default=32, help="default: %(default)s")
+
+
+def _bake_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("checkpoint", type=Path)
+    command.add_argument("lora", type=Path)
+    _out(command)
+    command.add_argument("--strength", type=float, default=1.0, help="default: %(default)s")
+
+
+def _show_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("file", type=Path)
+
+
+def _out(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "out", type=Path, help="the .safetensors file to write; an existing file is never replaced"
     )
-    extract.add_argument("tuned", type=Path, help="the checkpoint with what the LoRA should hold")
-    extract.add_argument("base", type=Path, help="the checkpoint it was trained from")
-    extract.add_argument("out", type=Path, help="the .safetensors file to make; never overwritten")
-    extract.add_argument("--rank", type=int, default=32, help="default: %(default)s")
-    extract.set_defaults(run=_extract)
 
-    bake = commands.add_parser("bake-lora", help="write a checkpoint with a LoRA added to it")
-    bake.add_argument("checkpoint", type=Path)
-    bake.add_argument("lora", type=Path)
-    bake.add_argument("out", type=Path, help="the .safetensors file to make; never overwritten")
-    bake.add_argument("--strength", type=float, default=1.0, help="default: %(default)s")
-    bake.set_defaults(run=_bake)
 
-    methods = commands.add_parser(
-        "methods", help="list the methods that recipes can use, with their settings"
+def _models(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--models", type=Path, required=True, help="the folder with the ingredients"
     )
-    methods.set_defaults(run=_methods)
-
-    show = commands.add_parser("show", help="print the recipe that a checkpoint was made by")
-    show.add_argument("file", type=Path)
-    show.set_defaults(run=_show)
-    return parser
 
 
-def _add_converted(command: argparse.ArgumentParser) -> None:
+def _threads(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--threads", type=int, help="default: one per processor, at most 8")
+
+
+def _converted(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--converted",
         type=Path,
         default=Path.home() / ".cache" / "cocktail" / "converted",
-        help="folder for the safetensors files that .ckpt ingredients are converted to (default: %(default)s)",
+        help="folder for safetensors copies of .ckpt ingredients (default: %(default)s)",
     )
 
 
@@ -163,7 +242,7 @@ def _run(options: argparse.Namespace) -> int:
     )
     for note in notes_of(bound, options.precision):
         print(note)
-    print(f"{options.out}: {to_text(bound.recipe)}" + ("" if made else " (there already)"))
+    print(f"{options.out}: {to_text(bound.recipe)}" + ("" if made else " (already there)"))
     return 0
 
 
@@ -246,7 +325,8 @@ def _bake(options: argparse.Namespace) -> int:
 
     done = bake_lora(options.checkpoint, options.lora, options.out, options.strength)
     print(
-        f"{options.out}: {len(done.matched)} weights of the LoRA added, {len(done.unmatched)} without a counterpart"
+        f"{options.out}: {len(done.matched)} weights of the LoRA added, "
+        f"{len(done.unmatched)} match no weight of the checkpoint"
     )
     for name in done.unmatched:
         print(f"  not added: {name}")
@@ -269,7 +349,7 @@ def _write_new(path: Path, data: bytes) -> None:
 def _finder(models: Path) -> Callable[[str], Path]:
     def path_of(name: str) -> Path:
         if Path(name).anchor or ".." in Path(name).parts:
-            raise MergeError(f"The ingredient {name} must be named within {models}.")
+            raise MergeError(f"{name} must be the name of an ingredient within {models}.")
         return models / name
 
     return path_of

@@ -1,8 +1,14 @@
-"""The one exception whose message is meant for the person who mixes checkpoints."""
+"""What a person is told when a merge is not possible: the exception, and the name they may have
+meant.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
+
+LONGEST_NAME = 100
+"""Comparing names takes time with their lengths; longer ones are not compared."""
 
 
 class MergeError(Exception):
@@ -13,3 +19,14 @@ def listed(names: Sequence[str], most: int = 10) -> str:
     """The first names of a list, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The words " Did you mean X?" with the known name X that is most like `name`, or "" if none
+    is. Upper and lower case count as the same.
+    """
+    if len(name) > LONGEST_NAME:
+        return ""
+    by_letters = {one.casefold(): one for one in known if len(one) <= LONGEST_NAME}
+    near = difflib.get_close_matches(name.casefold(), by_letters, n=1, cutoff=0.5)
+    return f" Did you mean {by_letters[near[0]]}?" if near else ""

@@ -153,6 +153,34 @@ class Plan:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class _Mixture:
+    """How the tensors of the ingredients are mixed.
+
+    By part: `trees`, and `users`, the ingredients in the tree. By tensor: `lacking`, the users that
+    do not have it, and `mixes`, what is mixed of the others; a tensor of which nothing is left has
+    no mix. `order` are the ingredients that matter, the base first.
+    """
+
+    headers: Mapping[Ingredient, Header]
+    trees: Mapping[str, Recipe]
+    users: Mapping[str, tuple[Ingredient, ...]]
+    lacking: Mapping[str, tuple[Ingredient, ...]]
+    mixes: Mapping[str, Mix]
+    order: tuple[Ingredient, ...]
+    vae_from: Ingredient | None
+    mixes_vae: bool
+
+    def source(self, ingredient: Ingredient, name: str) -> Source:
+        return Source(self.order.index(ingredient), self.headers[ingredient].tensors[name])
+
+    def is_blended(self, tensor: Tensor) -> bool:
+        if tensor.dtype not in FLOATS or "." not in tensor.name or tensor.name.startswith(EMA):
+            return False
+        is_kept = part_of(tensor.name) == VAE_PART and not self.mixes_vae
+        return not is_kept and not tensor.name.endswith(POSITION_IDS)
+
+
 def make_plan(recipe: Recipe, headers: Mapping[Ingredient, Header], precision: str) -> Plan:
     """Plan the file that a recipe makes, blended tensors stored as fp16, bf16 or fp32.
 
@@ -163,6 +191,36 @@ def make_plan(recipe: Recipe, headers: Mapping[Ingredient, Header], precision: s
         raise MergeError(
             f"{precision!r} is not a precision. Choose one of {', '.join(PRECISIONS)}."
         )
+    mixture = _mixture(recipe, headers)
+    order, users, base = mixture.order, mixture.users, mixture.order[0]
+    family = _common_family(users[UNET_PART], headers)
+    _check_layouts(recipe, family)
+    tensors = [tensor for i in order for tensor in headers[i].tensors.values()]
+    blended = {tensor.name: None for tensor in tensors if mixture.is_blended(tensor)}
+    if not blended:
+        raise MergeError(f"{base.name} has no tensor that can be mixed. Choose a full checkpoint.")
+    for part in PARTS:
+        if users[part]:
+            check_shapes(users[part], headers, [name for name in blended if part_of(name) == part])
+    kept = {tensor.name: None for tensor in tensors if not tensor.name.startswith(EMA)}
+    outputs = (
+        _blended(mixture, name, precision) if name in blended else _copied(mixture, name)
+        for name in kept
+    )
+    return Plan(
+        ingredients=order,
+        headers=tuple(headers[ingredient] for ingredient in order),
+        tensors=tuple(output for output in outputs if output),
+        family=family,
+        vae_from=mixture.vae_from,
+        notes=(
+            *notes(users, headers, tuple(blended)),
+            *_vae_note(recipe, base, mixture.vae_from),
+        ),
+    )
+
+
+def _mixture(recipe: Recipe, headers: Mapping[Ingredient, Header]) -> _Mixture:
     trees = {part: for_part(recipe, part) for part in PARTS}
     users = {part: tuple(dict.fromkeys(ingredients(tree))) for part, tree in trees.items()}
     names = {name: part_of(name) for header in headers.values() for name in header.tensors}
@@ -174,86 +232,84 @@ def make_plan(recipe: Recipe, headers: Mapping[Ingredient, Header], precision: s
         (part, absent): without(trees[part], absent)
         for part, absent in {(names[name], absent) for name, absent in lacking.items()}
     }
-    recipes = {name: left[names[name], absent] for name, absent in lacking.items()}
-    trees_of = {name: tree for name, tree in recipes.items() if tree is not None}
-    mixes = {name: flatten(tree, name) for name, tree in trees_of.items()}
+    found = {name: left[names[name], absent] for name, absent in lacking.items()}
+    mixes = {name: flatten(tree, name) for name, tree in found.items() if tree is not None}
     order = _order(recipe, mixes)
-    vae_from = _owner_of_vae(recipe, users[VAE_PART], order, headers)
-    users = {part: tuple(i for i in order if i in used) for part, used in users.items()}
-    base = order[0]
-    number = {ingredient: file for file, ingredient in enumerate(order)}
-    family = _common_family(users[UNET_PART], headers)
-    _check_layouts(recipe, family)
-    mixes_vae = isinstance(recipe, Parts) and not isinstance(recipe.vae, Ingredient | None)
-
-    def is_blended(tensor: Tensor) -> bool:
-        if tensor.dtype not in FLOATS or "." not in tensor.name or tensor.name.startswith(EMA):
-            return False
-        is_kept = part_of(tensor.name) == VAE_PART and not mixes_vae
-        return not is_kept and not tensor.name.endswith(POSITION_IDS)
-
-    blended = {t.name: None for i in order for t in headers[i].tensors.values() if is_blended(t)}
-    if not blended:
-        raise MergeError(f"{base.name} has no tensor that can be mixed. Choose a full checkpoint.")
-    for part in PARTS:
-        if users[part]:
-            check_shapes(users[part], headers, [name for name in blended if names[name] == part])
-
-    def formula(name: str, mix: Mix) -> Formula:
-        weights = dict(mix)
-        used = [ingredient for ingredient in order if ingredient in weights]
-        sources = [Source(number[i], headers[i].tensors[name]) for i in used]
-        shares = [float(weights.pop(i)) for i in used]
-        calls = [call(name, method) for method in weights if isinstance(method, Method)]
-        if not calls:
-            return Blend(sources[0], tuple(zip(sources[1:], shares[1:], strict=True)))
-        sides: list[Formula] = [*(Blend(source, ()) for source in sources), *calls]
-        shares += map(float, weights.values())
-        others = tuple(zip(sides[1:], shares[1:], strict=True))
-        return Combination(sides[0], others) if others else sides[0]
-
-    def call(name: str, method: Method) -> Call:
-        settings = tuple((k, float(method.number(k, name))) for k, _ in method.settings)
-        return Call(
-            method.method, tuple(formula(name, flatten(r, name)) for r in method.recipes), settings
-        )
-
-    def output(name: str) -> OutputTensor | None:
-        having = [i for i in users[names[name]] if name in headers[i].tensors]
-        if name not in trees_of or not having:
-            return None
-        found = {ingredient: headers[ingredient].tensors[name] for ingredient in having}
-        first = found[having[0]]
-        if name.endswith(POSITION_IDS):
-            numbers = struct.pack(f"<{first.elements}q", *range(first.elements))
-            return OutputTensor(name, "I64", first.shape, Literal(numbers))
-        if name not in blended:
-            owner = vae_from if names[name] == VAE_PART else having[0]
-            if owner not in found or ("." not in name and owner != base):
-                return None
-            tensor = found[owner]
-            source = Source(number[owner], tensor)
-            return OutputTensor(name, tensor.dtype, tensor.shape, Copy(source))
-        dtype = first.dtype if names[name] == VAE_PART else _stored_as(name, precision)
-        if len({tensor.shape for tensor in found.values()}) == 1:
-            return OutputTensor(name, dtype, first.shape, formula(name, mixes[name]))
-        parts = [
-            (cut.start, cut.stop, formula(name, flatten(tree, name)))
-            for cut in cuts(found)
-            if (tree := without(trees[names[name]], (*lacking[name], *cut.lacking))) is not None
-        ]
-        shape = (first.shape[0], parts[-1][1], *first.shape[2:])
-        return OutputTensor(name, dtype, shape, Widened(tuple(parts)))
-
-    kept = {name: None for i in order for name in headers[i].tensors if not name.startswith(EMA)}
-    return Plan(
-        ingredients=tuple(order),
-        headers=tuple(headers[ingredient] for ingredient in order),
-        tensors=tuple(tensor for name in kept if (tensor := output(name))),
-        family=family,
-        vae_from=vae_from,
-        notes=(*notes(users, headers, tuple(blended)), *_vae_note(recipe, base, vae_from)),
+    return _Mixture(
+        headers=headers,
+        trees=trees,
+        users={part: tuple(i for i in order if i in used) for part, used in users.items()},
+        lacking=lacking,
+        mixes=mixes,
+        order=order,
+        vae_from=_owner_of_vae(recipe, users[VAE_PART], order, headers),
+        mixes_vae=isinstance(recipe, Parts) and not isinstance(recipe.vae, Ingredient | None),
     )
+
+
+def _copied(mixture: _Mixture, name: str) -> OutputTensor | None:
+    """A tensor that is not blended; None for one that the result does not have."""
+    found = _owners(mixture, name)
+    if not found:
+        return None
+    first = next(iter(found.values()))
+    if name.endswith(POSITION_IDS):
+        numbers = struct.pack(f"<{first.elements}q", *range(first.elements))
+        return OutputTensor(name, "I64", first.shape, Literal(numbers))
+    owner = mixture.vae_from if part_of(name) == VAE_PART else next(iter(found))
+    if owner not in found or ("." not in name and owner != mixture.order[0]):
+        return None
+    source = mixture.source(owner, name)
+    return OutputTensor(name, source.tensor.dtype, source.tensor.shape, Copy(source))
+
+
+def _blended(mixture: _Mixture, name: str, precision: str) -> OutputTensor | None:
+    """A tensor that is blended; None for one that the result does not have."""
+    found = _owners(mixture, name)
+    if not found:
+        return None
+    first = next(iter(found.values()))
+    dtype = first.dtype if part_of(name) == VAE_PART else _stored_as(name, precision)
+    if len({tensor.shape for tensor in found.values()}) == 1:
+        formula = _formula(mixture, name, mixture.mixes[name])
+        return OutputTensor(name, dtype, first.shape, formula)
+    tree = mixture.trees[part_of(name)]
+    parts = [
+        (cut.start, cut.stop, _formula(mixture, name, flatten(left, name)))
+        for cut in cuts(found)
+        if (left := without(tree, (*mixture.lacking[name], *cut.lacking))) is not None
+    ]
+    shape = (first.shape[0], parts[-1][1], *first.shape[2:])
+    return OutputTensor(name, dtype, shape, Widened(tuple(parts)))
+
+
+def _owners(mixture: _Mixture, name: str) -> dict[Ingredient, Tensor]:
+    """The tensors of that name that the result can be made of, in the order of the ingredients."""
+    if name not in mixture.mixes:
+        return {}
+    users = mixture.users[part_of(name)]
+    tensors = {i: mixture.headers[i].tensors.get(name) for i in users}
+    return {ingredient: tensor for ingredient, tensor in tensors.items() if tensor is not None}
+
+
+def _formula(mixture: _Mixture, name: str, mix: Mix) -> Formula:
+    weights = dict(mix)
+    used = [ingredient for ingredient in mixture.order if ingredient in weights]
+    sources = [mixture.source(ingredient, name) for ingredient in used]
+    shares = [float(weights.pop(ingredient)) for ingredient in used]
+    calls = [_call(mixture, name, method) for method in weights if isinstance(method, Method)]
+    if not calls:
+        return Blend(sources[0], tuple(zip(sources[1:], shares[1:], strict=True)))
+    sides: list[Formula] = [*(Blend(source, ()) for source in sources), *calls]
+    shares += map(float, weights.values())
+    others = tuple(zip(sides[1:], shares[1:], strict=True))
+    return Combination(sides[0], others) if others else sides[0]
+
+
+def _call(mixture: _Mixture, name: str, method: Method) -> Call:
+    settings = tuple((k, float(method.number(k, name))) for k, _ in method.settings)
+    sides = (_formula(mixture, name, flatten(side, name)) for side in method.recipes)
+    return Call(method.method, tuple(sides), settings)
 
 
 def _stored_as(name: str, precision: str) -> str:
@@ -292,7 +348,7 @@ def _vae_note(recipe: Recipe, base: Ingredient, vae_from: Ingredient | None) -> 
     ]
 
 
-def _order(recipe: Recipe, mixes: Mapping[str, Mix]) -> list[Ingredient]:
+def _order(recipe: Recipe, mixes: Mapping[str, Mix]) -> tuple[Ingredient, ...]:
     """The ingredients that matter to any tensor, from left to right, but first one that the UNet is
     made of and not only taken from.
     """
@@ -304,7 +360,7 @@ def _order(recipe: Recipe, mixes: Mapping[str, Mix]) -> list[Ingredient]:
     )
     order = list(dict.fromkeys(i for i in ingredients(recipe) if i in used))
     base = next(ingredient for ingredient in order if ingredient in added)
-    return [base, *(ingredient for ingredient in order if ingredient != base)]
+    return (base, *(ingredient for ingredient in order if ingredient != base))
 
 
 def _added(mix: Mix, tensor: str) -> set[Ingredient]:

@@ -15,7 +15,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from .blocks import LAYOUTS, BlockWeights, block_weights, parse_rules, parse_values
-from .errors import MergeError
+from .errors import MergeError, nearest
 from .numbers import json_number, shown, written
 
 
@@ -116,7 +116,8 @@ def preset(name: str, layout: str = "SD1.5") -> BlockWeights:
         values = [LISTS[name][round(i * 24 / (count - 1))] for i in range(count)]
     else:
         raise MergeError(
-            f"There is no preset {shown(name)}, neither of the field nor of your own. The field's are: {', '.join(PRESETS)}."
+            f"There is no preset {shown(name)}.{nearest(name, PRESETS)} Use one of your own, or one "
+            f"of these: {', '.join(PRESETS)}."
         )
     exact = [Fraction(f"{value:.10f}") for value in values]
     return block_weights(exact, base=1 if name == "ALL_B" else 0)

@@ -15,7 +15,7 @@ from fractions import Fraction
 from typing import Any, TypeAlias
 
 from .blocks import BlockWeights
-from .errors import MergeError
+from .errors import MergeError, nearest
 from .key_names import TEXT_PART, VAE_PART, part_of
 from .methods import METHODS, MergeMethod, Setting
 from .numbers import Number, exact, shown, written
@@ -164,7 +164,9 @@ def method(
     out of the setting's range.
     """
     if name not in METHODS:
-        raise MergeError(f"{shown(name)} is not a method. Choose one of {', '.join(METHODS)}.")
+        raise MergeError(
+            f"There is no merge method {shown(name)}.{nearest(name, METHODS)} Known methods: {', '.join(METHODS)}."
+        )
     known, given = METHODS[name], tuple(recipes)
     count = len(known.operands)
     if len(given) < count or (len(given) > count and not known.more):
@@ -177,9 +179,10 @@ def method(
         (s.name, _setting(known, s, values.pop(s.name, s.default))) for s in known.settings
     )
     if values:
-        names = ", ".join(s.name for s in known.settings) or "none"
+        names, unknown = [s.name for s in known.settings], next(iter(values))
         raise MergeError(
-            f"{known.title} has no setting {shown(next(iter(values)))}. It has: {names}."
+            f"{known.title} has no setting {shown(unknown)}.{nearest(unknown, names)} "
+            f"Its settings: {', '.join(names) or 'none'}."
         )
     return Method(name, given, found)
 

@@ -1,33 +1,29 @@
-"""Recipes as people write them: "0.6 vodka + 0.2 epic + 0.2 dream", "base + 0.5 (v3 - v1)", "mix(a,
-b, [GRAD_V])".
+"""Recipes as people write them: "0.6 vodka + 0.2 epic + 0.2 dream", "base + 0.5 (v3 - v1)",
+"mix(a, b, [GRAD_V])".
 
     sum   = term, then any number of "+ term" or "- term"
-    term  = [share] atom       a share is 0.6, 60%, 3/5, or [block weights] before a difference in parentheses
-    atom  = name | (sum) | mix(sum, sum, [block weights]) | method(sum, sum, ...; setting value,
-    setting value, ...)
+    term  = [share] atom
+    share = 0.6 | 60% | 3/5, or [block weights] before a difference in parentheses
+    atom  = name | (sum) | mix(sum, sum, [block weights]) | method(sum, sum, ...; settings)
 
-The methods and their settings are those of `merge.methods.METHODS`, and triple_sum and sum_twice:
+Methods and their settings are those of `merge.methods.METHODS`, and triple_sum and sum_twice:
 ties(base, a, b; keep 0.2, strength 1).
 
-A whole recipe or one in parentheses can go on with "with text_encoder atom", "with vae atom" or
-both.
-
-Names that hold blanks or signs, or begin with a digit, stand in quotation marks.
-`to_text` writes this form.
+A recipe, or one in parentheses, can be followed by "with text_encoder atom", "with vae atom" or
+both. A name with spaces or signs, or one that begins with a digit, is written in quotation marks.
+`parse` reads this form, `to_text` writes it.
 """
 
 from __future__ import annotations
 
-import difflib
 import json
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TypeAlias
 
 from .blocks import LAYOUTS, BlockWeights, block_weights, parse_rules, parse_values
-from .errors import MergeError
+from .errors import MergeError, nearest
 from .methods import METHODS
 from .numbers import exact, written
 from .presets import preset
@@ -47,19 +43,14 @@ from .recipe import (
     short_name,
     weighted_sum,
 )
+from .tokens import PLAIN_NAME, Tokens
 
 LONGEST = 100_000
-PLAIN_NAME = re.compile(r"[^\W\d][\w./\\@-]*")
-"""A name that stands in a recipe's text without quotation marks."""
-TOKEN = re.compile(
-    rf'\s*(?:(?P<number>\d+(?:\.\d+)?(?:/\d+)?%?)|(?P<name>{PLAIN_NAME.pattern})|(?P<quoted>"(?:[^"\\]|\\.)*")'
-    r"|(?P<weights>\[[^\]]*\])|(?P<sign>[-+()*,;]))"
-)
 
 
 @dataclass(frozen=True)
 class Difference:
-    """b - c, which is no recipe by itself."""
+    """b - c, which is not a recipe by itself."""
 
     b: Recipe
     c: Recipe
@@ -70,9 +61,8 @@ Share: TypeAlias = Fraction | BlockWeights | None
 
 
 def parse(text: str, name_of: Callable[[str], str] = str) -> Recipe:
-    """The recipe that a text means; `name_of` gives the checkpoint's name for a name in the text.
-
-    Raises MergeError that says where the text is not a recipe.
+    """The recipe that a text describes; `name_of` gives the checkpoint's name for a name in the
+    text. Raises MergeError that says where the text is wrong.
     """
     if len(text) > LONGEST:
         raise MergeError(f"The recipe's text is longer than {LONGEST} characters.")
@@ -80,8 +70,8 @@ def parse(text: str, name_of: Callable[[str], str] = str) -> Recipe:
 
 
 def parse_settings(text: str) -> dict[str, Fraction | BlockWeights]:
-    """The settings of a method by name, of a text such as "keep 0.2, strength [GRAD_V]"; none of an
-    empty one. Raises MergeError.
+    """A method's settings by name, from a text such as "keep 0.2, strength [GRAD_V]"; an empty text
+    has none. Raises MergeError.
     """
     if len(text) > LONGEST:
         raise MergeError(f"The settings are longer than {LONGEST} characters.")
@@ -89,10 +79,8 @@ def parse_settings(text: str) -> dict[str, Fraction | BlockWeights]:
 
 
 def name_finder(names: Iterable[str]) -> Callable[[str], str]:
-    """For `parse`: finds a checkpoint by its name, with or without folder and ending, among those
-    that are there.
-
-    What it returns raises MergeError for a name that is not there or stands for several.
+    """For `parse`: a function that finds the one checkpoint of these `names` that is meant, with or
+    without its folder and ending. It raises MergeError if there is none or more than one.
     """
     known = list(names)
 
@@ -104,19 +92,15 @@ def name_finder(names: Iterable[str]) -> Callable[[str], str]:
             return found[0]
         if found:
             raise MergeError(
-                f"{name!r} can be {' or '.join(found)}. Write the whole name in quotation marks."
+                f"{name!r} could be {' or '.join(found)}. Write the full name in quotation marks."
             )
-        near = difflib.get_close_matches(name, [short_name(k) for k in known], n=1, cutoff=0.5)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        raise MergeError(f"There is no checkpoint {name!r}.{hint}")
+        raise MergeError(f"There is no checkpoint {name!r}.{nearest(name, map(short_name, known))}")
 
     return find
 
 
 def to_text(recipe: Recipe) -> str:
-    """The recipe as a person writes it: "0.6 vodka + 0.2 epic + 0.2 dream". `parse` reads it
-    back.
-    """
+    """The recipe as people write it: "0.6 vodka + 0.2 epic + 0.2 dream". `parse` reads it back."""
     names = _short_names(recipe)
 
     def term(node: Recipe) -> str:
@@ -154,8 +138,8 @@ def _setting_text(value: Fraction | BlockWeights) -> str:
 
 
 def _weights_text(weights: BlockWeights) -> str:
-    """BASE and the blocks in the field's order, then TIME and rules where there are any: [0, 1,
-    ...; TIME 0.5; OUT03:attn2:0.5].
+    """BASE and the blocks in their usual order, then TIME and rules if there are any:
+    [0, 1, ...; TIME 0.5; OUT03:attn2:0.5].
     """
     parts = [", ".join(written(value) for value in (weights.base, *weights.blocks))]
     if weights.time != weights.blocks[0]:
@@ -164,8 +148,8 @@ def _weights_text(weights: BlockWeights) -> str:
 
 
 def _short_names(recipe: Recipe) -> dict[str, str]:
-    """What every ingredient is called in a text: shortly where that is clear, in quotation marks
-    where it needs them.
+    """What every ingredient is called in a text: its short name unless two share it, in quotation
+    marks if it needs them.
     """
     names = {ingredient.name for ingredient in ingredients(recipe)}
     short = {name: short_name(name) for name in names}
@@ -181,27 +165,18 @@ def _short_names(recipe: Recipe) -> dict[str, str]:
 
 class _Parser:
     def __init__(self, text: str, name_of: Callable[[str], str]) -> None:
-        self._text = text
+        self._tokens = Tokens(text)
         self._name_of = name_of
-        self._tokens: list[tuple[str, str, int]] = []
-        self._next = 0
         self._depth = 0
-        end = 0
-        while text[end:].strip():
-            match = TOKEN.match(text, end)
-            if not match or match.lastgroup is None:
-                raise self._error("this is no part of a recipe", end)
-            kind = match.lastgroup
-            self._tokens.append((kind, match[kind], match.start(kind)))
-            end = match.end()
 
     def recipe(self) -> Recipe:
         found = self._sum()
-        if self._peek():
-            raise self._error("here the recipe should end, or go on with + or -")
+        if self._tokens.text:
+            raise self._tokens.error("the recipe should end here, or go on with + or -")
         if isinstance(found, Difference):
             raise MergeError(
-                "A difference alone is no recipe: its shares add up to 0. Write what it is added to."
+                "A difference alone is not a recipe: its shares add up to 0. "
+                "Write what it is added to."
             )
         return found
 
@@ -209,207 +184,201 @@ class _Parser:
         self._depth += 1
         if self._depth > DEEPEST:
             raise MergeError(f"The recipe is nested more than {DEEPEST} deep. Write it flatter.")
-        terms = [self._term(-1 if self._take("-") else 1)]
-        while self._peek() in ("+", "-"):
-            terms.append(self._term(1 if self._take_any() == "+" else -1))
-        found = self._combine(terms)
+        terms = [self._term(-1 if self._tokens.take_sign("-") else 1)]
+        while self._tokens.text in ("+", "-"):
+            terms.append(self._term(1 if self._tokens.take() == "+" else -1))
+        found = _combined(terms)
         parts = {}
-        while self._kind() == "name" and self._peek() == "with":
-            start = self._next
-            self._take_any()
-            field = self._peek()
+        while self._tokens.kind == "name" and self._tokens.text == "with":
+            start = self._tokens.place
+            self._tokens.take()
+            field = self._tokens.text
             if field not in ("text_encoder", "vae") or field in parts:
-                raise self._error("here should be text_encoder or vae, each once")
-            self._take_any()
+                raise self._tokens.error("text_encoder or vae is expected here, each at most once")
+            self._tokens.take()
             parts[field] = self._atom()
             if isinstance(found, Difference) or isinstance(parts[field], Difference):
-                raise self._error("a difference is no recipe by itself", start=start)
+                raise self._tokens.error("a difference alone is not a recipe", place=start)
         self._depth -= 1
         return Parts(found, **parts) if parts and not isinstance(found, Difference) else found
 
     def _term(self, sign: int) -> tuple[Share, Atom]:
         share: Share = None
-        start = self._next
-        kind, text = self._kind(), self._peek()
+        start = self._tokens.place
+        kind, text = self._tokens.kind, self._tokens.text
         if kind == "number":
-            self._take_any()
-            share = sign * exact(text.rstrip("%"), "a share") / (100 if text.endswith("%") else 1)
+            self._tokens.take()
+            share = sign * _number(text, "a share")
         elif kind == "weights":
-            self._take_any()
-            share = self._weights(text, start)
+            share = self._weights()
             if sign < 0:
-                raise self._error("block weights are added, not taken away", start=start)
+                raise self._tokens.error(
+                    "block weights can only be added, not subtracted", place=start
+                )
         elif sign < 0:
             share = Fraction(-1)
-        self._take("*")
+        self._tokens.take_sign("*")
         return share, self._atom()
 
     def _atom(self) -> Atom:
-        kind, text, start = self._kind(), self._peek(), self._next
+        kind, text, start = self._tokens.kind, self._tokens.text, self._tokens.place
         if text == "(" and kind == "sign":
-            self._take_any()
+            self._tokens.take()
             found = self._sum()
-            self._expect(")")
+            self._tokens.expect(")")
             return found
         if kind == "quoted":
-            self._take_any()
+            self._tokens.take()
             try:
                 return Ingredient(self._name_of(json.loads(text)))
             except ValueError:
-                raise self._error("this name cannot be read", start=start) from None
+                raise self._tokens.error("this name cannot be read", place=start) from None
         if kind == "name":
-            self._take_any()
-            if text == "mix" and self._peek() == "(":
+            self._tokens.take()
+            if text == "mix" and self._tokens.text == "(":
                 return self._mix()
-            if (text in METHODS or text in TREES) and self._peek() == "(":
+            if (text in METHODS or text in TREES) and self._tokens.text == "(":
                 return self._method(text)
             return Ingredient(self._name_of(text))
-        raise self._error("here should be a name or a parenthesis")
+        raise self._tokens.error("a name or an opening parenthesis is expected here")
 
     def _mix(self) -> BlockSum:
-        self._expect("(")
+        self._tokens.expect("(")
         a = self._whole()
-        self._expect(",")
+        self._tokens.expect(",")
         b = self._whole()
-        self._expect(",")
-        start = self._next
-        if self._kind() != "weights":
-            raise self._error("here should be block weights in brackets")
-        weights = self._weights(self._take_any(), start)
-        self._expect(")")
+        self._tokens.expect(",")
+        if self._tokens.kind != "weights":
+            raise self._tokens.error("block weights in brackets are expected here")
+        weights = self._weights()
+        self._tokens.expect(")")
         return BlockSum(a, b, weights)
 
     def _method(self, name: str) -> Recipe:
-        start = self._next
-        self._expect("(")
+        start = self._tokens.place
+        self._tokens.expect("(")
         sides = [self._whole()]
-        while self._take(","):
+        while self._tokens.take_sign(","):
             sides.append(self._whole())
-        settings = self._settings() if self._take(";") else {}
-        self._expect(")")
+        settings = self._settings() if self._tokens.take_sign(";") else {}
+        self._tokens.expect(")")
         try:
             return (
                 TREES[name](*sides, **settings) if name in TREES else method(name, sides, settings)
             )
         except (MergeError, TypeError) as error:
             reason = (
-                error if name in METHODS else "it takes three recipes, share_of_b and share_of_c"
+                error
+                if name in METHODS
+                else "it takes three recipes and the settings share_of_b and share_of_c"
             )
-            raise self._error(f"{name} cannot be made: {reason}", start=start - 1) from None
+            raise self._tokens.error(
+                f"{name} does not work like this: {reason}", place=start - 1
+            ) from None
 
     def settings(self) -> dict[str, Fraction | BlockWeights]:
         """What `parse_settings` returns."""
-        found = self._settings() if self._tokens else {}
-        if self._kind() != "end":
-            raise self._error("here should be a comma and another setting")
+        found = self._settings() if self._tokens.kind != "end" else {}
+        if self._tokens.kind != "end":
+            raise self._tokens.error("a comma and another setting are expected here")
         return found
 
     def _settings(self) -> dict[str, Fraction | BlockWeights]:
         found: dict[str, Fraction | BlockWeights] = {}
         while True:
-            if self._kind() != "name" or self._peek() in found:
-                raise self._error("here should be the name of a setting, each once")
-            found |= {self._take_any(): self._setting()}
-            if not self._take(","):
+            if self._tokens.kind != "name" or self._tokens.text in found:
+                raise self._tokens.error(
+                    "the name of a setting is expected here, each at most once"
+                )
+            found |= {self._tokens.take(): self._setting()}
+            if not self._tokens.take_sign(","):
                 return found
 
     def _setting(self) -> Fraction | BlockWeights:
-        start = self._next
-        if self._kind() == "weights":
-            return self._weights(self._take_any(), start)
-        sign = -1 if self._take("-") else 1
-        if self._kind() != "number":
-            raise self._error("here should be a number or block weights in brackets")
-        number = self._take_any()
-        return sign * exact(number.rstrip("%"), "a setting") / (100 if number.endswith("%") else 1)
+        if self._tokens.kind == "weights":
+            return self._weights()
+        sign = -1 if self._tokens.take_sign("-") else 1
+        if self._tokens.kind != "number":
+            raise self._tokens.error("a number or block weights in brackets are expected here")
+        return sign * _number(self._tokens.take(), "a setting")
 
     def _whole(self) -> Recipe:
-        start = self._next
+        start = self._tokens.place
         found = self._sum()
         if isinstance(found, Difference):
-            raise self._error("a difference is no recipe by itself", start=start)
+            raise self._tokens.error("a difference alone is not a recipe", place=start)
         return found
 
-    def _combine(self, terms: list[tuple[Share, Atom]]) -> Atom:
-        plain = [(share, atom) for share, atom in terms if not isinstance(atom, Difference)]
-        if any(isinstance(share, BlockWeights) for share, _ in plain):
-            raise MergeError(
-                "Block weights stand before a difference, [..] (b - c), or in mix(a, b, [..])."
-            )
-        if [share for share, _ in terms] == [None, -1] and len(plain) == 2:
-            return Difference(plain[0][1], plain[1][1])
-        differences = [(share, atom) for share, atom in terms if isinstance(atom, Difference)]
-        if not plain:
-            if len(terms) == 1 and terms[0][0] is None:
-                return terms[0][1]
-            raise MergeError(
-                "A recipe of differences alone adds up to 0. Write what they are added to."
-            )
-        whole = self._weighted([(share, atom) for share, atom in plain], bool(differences))
-        for share, difference in differences:
-            whole = add_difference(
-                whole, difference.b, difference.c, Fraction(1) if share is None else share
-            )
-        return whole
-
-    def _weighted(self, terms: list[tuple[Share, Recipe]], has_differences: bool) -> Recipe:
-        shares = [Fraction(1) if share is None else Fraction(share) for share, _ in terms]  # type: ignore[arg-type]
-        if len(terms) == 1 and shares == [1] and (terms[0][0] is None or has_differences):
-            return terms[0][1]
-        total = sum(shares, Fraction(0))
-        if total not in (1, 100):
-            raise MergeError(
-                f"The shares add up to {written(total)}, not to 1 or 100. Write every share, such as 0.6 a + 0.4 b; "
-                "differences are written in parentheses, such as a + 0.5 (b - c)."
-            )
-        return weighted_sum((atom, share) for share, (_, atom) in zip(shares, terms, strict=True))
-
-    def _weights(self, text: str, start: int) -> BlockWeights:
-        values, *rest = text.strip("[]").split(";")
+    def _weights(self) -> BlockWeights:
+        start = self._tokens.place
         try:
-            words = values.split()
-            if words and words[-1][0].isalpha() and len(words) <= 2:
-                found = preset(words[-1], words[0] if len(words) == 2 else "SD1.5")
-            else:
-                found = block_weights(parse_values(values))
-            time, rules = found.time, []
-            for part in filter(str.strip, rest):
-                if part.split()[0] == "TIME" and ":" not in part:
-                    time = exact(part.split(None, 1)[1].strip(), "the weight of TIME")
-                else:
-                    rules += parse_rules(part, found.layout)
-        except (MergeError, KeyError, IndexError) as error:
-            reason = (
-                str(error) if isinstance(error, MergeError) else f"known are {', '.join(LAYOUTS)}"
-            )
-            raise self._error(f"these are no block weights: {reason}", start=start) from None
-        return BlockWeights(found.layout, found.base, time, found.blocks, tuple(rules))
+            return _read_weights(self._tokens.take())
+        except MergeError as error:
+            raise self._tokens.error(f"these block weights are wrong: {error}", start) from None
 
-    def _kind(self) -> str:
-        return self._tokens[self._next][0] if self._next < len(self._tokens) else "end"
 
-    def _peek(self) -> str:
-        return self._tokens[self._next][1] if self._next < len(self._tokens) else ""
+def _combined(terms: list[tuple[Share, Atom]]) -> Atom:
+    """The sum of terms with their shares; a difference where they are "b - c" alone."""
+    plain = [(share, atom) for share, atom in terms if not isinstance(atom, Difference)]
+    if any(isinstance(share, BlockWeights) for share, _ in plain):
+        raise MergeError(
+            "Block weights belong before a difference, as in a + [..] (b - c), "
+            "or into mix(a, b, [..])."
+        )
+    if [share for share, _ in terms] == [None, -1] and len(plain) == 2:
+        return Difference(plain[0][1], plain[1][1])
+    differences = [(share, atom) for share, atom in terms if isinstance(atom, Difference)]
+    if not plain:
+        if len(terms) == 1 and terms[0][0] is None:
+            return terms[0][1]
+        raise MergeError(
+            "A recipe made only of differences adds up to 0. Write what they are added to."
+        )
+    whole = _weighted(plain, bool(differences))
+    for share, difference in differences:
+        whole = add_difference(
+            whole, difference.b, difference.c, Fraction(1) if share is None else share
+        )
+    return whole
 
-    def _take_any(self) -> str:
-        self._next += 1
-        return self._tokens[self._next - 1][1]
 
-    def _take(self, sign: str) -> bool:
-        found = self._kind() == "sign" and self._peek() == sign
-        self._next += found
-        return found
+def _weighted(terms: list[tuple[Share, Recipe]], has_differences: bool) -> Recipe:
+    shares = [Fraction(1) if share is None else share for share, _ in terms]
+    numbers = [share for share in shares if isinstance(share, Fraction)]
+    if len(terms) == 1 and numbers == [1] and (terms[0][0] is None or has_differences):
+        return terms[0][1]
+    total = sum(numbers, Fraction(0))
+    if total not in (1, 100):
+        raise MergeError(
+            f"The shares add up to {written(total)}, not to 1 or 100. Write every share, such as "
+            "0.6 a + 0.4 b, and differences in parentheses, such as a + 0.5 (b - c)."
+        )
+    return weighted_sum((atom, share) for share, (_, atom) in zip(numbers, terms, strict=True))
 
-    def _expect(self, sign: str) -> None:
-        if not self._take(sign):
-            raise self._error(f"here should be {sign!r}")
 
-    def _error(self, what: str, at: int | None = None, start: int | None = None) -> MergeError:
-        """A message that shows the text from the character `at`, or from the token `start` (else
-        the next one) on.
-        """
-        if at is None:
-            index = self._next if start is None else start
-            at = self._tokens[index][2] if index < len(self._tokens) else len(self._text)
-        rest = self._text[at : at + 30].strip() or "the end"
-        return MergeError(f"The recipe's text is not one at {rest!r}: {what}.")
+def _read_weights(text: str) -> BlockWeights:
+    """Block weights in brackets: a preset, with its layout or without, or numbers; then TIME and
+    rules.
+    """
+    values, *rest = text.strip("[]").split(";")
+    words = values.split()
+    if words and words[-1][0].isalpha() and len(words) <= 2:
+        layout = words[0] if len(words) == 2 else "SD1.5"
+        if layout not in LAYOUTS:
+            raise MergeError(f"there is no layout {layout!r}. Choose one of {', '.join(LAYOUTS)}.")
+        found = preset(words[-1], layout)
+    else:
+        found = block_weights(parse_values(values))
+    time, rules = found.time, []
+    for part in filter(str.strip, rest):
+        word, *value = part.split(None, 1)
+        if word == "TIME" and ":" not in part:
+            time = exact("".join(value).strip(), "the weight of TIME")
+        else:
+            rules += parse_rules(part, found.layout)
+    return BlockWeights(found.layout, found.base, time, found.blocks, tuple(rules))
+
+
+def _number(text: str, what: str) -> Fraction:
+    """The number of a token such as 0.6, 3/5 or 60%."""
+    return exact(text.rstrip("%"), what) / (100 if text.endswith("%") else 1)

@@ -296,7 +296,7 @@ class CocktailPruneCheckpoint(io.ComfyNode):
             Progress(),
         )
         made = names.checkpoint_name(out)
-        told = f"{made}: {done or 'there already'}"
+        told = f"{made}: {done or 'already there'}"
         show_text(told)
         result = {"checkpoint": made, "made": done is not None}
         return io.NodeOutput(made, ui={"text": [told], "cocktail": [result]})

@@ -111,7 +111,7 @@ class CocktailExtractLora(io.ComfyNode):
 
         paths = [names.checkpoint_path(file) for file in (checkpoint, base)]
         out = names.lora_dir() / _file_name(name, *map(_sha256, paths), rank)
-        told = "there already"
+        told = "already there"
         if not out.exists():
             told = f"{extract_lora(*paths, out, rank, Progress())} weights"
         made = names.lora_name(out)
@@ -189,7 +189,7 @@ class CocktailBakeLora(io.ComfyNode):
 
         paths = names.checkpoint_path(checkpoint), names.lora_path(lora)
         out = names.checkpoint_dir() / _file_name(name, *map(_sha256, paths), strength)
-        told = "there already"
+        told = "already there"
         if not out.exists():
             done = bake_lora(*paths, out, strength, Progress())
             told = (

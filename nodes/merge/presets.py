@@ -69,7 +69,7 @@ class CocktailSaveBlockPreset(io.ComfyNode):
         name = name.strip()
         file = names.block_presets_file()
         made = save_preset(file, name, read_weights(weights, own=own_presets()))
-        told = f"{name}: {'saved' if made else 'there already'}"
+        told = f"{name}: {'saved' if made else 'already there'}"
         show_text(told)
         return io.NodeOutput(name, ui={"text": [told]})
 

@@ -284,7 +284,7 @@ class CocktailMergeToFile(io.ComfyNode):
             "precision": precision,
             "notes": list(notes_of(bound, precision)),
         }
-        told = f"{checkpoint} = {text} ({'made' if made else 'there already'})"
+        told = f"{checkpoint} = {text} ({'made' if made else 'already there'})"
         shown = "\n".join([told, *result["notes"]])
         show_text(shown)
         return io.NodeOutput(checkpoint, ui={"text": [shown], "cocktail": [result]})

@@ -269,9 +269,9 @@ def test_it_runs_from_the_command_line(cellar, tmp_path):
 
     command = ("run", tmp_path / "recipe.json", tmp_path / "out.safetensors", "--models", tmp_path)
     assert run(*command).stdout.endswith("0.75 a + 0.25 b\n")
-    assert run(*command).stdout.endswith("(there already)\n")
+    assert run(*command).stdout.endswith("(already there)\n")
     written = run("run", "3/4 a + 1/4 b", tmp_path / "out.safetensors", "--models", tmp_path)
-    assert written.stdout.endswith("(there already)\n"), written.stderr
+    assert written.stdout.endswith("(already there)\n"), written.stderr
     assert "0.75" in run("show", tmp_path / "out.safetensors").stdout
     recipe["parts"][0]["recipe"]["name"] = "../a.safetensors"
     (tmp_path / "recipe.json").write_text(json.dumps(recipe), encoding="utf-8")

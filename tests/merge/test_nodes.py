@@ -637,7 +637,7 @@ def test_a_lora_is_extracted_once_and_baked(comfy):
     assert (models / "loras" / lora).is_file() and (models / "checkpoints" / baked).is_file()
     before = (models / "checkpoints" / baked).stat().st_mtime_ns
     graph["bake"]["inputs"]["lora"] = lora
-    assert "there already" in comfy.run(graph)["bake"]["text"][0]
+    assert "already there" in comfy.run(graph)["bake"]["text"][0]
     assert (models / "checkpoints" / baked).stat().st_mtime_ns == before
     graph["bake"]["inputs"]["lora"] = "nowhere.safetensors"
     graph["extract"]["inputs"]["name"] = "../up"

@@ -118,9 +118,39 @@ def test_what_is_written_is_valid(schema, recipe):
     schema.validate(to_json(recipe))
 
 
-@settings(max_examples=600, deadline=None)
+@pytest.mark.parametrize("sound", SOUND, ids=range(len(SOUND)))
+def test_both_refuse_a_field_that_is_missing_or_unknown_or_of_another_kind(schema, sound):
+    document = copy.deepcopy(sound)
+    check_both(schema, document)
+    assert refusal(document) is None
+    for at in list(containers(document)):
+        for key in list(at) if isinstance(at, dict) else [0]:
+            value = at[key]
+            for other in (None, True, "much", [], {"kind": "soup"}):
+                at[key] = other
+                check_both(schema, document)
+            at[key] = value
+        if isinstance(at, dict):
+            check_both(schema, changed(document, at, at | {"more": 1}))
+            for key in at:
+                less = {field: value for field, value in at.items() if field != key}
+                check_both(schema, changed(document, at, less))
+
+
+def changed(document, at, other):
+    """A copy of the document with `other` in the place of its object `at`."""
+    if document is at:
+        return other
+    if isinstance(document, list):
+        return [changed(child, at, other) for child in document]
+    if isinstance(document, dict):
+        return {key: changed(child, at, other) for key, child in document.items()}
+    return document
+
+
+@settings(max_examples=200, deadline=None)
 @given(document=documents())
-def test_the_schema_and_the_reader_accept_and_refuse_the_same_documents(schema, document):
+def test_both_accept_and_refuse_the_same_of_documents_with_two_changes(schema, document):
     check_both(schema, document)
 
 
