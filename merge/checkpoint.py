@@ -28,7 +28,7 @@ from .metadata import (
     read_title,
 )
 from .pickled import is_pickled, safetensors_of
-from .plan import PRECISIONS, Plan, make_plan
+from .plan import Plan, check_precision, make_plan
 from .recipe import Ingredient, Recipe, bind, check_depth, ingredients, short_name
 from .recipe_json import recipe_hash
 from .safetensors_file import Header, read_header
@@ -165,11 +165,8 @@ def make_checkpoint(
     together or `path` is another file, which stays as it is.
     """
     if path.suffix != ".safetensors":
-        raise MergeError(f"{path.name} must end in .safetensors.")
-    if precision not in PRECISIONS:
-        raise MergeError(
-            f"{precision!r} is not a precision. Choose one of {', '.join(PRECISIONS)}."
-        )
+        raise MergeError(f"The name {path.name} must end in .safetensors.")
+    check_precision(precision)
     if path.exists():
         _check_same_product(bound, path, precision)
         return False

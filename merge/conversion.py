@@ -13,11 +13,19 @@ from .engine import write_file
 from .errors import MergeError, listed
 from .family import family_of
 from .hashing import file_hashes
-from .key_names import EMA, PARTS, UNET, UNET_PART, VAE_PART, part_of, with_usual_names
+from .key_names import EMA, PARTS, UNET, VAE_PART, part_of, with_usual_names
 from .licence import read_licence
 from .metadata import INGREDIENTS, Source, describe, read_ingredients
 from .pickled import is_pickled, safetensors_of
-from .plan import PRECISIONS, Blend, Copy, OutputTensor, Plan
+from .plan import (
+    PRECISIONS,
+    Blend,
+    Copy,
+    OutputTensor,
+    Plan,
+    check_precision,
+    stored_as,
+)
 from .plan import Source as TensorSource
 from .recipe import Ingredient
 from .safetensors_file import FLOATS, Tensor, read_header
@@ -71,20 +79,12 @@ def convert(
     """Write the checkpoint `path` anew as `out`, which must not exist.
 
     `precision` is "as it is" or one of `plan.PRECISIONS`; the VAE keeps its own unless `vae`. `ema`
-    says what becomes of averaged copies (`model_ema.*`): "drop", "keep", or "use", which puts them
-    in the place of the UNet's weights. `name` is what the original is called in the new file's
-    metadata. Pickled checkpoints are read by way of a safetensors file in the folder `converted`.
-    Raises MergeError when a file is missing, damaged or cannot be written, or has no averaged
-    copies to use.
+    says what to do with averaged copies (`model_ema.*`): "drop", "keep", or "use", which writes
+    them as the UNet's weights. `name` is what the new file's metadata calls the original. Pickled
+    checkpoints are read through a safetensors copy in the folder `converted`. Raises MergeError
+    when a file is missing, damaged or cannot be written, or has no averaged copies to use.
     """
-    if precision != KEEP and precision not in PRECISIONS:
-        raise MergeError(
-            f"{precision!r} is not a precision. Choose one of {', '.join([KEEP, *PRECISIONS])}."
-        )
-    if ema not in EMA_CHOICES:
-        raise MergeError(f"{ema!r} is not one of {', '.join(EMA_CHOICES)}.")
-    if out.suffix != ".safetensors":
-        raise MergeError(f"{out.name} must end in .safetensors.")
+    _check_choices(out, precision, ema)
     file = path
     if converted and is_pickled(path):
         file = safetensors_of(path, converted, hash_cache, progress)
@@ -92,24 +92,16 @@ def convert(
     header = with_usual_names(plain)
     averaged = {n for n in header.tensors if n.startswith(EMA)}
     left_over = {n for n in header.tensors if n.startswith(DROPPED)}
-    of_unet = _averages(header.tensors, averaged) if ema == "use" else {}
-
-    def output(tensor: Tensor) -> OutputTensor:
-        source = TensorSource(0, header.tensors[of_unet.get(tensor.name, tensor.name)])
-        is_kept = precision == KEEP or (part_of(tensor.name) == VAE_PART and not vae)
-        wanted = tensor.dtype if is_kept else PRECISIONS[precision]
-        if wanted.startswith("F8") and part_of(tensor.name) != UNET_PART:
-            wanted = "F16"
-        is_float = tensor.dtype in FLOATS and "." in tensor.name
-        if not is_float or source.tensor.dtype == wanted:
-            return OutputTensor(tensor.name, source.tensor.dtype, tensor.shape, Copy(source))
-        return OutputTensor(tensor.name, wanted, tensor.shape, Blend(source, ()))
-
     gone = left_over | (set() if ema == "keep" else averaged)
-    tensors = [output(tensor) for n, tensor in header.tensors.items() if n not in gone]
+    of_unet = _averages(header.tensors, averaged) if ema == "use" else {}
+    tensors = tuple(
+        _output(tensor, header.tensors[of_unet.get(n, n)], precision, vae)
+        for n, tensor in header.tensors.items()
+        if n not in gone
+    )
     if not tensors:
         raise MergeError(
-            f"{path.name} has nothing but {', '.join(PARTS[3:])}: there is nothing to keep."
+            f"{path.name} contains only {', '.join(PARTS[3:])}, so there is nothing to keep."
         )
     hashes = file_hashes(path, hash_cache, progress)
     ingredient = Ingredient(name or path.name, hashes.sha256)
@@ -120,11 +112,33 @@ def convert(
         CONVERTED: json.dumps({"precision": precision, "ema": ema, "vae": vae}),
         INGREDIENTS: json.dumps([describe(ingredient, source)], ensure_ascii=False),
     }
-    plan = Plan((ingredient,), (header,), tuple(tensors), family_of(header), None)
+    plan = Plan((ingredient,), (header,), tensors, family_of(header), None)
     write_file(plan, out, metadata, threads, progress=progress)
     dropped = 0 if ema == "keep" else len(averaged)
     size = out.stat().st_size
     return Conversion(len(tensors), dropped, len(left_over), hashes.size_bytes, size)
+
+
+def _check_choices(out: Path, precision: str, ema: str) -> None:
+    if precision != KEEP:
+        check_precision(precision, (KEEP, *PRECISIONS))
+    if ema not in EMA_CHOICES:
+        raise MergeError(
+            f"{ema!r} is not a choice for averaged copies. Choose one of {', '.join(EMA_CHOICES)}."
+        )
+    if out.suffix != ".safetensors":
+        raise MergeError(f"The name {out.name} must end in .safetensors.")
+
+
+def _output(tensor: Tensor, source: Tensor, precision: str, vae: bool) -> OutputTensor:
+    """The tensor in the precision it gets in the new file, with the numbers of `source`."""
+    is_kept = precision == KEEP or (part_of(tensor.name) == VAE_PART and not vae)
+    wanted = tensor.dtype if is_kept else stored_as(tensor.name, precision)
+    is_float = tensor.dtype in FLOATS and "." in tensor.name
+    found = TensorSource(0, source)
+    if not is_float or source.dtype == wanted:
+        return OutputTensor(tensor.name, source.dtype, tensor.shape, Copy(found))
+    return OutputTensor(tensor.name, wanted, tensor.shape, Blend(found, ()))
 
 
 def _averages(tensors: Mapping[str, Tensor], averaged: set[str]) -> dict[str, str]:

@@ -14,11 +14,11 @@ Rules (those that people rely on in other tools, made explicit):
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from .errors import MergeError, listed
+from .errors import MergeError, listed, nearest
 from .family import Family, family_of
 from .key_names import EMA, PARTS, UNET_PART, VAE, VAE_PART, part_of
 from .matching import check_shapes, cuts, notes, without
@@ -187,10 +187,7 @@ def make_plan(recipe: Recipe, headers: Mapping[Ingredient, Header], precision: s
     `headers` has those of all ingredients. Raises MergeError when the ingredients do not fit
     together; it names them and the tensors.
     """
-    if precision not in PRECISIONS:
-        raise MergeError(
-            f"{precision!r} is not a precision. Choose one of {', '.join(PRECISIONS)}."
-        )
+    check_precision(precision)
     mixture = _mixture(recipe, headers)
     order, users, base = mixture.order, mixture.users, mixture.order[0]
     family = _common_family(users[UNET_PART], headers)
@@ -269,7 +266,7 @@ def _blended(mixture: _Mixture, name: str, precision: str) -> OutputTensor | Non
     if not found:
         return None
     first = next(iter(found.values()))
-    dtype = first.dtype if part_of(name) == VAE_PART else _stored_as(name, precision)
+    dtype = first.dtype if part_of(name) == VAE_PART else stored_as(name, precision)
     if len({tensor.shape for tensor in found.values()}) == 1:
         formula = _formula(mixture, name, mixture.mixes[name])
         return OutputTensor(name, dtype, first.shape, formula)
@@ -312,7 +309,17 @@ def _call(mixture: _Mixture, name: str, method: Method) -> Call:
     return Call(method.method, tuple(sides), settings)
 
 
-def _stored_as(name: str, precision: str) -> str:
+def check_precision(precision: str, choices: Collection[str] = tuple(PRECISIONS)) -> None:
+    """Raise MergeError unless blended tensors can be stored like this."""
+    if precision not in choices:
+        raise MergeError(
+            f"There is no precision {precision!r}.{nearest(precision, choices)} "
+            f"Choose one of {', '.join(choices)}."
+        )
+
+
+def stored_as(name: str, precision: str) -> str:
+    """The type in which a precision stores the blended tensor of that name."""
     if precision.startswith("fp8") and part_of(name) != UNET_PART:
         return "F16"
     return PRECISIONS[precision]

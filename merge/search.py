@@ -118,7 +118,8 @@ def _bayesian(count: int, tries: int, seed: int, known: Mapping[Shares, float]) 
             "The bayesian search needs Optuna. Install it (pip install optuna), or choose random or grid."
         ) from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    ranges = {f"share_{n}": optuna.distributions.FloatDistribution(0, 1) for n in range(count)}
+    share = optuna.distributions.FloatDistribution(0, 1)
+    ranges: dict[str, Any] = {f"share_{n}": share for n in range(count)}
     sampler = optuna.samplers.TPESampler(
         seed=seed + len(known), n_startup_trials=FIRST_RANDOM, constant_liar=True
     )

@@ -96,7 +96,7 @@ def karcher(*models: Tensor) -> Tensor:
         weights = math.cos(length) * weights + math.sin(length) / length * step
     scale = np.zeros(len(models))
     scale[used] = weights / lengths[used] * lengths.mean()
-    return combined(models, scale)
+    return combined(models, scale.tolist())
 
 
 def geometric_median(*models: Tensor) -> Tensor:
@@ -121,7 +121,7 @@ def geometric_median(*models: Tensor) -> Tensor:
         before, weights = weights, closeness / closeness.sum()
         if np.abs(weights - before).max() < CLOSE:
             break
-    return combined(models, weights)
+    return combined(models, weights.tolist())
 
 
 def _is_median(products: Any, number: int) -> bool:
