@@ -226,8 +226,11 @@ def test_averaged_copies_can_take_the_place_of_the_weights_or_stay(training, fol
     assert averages.keys() <= load_file(folder / "keep.safetensors").keys()
     with pytest.raises(MergeError, match="Averaged copies are missing"):
         convert(folder / "a.safetensors", folder / "b2.safetensors", ema="use")
-    for wrong in ({"precision": "int4"}, {"ema": "eat"}):
-        with pytest.raises(MergeError, match="is not"):
+    for wrong, said in (
+        ({"precision": "int4"}, "no precision .int4."),
+        ({"ema": "eat"}, "is not a choice for averaged"),
+    ):
+        with pytest.raises(MergeError, match=said):
             convert(folder / "a.safetensors", folder / "b2.safetensors", **wrong)
 
 
