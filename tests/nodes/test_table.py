@@ -131,7 +131,7 @@ def test_bad_input_is_refused_before_anything_runs(comfy, table, change, words):
     [
         ("1=1); DROP TABLE pairs --", "cannot be read|more than one expression"),
         ("prompt IN (SELECT content FROM read_text('/etc/passwd'))", "not allowed"),
-        ("nothing > 3", "names nothing, which is no column"),
+        ("nothing > 3", "names nothing, which is not a column"),
     ],
 )
 def test_a_condition_can_read_nothing_else(comfy, table, where, words):
@@ -178,9 +178,19 @@ def test_rows_that_cannot_be_read_are_counted_and_listed_with_line_and_reason(co
 def large(comfy, make_table):
     """A table that is large enough for a derived one, and a condition that takes long on it."""
     path = comfy.base / "input" / "large.csv"
-    make_table.write_table(path, size_bytes=66_000_000, seed=4)
+    write_large(make_table, path, times=16)
     yield path
     path.unlink()
+
+
+def write_large(make_table, path, times):
+    """Four megabytes of records, again and again."""
+    make_table.write_table(path, size_bytes=4_200_000, seed=4)
+    header, _, records = path.read_bytes().partition(b"\n")
+    with path.open("wb") as file:
+        file.write(header + b"\n")
+        for _ in range(times):
+            file.write(records)
 
 
 LONG = "damerau_levenshtein(image, concat(prompt, image)) < 5"
@@ -249,7 +259,7 @@ def test_a_large_table_is_derived_once_found_after_a_restart_and_derived_again_w
     with duckdb.connect() as database:
         for path in (tables_folder(comfy) / "selections").glob("*.parquet"):
             database.execute("SELECT count(*) FROM read_parquet(?)", [str(path)])
-    make_table.write_table(large, size_bytes=69_000_000, seed=4)
+    write_large(make_table, large, times=17)
     changed = chosen(comfy, select("input/large.csv", min_words=5))
     assert not changed["from_derived"] and changed["funnel"][0]["rows"] > again["funnel"][0]["rows"]
     assert new_derived(comfy, {*before, derived})

@@ -14,13 +14,21 @@ from cocktail.trainer.data.manifest import Dataset, Pair
 
 
 def picture(folder: Path, name: str, mode: str = "RGB", size: tuple[int, int] = (24, 16)) -> Path:
-    """A small picture of one colour that hangs on its name, so that no two are the same."""
+    """A small picture of one colour that depends on its name, so that no two are the same."""
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     mark = zlib.crc32(name.encode())
     colour = (mark & 255, mark >> 8 & 255, mark >> 16 & 255)
     Image.new("RGB", size, colour).convert(mode).save(path)
     return path
+
+
+def bomb(folder: Path, name: str) -> None:
+    """A PNG of one pixel that says it has 400 million."""
+    data = bytearray(picture(folder, name, size=(1, 1)).read_bytes())
+    data[16:24] = (20_000).to_bytes(4, "big") * 2
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    (folder / name).write_bytes(data)
 
 
 def text(folder: Path, name: str, content: str | bytes) -> Path:

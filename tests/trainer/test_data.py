@@ -165,12 +165,6 @@ def test_transparency_becomes_white_and_orientation_is_upright(tmp_path):
     assert red > 200 and green < 60 and blue < 60
 
 
-def test_a_picture_with_too_many_pixels_is_refused_before_it_is_decoded(tmp_path):
-    Image.new("1", (20_000, 20_000)).save(tmp_path / "bomb.png")
-    with pytest.raises(TrainerError, match=r"pixels|bomb"):
-        open_rgb(tmp_path / "bomb.png")
-
-
 def test_a_picture_covers_its_bucket_and_a_large_jpeg_is_never_decoded_smaller(tmp_path):
     Image.new("RGB", (1600, 1200), "red").save(tmp_path / "large.jpg")
     decoded = open_rgb(tmp_path / "large.jpg", cover=(256, 192))

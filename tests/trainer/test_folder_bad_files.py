@@ -13,7 +13,7 @@ from PIL import Image
 
 from cocktail.trainer.errors import TrainerError
 
-from .folders import by_image, load, picture, text
+from .folders import bomb, by_image, load, picture, text
 
 NO_LINKS = sys.platform == "win32"
 
@@ -34,10 +34,6 @@ def half(name, **options):
         (folder / name).write_bytes(data[: len(data) // 2])
 
     return make
-
-
-def bomb(folder):
-    Image.new("1", (20_000, 20_000)).save(folder / "bad.png")
 
 
 def link(name, target):
@@ -66,7 +62,7 @@ PICTURES = {
     "half a PNG": (half("bad.png"), f"{DAMAGED} (it is cut off: the file ends before the picture does)"),
     "half a JPEG": (half("bad.jpg", quality=95), "bad.jpg: the file is damaged or not a picture (it is cut off: the file ends before the picture does)"),
     "half a WebP": (half("bad.webp", lossless=True), "bad.webp: the file is damaged or not a picture (it is cut off: the file ends before the picture does)"),
-    "too many pixels": (bomb, f"{DAMAGED} (it has more than 178956970 pixels, which is the limit)"),
+    "too many pixels": (lambda folder: bomb(folder, "bad.png"), f"{DAMAGED} (it has more than 178956970 pixels, which is the limit)"),
     "an SVG": ({"bad.png": b"<svg xmlns='http://www.w3.org/2000/svg'/>"}, f"{DAMAGED} (it is an SVG drawing; save it as PNG)"),
     "a pointer of Git LFS": ({"bad.png": b"version https://git-lfs.github.com/spec/v1\n"}, f"{DAMAGED} (it is a Git LFS pointer, not a picture; fetch the picture with: git lfs pull)"),
     "another file": ({"bad.png": b"\x00\x01hello"}, f"{DAMAGED} (it is not a picture of a known format; it begins with b'\\x00\\x01hello')"),

@@ -409,9 +409,11 @@ def _count_tokens(connection: Any, tokenizer: Path, most: int) -> None:
     """
     limits = {"long": LIMIT, "longer": most or 2**31}
     over: dict[str, list[int]] = {name: [] for name in limits}
-    # ASCII text has no more tokens than letters.
+    # ASCII text has no more tokens than letters. The prompts are materialized, because DuckDB would
+    # push the condition down and derive every prompt again for each time that it is mentioned.
     rows = connection.execute(
-        "SELECT number, prompt FROM records"
+        "WITH texts AS MATERIALIZED (SELECT number, prompt FROM records)"
+        " SELECT number, prompt FROM texts"
         f" WHERE strlen(prompt) > {min(limits.values())} OR strlen(prompt) <> length(prompt)"
     )
     while batch := rows.fetchmany(4096):
