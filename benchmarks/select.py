@@ -26,7 +26,6 @@ import contextlib
 import csv
 import hashlib
 import importlib.metadata
-import importlib.util
 import json
 import os
 import platform
@@ -36,15 +35,21 @@ import statistics
 import subprocess
 import time
 import types
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve()
 ROOT = HERE.parents[1]
 
-for package in ("cocktail", "cocktail.trainer", "cocktail.trainer.data"):
+for package, folder in (
+    ("cocktail", "."),
+    ("cocktail.trainer", "trainer"),
+    ("cocktail.trainer.data", "trainer/data"),
+    ("references", "tests/trainer"),
+):
     module = types.ModuleType(package)
-    module.__path__ = [str(ROOT.joinpath(*package.split(".")[1:]))]
+    module.__path__ = [str(ROOT / folder)]
     sys.modules[package] = module
 
 SETTINGS = {"top_users": 1000, "per_user": 25}
@@ -143,7 +148,7 @@ def _choose(rows: Any) -> int:
     """
     from collections import Counter
 
-    from cocktail.trainer.data.table.midjourney import read_prompt, read_tail, split_message, words
+    from references.midjourney_reference import read_prompt, read_tail, split_message, words
 
     upscales: Counter = Counter()
     found = []
@@ -178,11 +183,8 @@ def _choose(rows: Any) -> int:
 
 def reference(path: Path) -> dict[str, Any]:
     """Hash of the rows of the slow reference implementation."""
-    spec = importlib.util.spec_from_file_location(
-        "select_reference", ROOT / "tests" / "trainer" / "select_reference.py"
-    )
-    slow = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(slow)
+    from references import select_reference as slow
+
     from cocktail.trainer.data.table.columns import guess
     from cocktail.trainer.data.table.select import SelectionSettings
     from cocktail.trainer.data.table.table import open_table
@@ -260,13 +262,31 @@ def main() -> None:
     if options.task:
         run_task(options.task, path, work)
         return
-    import duckdb
+    print_table(path, options.runs, measure(path, work, options.runs, options.without))
 
+
+@dataclass(frozen=True)
+class Figures:
+    """What was measured, a list for what ran several times; None for a peer that was left out."""
+
+    wc_seconds: list[float]
+    floor: list[dict[str, Any]]
+    first: list[dict[str, Any]]
+    later: list[dict[str, Any]]
+    derived: dict[str, Any]
+    again: dict[str, Any]
+    library: dict[str, Any] | None
+    frames: dict[str, Any] | None
+    equal: bool | None
+    """Whether the rows are those of the reference."""
+
+
+def measure(path: Path, work: Path, runs: int, without: list[str]) -> Figures:
     work.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(work / "cache", ignore_errors=True)
     counted, floor, first = [], [], []
-    for _ in range(options.runs):
-        # Beside each other, so that all meet the same load and the same file cache.
+    for _ in range(runs):
+        # One right after the other, so that all meet the same load and the same file cache.
         subprocess.run(["wc", "-l", path], check=True, stdout=subprocess.DEVNULL)
         start = time.perf_counter()
         subprocess.run(["wc", "-l", path], check=True, stdout=subprocess.DEVNULL)
@@ -274,55 +294,70 @@ def main() -> None:
         floor.append(measured("bare", path, work))
         first.append(measured("ours", path, work))
     fast = measured("result", path, work)
-    slow = _peer("reference", path, work, options.without)
-    library = _peer("stdlib", path, work, options.without)
-    frames = _peer("pandas", path, work, options.without)
+    slow = _peer("reference", path, work, without)
+    library = _peer("stdlib", path, work, without)
+    frames = _peer("pandas", path, work, without)
     derived = measured("derive", path, work)
-    later = [measured("ours", path, work, number) for number in range(1, options.runs + 1)]
+    later = [measured("ours", path, work, number) for number in range(1, runs + 1)]
     again = measured("ours", path, work)
-    equal = slow and fast["hash"] == slow["hash"] == measured("result", path, work)["hash"]
+    equal = None
+    if slow:
+        equal = fast["hash"] == slow["hash"] == measured("result", path, work)["hash"]
+    return Figures(counted, floor, first, later, derived, again, library, frames, equal)
 
-    def middle(runs: list[dict], key: str = "process_seconds") -> float:
-        return statistics.median(run[key] for run in runs)
 
-    wc = statistics.median(counted)
+def print_table(path: Path, runs: int, found: Figures) -> None:
+    import duckdb
+
+    first, later, derived = found.first, found.later, found.derived
+    wc = statistics.median(found.wc_seconds)
     versions = f"Python {platform.python_version()}, DuckDB {duckdb.__version__}"
-    if frames:
+    if found.frames:
         versions += f", pandas {importlib.metadata.version('pandas')}"
     print(f"{versions}, {platform.platform()}, {_processor()}, {os.cpu_count()} cores")
     print(
         f"{path.name}: {path.stat().st_size / 1e9:.2f} GB, {first[0]['records']} records, "
-        f"{options.runs} runs, medians"
+        f"{runs} runs, medians"
     )
+    peers = (("pandas, chunks", found.frames), ("standard library", found.library))
     lines = [
         ("wc -l, warm", wc, 0, ""),
-        ("DuckDB's bare count", middle(floor), _peak(floor), floor[0]["rows"]),
-        ("first query", middle(first), _peak(first), first[0]["rows"]),
-        ("derived table, once", derived["seconds"], derived["peak_mb"], f"{derived['rows']} MB"),
-        ("later queries", middle(later), _peak(later), again["rows"]),
-        *(
-            (name, run["seconds"], run["peak_mb"], run["rows"])
-            for name, run in (("pandas, chunks", frames), ("standard library", library))
-            if run
+        (
+            "DuckDB's bare count",
+            _median(found.floor),
+            _peak(found.floor),
+            found.floor[0]["rows"],
         ),
+        ("first query", _median(first), _peak(first), first[0]["rows"]),
+        ("derived table, once", derived["seconds"], derived["peak_mb"], f"{derived['rows']} MB"),
+        ("later queries", _median(later), _peak(later), found.again["rows"]),
+        *((name, run["seconds"], run["peak_mb"], run["rows"]) for name, run in peers if run),
     ]
     print(f"{'':22}{'seconds':>10}{'peak MB':>10}{'rows':>10}")
     for name, seconds, peak, rows in lines:
         print(f"{name:22}{seconds:10.2f}{peak:10.0f}{rows!s:>10}")
+
+    def times_faster(peer: dict[str, Any] | None) -> float | None:
+        return round(peer["seconds"] / _median(first), 2) if peer else None
+
     print(
         json.dumps(
             {
-                "first_query_vs_wc": round(middle(first) / wc, 2),
-                "first_query_vs_bare_count": round(middle(first) / middle(floor), 2),
-                "later_query_s": round(middle(later), 3),
+                "first_query_vs_wc": round(_median(first) / wc, 2),
+                "first_query_vs_bare_count": round(_median(first) / _median(found.floor), 2),
+                "later_query_s": round(_median(later), 3),
                 "peak_mb": round(_peak([*first, *later, derived])),
                 "ingest_s": round(derived["seconds"], 2),
-                "vs_pandas": round(frames["seconds"] / middle(first), 2) if frames else None,
-                "vs_stdlib": round(library["seconds"] / middle(first), 2) if library else None,
-                "rows_equal_reference": equal,
+                "vs_pandas": times_faster(found.frames),
+                "vs_stdlib": times_faster(found.library),
+                "rows_equal_reference": found.equal,
             }
         )
     )
+
+
+def _median(runs: list[dict[str, Any]]) -> float:
+    return statistics.median(run["process_seconds"] for run in runs)
 
 
 def _peer(name: str, path: Path, work: Path, without: list[str]) -> dict[str, Any] | None:

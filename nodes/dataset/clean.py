@@ -122,14 +122,14 @@ class CocktailCleanDataset(io.ComfyNode):
         result, report = clean(dataset, settings, seen, progress)
         text = str(report)
         show_text(text)
-        told = {
+        facts = {
             "before": report.before,
             "pairs": len(result.pairs),
             "left_out": [asdict(entry) for entry in report.left_out[:SHOWN]],
             "across": report.across,
             "fingerprint": result.fingerprint,
         }
-        return io.NodeOutput(result, text, ui={"text": [text], "cocktail": [told]})
+        return io.NodeOutput(result, text, ui={"text": [text], "cocktail": [facts]})
 
 
 TAG_ORDERS = ("as they are", "shuffled each time")
@@ -267,13 +267,13 @@ class CocktailCleanCaptions(io.ComfyNode):
         result, report = rewrite(dataset, rules)
         text = str(report)
         show_text(text)
-        told = {
+        facts = {
             "pairs": len(result.pairs),
             "changed": report.changed,
             "left_out": list(report.empty[:SHOWN]),
             "fingerprint": result.fingerprint,
         }
-        return io.NodeOutput(result, text, ui={"text": [text], "cocktail": [told]})
+        return io.NodeOutput(result, text, ui={"text": [text], "cocktail": [facts]})
 
 
 class CocktailMixCaptions(io.ComfyNode):
@@ -349,8 +349,8 @@ class CocktailMixCaptions(io.ComfyNode):
         result = mix(dataset, shares)
         text = result.history[-1]
         show_text(text)
-        told = {"mix": dict(result.caption_mix), "fingerprint": result.fingerprint}
-        return io.NodeOutput(result, ui={"text": [text], "cocktail": [told]})
+        facts = {"mix": dict(result.caption_mix), "fingerprint": result.fingerprint}
+        return io.NodeOutput(result, ui={"text": [text], "cocktail": [facts]})
 
 
 NODES: list[type[io.ComfyNode]] = [CocktailCleanDataset, CocktailCleanCaptions, CocktailMixCaptions]

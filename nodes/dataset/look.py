@@ -178,7 +178,7 @@ class CocktailDatasetOverview(io.ComfyNode):
         chart = draw_overview(facts)
         buckets = f"{resolutions}/{bucket_step}/{bucket_table}"
         content = f"overview/{dataset.name}/{dataset.fingerprint}/{buckets}"
-        told = {
+        counts = {
             "fingerprint": dataset.fingerprint,
             "pairs": len(dataset.pairs),
             "buckets": {
@@ -193,7 +193,7 @@ class CocktailDatasetOverview(io.ComfyNode):
             ui={
                 "images": [keep_png(chart, "charts", content)],
                 "text": [str(facts)],
-                "cocktail": [told],
+                "cocktail": [counts],
             },
         )
 

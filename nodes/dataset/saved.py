@@ -69,9 +69,9 @@ class CocktailSaveDataset(io.ComfyNode):
         else:
             dataset.save(path)
         text = f"{len(dataset.pairs)} pairs in output/cocktail/datasets/{name}"
-        told = {"name": name, "pairs": len(dataset.pairs), "fingerprint": dataset.fingerprint}
+        facts = {"name": name, "pairs": len(dataset.pairs), "fingerprint": dataset.fingerprint}
         show_text(text)
-        return io.NodeOutput(dataset, ui={"text": [text], "cocktail": [told]})
+        return io.NodeOutput(dataset, ui={"text": [text], "cocktail": [facts]})
 
 
 class CocktailOpenDataset(io.ComfyNode):
@@ -152,21 +152,21 @@ class CocktailOpenDataset(io.ComfyNode):
                 "datasets. Move them below ComfyUI's input folder and load them there, or add "
                 "their folder under 'datasets' to extra_model_paths.yaml."
             )
-        facts = [names.picture_facts(root), names.picture_facts(root, "joined-")]
-        check = check_pictures(dataset, facts, read_every_picture, Progress())
+        known = [names.picture_facts(root), names.picture_facts(root, "joined-")]
+        check = check_pictures(dataset, known, read_every_picture, Progress())
         if not check.fine:
             raise TrainerError(
                 f"{saved_dataset} in {root}:\n{check}\nPut them back, or load the folder again."
             )
         text = f"{len(dataset.pairs)} pairs, {len(dataset.validation)} of them held back\n{check}"
-        told = {
+        facts = {
             "name": saved_dataset,
             "pairs": len(dataset.pairs),
             "fingerprint": dataset.fingerprint,
             "not_compared": check.unknown,
         }
         show_text(text)
-        return io.NodeOutput(dataset, text, ui={"text": [text], "cocktail": [told]})
+        return io.NodeOutput(dataset, text, ui={"text": [text], "cocktail": [facts]})
 
 
 NODES: list[type[io.ComfyNode]] = [CocktailSaveDataset, CocktailOpenDataset]

@@ -287,12 +287,12 @@ class CocktailSelectPairs(io.ComfyNode):
             str(output), sha256_file(output), table, found["rows"], (f"from {table}: {funnel}",)
         )
         show_text(found["text"])
-        told = {
+        facts = {
             key: found[key]
             for key in ("rows", "funnel", "rejects", "over_75_tokens", "mapping", "from_derived")
         }
         return io.NodeOutput(
-            selection, found["text"], ui={"text": [found["text"]], "cocktail": [told]}
+            selection, found["text"], ui={"text": [found["text"]], "cocktail": [facts]}
         )
 
 

@@ -4,13 +4,17 @@ that nothing is overwritten.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 
 import pytest
 from PIL import Image
 
+from cocktail.trainer.data.clean.contact_sheet import contact_sheet
+from cocktail.trainer.data.clean.overview import draw_overview, overview
 from cocktail.trainer.data.manifest import Dataset, Pair
+from cocktail.trainer.data.tokens import count_tokens
 
 from ..comfy import ComfyError
 from .graphs import node
@@ -47,7 +51,7 @@ def picture(comfy, image) -> Image.Image:
     return Image.open(comfy.base / "output" / image["subfolder"] / image["filename"])
 
 
-def test_a_dataset_is_cleaned_split_rewritten_looked_at_saved_and_opened(comfy):
+def test_a_dataset_is_cleaned_split_rewritten_looked_at_saved_and_opened(comfy, tokenizer):
     graph = {
         **draw_and_load(),
         "split": node(
@@ -104,10 +108,14 @@ def test_a_dataset_is_cleaned_split_rewritten_looked_at_saved_and_opened(comfy):
         assert pair.caption.startswith("drawn: a ") and " red " not in pair.caption
         drawn = (dataset.path(pair).with_suffix(".txt")).read_text(encoding="utf-8").strip()
         assert pair.caption == f"drawn: {drawn}".replace("red", "crimson")
-    assert picture(comfy, outputs["sheet"]["images"][0]).width == 12 + 4 * 140
-    assert picture(comfy, outputs["facts"]["images"][0]).width == 1200
-    assert "buckets at 96" in outputs["facts"]["text"][0]
-    assert "history: cleaned:" in outputs["facts"]["text"][0]
+    sheet = contact_sheet(dataset, 12, 4, 128, "smallest", 1)
+    assert picture(comfy, outputs["sheet"]["images"][0]).tobytes() == sheet.tobytes()
+    facts = overview(dataset, (64, 96), 16, count_tokens=lambda c: count_tokens(c, tokenizer))
+    assert outputs["facts"]["text"] == [str(facts)]
+    chart = Image.open(io.BytesIO(draw_overview(facts)))
+    assert picture(comfy, outputs["facts"]["images"][0]).tobytes() == chart.tobytes()
+    steps = [line.split(":")[0] for line in dataset.history]
+    assert steps[1:] == ["cleaned", "captions rewritten", "captions shown"]
     opened = comfy.run(
         {
             "open": node("CocktailOpenDataset", saved_dataset="cleaned"),

@@ -45,9 +45,9 @@ def contact_sheet(
     progress: Callable[[int, int], None] | None = None,
 ) -> Image.Image:
     """One picture with `count` pairs in rows of `columns`, each within side x side pixels above its
-    caption and size.
+    size and caption.
 
-    Pictures are decoded one at a time. One that cannot be read any more says so in its place.
+    Pictures are decoded one at a time. Where one can no longer be read, the sheet says so.
     """
     from PIL import Image, ImageDraw
 
@@ -74,7 +74,8 @@ def contact_sheet(
         left, upper = x + (side - tile.width) // 2, y + side - tile.height
         pen.rectangle((left - 1, upper - 1, left + tile.width, upper + tile.height), FRAME)
         sheet.paste(tile, (left, upper))
-        pen.text((x, y + side + 2), _facts(pair), FAINT, font(FONT - 2))
+        (facts,) = wrap(_facts(pair), side, FONT - 2, most_lines=1)
+        pen.text((x, y + side + 2), facts, FAINT, font(FONT - 2))
         for number, words in enumerate(caption, start=1):
             pen.text((x, y + side + 2 + number * line), words, INK, font(FONT))
         if progress:

@@ -10,11 +10,19 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import TYPE_CHECKING, Any
 
 from ...errors import TrainerError
 from ..buckets import BucketUse, bucket_use, make_buckets
 from ..manifest import Dataset
 from ..tokens import LIMIT
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+ORANGE = "#D55E00"
+MOST_BUCKETS = 20
+"""The most buckets that a chart shows."""
 
 
 @dataclass(frozen=True)
@@ -93,8 +101,15 @@ def overview(
 
 
 def draw_overview(facts: Overview, width: int = 1200) -> bytes:
-    """A PNG with four histograms - aspect ratios, sizes, caption lengths, and each resolution's
-    fullest buckets.
+    """The charts of `overview_figure` as a PNG, `width` pixels wide."""
+    picture = io.BytesIO()
+    overview_figure(facts, width).savefig(picture, format="png")
+    return picture.getvalue()
+
+
+def overview_figure(facts: Overview, width: int = 1200) -> Figure:
+    """Histograms of aspect ratios, sizes and caption lengths, and bars for the fullest buckets of
+    each resolution.
     """
     from matplotlib.figure import Figure
 
@@ -114,27 +129,27 @@ def draw_overview(facts: Overview, width: int = 1200) -> bytes:
     ratios.set_title("aspect ratio (width : height)")
     sizes.hist([math.sqrt(pair.width * pair.height) for pair in pairs], bins=40)
     for resolution in facts.buckets:
-        sizes.axvline(resolution, color="#D55E00", linewidth=1)
+        sizes.axvline(resolution, color=ORANGE, linewidth=1)
     sizes.set_title("size in pixels (square root of the area; lines: resolutions)")
     counts = facts.tokens or [len(pair.caption.split()) for pair in pairs]
     lengths.hist(counts, bins=40)
     if facts.tokens:
-        lengths.axvline(LIMIT, color="#D55E00", linewidth=1)
+        lengths.axvline(LIMIT, color=ORANGE, linewidth=1)
     lengths.set_title(
         f"CLIP tokens in a caption (line: {LIMIT})" if facts.tokens else "words in a caption"
     )
     for chart, (resolution, uses) in zip(axes[3:], facts.buckets.items(), strict=False):
-        shown = uses[:20][::-1]
-        names = [f"{use.bucket[0]} x {use.bucket[1]}" for use in shown]
-        chart.barh(names, [use.pairs for use in shown], label="pairs")
-        chart.barh(
-            names, [use.upscaled for use in shown], color="#D55E00", label="of these enlarged"
-        )
-        chart.tick_params(axis="y", labelsize=7)
-        chart.legend(fontsize=8, loc="lower right")
-        chart.set_title(f"buckets at {resolution}")
+        _draw_buckets(chart, resolution, uses)
     for chart in axes[:charts]:
         chart.grid(alpha=0.3)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png")
-    return picture.getvalue()
+    return figure
+
+
+def _draw_buckets(chart: Any, resolution: int, uses: Sequence[BucketUse]) -> None:
+    shown = uses[:MOST_BUCKETS][::-1]
+    names = [f"{use.bucket[0]} x {use.bucket[1]}" for use in shown]
+    chart.barh(names, [use.pairs for use in shown], label="pairs")
+    chart.barh(names, [use.upscaled for use in shown], color=ORANGE, label="of these enlarged")
+    chart.tick_params(axis="y", labelsize=7)
+    chart.legend(fontsize=8, loc="lower right")
+    chart.set_title(f"buckets at {resolution}")

@@ -227,7 +227,7 @@ def full_layers(mapping: Mapping) -> list[Layer]:
         for role in ("width", "height")
     }
     *before, said = midjourney.parameter_layers("parameters", "typed")
-    told = {
+    combined = {
         role: f"coalesce({sql}, nullif({place[role]}, ''))" if role in place else sql
         for role, sql in said.items()
     }
@@ -251,7 +251,7 @@ def full_layers(mapping: Mapping) -> list[Layer]:
         {"parameters": f"substr(typed, length({typed}) + 1)"},
         *midjourney.prompt_layers("text"),
         *before,
-        told,
+        combined,
         {
             "words": midjourney.words_sql("prompt"),
             "whole": "image <> '' AND prompt <> ''",
@@ -271,13 +271,13 @@ def sight_layers(
     """
     wanted = ", ".join(map(text_literal, kinds))
     other_kind = f"kind NOT IN ({wanted})" if kinds else "false"
-    told = KINDS if mapping.upscaled or "other" in kinds else (*kinds, "upscaled")
+    distinct = KINDS if mapping.upscaled or "other" in kinds else (*kinds, "upscaled")
     may_count = "kind = 'upscaled'" if upscales else "false"
     within = _message(mapping) if mapping.content else ""
     not_raw = f"NOT ({midjourney.raw_sql(typed_sql(mapping), within)})"
     return [
         *midjourney.tail_layers(_message(mapping)),
-        {"kind": _kind(mapping, told)},
+        {"kind": _kind(mapping, distinct)},
         {
             "unfinished": f"CASE WHEN {other_kind} AND NOT ({may_count}) THEN false"
             f" ELSE {midjourney.unfinished_sql('tail')} END"
@@ -314,8 +314,8 @@ def _message(mapping: Mapping) -> str:
     return f"coalesce({_places(mapping)['content']}, '')" if mapping.content else "''"
 
 
-def _kind(mapping: Mapping, told: tuple[str, ...] = KINDS) -> str:
-    kind = midjourney.kind_sql("tail", told)
+def _kind(mapping: Mapping, distinct: tuple[str, ...] = KINDS) -> str:
+    kind = midjourney.kind_sql("tail", distinct)
     if not mapping.upscaled:
         return kind
     flag = f"TRY_CAST({_places(mapping)['upscaled']} AS BOOLEAN)"

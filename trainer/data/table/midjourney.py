@@ -148,13 +148,13 @@ def typed_sql(message: str) -> str:
     return f"CASE WHEN {is_message} THEN substr({message}, 3, {length}) ELSE '' END"
 
 
-def kind_sql(tail: str, told: Sequence[str] = KINDS) -> str:
-    """SQL of the kind; kinds that are not in `told` are "other"."""
+def kind_sql(tail: str, distinct: Sequence[str] = KINDS) -> str:
+    """SQL of the kind; kinds that are not in `distinct` are "other"."""
     cases = " ".join(
         f"WHEN {' OR '.join(f'starts_with({tail}, {text_literal(text)})' for text in texts)}"
         f" THEN {text_literal(kind)}"
         for kind, texts in BEGINNINGS.items()
-        if kind in told
+        if kind in distinct
     )
     return f"CASE {cases} ELSE 'other' END"
 
