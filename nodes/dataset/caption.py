@@ -178,14 +178,14 @@ class CocktailCaptionDataset(io.ComfyNode):
             first = next(iter(failed.values()))
             text += f"\npictures that could not be captioned: {len(failed)}, such as: {first}"
         show_text(text)
-        told = {
+        facts = {
             "captions": len(texts),
             "changed": report.changed,
             "problems": failed,
             "job": job.name,
             "fingerprint": captioned.fingerprint,
         }
-        return io.NodeOutput(captioned, text, ui={"text": [text], "cocktail": [told]})
+        return io.NodeOutput(captioned, text, ui={"text": [text], "cocktail": [facts]})
 
 
 def _describe(model: str, state: CaptionState) -> str:
@@ -341,8 +341,8 @@ class CocktailSetCaptions(io.ComfyNode):
         captioned, report = set_captions(dataset[0], ids, texts, mode[0], column[0].strip())
         text = str(report)
         show_text(text)
-        told = {"changed": report.changed, "fingerprint": captioned.fingerprint}
-        return io.NodeOutput(captioned, text, ui={"text": [text], "cocktail": [told]})
+        facts = {"changed": report.changed, "fingerprint": captioned.fingerprint}
+        return io.NodeOutput(captioned, text, ui={"text": [text], "cocktail": [facts]})
 
 
 NODES: list[type[io.ComfyNode]] = [

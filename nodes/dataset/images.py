@@ -106,9 +106,9 @@ class CocktailJoinImages(io.ComfyNode):
         progress = Progress()
         found = find_images(Path(selection.path), path, key, folder, progress)
         dataset, report = _join(selection, found.files, path, folder, on_problem, progress)
-        text = f"{found}\n{_told(report)}"
+        text = f"{found}\n{_describe_pairs(report)}"
         show_text(text)
-        told = {
+        facts = {
             "rows": found.rows,
             "matched": found.matched,
             "missing": found.missing,
@@ -118,7 +118,7 @@ class CocktailJoinImages(io.ComfyNode):
             "reasons": report.reasons(),
             "fingerprint": dataset.fingerprint,
         }
-        return io.NodeOutput(dataset, text, ui={"text": [text], "cocktail": [told]})
+        return io.NodeOutput(dataset, text, ui={"text": [text], "cocktail": [facts]})
 
 
 class CocktailDownloadImages(io.ComfyNode):
@@ -266,9 +266,9 @@ class CocktailDownloadImages(io.ComfyNode):
         dataset, report = _join(
             selection, download_job.images(job.folder), job.folder, name, "skip", Progress()
         )
-        text = f"{_describe(state)}\n{_told(report)}"
+        text = f"{_describe(state)}\n{_describe_pairs(report)}"
         show_text(text)
-        told = {
+        facts = {
             "rows": state.total,
             "downloaded": state.ok,
             "errors": state.errors,
@@ -276,7 +276,7 @@ class CocktailDownloadImages(io.ComfyNode):
             "pairs": len(dataset.pairs),
             "fingerprint": dataset.fingerprint,
         }
-        return io.NodeOutput(dataset, text, ui={"text": [text], "cocktail": [told]})
+        return io.NodeOutput(dataset, text, ui={"text": [text], "cocktail": [facts]})
 
 
 def _join(
@@ -296,7 +296,7 @@ def _join(
     return dataset.noted(f"{len(dataset.pairs)} images of {len(rows)} rows in {name}"), report
 
 
-def _told(report: LoadReport) -> str:
+def _describe_pairs(report: LoadReport) -> str:
     lines = [f"{report.found - len(report.problems)} pairs"]
     lines += [f"skipped: {count} x {reason}" for reason, count in report.reasons().items()]
     return "\n".join(lines)
