@@ -2,8 +2,9 @@
 
     python benchmarks/poll.py --lines 200000
 
-Prints a table with the milliseconds of each, the quickest of many polls so that other work
-on the machine does not count, for a short run and a long one. The last line is JSON. Exit status 1 means that a poll of the long run takes 5 ms or more.
+Prints a table with the milliseconds of each, for a short run and a long one: the quickest of many
+polls, so that other work on the machine does not count. The last line is JSON. Exit status 1 means
+that a poll of the long run takes 5 ms or more.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ POLLS = 50
 
 
 def make(folder: Path, name: str, lines: int) -> Run:
-    """A run with so many lines of metrics: steps, and now and then a validation and a checkpoint."""
+    """A run with so many lines of metrics: steps, a few validations and checkpoints."""
     pairs = tuple(
         Pair(f"id{n}", f"{n}.png", f"{n:064x}", 64, 64, "a", 1.0, split)
         for n, split in enumerate(("train", "validation"))
@@ -84,7 +85,7 @@ def measure(folder: Path, lines: int) -> dict[str, float]:
         state["step"] += 1
         file = Lines(run.folder / "metrics.jsonl")
         file.append({"kind": "step", "epoch": 1, "step": state["step"], "loss": 0.1})
-        read = run.metrics_from(state["at"])
+        read = Run.open(run.folder).metrics_from(state["at"])
         assert [line["step"] for line in read.lines] == [state["step"]]
         state["at"] = read.next
 
@@ -95,7 +96,7 @@ def measure(folder: Path, lines: int) -> dict[str, float]:
         "all_metrics_once_ms": round(whole_ms, 1),
         "metrics_poll_ms": quickest_ms(poll),
         "checkpoints_poll_ms": quickest_ms(run.checkpoints),
-        "list_of_runs_ms": quickest_ms(lambda: [r.state() for r in list_runs(folder / "runs")]),
+        "list_of_runs_ms": quickest_ms(lambda: [one.state() for one in list_runs(folder / "runs")]),
     }
 
 

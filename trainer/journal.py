@@ -185,11 +185,11 @@ def _wandb(run: Run) -> Any:
     package.
     """
     try:
-        import wandb
+        import wandb  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise TrainerError(
-            "The run wants to log to Weights & Biases (logging.wandb), but the package wandb is not installed. "
-            "Run `pip install wandb`, or switch it off."
+            "The run is set to log to Weights & Biases (logging.wandb), but the package wandb is "
+            "not installed. Run `pip install wandb`, or switch it off."
         ) from error
     return wandb.init(
         project="cocktail",

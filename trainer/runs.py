@@ -38,7 +38,7 @@ from .settings.run_settings import RunSettings
 
 FORMAT = 1
 PLAIN = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]*")
-"""Names of files beside each other, which lead nowhere else."""
+"""Names of files that lead to no other folder."""
 PLACES = ("base", "checkpoints", "tokenizer", "cache")
 """What a run uses outside of its folder: the base's file and the folders of its Paths."""
 
@@ -142,7 +142,10 @@ class Run(Job[State]):
             ) from error
         words = [run.name, run.id, *vars(run.base).values(), *vars(run.paths).values()]
         if not all(isinstance(word, str) for word in words) or not NAME.fullmatch(run.name):
-            raise TrainerError(f"run.json of the run {folder.name} is damaged: a name is none.")
+            raise TrainerError(
+                f"run.json of the run {folder.name} is damaged: it does not hold names where it "
+                "should."
+            )
         return run
 
     def at(self, places: Mapping[str, str]) -> Run:
@@ -184,7 +187,9 @@ class Run(Job[State]):
         """Saved checkpoints that still exist, in order of their steps."""
         lines = _followed(self.folder / "metrics.jsonl").lines()
         losses = {
-            line.get("step"): line.get("loss") for line in lines if line["kind"] == "validation"
+            line["step"]: line.get("loss")
+            for line in lines
+            if line["kind"] == "validation" and isinstance(line.get("step"), int)
         }
         best = (self.state().best or {}).get("checkpoint")
         there = _files_in(Path(self.paths.checkpoints))
@@ -243,22 +248,24 @@ def create_run(
     name = name or f"run-{identity[:12]}"
     if not NAME.fullmatch(name):
         raise TrainerError(
-            f"{name!r} cannot name a run: use up to 64 letters, digits, '-', '_' and '.', beginning with a letter or digit."
+            f"{name!r} cannot name a run: use up to 64 letters, digits, '-', '_' and '.', "
+            "beginning with a letter or digit."
         )
     if not dataset.train:
         raise TrainerError("The dataset has no pair to train on. Load pairs, or split off fewer.")
     if not dataset.validation:
         raise TrainerError(
-            "The dataset has no pair for validation. Put a Split dataset node in front of the fine-tune."
+            "The dataset has no pair for validation. Put a Split Dataset node before the fine-tune."
         )
     folder = runs_dir / name
     paths = replace(paths, checkpoints=str(Path(paths.checkpoints) / name))
     if folder.exists():
         run = Run.open(folder).at({"base": base.path, **asdict(paths)})
         if run.id != identity and not _extends(run, base, dataset, settings):
+            difference = _difference(run, base, dataset, settings)
             raise TrainerError(
-                f"The name {name} is taken by another run ({_difference(run, base, dataset, settings)}). "
-                "Choose another name; the existing run is left as it is."
+                f"The name {name} is taken by another run ({difference}). Choose another name; the "
+                "existing run stays as it is."
             )
         return _adopt(run, identity, settings)
     checkpoints = Path(paths.checkpoints)
@@ -314,8 +321,8 @@ def _adopt(run: Run, identity: str, settings: RunSettings) -> Run:
     if settings.epochs > run.settings.epochs:
         if state.status in ACTIVE:
             raise TrainerError(
-                f"The run {run.name} is at work for {run.settings.epochs} epochs. Wait until it has finished, or stop it; "
-                f"then it can go on to {settings.epochs}."
+                f"The run {run.name} is training for {run.settings.epochs} epochs. Wait until it "
+                f"has finished, or stop it; then it can go on to {settings.epochs}."
             )
         if state.status == "finished":
             message = f"Goes on from epoch {run.settings.epochs} to {settings.epochs}"

@@ -34,7 +34,9 @@ DATASET = Dataset(
 )
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=4), inner, max_size=2),
+    lambda inner: (
+        st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=4), inner, max_size=2)
+    ),
     max_leaves=4,
 ) | st.sampled_from([*STATUSES, 10**400, "\ud800", "../../x", -1, {}, []])  # fmt: skip
 

@@ -11,8 +11,10 @@ import pytest
 from cocktail.trainer.checkpoints import prune_checkpoints
 from cocktail.trainer.data.manifest import Dataset, Pair
 from cocktail.trainer.errors import TrainerError
+from cocktail.trainer.jobs.job import LockLost, exclusive
 from cocktail.trainer.jobs.lines import Lines
 from cocktail.trainer.jobs.queue import Kind, Queue
+from cocktail.trainer.journal import Journal
 from cocktail.trainer.runs import Base, Paths, Run, create_run, run_identity
 from cocktail.trainer.settings.run_settings import RunSettings
 
@@ -158,3 +160,18 @@ def test_a_poll_of_metrics_reads_what_is_new(tmp_path):
     first = run.metrics_from(0)
     file.append({"kind": "step", "step": 2})
     assert [line["step"] for line in run.metrics_from(first.next).lines] == [2]
+
+
+def test_a_training_whose_folder_was_taken_over_records_nothing_more(tmp_path):
+    run = make(tmp_path)
+    with exclusive(run) as lock:
+        journal = Journal(run, lock)
+        journal.record("step", 1, 1, loss=0.5)
+        (run.folder / "process.lock").unlink()
+        before = {file: file.read_bytes() for file in run.folder.rglob("*.json*")}
+        with pytest.raises(LockLost):
+            journal.record("step", 1, 2, loss=0.5)
+        with pytest.raises(LockLost):
+            journal.update(status="running")
+        journal.close()
+    assert {file: file.read_bytes() for file in run.folder.rglob("*.json*")} == before

@@ -1,12 +1,12 @@
-"""Captioning a dataset in a process of its own: a job (see jobs/job.py) that can be stopped, killed,
-resumed and grown.
+"""Captioning a dataset in a process of its own: a job (see jobs/job.py) that can be stopped,
+killed, resumed and given more pictures.
 
 job.json          the dataset, the model's fingerprint and the settings
 dataset-*.parquet the manifest whose pictures are captioned
 captions.jsonl    one line for every picture: id, image_hash, and text or problem; append-only
 
-A folder belongs to one model and one wording. Made again for another dataset it keeps its captions,
-known by the hash of the picture, so that only new pictures are captioned.
+A folder belongs to one model and one wording. For another dataset it keeps its captions, known by
+the hash of the picture, so that only new pictures are captioned.
 """
 
 from __future__ import annotations
@@ -84,8 +84,8 @@ class CaptionJob(Job[CaptionState]):
         try:
             if value["format"] != FORMAT:
                 raise TrainerError(
-                    f"The caption job {folder.name} was made by another version of Cocktail (format "
-                    f"{value['format']}; this one reads {FORMAT}). {_remedy(folder)}"
+                    f"The caption job {folder.name} was made by another version of Cocktail "
+                    f"(format {value['format']}; this one reads {FORMAT}). {_remedy(folder)}"
                 )
             job = cls(
                 folder,
@@ -103,7 +103,8 @@ class CaptionJob(Job[CaptionState]):
         words = (job.id, job.model_fingerprint, job.dataset_fingerprint)
         if not all(isinstance(word, str) for word in words) or job.manifest.parent != folder:
             raise TrainerError(
-                f"job.json of {folder.name} is damaged: a name is none. {_remedy(folder)}"
+                f"job.json of {folder.name} is damaged: it does not hold names where it should. "
+                f"{_remedy(folder)}"
             )
         return job
 
@@ -115,7 +116,7 @@ class CaptionJob(Job[CaptionState]):
         return ["--model", self.settings.model]
 
     def device(self) -> str:
-        """The device that it takes."""
+        """The device it computes on."""
         return device_name(pick_device(self.settings.device))
 
     def lines(self) -> dict[str, dict[str, Any]]:
@@ -132,7 +133,7 @@ def _remedy(folder: Path) -> str:
 
 
 def job_identity(fingerprint: str, settings: CaptionSettings) -> str:
-    """The hash that two jobs share exactly when they would say the same to a picture."""
+    """The hash that two jobs share exactly when they would caption a picture the same way."""
     identity = {"format": FORMAT, "model": fingerprint, "wording": settings.wording()}
     return sha256_text(canonical_json(identity))
 
@@ -182,8 +183,8 @@ def create_job(
             return former
         if former.state().status in (QUEUED, *ACTIVE):
             raise TrainerError(
-                f"The caption job {folder.name} is at work on another dataset or with other settings. "
-                "Stop it, or wait until it has finished."
+                f"The caption job {folder.name} is queued or at work for another dataset or with "
+                "other settings. Stop it, or wait until it has finished."
             )
     folder.mkdir(parents=True, exist_ok=True)
     dataset.save(manifest)
@@ -212,8 +213,8 @@ def _difference(former: CaptionJob, fingerprint: str, settings: CaptionSettings)
 
 
 def main(folder: Path, model: str | None = None) -> int:
-    """Caption what has no caption yet in a job folder, by the model that job.json names or by the
-    one in this folder; returns the exit status of the process.
+    """Caption the pictures of a job folder that have no caption yet, with the model in the folder
+    `model`, by default the one that job.json names; returns the exit status of the process.
 
     Pictures that had a problem are tried again.
     """
@@ -234,7 +235,7 @@ def _caption_pictures(job: CaptionJob, progress: Progress[CaptionState]) -> str:
     before = len(pictures) - len(waiting)
     progress.update(
         status="preparing",
-        message="Loads the model" if waiting else "",
+        message="Loading the model" if waiting else "",
         done=before,
         total=len(pictures),
         known=before,
@@ -270,7 +271,7 @@ def _caption_waiting(
 def _write_captions(
     job: CaptionJob, progress: Progress[CaptionState], answers: Iterable[Captioned]
 ) -> str:
-    """Append every answer as it comes, and do what is asked in between; returns the last problem."""
+    """Append every answer as it comes, and stop if asked to; returns the last problem."""
     started, failures, captioned, last_problem = time.monotonic(), 0, 0, ""
     for count, answer in enumerate(answers, start=1):
         line = {"id": answer.id, "image_hash": answer.image_hash}

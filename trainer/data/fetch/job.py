@@ -64,7 +64,7 @@ class DownloadJob(Job[DownloadState]):
 
     @classmethod
     def open(cls, folder: Path) -> DownloadJob:
-        """Raises TrainerError when the folder is not a download's, damaged or of a newer version."""
+        """Raises TrainerError when the folder holds no download, or one that cannot be read."""
         if not (folder / "job.json").exists():
             raise TrainerError(f"There is no download in {folder}: job.json is missing.")
         value = read_json(folder / "job.json")
@@ -112,12 +112,14 @@ def read_urls(selection: Path) -> list[tuple[int, str]]:
     try:
         with duckdb.connect() as database:
             rows = database.execute(
-                'SELECT CAST("row" AS BIGINT), CAST(image AS VARCHAR) FROM read_parquet(?) ORDER BY 1',
+                'SELECT CAST("row" AS BIGINT), CAST(image AS VARCHAR) '
+                "FROM read_parquet(?) ORDER BY 1",
                 [str(selection)],
             ).fetchall()
     except duckdb.Error as error:
         raise TrainerError(
-            f"{selection.name} is not a selection (a Parquet file with the columns row and image): {error}"
+            f"{selection.name} is not a selection (a Parquet file with the columns row and image): "
+            f"{error}"
         ) from error
     if not rows:
         raise TrainerError(f"{selection.name} has no row. Select more.")
@@ -128,8 +130,8 @@ def read_urls(selection: Path) -> list[tuple[int, str]]:
         (image or "").strip().lower().startswith(("http://", "https://")) for _, image in rows
     ):
         raise TrainerError(
-            f"None of the {len(rows)} images in {selection.name} is a URL; the first is {rows[0][1]!r}. "
-            "For pictures on this machine join a local folder instead."
+            f"None of the {len(rows)} images in {selection.name} is a URL; the first is "
+            f"{rows[0][1]!r}. For pictures on this machine, join a local folder instead."
         )
     return [(number, (image or "").strip()) for number, image in rows]
 
@@ -151,7 +153,8 @@ def create_download(
     """
     if not NAME.fullmatch(name):
         raise TrainerError(
-            f"{name!r} cannot name a download: use up to 64 letters, digits, '-', '_' and '.', beginning with a letter or digit."
+            f"{name!r} cannot name a download: use up to 64 letters, digits, '-', '_' and '.', "
+            "beginning with a letter or digit."
         )
     rows, identity, folder = read_urls(selection), sha256_file(selection), datasets_dir / name
     value = {
@@ -167,19 +170,21 @@ def create_download(
         former = DownloadJob.open(folder)
         if former.id != identity:
             raise TrainerError(
-                f"The name {name} is taken by the download of another selection ({former.rows} rows there, {len(rows)} here). "
-                "Choose another name; what is there is left as it is."
+                f"The name {name} is taken by the download of another selection ({former.rows} "
+                f"rows there, {len(rows)} here). Choose another name; the existing download stays "
+                "as it is."
             )
         if former.settings != settings or former.network_file != network_file:
             if former.state().status in ACTIVE:
                 raise TrainerError(
-                    f"The download {name} is at work with other settings. Stop it, or wait until it has finished."
+                    f"The download {name} is at work with other settings. Stop it, or wait until "
+                    "it has finished."
                 )
             write_json(folder / "job.json", value)
         return DownloadJob.open(folder)
     if folder.exists():
         raise TrainerError(
-            f"The name {name} is taken: {folder} is there and is not a download. Choose another name."
+            f"The name {name} is taken: {folder} exists and is not a download. Choose another name."
         )
     part = datasets_dir / f".{name}.{os.getpid()}.part"
     shutil.rmtree(part, ignore_errors=True)

@@ -88,7 +88,7 @@ def run_select(
         if not result.is_file():
             raise TrainerError(
                 f"The selection's process ended with status {status} and no result: "
-                f"{said or 'it said nothing'}. Run it again; with less memory_mb if the machine is "
+                f"{said or 'it said nothing'}. Run it again, with less memory_mb if the machine is "
                 "short of memory."
             )
         found = json.loads(result.read_text(encoding="utf-8"))
@@ -98,7 +98,7 @@ def run_select(
 
 
 def _pass_on(line: str, progress: Callable[[str], None] | None) -> None:
-    """Tell the progress that a line holds; other lines are not meant for anybody."""
+    """Report the progress that a line holds; ignore other lines."""
     try:
         words = json.loads(line)["progress"]
     except (ValueError, KeyError, TypeError):
@@ -108,7 +108,7 @@ def _pass_on(line: str, progress: Callable[[str], None] | None) -> None:
 
 
 def _remove_left_over(request: dict[str, Any], pid: int) -> None:
-    """What a killed child could not remove itself; such files and folders carry its pid."""
+    """Remove what a killed child has left; such files and folders carry its pid."""
     for folder in {Path(request[key]) for key in ("cache",) if request.get(key)} | {
         Path(request[key]).parent for key in ("output",) if request.get(key)
     }:
@@ -124,7 +124,8 @@ def _do(asked: dict[str, Any]) -> dict[str, Any]:
         raise TrainerError(f"Unknown entry {unknown[0]!r} in the selection's request.")
     if asked.get("action") not in ACTIONS:
         raise TrainerError(
-            f"The selection's request asks for {asked.get('action')!r}; it can be {', '.join(ACTIONS)}."
+            f"The selection's request asks for {asked.get('action')!r}; it can be "
+            f"{', '.join(ACTIONS)}."
         )
     table = open_table(Path(asked["table"]), asked.get("name", ""))
     if asked["action"] == "look":
@@ -175,7 +176,8 @@ def _mapping(table: Table, asked: dict[str, Any]) -> Mapping:
     if asked.get("preset"):
         return preset(asked["preset"], table.columns, table.samples)
     raise TrainerError(
-        "The selection's request has neither a column mapping nor a preset. Look at the table first and confirm the guess."
+        "The selection's request has neither a column mapping nor a preset. Look at the table "
+        "first and confirm the guess."
     )
 
 

@@ -142,21 +142,19 @@ def in_fresh_process(
     show: Callable[[str], None],
     stop_if_interrupted: Callable[[], None],
 ) -> Result:
-    """Check so many random cells with a ComfyUI of its own that has this one's arguments. Raises
+    """Check some random cells with another ComfyUI that is given this one's arguments. Raises
     GridError.
 
-    This starts Python on this pack's own `command.py`, as a list and without a shell; of what a
-    user or a request wrote only the checked name of the grid and two numbers become part of the
-    command.
+    It runs this pack's own `command.py`, without a shell. All that a user or a request decides in
+    that command are the checked name of the grid and two numbers.
     """
     import folder_paths
 
     with tempfile.TemporaryDirectory() as temporary:
         answer = Path(temporary, "result.json")
-        command = [
-            sys.executable, "-u", COMMAND, store.folder.name, "--cells", count, "--seed", seed, "--json", answer,
-            "--comfyui", Path(folder_paths.__file__).parent, "--", *sys.argv[1:],
-        ]  # fmt: skip
+        command = [sys.executable, "-u", COMMAND, store.folder.name]
+        command += ["--cells", count, "--seed", seed, "--json", answer]
+        command += ["--comfyui", Path(folder_paths.__file__).parent, "--", *sys.argv[1:]]
         status, said = process.follow([str(part) for part in command], show, stop_if_interrupted)
         if not answer.is_file():
             raise GridError(
