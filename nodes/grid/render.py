@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -144,16 +145,7 @@ class CocktailRenderGrid(io.ComfyNode):
         text = f"{len(grid.cells)} cells: {outcome.rendered} rendered"
         if outcome.rendered:
             text += f" in {time.monotonic() - started:.0f} s"
-        text += f", {reused} there already"
-        if damaged:
-            text += f", {damaged} had damaged files, which are now in the folder damaged"
-        if failed:
-            text += f", {failed} FAILED ({reasons[0]})."
-            text += (
-                " Queue again to try them again."
-                if retry_failed
-                else " retry_failed tries them again."
-            )
+        text += f", {reused} there already" + _problems(damaged, reasons, retry_failed)
         show_text(text)
         result = {
             "name": grid.name,
@@ -216,6 +208,18 @@ class CocktailGridSheet(io.ComfyNode):
         folder = _relative_to_output(store.folder / "sheets")
         images = [{"filename": p.name, "subfolder": folder, "type": "output"} for p in paths]
         return io.NodeOutput(_read_images(paths), ui={"images": images})
+
+
+def _problems(damaged: int, reasons: Sequence[str], retry_failed: bool) -> str:
+    """The end of the sentence under Render Grid, "" if nothing went wrong."""
+    text = ""
+    if damaged:
+        text += f", {damaged} had damaged files, which are now in the folder damaged"
+    if reasons:
+        text += f", {len(reasons)} FAILED ({reasons[0]}). "
+        text += "Queue again" if retry_failed else "Set retry_failed"
+        text += " to try them again."
+    return text
 
 
 def _store(grid: Plan) -> Store:

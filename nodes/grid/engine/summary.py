@@ -47,8 +47,8 @@ def summary(grid: Plan) -> dict[str, Any]:
     notes = list(grid.notes)
     if others := store.others(grid):
         notes.append(
-            f"The last grid of this name has {others} cells that this one does not have. Their files stay; rename this "
-            "grid to keep the two apart."
+            f"The last grid of this name has {others} cells that this one does not have. Their "
+            "files stay; rename this grid to keep the two apart."
         )
     return {
         "name": grid.name,

@@ -191,18 +191,14 @@ def stock(settings: CellSettings) -> StockCell:
 MODEL = 1
 """The node that loads the models."""
 
-
 RECIPE = 99
 """The node that holds the recipe of a mix."""
-
 
 MERGE_KIND = "CocktailMergeToModel"
 """The node that makes models of a recipe."""
 
-
 SAMPLER = 6
 """The node that samples."""
-
 
 PICTURE = 7
 """The node that puts out the picture."""
@@ -215,16 +211,6 @@ def graph_of(cell: StockCell, prefix: str = "ComfyUI") -> dict[int, Node]:
     """The nodes by their numbers. Only `Link` inputs are sockets; all others are widgets."""
     loras, model, clip = _loras(cell)
     vae = Link(9, 0) if cell.vae else Link(1, 2)
-    texts = {
-        number: Node(
-            "CLIPTextEncode",
-            {"text": text, "clip": Link(2, 0)},
-            ("CONDITIONING",),
-            (690, y),
-            (400, 180),
-        )
-        for number, text, y in ((3, cell.prompt, 20), (4, cell.negative_prompt, 250))
-    }
     return {
         **_models(cell),
         2: Node(
@@ -234,7 +220,7 @@ def graph_of(cell: StockCell, prefix: str = "ComfyUI") -> dict[int, Node]:
             (380, 20),
             (270, 60),
         ),
-        **texts,
+        **_texts(cell),
         **_start(cell, vae),
         6: Node(
             "KSampler",
@@ -292,6 +278,20 @@ def _models(cell: StockCell) -> dict[int, Node]:
     )
     inputs = {"recipe": Link(RECIPE, 0), "precision": "fp16", "vae": "as in the recipe"}
     return {MODEL: Node(MERGE_KIND, inputs, outputs, (20, 200), (320, 100)), RECIPE: text}
+
+
+def _texts(cell: StockCell) -> dict[int, Node]:
+    """The two encoded prompts."""
+    return {
+        number: Node(
+            "CLIPTextEncode",
+            {"text": text, "clip": Link(2, 0)},
+            ("CONDITIONING",),
+            (690, y),
+            (400, 180),
+        )
+        for number, text, y in ((3, cell.prompt, 20), (4, cell.negative_prompt, 250))
+    }
 
 
 def _start(cell: StockCell, vae: Link) -> dict[int, Node]:

@@ -76,6 +76,14 @@ class Outcome:
         return len(self.saved)
 
 
+@dataclass
+class _InMemory:
+    """The models in memory, and the numerics class of the pictures that they make."""
+
+    models: tuple[str, ...] | None = None
+    numerics: str = ""
+
+
 @dataclass(frozen=True)
 class Finished:
     """A picture on its way to the disk."""
@@ -103,7 +111,7 @@ def render(
     """
     work = Work(cells)
     total = work.count()
-    outcome, loaded, made_by = Outcome(), None, ""
+    outcome, memory = Outcome(), _InMemory()
     apart: list[Cell] = []
     with disk(store), Worker(store.folder) as worker:
         store.sweep()
@@ -126,15 +134,7 @@ def render(
                     continue
                 cell, done = cells[0], total - work.count() - len(apart) - len(cells)
                 try:
-                    if cell.settings.models != loaded:
-                        loaded = None
-                        show(f"loading {stock(cell.settings).model_words}")
-                        renderer.load(cell)
-                        loaded, made_by = cell.settings.models, _note_numerics(store, renderer)
-                    show(f"cell {done + 1} of {total}, {stock(cell.settings).model_words}")
-                    started = time.monotonic()
-                    pictures = renderer.pictures(cells, done, total)
-                    times = {"seconds": time.monotonic() - started, **renderer.times()}
+                    pictures = _make(cells, done, total, memory, renderer, store, show)
                 except renderer.interrupt:
                     raise
                 except Exception as error:
@@ -143,19 +143,47 @@ def render(
                     )
                     reason = renderer.reason(error, cell)
                     renderer.free()
-                    if loaded and len(cells) > 1:
+                    if memory.models and len(cells) > 1:
                         apart += cells
                         continue
-                    for failed in cells if loaded else [*cells, *work.take_alike(cell)]:
+                    for failed in cells if memory.models else [*cells, *work.take_alike(cell)]:
                         store.save_failure(failed, reason)
                         worker.has_failed(failed.key)
                         outcome.reasons.append(reason)
                 else:
-                    each = {name: round(spent / len(cells), 3) for name, spent in times.items()}
-                    for made, pixels in zip(cells, pictures, strict=True):
-                        writer.put(Finished(made, pixels, each, made_by))
+                    for picture in pictures:
+                        writer.put(picture)
     renderer.unload()
     return outcome
+
+
+def _make(
+    cells: Sequence[Cell],
+    done: int,
+    total: int,
+    memory: _InMemory,
+    renderer: Renderer,
+    store: Store,
+    show: Callable[[str], None],
+) -> list[Finished]:
+    """The pictures of cells that are sampled together, after loading their models if others are in
+    memory.
+    """
+    settings = stock(cells[0].settings)
+    if settings.models != memory.models:
+        memory.models = None
+        show(f"loading {settings.model_words}")
+        renderer.load(cells[0])
+        memory.models, memory.numerics = settings.models, _note_numerics(store, renderer)
+    show(f"cell {done + 1} of {total}, {settings.model_words}")
+    started = time.monotonic()
+    pictures = renderer.pictures(cells, done, total)
+    times = {"seconds": time.monotonic() - started, **renderer.times()}
+    each = {name: round(spent / len(cells), 3) for name, spent in times.items()}
+    return [
+        Finished(cell, pixels, each, memory.numerics)
+        for cell, pixels in zip(cells, pictures, strict=True)
+    ]
 
 
 def _take(worker: Worker, work: Work, store: Store) -> list[Cell]:

@@ -45,7 +45,6 @@ class Estimate:
     cells: int
     loads: int
     encodings: int
-    evaluations: int
     seconds: tuple[float, float] | None
     bytes: int
 
@@ -106,7 +105,7 @@ def estimate(cells: Sequence[Cell], learned: Learned) -> Estimate:
         middle += loads * (learned.load_s or 0.0) + len(texts) * (learned.encode_s or 0.0)
         seconds = (middle / SLACK, middle * SLACK)
     size_bytes = round(sum(pixels) * learned.bytes_per_pixel)
-    return Estimate(len(cells), loads, len(texts), sum(work), seconds, size_bytes)
+    return Estimate(len(cells), loads, len(texts), seconds, size_bytes)
 
 
 def estimate_workflow(cells: Sequence[Cell], log: Sequence[dict[str, Any]]) -> Estimate:
@@ -118,7 +117,7 @@ def estimate_workflow(cells: Sequence[Cell], log: Sequence[dict[str, Any]]) -> E
     pixels = sum(cell.settings.width * cell.settings.height for cell in cells)
     loads = len({cell.settings.models for cell in cells})
     size_bytes = pixels * BYTES_PER_PIXEL if per_cell is None else len(cells) * per_cell
-    return Estimate(len(cells), loads, 0, 0, seconds, round(size_bytes))
+    return Estimate(len(cells), loads, 0, seconds, round(size_bytes))
 
 
 def duration(seconds: float) -> str:
