@@ -5,10 +5,13 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .files import canonical_json, sha256_text, write_bytes
 from .runs import Run
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Okabe and Ito's palette, which colour-blind readers can tell apart."""
@@ -23,16 +26,23 @@ def chart_name(runs: Sequence[Run]) -> str:
     return f"{names}_{digest[:8]}.png"
 
 
-def draw_chart(runs: Sequence[Run], path: Path, width: int = 1200, height: int = 900) -> None:
-    """Draw training and validation loss over epochs, and validation loss relative to its value
-    before training.
+def draw_chart(runs: Sequence[Run], path: Path) -> None:
+    """Write the chart of these runs as a PNG of 1200 x 900 pixels."""
+    picture = io.BytesIO()
+    make_figure(runs).savefig(picture, format="png")
+    write_bytes(path, picture.getvalue())
+
+
+def make_figure(runs: Sequence[Run]) -> Figure:
+    """Training and validation loss over epochs, and below them the validation loss relative to its
+    value before training, with the best epoch marked by a star.
 
     Only the second chart compares runs at different resolutions: the noise of a larger picture is
     easier to predict.
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width / 100, height / 100), dpi=100, layout="constrained")
+    figure = Figure(figsize=(12, 9), dpi=100, layout="constrained")
     losses, relative = figure.subplots(2, 1, sharex=True)
     for run, colour in zip(runs, COLOURS * len(runs), strict=False):
         _draw_run(losses, relative, run, colour)
@@ -43,10 +53,9 @@ def draw_chart(runs: Sequence[Run], path: Path, width: int = 1200, height: int =
     relative.axhline(0, color="#999999", linewidth=0.8)
     for axes in (losses, relative):
         axes.grid(alpha=0.3)
-        axes.legend(loc="upper right")
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png")
-    write_bytes(path, picture.getvalue())
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(loc="upper right")
+    return figure
 
 
 def _draw_run(losses: Any, relative: Any, run: Run, colour: str) -> None:
@@ -75,7 +84,7 @@ def _draw_run(losses: Any, relative: Any, run: Run, colour: str) -> None:
 
 
 def smoothed(values: Sequence[float]) -> list[float]:
-    """Exponential moving average with its bias at the start taken out (Kingma & Ba 2015, section
+    """Exponential moving average, corrected for its bias at the start (Kingma & Ba 2015, section
     3).
     """
     factor = 1 - 1 / max(3.0, SMOOTHING_SHARE * len(values))

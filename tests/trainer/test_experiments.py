@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from cocktail.trainer.runs import Run
 from cocktail.trainer.settings.everydream import import_everydream
 
-from .conftest import remove
+from .conftest import make_tiny_base, remove
 
 SEED = 1
 """With it, dropout 0.04, 0.10 and 0.2 each drop captions that the one before keeps."""
@@ -47,9 +47,9 @@ VARIANTS = {
 
 
 @pytest.fixture(scope="module")
-def experiments(tiny_runs, fork_training, miniatures):
-    """The runs of all variants on the miniature, trained, two at a time."""
-    base = miniatures / "miniature_base.safetensors"
+def experiments(tiny_runs, fork_training, tmp_path_factory):
+    """The runs of all variants, trained, two at a time."""
+    base = make_tiny_base(tmp_path_factory.mktemp("base") / "four layers.safetensors", 4)
     runs = {
         name: tiny_runs(name.replace(" ", "-"), base=base, **BASELINE | changes)
         for name, changes in VARIANTS.items()

@@ -22,12 +22,8 @@ from cocktail.trainer import latents as module
 from cocktail.trainer.data.folder.folder import load_folder
 from cocktail.trainer.data.image import open_rgb, reduction
 from cocktail.trainer.data.manifest import Dataset
-from cocktail.trainer.data.split import split
-from cocktail.trainer.files import sha256_file
 from cocktail.trainer.latents import Latents, Picture, encode_missing
 from cocktail.trainer.model.networks import build_vae, load_vae
-from cocktail.trainer.runs import Base, Paths, create_run
-from cocktail.trainer.settings.run_settings import RunSettings
 
 MAIN = Path(trainer.__path__[0]) / "__main__.py"
 SIZES = [(256, 256), (300, 200), (257, 129), (90, 90)]
@@ -116,7 +112,7 @@ def test_several_resolutions_from_one_decode_have_the_bits_of_each_alone(
     assert files(tmp_path / "together") == files(tmp_path / "alone")
 
 
-def test_the_bits_of_a_latent_hang_on_its_picture_alone(dataset, tmp_path, vae):
+def test_the_bits_of_a_latent_depend_on_its_picture_alone(dataset, tmp_path, vae):
     all_of_them = table(dataset, 64, tmp_path / "all", vae)
     encode([all_of_them], vae, 8)
     for number, pair in enumerate(dataset.pairs[::4]):
@@ -279,37 +275,6 @@ def test_the_command_is_killed_and_goes_on_and_a_run_finds_everything_warm(tmp_p
         latents = table(dataset, side, cache, vae)
         assert latents.prepare(None, "cpu", 4, lambda *_: None) == {}
         assert latents.load(forms(dataset)[:1]).shape == (1, 4, side // 8, side // 8)
-
-
-def test_a_run_goes_on_without_a_picture_that_is_damaged_and_says_so(
-    tmp_path, miniatures, tokenizer
-):
-    folder, base = tmp_path / "pictures", miniatures / "miniature_base.safetensors"
-    folder.mkdir()
-    for number in range(8):
-        draw(folder / f"{number}.png", number, (64, 64))
-    dataset = split(load(folder), 0.25, 1)
-    (folder / dataset.train[0].image).write_bytes(b"no picture any more")
-    run = create_run(
-        tmp_path / "runs",
-        "damaged",
-        Base(base.name, str(base), sha256_file(base)),
-        dataset,
-        RunSettings(
-            resolution=64,
-            bucket_step=16,
-            epochs=1,
-            batch_size=2,
-            train_text_encoder=False,
-            validation_timesteps=1,
-        ),
-        Paths(str(tmp_path / "checkpoints"), str(tokenizer), str(tmp_path / "cache")),
-    )
-    arguments = [sys.executable, str(MAIN), "run", str(run.folder)]
-    trained = subprocess.run(arguments, capture_output=True, text=True)
-    assert trained.returncode == 0, trained.stderr
-    assert f"skipped: {dataset.train[0].image}: it has changed" in trained.stderr
-    assert run.state().steps == 3
 
 
 def test_a_resolution_that_no_run_could_have_is_refused(tmp_path):
