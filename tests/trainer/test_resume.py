@@ -31,7 +31,7 @@ def finish(run: Run, process) -> None:
 
 
 def kill_at_random(run: Run, start, moments: random.Random, longest_s: float, kills: int) -> int:
-    """Train a run to its end through up to so many kills; how many there were."""
+    """Train a run to its end through up to `kills` kills; returns how many there were."""
     for kill in range(kills):
         process = start(run)
         process.join(moments.uniform(0, longest_s))
@@ -45,7 +45,7 @@ def kill_at_random(run: Run, start, moments: random.Random, longest_s: float, ki
 
 
 def end_point(run: Run) -> dict[str, torch.Tensor]:
-    """All that a run has come to: weights, optimizer state and EMA."""
+    """The state of every component at the end of a run: weights and optimizers."""
     (point,) = (run.folder / "resume").glob("step-*")
     return {
         f"{file.stem}/{name}": tensor
@@ -63,21 +63,17 @@ def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> boo
 
 
 def trial(tiny_runs, start, optimizer: str) -> int:
-    """Compare an undisturbed run with killed ones until there were enough kills; how many there
-    were.
+    """Compare an undisturbed run with killed ones until there were enough kills; returns how many
+    there were.
     """
     name = optimizer.replace(" ", "-")
     settings = {"unet_optimizer": {"optimizer": optimizer, "schedule": "cosine", "warmup_steps": 2}}
+    began = time.monotonic()
     whole = tiny_runs(f"{name}-whole", **settings)
     finish(whole, start(whole))
+    longest_s = 0.8 * (time.monotonic() - began)
     expected = end_point(whole), checkpoint(whole)
     remove(whole)
-    began = time.monotonic()
-    again = tiny_runs(f"{name}-again", **settings)
-    finish(again, start(again))
-    longest_s = 0.8 * (time.monotonic() - began)
-    assert same(expected[0], end_point(again))
-    remove(again)
     moments, kills, runs = random.Random(optimizer), 0, 0
     while kills < KILLS:
         runs += 1
@@ -91,7 +87,14 @@ def trial(tiny_runs, start, optimizer: str) -> int:
 
 @pytest.fixture(scope="module")
 def trials(request, tiny_runs, fork_training):
-    """The trials of all optimizers that are asked for, as many at a time as there are cores."""
+    """The trials of all optimizers that are asked for, as many at a time as there are cores.
+
+    A run before them fills the cache of latents and embeddings, so that an undisturbed run takes no
+    longer than a killed one.
+    """
+    first = tiny_runs("fills-the-cache")
+    finish(first, fork_training(first))
+    remove(first)
     asked = [
         item.callspec.params["optimizer"]
         for item in request.session.items
