@@ -1,9 +1,8 @@
-"""`python -m trainer`, and the entry point of the background process, which is started by this
-file's path.
-"""
+"""`python -m trainer`, and the entry point of background processes, which start it by this path."""
 
 from __future__ import annotations
 
+import importlib
 import sys
 
 
@@ -29,6 +28,4 @@ def _as_package() -> None:
 if __name__ == "__main__":
     if not __package__:
         _as_package()
-    from trainer.command_line import main
-
-    sys.exit(main())
+    sys.exit(importlib.import_module("trainer.command_line").main())

@@ -58,7 +58,7 @@ def experiments(tiny_runs, fork_training, tmp_path_factory):
     while waiting:
         pair, waiting = waiting[:2], waiting[2:]
         for run, process in [(run, fork_training(run)) for run in pair]:
-            process.join(300)
+            process.join(600)
             assert process.exitcode == 0, run.log_tail()
             shutil.rmtree(run.folder / "resume")
     yield runs

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.more_with_all("20 kills instead of 4")
 
 
 def finish(run: Run, process) -> None:
-    process.join(120)
+    process.join(600)
     assert process.exitcode == 0, run.log_tail()
     assert run.state().status == "finished"
 

@@ -81,18 +81,18 @@ def start(run: Run) -> subprocess.Popen:
 
 
 def train(run: Run) -> int:
-    return start(run).wait(timeout=300)
+    return start(run).wait(timeout=600)
 
 
 def exit_status(process) -> int:
     """Of a forked training, when it has ended."""
-    process.join(120)
+    process.join(600)
     return process.exitcode
 
 
 def wait_for(condition, process) -> None:
     """Until something is true, while a training is at work."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while time.monotonic() < deadline and alive(process):
         if condition():
             return
