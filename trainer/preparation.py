@@ -85,10 +85,7 @@ def prepare(run: Run, journal: Journal, workers: Workers) -> Training:
         schedule=schedule,
         pairs={pair.id: pair for pair in shown},
         caption_mix=dataset.caption_mix,
-        sets={
-            name: tuple(pair.id for pair in pairs if pair.id not in skipped)
-            for name, pairs in dataset.validation_sets.items()
-        },
+        sets=_validation_sets(dataset, skipped),
         skipped=skipped,
         writer=PointWriter(resume),
     )
@@ -173,6 +170,14 @@ def _without(skipped: Mapping[str, str], pairs: Sequence[Pair]) -> list[Pair]:
         reason = skipped[pairs[0].id]
         raise TrainerError(f"None of {len(pairs)} pictures can be encoded. The first: {reason}")
     return kept
+
+
+def _validation_sets(dataset: Dataset, skipped: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    """The ids of the pairs of every validation set that can be shown."""
+    return {
+        name: tuple(pair.id for pair in pairs if pair.id not in skipped)
+        for name, pairs in dataset.validation_sets.items()
+    }
 
 
 def _encode_captions(
