@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: written beside their name, synced, then renamed."""
+"""Files that appear complete or not at all: written under another name, synced, then renamed."""
 
 from __future__ import annotations
 

@@ -185,7 +185,7 @@ def test_a_step_without_gradient_or_rate_leaves_it_able_to_go_on(kind):
     assert not torch.equal(parameter, torch.tensor(START, dtype=torch.float32))
 
 
-def test_values_that_an_optimizer_refuses_are_told():
+def test_values_that_an_optimizer_refuses_are_reported():
     with pytest.raises(TrainerError, match="schedule-free adamw"):
         make_part_optimizer(
             [torch.nn.Parameter(torch.zeros(2))],

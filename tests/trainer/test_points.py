@@ -1,4 +1,4 @@
-"""A resume point lies in files that every version since format 2 writes and reads."""
+"""A resume point consists of files that every version since format 2 can write and read."""
 
 from __future__ import annotations
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from ..comfy import free_port
+from .test_training import exit_status
 
 
-def launch(run, processes: int, root: Path) -> None:
+def launch_two(run, root: Path) -> None:
     command = [
         *(sys.executable, "-m", "accelerate.commands.launch"),
-        "--multi_gpu" if processes > 1 else "--cpu",
-        *("--num_processes", processes),
+        *("--multi_gpu", "--num_processes", 2),
         *("--num_machines", 1),
         *("--mixed_precision", "no"),
         *("--dynamo_backend", "no"),
@@ -29,13 +29,13 @@ def launch(run, processes: int, root: Path) -> None:
             cwd=root,
             stdout=log,
             stderr=log,
-            timeout=300,
+            timeout=600,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         ).returncode
     assert status == 0, run.log_tail(60)
 
 
-def test_two_processes_give_the_loss_curve_of_one(make_tiny_run, root):
+def test_two_processes_give_the_loss_curve_of_one(make_tiny_run, fork_training, root):
     settings = {
         "precision": "fp32",
         "batch_size": 3,
@@ -45,8 +45,8 @@ def test_two_processes_give_the_loss_curve_of_one(make_tiny_run, root):
         "saving": {"resume_minutes": 0.0},
     }
     one, two = make_tiny_run("one", **settings), make_tiny_run("two", **settings)
-    launch(one, 1, root)
-    launch(two, 2, root)
+    assert exit_status(fork_training(one)) == 0, one.log_tail()
+    launch_two(two, root)
     assert [run.metrics()[0]["processes"] for run in (one, two)] == [1, 2]
     losses = [
         [(line["step"], line["loss"]) for line in run.metrics() if line["kind"] == "step"]
