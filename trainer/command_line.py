@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,9 +13,26 @@ from .data.buckets import TABLES
 from .errors import TrainerError
 from .settings import commands as settings_commands
 
+PIPE_CLOSED = 128 + 13
+"""The exit status of a command whose reader has gone, as shells know it from SIGPIPE."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; a TrainerError becomes one line on standard error and exit status 1."""
+    """Run one command. A TrainerError becomes one line on standard error and exit status 1. When
+    the program that reads the output ends early, such as `head`, the command ends quietly.
+    """
+    try:
+        try:
+            return _carry_out(arguments)
+        finally:
+            print(end="", flush=True)
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.EINVAL) or not _reader_has_gone():
+            raise
+        return PIPE_CLOSED
+
+
+def _carry_out(arguments: Sequence[str] | None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return options.run(options)
@@ -22,61 +41,102 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m trainer", description=main.__doc__)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+def _reader_has_gone() -> bool:
+    """Whether standard output leads nowhere any more; then nothing more is written to it.
 
+    A closed pipe is EPIPE, on Windows EINVAL, and both may come from elsewhere.
+    """
+    try:
+        print(flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m trainer",
+        description="Fine-tune Stable Diffusion 1.5 without ComfyUI, and what belongs to it.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
     settings_commands.add(commands)
-    run = commands.add_parser("run", help="train the run in a run folder, from where it stands")
+    _add_run(commands)
+    _add_latents(commands)
+    _add_miniature(commands)
+    _add_shapes(commands)
+    _add_jobs(commands)
+    return parser
+
+
+def _add_run(commands: argparse._SubParsersAction) -> None:
+    run = commands.add_parser(
+        "run", help="train the run in a folder, from its last resume point if it has one"
+    )
     run.add_argument("folder", type=Path, help="the folder that holds run.json")
     for name in ("base", "checkpoints", "tokenizer", "cache"):
-        run.add_argument(f"--{name}", metavar="PATH", help=f"use this {name}, not run.json's")
+        run.add_argument(f"--{name}", metavar="PATH", help=f"the {name}, instead of run.json's")
     run.set_defaults(run=_run)
 
+
+def _add_latents(commands: argparse._SubParsersAction) -> None:
     latents = commands.add_parser(
-        "latents",
-        help="encode the pictures of a dataset beforehand, for runs at several resolutions from one decode",
+        "latents", help="encode the pictures of a dataset in advance, for one or more resolutions"
     )
     latents.add_argument("base", type=Path, help="the checkpoint whose VAE encodes")
     latents.add_argument("dataset", type=Path, help="the manifest, dataset.parquet")
     latents.add_argument("--cache", type=Path, required=True, help="OUTPUT/cocktail/cache")
-    latents.add_argument("--resolution", type=int, action="append", required=True)
+    latents.add_argument(
+        "--resolution",
+        type=int,
+        action="append",
+        required=True,
+        help="as in the settings of the run; may be repeated, and every picture is decoded once",
+    )
     latents.add_argument("--bucket-table", choices=TABLES, default=TABLES[0])
     latents.add_argument("--bucket-step", type=int, default=64)
     latents.add_argument("--batch-size", type=int, default=4)
     latents.set_defaults(run=_latents)
 
-    miniature = commands.add_parser("miniature", help="make a small SD1.5 checkpoint")
-    miniature.add_argument("out", type=Path)
+
+def _add_miniature(commands: argparse._SubParsersAction) -> None:
+    miniature = commands.add_parser("miniature", help="make a small SD1.5 checkpoint for tests")
+    miniature.add_argument("out", type=Path, help="the .safetensors file to write")
     miniature.add_argument("--size", default="small", help="small, medium or blocks")
     miniature.add_argument("--seed", type=int, default=1)
     miniature.add_argument("--drift", type=float, default=0.0, help="move the UNet by this share")
     miniature.add_argument("--drift-seed", type=int, default=0)
     miniature.set_defaults(run=_miniature)
 
+
+def _add_shapes(commands: argparse._SubParsersAction) -> None:
     shapes = commands.add_parser("shapes", help="draw captioned shapes, or judge a grid of them")
-    shapes.add_argument("folder", type=Path)
+    shapes.add_argument("folder", type=Path, help="the folder to draw into, or the grid's folder")
     shapes.add_argument("--count", type=int, default=400)
     shapes.add_argument("--seed", type=int, default=1)
     shapes.add_argument("--judge", action="store_true", help="score the grid in this folder")
     shapes.set_defaults(run=_shapes)
 
-    select = commands.add_parser(
-        "select", help="carry out a selection from a table, asked for in JSON"
-    )
-    select.add_argument("request", type=Path)
+
+def _add_jobs(commands: argparse._SubParsersAction) -> None:
+    """The commands by which ComfyUI starts its background jobs."""
+    select = commands.add_parser("select", help="carry out a selection from a table")
+    select.add_argument("request", type=Path, help="what to select, a JSON file")
     select.set_defaults(run=_select)
 
-    caption = commands.add_parser("caption", help="caption the pictures of a job folder by a model")
-    caption.add_argument("folder", type=Path)
-    caption.add_argument("--model", metavar="PATH", help="use this model, not job.json's")
+    caption = commands.add_parser("caption", help="caption the pictures of a caption job")
+    caption.add_argument("folder", type=Path, help="the job's folder")
+    caption.add_argument(
+        "--model", metavar="PATH", help="the model's folder, instead of job.json's"
+    )
     caption.set_defaults(run=_caption)
 
-    download = commands.add_parser("download", help="fetch the pictures of a download folder")
-    download.add_argument("folder", type=Path)
-    download.add_argument("--network", metavar="PATH", help="use this network.json, not job.json's")
+    download = commands.add_parser("download", help="fetch the pictures of a download")
+    download.add_argument("folder", type=Path, help="the download's folder")
+    download.add_argument(
+        "--network", metavar="PATH", help="the network settings, instead of job.json's"
+    )
     download.set_defaults(run=_download)
-    return parser
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from cocktail.trainer.command_line import main
+from cocktail import trainer
+from cocktail.trainer import command_line
+from cocktail.trainer.command_line import PIPE_CLOSED, main
 from cocktail.trainer.runs import Run
+from cocktail.trainer.settings import commands
 from cocktail.trainer.settings.presets import PRESETS, preset
 from cocktail.trainer.settings.run_settings import RunSettings
 from cocktail.trainer.shapes import draw_shapes
@@ -24,6 +32,30 @@ def test_presets_are_printed_as_json_that_new_takes(capsys):
     assert RunSettings.from_json(found) == preset("Cosmopolitan 768 AdamW")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "statuses"),
+    [(["presets"], {PIPE_CLOSED}), (["new", "--help"], {PIPE_CLOSED, 0})],
+)
+def test_a_command_whose_reader_has_gone_ends_quietly(arguments, statuses):
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        command = [sys.executable, str(Path(trainer.__path__[0]) / "__main__.py"), *arguments]
+        ended = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, timeout=120)
+    finally:
+        os.close(writer)
+    assert ended.stderr == b"" and ended.returncode in statuses
+
+
+def test_a_pipe_that_breaks_elsewhere_is_an_error(monkeypatch):
+    def broken(options):
+        raise BrokenPipeError(32, "a worker has gone")
+
+    monkeypatch.setattr(command_line, "_run", broken)
+    with pytest.raises(BrokenPipeError, match="a worker has gone"):
+        main(["run", "folder"])
+
+
 def test_everydream2s_files_become_a_file_of_settings_and_nothing_is_overwritten(tmp_path, capsys):
     train, out = tmp_path / "train.json", tmp_path / "settings.json"
     train.write_text('{"max_epochs": 7}', encoding="utf-8")
@@ -32,7 +64,7 @@ def test_everydream2s_files_become_a_file_of_settings_and_nothing_is_overwritten
     )
     assert RunSettings.from_json(json.loads(out.read_text(encoding="utf-8"))).epochs == 7
     assert main(["import-everydream2", str(train), "-o", str(out)]) == 1
-    assert "is there already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -72,6 +104,39 @@ def test_new_makes_a_run_folder_with_a_preset_and_changes(given, tmp_path, capsy
     assert output(capsys, *given, *chosen) == printed, "the same again is the same run"
     assert main([*given, "--set", "epochs=3"]) == 1
     assert "taken by another run" in capsys.readouterr().err
+
+
+def without_tokenizer(arguments):
+    place = arguments.index("--tokenizer")
+    return arguments[:place] + arguments[place + 2 :]
+
+
+@pytest.mark.parametrize(
+    ("place", "pack", "named"),
+    [
+        ("ComfyUI", "ComfyUI/custom_nodes/cocktail", ""),
+        ("cocktail/.comfy/comfyui", "cocktail", ""),
+        ("elsewhere", "cocktail", "elsewhere"),
+    ],
+)
+def test_new_finds_the_tokenizer_of_a_comfyui(
+    given, tokenizer, tmp_path, monkeypatch, place, pack, named
+):
+    shutil.copytree(tokenizer, tmp_path / place / "comfy" / "sd1_tokenizer")
+    monkeypatch.setattr(commands, "PACK", tmp_path / pack)
+    monkeypatch.setenv("COMFYUI_PATH", str(tmp_path / named) if named else "")
+    assert main(without_tokenizer(given)) == 0
+    found = Path(Run.open(tmp_path / "runs" / "first").paths.tokenizer)
+    assert found == (tmp_path / place / "comfy" / "sd1_tokenizer").resolve()
+
+
+def test_new_says_how_to_give_a_tokenizer_when_there_is_none(given, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(commands, "PACK", tmp_path / "cocktail")
+    monkeypatch.setenv("COMFYUI_PATH", str(tmp_path / "nowhere"))
+    assert main(without_tokenizer(given)) == 1
+    said = capsys.readouterr().err
+    assert "nowhere" in said and "or give its comfy/sd1_tokenizer with --tokenizer" in said
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_run_made_by_new_trains(given, tmp_path, capsys):

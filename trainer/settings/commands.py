@@ -1,11 +1,12 @@
-"""The commands about settings: presets, import-everydream2, and new, which makes a run folder
-without ComfyUI.
+"""The commands about settings: presets, import-everydream2, memory, and new, which makes a run
+folder without ComfyUI.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,19 +17,32 @@ if TYPE_CHECKING:
     from ..data.manifest import Dataset
     from .run_settings import RunSettings
 
+PACK = Path(__file__).absolute().parents[2]
+"""The folder that holds dev.py."""
+VOCABULARY = "vocab.json"
+"""A file that every folder of CLIP's tokenizer has."""
+
 
 def add(commands: argparse._SubParsersAction) -> None:
     """Add the commands to the parser of `python -m trainer`."""
+    _add_new(commands)
+    _add_presets(commands)
+    _add_import(commands)
+    _add_memory(commands)
+
+
+def _add_new(commands: argparse._SubParsersAction) -> None:
     new = commands.add_parser(
         "new",
         help="make a run folder from a base, pairs and settings",
-        description="Make a run folder from a base, pairs and settings. Nothing is trained yet: 'run FOLDER' does that. The same base, "
-        "pairs and settings under the same name are the same run; a name that is taken by another run is refused.",
+        description="Make a run folder from a base, pairs and settings. This trains nothing yet: "
+        "'run FOLDER' does. The same base, pairs and settings under the same name are the same "
+        "run; a name that belongs to another run is refused.",
     )
     new.add_argument(
         "parent",
         type=Path,
-        help="folder that the run's folder is made in, such as OUTPUT/cocktail/runs",
+        help="folder in which the run's folder is made, such as OUTPUT/cocktail/runs",
     )
     new.add_argument("name", help="name of the run and of its checkpoints")
     new.add_argument(
@@ -48,7 +62,8 @@ def add(commands: argparse._SubParsersAction) -> None:
         "--validation-share",
         type=float,
         default=0.15,
-        help="share of the pairs that is held back for validation, where the manifest has no split of its own (0.15)",
+        help="share of the pairs to hold back for validation, unless the manifest is already "
+        "split (0.15)",
     )
     new.add_argument(
         "--split-seed", type=int, default=1, help="decides which pairs are held back (1)"
@@ -57,34 +72,40 @@ def add(commands: argparse._SubParsersAction) -> None:
         "--on-problem",
         choices=("stop", "skip"),
         default="stop",
-        help="what a picture that is no pair does (stop)",
+        help="what to do about a picture that cannot be used (stop)",
     )
     new.add_argument(
         "--checkpoints",
         type=Path,
-        help="folder that gets the run's folder of checkpoints (PARENT/../checkpoints)",
+        help="folder in which the run's folder of checkpoints is made (PARENT/../checkpoints)",
     )
     new.add_argument(
         "--tokenizer",
         type=Path,
-        help="folder of CLIP's tokenizer (COMFYUI/comfy/sd1_tokenizer, found beside the pack)",
+        help="folder of CLIP's tokenizer (comfy/sd1_tokenizer of COMFYUI_PATH, of the ComfyUI "
+        "that contains this pack, or of .comfy)",
     )
     new.add_argument("--cache", type=Path, help="folder of encoded pictures (PARENT/../cache)")
     new.set_defaults(run=_new)
 
+
+def _add_presets(commands: argparse._SubParsersAction) -> None:
     presets = commands.add_parser(
         "presets",
         help="print the presets, or the settings of one, as JSON",
         description="Print the names of the presets, or all settings of one, as JSON.",
     )
-    presets.add_argument("name", nargs="?", help="the preset whose settings are wanted")
+    presets.add_argument("name", nargs="?", help="the preset to print")
     presets.set_defaults(run=_presets)
 
+
+def _add_import(commands: argparse._SubParsersAction) -> None:
     imported = commands.add_parser(
         "import-everydream2",
-        help="turn EveryDream2's configuration into settings, with a report of every key",
-        description="Turn EveryDream2's train.json, optimizer.json and validation.json into settings. The report says of every key whether "
-        "it was taken, translated or ignored, and why. Without -o the settings are printed and the report goes to standard error.",
+        help="turn EveryDream2's configuration into settings and report on every key",
+        description="Turn EveryDream2's train.json, optimizer.json and validation.json into "
+        "settings. For every key the report says whether it was taken, translated or ignored, and "
+        "why. Without -o the settings are printed and the report goes to standard error.",
     )
     imported.add_argument("train", type=Path, help="train.json")
     imported.add_argument("optimizer", type=Path, nargs="?", help="optimizer.json")
@@ -93,20 +114,21 @@ def add(commands: argparse._SubParsersAction) -> None:
         "--steps-per-epoch",
         type=int,
         default=0,
-        help="batches in an epoch: turns what EveryDream2 derives from the length of a run into steps",
+        help="batches in an epoch; with it, what EveryDream2 derives from the length of a run "
+        "becomes a number of steps",
     )
     imported.add_argument(
-        "-o",
-        "--out",
-        type=Path,
-        help="write the settings to this file, which must not be there yet",
+        "-o", "--out", type=Path, help="write the settings to this file, which must not exist"
     )
     imported.set_defaults(run=_import)
 
+
+def _add_memory(commands: argparse._SubParsersAction) -> None:
     memory = commands.add_parser(
         "memory",
-        help="estimate the memory that settings need, and lighter ones",
-        description="Estimate the memory of a run with these settings, and of lighter settings, each with what was changed.",
+        help="estimate the memory that settings need, and lighter settings",
+        description="Estimate the memory that a run with these settings needs, then suggest "
+        "lighter settings, each with what was changed.",
     )
     memory.add_argument(
         "base", type=Path, nargs="?", help="the checkpoint to start from (full-size SD1.5)"
@@ -120,9 +142,9 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     chosen.add_argument(
         "--settings",
         type=Path,
-        help="settings as JSON, as presets and import-everydream2 write them",
+        help="a JSON file of settings, as written by presets and import-everydream2",
     )
-    chosen.add_argument("--preset", help="settings by name, see presets")
+    chosen.add_argument("--preset", help="a preset by name; the command presets lists them")
     parser.add_argument(
         "--set",
         action="append",
@@ -153,7 +175,7 @@ def _import(options: argparse.Namespace) -> int:
         return 0
     if options.out.exists():
         raise TrainerError(
-            f"{options.out} is there already. Choose another name; nothing is overwritten."
+            f"{options.out} already exists and is not overwritten. Choose another name."
         )
     write_json(options.out, found.settings.to_json())
     print(found.report())
@@ -184,9 +206,10 @@ def _new(options: argparse.Namespace) -> int:
     settings = _settings(options)
     check_sd15(options.base)
     tokenizer = options.tokenizer or _tokenizer()
-    if not (tokenizer / "vocab.json").is_file():
+    if not (tokenizer / VOCABULARY).is_file():
         raise TrainerError(
-            f"There is no tokenizer in {tokenizer}: vocab.json is missing. Give COMFYUI/comfy/sd1_tokenizer by --tokenizer."
+            f"There is no tokenizer in {tokenizer}: {VOCABULARY} is missing. "
+            "Give ComfyUI's comfy/sd1_tokenizer with --tokenizer."
         )
     dataset = _dataset(options)
     parent = options.parent.resolve()
@@ -203,7 +226,8 @@ def _new(options: argparse.Namespace) -> int:
         ),
     )
     print(
-        f"{run.folder}: {len(dataset.train)} pairs to train on, {len(dataset.validation)} for validation"
+        f"{run.folder}: {len(dataset.train)} pairs to train on, "
+        f"{len(dataset.validation)} for validation"
     )
     print(f"python -m trainer run {run.folder}")
     return 0
@@ -226,7 +250,7 @@ def _settings(options: argparse.Namespace) -> RunSettings:
 
 
 def _dataset(options: argparse.Namespace) -> Dataset:
-    """The pairs, split: a manifest keeps the split it has."""
+    """The pairs, split; a manifest that is already split keeps its split."""
     from ..data.folder.folder import load_folder
     from ..data.manifest import Dataset
     from ..data.split import split
@@ -242,19 +266,26 @@ def _dataset(options: argparse.Namespace) -> Dataset:
     elif path.is_file():
         dataset = Dataset.load(path)
     else:
-        raise TrainerError(f"There is neither a folder nor a manifest {path}.")
+        raise TrainerError(f"{path} is neither a folder nor a manifest.")
     if dataset.validation:
         return dataset
     return split(dataset, options.validation_share, options.split_seed)
 
 
 def _tokenizer() -> Path:
-    """The tokenizer of the ComfyUI that this pack lies in."""
-    for folder in Path(__file__).absolute().parents:
-        if (found := folder / "comfy" / "sd1_tokenizer").is_dir():
-            return found
+    """CLIP's tokenizer of COMFYUI_PATH, of the ComfyUI that contains this pack, or of .comfy, which
+    dev.py makes.
+    """
+    places = [*PACK.parents, PACK / ".comfy" / "comfyui"]
+    if named := os.environ.get("COMFYUI_PATH"):
+        places.insert(0, Path(named))
+    for folder in places:
+        if (found := folder / "comfy" / "sd1_tokenizer" / VOCABULARY).is_file():
+            return found.parent
     raise TrainerError(
-        "The pack does not lie in a ComfyUI. Give CLIP's tokenizer, COMFYUI/comfy/sd1_tokenizer, by --tokenizer."
+        "CLIP's tokenizer was not found: this pack is in no ComfyUI, and there is none in "
+        f"{named or 'COMFYUI_PATH, which is not set,'} or .comfy. Set COMFYUI_PATH to a ComfyUI, "
+        "or give its comfy/sd1_tokenizer with --tokenizer."
     )
 
 
