@@ -11,7 +11,7 @@ from ...trainer.data.fetch import job as download_job
 from ...trainer.data.fetch.join import join
 from ...trainer.data.fetch.local_images import KEYS, find_images
 from ...trainer.data.fetch.network import require_download
-from ...trainer.data.fetch.settings import DownloadSettings
+from ...trainer.data.fetch.settings import RETRY, ROBOTS, DownloadSettings
 from ...trainer.data.folder.folder import ON_PROBLEM, LoadReport, folder_state
 from ...trainer.data.manifest import Dataset
 from ...trainer.data.table.selection import Selection, read_rows
@@ -200,8 +200,8 @@ class CocktailDownloadImages(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "retry_failed",
-                    options=["nothing", "transient", "all"],
-                    default="nothing",
+                    options=list(RETRY),
+                    default=RETRY[0],
                     tooltip="Which rows that failed before are tried again. nothing: none. "
                     "transient: those whose failure may be temporary. all: all of them.",
                 ),
@@ -251,7 +251,7 @@ class CocktailDownloadImages(io.ComfyNode):
             max_bytes=int(max_megabytes * 1e6),
             max_pixels=int(max_megapixels * 1e6),
             retry_failed=retry_failed,
-            **({} if respect_robots else {"refused_robots_tags": ()}),
+            refused_robots_tags=ROBOTS if respect_robots else (),
         )
         job = download_job.create_download(
             names.cocktail_dir("datasets"),

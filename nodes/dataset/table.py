@@ -35,7 +35,7 @@ class CocktailSelectPairs(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        number = {"default": 0, "min": 0, "max": 2**31 - 1}
+        number: dict[str, Any] = {"default": 0, "min": 0, "max": 2**31 - 1}
         return schema(
             node_id="CocktailSelectPairs",
             display_name="Select Pairs",
@@ -247,7 +247,7 @@ class CocktailSelectPairs(io.ComfyNode):
         **filters: Any,
     ) -> io.NodeOutput:
         path = names.table_path(table)
-        request = {"table": str(path), "name": table, "cache": str(_cache())}
+        request: dict[str, Any] = {"table": str(path), "name": table, "cache": str(_cache())}
         if layout == ASK:
             raise TrainerError(_first_look(table, request))
         if layout == OWN_COLUMNS:
