@@ -39,7 +39,7 @@ EVERYDREAM2: dict[int, str] = {
     1408: "1536x1280 1664x1152 1920x1024 2048x960 2368x832 2560x768 2816x704",
     1536: "1728x1344 1792x1280 2048x1152 2304x1024 2432x960 2624x896 2816x832 3072x768",
 }
-"""The landscape sizes of EveryDream2's data/aspects.py (commit 5098db8), which also has them upright
+"""The landscape sizes of EveryDream2's data/aspects.py (commit 5098db8); it also has them upright,
 and the square.
 
 Three slips of that file are not followed: 576x640 at 320, 1408x1344 at 1280 and 704x3072 at 1408

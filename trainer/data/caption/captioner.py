@@ -66,7 +66,10 @@ class CaptionSettings(Group):
     batch_size: int = setting(8, "Pictures at once; when words are drawn, one by one.", (1, 256))
     dtype: str = setting(
         "auto",
-        "Arithmetic of the model. auto: fp32 on the CPU, bf16 on a GPU that supports it, otherwise fp16.",
+        (
+            "Arithmetic of the model. auto: fp32 on the CPU, bf16 on a GPU that supports it, "
+            "otherwise fp16."
+        ),
         choices=DTYPES,
     )
     device: str = setting(

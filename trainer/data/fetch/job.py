@@ -20,6 +20,7 @@ from ...jobs import job as jobs
 from ...jobs.job import ACTIVE, NAME, QUEUED, RESUMABLE, Job, State, read_json
 from ...jobs.work import Progress as Work
 from ...jobs.work import work
+from ..table.selection import read_columns
 from .attempt import TRANSIENT
 from .download import DEAD, EXPIRED, Progress, download
 from .network import require_download
@@ -104,36 +105,19 @@ class DownloadJob(Job[DownloadState]):
 def read_urls(selection: Path) -> list[tuple[int, str]]:
     """Row and image of a selection file, by row; a row without an image has "".
 
-    Raises TrainerError when it is no such file, when a row is there twice, and when no image is an
+    Raises TrainerError when it is not a selection, when a row is repeated, and when no image is an
     http or https URL.
     """
-    import duckdb
-
-    try:
-        with duckdb.connect() as database:
-            rows = database.execute(
-                'SELECT CAST("row" AS BIGINT), CAST(image AS VARCHAR) '
-                "FROM read_parquet(?) ORDER BY 1",
-                [str(selection)],
-            ).fetchall()
-    except duckdb.Error as error:
-        raise TrainerError(
-            f"{selection.name} is not a selection (a Parquet file with the columns row and image): "
-            f"{error}"
-        ) from error
-    if not rows:
-        raise TrainerError(f"{selection.name} has no row. Select more.")
+    rows = read_columns(selection, "image")
     for before, (number, _) in zip([None, *(row for row, _ in rows)], rows, strict=False):
         if number is None or number == before:
             raise TrainerError(f"{selection.name} has a row without a number, or {before} twice.")
-    if not any(
-        (image or "").strip().lower().startswith(("http://", "https://")) for _, image in rows
-    ):
+    if not any(image.strip().lower().startswith(("http://", "https://")) for _, image in rows):
         raise TrainerError(
             f"None of the {len(rows)} images in {selection.name} is a URL; the first is "
             f"{rows[0][1]!r}. For pictures on this machine, join a local folder instead."
         )
-    return [(number, (image or "").strip()) for number, image in rows]
+    return [(number, image.strip()) for number, image in rows]
 
 
 def create_download(

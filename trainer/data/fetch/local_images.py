@@ -19,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 
 from ...errors import TrainerError
 from ..image import SUFFIXES
+from ..table.selection import read_columns
 
 KEYS = ("row index", "attachment id", "job uuid", "file name", "column")
 UUID = re.compile(
@@ -140,23 +141,7 @@ def find_images(
 
 def read_selection(selection: Path) -> list[SelectedRow]:
     """The rows of a selection file, by number. Raises TrainerError when it is not one."""
-    import duckdb
-
-    columns = ("image", "attachment", "job", "file")
-    texts = ", ".join(f"coalesce(CAST({column} AS VARCHAR), '')" for column in columns)
-    try:
-        with duckdb.connect() as database:
-            rows = database.execute(
-                f'SELECT CAST("row" AS BIGINT), {texts} FROM read_parquet(?) ORDER BY 1',
-                [str(selection)],
-            ).fetchall()
-    except duckdb.Error as error:
-        raise TrainerError(
-            f"{selection.name} is not a selection (a Parquet file with the columns row, "
-            f"{', '.join(columns)}): {error}"
-        ) from error
-    if not rows:
-        raise TrainerError(f"{selection.name} has no row. Select more.")
+    rows = read_columns(selection, "image", "attachment", "job", "file")
     return [SelectedRow(*values) for values in rows]
 
 

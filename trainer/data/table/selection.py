@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...errors import TrainerError
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -48,3 +50,26 @@ def read_rows(path: Path) -> dict[int, Row]:
             )
             for values in cursor.fetchall()
         }
+
+
+def read_columns(path: Path, *columns: str) -> list[tuple]:
+    """The number of every row of a selection file and these columns as text ("" where there is
+    nothing), in the order of the numbers.
+
+    Raises TrainerError when the file is not a selection, or has no row.
+    """
+    import duckdb
+
+    texts = ", ".join(f"coalesce(CAST({column} AS VARCHAR), '')" for column in columns)
+    query = f'SELECT CAST("row" AS BIGINT), {texts} FROM read_parquet(?) ORDER BY 1'
+    try:
+        with duckdb.connect() as database:
+            rows = database.execute(query, [str(path)]).fetchall()
+    except duckdb.Error as error:
+        raise TrainerError(
+            f"{path.name} is not a selection (a Parquet file with the columns row, "
+            f"{', '.join(columns)}): {error}"
+        ) from error
+    if not rows:
+        raise TrainerError(f"{path.name} has no row. Select more.")
+    return rows
