@@ -20,7 +20,7 @@ Recipe = io.Custom("COCKTAIL_RECIPE")
 """A `merge.recipe.Recipe`."""
 
 Axis = io.Custom("COCKTAIL_AXIS")
-"""An axis of a grid: `nodes.grid.engine.axes.typed.Axis`."""
+"""An axis of a grid: `nodes.grid.engine.axes.axis.Axis`."""
 
 Grid = io.Custom("COCKTAIL_GRID")
 """A resolved plan of a grid: `nodes.grid.engine.plan.plan.Plan`."""

@@ -107,7 +107,7 @@ class CocktailAxisMerge(io.ComfyNode):
         if None in (kind, values, labels, layout):
             return True
         if kind not in mixes.KINDS:
-            return f"kind {kind!r} is none of {', '.join(mixes.KINDS)}."
+            return f"kind must be one of {', '.join(mixes.KINDS)}, not {kind!r}."
         a, b, c = Ingredient("a"), Ingredient("b"), Ingredient("c")
         try:
             cls._axis(kind, values, a, b, c if kind == mixes.MULTIPLIER else None, labels, layout)

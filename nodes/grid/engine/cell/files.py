@@ -36,7 +36,7 @@ def listed(kind: str) -> list[str]:
 
 
 def path_of(kind: str, name: str) -> Path:
-    """The file of a name. Raises GridError, naming the nearest one, if there is none."""
+    """The file of a name. Raises GridError, which suggests the nearest name, if there is none."""
     import folder_paths
 
     try:

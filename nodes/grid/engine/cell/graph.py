@@ -17,7 +17,7 @@ class Link:
 
 @dataclass(frozen=True)
 class Node:
-    """A stock node: its inputs in the order of its widgets, and where it stands on the page."""
+    """A stock node: its inputs in the order of its widgets, and its place on the page."""
 
     kind: str
     inputs: dict[str, Any]

@@ -9,9 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
+from pathlib import Path
 from typing import Any
 
+from .....merge.hashing import file_sha256
 from .....trainer.errors import nearest
+from ....host.names import cocktail_dir
 from ..errors import GridError
 
 Prompt = Mapping[str, Mapping[str, Any]]
@@ -244,12 +247,7 @@ def content_sha256(folder: str, name: str) -> str:
     """Hex SHA-256 of such a file, remembered until it changes. Raises GridError if it does not
     exist.
     """
-    from pathlib import Path
-
     import folder_paths
-
-    from .....merge.hashing import file_sha256
-    from ....host import names
 
     if folder == "input":
         try:
@@ -261,4 +259,4 @@ def content_sha256(folder: str, name: str) -> str:
         path = Path(full) if full else Path()
     if not path.is_file():
         raise GridError(f"There is no file {name!r} in ComfyUI's {folder} folder.")
-    return file_sha256(path, names.cocktail_dir("hashes.json"))
+    return file_sha256(path, cocktail_dir("hashes.json"))

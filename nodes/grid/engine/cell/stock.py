@@ -59,7 +59,7 @@ class StockCell:
 
     @property
     def models(self) -> tuple[str, ...]:
-        """What must be in memory for this picture: cells that need the same stand together."""
+        """What must be in memory for this picture. Cells with the same are rendered together."""
         return (self.recipe or self.checkpoint, *(lora_words(lora) for lora in self.loras))
 
     @property
@@ -160,7 +160,7 @@ class StockCell:
 
 
 LATER = ("vae", "loras", "image", "denoise", "batch_size", "recipe")
-"""Settings that cells of older grids do not know."""
+"""Settings that cells of older grids do not have."""
 
 
 RENDER_ORDER = (
@@ -201,7 +201,7 @@ SAMPLER = 6
 """The node that samples."""
 
 PICTURE = 7
-"""The node that puts out the picture."""
+"""The node that outputs the picture."""
 
 SAVED = 8
 """The node that saves it."""
@@ -295,8 +295,8 @@ def _texts(cell: StockCell) -> dict[int, Node]:
 
 
 def _start(cell: StockCell, vae: Link) -> dict[int, Node]:
-    """Number 5 is the latent that sampling begins with: an empty one, or a picture scaled and cut
-    to the size.
+    """Number 5 is the latent that sampling starts from: an empty one, or a picture scaled and
+    cropped to the size.
     """
     if not cell.image:
         empty = {"width": cell.width, "height": cell.height, "batch_size": 1}
