@@ -11,7 +11,7 @@ from comfy_api.latest import io
 
 from ...trainer.errors import TrainerError
 from ...trainer.settings import groups
-from ...trainer.settings.everydream import Imported, import_everydream
+from ...trainer.settings.everydream.importing import Imported, import_everydream
 from ...trainer.settings.group import Group
 from ...trainer.settings.presets import PRESETS, preset
 from ...trainer.settings.run_settings import RunSettings

@@ -9,7 +9,7 @@ import json
 
 import pytest
 
-from cocktail.trainer.settings.everydream import import_everydream
+from cocktail.trainer.settings.everydream.importing import import_everydream
 from cocktail.trainer.settings.groups import GROUPS, OptimizerSettings, SamplePrompt
 from cocktail.trainer.settings.presets import PRESETS, preset
 from cocktail.trainer.settings.run_settings import RunSettings

@@ -12,7 +12,7 @@ import json
 import pytest
 
 from cocktail.trainer.errors import TrainerError
-from cocktail.trainer.settings.everydream import import_everydream
+from cocktail.trainer.settings.everydream.importing import import_everydream
 from cocktail.trainer.settings.run_settings import RunSettings
 
 COMMON = {

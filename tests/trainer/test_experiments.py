@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from cocktail.trainer.runs import Run
-from cocktail.trainer.settings.everydream import import_everydream
+from cocktail.trainer.settings.everydream.importing import import_everydream
 
 from .conftest import make_tiny_base, remove
 

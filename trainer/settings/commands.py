@@ -164,7 +164,7 @@ def _presets(options: argparse.Namespace) -> int:
 
 def _import(options: argparse.Namespace) -> int:
     from ..files import write_json
-    from .everydream import import_everydream
+    from .everydream.importing import import_everydream
 
     optimizer = _read(options.optimizer) if options.optimizer else ""
     validation = _read(options.validation) if options.validation else ""

@@ -1,8 +1,7 @@
-"""Settings by name: what is known of fine-tunes of Stable Diffusion 1.5 that others have published,
-as plain numbers.
+"""Settings by name: fine-tunes of Stable Diffusion 1.5 that others have published, as plain numbers.
 
-"ED2 2023 baseline" is EveryDream2's train.json and optimizer.json as shipped in March 2023, which
-its users' experiments of that time start from. The two Cosmopolitan presets are the fine-tunes of
+"ED2 2023 baseline" is EveryDream2's train.json and optimizer.json as shipped in March 2023, the
+starting point of its users' experiments of that time. The two Cosmopolitan presets are the fine-tunes of
 FollowFox's article of November 2023 on EveryDream2 as of October 2023: resolutions, optimizers,
 epochs and the checkpoint after every ten epochs are the article's; learning rate and weight decay
 of D-Adaptation are those of the file that EveryDream2 ships for it (optimizer_dadapt.json);
@@ -16,6 +15,14 @@ from typing import Any
 
 from ..errors import TrainerError, nearest
 from .run_settings import RunSettings
+
+ADAMW: dict[str, Any] = {
+    "optimizer": "adamw",
+    "beta1": 0.9,
+    "beta2": 0.999,
+    "epsilon": 1e-8,
+    "schedule": "constant",
+}
 
 EVERYDREAM2: dict[str, Any] = {
     "resolution": 512,
@@ -33,8 +40,8 @@ EVERYDREAM2: dict[str, Any] = {
     "save_every_epochs": 20,
     "precision": "bf16",
     "save_precision": "fp16",
-    "unet_optimizer": {"optimizer": "adamw", "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "schedule": "constant"},
-    "text_encoder_optimizer": {"optimizer": "adamw", "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "schedule": "constant"},
+    "unet_optimizer": ADAMW,
+    "text_encoder_optimizer": ADAMW,
     "loss": {"kind": "mse", "min_snr_gamma": 0.0, "offset_noise": 0.02, "pyramid_noise": 0.0},
     "data": {"accumulate": 1, "flip": 0.0, "crop_jitter": 0.02, "crop_variants": 4},
     "validation": {"every_epochs": 1},
@@ -56,8 +63,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "save_every_epochs": 10,
         "learning_rate": 0.1,
         "text_encoder_learning_rate": 0.1,
-        "unet_optimizer": {**EVERYDREAM2["unet_optimizer"], **D_ADAPTATION},
-        "text_encoder_optimizer": {**EVERYDREAM2["text_encoder_optimizer"], **D_ADAPTATION},
+        "unet_optimizer": {**ADAMW, **D_ADAPTATION},
+        "text_encoder_optimizer": {**ADAMW, **D_ADAPTATION},
     },
     "Cosmopolitan 768 AdamW": {
         **EVERYDREAM2,
@@ -66,7 +73,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "save_every_epochs": 10,
     },
 }
-"""What each preset says; what it does not say is at the default."""
+"""What each preset sets; everything else has its default."""
 
 
 def preset(name: str) -> RunSettings:

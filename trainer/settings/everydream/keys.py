@@ -1,5 +1,5 @@
 """The keys of EveryDream2's configuration files: their types, EveryDream2's own defaults, and why
-some mean nothing here.
+some are ignored.
 """
 
 from __future__ import annotations
@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 Kinds = tuple[tuple[type | None, ...], Any]
-"""Types that a value may have (None for null), and what counts when the key is absent."""
+"""Types that a value may have (None for null), and the value when the key is absent."""
 
 TRAIN_KEYS: dict[str, Kinds] = {
     "resume_ckpt": ((str,), None),
@@ -117,9 +117,9 @@ VALIDATION_KEYS: dict[str, Kinds] = {
 
 OPTIMIZER_TOP_KEYS = {
     "doc": "it is documentation",
-    "text_encoder_lr_scale": "EveryDream2 does not use it beside text_encoder_overrides",
-    "apply_grad_scaler_step_tweaks": "bf16 needs no loss scaling, and fp16 has its own",
-    "log_grad_norm": "gradient norms are always written down",
+    "text_encoder_lr_scale": "EveryDream2 ignores it when there is a base section",
+    "apply_grad_scaler_step_tweaks": "bf16 needs no loss scaling, and fp16 scales automatically",
+    "log_grad_norm": "gradient norms are always recorded",
 }
 
 _DEAD = "it has no effect in EveryDream2 either"
@@ -137,12 +137,12 @@ DEAD = {
         "config",
     )
 }
-"""Keys of old files that do nothing any more."""
+"""Keys of old files that no longer do anything."""
 
-_BY_RUN = "a run has its name from Fine-tune and its folder below it"
-_PAIRS = "it belongs to the pairs: set it in the dataset nodes or in the folder's local.yaml"
+_BY_RUN = "a run takes its name from Fine-tune, and its folder is named after it"
+_PAIRS = "this belongs to the pairs: set it in the dataset nodes or in the folder's local.yaml"
 ELSEWHERE = {
-    "resume_ckpt": "the checkpoint to start from is chosen in Base",
+    "resume_ckpt": "choose the checkpoint to start from in Base",
     "data_root": "the pairs come from Load Dataset",
     "project_name": _BY_RUN,
     "run_name": _BY_RUN,
@@ -150,33 +150,33 @@ ELSEWHERE = {
     "save_ckpt_dir": "checkpoints go to models/checkpoints/cocktail/RUN",
     "shuffle_tags": _PAIRS,
     "keep_tags": _PAIRS,
-    "gpuid": "the process takes the first device that it may see",
-    "optimizer_config": "the second file is given beside this one",
-    "train_sampler": "all of them train on the same noise schedule",
-    "load_settings_every_epoch": "the settings of a run stand; stop it and make another",
-    "save_optimizer": "every resume point holds the state of the optimizers",
+    "gpuid": "a run uses the first device that it can see",
+    "optimizer_config": "give optimizer.json together with this file",
+    "train_sampler": "all of its samplers train on the same noise schedule",
+    "load_settings_every_epoch": "the settings of a run do not change; stop it and make another run",
+    "save_optimizer": "every resume point contains the state of the optimizers",
     "no_save_ckpt": "checkpoints are always single files",
-    "no_prepend_last": "the last checkpoint is called by its epoch like all others",
+    "no_prepend_last": "the last checkpoint is named by its epoch like all others",
     "sample_prompts": "prompts come from Sample nodes",
-    "validation_config": "the third file is given beside this one",
-    "log_step": "every step is written down",
-    "write_schedule": "order and batches follow from the seed",
-    "rated_dataset": "choose and weigh pairs in the dataset nodes",
-    "rated_dataset_target_dropout_percent": "choose and weigh pairs in the dataset nodes",
-    "plugins": "nodes are the plug-ins",
-    "ema_sample_nonema_model": "samples say themselves which weights they are of",
-    "ema_sample_ema_model": "samples say themselves which weights they are of",
-    "ema_resume_model": "a resume point holds the EMA weights",
+    "validation_config": "give validation.json together with this file",
+    "log_step": "every step is recorded",
+    "write_schedule": "the seed determines order and batches",
+    "rated_dataset": "weight pairs in the dataset nodes",
+    "rated_dataset_target_dropout_percent": "weight pairs in the dataset nodes",
+    "plugins": "other nodes take the place of plug-ins",
+    "ema_sample_nonema_model": "every sample says which weights it was drawn with",
+    "ema_sample_ema_model": "every sample says which weights it was drawn with",
+    "ema_resume_model": "resume points contain the EMA weights",
     "validation documentation": "it is documentation",
-    "validation validate_training": "a run always validates on the pairs that Split Dataset holds back",
-    "validation val_split_mode": "Split Dataset holds a share back, Add Validation Set takes a folder",
-    "validation auto_split_proportion": "give it to Split Dataset as share",
-    "validation val_split_proportion": "give it to Split Dataset as share",
-    "validation manual_data_root": "load that folder and give it to Add Validation Set",
-    "validation val_data_root": "load that folder and give it to Add Validation Set",
-    "validation extra_manual_datasets": "load those folders and give them to Add Validation Set",
-    "validation seed": "noise and noise levels follow from each pair",
-    "validation batch_size": "the loss of a pair does not depend on its batch here",
+    "validation validate_training": "a run always validates, on what Split Dataset holds back",
+    "validation val_split_mode": "use Split Dataset for a share, Add Validation Set for a folder",
+    "validation auto_split_proportion": "set the share in Split Dataset",
+    "validation val_split_proportion": "set the share in Split Dataset",
+    "validation manual_data_root": "load that folder and link it to Add Validation Set",
+    "validation val_data_root": "load that folder and link it to Add Validation Set",
+    "validation extra_manual_datasets": "load those folders and link them to Add Validation Set",
+    "validation seed": "noise and noise levels are derived from each pair",
+    "validation batch_size": "here the loss of a pair does not depend on its batch",
     "validation use_relative_loss": _DEAD,
 }
-"""Where that is decided which is no setting of a run here."""
+"""What to do instead for keys that are not settings of a run."""

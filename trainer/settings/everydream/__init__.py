@@ -1,0 +1,1 @@
+"""EveryDream2's configuration files as run settings."""
