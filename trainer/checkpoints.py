@@ -103,8 +103,8 @@ def trained_tensors(
 
 
 def _verify(path: Path, name: str, tensors: dict[str, torch.Tensor]) -> None:
-    """Compare a written file, which will be `name`, with the names, shapes, types and values that it
-    should have.
+    """Compare a written file, which will be `name`, with the names, shapes, types and values that
+    it should have.
     """
     import torch
     from safetensors import safe_open

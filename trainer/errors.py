@@ -1,4 +1,4 @@
-"""What a person is told when something is wrong: the exception, and the name they may have meant."""
+"""What to say when something is wrong: the exception, and the names that may have been meant."""
 
 from __future__ import annotations
 

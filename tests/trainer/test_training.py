@@ -1,4 +1,4 @@
-"""Training in a process of its own, as ComfyUI starts it: exact, restartable, and what it refuses."""
+"""Training in a process of its own, as ComfyUI starts it: exact, restartable, refusing nonsense."""
 
 from __future__ import annotations
 
