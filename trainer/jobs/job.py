@@ -106,7 +106,8 @@ class Job(Generic[S]):
 
     def is_alive(self) -> bool:
         """Whether a process works on it or is being started. Raises OSError without rights."""
-        return is_held(self.folder / LOCK) or is_held(self.folder / LAUNCH_LOCK)
+        # In this order: the second is held before the first is let go.
+        return is_held(self.folder / LAUNCH_LOCK) or is_held(self.folder / LOCK)
 
     def written(self) -> S:
         """Its state.json as it is, whether or not its process is alive. Raises TrainerError."""
