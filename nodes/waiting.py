@@ -64,7 +64,6 @@ def work_off(
             )
         if state.status not in (QUEUED, *ACTIVE):
             raise TrainerError(
-                f"{job.name} was {state.status} at {unit}{done} of {total}. {state.message}\n"
-                "Queue the graph again: it goes on from there."
+                f"{job.name} was {state.status} at {unit}{done} of {total}. {state.message}"
             )
         time.sleep(POLL_S)

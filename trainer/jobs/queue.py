@@ -82,7 +82,7 @@ class Queue:
         with self._alone():
             state = job.state()
             if state.status == QUEUED:
-                message = "Stopped while it waited for its turn"
+                message = "Stopped while it waited for its turn. Queue it again to go on."
                 job.write_state(replace(state, status="stopped", message=message))
                 if (ticket := self._ticket_of(kind, job.folder.name)) is not None:
                     self._remove(ticket)

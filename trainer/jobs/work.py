@@ -75,7 +75,9 @@ def work(job: Job[S], do: Callable[[Progress[S]], str]) -> int:
             print(f"error: {error}", file=sys.stderr)
             return 1
         except Stopped:
-            progress.update(status="stopped", message="Stopped on request; queue it again to go on")
+            progress.update(
+                status="stopped", message="Stopped on request. Queue it again to go on."
+            )
             return 0
         except TrainerError as error:
             print(f"error: {error}", file=sys.stderr)
