@@ -17,7 +17,7 @@ import pytest
 from cocktail.trainer.errors import TrainerError
 from cocktail.trainer.jobs import process
 from cocktail.trainer.jobs.control import Control
-from cocktail.trainer.jobs.job import LOCK, Job, LockLost, State, exclusive, start
+from cocktail.trainer.jobs.job import LAUNCH_LOCK, LOCK, Job, LockLost, State, exclusive, start
 from cocktail.trainer.jobs.lock import Lock, is_held
 from cocktail.trainer.jobs.queue import Kind, Queue
 from cocktail.trainer.jobs.work import Progress, work
@@ -166,6 +166,28 @@ def test_two_servers_that_start_a_job_at_once_start_it_once(tmp_path, root):
     assert said == [b"False\n", b"True\n"]
     end(job)
     assert "Another process" not in job.log_tail()
+
+
+def test_what_another_has_done_while_one_waited_to_start_it_is_not_done_again(
+    tmp_path, monkeypatch
+):
+    job, waiting, said, take = make(tmp_path), threading.Event(), [], Lock.take
+    other = Lock(job.folder / LAUNCH_LOCK)
+    assert other.take()
+
+    def announced(lock: Lock, wait_s: float = 0.0) -> bool:
+        waiting.set()
+        return take(lock, wait_s)
+
+    monkeypatch.setattr(Lock, "take", announced)
+    second = threading.Thread(target=lambda: said.append(start(job, "run")))
+    second.start()
+    assert waiting.wait(30)
+    job.write_state(State("finished", "by the other"))
+    other.let_go()
+    second.join()
+    assert said == [False] and job.state().message == "by the other"
+    assert not (job.folder / "log.txt").exists()
 
 
 def test_a_killed_job_is_interrupted_at_once_and_goes_on_when_started_again(tmp_path):
