@@ -71,7 +71,7 @@ def test_recipes_are_values_beside_checkpoints():
         (SHARE, "1e-999999999", None, "is not a share of B"),
         (SHARE, " ", None, "has no values"),
         (SHARE, "0.5, 0.50", None, "appears twice"),
-        (SHARE, "0.5", C, "takes no C"),
+        (SHARE, "0.5", C, "does not use C"),
         (MULTIPLIER, "0.5", None, "needs a recipe C"),
         (BLOCKS, "1, 2, 3", None, "Line 1 of the values"),
         (BLOCKS, "NO_PRESET", None, "NO_PRESET"),
