@@ -58,7 +58,7 @@ def test_a_missing_checkpoint_is_refused_with_the_nearest_name(comfy):
 
 
 @pytest.mark.parametrize("name", ["../x.safetensors", "/etc/passwd", "C:\\x.safetensors"])
-def test_a_path_is_no_checkpoint(comfy, name):
+def test_a_path_is_not_a_checkpoint(comfy, name):
     assert "is refused" in refused(comfy, with_base(name))["base"]
 
 
@@ -128,7 +128,7 @@ def test_a_folder_that_cannot_be_loaded_is_refused(comfy, folder, words):
     assert words in refused(comfy, load(folder))["load"]
 
 
-def test_a_damaged_picture_or_caption_stops_there_or_is_skipped_and_told(comfy):
+def test_a_damaged_picture_or_caption_stops_the_load_or_is_skipped_and_reported(comfy):
     folder = comfy.base / "input" / "mixed"
     folder.mkdir(exist_ok=True)
     for name in ("good", "latin", "torn"):

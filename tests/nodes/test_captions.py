@@ -190,7 +190,9 @@ def with_own_code(folder):
         ("captioners/bad", with_own_code, "needs Python code of its own"),
     ],
 )
-def test_what_is_no_captioner_is_refused_before_it_works(comfy, captioner, model, change, words):
+def test_anything_but_a_captioner_is_refused_before_it_starts(
+    comfy, captioner, model, change, words
+):
     bad = captioner.with_name("bad")
     if change:
         shutil.copytree(captioner, bad)

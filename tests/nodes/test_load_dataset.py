@@ -104,7 +104,7 @@ def test_wrong_inputs_are_refused_before_anything_runs(comfy, inputs, words):
     assert words in json.dumps(answer)
 
 
-def test_settings_that_are_not_understood_are_told_through_the_node(comfy):
+def test_settings_that_are_not_understood_are_reported_by_the_node(comfy):
     folder = comfy.base / "input" / "broken"
     picture(folder, "a.png")
     text(folder, "multiply.txt", "abc")

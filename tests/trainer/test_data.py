@@ -53,7 +53,7 @@ def test_captions_come_from_the_text_file_or_the_file_name(tmp_path):
     assert "ein rotes Ding" in {p.image: p.caption for p in whole.pairs}["a.png"]
 
 
-def test_every_problem_is_told_with_its_file_and_skipped_on_request(tmp_path):
+def test_every_problem_is_reported_with_its_file_and_skipped_on_request(tmp_path):
     add(tmp_path, "good.png", "good")
     add(tmp_path, "latin.png", "caf\xe9".encode("latin-1"), "blue")
     add(tmp_path, "empty.png", " \n", "green")
@@ -108,7 +108,7 @@ def test_a_picture_is_decoded_once_for_as_long_as_it_stays_the_same(tmp_path, mo
     assert opened == [1] and changed.fingerprint != first.fingerprint
 
 
-def test_a_fingerprint_hangs_on_content_and_not_on_names(tmp_path):
+def test_a_fingerprint_depends_on_content_and_not_on_names(tmp_path):
     add(tmp_path / "one", "a.png", "a")
     add(tmp_path / "two", "z.png", "a")
     one, two = load(tmp_path / "one")[0], load(tmp_path / "two")[0]

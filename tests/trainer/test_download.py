@@ -478,7 +478,7 @@ def test_failed_rows_are_asked_again_when_that_is_wanted(tmp_path, server, retry
     assert {path for path in paths if server.asked[path] > before[path]} == again
 
 
-def test_a_file_whose_line_was_lost_is_taken_as_it_is(tmp_path, server):
+def test_a_file_whose_line_was_lost_is_kept_as_it_is(tmp_path, server):
     """A process killed between the renaming of a file and the writing of its line."""
     urls = [server.url(f"good/{number}") for number in range(6)]
     fetch(tmp_path, urls)
@@ -508,7 +508,7 @@ def test_half_a_file_is_thrown_away_and_fetched_again(tmp_path, server):
     assert server.asked == {"good/1": 2, "good/2": 2, "good/3": 1}
 
 
-def test_a_file_that_is_no_picture_is_not_taken_for_one(tmp_path, server):
+def test_a_file_that_is_not_a_picture_is_fetched_again(tmp_path, server):
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "000001.png").write_bytes(picture(1)[:300])
     assert only(tmp_path, server.url("good/1")).status == "ok"
@@ -841,7 +841,7 @@ def test_a_name_that_is_a_path_is_refused(make, server, tmp_path, name, network_
     assert not (tmp_path / "datasets").exists()
 
 
-def test_a_folder_of_another_kind_is_left_alone(make, server, tmp_path):
+def test_a_folder_of_another_kind_is_not_touched(make, server, tmp_path):
     (tmp_path / "datasets" / "set").mkdir(parents=True)
     with pytest.raises(TrainerError, match="is not a download"):
         make([server.url("good/1")])
@@ -858,7 +858,7 @@ def test_a_folder_of_another_kind_is_left_alone(make, server, tmp_path):
         ("SELECT NULL::BIGINT AS row, 'http://x' AS image", "without a number"),
     ],
 )
-def test_a_file_that_is_no_selection_is_refused(tmp_path, network_file, query, words):
+def test_a_file_that_is_not_a_selection_is_refused(tmp_path, network_file, query, words):
     file = tmp_path / "s.parquet"
     duckdb.sql(f"COPY ({query}) TO '{file}' (FORMAT parquet)")
     with pytest.raises(TrainerError, match=words):

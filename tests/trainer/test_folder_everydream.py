@@ -181,7 +181,7 @@ def test_of_a_text_with_several_lines_the_first_counts_and_the_report_says_so(tm
     assert load(tmp_path, caption_text="whole file")[0].pairs[0].caption == "one, two\nthree"
 
 
-def test_an_archive_is_left_alone_and_named(tmp_path):
+def test_an_archive_is_not_opened_but_named(tmp_path):
     """EveryDream2 tries to unpack every zip, and opens the folder in its place."""
     picture(tmp_path, "a.png")
     text(tmp_path, "more.zip", b"PK\x05\x06" + bytes(18))

@@ -119,7 +119,7 @@ def table(folder, kind):
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
-def test_the_three_kinds_of_table_are_read_alike(tmp_path, kind):
+def test_the_three_kinds_of_table_give_the_same_pairs(tmp_path, kind):
     table(tmp_path, kind)
     dataset, report = load(tmp_path)
     assert [(pair.image, pair.caption, pair.captions.get("blip")) for pair in dataset.pairs] == [

@@ -87,7 +87,7 @@ def test_folders_of_repeats_are_recognised_unless_there_is_anything_else(folder,
     assert load(folder)[1].layout == "plain", "a year is no number of repeats"
 
 
-def test_a_multiply_file_beside_repeats_is_taken_for_everydream2_and_both_are_named(tmp_path):
+def test_a_multiply_file_next_to_repeats_counts_as_everydream2_and_both_are_named(tmp_path):
     picture(tmp_path, "10_cat/a.png")
     text(tmp_path, "10_cat/multiply.txt", "3")
     dataset, report = load(tmp_path)

@@ -22,7 +22,7 @@ from .folders import by_image, load, picture, text
 LINKS = pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
 
 
-def test_a_caption_file_is_found_by_the_name_alone(tmp_path):
+def test_a_caption_file_is_found_by_its_name(tmp_path):
     """ComfyUI's LoadImageTextDataSetFromFolder replaces the first `.png` of the whole path, here
     that of the folder.
     """
@@ -40,7 +40,7 @@ def test_a_caption_file_is_found_by_the_name_alone(tmp_path):
     }
 
 
-def test_pairs_stand_in_the_order_of_their_paths(tmp_path):
+def test_pairs_are_in_the_order_of_their_paths(tmp_path):
     for name in ("b.png", "a/z.png", "a.png", "B.png", "10.png", "9.png"):
         picture(tmp_path, name)
     images = [pair.image for pair in load(tmp_path)[0].pairs]
@@ -253,7 +253,7 @@ def test_few_pixels_are_decoded_at_the_same_time(tmp_path, monkeypatch):
     assert most[0] == 2
 
 
-def test_a_cache_that_is_damaged_is_made_anew(tmp_path):
+def test_a_damaged_cache_is_made_again(tmp_path):
     picture(tmp_path / "pictures", "a.png")
     cache = tmp_path / "cache.json"
     for content in ("", "{", "[]", '{"a.png": [1, 2]}'):

@@ -246,7 +246,7 @@ def test_transparency_becomes_the_chosen_colour(colour):
         assert open_rgb(GOOD[name][0](), background=colour).getpixel((0, 0)) == wanted, name
 
 
-def test_a_background_that_is_no_colour_is_refused_by_name(tmp_path):
+def test_a_background_that_is_not_a_colour_is_refused_by_name(tmp_path):
     with pytest.raises(TrainerError, match="^'nothing' is not a colour; write it like #ffffff$"):
         open_rgb(GOOD["RGB PNG"][0](), background="nothing")
 
@@ -364,7 +364,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_bad_picture_is_told_why(name, tmp_path):
+def test_the_error_says_what_is_wrong_with_a_bad_picture(name, tmp_path):
     make, words = BAD[name]
     (tmp_path / name).write_bytes(make())
     for source in (make(), tmp_path / name):
@@ -378,7 +378,7 @@ def test_a_file_that_is_not_there_is_said_so(tmp_path):
         open_rgb(tmp_path / "gone.png")
 
 
-def test_bad_pictures_leave_their_good_neighbours_alone(tmp_path):
+def test_bad_pictures_do_not_affect_good_ones(tmp_path):
     for number, (name, (make, _)) in enumerate(BAD.items()):
         (tmp_path / name).write_bytes(make())
         noise(8 + number, 8).save(tmp_path / f"good {number}.png")
@@ -411,7 +411,7 @@ def test_of_many_frames_only_the_first_is_decoded(monkeypatch):
     assert len(decoders) == 1
 
 
-def test_no_picture_is_half_grey_whatever_another_extension_has_told_pillow(monkeypatch):
+def test_no_picture_is_half_grey_whatever_another_extension_sets_in_pillow(monkeypatch):
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     before = list(warnings.filters)
     good = encoded(noise(200, 200), "PNG")

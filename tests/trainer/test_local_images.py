@@ -186,7 +186,7 @@ def test_links_are_followed_within_the_folder_and_not_out_of_it(folder):
     }
 
 
-def test_hidden_files_and_folders_are_passed_over(folder):
+def test_hidden_files_and_folders_are_skipped(folder):
     put(folder, ".1.png", ".thumbnails/2.png", "3.png")
     found = find(folder, "row index", [{}, {}, {}])
     assert (found.files, found.unused) == ({3: "3.png"}, 0)

@@ -71,14 +71,14 @@ def test_what_is_saved_is_loaded(tmp_path_factory, name, found, mix, history):
         {"tag_dropout": 0.1},
     ],
 )
-def test_the_fingerprint_hangs_on_what_is_trained_on(change):
+def test_the_fingerprint_depends_on_what_is_trained_on(change):
     plain = Dataset("a", "b", (PLAIN,)).fingerprint
     changed = Dataset("a", "b", (dataclasses.replace(PLAIN, **change),)).fingerprint
     assert changed != plain
 
 
 @pytest.mark.parametrize("change", [{"image": "b.png"}, {"group": "b"}, {"id": "1" * 16}])
-def test_the_fingerprint_does_not_hang_on_where_things_lie(change):
+def test_the_fingerprint_does_not_depend_on_where_files_are(change):
     plain = Dataset("a", "b", (PLAIN,)).fingerprint
     assert Dataset("c", "d", (dataclasses.replace(PLAIN, **change),)).fingerprint == plain
 

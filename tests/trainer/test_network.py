@@ -205,7 +205,7 @@ def test_addresses_that_are_not_public(address):
         "http://somebody:secret@example.com/a.png",
     ],
 )
-def test_what_is_no_plain_web_address_is_refused(url):
+def test_anything_but_a_plain_web_address_is_refused(url):
     with pytest.raises(BadURL):
         check_url(url, ALL)
 

@@ -56,7 +56,7 @@ def test_missing_and_changed_pictures_are_named(dataset, facts, folder):
     assert check_pictures(dataset, [facts]) == check, "also when the folder has been loaded anew"
 
 
-def test_another_time_alone_is_no_change(dataset, facts, folder):
+def test_another_time_of_change_is_not_a_change(dataset, facts, folder):
     os.utime(folder / "00002.png", ns=(1, 1))
     assert check_pictures(dataset, [facts]).fine
 

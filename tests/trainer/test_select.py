@@ -213,7 +213,9 @@ def test_a_dirty_table_gives_every_row_that_can_be_read_and_lists_every_other(
 
 
 @pytest.mark.parametrize("dirt", ["", "nul", "long rows", "crlf", "truncated end", "bad bytes"])
-def test_a_table_of_many_reading_buffers_is_read_alike(make_table, tmp_path, monkeypatch, dirt):
+def test_a_table_larger_than_the_reading_buffers_gives_the_same_rows(
+    make_table, tmp_path, monkeypatch, dirt
+):
     path = tmp_path / "large.csv"
     make_table.write_table(path, rows=2000, seed=9, dirt=(dirt,) if dirt else ())
 
@@ -227,7 +229,7 @@ def test_a_table_of_many_reading_buffers_is_read_alike(make_table, tmp_path, mon
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_damage_beside_the_borders_of_parts_costs_no_record(
+def test_damage_next_to_the_borders_of_parts_costs_no_record(
     make_table, tmp_path, monkeypatch, seed
 ):
     path = tmp_path / "large.csv"
@@ -475,9 +477,7 @@ def test_a_derived_table_is_made_once_found_again_and_remade_when_the_source_cha
     assert sorted(cache.glob(".*")) == []
 
 
-def test_the_table_is_not_answered_for_when_it_changes_while_it_is_read(
-    make_table, tmp_path, monkeypatch
-):
+def test_a_table_that_changes_while_it_is_read_is_refused(make_table, tmp_path, monkeypatch):
     path = tmp_path / "t.csv"
     make_table.write_table(path, rows=200, seed=1)
 

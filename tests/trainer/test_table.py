@@ -168,7 +168,7 @@ BAD = [
 
 
 @pytest.mark.parametrize("bad", BAD, ids=[f"{i}-{bad.name}" for i, bad in enumerate(BAD)])
-def test_a_bad_table_is_told_what_is_wrong_with_it(tmp_path, bad):
+def test_the_error_says_what_is_wrong_with_a_bad_table(tmp_path, bad):
     path = tmp_path / bad.name
     path.write_bytes(bad.data)
     with pytest.raises(TrainerError) as error:
@@ -176,7 +176,7 @@ def test_a_bad_table_is_told_what_is_wrong_with_it(tmp_path, bad):
     assert str(error.value) == bad.said.format(table="input/the table")
 
 
-def test_what_is_no_file_is_no_table(tmp_path):
+def test_a_missing_file_or_a_folder_is_not_a_table(tmp_path):
     (tmp_path / "folder.csv").mkdir()
     for name, said in (
         ("none.csv", "There is no table none.csv."),
