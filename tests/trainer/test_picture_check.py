@@ -1,12 +1,12 @@
-"""Pictures that are gone or are not what they were are found, without reading those that are."""
+"""Missing and changed pictures are found without reading the unchanged ones."""
 
 from __future__ import annotations
 
 import os
-import time
 
 import pytest
 
+from cocktail.trainer.data.folder import picture_check
 from cocktail.trainer.data.folder.folder import load_folder
 from cocktail.trainer.data.folder.picture_check import check_pictures
 from cocktail.trainer.data.manifest import Dataset, Pair
@@ -85,12 +85,14 @@ def interrupt(done, total):
     raise KeyboardInterrupt
 
 
-def test_eleven_thousand_pictures_are_looked_for_in_half_a_second(tmp_path):
+def test_pictures_of_unknown_size_and_time_are_counted_without_being_opened(tmp_path, monkeypatch):
+    monkeypatch.setattr(picture_check, "_read", lambda *_: pytest.fail("opened"))
     pairs = []
-    for number in range(11_475):
+    for number in range(30):
         name = f"{number:05}.png"
         (tmp_path / name).touch()
         pairs.append(Pair(str(number), name, "0" * 64, 8, 8, "a"))
-    start = time.process_time()
-    assert check_pictures(Dataset("many", str(tmp_path), tuple(pairs))).unknown == 11_475
-    assert time.process_time() - start < 0.5
+    check = check_pictures(Dataset("many", str(tmp_path), tuple(pairs)))
+    assert check.unknown == 30 and str(check) == (
+        "all 30 pictures are there\n30 of them could not be compared with the dataset"
+    )
