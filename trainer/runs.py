@@ -43,6 +43,9 @@ PLACES = ("base", "checkpoints", "tokenizer", "cache")
 """What a run uses outside of its folder: the base's file and the folders of its Paths."""
 
 
+_REMEDY = "Put back a good copy, or move the run's folder away."
+
+
 @dataclass(frozen=True)
 class Base:
     """The checkpoint a run starts from."""
@@ -120,7 +123,10 @@ class Run(Job[State]):
         """
         if not (folder / "run.json").exists():
             raise TrainerError(f"There is no run in {folder}: run.json is missing.")
-        value = read_json(folder / "run.json")
+        try:
+            value = read_json(folder / "run.json")
+        except TrainerError as error:
+            raise TrainerError(f"{error} {_REMEDY}") from error
         if value.get("format") != FORMAT:
             raise TrainerError(
                 f"The run {folder.name} was made by a newer Cocktail (format "
@@ -137,14 +143,13 @@ class Run(Job[State]):
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise TrainerError(
-                f"run.json of the run {folder.name} is damaged ({type(error).__name__}: {error}). "
-                "Put back a good copy, or move the folder away and train under the same name."
+                f"run.json of {folder.name} is damaged ({type(error).__name__}: {error}). {_REMEDY}"
             ) from error
         words = [run.name, run.id, *vars(run.base).values(), *vars(run.paths).values()]
         if not all(isinstance(word, str) for word in words) or not NAME.fullmatch(run.name):
             raise TrainerError(
-                f"run.json of the run {folder.name} is damaged: it does not hold names where it "
-                "should."
+                f"run.json of {folder.name} is damaged: it does not hold names where it should. "
+                f"{_REMEDY}"
             )
         return run
 

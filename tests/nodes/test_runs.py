@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 
 import psutil
 import pytest
 
-from ..comfy import ComfyError
-from .graphs import fine_tune
+from cocktail.trainer.data.manifest import Dataset, Pair
+from cocktail.trainer.runs import Base, Paths, State, create_run
 
+from ..comfy import ComfyError
+from .graphs import QUICK, fine_tune
+
+PAIR = {"image": "a.png", "image_hash": "0" * 64, "width": 64, "height": 64, "caption": "a"}
 LONG = 12
 """Epochs of a run that is still at work when a test interferes with it."""
 
@@ -86,6 +91,38 @@ def test_runs_take_turns_and_a_stopped_or_killed_one_goes_on_when_queued_again(c
     with pytest.raises(ComfyError, match="was interrupted at step"):
         comfy.wait(prompt)
     assert comfy.run(first)["wait"]["cocktail"][0]["status"] == "finished"
+
+
+def test_a_damaged_run_and_one_from_elsewhere_are_listed_and_stop_no_route(comfy):
+    runs = comfy.base / "output" / "cocktail" / "runs"
+    for name, state in (("damaged", "stopped"), ("received", "queued")):
+        create_run(
+            runs,
+            name,
+            Base("base.safetensors", "base.safetensors", "0" * 64),
+            Dataset(
+                "few",
+                "x",
+                (Pair(id="a", split="train", **PAIR), Pair(id="b", split="validation", **PAIR)),
+            ),
+            QUICK,
+            Paths("checkpoints", "tokenizer", "cache"),
+        ).write_state(State(state))
+    (runs / "damaged" / "run.json").write_text('{"format": 1, "name": "dam')
+    try:
+        known = {run["name"]: run for run in comfy.get("/cocktail/runs")["runs"]}
+        assert (known["damaged"]["status"], known["received"]["status"]) == (
+            "unreadable",
+            "stopped",
+        )
+        assert "run.json of damaged is damaged" in known["damaged"]["message"]
+        assert "Was not queued here" in known["received"]["message"]
+        one = run_of(comfy, "damaged")
+        assert (one["status"], one["checkpoints"]) == ("unreadable", [])
+        assert "is damaged" in comfy.post("/cocktail/runs/damaged/stop", {})["error"]
+    finally:
+        for name in ("damaged", "received"):
+            shutil.rmtree(runs / name)
 
 
 @pytest.mark.parametrize(

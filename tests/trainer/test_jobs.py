@@ -244,6 +244,23 @@ def test_a_second_process_is_refused_but_one_who_only_looks_keeps_nobody_out(tmp
             watcher.join()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="there one who looks has the lock for a moment")
+def test_one_who_looks_does_not_take_another_who_looks_for_the_jobs_process(tmp_path):
+    import fcntl
+
+    job = make(tmp_path)
+    with exclusive(job):
+        pass
+    with (job.folder / LOCK).open() as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        assert not job.is_alive()
+        letting_go = threading.Timer(0.1, lambda: fcntl.flock(looking, fcntl.LOCK_UN))
+        letting_go.start()
+        with exclusive(job):
+            assert job.is_alive()
+        letting_go.join()
+
+
 def test_jobs_of_all_kinds_take_turns_on_one_device_in_the_order_they_were_queued(tmp_path):
     queue = queue_of(tmp_path)
     first, second = make(tmp_path, "b"), make(tmp_path, "a", "captions")
