@@ -6,10 +6,7 @@ import os
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import dataset, merge, routes, supervisor
-from .finetune import pick as selection
-from .finetune import run as finetune
-from .finetune import settings as finetune_settings
+from . import dataset, finetune, merge, routes, supervisor
 from .grid import render as grid
 from .grid.engine.feed import feeds
 from .grid.engine.feed.ray_worker import RENDERS_ONLY
@@ -17,9 +14,7 @@ from .grid.engine.feed.ray_worker import RENDERS_ONLY
 NODES: list[type[io.ComfyNode]] = [
     *dataset.NODES,
     *finetune.NODES,
-    *finetune_settings.NODES,
     *merge.NODES,
-    *selection.NODES,
     *grid.NODES,
 ]
 
@@ -28,7 +23,7 @@ class CocktailExtension(ComfyExtension):
     """The pack, as ComfyUI loads it."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        """The nodes. Routes and supervisor start here too: ComfyUI 0.3.75 does not call `on_load`."""
+        """The nodes. Routes and supervisor start here: ComfyUI 0.3.75 does not call `on_load`."""
         import server
 
         instance = getattr(server.PromptServer, "instance", None)

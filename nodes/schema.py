@@ -11,11 +11,12 @@ _SCHEMA_KEYWORDS = frozenset(inspect.signature(io.Schema).parameters)
 
 
 def schema(**keywords: Any) -> io.Schema:
-    """`io.Schema` without the keywords that came later than this ComfyUI, such as `search_aliases`."""
+    """`io.Schema` without the keywords that this ComfyUI lacks, such as `search_aliases`."""
     return io.Schema(**{key: keywords[key] for key in keywords if key in _SCHEMA_KEYWORDS})
 
 
 def opt(kind: Any, id: str, **keywords: Any) -> Any:
-    """An input or output of that kind, without the keywords that came later, such as `advanced`."""
+    """An input or output of that kind, without the keywords that this ComfyUI lacks, such as
+    `advanced`."""
     known = inspect.signature(kind).parameters
     return kind(id, **{key: keywords[key] for key in keywords if key in known})

@@ -1,4 +1,4 @@
-"""What travels on the wires between the nodes. The strings are promises: saved workflows hold them."""
+"""What travels on the wires between the nodes. Saved workflows contain these strings: they stay."""
 
 from __future__ import annotations
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ...trainer.pick import RULES, pick
 from ...trainer.runs import Run
-from ...trainer.selection import RULES, pick
 from .. import types
 from ..host import names
 from ..host.progress import show_text
@@ -23,7 +23,8 @@ class CocktailPickCheckpoint(io.ComfyNode):
             node_id="CocktailPickCheckpoint",
             display_name="Pick Checkpoint",
             category=CATEGORY,
-            description="Picks one checkpoint of a finished run: the one with the lowest validation loss, the last, or that of an epoch.",
+            description="Picks one checkpoint of a finished run: the one with the lowest "
+            "validation loss, the last one, or the one of an epoch.",
             search_aliases=["best checkpoint", "best epoch", "select checkpoint", "lowest loss"],
             inputs=[
                 types.Run.Input("run", tooltip="A finished run, from Wait for Run."),
@@ -32,21 +33,24 @@ class CocktailPickCheckpoint(io.ComfyNode):
                     "rule",
                     options=list(RULES),
                     default=RULES[0],
-                    tooltip="Which checkpoint: the one with the lowest validation loss, the last one, or that of the epoch below.",
+                    tooltip="Which checkpoint: the one with the lowest validation loss, the "
+                    "last one, or the one of the epoch below.",
                 ),
                 io.Int.Input(
                     "epoch",
                     default=1,
                     min=1,
                     max=10_000,
-                    tooltip="The epoch, counted from 1. Used by the rule 'epoch' only; that epoch must have been saved.",
+                    tooltip="The epoch, counted from 1. Only the rule 'epoch' uses it, and that "
+                    "epoch must have been saved.",
                 ),
             ],
             outputs=[
                 types.CheckpointName.Output(
                     "checkpoint",
                     display_name="checkpoint",
-                    tooltip="The checkpoint's name; link it to any checkpoint input, also that of Load Checkpoint.",
+                    tooltip="The checkpoint's name, for any checkpoint input, including Load "
+                    "Checkpoint's.",
                 )
             ],
             is_output_node=True,
@@ -79,7 +83,8 @@ class CocktailChooseCheckpoint(io.ComfyNode):
             node_id="CocktailChooseCheckpoint",
             display_name="Choose Checkpoint",
             category=CATEGORY,
-            description="One checkpoint chosen by hand, to be used in several places of a graph. Nothing is loaded.",
+            description="One checkpoint chosen by hand, for use in several places of a graph. "
+            "Nothing is loaded.",
             search_aliases=["select checkpoint", "checkpoint name", "model name", "ckpt_name"],
             inputs=[
                 opt(
@@ -93,7 +98,8 @@ class CocktailChooseCheckpoint(io.ComfyNode):
                 types.CheckpointName.Output(
                     "chosen",
                     display_name="checkpoint",
-                    tooltip="The checkpoint's name; link it to any checkpoint input, also that of Load Checkpoint.",
+                    tooltip="The checkpoint's name, for any checkpoint input, including Load "
+                    "Checkpoint's.",
                 )
             ],
         )
@@ -111,6 +117,3 @@ class CocktailChooseCheckpoint(io.ComfyNode):
     def execute(cls, checkpoint: str) -> io.NodeOutput:
         names.checkpoint_path(checkpoint)
         return io.NodeOutput(checkpoint)
-
-
-NODES: list[type[io.ComfyNode]] = [CocktailPickCheckpoint, CocktailChooseCheckpoint]

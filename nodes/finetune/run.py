@@ -43,8 +43,9 @@ class CocktailTrainingSettings(io.ComfyNode):
             node_id="CocktailTrainingSettings",
             display_name="Training Settings",
             category=CATEGORY,
-            description="The settings of a fine-tune. The defaults are EveryDream2's for Stable Diffusion 1.5; the same settings on the "
-            "same base and pairs are the same run.",
+            description="The settings of a fine-tune. The defaults are EveryDream2's for Stable "
+            "Diffusion 1.5. The same settings with the same base and pairs are the same "
+            "run.",
             search_aliases=[
                 "learning rate",
                 "epochs",
@@ -60,8 +61,8 @@ class CocktailTrainingSettings(io.ComfyNode):
                 types.Settings.Input(
                     "settings",
                     optional=True,
-                    tooltip="Settings whose groups (optimizers, loss and so on) are kept, such as a preset's; what this node shows replaces "
-                    "the rest. Optional.",
+                    tooltip="Settings whose groups (optimizers, loss and so on) are kept, such "
+                    "as those of a preset. This node replaces the rest. Optional.",
                 ),
             ],
             outputs=[
@@ -104,8 +105,9 @@ class CocktailBase(io.ComfyNode):
             node_id="CocktailBase",
             display_name="Base",
             category=CATEGORY,
-            description="The checkpoint that a fine-tune starts from: a full Stable Diffusion 1.5 model in one .safetensors file. "
-            "Nothing is loaded; the file's header is checked.",
+            description="The checkpoint that a fine-tune starts from: a full Stable Diffusion 1.5 "
+            "model in one .safetensors file. Nothing is loaded; the file's header is "
+            "checked.",
             search_aliases=[
                 "base model",
                 "resume_ckpt",
@@ -150,8 +152,10 @@ class CocktailFineTune(io.ComfyNode):
             node_id="CocktailFineTune",
             display_name="Fine-tune",
             category=CATEGORY,
-            description="Fine-tunes all of a Stable Diffusion 1.5 model in a background process and returns at once. Runs take turns. "
-            "The same base, pairs and settings are the same run: it is continued or found finished, never repeated.",
+            description="Fine-tunes a whole Stable Diffusion 1.5 model in a background process and "
+            "returns at once. Runs on the same device take turns. The same base, pairs "
+            "and settings are the same run: it is continued or found finished, never "
+            "repeated.",
             search_aliases=[
                 "train",
                 "training",
@@ -165,23 +169,28 @@ class CocktailFineTune(io.ComfyNode):
             inputs=[
                 _checkpoint_input("base"),
                 types.Dataset.Input(
-                    "dataset", tooltip="The pairs, some of them held back by Split Dataset."
+                    "dataset",
+                    tooltip="The pairs, from Split Dataset, which holds some of them back.",
                 ),
-                types.Settings.Input("settings", tooltip="What to do, from Training Settings."),
+                types.Settings.Input(
+                    "settings",
+                    tooltip="The settings, from Training Settings or another settings node.",
+                ),
                 opt(
                     io.String.Input,
                     "run_name",
                     default="",
                     placeholder="empty: named by its content",
-                    tooltip="Name of the run and of its checkpoints: up to 64 letters, digits, dots, hyphens and underscores. "
-                    "Empty: run- and 12 digits of its identity. A name taken by another run is refused.",
+                    tooltip="Name of the run and of its checkpoints: up to 64 letters, digits, "
+                    "dots, hyphens and underscores. Empty: run- and 12 digits of its "
+                    "identity. A name that belongs to another run is refused.",
                 ),
             ],
             outputs=[
                 types.Run.Output(
                     "run",
                     display_name="run",
-                    tooltip="The run, which may still be at work: link it to Wait for Run.",
+                    tooltip="The run, which may still be working; link it to Wait for Run.",
                 )
             ],
         )
@@ -234,8 +243,9 @@ class CocktailWaitForRun(io.ComfyNode):
             node_id="CocktailWaitForRun",
             display_name="Wait for Run",
             category=CATEGORY,
-            description="Waits until a run has finished and shows how far it is. Interrupt ends the waiting, not the run. A run that was "
-            "stopped, interrupted or has failed goes on from its last resume point.",
+            description="Waits until a run has finished and shows its progress. Interrupt ends the "
+            "waiting, not the run. A run that was stopped or interrupted or that failed "
+            "continues from its last resume point.",
             search_aliases=["train progress", "wait", "training status", "resume training"],
             is_output_node=True,
             inputs=[types.Run.Input("run", tooltip="The run to wait for, from Fine-tune.")],
@@ -267,8 +277,9 @@ class CocktailLossChart(io.ComfyNode):
             node_id="CocktailLossChart",
             display_name="Loss Chart",
             category=CATEGORY,
-            description="Draws training and validation loss of one to four runs over their epochs, marks the best epoch of each and "
-            "saves the picture. Link the runs through Wait for Run to see them whole.",
+            description="Draws training and validation loss of one to four runs over their epochs, "
+            "marks the best epoch of each and saves the picture. Link the runs through "
+            "Wait for Run to see all of them.",
             search_aliases=[
                 "loss graph",
                 "training curve",
@@ -323,7 +334,8 @@ def describe(run: Run, state: State) -> str:
     if state.first_validation is not None and state.last_validation is not None:
         change = 100 * (state.last_validation / state.first_validation - 1)
         parts.append(
-            f"validation loss {state.first_validation:.4f} -> {state.last_validation:.4f} ({change:+.0f} %)"
+            f"validation loss {state.first_validation:.4f} -> {state.last_validation:.4f} "
+            f"({change:+.0f} %)"
         )
     if state.trend:
         parts.append(state.trend)
@@ -365,8 +377,8 @@ def _checkpoint_input(id: str) -> io.Input:
         io.Combo.Input,
         id,
         options=names.checkpoint_names(),
-        tooltip="A full Stable Diffusion 1.5 checkpoint with UNet, text encoder and VAE, as a .safetensors file"
-        + (". Usually linked from Base." if id == "base" else "."),
+        tooltip="A full Stable Diffusion 1.5 checkpoint with UNet, text encoder and VAE, as "
+        "a .safetensors file" + (". Usually linked from Base." if id == "base" else "."),
     )
 
 
@@ -379,12 +391,3 @@ def _file_state(checkpoint: str | None) -> list[int]:
     except (names.BadName, OSError):
         return []
     return [status.st_size, status.st_mtime_ns]
-
-
-NODES: list[type[io.ComfyNode]] = [
-    CocktailTrainingSettings,
-    CocktailBase,
-    CocktailFineTune,
-    CocktailWaitForRun,
-    CocktailLossChart,
-]

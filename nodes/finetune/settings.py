@@ -1,4 +1,4 @@
-"""The settings of a fine-tune, group by group: every node takes settings and hands on a changed
+"""The settings of a fine-tune, group by group: every node takes settings and returns a changed
 copy.
 """
 
@@ -33,7 +33,8 @@ PARTS = {
 def _settings_input() -> io.Input:
     return types.Settings.Input(
         "settings",
-        tooltip="The settings to change, from Training Settings, Training Preset or another settings node.",
+        tooltip="The settings to change, from Training Settings, Training Preset or another "
+        "settings node.",
     )
 
 
@@ -96,8 +97,9 @@ class CocktailTrainingPreset(io.ComfyNode):
             node_id="CocktailTrainingPreset",
             display_name="Training Preset",
             category=CATEGORY,
-            description="Settings of fine-tunes that others have published, as visible numbers. Change single ones by Change Settings, or a "
-            "whole group by its node.",
+            description="Settings of fine-tunes that others have published, as visible numbers. "
+            "Change individual ones with Change Settings, or a whole group with its "
+            "node.",
             search_aliases=[
                 "EveryDream2 defaults",
                 "Cosmopolitan",
@@ -112,7 +114,8 @@ class CocktailTrainingPreset(io.ComfyNode):
                     "preset",
                     options=list(PRESETS),
                     default=next(iter(PRESETS)),
-                    tooltip="Which settings. The numbers appear under the node; the help page says where they come from.",
+                    tooltip="Which preset. Its numbers appear under the node; the help page "
+                    "says where they come from.",
                 )
             ],
             outputs=[_settings_output("The preset's settings, for Fine-tune or a settings node.")],
@@ -138,7 +141,8 @@ class CocktailImportEveryDream2(io.ComfyNode):
                 multiline=True,
                 default="",
                 placeholder=file,
-                tooltip=f"EveryDream2's {file}: its text, or the name of a file in ComfyUI's input folder.",
+                tooltip=f"EveryDream2's {file}: its text, or the name of a file in "
+                "ComfyUI's input folder.",
                 **keywords,
             )
 
@@ -146,8 +150,9 @@ class CocktailImportEveryDream2(io.ComfyNode):
             node_id="CocktailImportEveryDream2",
             display_name="Import EveryDream2 Settings",
             category=CATEGORY,
-            description="Turns EveryDream2's train.json, optimizer.json and validation.json into settings, and says of every key whether it was "
-            "taken, translated or ignored, and why.",
+            description="Turns EveryDream2's train.json, optimizer.json and validation.json into "
+            "settings. For every key it reports whether it was taken, translated or "
+            "ignored, and why.",
             search_aliases=[
                 "train.json",
                 "optimizer.json",
@@ -165,8 +170,9 @@ class CocktailImportEveryDream2(io.ComfyNode):
                     default=0,
                     min=0,
                     max=10_000_000,
-                    tooltip="Batches in an epoch: turns warm-up, decay and EMA that EveryDream2 derives from the length of a run into steps. "
-                    "0 = take the nearest shares.",
+                    tooltip="Batches in an epoch. With it, warm-up, decay and EMA, which "
+                    "EveryDream2 derives from the length of a run, become steps. 0 = "
+                    "approximate them.",
                 ),
             ],
             outputs=[
@@ -174,7 +180,7 @@ class CocktailImportEveryDream2(io.ComfyNode):
                 io.String.Output(
                     "report",
                     display_name="report",
-                    tooltip="What became of every key, a line each.",
+                    tooltip="What became of every key, one line each.",
                 ),
             ],
         )
@@ -236,7 +242,8 @@ class CocktailChangeSettings(io.ComfyNode):
             node_id="CocktailChangeSettings",
             display_name="Change Settings",
             category=CATEGORY,
-            description="Changes single settings by name and leaves all others as they are, such as a preset's. Show Settings lists all names.",
+            description="Changes individual settings by name and leaves all others unchanged, such "
+            "as those of a preset. Show Settings lists all names.",
             search_aliases=[
                 "override settings",
                 "set parameter",
@@ -251,8 +258,9 @@ class CocktailChangeSettings(io.ComfyNode):
                     multiline=True,
                     default="",
                     placeholder="epochs = 20\nloss.min_snr_gamma = 5",
-                    tooltip="One setting a line, NAME = VALUE, such as epochs = 20 or unet_optimizer.schedule = cosine. Empty lines and lines "
-                    "that begin with # do not count.",
+                    tooltip="One setting per line, NAME = VALUE, such as epochs = 20 or "
+                    "unet_optimizer.schedule = cosine. Empty lines and lines that begin with # "
+                    "are ignored.",
                 ),
             ],
             outputs=[_settings_output()],
@@ -272,8 +280,8 @@ class CocktailShowSettings(io.ComfyNode):
             node_id="CocktailShowSettings",
             display_name="Show Settings",
             category=CATEGORY,
-            description="Shows settings as text: what differs from the defaults under the node, and all of them in the output, in lines that "
-            "Change Settings reads.",
+            description="Shows settings as text: under the node those that differ from the "
+            "defaults, in the output all of them, as lines that Change Settings reads.",
             search_aliases=[
                 "print settings",
                 "settings to text",
@@ -291,7 +299,8 @@ class CocktailShowSettings(io.ComfyNode):
                 io.String.Output(
                     "text",
                     display_name="text",
-                    tooltip="All settings, a line each; first what differs from the defaults. For Preview as Text.",
+                    tooltip="All settings, one per line, starting with those that differ from the "
+                    "defaults. For Preview as Text.",
                 ),
             ],
         )
@@ -327,8 +336,8 @@ class CocktailOptimizerSettings(_GroupNode):
         found = cls.group_schema(
             node_id="CocktailOptimizerSettings",
             display_name="Optimizer Settings",
-            description="Optimizer and learning-rate schedule of the UNet, the text encoder or both. The learning rates themselves stand in "
-            "Training Settings.",
+            description="Optimizer and learning-rate schedule of the UNet, the text encoder or "
+            "both. The learning rates themselves are in Training Settings.",
             search_aliases=[
                 "AdamW",
                 "D-Adaptation",
@@ -346,7 +355,8 @@ class CocktailOptimizerSettings(_GroupNode):
             "part",
             options=list(PARTS),
             default="both",
-            tooltip="Which part's optimizer: the UNet's, the text encoder's, or both. Chain two of these nodes to treat them differently.",
+            tooltip="Whose optimizer to set: the UNet's, the text encoder's, or both. Chain two "
+            "of these nodes to give them different ones.",
         )
         found.inputs.insert(1, part)
         return found
@@ -374,7 +384,8 @@ class CocktailLayerSettings(_GroupNode):
         return cls.group_schema(
             node_id="CocktailLayerSettings",
             display_name="Layer Settings",
-            description="Which layers of UNet and text encoder learn. What does not learn costs neither gradient nor optimizer state.",
+            description="Which layers of the UNet and the text encoder are trained. The "
+            "others need neither gradient nor optimizer state.",
             search_aliases=[
                 "freeze layers",
                 "train UNet",
@@ -405,7 +416,9 @@ class CocktailLossSettings(_GroupNode):
         return cls.group_schema(
             node_id="CocktailLossSettings",
             display_name="Loss Settings",
-            description="What a fine-tune minimises: prediction, measure of the error, weights over the noise levels, and kinds of noise. Validation always uses the plain mean squared error.",
+            description="What a fine-tune minimises: the prediction, how the error is "
+            "measured, the weight of each noise level, and extra noise. "
+            "Validation always uses the plain mean squared error.",
             search_aliases=[
                 "min SNR gamma",
                 "huber",
@@ -429,7 +442,8 @@ class CocktailDataSettings(_GroupNode):
         return cls.group_schema(
             node_id="CocktailDataSettings",
             display_name="Data Settings",
-            description="How pairs become batches: gradient accumulation, mirroring, crop jitter and long captions.",
+            description="How pairs become batches: gradient accumulation, mirroring, crop jitter "
+            "and long captions.",
             search_aliases=[
                 "gradient accumulation",
                 "grad_accum",
@@ -451,7 +465,8 @@ class CocktailValidationSettings(_GroupNode):
         return cls.group_schema(
             node_id="CocktailValidationSettings",
             display_name="Validation Settings",
-            description="When a run measures its validation loss, and what it does when that loss has been rising consistently.",
+            description="When a run measures its validation loss, and what it does when that loss "
+            "keeps rising.",
             search_aliases=[
                 "validation loss",
                 "early stopping",
@@ -472,7 +487,8 @@ class CocktailEmaSettings(_GroupNode):
         return cls.group_schema(
             node_id="CocktailEmaSettings",
             display_name="EMA Settings",
-            description="A running mean of the weights (exponential moving average), often better than the last weights.",
+            description="A running mean of the weights (exponential moving average), often better "
+            "than the last weights.",
             search_aliases=["EMA", "exponential moving average", "ema_decay_rate"],
         )
 
@@ -511,7 +527,8 @@ class CocktailSample(io.ComfyNode):
             node_id="CocktailSample",
             display_name="Sample",
             category=CATEGORY,
-            description="Adds one picture to those that a run draws while it is at work. Chain as many as you like; Sample Settings says when.",
+            description="Adds one picture to those that a run draws while it works. Chain as many "
+            "as you like; Sample Settings says when they are drawn.",
             search_aliases=[
                 "sample prompt",
                 "sample_prompts.txt",
@@ -548,7 +565,8 @@ class CocktailSampleSettings(_GroupNode):
         return cls.group_schema(
             node_id="CocktailSampleSettings",
             display_name="Sample Settings",
-            description="When a run draws its samples. What it draws are the Sample nodes before or after this one.",
+            description="When a run draws its samples. The Sample nodes before or after this one "
+            "say what it draws.",
             search_aliases=["sample_steps", "sample every n steps", "preview during training"],
         )
 
@@ -568,7 +586,8 @@ class CocktailSavingSettings(_GroupNode):
         return cls.group_schema(
             node_id="CocktailSavingSettings",
             display_name="Saving Settings",
-            description="Which checkpoints a run saves and keeps besides those of every so many epochs, and how often it writes a resume point.",
+            description="Which checkpoints a run saves and keeps in addition to those of "
+            "save_every_epochs, and how often it writes a resume point.",
             search_aliases=[
                 "save every n steps",
                 "keep last checkpoints",
@@ -588,35 +607,16 @@ class CocktailLoggingSettings(_GroupNode):
         return cls.group_schema(
             node_id="CocktailLoggingSettings",
             display_name="Logging Settings",
-            description="What a run writes down besides losses and learning rates.",
+            description="What a run records besides losses and learning rates.",
             search_aliases=["wandb", "Weights & Biases", "gradient norm", "log_step"],
         )
 
 
 def _shown(settings: RunSettings, text: str, with_text: bool = False) -> io.NodeOutput:
-    """The settings, and the text under the node, for API clients and, if asked for, as an output."""
+    """The settings, with the text under the node, for API clients and, if asked for, as output."""
     show_text(text)
     return io.NodeOutput(settings, *([text] if with_text else []), ui=_ui(settings, text))
 
 
 def _ui(settings: RunSettings, text: str) -> dict[str, list]:
     return {"text": [text], "cocktail": [{"settings": settings.to_json()}]}
-
-
-NODES: list[type[io.ComfyNode]] = [
-    CocktailTrainingPreset,
-    CocktailImportEveryDream2,
-    CocktailChangeSettings,
-    CocktailOptimizerSettings,
-    CocktailLayerSettings,
-    CocktailLossSettings,
-    CocktailDataSettings,
-    CocktailValidationSettings,
-    CocktailEmaSettings,
-    CocktailComputeSettings,
-    CocktailSample,
-    CocktailSampleSettings,
-    CocktailSavingSettings,
-    CocktailLoggingSettings,
-    CocktailShowSettings,
-]

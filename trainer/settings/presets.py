@@ -1,12 +1,14 @@
-"""Settings by name: fine-tunes of Stable Diffusion 1.5 that others have published, as plain numbers.
+"""Settings by name: fine-tunes of Stable Diffusion 1.5 that others have published, in plain
+numbers.
 
 "ED2 2023 baseline" is EveryDream2's train.json and optimizer.json as shipped in March 2023, the
-starting point of its users' experiments of that time. The two Cosmopolitan presets are the fine-tunes of
-FollowFox's article of November 2023 on EveryDream2 as of October 2023: resolutions, optimizers,
-epochs and the checkpoint after every ten epochs are the article's; learning rate and weight decay
-of D-Adaptation are those of the file that EveryDream2 ships for it (optimizer_dadapt.json);
-everything else is EveryDream2's default of that month. AdamW keeps its state in fp32 here, where
-EveryDream2 rounds it to 8 bit, and autocast is bf16, where EveryDream2's is fp16.
+starting point of its users' experiments of that time. The two Cosmopolitan presets are the fine-
+tunes of FollowFox's article of November 2023 on EveryDream2 as of October 2023: resolutions,
+optimizers, epochs and the checkpoint after every ten epochs are the article's; learning rate and
+weight decay of D-Adaptation are those of the file that EveryDream2 ships for it
+(optimizer_dadapt.json); everything else is EveryDream2's default of that month. AdamW keeps its
+state in fp32 here, where EveryDream2 rounds it to 8 bit, and autocast is bf16, where EveryDream2's
+is fp16.
 """
 
 from __future__ import annotations

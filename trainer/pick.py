@@ -1,4 +1,4 @@
-"""Which checkpoint of a run to continue with."""
+"""Which checkpoint of a run to use."""
 
 from __future__ import annotations
 
