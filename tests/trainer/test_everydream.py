@@ -16,20 +16,20 @@ from cocktail.trainer.settings.everydream.importing import import_everydream
 from cocktail.trainer.settings.run_settings import RunSettings
 
 COMMON = {
-    "batch_size": 10, "ckpt_every_n_minutes": None, "clip_grad_norm": None, "clip_skip": 0, "cond_dropout": 0.04,  # noqa: E501
-    "data_root": "pictures", "disable_textenc_training": False, "flip_p": 0.0, "gpuid": 0, "gradient_checkpointing": True,  # noqa: E501
-    "grad_accum": 1, "logdir": "logs", "log_step": 25, "max_epochs": 30, "notebook": False, "optimizer_config": "optimizer.json",  # noqa: E501
-    "project_name": "project_abc", "resolution": 512, "resume_ckpt": "sd_v1-5_vae", "run_name": None,  # noqa: E501
-    "sample_prompts": "sample_prompts.txt", "sample_steps": 300, "save_ckpt_dir": None, "save_ckpts_from_n_epochs": 0,  # noqa: E501
-    "save_every_n_epochs": 20, "save_optimizer": False, "seed": 555, "shuffle_tags": False, "wandb": False,  # noqa: E501
+    "batch_size": 10, "ckpt_every_n_minutes": None, "clip_grad_norm": None, "clip_skip": 0, "cond_dropout": 0.04,
+    "data_root": "pictures", "disable_textenc_training": False, "flip_p": 0.0, "gpuid": 0, "gradient_checkpointing": True,
+    "grad_accum": 1, "logdir": "logs", "log_step": 25, "max_epochs": 30, "notebook": False, "optimizer_config": "optimizer.json",
+    "project_name": "project_abc", "resolution": 512, "resume_ckpt": "sd_v1-5_vae", "run_name": None,
+    "sample_prompts": "sample_prompts.txt", "sample_steps": 300, "save_ckpt_dir": None, "save_ckpts_from_n_epochs": 0,
+    "save_every_n_epochs": 20, "save_optimizer": False, "seed": 555, "shuffle_tags": False, "wandb": False,
     "write_schedule": False, "zero_frequency_noise_ratio": 0.02,
 }  # fmt: skip
 OF_2023 = {
-    "disable_xformers": False, "lowvram": False, "lr": 1.5e-06, "lr_decay_steps": 0, "lr_scheduler": "constant",  # noqa: E501
-    "lr_warmup_steps": None, "scale_lr": False, "rated_dataset": False, "rated_dataset_target_dropout_percent": 50,  # noqa: E501
+    "disable_xformers": False, "lowvram": False, "lr": 1.5e-06, "lr_decay_steps": 0, "lr_scheduler": "constant",
+    "lr_warmup_steps": None, "scale_lr": False, "rated_dataset": False, "rated_dataset_target_dropout_percent": 50,
 }  # fmt: skip
 EMA = {
-    "ema_decay_rate": None, "ema_strength_target": None, "ema_update_interval": None, "ema_device": None,  # noqa: E501
+    "ema_decay_rate": None, "ema_strength_target": None, "ema_update_interval": None, "ema_device": None,
     "ema_sample_nonema_model": False, "ema_sample_ema_model": False, "ema_resume_model": None,
 }  # fmt: skip
 LATER = {
@@ -43,12 +43,12 @@ TRAIN = {
     "2023-03": {**COMMON, **OF_2023, "amp": True, "validation_config": None},
     "2023-10": {**COMMON, **OF_2023, **LATER, "max_epochs": 1, "min_snr_gamma": None},
     "2025-05": {
-        **COMMON, **LATER, "attn_type": "sdp", "batch_size": 8, "embedding_perturbation": 0.0, "loss_type": "mse", "max_epochs": 40,  # noqa: E501
-        "seed": -1, "timestep_start": 0, "timestep_end": 1000, "pyramid_noise_discount": 0.03, "min_snr_gamma": 5.0,  # noqa: E501
+        **COMMON, **LATER, "attn_type": "sdp", "batch_size": 8, "embedding_perturbation": 0.0, "loss_type": "mse", "max_epochs": 40,
+        "seed": -1, "timestep_start": 0, "timestep_end": 1000, "pyramid_noise_discount": 0.03, "min_snr_gamma": 5.0,
     },
 }  # fmt: skip
 BASE = {
-    "optimizer": "adamw8bit", "lr": 1e-6, "lr_scheduler": "constant", "lr_decay_steps": None, "lr_warmup_steps": None,  # noqa: E501
+    "optimizer": "adamw8bit", "lr": 1e-6, "lr_scheduler": "constant", "lr_decay_steps": None, "lr_warmup_steps": None,
     "betas": [0.9, 0.999], "epsilon": 1e-8, "weight_decay": 0.010,
 }  # fmt: skip
 REST = {
@@ -56,9 +56,9 @@ REST = {
     "apply_grad_scaler_step_tweaks": True,
 }
 OPTIMIZER = {
-    "2023-03": {"doc": {}, "optimizer": "adamw8bit", "lr": 1e-6, "betas": [0.9, 0.999], "epsilon": 1e-8, "weight_decay": 0.010, "text_encoder_lr_scale": 1.0},  # noqa: E501
+    "2023-03": {"doc": {}, "optimizer": "adamw8bit", "lr": 1e-6, "betas": [0.9, 0.999], "epsilon": 1e-8, "weight_decay": 0.010, "text_encoder_lr_scale": 1.0},
     "2023-10": {"doc": {}, "base": BASE, "text_encoder_overrides": dict.fromkeys(BASE), **REST},
-    "2025-05": {"doc": {}, "base": BASE, "text_encoder_overrides": {**dict.fromkeys(BASE), "lr": 5e-7, "lr_scheduler": "cosine"}, **REST},  # noqa: E501
+    "2025-05": {"doc": {}, "base": BASE, "text_encoder_overrides": {**dict.fromkeys(BASE), "lr": 5e-7, "lr_scheduler": "cosine"}, **REST},
 }  # fmt: skip
 D_ADAPTATION = {
     **BASE,
@@ -122,10 +122,10 @@ def test_every_key_is_accounted_for(date):
 
 
 EXPECTED = {
-    "epochs": 30, "batch_size": 10, "gradient_clip": 0.0, "save_every_epochs": 20, "bucket_table": "EveryDream2",  # noqa: E501
-    "unet_optimizer": {"optimizer": "adamw 8 bit", "weight_decay": 0.01}, "loss": {"offset_noise": 0.02},  # noqa: E501
+    "epochs": 30, "batch_size": 10, "gradient_clip": 0.0, "save_every_epochs": 20, "bucket_table": "EveryDream2",
+    "unet_optimizer": {"optimizer": "adamw 8 bit", "weight_decay": 0.01}, "loss": {"offset_noise": 0.02},
     "text_encoder_optimizer": {"optimizer": "adamw 8 bit", "weight_decay": 0.01},
-    "data": {"crop_jitter": 0.02, "crop_variants": 4}, "compute": {"gradient_checkpointing": True}, "samples": {"every_steps": 300},  # noqa: E501
+    "data": {"crop_jitter": 0.02, "crop_variants": 4}, "compute": {"gradient_checkpointing": True}, "samples": {"every_steps": 300},
 }  # fmt: skip
 
 
@@ -137,9 +137,9 @@ EXPECTED = {
         (
             "2025-05",
             {
-                "epochs": 40, "batch_size": 8, "learning_rate": 1e-6, "text_encoder_learning_rate": 5e-7,  # noqa: E501
+                "epochs": 40, "batch_size": 8, "learning_rate": 1e-6, "text_encoder_learning_rate": 5e-7,
                 "loss": {"offset_noise": 0.02, "min_snr_gamma": 5.0, "pyramid_noise": 0.03},
-                "text_encoder_optimizer": {"optimizer": "adamw 8 bit", "weight_decay": 0.01, "schedule": "cosine", "end_share": 0.26},  # noqa: E501
+                "text_encoder_optimizer": {"optimizer": "adamw 8 bit", "weight_decay": 0.01, "schedule": "cosine", "end_share": 0.26},
             },
         ),
     ],
@@ -219,8 +219,8 @@ def test_keys_that_everydream2_does_not_know_are_told_of():
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ('{\n  "lr": 1e-6, // fast\n  "seed": 1\n}', "train.json is no JSON at line 2, column 15: JSON has no comments"),  # noqa: E501
-        ('{\n  "lr": 1e-6,\n}', "at line [23], column .*: remove the comma before the closing bracket"),  # noqa: E501
+        ('{\n  "lr": 1e-6, // fast\n  "seed": 1\n}', "train.json is no JSON at line 2, column 15: JSON has no comments"),
+        ('{\n  "lr": 1e-6,\n}', "at line [23], column .*: remove the comma before the closing bracket"),
         ('{"data_root": "X:\\my"}', "a backslash in a text must be doubled"),
         ('{"seed": 1, "seed": 2}', "the key 'seed' is there twice"),
         ("[]", "train.json must be a JSON object"),
@@ -239,7 +239,7 @@ def test_a_wrong_file_is_refused_in_words(text, words):
 @pytest.mark.parametrize(
     ("base", "words"),
     [
-        ({"optimizer": "coordinate_dowg"}, "optimizer is 'coordinate_dowg', which is not known here"),  # noqa: E501
+        ({"optimizer": "coordinate_dowg"}, "optimizer is 'coordinate_dowg', which is not known here"),
         ({"optimizer": "adam8bit"}, "Did you mean adamw8bit"),
         ({"betas": [0.9]}, "betas is .* it must be two numbers"),
         ({"lr": "fast"}, "base.lr is 'fast'; it must be a number or null"),
