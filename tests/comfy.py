@@ -37,9 +37,10 @@ class Comfy:
         self.process: subprocess.Popen | None = None
         self.kept: set[Path] = set()
         for folder in ("custom_nodes", "models/checkpoints", "input", "output", "temp", "user"):
-            (base / folder).mkdir(parents=True)
-        if pack is not None:
-            (base / "custom_nodes" / "cocktail").symlink_to(pack, target_is_directory=True)
+            (base / folder).mkdir(parents=True, exist_ok=True)
+        link = base / "custom_nodes" / "cocktail"
+        if pack is not None and not link.exists():
+            link.symlink_to(pack, target_is_directory=True)
 
     def start(self) -> None:
         """Returns when it answers."""
