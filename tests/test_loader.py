@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import statistics
 import subprocess
 import sys
 
@@ -80,11 +79,7 @@ def test_it_loads_under_an_odd_name_and_leaves_the_module_path_alone(loaded, roo
     assert str(root) not in loaded["path"]
 
 
-def test_it_is_imported_in_less_than_three_tenths_of_a_second(loaded, comfyui, root, bytecode):
-    """Of the processor, once its modules are compiled, which Python does at the first start."""
-    times = [load(comfyui, root, bytecode)["seconds"] for _ in range(3)]
-    print("import of the pack, seconds:", ", ".join(f"{seconds:.3f}" for seconds in times))
-    assert statistics.median(times) < 0.3
+def test_no_heavy_library_is_imported_with_it(loaded):
     assert loaded["heavy"] == []
 
 

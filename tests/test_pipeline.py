@@ -6,10 +6,12 @@ import json
 import re
 import subprocess
 import sys
-import time
 
 import numpy
 import pytest
+from PIL import Image
+
+from cocktail.trainer.chart import COLOURS
 
 from .demo import products
 
@@ -50,15 +52,60 @@ def test_the_fine_tuned_model_paints_the_background_that_is_asked_for(demo, root
         assert scores[pick["checkpoint"]] >= 10, pick["run"]
 
 
-def test_charts_and_sheets_are_there_to_see(demo):
-    from PIL import Image
+def test_the_chart_draws_both_runs_and_their_fall(demo):
+    """In its lower half the change of the validation loss, a colour for each run."""
+    chart = rgb(*demo.pictures("CocktailLossChart"))
+    lower = chart[len(chart) // 2 :]
+    drawn = [colour for colour in COLOURS if is_colour(chart, colour).any()]
+    assert drawn == list(COLOURS[:2])
+    for colour in drawn:
+        rows, columns = numpy.nonzero(is_colour(lower, colour))
+        left, right = columns.min(), columns.max()
+        at_first = rows[columns < left + 0.05 * (right - left)].max()
+        later = rows[columns > (left + right) / 2].max()
+        assert later > at_first + 0.3 * len(lower), colour
 
-    pictures = demo.pictures("CocktailLossChart") + demo.pictures("CocktailGridSheet")
-    assert len(pictures) >= 3
-    for path in pictures:
-        with Image.open(path) as picture:
-            picture.load()
-            assert min(picture.size) > 200
+
+def is_colour(picture, colour):
+    return (picture == [int(colour[at : at + 2], 16) for at in (1, 3, 5)]).all(axis=2)
+
+
+def rgb(path):
+    with Image.open(path) as picture:
+        return numpy.asarray(picture.convert("RGB"))
+
+
+def test_a_sheet_shows_every_cell_in_its_place(demo):
+    """Pixel for pixel, a row for each prompt and a column for each checkpoint."""
+    sheet = rgb(demo.pictures("CocktailGridSheet")[-1])
+    grid = demo.comfy.get("/cocktail/grids/tasting")
+    folder = demo.comfy.base / "output" / "cocktail" / "grids" / "tasting"
+    places = {}
+    for cell in grid["cells"]:
+        picture = rgb(folder / cell["file"])
+        places[tuple(cell["position"])] = place_of(picture, sheet)
+    columns, rows = (sorted({position[axis] for position in places}) for axis in (0, 1))
+    assert len(places) == len(columns) * len(rows) == 72
+    across = [places[column, rows[0]][0] for column in columns]
+    down = [places[columns[0], row][1] for row in rows]
+    assert across == sorted(set(across)) and down == sorted(set(down))
+    for column, left in zip(columns, across, strict=True):
+        for row, top in zip(rows, down, strict=True):
+            assert places[column, row] == (left, top)
+
+
+def place_of(picture, sheet):
+    """Left and top of a picture in a sheet that shows it unscaled."""
+    first = picture[0].tobytes()
+    for top in range(len(sheet) - len(picture) + 1):
+        line, start = sheet[top].tobytes(), 0
+        while (at := line.find(first, start)) >= 0:
+            left, start = at // 3, at + 1
+            if at % 3 == 0 and numpy.array_equal(
+                sheet[top : top + len(picture), left : left + picture.shape[1]], picture
+            ):
+                return left, top
+    raise AssertionError("the sheet does not show this picture")
 
 
 @pytest.mark.parametrize("number", range(3))
@@ -132,11 +179,8 @@ def test_stock_comfyui_samples_from_the_merged_file(demo):
 
 
 def test_queueing_it_again_recomputes_nothing(demo):
-    before, started = made(demo.comfy), time.monotonic()
+    before = made(demo.comfy)
     outputs = demo.comfy.run(demo.graph)
-    took = time.monotonic() - started
-    print(f"again: {took:.1f} s")
-    assert took < 30
     assert made(demo.comfy) == before
     assert products(outputs) == products(demo.outputs)
 
@@ -144,11 +188,7 @@ def test_queueing_it_again_recomputes_nothing(demo):
 def test_after_a_restart_of_comfyui_it_recomputes_nothing_either(demo):
     before = made(demo.comfy)
     demo.comfy.restart()
-    started = time.monotonic()
     outputs = demo.comfy.run(demo.graph)
-    took = time.monotonic() - started
-    print(f"after a restart: {took:.1f} s")
-    assert took < 60
     assert made(demo.comfy) == before
     assert products(outputs) == products(demo.outputs)
     rendered = [outputs[key]["cocktail"][0]["rendered"] for key in demo.ids("CocktailRenderGrid")]

@@ -29,7 +29,6 @@ ELSEWHERE = {
     "CocktailLayerSettings",
     "CocktailLoggingSettings",
     "CocktailLossSettings",
-    "CocktailOptimizerSettings",
     "CocktailSample",
     "CocktailSampleSettings",
     "CocktailSavingSettings",
