@@ -739,13 +739,16 @@ def test(options: argparse.Namespace) -> int:
         "ruff check": [PYTHON, "-m", "ruff", "check", "."],
         "ruff format": [PYTHON, "-m", "ruff", "format", "--check", "."],
         "import-linter": [PYTHON, ".ci/imports.py"],
+        "types": [PYTHON, "-m", "basedpyright", "--pythonpath", PYTHON],
         "pytest": [PYTHON, "-m", "pytest", *options.pytest],
     }
     failed = []
     for name, command in steps.items():
         say(name)
         try:
-            run(command, environment=environment)
+            # The type checker finds ComfyUI's modules by PYTHONPATH; no other step may.
+            also = {"PYTHONPATH": str(comfyui)} if name == "types" else {}
+            run(command, environment=environment | also)
         except Problem:
             failed.append(name)
     print(f"\nFailed: {', '.join(failed)}" if failed else "\nAll passed.", flush=True)

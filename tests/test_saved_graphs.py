@@ -5,9 +5,11 @@ search's have tests of their own.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 FOLDER = Path(__file__).resolve().parents[1] / "workflows" / "api"
 OF_THEIR_OWN = ("cosmopolitan_miniature", "cocktail_search")
@@ -22,7 +24,18 @@ def test_a_saved_graph_runs(comfy, file):
     shows = {key for key, node in graph.items() if info[node["class_type"]]["output_node"]}
     assert shows and shows <= outputs.keys()
     for key in shows:
-        told = outputs[key]
-        assert any(told.values()), f"{graph[key]['class_type']} shows nothing"
+        told, kind = outputs[key], graph[key]["class_type"]
+        assert told.get("text") or told.get("images"), f"{kind} shows nothing"
+        for text in told.get("text", ()):
+            assert re.search(r"\w", text), f"{kind} shows the text {text!r}"
+        for image in told.get("images", ()):
+            assert drawn(comfy.base / image["type"] / image["subfolder"] / image["filename"]), kind
         for result in told.get("cocktail", ()):
-            assert not (isinstance(result, dict) and result.get("failed")), result
+            if "rendered" in result:
+                assert result["rendered"] + result["reused"] == result["cells"], result
+
+
+def drawn(file):
+    """Whether a picture is more than one colour."""
+    with Image.open(file) as picture:
+        return any(low < high for low, high in picture.convert("RGB").getextrema())
