@@ -62,13 +62,13 @@ def base(comfy, comfyui, miniatures):
     checkpoint.unlink()
 
 
-def files(folder: Path) -> dict[str, int]:
-    """When each file that holds a result was written."""
+def results(folder: Path) -> dict[str, tuple[bytes, int]]:
+    """What each file that holds a result says, and when it was written."""
     kinds = (".png", ".jsonl", ".parquet")
     return {
-        str(path): path.stat().st_mtime_ns
+        str(path): (path.read_bytes(), path.stat().st_mtime_ns)
         for path in folder.rglob("*")
-        if path.suffix in kinds or path.name in ("run.json", "plan.json")
+        if path.suffix in kinds or path.name == "run.json"
     }
 
 
@@ -86,14 +86,15 @@ def test_the_metrics_of_a_run_are_read(comfy, base):
 
 
 def test_a_saved_dataset_opens_with_the_same_fingerprint(comfy, base):
-    assert (
-        Dataset.load(KEPT / "base/output/cocktail/datasets/kept-pairs/manifest.parquet").fingerprint
-        == (TOLD["fingerprint"])
-    )
-    opened = {"class_type": "CocktailOpenDataset", "inputs": {"saved_dataset": "kept-pairs"}}
-    overview = {"class_type": "CocktailDatasetOverview", "inputs": {"dataset": ["1", 0]}}
-    outputs = comfy.run({"1": opened, "2": overview})
-    assert outputs["1"]["cocktail"][0]["fingerprint"] == TOLD["fingerprint"]
+    (file,) = (KEPT / "base").rglob("manifest.parquet")
+    assert Dataset.load(file).fingerprint == TOLD["fingerprint"]
+    inputs = {"resolutions": "64", "bucket_step": 16, "bucket_table": "generated"}
+    prompt = {
+        "1": {"class_type": "CocktailOpenDataset", "inputs": {"saved_dataset": "kept-pairs"}},
+        "2": {"class_type": "CocktailDatasetOverview", "inputs": {"dataset": ["1", 0], **inputs}},
+    }
+    opened = comfy.run(prompt)["1"]["cocktail"][0]
+    assert opened["fingerprint"] == TOLD["fingerprint"]
 
 
 def test_the_cells_of_a_grid_have_the_same_keys_and_are_finished(comfy, base):
@@ -102,9 +103,11 @@ def test_the_cells_of_a_grid_have_the_same_keys_and_are_finished(comfy, base):
 
 
 def test_queueing_the_same_graph_finds_all_of_it(comfy, base):
-    before = files(base / "output")
+    plan = base / "output" / "cocktail" / "grids" / "kept-grid" / "plan.json"
+    before, planned = results(base / "output"), plan.read_bytes()
     outputs = comfy.run(GRAPH)
-    assert files(base / "output") == before
+    assert results(base / "output") == before
+    assert plan.read_bytes() == planned
     for node, told in TOLD["outputs"].items():
         found = outputs[node]["cocktail"][0]
         assert {key: found[key] for key in told} == told
