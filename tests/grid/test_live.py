@@ -280,7 +280,7 @@ def test_prompts_come_from_files_and_patterns_from_folders(comfy: Comfy, lively:
     prompts["inputs"]["column"] = "text"
     with pytest.raises(ComfyError) as failed:
         comfy.run(grid_prompt("from-files", axes, steps=1))
-    assert "row 2 has no column 'text'. There are: name, prompt" in str(failed.value)
+    assert "row 2 has no column 'text'. Its columns: name, prompt" in str(failed.value)
 
 
 @pytest.mark.parametrize(
