@@ -1,4 +1,4 @@
-"""Merging full-size SD1.5 checkpoints, beside plain reading and writing of the same bytes.
+"""Merging full-size SD1.5 checkpoints, compared with plain reading and writing of the same bytes.
 
     python benchmarks/merge.py
     python benchmarks/merge.py --sd-meh other/bin/python --comfyui path/to/ComfyUI
@@ -6,9 +6,9 @@
 Makes three fp16 checkpoints of 2.13 GB in a temporary folder (8.6 GB of disk with the result,
 removed at the end), prints a table of medians and, on the last line, the figures as JSON. Every
 measurement runs in a process of its own; times are those of the engine, without starting Python and
-importing PyTorch, without fsync, with the inputs in the page cache. The peers make 0.6 A + 0.4 B in
-fp16: sd-mecha where it is installed, sd-meh by a Python that has it, ComfyUI's merge nodes and
-CheckpointSave. null stands for a peer that is not there.
+importing PyTorch, without fsync, with the inputs in the page cache. The other tools make 0.6 A +
+0.4 B in fp16: sd-mecha if it is installed, sd-meh in the given Python, ComfyUI's merge nodes and
+CheckpointSave. null means that a tool is missing.
 """
 
 from __future__ import annotations
@@ -383,12 +383,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--sd-meh", help="a Python in whose environment sd-meh 0.9.5 is")
+    parser.add_argument("--sd-meh", help="the Python of an environment with sd-meh 0.9.5")
     parser.add_argument(
-        "--comfyui", type=Path, help="the folder of a ComfyUI whose packages are installed here"
+        "--comfyui", type=Path, help="the folder of a ComfyUI whose requirements are installed here"
     )
     parser.add_argument("--peer-runs", type=int, default=1)
-    parser.add_argument("--folder", type=Path, help="where the files are made; kept when given")
+    parser.add_argument(
+        "--folder", type=Path, help="where the files are made; if given, they are kept"
+    )
     parser.add_argument("--task", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.task:

@@ -1,11 +1,11 @@
-"""Block weights: a number for every block of the UNet, as the field writes them, and finer rules
-for parts of blocks.
+"""Block weights: a number for every block of the UNet, as other merging tools write them, and finer
+rules for parts of blocks.
 
 SD1.5 and SD2 have 25 blocks (IN00..IN11, M00, OUT00..OUT11), SDXL has 19 (IN00..IN08, M00,
-OUT00..OUT08). BASE is all that is not in the UNet: in practice the text encoder, since a VAE is
+OUT00..OUT08). BASE is everything outside the UNet: in practice the text encoder, since a VAE is
 never blended. The time embedding acts on every block; merging tools put it into four different
-ones, so it has a slot of its own, TIME, together with SDXL's label embedding. It follows IN00
-unless it is given, as in merge-block-weighted and supermerger.
+ones, so it has a slot of its own, TIME, together with SDXL's label embedding. Unless it is given,
+it has the weight of IN00, as in merge-block-weighted and supermerger.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ supermerger.
 
 @dataclass(frozen=True)
 class ElementRule:
-    """A value for the tensors of certain blocks whose names hold certain words; no blocks or no
-    words stand for all.
+    """A value for the tensors of some blocks whose names contain one of some words. Without blocks
+    it is for all blocks, without words for all tensors.
     """
 
     value: Fraction
@@ -59,7 +59,7 @@ class ElementRule:
     not_elements: bool = False
 
     def holds(self, slot: str, name: str) -> bool:
-        """Whether the rule is for this tensor."""
+        """Whether the rule applies to this tensor."""
         in_block = not self.blocks or (slot in self.blocks) != self.not_blocks
         words = [part for word in self.elements for part in ELEMENTS.get(word, (word,))]
         has_word = not words or any(part in name for part in words) != self.not_elements
@@ -73,9 +73,7 @@ class ElementRule:
 
 @dataclass(frozen=True)
 class BlockWeights:
-    """One number for every tensor: by its block, unless a rule (the last that holds) says
-    otherwise.
-    """
+    """One number for every tensor: that of its block, or that of the last rule that applies."""
 
     layout: str
     base: Fraction
@@ -104,16 +102,18 @@ def block_weights(
     time: object = None,
     rules: Sequence[ElementRule] = (),
 ) -> BlockWeights:
-    """Block weights from 25 or 19 numbers in the field's order, or from 26 or 20 with BASE first.
+    """Block weights from 25 or 19 numbers in the usual order, or from 26 or 20 with BASE first.
 
-    `base` replaces BASE (else 0 where the values have none); `time` is IN00's number where it is
-    not given. Raises MergeError for another count, or for what is not a number.
+    `base` replaces BASE (0 if neither is given); `time` is IN00's number if it is not given. Raises
+    MergeError for any other count, and for a value that is not a number.
     """
     given = [exact(value, "a block weight") for value in values]
     layout = next((k for k, blocks in LAYOUTS.items() if 0 <= len(given) - len(blocks) <= 1), None)
     if layout is None:
         raise MergeError(
-            f"{len(given)} block weights: SD1.5 has 25 blocks (26 values with BASE first), SDXL has 19 (20 with BASE)."
+            f"These are {len(given)} block weights. SD1.5 has 25 blocks, SDXL has 19; BASE may "
+            "stand "
+            "before them as one more number."
         )
     first = given.pop(0) if len(given) > len(LAYOUTS[layout]) else Fraction(0)
     return BlockWeights(
@@ -126,8 +126,8 @@ def block_weights(
 
 
 def by_group(values: Sequence[object], base: object, layout: str) -> BlockWeights:
-    """Block weights from one number for each of `GROUPS` and one for BASE. Raises MergeError for
-    what is not a number.
+    """Block weights from one number for each of `GROUPS` and one for BASE. Raises MergeError for a
+    value that is not a number.
     """
     third = len(LAYOUTS[layout]) // 6
     found: list[object] = []
@@ -151,8 +151,8 @@ def parse_rules(text: str, layout: str) -> tuple[ElementRule, ...]:
     win.
 
     Blocks are ids or ranges such as OUT03-OUT06, elements are parts of tensor names or one of
-    `ELEMENTS`; a leading NOT turns a field round. Raises MergeError for a rule of another form, and
-    for an unknown block.
+    `ELEMENTS`; NOT in front of a field means all others. Raises MergeError for a rule of any other
+    form, and for an unknown block.
     """
     return tuple(_parse_rule(rule, layout) for rule in re.split(r"[,\n]", text) if rule.strip())
 
@@ -161,7 +161,8 @@ def _parse_rule(text: str, layout: str) -> ElementRule:
     fields = text.split(":")
     if len(fields) != 3:
         raise MergeError(
-            f"{text.strip()!r} is not a rule. Write BLOCKS:ELEMENTS:VALUE, such as OUT03-OUT06:attn2:0.5."
+            f"{text.strip()!r} is not a rule. Write BLOCKS:ELEMENTS:VALUE, such as "
+            "OUT03-OUT06:attn2:0.5."
         )
     (not_blocks, blocks), (not_elements, elements) = (_words(field) for field in fields[:2])
     slots = (BASE, *LAYOUTS[layout], TIME)
@@ -170,7 +171,9 @@ def _parse_rule(text: str, layout: str) -> ElementRule:
         first, _, last = block.partition("-")
         for end in filter(None, (first, last)):
             if end not in slots:
-                raise MergeError(f"{end!r} is not a block of {layout}: {', '.join(slots)}.")
+                raise MergeError(
+                    f"{layout} has no block {end!r}. Its blocks are {', '.join(slots)}."
+                )
         begin = slots.index(first)
         found += slots[begin : (slots.index(last) if last else begin) + 1]
     value = exact(fields[2].strip(), "the value of a rule")

@@ -1,5 +1,5 @@
-"""From a recipe to a checkpoint file: find and hash the ingredients, see whether the file is there
-already, make it if not.
+"""From a recipe to a checkpoint file: find and hash the ingredients, and make the file unless it
+exists already.
 """
 
 from __future__ import annotations
@@ -80,10 +80,10 @@ def bind_to_files(
     content hash.
 
     All headers are checked before the first file is hashed. `progress(done_bytes, total_bytes)`
-    follows the hashing of each file. With `converted`, a folder, pickled checkpoints are
-    ingredients too: safetensors files of them are made there once. `licences` are those given by
-    hand, by an ingredient's name; others are read beside the files or in them. Raises MergeError
-    for a file that is missing or damaged, or not the one a hash in the recipe asks for.
+    follows the hashing of each file. With `converted`, a folder, ingredients can be pickled
+    checkpoints too: each is converted once to a safetensors file there. `licences` are given by
+    hand, by the ingredient's name; the others are read from the files or from files beside them.
+    Raises MergeError for a file that is missing or damaged, or whose hash is not the recipe's.
     """
     check_depth(recipe)
     paths = {i.name: path_of(i.name) for i in ingredients(recipe)}
@@ -106,16 +106,15 @@ def bind_to_files(
     sources = {}
     for ingredient in used:
         path, metadata = paths[ingredient.name], headers[ingredient.name].metadata
-        # A merge's own field only repeats the licences of what it was made of, which it tells one
-        # by one.
+        # A merge's own field only repeats the licences of its ingredients, which it also lists.
         own = {} if read_ingredients(metadata) else metadata
         licence = told.get(short_name(ingredient.name)) or read_licence(path, own)
         sources[ingredient] = Source(path, hashes[ingredient.name], metadata, licence)
     unknown = set(told) - {short_name(ingredient.name) for ingredient in used}
     if unknown:
         raise MergeError(
-            f"A licence is given for {listed(sorted(unknown))}, which is no ingredient. Ingredients are "
-            f"{listed(sorted({short_name(i.name) for i in used}))}."
+            f"A licence is given for {listed(sorted(unknown))}, but the ingredients are "
+            f"{listed(sorted({short_name(i.name) for i in used}))}. Use their names."
         )
     return BoundRecipe(bound, {i: headers[i.name] for i in used}, sources)
 
@@ -125,8 +124,8 @@ def _by_short_name(licences: Mapping[str, Licence]) -> dict[str, Licence]:
 
 
 def check_file(path: Path) -> None:
-    """Raise MergeError unless `path` can be an ingredient, as far as that can be told without
-    opening a pickle.
+    """Raise MergeError unless `path` can be an ingredient, as far as can be seen without opening a
+    pickle.
     """
     if not is_pickled(path):
         read_header(path)
@@ -135,16 +134,16 @@ def check_file(path: Path) -> None:
 
 
 def notes_of(bound: BoundRecipe, precision: str) -> tuple[str, ...]:
-    """What making the checkpoint does where its ingredients are not alike, one sentence each."""
+    """What happens where the ingredients are not alike, and what their licences ask for, one
+    sentence each.
+    """
     plan = bound.plan(precision)
     described = [describe(i, bound.sources[i]) for i in plan.ingredients]
     return (*plan.notes, *warnings(ancestors(described)))
 
 
 def default_name(bound: BoundRecipe, precision: str) -> str:
-    """The name of a merge that a person gave none: its recipe's hash, and the precision unless it
-    is fp16.
-    """
+    """The name of a merge without one: the recipe's hash, and the precision unless it is fp16."""
     return f"merge-{bound.hash[:12]}" + ("" if precision == "fp16" else f"-{precision}")
 
 
@@ -157,12 +156,13 @@ def make_checkpoint(
     title: str | None = None,
     device: str = "cpu",
 ) -> bool:
-    """Write the checkpoint of a bound recipe to `path`; False when exactly it is there already.
+    """Write the checkpoint of a bound recipe to `path`; False if this very checkpoint is there
+    already.
 
-    `precision` (fp16, bf16, fp32) is how blended tensors are stored; the VAE keeps its own. `title`
-    is what the file calls itself, else its name; `device` is where methods compute, whose last bits
-    another kind of device may round otherwise. Raises MergeError when the ingredients do not fit
-    together or `path` is another file, which stays as it is.
+    `precision` (see `plan.PRECISIONS`) is how blended tensors are stored; the VAE keeps its own.
+    `title` is what the file calls itself, by default its name. Methods compute on `device`; other
+    kinds of devices may round their last bits differently. Raises MergeError when the ingredients
+    do not fit together or `path` is another file, which is left alone.
     """
     if path.suffix != ".safetensors":
         raise MergeError(f"The name {path.name} must end in .safetensors.")
@@ -176,7 +176,7 @@ def make_checkpoint(
     except MergeError:
         if not path.exists():
             raise
-        # Somebody else has made a file of that name meanwhile.
+        # Someone else has made a file of that name in the meantime.
         _check_same_product(bound, path, precision)
         return False
     return True
@@ -192,16 +192,16 @@ def remake(
     progress: Progress | None = None,
     converted: Path | None = None,
 ) -> str:
-    """Make a merged checkpoint again by its own metadata, as `out`, and compare: SAME_FILE,
-    SAME_TENSORS or DIFFERENT.
+    """Make a merged checkpoint again from its own metadata, as `out`, and compare the two:
+    SAME_FILE, SAME_TENSORS or DIFFERENT.
 
-    An ingredient that is not where `path_of` says, or is another file by now, is looked for by its
-    hash among `others`. Raises MergeError when the file carries no recipe, an ingredient is
-    nowhere, or `out` is another file, or is `file` itself.
+    An ingredient that is not where `path_of` says, or is a different file now, is looked for by its
+    hash among `others`. Raises MergeError when the file has no recipe, an ingredient cannot be
+    found, `out` is another file, or `out` is `file` itself.
     """
     header = read_header(file)
     if out.exists() and out.samefile(file):
-        raise MergeError(f"{out.name} is the file that is to be made again. Choose another name.")
+        raise MergeError(f"{out.name} is the original file itself. Choose another name.")
     recipe, precision = read_recipe(header), read_precision(header)
     places = _find(recipe, path_of, others, hash_cache, progress)
     bound = bind_to_files(recipe, places.__getitem__, hash_cache, progress, converted)
@@ -213,8 +213,8 @@ def remake(
 
 
 def _with_recorded_licences(bound: BoundRecipe, header: Header) -> BoundRecipe:
-    """The recipe with the licences that a merged file has noted, whatever stands beside its
-    ingredients by now.
+    """The recipe with the licences recorded in a merged file, whatever the files beside its
+    ingredients say now.
     """
     noted = {e["sha256"]: e.get("licence") for e in read_ingredients(header.metadata)}
     sources = {
@@ -233,7 +233,7 @@ def _find(
     hash_cache: Path | None,
     progress: Progress | None,
 ) -> dict[str, Path]:
-    """The file of every ingredient's name: where it is named, else the first of `others` with its
+    """The file of every ingredient: the one of its name, or else the first of `others` with its
     hash.
     """
     places: dict[str, Path] = {}
@@ -265,6 +265,6 @@ def _check_same_product(bound: BoundRecipe, path: Path, precision: str) -> None:
     if RECIPE_HASH in metadata:
         other = f"{metadata.get(RECIPE_TEXT)} in {metadata.get(PRECISION)}"
     raise MergeError(
-        f"{path} exists already and is {other}, not {to_text(bound.recipe)} in {precision}. Nothing is overwritten: choose "
-        "another name, or leave the name empty."
+        f"{path} exists already and is {other}, not {to_text(bound.recipe)} in {precision}. "
+        "Nothing is overwritten: choose another name, or leave the name empty."
     )

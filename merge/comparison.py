@@ -1,4 +1,4 @@
-"""How far two checkpoints are apart, block by block: one pass over both files in a few megabytes of
+"""How much two checkpoints differ, block by block: one pass over both files in a few megabytes of
 memory.
 """
 
@@ -22,8 +22,8 @@ from .safetensors_file import FLOATS, ITEM_BYTES, Header, Tensor
 CHUNK_ELEMENTS = 1 << 18
 MOST_THREADS = 8
 OTHER = "other"
-"""The slot of what is in no block: the noise schedule's buffers, and everything of families without
-blocks.
+"""The slot of tensors that are in no block: the noise schedule's buffers, and all tensors of
+families without blocks.
 """
 
 
@@ -85,10 +85,10 @@ def compare(
     threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Comparison:
-    """Compare two files whose names are the usual ones (`key_names.with_usual_names`).
+    """Compare two files whose tensors have the usual names (`key_names.with_usual_names`).
 
-    `progress(done_bytes, total_bytes)` is called after every tensor; what it raises ends the pass.
-    Raises MergeError for files that have no tensor in common.
+    `progress(done_bytes, total_bytes)` is called after every tensor; an exception from it ends the
+    pass. Raises MergeError for files that have no tensor in common.
     """
     shared = [name for name in a.tensors if name in b.tensors and part_of(name) != EMA_PART]
     pairs = [(a.tensors[name], b.tensors[name]) for name in shared]
@@ -96,7 +96,8 @@ def compare(
     pairs = [(x, y) for x, y in pairs if x.shape == y.shape and {x.dtype, y.dtype} <= set(FLOATS)]
     if not pairs:
         raise MergeError(
-            f"{a.path.name} and {b.path.name} have no tensors in common: {family_of(a).name} and {family_of(b).name}."
+            f"{a.path.name} ({family_of(a).name}) and {b.path.name} ({family_of(b).name}) have no "
+            "tensors in common. Compare checkpoints of the same architecture."
         )
     layout = "SDXL" if family_of(a).kind == "SDXL" else "SD1.5"
     sums: dict[str, _Sums] = {}
@@ -201,7 +202,8 @@ def report(found: Comparison, a: str, b: str) -> str:
     """A comparison as a person reads it, one line a block."""
     lines = [f"{b} compared with {a}: |b - a| / |a|, cosine, largest difference, equal tensors"]
     lines += [
-        f"{d.slot:>12}  {100 * d.relative:9.4f} %  {d.cosine:.6f}  {d.largest:.4g}  {d.equal} of {d.tensors}"
+        f"{d.slot:>12}  {100 * d.relative:9.4f} %  {d.cosine:.6f}  {d.largest:.4g}"
+        f"  {d.equal} of {d.tensors}"
         for d in found.differences
     ]
     if found.is_equal:
@@ -209,7 +211,7 @@ def report(found: Comparison, a: str, b: str) -> str:
     for names, what in (
         (found.only_in_a, f"only in {a}"),
         (found.only_in_b, f"only in {b}"),
-        (found.other_shape, "of another shape"),
+        (found.other_shape, "of different shapes"),
     ):
         if names:
             lines.append(f"{what}: {len(names)} tensors ({listed(names, 3)})")

@@ -1,5 +1,5 @@
-"""One checkpoint into another: other precision, without averaged copies and what training left
-over. The original stays as it is.
+"""A copy of a checkpoint in another precision, without averaged copies and leftovers of training.
+The original is left alone.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ DROPPED = (
     "global_step",
     "epoch",
 )
-"""How the names of what training tools leave in a checkpoint begin."""
+"""The beginnings of the names of tensors that training tools leave in a checkpoint."""
 EMA_CHOICES = ("drop", "keep", "use")
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """What `convert` did: the tensors of the new file, and how many of the old it left out."""
+    """What `convert` did: how many tensors the new file has and how many were left out."""
 
     tensors: int
     averaged: int
@@ -59,7 +59,8 @@ class Conversion:
 
     def __str__(self) -> str:
         return (
-            f"{self.tensors} tensors, {self.size_before / 1e6:.1f} MB -> {self.size_after / 1e6:.1f} MB; left out: "
+            f"{self.tensors} tensors, "
+            f"{self.size_before / 1e6:.1f} MB -> {self.size_after / 1e6:.1f} MB; left out: "
             f"{self.averaged} averaged copies, {self.left_over} leftovers of training"
         )
 
@@ -76,7 +77,7 @@ def convert(
     threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Conversion:
-    """Write the checkpoint `path` anew as `out`, which must not exist.
+    """Write a copy of the checkpoint `path` as `out`, which must not exist.
 
     `precision` is "as it is" or one of `plan.PRECISIONS`; the VAE keeps its own unless `vae`. `ema`
     says what to do with averaged copies (`model_ema.*`): "drop", "keep", or "use", which writes
@@ -142,9 +143,7 @@ def _output(tensor: Tensor, source: Tensor, precision: str, vae: bool) -> Output
 
 
 def _averages(tensors: Mapping[str, Tensor], averaged: set[str]) -> dict[str, str]:
-    """The averaged copy of every tensor of the UNet, whose name is that of the weight without its
-    dots.
-    """
+    """The averaged copy of every UNet tensor; its name is that of the weight without the dots."""
     unet = [name for name in tensors if name.startswith(UNET)]
     found = {name: EMA + name.removeprefix("model.").replace(".", "") for name in unet}
     if not averaged:
@@ -156,7 +155,7 @@ def _averages(tensors: Mapping[str, Tensor], averaged: set[str]) -> dict[str, st
     ]
     if missing:
         raise MergeError(
-            f"Averaged copies are missing or of another shape: {listed(missing)}. Choose drop."
+            f"Averaged copies are missing or have another shape: {listed(missing)}. Choose drop."
         )
     return found
 
@@ -173,12 +172,12 @@ def find_or_convert(
     converted: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Path, Conversion | None]:
-    """As `convert`, to NAME.safetensors in `folder`; None in place of the conversion where exactly
-    it is there already.
+    """Like `convert`, to NAME.safetensors in `folder`; None in place of the conversion if this very
+    file is there already.
 
-    Without a name the file is called by the original's hash and what is done. `called` is what the
-    original is called in the metadata. Raises MergeError when another file has the name, which
-    stays as it is.
+    Without a name the file is named after the original's hash and the choices made. `called` is the
+    original's name in the metadata. Raises MergeError when another file has the name; that file is
+    left alone.
     """
     sha256 = file_hashes(path, hash_cache, progress).sha256
     choices = {"precision": precision, "ema": ema, "vae": vae}
@@ -197,7 +196,9 @@ def find_or_convert(
         ]:
             return out, None
         raise MergeError(
-            f"{out} exists already and is another file. Nothing is overwritten: choose another name, or leave the name empty."
+            f"{out} exists already and is another file. Nothing is overwritten: choose another "
+            "name, "
+            "or leave the name empty."
         )
     done = convert(path, out, precision, ema, vae, called, hash_cache, converted, None, progress)
     return out, done

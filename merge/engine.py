@@ -1,9 +1,9 @@
-"""The pass: every tensor of the plan is read, blended as if in float64, rounded once and written at
+"""The pass: every tensor of the plan is read, blended as if in float64, rounded once and written to
 its final place, piece by piece.
 
-Memory stays at a few buffers a thread, because a fresh buffer per tensor costs more time in page
-faults than the arithmetic does. The bytes do not depend on the number of threads, the size of the
-pieces or the machine (see `blending`).
+Each thread uses a few buffers again and again, because page faults of fresh buffers would cost more
+time than the arithmetic. The bytes do not depend on the number of threads, the size of the pieces
+or the machine (see `blending`).
 """
 
 from __future__ import annotations
@@ -42,9 +42,10 @@ CHUNK_ELEMENTS = 1 << 19
 MOST_THREADS = 8
 
 TORCH_TYPES = {
-    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
-    "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8",
-    "BOOL": "bool", "C64": "complex64",
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
+    "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "BOOL": "bool", "C64": "complex64",
+    "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8",
+    "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8",
 }  # fmt: skip
 
 Progress = Callable[[int, int], None]
@@ -52,7 +53,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Piece:
-    """`count` elements of an output tensor from element `start` on."""
+    """`count` elements of an output tensor, beginning with element `start`."""
 
     output: OutputTensor
     place: Tensor
@@ -80,9 +81,9 @@ def write_file(
     """Carry out a plan: write the safetensors file `path`, which must not exist. Methods compute on
     `device`, sums on the CPU.
 
-    `progress(done_bytes, total_bytes)` is called in the calling thread after every piece; what it
-    raises ends the pass. On any exception no file is left. Raises MergeError when an ingredient
-    holds NaN or infinity or the result does not fit its type.
+    `progress(done_bytes, total_bytes)` is called in the calling thread after every piece; an
+    exception from it ends the pass. After any exception no file is left. Raises MergeError when an
+    ingredient contains NaN or infinity or the result does not fit its type.
     """
     check_device(device)
     start, places = lay_out([(o.name, o.dtype, o.shape) for o in plan.tensors], metadata)
@@ -102,11 +103,11 @@ def write_memory(
     progress: Progress | None = None,
     device: str = "cpu",
 ) -> None:
-    """Carry out those tensors of a plan that have a place, in memory: `memory` is a flat tensor of
-    bytes (uint8) and `places` says from which byte on each of them goes there.
+    """Make the tensors of a plan that have a place in memory: `memory` is a flat tensor of bytes
+    (uint8), and `places` says where in it each tensor begins.
 
-    The bytes are those that `write_file` writes. On an exception what stands in these places is
-    undefined. Raises as `write_file`.
+    The bytes are those that `write_file` writes. After an exception the contents of these places
+    are undefined. Raises what `write_file` raises.
     """
     _carry_out(plan, places, memory, threads, chunk_elements, progress, device)
 
@@ -148,7 +149,7 @@ def check_device(device: str) -> None:
         torch.ones(1, device=device).sum().item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
-        raise MergeError(f"{device!r} is no device to merge on here: {reason}. Use cpu.") from None
+        raise MergeError(f"Merging on {device!r} does not work here: {reason}. Use cpu.") from None
 
 
 def _elements_at_once(output: OutputTensor, chunk_elements: int) -> int:
@@ -163,7 +164,7 @@ def _identity(path: Path) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Faults:
-    """Names of the tensors that came out as NaN or infinity."""
+    """Names of the tensors in which NaN or infinity came up."""
 
     not_finite: set[str]
 
@@ -180,11 +181,13 @@ class Faults:
         ]
         if found:
             raise MergeError(
-                f"These tensors hold NaN or infinity: {listed(found)}. The checkpoint is broken; use another one."
+                f"These tensors contain NaN or infinity: {listed(found)}. "
+                "The checkpoint is broken; use another one."
             )
         if self.not_finite:
             raise MergeError(
-                f"These tensors become too large for the precision: {listed(sorted(self.not_finite))}. Choose bf16 or fp32."
+                "The numbers in these tensors become too large for the precision: "
+                f"{listed(sorted(self.not_finite))}. Choose bf16 or fp32."
             )
 
 
@@ -247,10 +250,10 @@ def _run(
 
 @dataclass(frozen=True)
 class Place:
-    """Where a formula's elements are in its tensor: from element `start` on, or all of them, in its
-    shape.
+    """Which elements of its tensor a formula makes: those from `start`, or all of them in the
+    tensor's shape.
 
-    `operands` gives every operand of a method another buffer.
+    `operands` numbers the operands of methods, so that each gets a buffer of its own.
     """
 
     name: str
@@ -260,8 +263,8 @@ class Place:
 
 
 class Worker:
-    """One thread's open files and buffers. `target` is the path of the file or the bytes in memory
-    that take the result.
+    """One thread's open files and buffers. The result goes to `target`: the path of a file, or
+    bytes in memory.
     """
 
     def __init__(
@@ -330,8 +333,8 @@ class Worker:
         return self._rounded[:size_bytes]
 
     def _copy(self, source: Source, piece: Piece) -> memoryview:
-        """The bytes of a source. A VAE with values that are no numbers gives black pictures, so it
-        is told as any other fault.
+        """The bytes of a source. A VAE that contains NaN gives black pictures, so that is a fault
+        too.
         """
         data = self._read(source, piece)
         if piece.output.name.startswith(VAE) and source.tensor.dtype in FLOATS:
@@ -358,8 +361,7 @@ class Worker:
     ) -> bool:
         """Write a formula's result to the flat tensor `out`; False if an element is not finite.
 
-        `values(source, number)` are the elements of a source, in a buffer that is used again for
-        the same number.
+        `values(source, number)` gives the elements of a source in the buffer of that number.
         """
         if isinstance(formula, Blend):
             sources = [values(source, number) for number, source in enumerate(formula.sources)]
@@ -394,7 +396,7 @@ class Worker:
         return METHODS[formula.method].function(*operands, **settings)
 
     def _operand(self, number: int, elements: int) -> Any:
-        """A float32 buffer for a method's operand of that number, made or grown when it is needed."""
+        """A float32 buffer for a method's operand of that number, made or grown when needed."""
         import torch
 
         while len(self._operands) <= number:
@@ -404,8 +406,8 @@ class Worker:
         return self._operands[number][:elements]
 
     def _widened(self, content: Widened, piece: Piece) -> memoryview:
-        """The piece of a first convolution with additional channels: it is small, so it is made as
-        a whole.
+        """A piece of a first convolution with additional channels, which is small and made as a
+        whole.
         """
         import torch
 
@@ -449,7 +451,7 @@ class Worker:
         return wanted
 
     def _buffer(self, number: int, size: int) -> memoryview:
-        """The first bytes of the reading buffer of that number, made or grown when it is needed."""
+        """The first bytes of the reading buffer of that number, made or grown when needed."""
         import torch
 
         while len(self._raw) <= number:

@@ -1,4 +1,4 @@
-"""The family of a checkpoint, told from the names and shapes of its tensors."""
+"""The family of a checkpoint, recognised by the names and shapes of its tensors."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from .key_names import UNET, VAE
 from .safetensors_file import Header
 
 FIRST = UNET + "input_blocks.0.0.weight"
-"""The first convolution. Inpainting and instruct-pix2pix models differ from others in its input
-channels only.
+"""The first convolution. Inpainting and instruct-pix2pix models differ from others only in its
+input channels.
 """
 
 
 @dataclass(frozen=True)
 class Family:
-    """A name for people; ModelSpec's name of the architecture and the native resolution in pixels,
-    where they are known.
+    """A name for people, and ModelSpec's name of the architecture and the native resolution in
+    pixels if they are known.
 
     Families of one `kind` can be mixed with each other: they differ in the input channels of the
     first convolution.
@@ -53,7 +53,7 @@ BY_WIDTH_AND_CHANNELS = {
     (2048, 4): SDXL, (2048, 9): SDXL_INPAINTING, (2048, 8): SDXL_PIX2PIX,
     (1280, 4): SDXL_REFINER,
 }  # fmt: skip
-"""By the width of the text that the UNet listens to and the channels that it takes."""
+"""By the width of the UNet's text input and its number of input channels."""
 OTHERS = {
     "double_blocks.": "Flux",
     "joint_blocks.": "Stable Diffusion 3",
@@ -92,5 +92,5 @@ def family_of(header: Header) -> Family:
 
 
 def input_channels(shape: tuple[int, ...]) -> int:
-    """How many channels a convolution's weight takes; 0 for what is none."""
+    """How many input channels a convolution's weight has; 0 for any other tensor."""
     return shape[1] if len(shape) == 4 else 0

@@ -40,23 +40,23 @@ class Hashes:
 
     @property
     def autov3(self) -> str | None:
-        """The short form of the tensors' hash; None for a file that is no safetensors file."""
+        """The short form of the tensors' hash; None if the file is not a safetensors file."""
         return self.tensors_sha256 and self.tensors_sha256[:12]
 
 
 def file_sha256(path: Path, cache: Path | None = None, progress: Progress | None = None) -> str:
     """Hex SHA-256 of a file's bytes.
 
-    With `cache`, a JSON file, a hash is computed once as long as the file keeps its path, size,
-    modification time and inode. `progress(done_bytes, total_bytes)` is called after every block;
-    what it raises ends the hashing. Raises MergeError when the file cannot be read or changes
-    meanwhile.
+    With `cache`, a JSON file, a hash is computed only once as long as the file keeps its path,
+    size, modification time and inode. `progress(done_bytes, total_bytes)` is called after every
+    block; an exception from it ends the hashing. Raises MergeError if the file cannot be read or
+    changes meanwhile.
     """
     return _hashes(path, cache, progress, False).sha256
 
 
 def file_hashes(path: Path, cache: Path | None = None, progress: Progress | None = None) -> Hashes:
-    """As `file_sha256`, and of a safetensors file the hash of its tensors too, from the same
+    """Like `file_sha256`; for a safetensors file also the hash of its tensors, from the same
     reading.
     """
     return _hashes(path, cache, progress, path.suffix.lower() == ".safetensors")
@@ -71,7 +71,7 @@ def _hashes(path: Path, cache: Path | None, progress: Progress | None, tensors: 
             return Hashes(identity[0], known["sha256"], known.get("tensors_sha256"))
         sha256, of_tensors = _hash(path, progress, tensors)
         if _identity(path) != identity:
-            raise MergeError(f"{path} changed while it was read. Wait until it is complete.")
+            raise MergeError(f"{path} changed while it was being read. Wait until it is complete.")
     except OSError as error:
         raise MergeError(f"{path} cannot be read: {error.strerror}.") from error
     if cache:
@@ -81,7 +81,7 @@ def _hashes(path: Path, cache: Path | None, progress: Progress | None, tensors: 
 
 
 def known_files(cache: Path, sha256: str) -> list[Path]:
-    """The files that have this hash by the cache and have not changed since."""
+    """The files that have this hash according to the cache and have not changed since."""
     found = []
     for path, entry in _read(cache).items():
         if entry["sha256"] == sha256:
@@ -92,8 +92,8 @@ def known_files(cache: Path, sha256: str) -> list[Path]:
 
 
 def tensors_sha256(path: Path) -> str:
-    """Hex SHA-256 of all that follows a safetensors file's header, which editing its metadata does
-    not change (AutoV3).
+    """Hex SHA-256 of everything after a safetensors file's header (AutoV3). Editing the metadata
+    does not change it.
     """
     digest = hashlib.sha256()
     block = memoryview(bytearray(BLOCK_BYTES))
@@ -105,8 +105,8 @@ def tensors_sha256(path: Path) -> str:
 
 
 def legacy_hash(path: Path) -> str:
-    """The short hash that old web UIs show: 8 hex digits over 64 KiB at 1 MiB. Different files can
-    share it.
+    """The short hash that old web UIs show: 8 hex digits of the hash of 64 KiB at 1 MiB. Different
+    files can share it.
     """
     with path.open("rb") as file:
         file.seek(0x100000)
@@ -119,7 +119,7 @@ def _identity(path: Path) -> list[int]:
 
 
 def _hash(path: Path, progress: Progress | None, tensors: bool) -> tuple[str, str | None]:
-    """Both hashes from one reading; that of the tensors is computed beside the other."""
+    """Both hashes from one reading; the hash of the tensors is computed in parallel."""
     whole, inner, done, total = hashlib.sha256(), hashlib.sha256(), 0, path.stat().st_size
     block = memoryview(bytearray(BLOCK_BYTES))
     with path.open("rb", buffering=0) as file, ThreadPoolExecutor(1) as beside:
@@ -138,8 +138,8 @@ def _hash(path: Path, progress: Progress | None, tensors: bool) -> tuple[str, st
 
 
 def _read(cache: Path) -> dict[str, Any]:
-    """The entries of the cache file; none when it does not exist or is damaged, since it can be
-    made again.
+    """The entries of the cache file; none if it is missing or damaged, since hashes can be computed
+    again.
     """
     try:
         entries = json.loads(cache.read_text(encoding="utf-8"))
@@ -155,9 +155,7 @@ def _read(cache: Path) -> dict[str, Any]:
 
 
 def _remember(cache: Path, path: str, entry: dict[str, Any]) -> None:
-    """Add an entry, drop those of files that are gone, and put the new cache file in place of the
-    old.
-    """
+    """Add an entry, drop those of files that are gone, and replace the cache file."""
     with _lock:
         entries = {known: e for known, e in _read(cache).items() if Path(known).exists()}
         text = json.dumps({**entries, path: entry}, ensure_ascii=False, indent=1) + "\n"

@@ -1,32 +1,32 @@
 """The tensors of a recipe in memory instead of a file: the same bytes, and only what has changed is
-made again.
+computed again.
 
-A `Memory` keeps one buffer for the results of many recipes, one after the other:
+A `Memory` keeps one buffer for the results of many recipes, one after another:
 
     memory = Memory()
     first = memory.merge(bind_to_files(recipe, path_of), "fp16")
-    first.tensors["model.diffusion_model.out.2.weight"]     # a torch tensor: type, shape and bytes as in the file
+    first.tensors["model.diffusion_model.out.2.weight"]  # a torch tensor, as in the file
     second = memory.merge(bind_to_files(other, path_of), "fp16")
-    second.changed                                          # names of the tensors that were made anew
+    second.changed  # the names of the tensors that were computed again
 
-What may be relied on:
+What you can rely on:
 
 - **Equal to the file.** `merge(bound, precision)` gives, tensor by tensor, the names, types, shapes
-  and bytes that `checkpoint.make_checkpoint` writes, and the same metadata; the engine's pass is
-  the same one.
-- **Only what changed.** A tensor is made again when anything it is made of is another one than in
-  the former merge: the content of an ingredient, a weight, the precision. A share of one block
-  changes the tensors of that block only. Ingredients are told apart by their SHA-256, not by their
-  names.
-- **Nothing changes under its user.** Tensors are views of the buffer. As long as anybody holds one
-  of them (or a tensor made of one without a copy, such as a module's parameter), the next `merge`
-  leaves that memory alone and takes a new buffer. Copy what you need and let go of the tensors, and
-  the buffer is used again: fresh memory costs more time than the arithmetic.
-- **A merge that fails or is interrupted** leaves nothing to be relied on in what it was to change;
-  the next `merge` makes that anew.
+  and bytes that `checkpoint.make_checkpoint` writes, and the same metadata: both use the engine's
+  pass.
+- **Only what changed.** A tensor is computed again when something that it depends on has changed
+  since the previous merge: the content of an ingredient, a weight, the precision. A new share for
+  one block changes only the tensors of that block. Ingredients are recognised by their SHA-256, not
+  by their names.
+- **Tensors in use never change.** Tensors are views of the buffer. While anyone holds one of them
+  (or a tensor that shares its memory, such as a module's parameter), the next `merge` leaves that
+  memory alone and takes a new buffer. If you copy what you need and let go of the tensors, the
+  buffer is used again: fresh memory costs more time than the arithmetic.
+- **After a merge that fails or is interrupted** the tensors it was changing are undefined; the next
+  `merge` computes them again.
 
-The size of the buffer is that of the checkpoint's tensors, 2.1 GB for SD1.5 in fp16; `forget` gives
-it back. One thread at a time may call `merge`: a second one waits.
+The buffer has the size of the checkpoint's tensors, 2.1 GB for SD1.5 in fp16; `forget` frees it.
+Only one thread at a time can `merge`; others wait.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ ALIGNMENT = 64
 
 @dataclass(frozen=True)
 class Merged:
-    """A merge in memory: torch tensors by name, the metadata of the file that would hold them, and
-    the names that were made anew.
+    """A merge in memory: torch tensors by name, the metadata their file would have, and the names
+    of the tensors that were computed again.
 
     `notes` say what was done where the ingredients are not alike.
     """
@@ -71,7 +71,7 @@ class Merged:
 
 
 class Memory:
-    """One buffer, used again for every merge while nobody else holds its tensors."""
+    """One buffer, used for every merge unless someone still holds its tensors."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -86,7 +86,7 @@ class Memory:
         return 0 if self._buffer is None else self._buffer.nbytes
 
     def forget(self) -> None:
-        """Let go of the buffer: its memory is free as soon as nobody holds tensors of it."""
+        """Let go of the buffer: its memory is free as soon as no one holds tensors of it."""
         with self._lock:
             self._forget()
 
@@ -97,11 +97,11 @@ class Memory:
         threads: int | None = None,
         progress: Progress | None = None,
     ) -> Merged:
-        """The tensors that `bound` makes in this precision. Raises MergeError as
-        `checkpoint.make_checkpoint` does.
+        """The tensors that `bound` makes in this precision. Raises MergeError like
+        `checkpoint.make_checkpoint`.
 
-        `progress(done_bytes, total_bytes)` counts the bytes that have to be made; what it raises
-        ends the merge.
+        `progress(done_bytes, total_bytes)` counts the bytes to compute; an exception from it ends
+        the merge.
         """
         with self._lock:
             plan = bound.plan(precision)
@@ -125,9 +125,9 @@ class Memory:
     def _take(self, size: int) -> tuple[Any, Any]:
         """The buffer and a tensor of all its bytes.
 
-        PyTorch keeps the NumPy array that a tensor was made of for as long as any tensor shares its
-        storage. So a new array object over the same memory for every merge, seen through a weak
-        reference, tells whether somebody still uses that merge.
+        PyTorch keeps the NumPy array that a tensor was made from as long as any tensor shares its
+        storage. So every merge gets a new array object over the same memory, and a weak reference
+        to it shows whether anyone still uses that merge.
         """
         import numpy as np
         import torch
@@ -161,7 +161,7 @@ def _tensor(memory: Any, place: Tensor) -> Any:
 
 
 def _made_of(output: OutputTensor, plan: Plan) -> tuple[Any, ...]:
-    """All that decides on the bytes of a tensor of a given type and shape."""
+    """Everything that the bytes of a tensor of a given type and shape depend on."""
 
     def source(found: Source) -> tuple[Any, ...]:
         tensor = found.tensor

@@ -1,5 +1,5 @@
-"""What a checkpoint is: family, parts and their types, hashes, licence and the recipe it was made
-by, as data, as text and as a tree.
+"""What a checkpoint is: family, parts and their types, hashes, licence and its recipe, as data, as
+text and as a tree.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class PartOfFile:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What `inspect_file` finds. `recipe` is None where the file tells none that can be read;
-    `notes` say what is unusual.
+    """What `inspect_file` finds. `recipe` is None if the file has none that can be read; `notes`
+    say what is unusual.
     """
 
     path: Path
@@ -122,11 +122,13 @@ def report(found: Inspection) -> str:
     for part in found.parts:
         types = ", ".join(f"{count} {dtype}" for dtype, count in part.dtypes.items())
         lines.append(
-            f"{part.name}: {part.tensors} tensors ({types}), {part.elements / 1e6:.2f} M numbers, {part.size_bytes / 1e6:.1f} MB"
+            f"{part.name}: {part.tensors} tensors ({types}), {part.elements / 1e6:.2f} M numbers, "
+            f"{part.size_bytes / 1e6:.1f} MB"
         )
     lines += [
         f"SHA-256: {found.hashes.sha256}",
-        f"AutoV2: {found.hashes.autov2}   AutoV3: {found.hashes.autov3}   AutoV1: {found.legacy_hash}",
+        f"AutoV2: {found.hashes.autov2}   AutoV3: {found.hashes.autov3}   "
+        f"AutoV1: {found.legacy_hash}",
     ]
     if found.licence:
         lines.append(f"licence: {found.licence} ({found.licence.source})")
@@ -144,8 +146,8 @@ class Branch:
 
 
 def tree(found: Inspection) -> list[Branch]:
-    """The recipe of a file line by line, and below an ingredient that was itself merged what it
-    says it was made of.
+    """The recipe of a file line by line, and below an ingredient that was merged itself its own
+    ingredients.
     """
     if found.recipe is None:
         return [Branch(0, f"{short_name(found.path.name)}: no recipe")]

@@ -1,6 +1,6 @@
-"""Tensor names as most checkpoints have them, whatever the tool that wrote a file called them.
+"""Tensor names as most checkpoints have them, whatever names the tool that wrote the file uses.
 
-Only names and shapes of the header change, never a byte of a tensor: an attention weight that is
+Only names and shapes in the header change, never a byte of a tensor: an attention weight that is
 [512, 512] in diffusers is [512, 512, 1, 1] in the original layout and has the same bytes.
 """
 
@@ -41,16 +41,14 @@ VAE_ATTENTION = {
     "query": "q", "key": "k", "value": "v", "proj_attn": "proj_out", "group_norm": "norm",
     "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out",
 }  # fmt: skip
-"""Diffusers' two generations of names in the VAE's attention, and those of the original layout."""
+"""Diffusers' old and new names in the VAE's attention, and those of the original layout."""
 ATTENTION = re.compile(rf"(.*\.mid\.attn_1\.)({'|'.join(map(re.escape, VAE_ATTENTION))})\.(.*)")
 SQUARE = re.compile(r".*\.mid\.attn_1\.(q|k|v|proj_out)\.weight")
 UP_BLOCK = re.compile(r"decoder\.up_blocks\.(\d+)\.")
 
 
 def part_of(name: str) -> str:
-    """The part of a checkpoint that a tensor belongs to; what is in no other part counts as the
-    UNet's.
-    """
+    """The part of a checkpoint that a tensor belongs to; the UNet if it is in no other part."""
     if name.startswith((VAE, "vae.")):
         return VAE_PART
     if name.startswith(EMA):
@@ -62,8 +60,8 @@ def with_usual_names(header: Header) -> Header:
     """The header with the names of the original Stable Diffusion layout, and a note for every kind
     of name that was changed.
 
-    Known are NovelAI's text encoder, diffusers' names in a VAE (its attention or all of it), and
-    UNets or VAEs that stand alone in a file, without their prefix. Where a file has both names of a
+    It knows NovelAI's text encoder, diffusers' names in a VAE (in its attention or everywhere), and
+    files with only a UNet or a VAE, whose names lack the prefix. If a file has both names of a
     tensor, the usual one counts and the other is left out.
     """
     tensors = dict(header.tensors)
@@ -111,7 +109,7 @@ def _novelai(name: str) -> str:
 
 
 def _vae_layout(names: Iterable[str]) -> Rename:
-    """From diffusers' names of a VAE, whose decoder counts its blocks from the middle outwards, to
+    """From diffusers' names in a VAE, whose decoder numbers its blocks from the middle outwards, to
     the original ones.
     """
     blocks = [int(m[1]) for n in names if (m := UP_BLOCK.match(n.removeprefix(VAE)))]
@@ -143,9 +141,7 @@ def _vae_layout(names: Iterable[str]) -> Rename:
 
 
 def _with_usual_shape(tensor: Tensor) -> Tensor:
-    """A linear layer's weight in the VAE's attention as the 1x1 convolution that the original
-    layout has there.
-    """
+    """A linear layer of the VAE's attention as the 1x1 convolution of the original layout."""
     if tensor.name.startswith(VAE) and SQUARE.fullmatch(tensor.name) and len(tensor.shape) == 2:
         return replace(tensor, shape=(*tensor.shape, 1, 1))
     return tensor

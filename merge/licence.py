@@ -1,9 +1,8 @@
-"""What the makers of the ingredients allow: read, kept in the result, and compared. Nothing here
-forbids a merge; it tells.
+"""What the authors of the ingredients allow: read, recorded in the result, and compared. Nothing
+here forbids a merge; there are only warnings.
 
-The four questions are those that Civitai asks (allowNoCredit, allowCommercialUse, allowDerivatives,
-allowDifferentLicense); they are also told from the names of common licences, such as
-cc-by-nc-sa-4.0.
+The four questions are those of Civitai (allowNoCredit, allowCommercialUse, allowDerivatives,
+allowDifferentLicense); the names of common licences, such as cc-by-nc-sa-4.0, answer them too.
 """
 
 from __future__ import annotations
@@ -18,7 +17,8 @@ from typing import Any
 from .errors import MergeError
 
 SIDE_FILES = (".license.json", ".civitai.info", ".metadata.json", ".json")
-"""Endings of files beside a checkpoint that can say its licence; the first that does counts."""
+"""Endings of files beside a checkpoint that can state its licence; the first one that does counts.
+"""
 LONGEST = 4 << 20
 FLAGS = {
     "allowNoCredit": "no_credit",
@@ -43,7 +43,7 @@ class Licence:
 
     @property
     def forbids_sale(self) -> bool:
-        """Whether no commercial use is allowed, or only that of pictures."""
+        """Whether commercial use is not allowed at all, or only for pictures."""
         if self.commercial is not None:
             return not set(self.commercial) - {"None", "Image"}
         return bool(self.name and NOT_COMMERCIAL.search(self.name.lower()))
@@ -66,7 +66,7 @@ class Licence:
 
 
 def to_json(licence: Licence | None) -> dict[str, Any] | None:
-    """As it is kept in a merged file, in Civitai's words."""
+    """The licence as a merged file records it, in Civitai's words."""
     if licence is None:
         return None
     value: dict[str, Any] = {"license": licence.name}
@@ -78,8 +78,8 @@ def to_json(licence: Licence | None) -> dict[str, Any] | None:
 
 
 def from_json(value: Any, source: str) -> Licence | None:
-    """The licence that a JSON value tells, at its top or where Civitai's side files have it; None
-    if it tells none.
+    """The licence in a JSON value, at its top or where Civitai's side files have it; None if there
+    is none.
     """
     for place in ((), ("model",), ("civitai", "model"), ("license",)):
         found = value
@@ -116,8 +116,8 @@ def _commercial(value: Any) -> tuple[str, ...] | None:
 
 
 def read_licence(path: Path, metadata: Mapping[str, str]) -> Licence | None:
-    """The licence of a checkpoint file: of a side file (NAME.license.json, ...), else of its own
-    metadata; None if neither says.
+    """The licence of a checkpoint file: from a side file (NAME.license.json, ...) or else its own
+    metadata; None if neither has one.
     """
     for ending in SIDE_FILES:
         side = path.with_name(path.stem + ending)
@@ -134,8 +134,8 @@ def read_licence(path: Path, metadata: Mapping[str, str]) -> Licence | None:
 
 
 def parse_by_hand(text: str) -> dict[str, Licence]:
-    """Licences given by hand, one a line: NAME: LICENCE, the licence a name or a JSON object with
-    Civitai's four answers.
+    """Licences given by hand, one a line: NAME: LICENCE, where the licence is a name or a JSON
+    object with Civitai's four answers.
     """
     found = {}
     for line in filter(str.strip, text.splitlines()):
@@ -150,15 +150,17 @@ def parse_by_hand(text: str) -> dict[str, Licence]:
             told = Licence(licence, source="given by hand")
         if not name or not colon or told is None:
             raise MergeError(
-                f'{line.strip()!r} is not a licence. Write NAME: LICENCE, such as vodka: cc-by-4.0, or NAME: {{"allowDerivatives": true}}.'
+                f"{line.strip()!r} is not a licence. Write NAME: LICENCE, such as vodka: "
+                "cc-by-4.0, "
+                'or NAME: {"allowDerivatives": true}.'
             )
         found[name] = told
     return found
 
 
 def warnings(licences: Mapping[str, Licence | None]) -> list[str]:
-    """What a person should know before the mix of these is given to others, one sentence each; by
-    the ingredients' names.
+    """What to know before sharing a mix of these, one sentence each. `licences` are by the
+    ingredients' names.
     """
     known = {name: licence for name, licence in licences.items() if licence is not None}
     told = [
@@ -173,19 +175,21 @@ def warnings(licences: Mapping[str, Licence | None]) -> list[str]:
                 continue
             if other in kept and licence.name != theirs.name:
                 told.append(
-                    f"Licence: {name} ({licence}) and {other} ({theirs}) must both keep their own licence, which a mix cannot."
+                    f"Licence: {name} ({licence}) and {other} ({theirs}) must both keep their own "
+                    "licence, which is not possible in a mix."
                 )
             elif other not in kept and theirs.forbids_sale and not licence.forbids_sale:
                 told.append(
-                    f"Licence: {name} ({licence}) must keep its licence, which allows sale, and {other} ({theirs}) forbids it."
+                    f"Licence: {name} ({licence}) must keep its licence, which allows sale, but "
+                    f"{other} ({theirs}) forbids it."
                 )
     not_sold = [name for name, licence in known.items() if licence.forbids_sale]
     if not_sold:
-        told.append(f"Licence: not for sale because of {', '.join(not_sold)}.")
+        told.append(f"Licence: may not be sold because of {', '.join(not_sold)}.")
     credit = [name for name, licence in known.items() if licence.no_credit is False]
     if credit:
         told.append(f"Licence: credit {', '.join(credit)}.")
     unknown = [name for name in licences if name not in known]
     if unknown and known:
-        told.append(f"Licence: none is known of {', '.join(unknown)}.")
+        told.append(f"Licence: unknown for {', '.join(unknown)}.")
     return told

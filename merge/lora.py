@@ -25,11 +25,13 @@ from .safetensors_file import FLOATS, Header, Tensor, lay_out, new_file, read_he
 LAYER = re.compile(r"text_model\.encoder\.layers\.\d+\.(self_attn|mlp)\.")
 TEXT_L = "conditioner.embedders.0.transformer."
 PARTS_OF_RESNET = {
-    "norm1": "in_layers_0", "conv1": "in_layers_2", "time_emb_proj": "emb_layers_1", "norm2": "out_layers_0",
+    "norm1": "in_layers_0", "conv1": "in_layers_2", "time_emb_proj": "emb_layers_1",
+    "norm2": "out_layers_0",
     "conv2": "out_layers_3", "conv_shortcut": "skip_connection",
 }  # fmt: skip
 DIFFUSERS = re.compile(
-    r"lora_unet_(?P<side>down|up|mid)_blocks?_((?P<block>\d)_)?(?P<kind>attentions|resnets|downsamplers|upsamplers)_(?P<number>\d)_(?P<rest>\w+)"
+    r"lora_unet_(?P<side>down|up|mid)_blocks?_((?P<block>\d)_)?"
+    r"(?P<kind>attentions|resnets|downsamplers|upsamplers)_(?P<number>\d)_(?P<rest>\w+)"
 )
 
 OTHER_KINDS = {
@@ -56,8 +58,8 @@ OTHER_KINDS = {
     ".lora_B": "LoRA in the layout of mochi",
     ".lora_B.default.weight": "LoRA in the layout of PEFT",
 }
-"""By the endings of their names: what ComfyUI's LoraLoader reads, or others write, and is no LoRA
-of up and down matrices in kohya's layout.
+"""By the endings of their names: what ComfyUI's LoraLoader reads or other tools write, other than a
+LoRA of up and down matrices in kohya's layout.
 """
 
 Progress = Callable[[int, int], None]
@@ -65,7 +67,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Baked:
-    """The names in the LoRA that were added to a weight, and those that fit none."""
+    """The names in the LoRA that were added to a weight, and those that match no weight."""
 
     matched: tuple[str, ...]
     unmatched: tuple[str, ...]
@@ -77,9 +79,9 @@ def extract_lora(
     """Write the LoRA with `rank` that comes closest to tuned - base (in the sum of squares) to
     `out`; the number of weights in it.
 
-    Linear layers and convolutions of the UNet and of CLIP-L; what has not changed is left out, and
-    biases and norms have no place in a LoRA. `progress(done, total)` counts weights. Raises
-    MergeError when the two do not fit or differ in nothing, or `out` exists.
+    It holds linear layers and convolutions of the UNet and of CLIP-L. Weights that are equal are
+    left out, and a LoRA cannot hold biases and norms. `progress(done, total)` counts weights.
+    Raises MergeError when the two are of different families or have equal weights, or `out` exists.
     """
     if not 1 <= rank <= 1024:
         raise MergeError(f"The rank must be from 1 to 1024; it is {rank}.")
@@ -87,7 +89,8 @@ def extract_lora(
     families = [family_of(header) for header in headers]
     if families[0].kind != families[1].kind:
         raise MergeError(
-            f"{tuned.name} is {families[0].name} and {base.name} is {families[1].name}: their difference means nothing."
+            f"{tuned.name} is {families[0].name} and {base.name} is {families[1].name}. "
+            "Choose a checkpoint and the base it was trained from."
         )
     names = {
         name: lora
@@ -108,7 +111,7 @@ def extract_lora(
             progress(number, len(names))
     if not found:
         raise MergeError(
-            f"{tuned.name} and {base.name} have no weight that differs: there is nothing to extract."
+            f"{tuned.name} and {base.name} have the same weights: there is nothing to extract."
         )
     metadata = {
         "format": "pt", "ss_network_module": "networks.lora", "ss_network_dim": str(rank),
@@ -144,11 +147,11 @@ def bake_lora(
     strength: float = 1.0,
     progress: Progress | None = None,
 ) -> Baked:
-    """Write `checkpoint` with `lora` added at `strength` to `out`, every weight in its own type;
-    all else is copied byte for byte.
+    """Write `checkpoint` with `lora` added at `strength` to `out`. Every weight keeps its type, and
+    everything else is copied byte for byte.
 
-    `progress(done, total)` counts tensors. Raises MergeError when the file holds more than up and
-    down matrices (it says of which kind), when nothing in it fits, or `out` exists.
+    `progress(done, total)` counts tensors. Raises MergeError when the LoRA holds anything but up
+    and down matrices (the message names it), when nothing in it fits, or `out` exists.
     """
     plain = read_header(checkpoint)
     header, patch = with_usual_names(plain), read_header(lora)
@@ -171,13 +174,14 @@ def bake_lora(
     }
     if not fits:
         raise MergeError(
-            f"{lora.name} holds nothing for {checkpoint.name} ({family_of(header).name}): {listed(sorted(told) or list(patch.tensors), 3)}."
+            f"Nothing in {lora.name} fits {checkpoint.name} ({family_of(header).name}): "
+            f"{listed(sorted(told) or list(patch.tensors), 3)}. Choose a LoRA for this family."
         )
     other = {n.split(".", 1)[0] for n in patch.tensors} - set(fits)
     by_target = {target: name for name, target in fits.items()}
     tensors = [(t.name, t.dtype, t.shape) for t in header.tensors.values()]
     title = f"{lora.name} at {strength:g}"
-    # What the file says it was made of is no longer true of its weights.
+    # The file's own recipe no longer describes its weights.
     metadata = {
         k: v for k, v in header.metadata.items() if not k.startswith(("cocktail.", "sd_merge_"))
     }
@@ -214,15 +218,15 @@ def _product(patch: Header, name: str) -> Any:
         told = _read(patch, f"{name}.alpha")
         if told.numel() != 1:
             raise MergeError(
-                f"{name}.alpha in {patch.path.name} should be one number and is {told.numel()}."
+                f"{name}.alpha in {patch.path.name} must be one number, but has {told.numel()}."
             )
         alpha = float(told)
     return (up.flatten(1) @ down.flatten(1)).mul_(alpha / rank)
 
 
 def _refuse_other_kinds(patch: Header) -> None:
-    """Refuse a file of which a part is no pair of up and down: it would be left out, or be added as
-    what it is not.
+    """Refuse a file with anything but pairs of up and down matrices, which would be ignored or
+    added in the wrong way.
     """
     kinds: dict[str, str] = {}
     for name in patch.tensors:
@@ -232,8 +236,9 @@ def _refuse_other_kinds(patch: Header) -> None:
     if kinds:
         told = "; ".join(f"{kind}, such as {name}" for kind, name in kinds.items())
         raise MergeError(
-            f"{patch.path.name} cannot be baked. It holds {told}. Only LoRA and LoCon files with up and down matrices can be: load this one "
-            "with Load LoRA."
+            f"{patch.path.name} cannot be baked. It contains {told}. Only LoRA and LoCon files "
+            "with "
+            "up and down matrices can be baked: load this one with Load LoRA."
         )
 
 
@@ -309,7 +314,7 @@ def _read(header: Header, name: str) -> Any:
     tensor = header.tensors[name]
     if tensor.dtype not in FLOATS:
         raise MergeError(
-            f"{name} in {header.path.name} is of type {tensor.dtype}, which is no weight's."
+            f"{name} in {header.path.name} has the type {tensor.dtype}, which a weight cannot have."
         )
     with header.path.open("rb") as file:
         file.seek(tensor.offset)
@@ -336,5 +341,8 @@ def _bytes(tensor: Any, name: str) -> memoryview:
     import torch
 
     if not bool(torch.isfinite(tensor.float()).all()):
-        raise MergeError(f"{name} becomes NaN or infinity. Use a smaller strength, or sound files.")
+        raise MergeError(
+            f"{name} would contain NaN or infinity. Use a smaller strength, or files that are not "
+            "broken."
+        )
     return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data

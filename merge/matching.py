@@ -1,15 +1,15 @@
-"""What becomes of a recipe for tensors that not all of its ingredients have, or have in another
+"""How a recipe applies to tensors that some of its ingredients do not have, or have with another
 width.
 
 The rules:
-- a text encoder, a VAE or single tensors of them that an ingredient lacks: the others' shares are
-  scaled so that they make up the whole; a difference of which one side is missing adds nothing; a
-  method goes on with fewer models if it takes that many, else it gives its first operand
-- a tensor of the UNet that an ingredient lacks: refused, its architecture is another one
-- the first convolution of inpainting (9 input channels) and instruct-pix2pix models (8): the first
-  4 channels are mixed as everything else, the others among those that have them, by the rule for
-  missing tensors
-- every other difference in shape: refused
+- An ingredient has no text encoder or VAE, or lacks some of their tensors: the others' shares are
+  scaled to make up the whole. A difference with a missing side adds nothing. A method uses the
+  remaining models if it takes that many, otherwise its first operand.
+- An ingredient lacks a tensor of the UNet: refused, since its architecture is a different one.
+- The first convolution of inpainting (9 input channels) and instruct-pix2pix models (8): the first
+  4 channels are mixed like everything else, the others among the ingredients that have them, by the
+  rule for missing tensors.
+- Any other difference in shape: refused.
 """
 
 from __future__ import annotations
@@ -37,9 +37,8 @@ from .safetensors_file import FLOATS, Header, Tensor
 
 
 def without(recipe: Recipe, lacking: Collection[Ingredient]) -> Recipe | None:
-    """The recipe among the ingredients that have something; None where that leaves nothing.
-
-    `lacking` are those that do not have it. The recipe is that of one part (`recipe.for_part`).
+    """The recipe without the ingredients that are `lacking` something; None if nothing is left. It
+    is the recipe of one part (`recipe.for_part`).
     """
     if not lacking:
         return recipe
@@ -81,10 +80,10 @@ class Cut:
 
 
 def cuts(tensor: Mapping[Ingredient, Tensor]) -> list[Cut]:
-    """How a tensor that is wider in some ingredients is taken apart along its second dimension; one
-    cut where all are alike.
+    """How a tensor that is wider in some ingredients is divided along its second dimension; one cut
+    if all have the same width.
 
-    Only the UNet's first convolution can be; `check_shapes` has refused all else.
+    Only the UNet's first convolution can differ; `check_shapes` has refused anything else.
     """
     widths = {ingredient: input_channels(found.shape) for ingredient, found in tensor.items()}
     edges = sorted({0, *widths.values()})
@@ -95,7 +94,7 @@ def cuts(tensor: Mapping[Ingredient, Tensor]) -> list[Cut]:
 
 
 def is_widened(shapes: Collection[tuple[int, ...]], name: str) -> bool:
-    """Whether these different shapes of a tensor are those of models with additional input
+    """Whether these shapes of a tensor differ only because some models have additional input
     channels.
     """
     channels = {input_channels(shape) for shape in shapes}
@@ -106,7 +105,7 @@ def is_widened(shapes: Collection[tuple[int, ...]], name: str) -> bool:
 def check_shapes(
     order: Sequence[Ingredient], headers: Mapping[Ingredient, Header], blended: Collection[str]
 ) -> None:
-    """Refuse ingredients of one part whose blended tensors differ in what no rule covers; the
+    """Refuse ingredients of one part whose blended tensors differ in a way that no rule covers; the
     message names tensors and files.
     """
     base = order[0]
@@ -114,7 +113,9 @@ def check_shapes(
     firsts = [headers[i].tensors[FIRST].shape for i in order if FIRST in headers[i].tensors]
     if {8, 9} <= {input_channels(shape) for shape in firsts}:
         raise MergeError(
-            "Inpainting and instruct-pix2pix models cannot be mixed: their additional channels mean different things."
+            "Inpainting and instruct-pix2pix models cannot be mixed: their additional channels "
+            "mean "
+            "different things. Mix models of one of the two kinds."
         )
     for ingredient in order:
         whole = [
@@ -125,7 +126,8 @@ def check_shapes(
         ]
         if whole:
             raise MergeError(
-                f"{ingredient.name} has whole numbers where weights should be: {listed(whole)}. The checkpoint is broken; use another one."
+                f"{ingredient.name} has whole numbers where weights should be: {listed(whole)}. "
+                "The checkpoint is broken; use another one."
             )
     for ingredient in order[1:]:
         found = headers[ingredient].tensors
@@ -141,7 +143,8 @@ def check_shapes(
                 differences.append(f"{name} is {shapes}")
         if differences:
             raise MergeError(
-                f"{base.name} and {ingredient.name} do not have the same tensors: {listed(differences)}. "
+                f"{base.name} and {ingredient.name} do not have the same tensors: "
+                f"{listed(differences)}. "
                 "Mix checkpoints of the same architecture and layout."
             )
 
@@ -151,8 +154,8 @@ def notes(
     headers: Mapping[Ingredient, Header],
     blended: Collection[str],
 ) -> list[str]:
-    """What was done about ingredients that are not alike, one sentence each. `users` are the
-    ingredients of each part.
+    """What is done where ingredients are not alike, one sentence each. `users` are the ingredients
+    of each part.
     """
     everyone = dict.fromkeys(i for part in users.values() for i in part)
     told = [f"{short_name(i.name)}: {note}." for i in everyone for note in headers[i].notes]
@@ -164,13 +167,17 @@ def notes(
             told.append(f"{label} has no text encoder; it is mixed from the others.")
         elif missing:
             told.append(
-                f"{label} lacks {len(missing)} tensors of the text encoder, which come from the others: {listed(missing, 3)}."
+                f"{label} lacks {len(missing)} tensors of the text encoder, which are mixed from "
+                "the "
+                f"others: {listed(missing, 3)}."
             )
     for ingredient in users[UNET_PART]:
         dropped = sum(part_of(name) == EMA_PART for name in headers[ingredient].tensors)
         if dropped:
             told.append(
-                f"{short_name(ingredient.name)}: {dropped} averaged copies of its training are left out."
+                f"{short_name(ingredient.name)}: {dropped} averaged copies of its training are "
+                "left "
+                "out."
             )
     firsts = {i: headers[i].tensors.get(FIRST) for i in users[UNET_PART]}
     channels = {i: input_channels(first.shape) for i, first in firsts.items() if first}
@@ -178,6 +185,7 @@ def notes(
         most = max(channels.values())
         wide = [short_name(i.name) for i, number in channels.items() if number == most]
         told.append(
-            f"The result takes {most} channels, as {listed(wide)}; the channels after the fourth come from there."
+            f"The result takes {most} channels, as {listed(wide)} does; the channels after the "
+            "fourth come from there."
         )
     return told

@@ -1,7 +1,7 @@
 """What a merged file says about itself: our recipe, ModelSpec's fields, and the fields that A1111's
 web UI writes and reads.
 
-Everything here follows from the recipe and the ingredients, and no date is written: the same recipe
+All of it follows from the recipe and the ingredients, and there is no date in it: the same recipe
 gives the same file.
 """
 
@@ -36,7 +36,7 @@ MOST_ANCESTORS = 1000
 
 @dataclass(frozen=True)
 class Source:
-    """An ingredient's file as it was given, its hashes, its metadata and its licence."""
+    """The file given for an ingredient, its hashes, its metadata and its licence."""
 
     path: Path
     hashes: Hashes
@@ -82,9 +82,7 @@ def make_metadata(
 
 
 def describe(ingredient: Ingredient, source: Source) -> dict[str, Any]:
-    """An ingredient for the metadata: name, hashes, size, licence, and what it says that it was
-    itself made of.
-    """
+    """An ingredient for the metadata: name, hashes, size, licence, and its own ingredients."""
     entry: dict[str, Any] = {
         "name": ingredient.name,
         "sha256": source.hashes.sha256,
@@ -98,7 +96,7 @@ def describe(ingredient: Ingredient, source: Source) -> dict[str, Any]:
 
 
 def read_ingredients(metadata: Mapping[str, str]) -> list[dict[str, Any]]:
-    """What a merged file says of its ingredients; empty when it says nothing that can be read."""
+    """What a merged file says about its ingredients; empty if it says nothing that can be read."""
     try:
         value = json.loads(metadata.get(INGREDIENTS, "[]"))
     except (ValueError, RecursionError):
@@ -109,8 +107,8 @@ def read_ingredients(metadata: Mapping[str, str]) -> list[dict[str, Any]]:
 
 
 def ancestors(entries: Sequence[Mapping[str, Any]], depth: int = 20) -> dict[str, Licence | None]:
-    """The licences of all that a merge goes back to, by name; a merge that says what it was made of
-    stands for that.
+    """The licences of all checkpoints that a merge goes back to, by name. An ingredient without a
+    licence of its own counts as its ingredients, if it names them.
     """
     found: dict[str, Licence | None] = {}
     for entry in entries:
@@ -124,8 +122,8 @@ def ancestors(entries: Sequence[Mapping[str, Any]], depth: int = 20) -> dict[str
 
 
 def read_recipe(header: Header) -> Recipe:
-    """The recipe in a file's metadata, ours or that of A1111's web UI or supermerger. Raises
-    MergeError when it has none.
+    """The recipe in a file's metadata: ours, or that of A1111's web UI or supermerger. Raises
+    MergeError if there is none.
     """
     text = header.metadata.get(RECIPE)
     if text is not None:
@@ -133,7 +131,8 @@ def read_recipe(header: Header) -> Recipe:
     if has_web_ui_recipe(header.metadata):
         return read_web_ui_recipe(header.metadata)
     raise MergeError(
-        f"{header.path} has no recipe in its metadata: neither Cocktail nor A1111 nor supermerger merged it."
+        f"{header.path} has no recipe in its metadata. Choose a file merged by Cocktail, A1111 or "
+        "supermerger."
     )
 
 
@@ -151,7 +150,7 @@ def read_title(header: Header) -> str | None:
 
 
 def _web_ui_models(sources: Mapping[Ingredient, Source]) -> dict[str, Any]:
-    """Every ingredient by its hash, together with what the ingredients say of their own ancestors."""
+    """Every ingredient by its hash, and the models that the ingredients say they were made from."""
     models: dict[str, Any] = {}
     for ingredient, source in sources.items():
         older = json_object(source.metadata.get(MODELS))

@@ -16,8 +16,8 @@ Number: TypeAlias = int | float | str | Fraction
 
 
 def exact(number: Any, what: str) -> Fraction:
-    """The fraction that a person means by a number: 0.1 is 1/10. Strings such as "0.1" and "1/3"
-    are numbers too.
+    """A number as an exact fraction, the way people mean it: 0.1 is 1/10. Texts such as "0.1" and
+    "1/3" are numbers too. Raises MergeError, which calls the number `what`.
     """
     value: Fraction | None = None
     if isinstance(number, Fraction | int) and not isinstance(number, bool):
@@ -30,27 +30,28 @@ def exact(number: Any, what: str) -> Fraction:
             value = Fraction(numerator) / (int(denominator) if denominator else 1)
     if value is None or abs(value) > LARGEST:
         raise MergeError(
-            f'{shown(number)} is not {what}. Write a number such as 0.6, or a fraction such as "1/3".'
+            f"{shown(number)} is not {what}. Write a number such as 0.6, "
+            'or a fraction such as "1/3".'
         )
     return value
 
 
 def decimal(number: Fraction) -> str:
-    """A fraction for people: all its digits when there are few, else four."""
+    """A fraction as a decimal number: exact if it has few digits, otherwise with four."""
     text = f"{float(number):.6f}".rstrip("0").rstrip(".")
     return text if Fraction(text) == number else f"{float(number):.4f}"
 
 
 def written(number: Fraction) -> str:
-    """A number that `exact` reads back as the same: a decimal when it has few digits, else a
-    fraction.
+    """A number as text that `exact` reads back unchanged: a decimal if it has few digits, otherwise
+    a fraction.
     """
     text = decimal(number)
     return text if Fraction(text) == number else str(number)
 
 
 def json_number(number: Fraction) -> int | float | str:
-    """The number for JSON: as a JSON number when that is exact, else as a text such as "1/3"."""
+    """The number for JSON: a JSON number if that is exact, otherwise a text such as "1/3"."""
     if number.denominator == 1:
         return number.numerator
     value = float(number)
@@ -58,6 +59,6 @@ def json_number(number: Fraction) -> int | float | str:
 
 
 def shown(value: Any) -> str:
-    """A foreign value for a message, cut when it is long."""
+    """Any value for a message, shortened if it is long."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

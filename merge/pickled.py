@@ -1,8 +1,8 @@
 """Pickled checkpoints (.ckpt, .pt, .pth, .bin): their tensors are copied into a safetensors file,
-and that is what is mixed.
+which is then mixed.
 
 A pickle can run code when it is opened. PyTorch's restricted reader (`weights_only`) builds tensors
-and plain containers and refuses anything else, and nothing but that reader ever sees such a file.
+and plain containers and refuses anything else; only that reader ever opens such a file.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from .safetensors_file import lay_out, new_file
 
 SPARE_BYTES = 1 << 20
 MOST_GROWTH = 8
-"""How much larger than the file its tensors may be: they can share bytes, and a file can claim that
-they share them all.
+"""How many times larger than the file its tensors may be. Tensors can share bytes, and a malicious
+file could claim that all of them do.
 """
 ENDINGS = (".ckpt", ".pt", ".pth", ".bin")
 
@@ -36,11 +36,11 @@ def safetensors_of(
     hash_cache: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """The safetensors file in `folder` with the tensors of a pickled checkpoint, made if it is not
-    there.
+    """The safetensors file in `folder` with the tensors of a pickled checkpoint; it is made if it
+    does not exist.
 
-    Its name is the content hash of `path`, so it is made once. Raises MergeError for a file that
-    holds anything but data.
+    Its name is the content hash of `path`, so it is made only once. Raises MergeError for a file
+    that contains anything but data.
     """
     made = folder / f"{file_sha256(path, hash_cache, progress)}.safetensors"
     if not made.exists():
@@ -49,16 +49,16 @@ def safetensors_of(
 
 
 def convert(path: Path, out: Path, progress: Callable[[int, int], None] | None = None) -> None:
-    """Write the tensors of a pickled checkpoint to the new safetensors file `out`, one after the
-    other, bit for bit.
-    """
+    """Copy the tensors of a pickled checkpoint to the new safetensors file `out`, bit for bit."""
     tensors = load_tensors(path)
     described = [(k, _dtype(path, k, v), tuple(v.shape)) for k, v in tensors.items()]
     start, places = lay_out(described, {"format": "pt"})
     size = len(start) + sum(place.size_bytes for place in places.values())
     if size > SPARE_BYTES + MOST_GROWTH * path.stat().st_size:
         raise MergeError(
-            f"{path} claims tensors of {size / 1e9:.1f} GB and is much smaller: it is not sound."
+            f"{path} claims to hold tensors of {size / 1e9:.1f} GB but is much smaller. It is "
+            "damaged; "
+            "copy or download it again."
         )
     done = len(start)
     with new_file(out, size) as temporary, temporary.open("r+b") as file:
@@ -72,8 +72,8 @@ def convert(path: Path, out: Path, progress: Callable[[int, int], None] | None =
 
 
 def load_tensors(path: Path) -> dict[str, Any]:
-    """The tensors of a pickled checkpoint by name; those below "state_dict" where it has one. Files
-    in zip form are mapped, not read.
+    """The tensors of a pickled checkpoint by name; those below "state_dict" if it has one. Files in
+    zip form are memory-mapped, not read.
     """
     import torch
 
@@ -88,11 +88,13 @@ def load_tensors(path: Path) -> dict[str, Any]:
         raise MergeError(f"{path} cannot be read: {error.strerror}.") from error
     except pickle.UnpicklingError as error:
         raise MergeError(
-            f"{path} holds more than tensors, which could be code, or is damaged, and is not opened. Use a .safetensors file of it."
+            f"{path} is not opened: it is damaged, or it contains more than tensors, which could "
+            "be "
+            "code. Use a .safetensors version of it."
         ) from error
     except Exception as error:
         raise MergeError(
-            f"{path} is not a sound checkpoint of PyTorch. Copy or download it again."
+            f"{path} is damaged, or not a PyTorch checkpoint. Copy or download it again."
         ) from error
     if isinstance(value, Mapping) and isinstance(value.get("state_dict"), Mapping):
         value = value["state_dict"]
@@ -100,7 +102,7 @@ def load_tensors(path: Path) -> dict[str, Any]:
     if isinstance(value, Mapping):
         found = {k: v for k, v in value.items() if isinstance(k, str) and torch.is_tensor(v)}
     if not found:
-        raise MergeError(f"{path} holds no tensors by name: it is not a checkpoint.")
+        raise MergeError(f"{path} holds no named tensors: it is not a checkpoint.")
     return found
 
 
@@ -114,7 +116,9 @@ def _dtype(path: Path, name: str, tensor: Any) -> str:
         torch.uint8: "U8", torch.bool: "BOOL",
     }  # fmt: skip
     if tensor.layout != torch.strided or tensor.dtype not in known:
-        raise MergeError(f"{path}: the tensor {name} is {tensor.dtype}, which cannot be mixed.")
+        raise MergeError(
+            f"The tensor {name} in {path} has the type {tensor.dtype}, which cannot be mixed."
+        )
     return known[tensor.dtype]
 
 

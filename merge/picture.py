@@ -1,5 +1,5 @@
-"""Pictures of what is found in checkpoints: the tree of a recipe, and bars of the difference of
-every block. Drawn by matplotlib.
+"""Pictures of checkpoints, drawn by matplotlib: the tree of a recipe, and a bar for the difference
+of each block.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ INK, LINE, BAR = "#222222", "#999999", "#3f789e"
 
 
 def draw_tree(branches: Sequence[Branch]) -> bytes:
-    """A recipe's tree (`inspection.tree`) as a PNG; trees of more than 200 lines are cut, and say
-    so.
+    """A recipe's tree (`inspection.tree`) as a PNG. A tree of more than 200 lines is cut, with a
+    line that says so.
     """
     shown = list(branches[:MOST_LINES])
     if len(branches) > MOST_LINES:
@@ -72,7 +72,7 @@ def _percent(relative: float) -> str:
 
 
 def _plain(text: str) -> str:
-    """Names are text, never matplotlib's mathematics."""
+    """Text that matplotlib does not read as mathematics."""
     return text.replace("$", r"\$")
 
 
@@ -88,7 +88,7 @@ def _figure(width: float, height: float) -> Figure:
 def _png(figure: Figure) -> bytes:
     file = io.BytesIO()
     with warnings.catch_warnings():
-        # A name in letters that the font lacks is drawn with boxes for them.
+        # Letters that the font lacks are drawn as boxes.
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure.savefig(file, format="png", metadata={"Software": None})
     return file.getvalue()

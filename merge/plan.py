@@ -1,14 +1,14 @@
-"""What becomes of every tensor: which are blended with which weights, which are copied, which are
-left out.
+"""What happens to every tensor: which are blended with which weights, which are copied, and which
+are left out.
 
-Rules (those that people rely on in other tools, made explicit):
-- the VAE is not blended, unless a recipe of its own says so (`recipe.Parts`): it comes from the
-  first ingredient that has one
-- so do integer tensors, and from the first ingredient the noise schedule's buffers (names without a
-  dot)
-- position ids are 0, 1, 2, ... as 64-bit integers, whatever a tool made of them
-- averaged copies of training (`model_ema.*`) are left out
-- what some ingredients lack or have in another width goes by the rules of `matching`
+The rules, which people also rely on in other tools:
+- The VAE is not blended unless it has a recipe of its own (`recipe.Parts`): it comes from the first
+  ingredient that has one.
+- Integer tensors come from the first ingredient that has them, the noise schedule's buffers (names
+  without a dot) from the first ingredient.
+- Position ids are 0, 1, 2, ... as 64-bit integers, whatever another tool has turned them into.
+- Averaged copies of training (`model_ema.*`) are left out.
+- Tensors that some ingredients lack or have with another width follow the rules of `matching`.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ POSITION_IDS = "embeddings.position_ids"
 PRECISIONS = {
     "fp16": "F16", "bf16": "BF16", "fp32": "F32", "fp8_e4m3fn": "F8_E4M3", "fp8_e5m2": "F8_E5M2",
 }  # fmt: skip
-"""How blended tensors are stored. With fp8 that is the UNet alone: the other parts, which suffer
-from it, are then fp16.
+"""How blended tensors are stored. fp8 is only for the UNet: the other parts suffer from it and are
+stored as fp16.
 """
 
 
@@ -68,7 +68,7 @@ class Blend:
 
 @dataclass(frozen=True)
 class Call:
-    """What a method of `methods.METHODS` makes of its operands."""
+    """The result of a method of `methods.METHODS` on its operands."""
 
     method: str
     operands: tuple[Formula, ...]
@@ -97,8 +97,8 @@ Formula: TypeAlias = Blend | Call | Combination
 
 @dataclass(frozen=True)
 class Widened:
-    """Formulas side by side along the second dimension: each from channel `start` up to `stop` of
-    its sources.
+    """Formulas side by side along the second dimension, each with its first channel and the one
+    after its last.
     """
 
     parts: tuple[tuple[int, int, Formula], ...]
@@ -138,11 +138,11 @@ class OutputTensor:
 
 @dataclass(frozen=True)
 class Plan:
-    """The result tensor by tensor, before anything is read: `vae_from` names the ingredient whose
-    VAE it keeps.
+    """The result tensor by tensor, before anything is read. `vae_from` is the ingredient whose VAE
+    it keeps.
 
     `ingredients` are those that the result depends on, in the order of `headers`; `notes` say what
-    was done where they are not alike.
+    is done where they are not alike.
     """
 
     ingredients: tuple[Ingredient, ...]
@@ -182,10 +182,11 @@ class _Mixture:
 
 
 def make_plan(recipe: Recipe, headers: Mapping[Ingredient, Header], precision: str) -> Plan:
-    """Plan the file that a recipe makes, blended tensors stored as fp16, bf16 or fp32.
+    """Plan the file that a recipe makes, with blended tensors stored in `precision` (see
+    `PRECISIONS`).
 
-    `headers` has those of all ingredients. Raises MergeError when the ingredients do not fit
-    together; it names them and the tensors.
+    `headers` are those of all ingredients. Raises MergeError, which names the ingredients and the
+    tensors, when they do not fit together.
     """
     check_precision(precision)
     mixture = _mixture(recipe, headers)
@@ -331,8 +332,8 @@ def _owner_of_vae(
     order: Sequence[Ingredient],
     headers: Mapping[Ingredient, Header],
 ) -> Ingredient | None:
-    """The first ingredient that has a VAE. Refuses those that were named for their VAE when none
-    has one.
+    """The first ingredient that has a VAE. Raises MergeError if a VAE was asked for and none has
+    one.
     """
     having = [
         ingredient
@@ -341,7 +342,9 @@ def _owner_of_vae(
     ]
     if not having and isinstance(recipe, Parts) and recipe.vae is not None:
         names = listed([ingredient.name for ingredient in users])
-        raise MergeError(f"{names} has no VAE. Choose a checkpoint that has one, or a VAE file.")
+        raise MergeError(
+            f"There is no VAE in {names}. Choose a checkpoint that has one, or a VAE file."
+        )
     return having[0] if having else None
 
 
@@ -356,8 +359,8 @@ def _vae_note(recipe: Recipe, base: Ingredient, vae_from: Ingredient | None) -> 
 
 
 def _order(recipe: Recipe, mixes: Mapping[str, Mix]) -> tuple[Ingredient, ...]:
-    """The ingredients that matter to any tensor, from left to right, but first one that the UNet is
-    made of and not only taken from.
+    """The ingredients that any tensor depends on, from left to right. The first of them that the
+    UNet is made of, and that is not only subtracted, comes first.
     """
     used = {i for name, mix in mixes.items() for i in used_ingredients(mix, name)}
     whole = flatten(recipe)
@@ -371,8 +374,8 @@ def _order(recipe: Recipe, mixes: Mapping[str, Mix]) -> tuple[Ingredient, ...]:
 
 
 def _added(mix: Mix, tensor: str) -> set[Ingredient]:
-    """The ingredients that a mix takes with positive weights; of a method those of its first
-    operand.
+    """The ingredients with positive weights in a mix, and those of the first operand of each
+    method.
     """
     found: set[Ingredient] = set()
     for atom, weight in mix:
@@ -385,18 +388,19 @@ def _added(mix: Mix, tensor: str) -> set[Ingredient]:
 
 
 def _check_layouts(recipe: Recipe, family: Family) -> None:
-    """Refuse block weights for another kind of UNet."""
+    """Refuse block weights for a different kind of UNet."""
     for layout in layouts(recipe):
         if (layout == "SDXL") != (family.kind == "SDXL"):
             raise MergeError(
-                f"These block weights are for {layout}, the checkpoints are {family.name}. SD1.5 and SD2 have 25 blocks, "
-                "SDXL has 19."
+                f"These block weights are for {layout}, but the checkpoints are {family.name}. "
+                "SD1.5 "
+                "and SD2 have 25 blocks, SDXL has 19."
             )
 
 
 def _common_family(order: Sequence[Ingredient], headers: Mapping[Ingredient, Header]) -> Family:
-    """The family of the result: that of an ingredient with the most input channels. Refuses
-    ingredients of several kinds.
+    """The family of the result: that of the ingredient with the most input channels. Refuses
+    ingredients of different kinds.
     """
     families = {ingredient: family_of(headers[ingredient]) for ingredient in order}
     if len({family.kind for family in families.values()}) > 1:

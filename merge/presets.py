@@ -1,9 +1,9 @@
-"""The named block weights that the field uses, and own ones from a file.
+"""The named block weights that merging tools share, and your own ones from a file.
 
-The curves are those of merge-block-weighted's and supermerger's lists, by their formulas over x =
-0..1 from the first block to the last, rounded to ten digits as those lists are; steps and tables
-are taken from the lists. On SDXL a curve is drawn over its 19 blocks and a list is resampled. As in
-those lists BASE is 0 except in ALL_B: choosing a preset keeps the text encoder of A.
+The curves are those of merge-block-weighted's and supermerger's lists, computed by their formulas
+over x = 0..1 from the first block to the last and rounded to ten digits like those lists; steps and
+tables are taken from the lists. For SDXL a curve is computed for its 19 blocks and a list is
+resampled. As in those lists BASE is 0 except in ALL_B: a preset keeps the text encoder of A.
 """
 
 from __future__ import annotations
@@ -64,12 +64,14 @@ def _steps(*ranges: tuple[int, int, float]) -> list[float]:
 
 
 _TRUE_HERMITE = [
-    0, 0.199032, 0.325762, 0.424642, 0.498457, 0.549992, 0.582031, 0.597361, 0.598765, 0.589030, 0.570939, 0.547279, 0.520833,
-    0.494388, 0.470727, 0.452637, 0.442901, 0.444306, 0.459635, 0.491675, 0.543210, 0.617025, 0.715905, 0.842635, 1,
+    0, 0.199032, 0.325762, 0.424642, 0.498457, 0.549992, 0.582031, 0.597361, 0.598765, 0.589030,
+    0.570939, 0.547279, 0.520833, 0.494388, 0.470727, 0.452637, 0.442901, 0.444306, 0.459635,
+    0.491675, 0.543210, 0.617025, 0.715905, 0.842635, 1,
 ]  # fmt: skip
 _LOW_OFFSET_HERMITE = [
-    0, 0.0995, 0.1629, 0.2123, 0.2492, 0.2750, 0.2910, 0.2987, 0.2994, 0.2945, 0.2855, 0.2736, 0.2615,
-    0.2494, 0.2457, 0.2376, 0.2229, 0.2243, 0.2346, 0.2477, 0.2732, 0.3120, 0.3609, 0.4226, 0.5,
+    0, 0.0995, 0.1629, 0.2123, 0.2492, 0.2750, 0.2910, 0.2987, 0.2994, 0.2945, 0.2855, 0.2736,
+    0.2615, 0.2494, 0.2457, 0.2376, 0.2229, 0.2243, 0.2346, 0.2477, 0.2732, 0.3120, 0.3609, 0.4226,
+    0.5,
 ]  # fmt: skip
 LISTS: dict[str, list[float]] = {
     "WRAP08": _steps((0, 3, 1), (21, 24, 1)),
@@ -81,7 +83,9 @@ LISTS: dict[str, list[float]] = {
     "OUT12": _steps((13, 24, 1)),
     "OUT12_5": _steps((12, 12, 0.5), (13, 24, 1)),
     "RING08_5": _steps((6, 9, 1), (15, 18, 1)),
-    "RING08_SOFT": _steps((5, 5, 0.5), (6, 8, 1), (9, 9, 0.5), (15, 15, 0.5), (16, 18, 1), (19, 19, 0.5)),
+    "RING08_SOFT": _steps(
+        (5, 5, 0.5), (6, 8, 1), (9, 9, 0.5), (15, 15, 0.5), (16, 18, 1), (19, 19, 0.5)
+    ),
     "RING10_5": _steps((5, 9, 1), (15, 19, 1)),
     "RING10_3": _steps((6, 10, 1), (14, 18, 1)),
     "TRUE_CUBIC_HERMITE": _TRUE_HERMITE,
@@ -98,15 +102,15 @@ OTHER_NAMES = {
         for r in ("", "R_")
     },
 }
-"""Spellings of sd-meh."""
+"""The spellings that sd-meh uses."""
 PRESETS: tuple[str, ...] = (*CURVES, *LISTS)
 CUSTOM = "custom"
-"""The choice beside the presets' names: no preset but numbers."""
+"""The choice beside the presets' names: numbers of your own instead of a preset."""
 
 
 def preset(name: str, layout: str = "SD1.5") -> BlockWeights:
-    """The block weights of a preset's name, in either spelling. Raises MergeError for an unknown
-    one.
+    """The block weights of a preset, by its name in either spelling. Raises MergeError for an
+    unknown one.
     """
     name = OTHER_NAMES.get(name, name)
     count = len(LAYOUTS[layout])
@@ -116,8 +120,8 @@ def preset(name: str, layout: str = "SD1.5") -> BlockWeights:
         values = [LISTS[name][round(i * 24 / (count - 1))] for i in range(count)]
     else:
         raise MergeError(
-            f"There is no preset {shown(name)}.{nearest(name, PRESETS)} Use one of your own, or one "
-            f"of these: {', '.join(PRESETS)}."
+            f"There is no preset {shown(name)}.{nearest(name, PRESETS)} "
+            f"Use one of your own, or one of these: {', '.join(PRESETS)}."
         )
     exact = [Fraction(f"{value:.10f}") for value in values]
     return block_weights(exact, base=1 if name == "ALL_B" else 0)
@@ -131,11 +135,11 @@ def read_weights(
     rules: str = "",
     own: Mapping[str, BlockWeights] | None = None,
 ) -> BlockWeights:
-    """Block weights from a preset's name (an own one's first) or a list of numbers, changed by what
-    else is not empty.
+    """Block weights from a preset's name (first one of your `own`) or a list of numbers, with
+    `base`, `time` and `rules` unless these are empty.
 
-    `layout` is that of a preset; numbers tell theirs by how many they are. Raises MergeError for
-    what is none of these.
+    `layout` is for presets; numbers show theirs by their count. Raises MergeError for any other
+    text.
     """
     text = text.strip()
     if own and text in own:
@@ -153,10 +157,10 @@ def read_weights(
 
 
 def between(first: BlockWeights, second: BlockWeights, part: Fraction) -> BlockWeights:
-    """(1 - part) x first + part x second, slot by slot. Raises MergeError for two layouts."""
+    """(1 - part) x first + part x second, slot by slot. Raises MergeError for different layouts."""
     if first.layout != second.layout:
         raise MergeError(
-            f"Block weights of {first.layout} and {second.layout} cannot be mixed with each other."
+            f"Block weights for {first.layout} and for {second.layout} cannot be combined."
         )
 
     def mix(a: Fraction, b: Fraction) -> Fraction:
@@ -169,8 +173,8 @@ def between(first: BlockWeights, second: BlockWeights, part: Fraction) -> BlockW
 
 
 def curves(own: Mapping[str, BlockWeights]) -> dict[str, dict[str, list[int | float | str]]]:
-    """BASE and the blocks of every preset by its name and layout, for JSON; own ones have one
-    layout and go before the field's.
+    """BASE and the blocks of every preset by its name and layout, for JSON. Your own ones have one
+    layout and replace built-in ones of the same name.
     """
     found = {
         name: {layout: preset(name, layout) for layout in LAYOUTS}
@@ -187,10 +191,10 @@ def curves(own: Mapping[str, BlockWeights]) -> dict[str, dict[str, list[int | fl
 
 
 def read_presets(path: Path) -> dict[str, BlockWeights]:
-    """Own presets from a text file in the field's form: a name, then a tab or a colon, then the
-    values; none without a file.
+    """Your own presets from a text file in the usual form: a name, then a tab or a colon, then the
+    values. Without a file there are none.
 
-    Raises MergeError naming the line that is no preset.
+    Raises MergeError, which names the line, for a line that is not a preset.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -205,10 +209,10 @@ def read_presets(path: Path) -> dict[str, BlockWeights]:
         match = re.fullmatch(r"([^\t:]+)[\t:](.+)", line)
         try:
             if not match:
-                raise MergeError("it is not NAME: VALUES")
+                raise MergeError("write NAME: VALUES")
             found[match[1].strip()] = block_weights(parse_values(match[2]))
         except MergeError as error:
-            raise MergeError(f"Line {number} of {path.name} is no preset: {error}") from None
+            raise MergeError(f"Line {number} of {path.name} is not a preset: {error}") from None
     return found
 
 
@@ -216,29 +220,34 @@ PRESET_NAME = re.compile(r"[^\W\d][\w*/+-]{0,63}")
 
 
 def save_preset(path: Path, name: str, weights: BlockWeights) -> bool:
-    """Add a line to a file of own presets; False when exactly this preset is there already.
+    """Add a line to a file of your own presets; False if this very preset is there already.
 
-    Raises MergeError for a name that is taken by other weights, is no word, or is a preset of the
-    field; for rules and a time embedding of its own, which the field's form cannot hold; and when
-    the file cannot be written or read. Nothing is ever overwritten.
+    Raises MergeError for a name that has other weights, is not a word, or is that of a built-in
+    preset; for rules and a separate time embedding, which the file's form cannot hold; and if the
+    file cannot be written or read. Nothing is ever overwritten.
     """
     if not PRESET_NAME.fullmatch(name):
         raise MergeError(
-            f"{name!r} cannot name a preset: use up to 64 letters, digits, '_', '-', '+', '*' and '/', beginning with a letter."
+            f"{name!r} cannot be the name of a preset: use up to 64 letters, digits, '_', '-', "
+            "'+', "
+            "'*' and '/', beginning with a letter."
         )
     if name in PRESETS or name in OTHER_NAMES:
-        raise MergeError(f"{name} is a preset of the field. Choose another name.")
+        raise MergeError(f"{name} is a built-in preset. Choose another name.")
     if name == CUSTOM:
-        raise MergeError(f"{name} stands for numbers of one's own. Choose another name.")
+        raise MergeError(f"{name} means your own numbers. Choose another name.")
     if weights.rules or weights.time != weights.blocks[0]:
         raise MergeError(
-            "A preset holds the numbers of BASE and the blocks. Give rules and the time embedding in Block Weights."
+            "A preset can only hold the numbers of BASE and the blocks. Set rules and the time "
+            "embedding in Block Weights."
         )
     known = read_presets(path).get(name)
     if known == weights:
         return False
     if known is not None:
-        raise MergeError(f"There is a preset {name} of other weights. Choose another name.")
+        raise MergeError(
+            f"There is already a preset {name} with different weights. Choose another name."
+        )
     values = ",".join(written(value) for value in (weights.base, *weights.blocks))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,8 @@
 """A merge as data: a tree of ingredients, weighted sums and added differences, without any tensor.
 
-Weights are exact fractions, so that 60/20/20 is 3/5, 1/5, 1/5 and a chain of mixes loses nothing.
-Every recipe here is, for each tensor, a linear combination with weights that add up to 1, of its
-ingredients and of what methods (`merge.methods`) make of other recipes; `flatten` gives that
-combination.
+Weights are exact fractions, so 60/20/20 is 3/5, 1/5, 1/5 and a chain of mixes loses nothing. For
+each tensor, every recipe here is a linear combination of its ingredients and of the results of
+methods (`merge.methods`), with weights that add up to 1; `flatten` gives that combination.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ DEEPEST = 100
 
 @dataclass(frozen=True)
 class Ingredient:
-    """One checkpoint, by the name ComfyUI lists it under; `sha256` of its file is None until `bind`
+    """One checkpoint, by the name ComfyUI lists it under. Its file's `sha256` is None until `bind`
     has seen the file.
     """
 
@@ -43,14 +42,14 @@ class Part:
 
 @dataclass(frozen=True)
 class WeightedSum:
-    """The sum of weight x recipe over the parts; the weights add up to 1. Made by `weighted_sum`."""
+    """The sum of weight x recipe over the parts; weights add up to 1. Made by `weighted_sum`."""
 
     parts: tuple[Part, ...]
 
 
 @dataclass(frozen=True)
 class AddDifference:
-    """a + multiplier x (b - c), the multiplier one for all tensors or one for each block."""
+    """a + multiplier x (b - c), with one multiplier for all tensors or one for each block."""
 
     a: Recipe
     b: Recipe
@@ -60,7 +59,7 @@ class AddDifference:
 
 @dataclass(frozen=True)
 class BlockSum:
-    """(1 - share of b) x a + share of b x b, the share being another one for each block."""
+    """(1 - share of b) x a + share of b x b, with a share for each block."""
 
     a: Recipe
     b: Recipe
@@ -69,8 +68,8 @@ class BlockSum:
 
 @dataclass(frozen=True)
 class Parts:
-    """`recipe` with the text encoder or the VAE, or both, of other recipes. Only a VAE that is
-    given here as a mix is blended.
+    """`recipe` with the text encoder or the VAE, or both, of other recipes. A VAE is blended only
+    if it is given here as a mix.
     """
 
     recipe: Recipe
@@ -80,8 +79,8 @@ class Parts:
 
 @dataclass(frozen=True)
 class Method:
-    """What a method of `merge.methods.METHODS` makes of recipes, with every setting written down.
-    Made by `method`.
+    """The result of a method of `merge.methods.METHODS` on recipes, with all settings. Made by
+    `method`.
     """
 
     method: str
@@ -100,10 +99,10 @@ Mix: TypeAlias = tuple[tuple[Ingredient | Method, Fraction], ...]
 
 
 def weighted_sum(shares: Iterable[tuple[Recipe, Number]]) -> WeightedSum:
-    """A weighted sum of any number of recipes. Shares are divided by their total; a recipe with
-    share 0 is left out.
+    """A weighted sum of any number of recipes. Shares are divided by their total; a recipe with a
+    share of 0 is left out.
 
-    Raises MergeError when a share is not a number or the total is not above 0.
+    Raises MergeError if a share is not a number or the total is not above 0.
     """
     given = [(recipe, exact(share, "a share")) for recipe, share in shares]
     total = sum((share for _, share in given), Fraction(0))
@@ -157,22 +156,23 @@ share_of_b and share_of_c.
 def method(
     name: str, recipes: Iterable[Recipe], settings: Mapping[str, Any] | None = None
 ) -> Method:
-    """What the method of that name makes of the recipes, in the order of its operands; a setting
-    that is not given has its default.
+    """The result of the method of that name on the recipes, in the order of its operands. Settings
+    that are not given have their defaults.
 
-    Raises MergeError for an unknown method or setting, another number of recipes, and for a value
-    out of the setting's range.
+    Raises MergeError for an unknown method or setting, a wrong number of recipes, or a value out of
+    the setting's range.
     """
     if name not in METHODS:
         raise MergeError(
-            f"There is no merge method {shown(name)}.{nearest(name, METHODS)} Known methods: {', '.join(METHODS)}."
+            f"There is no merge method {shown(name)}.{nearest(name, METHODS)} "
+            f"Known methods: {', '.join(METHODS)}."
         )
     known, given = METHODS[name], tuple(recipes)
     count = len(known.operands)
     if len(given) < count or (len(given) > count and not known.more):
         raise MergeError(
-            f"{known.title} takes {count}{' or more' if known.more else ''} recipes ({', '.join(known.operands)}"
-            f"{', ...' if known.more else ''}), not {len(given)}."
+            f"{known.title} takes {count}{' or more' if known.more else ''} recipes "
+            f"({', '.join(known.operands)}{', ...' if known.more else ''}), not {len(given)}."
         )
     values = dict(settings or {})
     found = tuple(
@@ -190,7 +190,7 @@ def method(
 def _setting(known: MergeMethod, setting: Setting, value: Any) -> Fraction | BlockWeights:
     where = f"{setting.name} of {known.title}"
     if isinstance(value, BlockWeights) and not setting.by_block:
-        raise MergeError(f"{where} is one number for all blocks.")
+        raise MergeError(f"{where} must be one number for all blocks, not block weights.")
     found = value if isinstance(value, BlockWeights) else exact(value, where)
     numbers = (
         [found]
@@ -203,24 +203,25 @@ def _setting(known: MergeMethod, setting: Setting, value: Any) -> Fraction | Blo
         ):
             kind = "a whole number" if setting.is_whole else "a number"
             raise MergeError(
-                f"{where} must be {kind} from {setting.low} to {setting.high}; it is {written(number)}."
+                f"{where} must be {kind} from {setting.low} to {setting.high}; "
+                f"it is {written(number)}."
             )
     return found
 
 
 def check_depth(recipe: Recipe) -> None:
-    """Raise MergeError for a tree that is nested deeper than a recipe's JSON may be."""
+    """Raise MergeError for a tree that is nested deeper than a recipe may be."""
     level = [recipe]
     for _ in range(DEEPEST):
         level = [
             child for node in level if not isinstance(node, Ingredient) for child in children(node)
         ]
     if level:
-        raise MergeError(f"The recipe is nested more than {DEEPEST} deep. Write it flatter.")
+        raise MergeError(f"The recipe is nested more than {DEEPEST} levels deep. Make it flatter.")
 
 
 def ingredients(recipe: Recipe) -> Iterator[Ingredient]:
-    """Every ingredient of the tree from left to right, as often as it stands there."""
+    """Every ingredient of the tree from left to right, as often as it occurs."""
     if isinstance(recipe, Ingredient):
         yield recipe
     else:
@@ -229,12 +230,12 @@ def ingredients(recipe: Recipe) -> Iterator[Ingredient]:
 
 
 def flatten(recipe: Recipe, tensor: str = "") -> Mix:
-    """The linear combination that a recipe is for the tensor of that name: one exact weight per
+    """A recipe as a linear combination for the tensor of that name: one exact weight for each
     ingredient or method, from left to right.
 
-    Without a name it is that of all that is not in the UNet. An ingredient that stands in several
-    places is added up (by file content where it is known, else by name), and so are equal methods;
-    one whose total is 0 is left out. The weights add up to 1.
+    Without a name it is the one for everything outside the UNet. The weights of an ingredient that
+    occurs several times are added up (by file content if it is known, otherwise by name), and so
+    are those of equal methods; a total of 0 is left out. The weights add up to 1.
     """
     recipe = for_part(recipe, part_of(tensor))
     totals: dict[str | Method, tuple[Ingredient | Method, Fraction]] = {}
@@ -264,7 +265,7 @@ def flatten(recipe: Recipe, tensor: str = "") -> Mix:
 
 
 def used_ingredients(mix: Mix, tensor: str = "") -> tuple[Ingredient, ...]:
-    """The ingredients that a mix depends on for the tensor of that name, each once, from left to
+    """The ingredients that a mix for the tensor of that name depends on, each once, from left to
     right.
     """
     found: dict[Ingredient, None] = {}
@@ -278,8 +279,8 @@ def used_ingredients(mix: Mix, tensor: str = "") -> tuple[Ingredient, ...]:
 
 
 def for_part(recipe: Recipe, part: str) -> Recipe:
-    """The recipe by which one part of a checkpoint (see `key_names.PARTS`) is mixed: the same tree
-    without any `Parts`.
+    """The recipe of one part of a checkpoint (see `key_names.PARTS`): the same tree without any
+    `Parts`.
     """
     if isinstance(recipe, Parts):
         own = {TEXT_PART: recipe.text_encoder, VAE_PART: recipe.vae}.get(part)
@@ -321,14 +322,15 @@ def layouts(recipe: Recipe) -> set[str]:
 def bind(recipe: Recipe, sha256_of: Callable[[str], str]) -> Recipe:
     """The same recipe with the content hash of every ingredient.
 
-    Raises MergeError when an ingredient was bound before and its file is another one now.
+    Raises MergeError if an ingredient already has a hash and its file has a different one.
     """
     if isinstance(recipe, Ingredient):
         sha256 = sha256_of(recipe.name)
         if recipe.sha256 not in (None, sha256):
             raise MergeError(
-                f"{recipe.name} is not the file that this recipe was made with: its SHA-256 is {sha256[:12]}..., "
-                f"the recipe says {recipe.sha256[:12]}.... Put the original file back, or remove the sha256 from the recipe."
+                f"{recipe.name} is not the file that this recipe was made with: its SHA-256 is "
+                f"{sha256[:12]}..., the recipe says {recipe.sha256[:12]}.... "
+                "Put the original file back, or remove the sha256 from the recipe."
             )
         return Ingredient(recipe.name, sha256)
     return _rebuilt(recipe, lambda child: bind(child, sha256_of))

@@ -10,7 +10,7 @@ from fractions import Fraction
 from typing import Any
 
 from .blocks import LAYOUTS, BlockWeights, block_weights, parse_rules
-from .errors import MergeError
+from .errors import MergeError, nearest
 from .numbers import json_number, shown
 from .recipe import (
     DEEPEST,
@@ -32,10 +32,10 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def recipe_hash(recipe: Recipe) -> str:
-    """Hex SHA-256 of what the recipe makes: its canonical form, with content hashes in place of
-    names.
+    """Hex SHA-256 of the recipe's canonical form, which has content hashes in place of names: it
+    says what the recipe makes.
 
-    Raises MergeError when an ingredient is not bound to a file.
+    Raises MergeError if an ingredient is not bound to a file.
     """
     value = {"format": FORMAT, "recipe": _canonical(recipe)}
     text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
@@ -45,7 +45,7 @@ def recipe_hash(recipe: Recipe) -> str:
 def _canonical(recipe: Recipe) -> dict[str, Any]:
     if isinstance(recipe, Ingredient):
         if recipe.sha256 is None:
-            raise MergeError(f"{recipe.name} has no content hash yet: its file must be read first.")
+            raise MergeError(f"{recipe.name} has no content hash yet. Its file must be read first.")
         return {"kind": "ingredient", "sha256": recipe.sha256}
     if isinstance(recipe, WeightedSum):
         parts = [{"recipe": _canonical(p.recipe), "weight": str(p.weight)} for p in recipe.parts]
@@ -77,9 +77,7 @@ def _multiplier_json(multiplier: Fraction | BlockWeights, number: Callable[[Frac
 
 
 def _weights_json(weights: BlockWeights, number: Callable[[Fraction], Any]) -> dict[str, Any]:
-    """Block weights as JSON, with `number` for each number; rules in the form that `parse_rules`
-    reads.
-    """
+    """Block weights as JSON: numbers as `number` gives them, rules as `parse_rules` reads them."""
     value: dict[str, Any] = {
         "layout": weights.layout,
         "base": number(weights.base),
@@ -98,7 +96,7 @@ def _method_json(
 
 
 def to_json(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as a JSON value; `from_json` gives the equal recipe back."""
+    """The recipe as a JSON value, which `from_json` turns back into an equal recipe."""
     if isinstance(recipe, Ingredient):
         value = {"kind": "ingredient", "name": recipe.name}
         return value if recipe.sha256 is None else {**value, "sha256": recipe.sha256}
@@ -121,13 +119,13 @@ def to_json(recipe: Recipe) -> dict[str, Any]:
 
 
 def from_json(value: Any) -> Recipe:
-    """The recipe of a JSON value. Raises MergeError that says where the value is not a recipe."""
+    """The recipe of a JSON value. Raises MergeError, which says where the value is wrong."""
     return _from_json(value, "the recipe", 1)
 
 
 def _from_json(value: Any, where: str, depth: int) -> Recipe:
     if depth > DEEPEST:
-        raise MergeError(f"The recipe is nested more than {DEEPEST} deep. Write it flatter.")
+        raise MergeError(f"The recipe is nested more than {DEEPEST} levels deep. Make it flatter.")
     kind = value.get("kind") if isinstance(value, dict) else None
     if kind == "ingredient":
         _check_fields(value, where, ("kind", "name"), ("sha256",))
@@ -169,8 +167,9 @@ def _from_json(value: Any, where: str, depth: int) -> Recipe:
     if kind == "method":
         return _method_from_json(value, where, depth)
     raise MergeError(
-        f'{where[0].upper()}{where[1:]} must be an object whose "kind" is "ingredient", "weighted_sum", '
-        f'"add_difference", "block_sum", "parts" or "method"; it is {shown(value)}.'
+        f'{where[0].upper()}{where[1:]} must be an object whose "kind" is "ingredient", '
+        '"weighted_sum", "add_difference", "block_sum", "parts" or "method"; '
+        f"it is {shown(value)}."
     )
 
 
@@ -217,18 +216,19 @@ def _check_fields(
     for field in value:
         if field not in required + optional:
             known = ", ".join(required + optional)
-            raise MergeError(f"In {where}, {shown(field)} is not known. Known are: {known}.")
+            hint = nearest(field, required + optional) if isinstance(field, str) else ""
+            raise MergeError(
+                f"In {where}, {shown(field)} is not known.{hint} Known fields: {known}."
+            )
 
 
 def load_json(text: str) -> Recipe:
-    """The recipe written in a JSON text. Raises MergeError when the text is not JSON or not a
-    recipe.
-    """
+    """The recipe of a JSON text. Raises MergeError if the text is not JSON or not a recipe."""
     try:
         return from_json(json.loads(text))
     except RecursionError:
         raise MergeError(
-            f"The recipe is nested more than {DEEPEST} deep. Write it flatter."
+            f"The recipe is nested more than {DEEPEST} levels deep. Make it flatter."
         ) from None
     except ValueError as error:
-        raise MergeError(f"The recipe is not JSON: {error}.") from error
+        raise MergeError(f"The recipe is not valid JSON: {error}.") from error

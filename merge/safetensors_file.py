@@ -1,8 +1,8 @@
-"""Safetensors files: a header that is checked before it is believed, and files that appear whole or
+"""Safetensors files: a header that is checked before it is trusted, and files that appear whole or
 not at all.
 
 The format (https://github.com/huggingface/safetensors): eight bytes with the header's length, a
-JSON header, then the tensors without a hole between them.
+JSON header, then the tensors without holes between them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from typing import Any, TypeGuard
 from .errors import MergeError
 
 ITEM_BYTES = {
-    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
+    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1,
+    "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
     "I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8, "C64": 8,
 }  # fmt: skip
 FLOATS = ("F16", "BF16", "F32", "F64", "F8_E4M3", "F8_E5M2")
@@ -55,8 +56,8 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Header:
-    """What a safetensors file holds, in the order of its bytes; `notes` say what was read otherwise
-    than it stands there.
+    """What a safetensors file holds, in the order of its bytes. `notes` say what was changed in
+    reading it.
     """
 
     path: Path
@@ -68,13 +69,14 @@ class Header:
 def read_header(path: Path) -> Header:
     """Read and check the header of a safetensors file; no tensor is read.
 
-    Raises MergeError when the file is missing, is of another kind, is cut off, or has a header that
-    does not fit it.
+    Raises MergeError if the file is missing, is of another kind, is cut off, or does not match its
+    header.
     """
     if path.suffix.lower() != ".safetensors":
         raise MergeError(
-            f"{path.name} is not a .safetensors file. Convert it first: pickled checkpoints (.ckpt, .pt) can run code "
-            "when they are opened."
+            f"{path.name} is not a .safetensors file. Convert it first: pickled checkpoints "
+            "(.ckpt, "
+            ".pt) can run code when they are opened."
         )
     try:
         with path.open("rb") as file:
@@ -84,7 +86,7 @@ def read_header(path: Path) -> Header:
         raise MergeError(f"{path} cannot be read: {error.strerror}.") from error
     except _Damaged as damage:
         raise MergeError(
-            f"{path} is not a sound safetensors file: {damage}. Copy or download it again."
+            f"{path} is not a valid safetensors file: {damage}. Copy or download it again."
         ) from None
 
 
@@ -99,14 +101,14 @@ def _read_json(file: Any, size: int) -> tuple[dict[str, Any], int]:
         raise _Damaged(f"it has only {size} bytes")
     (length,) = struct.unpack("<Q", start)
     if length > LONGEST_HEADER:
-        raise _Damaged(f"its header claims {length} bytes, more than the format allows")
+        raise _Damaged(f"its header claims to have {length} bytes, more than the format allows")
     if 8 + length > size:
-        raise _Damaged(f"its header claims {length} bytes and the file ends after {size}")
+        raise _Damaged(f"its header claims to have {length} bytes, but the file ends after {size}")
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         value = dict(pairs)
         if len(value) != len(pairs):
-            raise _Damaged("its header names something twice")
+            raise _Damaged("its header has the same name twice")
         return value
 
     try:
@@ -121,20 +123,22 @@ def _read_json(file: Any, size: int) -> tuple[dict[str, Any], int]:
 def _parse(path: Path, size: int, entries: dict[str, Any], data: int) -> Header:
     metadata = entries.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        raise _Damaged("its __metadata__ is not a list of texts")
+        raise _Damaged("its __metadata__ does not consist of texts")
     found = sorted(
         (_parse_tensor(name, entry, data) for name, entry in entries.items()), key=_order
     )
     end = data
     for tensor in found:
         if tensor.offset != end:
-            kind = "overlaps the one before" if tensor.offset < end else "leaves a hole before it"
+            kind = "overlaps the one before it" if tensor.offset < end else "has a hole before it"
             raise _Damaged(f"the tensor {tensor.name} {kind}")
         end += tensor.size_bytes
     if end > size:
-        raise _Damaged(f"it should have {end} bytes and has {size}: it is cut off")
+        raise _Damaged(f"it should have {end} bytes but has {size}: it is cut off")
     if end < size:
-        raise _Damaged(f"it should have {end} bytes and has {size}: there is more than its tensors")
+        raise _Damaged(
+            f"it should have {end} bytes but has {size}: there is something after its tensors"
+        )
     return Header(path, {tensor.name: tensor for tensor in found}, metadata)
 
 
@@ -146,12 +150,12 @@ def _parse_tensor(name: str, entry: Any, data: int) -> Tensor:
     fields = entry if isinstance(entry, dict) else {}
     dtype, shape, offsets = fields.get("dtype"), fields.get("shape"), fields.get("data_offsets")
     if not (_are_sizes(shape) and _are_sizes(offsets) and len(offsets) == 2 and name.isprintable()):
-        raise _Damaged(f"its entry for {name!a} is not one of a tensor")
+        raise _Damaged(f"its entry for {name!a} does not describe a tensor")
     if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
         raise _Damaged(f"the tensor {name} has the unknown type {dtype!a}")
     tensor = Tensor(name, dtype, tuple(shape), data + offsets[0])
     if offsets[1] - offsets[0] != tensor.size_bytes:
-        raise _Damaged(f"the tensor {name} has another size than its shape {shape} says")
+        raise _Damaged(f"the size of the tensor {name} does not match its shape {shape}")
     return tensor
 
 
@@ -166,11 +170,11 @@ def _are_sizes(value: Any) -> TypeGuard[list[int]]:
 def lay_out(
     tensors: Sequence[tuple[str, str, tuple[int, ...]]], metadata: Mapping[str, str]
 ) -> tuple[bytes, dict[str, Tensor]]:
-    """The first bytes of a new file (up to its first tensor), and where each (name, dtype, shape)
-    goes.
+    """The first bytes of a new file (up to its first tensor), and the place of each (name, dtype,
+    shape).
 
-    Every tensor begins at a multiple of 8 as far as a format without holes allows: those whose size
-    is no multiple of 8 come last. The same arguments give the same bytes.
+    As far as a format without holes allows, every tensor begins at a multiple of 8: those whose
+    size is not a multiple of 8 come last. The same arguments give the same bytes.
     """
 
     def place(tensor: tuple[str, str, tuple[int, ...]]) -> tuple[bool, int]:
@@ -192,23 +196,23 @@ def lay_out(
 
 @contextmanager
 def new_file(path: Path, size_bytes: int) -> Iterator[Path]:
-    """A temporary file of that size beside `path`, to be filled; it gets its name when the block
-    ends without an exception.
+    """A temporary file of that size beside `path`, to be filled. It gets the name `path` when the
+    block ends without an exception; otherwise it is removed.
 
-    Else it is removed. Raises MergeError when `path` exists, now or then, when the disk is too
-    full, or when it cannot be written.
+    Raises MergeError if `path` exists, at the start or at the end, if the disk is too full, or if
+    the file cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise MergeError(f"{path.parent} cannot be made: {error.strerror}.") from error
+        raise MergeError(f"The folder {path.parent} cannot be made: {error.strerror}.") from error
     _refuse_existing(path)
     _remove_abandoned(path)
     free = shutil.disk_usage(path.parent).free
     if free < size_bytes + SPARE_BYTES:
         raise MergeError(
-            f"There is no room for {path.name}: it needs {size_bytes / 1e9:.2f} GB and {path.parent} has "
-            f"{free / 1e9:.2f} GB left. Free some space there."
+            f"There is not enough space for {path.name}: it needs {size_bytes / 1e9:.2f} GB, and "
+            f"{path.parent} has {free / 1e9:.2f} GB left. Free some space there."
         )
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
     temporary.unlink(missing_ok=True)
@@ -227,7 +231,7 @@ def new_file(path: Path, size_bytes: int) -> Iterator[Path]:
             raise
         named = "" if error.filename is None else f" ({error.filename})"
         raise MergeError(
-            f"{path} could not be written: {error.strerror or error}{named}. Nothing is left of it."
+            f"{path} could not be written: {error.strerror or error}{named}. No part of it is left."
         ) from error
     os.close(handle)
     try:
@@ -243,7 +247,7 @@ def _publish(temporary: Path, path: Path) -> None:
     except FileExistsError:
         _refuse_existing(path)
     except OSError:
-        # A file system without hard links: the name is claimed first.
+        # The file system has no hard links: claim the name first.
         try:
             os.close(os.open(path, NEW_FILE))
         except FileExistsError:
@@ -267,7 +271,9 @@ def _refuse_existing(path: Path) -> None:
 
 
 def _remove_abandoned(path: Path) -> None:
-    """Remove what a killed process left of the same file: nobody has written to it for an hour."""
+    """Remove unfinished files of the same name from killed processes: those not written to for an
+    hour.
+    """
     for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
         with suppress(FileNotFoundError):
             if time.time() - part.stat().st_mtime > ABANDONED_AFTER_S:

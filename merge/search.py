@@ -1,10 +1,10 @@
-"""Cocktail search: mixes to try next, and the scores that tried ones got.
+"""Cocktail search: mixes to try next, and the scores of those tried so far.
 
-A try is a weighted sum with shares in whole percent; it is a recipe and never a file. A grid shows
+A try is a weighted sum with shares in whole percent; it is a recipe, never a file. A grid shows
 tries side by side (its axis "recipe" reads them as text), people vote or a metric judges, and each
-score is kept in a table by the hash of its recipe (`add_score`). The next proposals, and which try
-is best, come from that table. One score is a number, the higher the better; several of one recipe
-from one judge replace each other, those of several judges are averaged.
+score is kept in a table by the hash of its recipe (`add_score`). The next proposals and the best
+try come from that table. A score is a number, the higher the better; a judge's new score for a
+recipe replaces the old one, and the scores of several judges are averaged.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ RANDOM, GRID, BAYESIAN = METHODS = ("random", "grid", "bayesian")
 WHOLE = 100
 MOST_TRIES = 1000
 FIRST_RANDOM = 4
-"""So many scored tries are needed before a model of them says anything."""
+"""The number of scored tries before a model of them is of use."""
 
 Shares = tuple[int, ...]
 
@@ -53,10 +53,10 @@ def propose(
     """Shares in percent of `count` ingredients for the next tries, each adding up to 100, none
     twice.
 
-    random: evenly spread over all mixes. grid: all mixes in steps of `step` percent; `tries` does
-    not matter. bayesian: by Optuna's tree-structured Parzen estimator from the scores of `known`
-    tries, random until there are `FIRST_RANDOM` of them. The same arguments give the same tries.
-    Raises MergeError when an argument is out of range or Optuna is missing.
+    random: evenly spread over all mixes. grid: all mixes in steps of `step` percent; `tries` is not
+    used. bayesian: proposed by Optuna's tree-structured Parzen estimator from the scores of `known`
+    tries, and random until there are `FIRST_RANDOM` of them. The same arguments give the same
+    tries. Raises MergeError if an argument is out of range or Optuna is missing.
     """
     if count < 2:
         raise MergeError("A search needs two or more recipes to mix.")
@@ -69,7 +69,7 @@ def propose(
         return _random(count, tries, seed, known)
     if method == BAYESIAN:
         return _bayesian(count, tries, seed, known)
-    raise MergeError(f"{method!r} is no way to search. Choose one of {', '.join(METHODS)}.")
+    raise MergeError(f"{method!r} is not a search method. Choose one of {', '.join(METHODS)}.")
 
 
 def _grid(count: int, step: int) -> list[Shares]:
@@ -81,7 +81,9 @@ def _grid(count: int, step: int) -> list[Shares]:
     total = math.comb(steps + count - 1, count - 1)
     if total > MOST_TRIES:
         raise MergeError(
-            f"Steps of {step} percent give {total} mixes of {count} recipes; {MOST_TRIES} is the most. Choose a larger step."
+            f"Steps of {step} percent give {total} mixes of {count} recipes, but at most "
+            f"{MOST_TRIES} "
+            "are allowed. Choose a larger step."
         )
     return [
         tuple(part * step for part in _parts(cuts, steps, count))
@@ -90,8 +92,8 @@ def _grid(count: int, step: int) -> list[Shares]:
 
 
 def _parts(cuts: Sequence[int], total: int, count: int) -> list[int]:
-    """The sizes of the parts into which bars at `cuts` divide `total` stars; every division has one
-    set of cuts.
+    """The sizes of the parts into which bars at `cuts` divide `total` stars. Every division has
+    exactly one set of cuts.
     """
     edges = (-1, *cuts, total + count - 1)
     return [after - before - 1 for before, after in pairwise(edges)]
@@ -115,7 +117,9 @@ def _bayesian(count: int, tries: int, seed: int, known: Mapping[Shares, float]) 
         import optuna
     except ImportError:
         raise MergeError(
-            "The bayesian search needs Optuna. Install it (pip install optuna), or choose random or grid."
+            "The bayesian search needs Optuna. Install it (pip install optuna), or choose random "
+            "or "
+            "grid."
         ) from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     share = optuna.distributions.FloatDistribution(0, 1)
@@ -139,7 +143,7 @@ def _bayesian(count: int, tries: int, seed: int, known: Mapping[Shares, float]) 
 
 
 def _percent(weights: Sequence[float]) -> Shares:
-    """Whole percents in these proportions that add up to 100: the largest remainders are rounded
+    """Whole percents in these proportions that add up to 100, with the largest remainders rounded
     up.
     """
     total = sum(weights)
@@ -152,7 +156,7 @@ def _percent(weights: Sequence[float]) -> Shares:
 
 
 def mix(recipes: Sequence[Recipe], shares: Shares) -> Recipe:
-    """The try with these shares of the recipes; one with all of it is that recipe itself."""
+    """The mix with these shares of the recipes; a recipe with a share of 100 is itself the mix."""
     used = [(recipe, share) for recipe, share in zip(recipes, shares, strict=True) if share]
     return used[0][0] if len(used) == 1 else weighted_sum(used)
 
@@ -161,11 +165,11 @@ def add_score(table: Path, recipe: Recipe, score: float, judge: str) -> None:
     """Append a score to a table, a file of JSON lines. `recipe` is bound to its files
     (`recipe.bind`).
 
-    A line is {"recipe_hash", "recipe", "score", "judge"}; whoever has votes or a metric may write
-    such lines. Raises MergeError when the score is not a number.
+    A line is {"recipe_hash", "recipe", "score", "judge"}; other programs with votes or metrics may
+    write such lines too. Raises MergeError if the score is not a number.
     """
     if not math.isfinite(score):
-        raise MergeError(f"A score must be a number; {score} is none.")
+        raise MergeError(f"A score must be a number; it is {score}.")
     entry = {
         "recipe_hash": recipe_hash(recipe),
         "recipe": to_json(recipe),
@@ -176,7 +180,7 @@ def add_score(table: Path, recipe: Recipe, score: float, judge: str) -> None:
     try:
         table.parent.mkdir(parents=True, exist_ok=True)
         with table.open("ab+") as file:
-            # A line that was cut off by a crash must not swallow this one.
+            # If a crash cut off the last line, this one must not be joined to it.
             if file.tell() and not _ends_with_line(file):
                 line = "\n" + line
             file.write(line.encode("utf-8"))
@@ -190,8 +194,8 @@ def _ends_with_line(file: Any) -> bool:
 
 
 def read_scores(table: Path) -> list[Scored]:
-    """The scored recipes of a table, the best first; none without a file. Lines that are damaged
-    are passed over.
+    """The scored recipes of a table, the best first; none without a file. Damaged lines are
+    skipped.
     """
     by_judge: dict[str, dict[str, float]] = {}
     recipes: dict[str, Recipe] = {}
@@ -223,7 +227,7 @@ def _lines(table: Path) -> Iterator[Any]:
 
 
 def known_shares(recipes: Sequence[Recipe], scored: Sequence[Scored]) -> dict[Shares, float]:
-    """Scores by the shares of these recipes, as far as a scored recipe is a mix of them in whole
+    """Scores by the shares of these recipes, for the scored recipes that are mixes of them in whole
     percent.
     """
     known = {}

@@ -183,7 +183,9 @@ class _Parser:
     def _sum(self) -> Atom:
         self._depth += 1
         if self._depth > DEEPEST:
-            raise MergeError(f"The recipe is nested more than {DEEPEST} deep. Write it flatter.")
+            raise MergeError(
+                f"The recipe is nested more than {DEEPEST} levels deep. Make it flatter."
+            )
         terms = [self._term(-1 if self._tokens.take_sign("-") else 1)]
         while self._tokens.text in ("+", "-"):
             terms.append(self._term(1 if self._tokens.take() == "+" else -1))

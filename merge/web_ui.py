@@ -1,9 +1,9 @@
-"""Recipes in the words of A1111's web UI and of supermerger: written into merged files, and read
-from those that they made.
+"""Recipes in the form of A1111's web UI and of supermerger: written into merged files, and read
+from the files that those tools have made.
 
 Field names and meanings: A1111's modules/extras.py, supermerger's mergers.py. Their multiplier is
-the share of the second model. Both blend the VAE as they blend the text encoder, so a recipe that
-is read says so.
+the share of the second model. Both blend the VAE like the text encoder, so a recipe that is read
+says so.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ NO_VAE = (None, "", "None")
 
 
 def has_web_ui_recipe(metadata: Mapping[str, str]) -> bool:
-    """Whether a file's metadata tells how A1111 or supermerger made it."""
+    """Whether a file's metadata says how A1111 or supermerger made it."""
     return json_object(metadata.get(RECIPE)).get("type") in ("webui", "sd-webui-supermerger")
 
 
 def read_web_ui_recipe(metadata: Mapping[str, str]) -> Recipe:
     """The recipe in the metadata of a file that A1111's web UI or supermerger has merged.
 
-    Raises MergeError that says what of it has no counterpart here.
+    Raises MergeError, which says what has no counterpart here.
     """
     told = json_object(metadata.get(RECIPE))
     names = json_object(metadata.get(MODELS))
@@ -54,7 +54,7 @@ def read_web_ui_recipe(metadata: Mapping[str, str]) -> Recipe:
         recipe = _from_supermerger(told, names)
     else:
         raise MergeError(
-            f"The metadata tells no recipe of A1111 or supermerger: {RECIPE} has another type."
+            f"The metadata has no recipe of A1111 or supermerger: {RECIPE} is of another type."
         )
     if told.get("bake_in_vae") not in NO_VAE:
         return Parts(recipe, vae=Ingredient(str(told["bake_in_vae"])))
@@ -73,19 +73,26 @@ def _from_web_ui(told: Mapping[str, Any], names: Mapping[str, Any]) -> Recipe:
         return weighted_sum([(a, 1 - multiplier), (b, multiplier)])
     if method == "Add difference":
         return add_difference(a, b, _ingredient(told, names, "tertiary_model_hash"), multiplier)
-    raise MergeError(f"The file was merged by {method!r}, for which there is no recipe.")
+    raise MergeError(
+        f"The file was merged by {method!r}, which recipes here do not have. "
+        "Build a similar recipe by hand."
+    )
 
 
 def _from_supermerger(told: Mapping[str, Any], names: Mapping[str, Any]) -> Recipe:
     mode, method = str(told.get("mode")), told.get("calcmode", "normal")
     if method != "normal":
         raise MergeError(
-            f"The file was merged by supermerger's {method!r}, which cannot be read from metadata. Build the recipe by hand."
+            f"The file was merged by supermerger's {method!r}, which metadata does not fully "
+            "describe. "
+            "Build the recipe by hand."
         )
     for filter in ("Include", "Exclude"):
         if any(_texts(told, filter)):
             raise MergeError(
-                f"The file was merged by supermerger with its {filter} filter, for which there is no recipe."
+                f"The file was merged with supermerger's {filter} filter, which recipes here do "
+                "not "
+                "have. Build a similar recipe by hand."
             )
     a, b = (_ingredient(told, names, f"model_{side}") for side in "ab")
     alpha = _weights(told, "alpha", ",".join(_texts(told, "elemental_merge")))
@@ -100,7 +107,8 @@ def _from_supermerger(told: Mapping[str, Any], names: Mapping[str, Any]) -> Reci
     if "Twice" in mode:
         return _sum(_sum(a, b, alpha), c, beta)
     raise MergeError(
-        f"The file was merged by supermerger's mode {mode!r}, for which there is no recipe."
+        f"The file was merged by supermerger's mode {mode!r}, which recipes here do not have. "
+        "Build a similar recipe by hand."
     )
 
 
@@ -114,7 +122,7 @@ def _texts(told: Mapping[str, Any], field: str) -> list[str]:
     found = told.get(field) or []
     found = [found] if isinstance(found, str) else found
     if not isinstance(found, list):
-        raise MergeError(f"{field} in the file's metadata is no list of texts.")
+        raise MergeError(f"{field} in the file's metadata is not a list of texts.")
     return [str(one or "") for one in found]
 
 
@@ -126,7 +134,7 @@ def _weights(told: Mapping[str, Any], which: str, rules: str) -> Fraction | Bloc
             return base
         values = [base] * len(LAYOUTS["SD1.5"])
     if not isinstance(values, list):
-        raise MergeError(f"weights_{which} in the file's metadata is no list of numbers.")
+        raise MergeError(f"weights_{which} in the file's metadata is not a list of numbers.")
     if len(values) == len(LAYOUTS["SDXL"]) + 1:
         # supermerger adds a slot for the VAE, which it does not use.
         values = values[:-1]
@@ -144,8 +152,8 @@ def _ingredient(told: Mapping[str, Any], names: Mapping[str, Any], field: str) -
 
 
 def write_web_ui_recipe(recipe: Recipe, title: str, half: bool, family: str) -> dict[str, Any]:
-    """The recipe in A1111's or supermerger's terms, where they have terms for it; otherwise its
-    ingredients only.
+    """The recipe in A1111's or supermerger's terms if they can express it; otherwise only its
+    ingredients.
     """
     whole, vae = recipe, None
     if isinstance(recipe, Parts):
@@ -183,7 +191,7 @@ def write_web_ui_recipe(recipe: Recipe, title: str, half: bool, family: str) -> 
 
 
 def _as_supermerger(recipe: Recipe) -> dict[str, Any] | None:
-    """Block weights of two ingredients, or on a difference, which A1111 has no words for."""
+    """Block weights of two ingredients or on a difference, which A1111 cannot express."""
     if isinstance(recipe, BlockSum):
         mode, weights, sides = "Weight sum", recipe.share_of_b, (recipe.a, recipe.b)
     elif isinstance(recipe, AddDifference) and isinstance(recipe.multiplier, BlockWeights):
@@ -215,7 +223,7 @@ def _as_supermerger(recipe: Recipe) -> dict[str, Any] | None:
 
 
 def json_object(text: str | None) -> dict[str, Any]:
-    """The object that a foreign metadata field holds; empty when it holds none."""
+    """The object in a metadata field of another tool; empty if there is none."""
     try:
         value = json.loads(text or "{}")
     except (ValueError, RecursionError):

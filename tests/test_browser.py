@@ -269,7 +269,7 @@ def test_block_weights_are_painted_as_bars_and_stay_text(
         )
 
     write("weights", "<img src=x>, 1")
-    page.wait_for_function(f"() => ({BARS})().text === '<img is no number'")
+    page.wait_for_function(f"() => ({BARS})().text === '<img is not a number'")
     write("weights", ", ".join(["1/4"] * 19))
     write("base", "0.5")
     page.wait_for_function(f"() => ({BARS})().text.startsWith('drag')")

@@ -1,8 +1,8 @@
-"""The merge methods that are no weighted sum: one table, one pure function for each.
+"""The merge methods other than weighted sums: one table, one pure function for each.
 
-A function takes the operands as floating point tensors of one shape, in the order that the table
-names them, and the settings by name; it returns a new tensor and leaves its operands alone. All
-compute in the type they are given (the engine gives float32), sums over a tensor in float64.
+A function takes the operands as floating point tensors of the same shape, in the order of the
+table, and the settings by name; it returns a new tensor and leaves its operands alone. It computes
+in the type it is given (the engine gives float32), and sums over a tensor in float64.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from .task_vectors import dare, della, ties
 
 @dataclass(frozen=True)
 class Setting:
-    """A number that a method takes, from `low` to `high`; block weights may stand for one that is
-    `by_block`.
+    """A number that a method takes, from `low` to `high`; if it is `by_block` it may also be block
+    weights.
     """
 
     name: str
@@ -37,8 +37,9 @@ class Setting:
 class MergeMethod:
     """A method: `operands` names the recipes it takes; with `more` the last can be repeated.
 
-    `by_element` says that every element of the result depends on the operands' same elements alone
-    (and on its place in the tensor, for draws), so that the engine can take a tensor in pieces.
+    `by_element` says that an element of the result depends only on the same elements of the
+    operands (and on its place in the tensor, for random draws), so that the engine can process a
+    tensor in pieces.
     """
 
     title: str
@@ -60,7 +61,7 @@ STRENGTH = _setting(
     "1",
     -10,
     10,
-    "what the merged difference is multiplied by before it is added to the base",
+    "factor of the merged difference when it is added to the base",
 )
 DROP = Setting(
     "drop",
@@ -75,7 +76,7 @@ SEED = Setting(
     Fraction(0),
     Fraction(0),
     Fraction(1_000_000),
-    "another number drops other differences",
+    "a different number drops different differences",
     by_block=False,
     is_whole=True,
 )
@@ -83,56 +84,69 @@ SEED = Setting(
 METHODS: dict[str, MergeMethod] = {
     "train_difference": MergeMethod(
         "Train difference", train_difference, ("a", "b", "c"),
-        (_setting("strength", "1", -10, 10, "what the difference b - c is multiplied by"),),
-        "Add difference in which every weight gets more of b - c the further a is from b already: close to training a on b's pictures.",
+        (_setting("strength", "1", -10, 10, "factor of the difference b - c"),),
+        "Like add difference, but a weight gets more of b - c the more a already differs from b. "
+        "The result is close to training a on b's pictures.",
         by_element=True,
     ),
     "smooth_add": MergeMethod(
         "Smooth add", smooth_add, ("a", "b", "c"),
-        (_setting("strength", "1", -10, 10, "what the smoothed difference is multiplied by"),),
-        "Add difference with b - c smoothed by a median and a Gaussian filter, against burnt results. Takes minutes.",
+        (_setting("strength", "1", -10, 10, "factor of the smoothed difference"),),
+        "Add difference with b - c smoothed by a median and a Gaussian filter, against burnt "
+        "results. "
+        "Takes minutes.",
     ),
     "cosine_a": MergeMethod(
         "Cosine adaptive A", cosine_a, ("a", "b"),
-        (_setting("shift", "0", -1, 1, "above 0 more of b, below 0 more of a"),),
-        "Where a and b point the same way a is kept, elsewhere b: b's style on a's structure. Similarity of columns.",
+        (_setting("shift", "0", -1, 1, "above 0: more of b; below 0: more of a"),),
+        "Keeps a where a and b point the same way, and takes b elsewhere: b's style on a's "
+        "structure. Compares columns.",
     ),
     "cosine_b": MergeMethod(
         "Cosine adaptive B", cosine_b, ("a", "b"),
-        (_setting("shift", "0", -1, 1, "above 0 more of b, below 0 more of a"),),
-        "As cosine adaptive A, by the mean of the similarity of columns and that of the whole tensor.",
+        (_setting("shift", "0", -1, 1, "above 0: more of b; below 0: more of a"),),
+        "Like cosine adaptive A, but compares both the columns and the whole tensor and takes the "
+        "mean.",
     ),
     "slerp": MergeMethod(
         "SLERP", slerp, ("a", "b"), (SHARE_OF_B,),
-        "From a to b along the arc between their directions, which keeps the weights' size.",
+        "Goes from a to b along the arc between their directions, which keeps the weights' size.",
     ),
     "geometric": MergeMethod(
         "Geometric mean", geometric, ("a", "b"), (SHARE_OF_B,),
-        "The weighted geometric mean of every pair of weights: small weights win over large ones.",
+        "The weighted geometric mean of every pair of weights: small weights count for more than "
+        "large ones.",
         by_element=True,
     ),
     "ties": MergeMethod(
         "TIES", ties, ("base", "model"),
         (
-            Setting("keep", Fraction(1, 5), Fraction(0), Fraction(1), "the share of each model's largest differences that is kept"),
+            _setting("keep", "1/5", 0, 1, "the share of each model's largest differences to keep"),
             STRENGTH,
         ),
-        "Adds what several fine-tunes of a base have learned: their largest differences, where they agree on the sign.",
+        "Adds what several fine-tunes of a base have learned: their largest differences, where "
+        "they "
+        "agree on the sign.",
         more=True,
     ),
     "dare": MergeMethod(
         "DARE", dare, ("base", "model"), (DROP, STRENGTH, SEED),
-        "Drops differences from the base at random, scales up those that are left, and adds their mean to the base.",
+        "Drops differences from the base at random, scales up the remaining ones, and adds their "
+        "mean to the base.",
         more=True, by_element=True,
     ),
     "della": MergeMethod(
         "DELLA", della, ("base", "model"),
         (
             DROP,
-            Setting("spread", Fraction(15, 100), Fraction(0), Fraction(1), "how much rarer large differences are dropped than small ones", by_block=False),
+            Setting(
+                "spread", Fraction(15, 100), Fraction(0), Fraction(1),
+                "how much less often large differences are dropped than small ones", by_block=False,
+            ),
             STRENGTH, SEED,
         ),
-        "As DARE, but large differences are dropped more rarely, and then only those that agree on the sign are added, as in TIES.",
+        "Like DARE, but large differences are dropped less often, and only those that agree on the "
+        "sign are added, as in TIES.",
         more=True,
     ),
     "model_stock": MergeMethod(
@@ -142,13 +156,16 @@ METHODS: dict[str, MergeMethod] = {
     ),
     "karcher": MergeMethod(
         "Karcher mean", karcher, ("model", "model"), (),
-        "The mean of directions on the sphere, of any number of models: SLERP with equal shares, for more than two.",
+        "The mean direction on the sphere of any number of models: SLERP with equal shares for "
+        "more "
+        "than two.",
         more=True,
     ),
     "geometric_median": MergeMethod(
         "Geometric median", geometric_median, ("model", "model", "model"), (),
-        "The point with the smallest total distance to all models: one that is very different counts for little.",
+        "The point with the smallest total distance to all models: a model that is very different "
+        "counts for little.",
         more=True,
     ),
 }  # fmt: skip
-"""Every method by the name that recipes call it."""
+"""The methods by their names in recipes."""

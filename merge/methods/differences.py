@@ -37,6 +37,6 @@ def smooth_add(a: Tensor, b: Tensor, c: Tensor, strength: float) -> Tensor:
     try:
         from scipy.ndimage import gaussian_filter, median_filter
     except ImportError:
-        raise MergeError("Smooth add needs SciPy. Install it: pip install scipy.") from None
+        raise MergeError("Smooth add needs SciPy. Install it with: pip install scipy") from None
     smooth = gaussian_filter(median_filter((b - c).cpu().numpy(), size=3), sigma=1)
     return torch.from_numpy(smooth).to(a.device).mul_(strength).add_(a)

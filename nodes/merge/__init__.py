@@ -1,4 +1,4 @@
-"""The nodes of the stage that mixes checkpoints."""
+"""The nodes that mix checkpoints."""
 
 from __future__ import annotations
 

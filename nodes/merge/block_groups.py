@@ -11,18 +11,20 @@ from .sums import CATEGORY
 
 ABOUT = {
     "base": "the text encoder (BASE)",
-    "in_shallow": "the first third of the input blocks: IN00..IN03, for SDXL IN00..IN02. The time embedding follows IN00",
+    "in_shallow": "the first third of the input blocks: IN00..IN03, for SDXL IN00..IN02. The time "
+    "embedding gets the share of IN00",
     "in_middle": "the second third of the input blocks: IN04..IN07, for SDXL IN03..IN05",
     "in_deep": "the last third of the input blocks: IN08..IN11, for SDXL IN06..IN08",
     "middle": "the middle block, M00",
     "out_deep": "the first third of the output blocks: OUT00..OUT03, for SDXL OUT00..OUT02",
     "out_middle": "the second third of the output blocks: OUT04..OUT07, for SDXL OUT03..OUT05",
-    "out_shallow": "the last third of the output blocks, the nearest to the picture: OUT08..OUT11, for SDXL OUT06..OUT08",
+    "out_shallow": "the last third of the output blocks, closest to the picture: OUT08..OUT11, "
+    "for SDXL OUT06..OUT08",
 }
 
 
 class CocktailBlockWeightsByGroup(io.ComfyNode):
-    """The numbers of Block Weights from a slider for each group of blocks."""
+    """The numbers for Block Weights, from a slider for each group of blocks."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -30,8 +32,9 @@ class CocktailBlockWeightsByGroup(io.ComfyNode):
             node_id="CocktailBlockWeightsByGroup",
             display_name="Block Weights by Group",
             category=CATEGORY,
-            description="Writes block weights from eight sliders: the text encoder, three depths of the input blocks, the middle, and three depths "
-            "of the output blocks. Link them to Block Weights.",
+            description="Makes block weights from eight sliders: the text encoder, three depths "
+            "of the input blocks, the middle block, and three depths of the output blocks. Link "
+            "the result to Block Weights.",
             search_aliases=[
                 "MBW",
                 "block weights sliders",
@@ -47,14 +50,15 @@ class CocktailBlockWeightsByGroup(io.ComfyNode):
                     "layout",
                     options=list(LAYOUTS),
                     default="SD1.5",
-                    tooltip="For which UNet: SD1.5 (also SD2) has 25 blocks, SDXL 19.",
+                    tooltip="The kind of UNet: SD1.5 (and SD2) has 25 blocks, SDXL has 19.",
                 ),
             ],
             outputs=[
                 io.String.Output(
                     "weights",
                     display_name="weights",
-                    tooltip="BASE and the blocks as numbers: link them to weights of Block Weights with preset = custom, or of Save Block Preset.",
+                    tooltip="BASE and the blocks as numbers. Link them to weights of Block "
+                    "Weights (with preset = custom) or of Save Block Preset.",
                 )
             ],
         )

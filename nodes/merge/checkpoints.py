@@ -1,4 +1,4 @@
-"""Looking into checkpoints and writing them anew: inspect, compare, prune and convert."""
+"""Looking into checkpoints and writing smaller copies: inspect, compare, prune and convert."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from ..host import names
 from ..host.progress import Progress, show_text
 from ..pictures import keep_png, read_image
 from ..schema import opt, schema
+from .file_states import file_states
 from .sums import CATEGORY
 
 
@@ -25,8 +26,8 @@ def _checkpoint_input(id: str, tooltip: str) -> io.Input:
 
 
 def _refusal(*checkpoints: str | None) -> bool | str:
-    """Why one of these is no sound checkpoint; True where all are. Linked inputs are None and
-    checked when they are known.
+    """Why one of these is not a valid checkpoint; True if all are. Linked inputs are None and are
+    checked once they are known.
     """
     try:
         for checkpoint in checkpoints:
@@ -38,13 +39,11 @@ def _refusal(*checkpoints: str | None) -> bool | str:
 
 
 def _states(*checkpoints: str | None) -> list[list[int]]:
-    """A file that was replaced under the same name is looked at again."""
-    states = [names.checkpoint_path(name).stat() for name in checkpoints if name is not None]
-    return [[state.st_size, state.st_mtime_ns] for state in states]
+    return file_states(names.checkpoint_path(name) for name in checkpoints if name is not None)
 
 
 class CocktailInspectCheckpoint(io.ComfyNode):
-    """What a checkpoint is, and the recipe it was made by as a picture."""
+    """What a checkpoint is, and a picture of its recipe."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -52,8 +51,9 @@ class CocktailInspectCheckpoint(io.ComfyNode):
             node_id="CocktailInspectCheckpoint",
             display_name="Inspect Checkpoint",
             category=CATEGORY,
-            description="Tells what a checkpoint is: family, parts and their types, hashes, licence, and the recipe it was merged by as "
-            "a tree that goes back to the ingredients of its ingredients.",
+            description="Shows what a checkpoint is: family, parts and their types, hashes, "
+            "licence, and its merge recipe as a tree that goes back to the ingredients of its "
+            "ingredients.",
             search_aliases=[
                 "model info",
                 "checkpoint info",
@@ -68,15 +68,17 @@ class CocktailInspectCheckpoint(io.ComfyNode):
             inputs=[
                 _checkpoint_input(
                     "checkpoint",
-                    "The checkpoint, a .safetensors file. Its header is read and its bytes are hashed.",
+                    "The checkpoint, a .safetensors file. Its header is read and the file is "
+                    "hashed.",
                 )
             ],
             outputs=[
-                io.String.Output("report", display_name="report", tooltip="All of it as text."),
+                io.String.Output("report", display_name="report", tooltip="Everything as text."),
                 io.Image.Output(
                     "tree",
                     display_name="tree",
-                    tooltip="The recipe's tree as a picture; one line for a file without a recipe.",
+                    tooltip="The recipe's tree as a picture; a single line if the file has no "
+                    "recipe.",
                 ),
             ],
         )
@@ -117,7 +119,7 @@ class CocktailInspectCheckpoint(io.ComfyNode):
 
 
 class CocktailCompareCheckpoints(io.ComfyNode):
-    """How far two checkpoints are apart, block by block."""
+    """How much two checkpoints differ, block by block."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -125,8 +127,9 @@ class CocktailCompareCheckpoints(io.ComfyNode):
             node_id="CocktailCompareCheckpoints",
             display_name="Compare Checkpoints",
             category=CATEGORY,
-            description="Draws how far B is from A in every block: the norm of the difference in percent of A's. Both files are read "
-            "piece by piece, in a few megabytes of memory.",
+            description="Draws how much B differs from A in every block: the norm of the "
+            "difference in percent of A's norm. Both files are read piece by piece, in a few "
+            "megabytes of memory.",
             search_aliases=[
                 "model diff",
                 "difference",
@@ -144,12 +147,15 @@ class CocktailCompareCheckpoints(io.ComfyNode):
             ],
             outputs=[
                 io.Image.Output(
-                    "chart", display_name="chart", tooltip="Bars of the blocks, 1200 x 480 pixels."
+                    "chart",
+                    display_name="chart",
+                    tooltip="A bar for each block, 1200 x 480 pixels.",
                 ),
                 io.String.Output(
                     "report",
                     display_name="report",
-                    tooltip="Difference, cosine, largest difference and equal tensors of every block as text.",
+                    tooltip="Difference, cosine similarity, largest difference and number of "
+                    "equal tensors of every block as text.",
                 ),
             ],
         )
@@ -189,12 +195,12 @@ class CocktailCompareCheckpoints(io.ComfyNode):
 
 
 def _finite(number: float) -> float | None:
-    """JSON has no infinity: a block that is zero in A and not in B has no relative difference."""
+    """JSON has no infinity: a block that is zero only in A has no relative difference."""
     return number if number != float("inf") else None
 
 
 class CocktailPruneCheckpoint(io.ComfyNode):
-    """A checkpoint in another precision and without what training left in it."""
+    """A copy of a checkpoint in another precision and without leftovers of training."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -202,8 +208,9 @@ class CocktailPruneCheckpoint(io.ComfyNode):
             node_id="CocktailPruneCheckpoint",
             display_name="Prune / Convert",
             category=CATEGORY,
-            description="Writes a checkpoint anew: in another precision, without averaged copies (EMA) and what training left in it. "
-            "The original stays, and no file is ever overwritten.",
+            description="Writes a copy of a checkpoint in another precision, without averaged "
+            "copies (EMA) and leftovers of training. The original is left alone, and no file is "
+            "ever overwritten.",
             search_aliases=[
                 "prune",
                 "convert",
@@ -218,43 +225,47 @@ class CocktailPruneCheckpoint(io.ComfyNode):
             inputs=[
                 _checkpoint_input(
                     "checkpoint",
-                    "The checkpoint: a .safetensors file, or a .ckpt file that holds tensors and no code.",
+                    "The checkpoint: a .safetensors file, or a .ckpt file with tensors and no "
+                    "code.",
                 ),
                 opt(
                     io.String.Input,
                     "name",
                     default="",
                     placeholder="empty: named after the original",
-                    tooltip="Name of the new checkpoint: cocktail/NAME.safetensors in the first checkpoints folder. Up to 64 letters, digits, dots, "
-                    "hyphens and underscores. Empty: the first 12 digits of the original's hash and what is done.",
+                    tooltip="Name of the new checkpoint: cocktail/NAME.safetensors in the first "
+                    "checkpoints folder. Up to 64 letters, digits, dots, hyphens and underscores. "
+                    "Empty: the first 12 digits of the original's hash and the choices below.",
                 ),
                 opt(
                     io.Combo.Input,
                     "precision",
                     options=[KEEP, *PRECISIONS],
                     default="fp16",
-                    tooltip="How UNet and text encoder are stored: fp16 and bf16 take 2 bytes a number, fp32 4, fp8 1 in the UNet and 2 in the "
-                    "text encoder.",
+                    tooltip="How UNet and text encoder are stored: fp16 and bf16 take 2 bytes per "
+                    "number, fp32 takes 4, fp8 takes 1 in the UNet and 2 in the text encoder.",
                 ),
                 opt(
                     io.Combo.Input,
                     "ema",
                     options=list(EMA_CHOICES),
                     default="drop",
-                    tooltip="What becomes of averaged copies (model_ema.*): drop them, keep them, or use them in place of the UNet's weights.",
+                    tooltip="What to do with averaged copies (model_ema.*): drop them, keep them, "
+                    "or use them as the UNet's weights.",
                 ),
                 opt(
                     io.Boolean.Input,
                     "convert_vae",
                     default=False,
-                    tooltip="On: the VAE is stored in this precision too (fp16 for fp8). Off: it keeps its own, byte for byte.",
+                    tooltip="On: the VAE is stored in this precision too (fp16 for fp8). Off: it "
+                    "stays as it is, byte for byte.",
                 ),
             ],
             outputs=[
                 types.CheckpointName.Output(
                     "converted",
                     display_name="checkpoint",
-                    tooltip="The new checkpoint's name; link it to any checkpoint input.",
+                    tooltip="The new checkpoint's name. Link it to any checkpoint input.",
                 )
             ],
         )

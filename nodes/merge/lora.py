@@ -1,4 +1,4 @@
-"""LoRA files: the difference of two checkpoints as one, and one added to a checkpoint."""
+"""LoRA files: the difference between two checkpoints as a LoRA, and a LoRA baked into one."""
 
 from __future__ import annotations
 
@@ -13,9 +13,14 @@ from .. import types
 from ..host import names
 from ..host.progress import Progress, show_text
 from ..schema import opt, schema
+from .file_states import file_states
 from .sums import CATEGORY
 
-NAME = "The file is called NAME and 8 digits of what it is made of, so that the same is made once and nothing is ever overwritten. Up to 55 letters, digits, dots, hyphens and underscores."
+NAME = (
+    "The file name is this and 8 digits that depend on the inputs, so the same file is made only "
+    "once and nothing is ever overwritten. Up to 55 letters, digits, dots, hyphens and "
+    "underscores."
+)
 
 
 def _file_name(name: str, *made_of: object) -> str:
@@ -30,8 +35,8 @@ def _sha256(path) -> str:
 def _refusal(
     name: str | None, checkpoints: tuple[str | None, ...], lora: str | None = None
 ) -> bool | str:
-    """Why a name or a file is refused; True where all are sound. Linked inputs are None and checked
-    when they are known.
+    """Why a name or a file is refused; True if all are valid. Linked inputs are None and are
+    checked once they are known.
     """
     try:
         if name is not None:
@@ -45,7 +50,7 @@ def _refusal(
 
 
 class CocktailExtractLora(io.ComfyNode):
-    """The difference of two checkpoints as a LoRA file."""
+    """The difference between two checkpoints as a LoRA file."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -53,7 +58,8 @@ class CocktailExtractLora(io.ComfyNode):
             node_id="CocktailExtractLora",
             display_name="Extract LoRA",
             category=CATEGORY,
-            description="Writes what a fine-tune has learned since its base as a LoRA file, which Load LoRA reads: the nearest one of that rank.",
+            description="Writes what a fine-tune has learned since its base as a LoRA file for "
+            "Load LoRA: the closest LoRA of the chosen rank.",
             search_aliases=["LoRA extract", "svd", "extract difference", "LoraSave"],
             is_output_node=True,
             inputs=[
@@ -67,7 +73,7 @@ class CocktailExtractLora(io.ComfyNode):
                     io.Combo.Input,
                     "base",
                     options=names.checkpoint_names(),
-                    tooltip="The checkpoint that it was trained from.",
+                    tooltip="The checkpoint it was trained from.",
                 ),
                 opt(
                     io.Int.Input,
@@ -75,20 +81,21 @@ class CocktailExtractLora(io.ComfyNode):
                     default=64,
                     min=1,
                     max=1024,
-                    tooltip="Rank of the LoRA, 1 to 1024: more keeps more of the difference and makes a larger file.",
+                    tooltip="Rank of the LoRA, 1 to 1024. A higher rank keeps more of the "
+                    "difference and makes a larger file.",
                 ),
                 opt(
                     io.String.Input,
                     "name",
                     default="lora",
-                    tooltip=f"Goes to loras/cocktail. {NAME}",
+                    tooltip=f"Name of the file in loras/cocktail. {NAME}",
                 ),
             ],
             outputs=[
                 types.CheckpointName.Output(
                     "lora",
                     display_name="lora",
-                    tooltip="The LoRA's name; link it to any LoRA input.",
+                    tooltip="The LoRA's name. Link it to any LoRA input.",
                 )
             ],
         )
@@ -103,7 +110,7 @@ class CocktailExtractLora(io.ComfyNode):
     def fingerprint_inputs(
         cls, checkpoint: str | None, base: str | None, **_: object
     ) -> list[list[int]]:
-        return _states([names.checkpoint_path(file) for file in (checkpoint, base) if file])
+        return file_states([names.checkpoint_path(file) for file in (checkpoint, base) if file])
 
     @classmethod
     def execute(cls, checkpoint: str, base: str, rank: int, name: str) -> io.NodeOutput:
@@ -120,7 +127,7 @@ class CocktailExtractLora(io.ComfyNode):
 
 
 class CocktailBakeLora(io.ComfyNode):
-    """A checkpoint with a LoRA added."""
+    """A checkpoint with a LoRA added to it."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -128,7 +135,8 @@ class CocktailBakeLora(io.ComfyNode):
             node_id="CocktailBakeLora",
             display_name="Bake LoRA",
             category=CATEGORY,
-            description="Writes a checkpoint with a LoRA added to its weights, and says what of the LoRA fits none. The original stays.",
+            description="Writes a copy of a checkpoint with a LoRA added to its weights, and "
+            "reports parts of the LoRA that match no weight. The original is left alone.",
             search_aliases=["merge LoRA", "LoRA to checkpoint", "fuse LoRA", "supermerger"],
             is_output_node=True,
             inputs=[
@@ -158,14 +166,14 @@ class CocktailBakeLora(io.ComfyNode):
                     io.String.Input,
                     "name",
                     default="baked",
-                    tooltip=f"Goes to checkpoints/cocktail. {NAME}",
+                    tooltip=f"Name of the file in checkpoints/cocktail. {NAME}",
                 ),
             ],
             outputs=[
                 types.CheckpointName.Output(
                     "baked",
                     display_name="checkpoint",
-                    tooltip="The new checkpoint's name; link it to any checkpoint input.",
+                    tooltip="The new checkpoint's name. Link it to any checkpoint input.",
                 )
             ],
         )
@@ -181,7 +189,7 @@ class CocktailBakeLora(io.ComfyNode):
         cls, checkpoint: str | None, lora: str | None, **_: object
     ) -> list[list[int]]:
         files = [names.checkpoint_path(checkpoint)] if checkpoint else []
-        return _states([*files, *([names.lora_path(lora)] if lora else [])])
+        return file_states([*files, *([names.lora_path(lora)] if lora else [])])
 
     @classmethod
     def execute(cls, checkpoint: str, lora: str, strength: float, name: str) -> io.NodeOutput:
@@ -193,18 +201,13 @@ class CocktailBakeLora(io.ComfyNode):
         if not out.exists():
             done = bake_lora(*paths, out, strength, Progress())
             told = (
-                f"{len(done.matched)} weights changed, {len(done.unmatched)} of the LoRA fit none"
+                f"{len(done.matched)} weights changed, "
+                f"{len(done.unmatched)} of the LoRA match no weight"
             )
         made = names.checkpoint_name(out)
         show_text(f"{made}: {told}")
         result = {"checkpoint": made}
         return io.NodeOutput(made, ui={"text": [f"{made}: {told}"], "cocktail": [result]})
-
-
-def _states(paths) -> list[list[int]]:
-    """A file that was replaced under the same name is looked at again."""
-    states = [path.stat() for path in paths]
-    return [[state.st_size, state.st_mtime_ns] for state in states]
 
 
 NODES: list[type[io.ComfyNode]] = [CocktailExtractLora, CocktailBakeLora]

@@ -14,7 +14,7 @@ from .sums import CATEGORY, SIDES
 
 
 class CocktailMergeMethod(io.ComfyNode):
-    """What a method makes of two to six recipes."""
+    """The result of a merge method on two to six recipes."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -22,8 +22,8 @@ class CocktailMergeMethod(io.ComfyNode):
             node_id="CocktailMergeMethod",
             display_name="Merge Method",
             category=CATEGORY,
-            description="Mixes recipes by a method that is no weighted sum: train difference, SLERP, TIES, DARE and others. The result is a "
-            "recipe as any other.",
+            description="Mixes recipes by a method other than a weighted sum: train difference, "
+            "SLERP, TIES, DARE and others. The result is a recipe like any other.",
             search_aliases=[
                 "TIES",
                 "DARE",
@@ -41,7 +41,8 @@ class CocktailMergeMethod(io.ComfyNode):
             inputs=[
                 types.Recipe.Input(
                     "a",
-                    tooltip="The first recipe: the one that is changed, or the base that the others were trained from.",
+                    tooltip="The first recipe: the one to change, or the base that the others "
+                    "were trained from.",
                 ),
                 types.Recipe.Input("b", tooltip="The second recipe."),
                 opt(
@@ -49,7 +50,7 @@ class CocktailMergeMethod(io.ComfyNode):
                     "method",
                     options=list(METHODS),
                     default="slerp",
-                    tooltip="How they are mixed. "
+                    tooltip="How the recipes are mixed. "
                     + " ".join(
                         f"{name} ({', '.join(m.operands)}{', ...' if m.more else ''}): {m.about}"
                         for name, m in METHODS.items()
@@ -59,9 +60,10 @@ class CocktailMergeMethod(io.ComfyNode):
                     io.String.Input,
                     "settings",
                     default="",
-                    placeholder="empty: as the method has them",
-                    tooltip="The method's settings, such as keep 0.2, strength 1. A list of block weights or a preset in brackets stands for a "
-                    "number of its own in every block: strength [GRAD_V]. Empty: "
+                    placeholder="empty: the method's defaults",
+                    tooltip="The method's settings, such as keep 0.2, strength 1. Block weights "
+                    "or a preset in brackets give each block its own number: strength [GRAD_V]. "
+                    "Empty: "
                     + "; ".join(
                         f"{name}: {', '.join(f'{s.name} {float(s.default):g}' for s in m.settings)}"
                         for name, m in METHODS.items()
@@ -87,8 +89,8 @@ class CocktailMergeMethod(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, method: str | None, settings: str | None) -> bool | str:
-        """The settings are checked with as many recipes as the method takes; how many are connected
-        is seen when it runs.
+        """Checks the settings with as many recipes as the method takes; how many are connected is
+        only known when it runs.
         """
         if method is None or settings is None:
             return True

@@ -1,13 +1,13 @@
-"""MODEL, CLIP and VAE of a recipe without a file.
+"""MODEL, CLIP and VAE of a recipe, without a file.
 
 `models_of(bind(recipe), precision)` gives what Load Checkpoint gives for the file of that recipe:
 the same tensors go through the same function of ComfyUI (`comfy.sd.load_state_dict_guess_config`)
 with the same metadata, so every picture is the same, pixel for pixel.
 
-What is handed out belongs to its user: no later merge changes it. The tensors are made in one
-buffer (`merge.in_memory.Memory`), which the next merge uses again with only the changed tensors
-made anew, because ComfyUI copies them into its own modules; where a version of ComfyUI keeps a
-tensor instead, the buffer stays with that model and the next merge takes a new one.
+No later merge changes the models that are handed out. The tensors are made in one buffer
+(`merge.in_memory.Memory`). As ComfyUI copies them into its own modules, the next merge uses the
+buffer again and computes only the tensors that have changed; if a version of ComfyUI keeps a tensor
+instead, the buffer stays with that model and the next merge takes a new one.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ _memory = Memory()
 def models_of(
     bound: BoundRecipe, precision: str = "fp16", memory: Memory = _memory
 ) -> tuple[Any, Any, Any, dict[str, Any]]:
-    """MODEL, CLIP and VAE of a recipe, and a report for the page: `changed` of `tensors` were made
-    anew, `notes`.
+    """MODEL, CLIP and VAE of a recipe, and a report for the page: `changed` of `tensors` were
+    computed, and `notes`.
 
-    CLIP is None where no ingredient has a text encoder. Raises MergeError when the ingredients do
-    not fit together, or when ComfyUI does not know their kind.
+    CLIP is None if no ingredient has a text encoder. Raises MergeError if the ingredients do not
+    fit together or ComfyUI does not recognise the result.
     """
     import comfy.model_management
     import comfy.sd
@@ -65,13 +65,14 @@ def models_of(
         memory.forget()
     if found is None:
         raise MergeError(
-            f"ComfyUI does not know the kind of model that {to_text(bound.recipe)} is. Mix full checkpoints."
+            f"ComfyUI does not recognise what kind of model {to_text(bound.recipe)} is. "
+            "Mix full checkpoints."
         )
     return (*found[:3], report)
 
 
 class CocktailMergeToModel(io.ComfyNode):
-    """The models that a recipe makes, without a file."""
+    """The models of a recipe, without a file."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -79,8 +80,9 @@ class CocktailMergeToModel(io.ComfyNode):
             node_id="CocktailMergeToModel",
             display_name="Merge to Model",
             category=CATEGORY,
-            description="Makes MODEL, CLIP and VAE of a recipe in memory, to try a mix before it becomes a file: the pictures are those of "
-            "the file. When a share changes, only the blocks that it touches are computed again.",
+            description="Makes MODEL, CLIP and VAE of a recipe in memory, so that you can try a "
+            "mix before saving it: the pictures are the same as with the file. When you change a "
+            "share, only the blocks it affects are computed again.",
             search_aliases=[
                 "merge models",
                 "live merge",
@@ -97,7 +99,8 @@ class CocktailMergeToModel(io.ComfyNode):
                 io.Vae.Output(
                     "vae_made",
                     display_name="vae",
-                    tooltip="The VAE: that of the first ingredient that has one, unless you choose another.",
+                    tooltip="The VAE of the first ingredient that has one, unless you choose "
+                    "another.",
                 ),
             ],
         )

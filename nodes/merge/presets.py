@@ -1,4 +1,4 @@
-"""Own presets of block weights."""
+"""Your own presets of block weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .sums import CATEGORY
 
 
 class CocktailSaveBlockPreset(io.ComfyNode):
-    """Block weights under a name of one's own."""
+    """Block weights saved under a name."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -25,7 +25,8 @@ class CocktailSaveBlockPreset(io.ComfyNode):
             node_id="CocktailSaveBlockPreset",
             display_name="Save Block Preset",
             category=CATEGORY,
-            description="Keeps block weights under a name of your own, in output/cocktail/block_presets.txt. No preset is ever overwritten.",
+            description="Saves block weights under a name of your choice, in "
+            "output/cocktail/block_presets.txt. No preset is ever overwritten.",
             search_aliases=["MBW preset", "block weights preset", "mbwpresets"],
             is_output_node=True,
             inputs=[
@@ -34,21 +35,24 @@ class CocktailSaveBlockPreset(io.ComfyNode):
                     "name",
                     default="",
                     placeholder="MY_CURVE",
-                    tooltip="Name of the preset: up to 64 letters, digits, '_', '-', '+', '*' and '/', beginning with a letter.",
+                    tooltip="Name of the preset: up to 64 letters, digits, '_', '-', '+', '*' and "
+                    "'/', beginning with a letter.",
                 ),
                 opt(
                     io.String.Input,
                     "weights",
                     default=", ".join(["0.5"] * 26),
                     multiline=True,
-                    tooltip="As in Block Weights: 25 or 19 numbers, one more in front for BASE, or the name of a preset.",
+                    tooltip="As in Block Weights: 25 or 19 numbers, with one more in front for "
+                    "BASE, or the name of a preset.",
                 ),
             ],
             outputs=[
                 io.String.Output(
                     "preset",
                     display_name="weights",
-                    tooltip="The preset's name; link it to the weights of Block Weights. Once saved, its presets list it too: press R.",
+                    tooltip="The preset's name. Link it to weights of Block Weights. Once it is "
+                    "saved, press R to see it in the list of presets too.",
                 )
             ],
         )
@@ -75,8 +79,8 @@ class CocktailSaveBlockPreset(io.ComfyNode):
 
 
 def own_presets() -> dict[str, BlockWeights]:
-    """One's own presets as they are now. Raises MergeError, naming the line of the file that is
-    none.
+    """Your own presets as they are now. Raises MergeError, which names the line, if a line of their
+    file is not a preset.
     """
     file = names.block_presets_file()
     try:
@@ -87,10 +91,10 @@ def own_presets() -> dict[str, BlockWeights]:
 
 
 def preset_names() -> list[str]:
-    """What the combo of presets lists: the field's, then one's own.
+    """What the combo of presets lists: the built-in ones, then your own.
 
-    While the file of one's own has a line that is no preset it lists the field's only; the node
-    that is queued names that line.
+    While a line of your own file is not a preset, it lists only the built-in ones; the node names
+    that line when it is queued.
     """
     try:
         own = own_presets()

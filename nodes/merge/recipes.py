@@ -1,4 +1,4 @@
-"""Recipes with a share for every block, recipes written as text, and recipes read from merged
+"""Recipes with a share for every block, recipes written as text, and recipes from merged
 checkpoints.
 """
 
@@ -11,7 +11,7 @@ from comfy_api.latest import io
 
 from ...merge.blocks import LAYOUTS, BlockWeights, values_text
 from ...merge.checkpoint import SAME_FILE, remake
-from ...merge.errors import MergeError
+from ...merge.errors import MergeError, nearest
 from ...merge.hashing import file_sha256, known_files
 from ...merge.metadata import read_recipe
 from ...merge.presets import CUSTOM, OTHER_NAMES, PRESETS, read_weights
@@ -23,12 +23,13 @@ from .. import types
 from ..host import names
 from ..host.progress import Progress, show_text
 from ..schema import opt, schema
+from .file_states import file_states
 from .presets import own_presets, preset_names
 from .sums import CATEGORY
 
 
 class CocktailBlockWeights(io.ComfyNode):
-    """A mix of two recipes, or a difference added, with a share for every block of the UNet."""
+    """A mix of two recipes, or an added difference, with a share for every block of the UNet."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -36,8 +37,8 @@ class CocktailBlockWeights(io.ComfyNode):
             node_id="CocktailBlockWeights",
             display_name="Block Weights",
             category=CATEGORY,
-            description="Mixes B into A with a share of B for every block of the UNet: 25 numbers for SD1.5, 19 for SDXL, or a preset. "
-            "With C connected: A + weights x (B - C).",
+            description="Mixes B into A with a share of B for every block of the UNet: 25 numbers "
+            "for SD1.5, 19 for SDXL, or a preset. With C connected: A + weights x (B - C).",
             search_aliases=[
                 "MBW",
                 "merge block weighted",
@@ -48,24 +49,26 @@ class CocktailBlockWeights(io.ComfyNode):
             ],
             inputs=[
                 types.Recipe.Input(
-                    "a", tooltip="The recipe that B is mixed into. The VAE is that of A."
+                    "a", tooltip="The recipe that B is mixed into. The VAE comes from A."
                 ),
-                types.Recipe.Input("b", tooltip="The recipe whose share is given for every block."),
+                types.Recipe.Input("b", tooltip="The recipe that has a share in every block."),
                 opt(
                     io.Combo.Input,
                     "preset",
                     options=[CUSTOM, *preset_names()],
                     default=CUSTOM,
-                    tooltip="custom: the numbers in weights. Otherwise one of the field's named curves, of which all but ALL_B keep the text "
-                    "encoder of A (BASE = 0), or one of your own that Save Block Preset has kept (press R to list new ones).",
+                    tooltip="custom: the numbers in weights. Otherwise one of the curves that "
+                    "merging tools share (all but ALL_B keep the text encoder of A, BASE = 0), or "
+                    "one of your own from Save Block Preset (press R to list new ones).",
                 ),
                 opt(
                     io.String.Input,
                     "weights",
                     default=", ".join(["0.5"] * 26),
                     multiline=True,
-                    tooltip="Used with preset = custom. Shares of B, usually 0 to 1: 25 numbers IN00..IN11, M00, OUT00..OUT11 for SD1.5 and "
-                    "SD2, 19 for SDXL, with one more in front for BASE (the text encoder). Or the name of a preset, also of one of "
+                    tooltip="Used with preset = custom. Shares of B, usually 0 to 1: 25 numbers "
+                    "IN00..IN11, M00, OUT00..OUT11 for SD1.5 and SD2, 19 for SDXL; put one more "
+                    "in front for BASE (the text encoder). Or the name of a preset, including "
                     "your own in output/cocktail/block_presets.txt.",
                 ),
                 opt(
@@ -73,36 +76,41 @@ class CocktailBlockWeights(io.ComfyNode):
                     "base",
                     default="",
                     placeholder="empty: as in the weights",
-                    tooltip="Share of B in the text encoder (BASE), such as 0.5. Empty: the first of 26 or 20 numbers, otherwise 0.",
+                    tooltip="Share of B in the text encoder (BASE), such as 0.5. Empty: the first "
+                    "of 26 or 20 numbers, otherwise 0.",
                 ),
                 opt(
                     io.String.Input,
                     "time_embed",
                     default="",
                     placeholder="empty: as IN00",
-                    tooltip="Share of B in the time embedding, which acts on all blocks and which tools put into different ones. Empty: "
-                    "that of IN00, as merge-block-weighted and supermerger do.",
+                    tooltip="Share of B in the time embedding, which acts on all blocks; tools "
+                    "disagree about the block it belongs to. Empty: the share of IN00, as in "
+                    "merge-block-weighted and supermerger.",
                 ),
                 opt(
                     io.String.Input,
                     "rules",
                     default="",
                     multiline=True,
-                    tooltip="Shares for parts of blocks, one rule a line: BLOCKS:ELEMENTS:SHARE, such as OUT03-OUT06:attn2:0.5. An element is a "
-                    "part of a tensor's name, or ATTENTION, FEED_FORWARD, CONVOLUTION, NORM. NOT in front turns a field round; later "
-                    "rules win. Empty: none.",
+                    tooltip="Shares for parts of blocks, one rule a line: BLOCKS:ELEMENTS:SHARE, "
+                    "such as OUT03-OUT06:attn2:0.5. An element is a part of a tensor's name, or "
+                    "ATTENTION, FEED_FORWARD, CONVOLUTION, NORM. NOT in front of a field means "
+                    "all others; the last rule that applies wins. Empty: none.",
                 ),
                 opt(
                     io.Combo.Input,
                     "layout",
                     options=list(LAYOUTS),
                     default="SD1.5",
-                    tooltip="For which UNet a preset is drawn: SD1.5 (also SD2) has 25 blocks, SDXL 19. Numbers tell by how many they are.",
+                    tooltip="The kind of UNet a preset is for: SD1.5 (and SD2) has 25 blocks, "
+                    "SDXL has 19. Numbers show it by their count.",
                 ),
                 types.Recipe.Input(
                     "c",
                     optional=True,
-                    tooltip="Optional. Connected, the difference B - C is added to A with the weights as multipliers.",
+                    tooltip="Optional. If connected, the difference B - C is added to A, with the "
+                    "weights as multipliers.",
                 ),
             ],
             outputs=[
@@ -122,7 +130,7 @@ class CocktailBlockWeights(io.ComfyNode):
         rules: str | None,
         layout: str | None,
     ) -> bool | str:
-        """Linked inputs are None here; they are checked when they are known."""
+        """Linked inputs are None here and are checked once they are known."""
         if None in (preset, weights, base, time_embed, rules, layout):
             return True
         try:
@@ -133,7 +141,7 @@ class CocktailBlockWeights(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, preset: str | None, weights: str | None, **_: object) -> str:
-        """A preset of one's own that has been edited in its file is another one."""
+        """Makes the node run again when your own preset is edited in its file."""
         chosen = weights if preset == CUSTOM else preset
         own = own_presets().get((chosen or "").strip())
         return values_text(own) if own else ""
@@ -161,7 +169,9 @@ class CocktailBlockWeights(io.ComfyNode):
         own = own_presets()
         if preset not in (CUSTOM, *PRESETS, *OTHER_NAMES, *own):
             raise MergeError(
-                f"There is no preset {preset!r}, neither of the field nor of your own: it is not in output/cocktail/{names.block_presets_file().name}. "
+                f"There is no preset {preset!r}, built in or in "
+                f"output/cocktail/{names.block_presets_file().name}."
+                f"{nearest(preset, [*PRESETS, *own])} "
                 "Choose another one, or save it with Save Block Preset and press R."
             )
         chosen = weights if preset == CUSTOM else preset
@@ -169,7 +179,7 @@ class CocktailBlockWeights(io.ComfyNode):
 
 
 class CocktailRecipeFromText(io.ComfyNode):
-    """A recipe as a person writes it."""
+    """A recipe written as text."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -177,7 +187,8 @@ class CocktailRecipeFromText(io.ComfyNode):
             node_id="CocktailRecipeFromText",
             display_name="Recipe from Text",
             category=CATEGORY,
-            description="Reads a recipe that is written down: 0.6 vodka + 0.2 epic + 0.2 dream, or base + 0.5 (v3 - v1), or a recipe's JSON.",
+            description="Reads a recipe from text: 0.6 vodka + 0.2 epic + 0.2 dream, or base + "
+            "0.5 (v3 - v1), or a recipe's JSON.",
             search_aliases=["merge expression", "formula", "recipe json", "paste recipe"],
             inputs=[
                 opt(
@@ -186,13 +197,14 @@ class CocktailRecipeFromText(io.ComfyNode):
                     default="",
                     multiline=True,
                     placeholder="0.6 vodka + 0.2 epic + 0.2 dream",
-                    tooltip="Shares (0.6, 60% or 3/5, adding up to 1 or 100) and checkpoints, added up; differences in parentheses. Checkpoints go "
-                    "by their names without folder and ending; names with blanks stand in quotation marks.",
+                    tooltip="A sum of shares (0.6, 60% or 3/5, adding up to 1 or 100) and "
+                    "checkpoints, with differences in parentheses. Write the checkpoints' names "
+                    "without folder and ending; put names with spaces in quotation marks.",
                 )
             ],
             outputs=[
                 types.Recipe.Output(
-                    "recipe", display_name="recipe", tooltip="The recipe that the text means."
+                    "recipe", display_name="recipe", tooltip="The recipe that the text describes."
                 )
             ],
         )
@@ -209,8 +221,9 @@ class CocktailRecipeFromText(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, text: str | None) -> list[list[int]]:
-        """A file that was replaced under the same name is another ingredient."""
-        return _file_states(cls._recipe(text)) if text is not None else []
+        if text is None:
+            return []
+        return _states(*(ingredient.name for ingredient in ingredients(cls._recipe(text))))
 
     @classmethod
     def execute(cls, text: str) -> io.NodeOutput:
@@ -238,8 +251,9 @@ class CocktailRecipeFromFile(io.ComfyNode):
             node_id="CocktailRecipeFromFile",
             display_name="Recipe from File",
             category=CATEGORY,
-            description="Reads the recipe that a merged checkpoint carries, to make it again or to go on from it: one of Cocktail, of A1111's "
-            "checkpoint merger or of supermerger. Its ingredients must be the same files as then.",
+            description="Reads the recipe in a merged checkpoint, so that you can make it again "
+            "or build on it. Understands files from Cocktail, A1111's checkpoint merger and "
+            "supermerger. The ingredients must be the same files as then.",
             search_aliases=[
                 "merge recipe",
                 "remake merge",
@@ -251,14 +265,15 @@ class CocktailRecipeFromFile(io.ComfyNode):
                     io.Combo.Input,
                     "checkpoint",
                     options=names.checkpoint_names(),
-                    tooltip="A checkpoint that Merge to File, A1111's web UI or supermerger has made.",
+                    tooltip="A checkpoint made by Merge to File, A1111's web UI or supermerger.",
                 )
             ],
             outputs=[
                 types.Recipe.Output(
                     "recipe",
                     display_name="recipe",
-                    tooltip="The recipe, its ingredients bound to their content: another file under an ingredient's name is refused.",
+                    tooltip="The recipe with the hashes of its ingredients: a different file "
+                    "under an ingredient's name is refused.",
                 )
             ],
         )
@@ -274,8 +289,8 @@ class CocktailRecipeFromFile(io.ComfyNode):
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, checkpoint: str | None) -> list[int]:
-        return _file_state(checkpoint) if checkpoint is not None else []
+    def fingerprint_inputs(cls, checkpoint: str | None) -> list[list[int]]:
+        return _states(checkpoint)
 
     @classmethod
     def execute(cls, checkpoint: str) -> io.NodeOutput:
@@ -286,7 +301,7 @@ class CocktailRecipeFromFile(io.ComfyNode):
 
 
 class CocktailRemakeFromFile(io.ComfyNode):
-    """A merged checkpoint made again from its own metadata, and compared with it."""
+    """A merged checkpoint made again from its own metadata, and compared with the original."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -294,8 +309,9 @@ class CocktailRemakeFromFile(io.ComfyNode):
             node_id="CocktailRemakeFromFile",
             display_name="Remake from File",
             category=CATEGORY,
-            description="Makes a merged checkpoint again from its own metadata: its recipe, precision, title and licences. Says whether the result is the "
-            "same file, bit for bit. Ingredients that were renamed are found by their content.",
+            description="Makes a merged checkpoint again from its own metadata: its recipe, "
+            "precision, title and licences. Reports whether the result is the same file, bit for "
+            "bit. Renamed ingredients are found by their content.",
             search_aliases=[
                 "reproduce merge",
                 "rebuild checkpoint",
@@ -309,32 +325,35 @@ class CocktailRemakeFromFile(io.ComfyNode):
                     io.Combo.Input,
                     "checkpoint",
                     options=names.checkpoint_names(),
-                    tooltip="A checkpoint that Merge to File, A1111's web UI or supermerger has made.",
+                    tooltip="A checkpoint made by Merge to File, A1111's web UI or supermerger.",
                 ),
                 opt(
                     io.String.Input,
                     "name",
                     default="",
                     placeholder="empty: named by the recipe's hash",
-                    tooltip="Name of the new checkpoint: cocktail/NAME.safetensors in the first checkpoints folder. Up to 64 letters, digits, dots, "
-                    "hyphens and underscores. Empty: remade- and the first 12 digits of the recipe's hash.",
+                    tooltip="Name of the new checkpoint: cocktail/NAME.safetensors in the first "
+                    "checkpoints folder. Up to 64 letters, digits, dots, hyphens and underscores. "
+                    "Empty: remade- and the first 12 digits of the recipe's hash.",
                 ),
             ],
             outputs=[
                 types.CheckpointName.Output(
                     "remade",
                     display_name="checkpoint",
-                    tooltip="The new checkpoint's name; link it to any checkpoint input.",
+                    tooltip="The new checkpoint's name. Link it to any checkpoint input.",
                 ),
                 io.Boolean.Output(
                     "is_same_file",
                     display_name="same file",
-                    tooltip="Whether it equals the original bit for bit, metadata included.",
+                    tooltip="Whether the new file equals the original bit for bit, including the "
+                    "metadata.",
                 ),
                 io.String.Output(
                     "verdict",
                     display_name="verdict",
-                    tooltip="the same file, the same tensors with other metadata, or another result.",
+                    tooltip="The same file, the same tensors with other metadata, or a different "
+                    "result.",
                 ),
             ],
         )
@@ -351,8 +370,8 @@ class CocktailRemakeFromFile(io.ComfyNode):
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, checkpoint: str | None, **_: object) -> list[int]:
-        return _file_state(checkpoint) if checkpoint is not None else []
+    def fingerprint_inputs(cls, checkpoint: str | None, **_: object) -> list[list[int]]:
+        return _states(checkpoint)
 
     @classmethod
     def execute(cls, checkpoint: str, name: str) -> io.NodeOutput:
@@ -381,8 +400,8 @@ class CocktailRemakeFromFile(io.ComfyNode):
 
 
 def _place_now(ingredient: Ingredient, others: list[Path], cache: Path) -> Path:
-    """The file of an ingredient's name, else that of its content. Raises BadName when it is
-    nowhere.
+    """The file with an ingredient's name, or else with its content. Raises BadName if there is
+    none.
     """
     try:
         return names.ingredient_path(ingredient.name)
@@ -394,9 +413,7 @@ def _place_now(ingredient: Ingredient, others: list[Path], cache: Path) -> Path:
 
 
 def _name_now(ingredient: Ingredient) -> str:
-    """The name of an ingredient's file now, where it has been renamed or moved since and its
-    content is known already.
-    """
+    """The present name of an ingredient whose file was renamed or moved, if its hash is known."""
     try:
         names.ingredient_path(ingredient.name)
     except names.BadName:
@@ -406,13 +423,8 @@ def _name_now(ingredient: Ingredient) -> str:
     return ingredient.name
 
 
-def _file_states(recipe: Recipe) -> list[list[int]]:
-    return [_file_state(ingredient.name) for ingredient in ingredients(recipe)]
-
-
-def _file_state(checkpoint: str) -> list[int]:
-    status = names.ingredient_path(checkpoint).stat()
-    return [status.st_size, status.st_mtime_ns]
+def _states(*ingredients: str | None) -> list[list[int]]:
+    return file_states(names.ingredient_path(name) for name in ingredients if name is not None)
 
 
 NODES: list[type[io.ComfyNode]] = [

@@ -1,4 +1,4 @@
-"""The HTTP route of block weights: what the bars on Block Weights are drawn from."""
+"""The HTTP route of block weights, for the bars on Block Weights."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from .presets import own_presets
 
 
 def add(table: web.RouteTableDef) -> None:
-    """Add the route to ComfyUI's table; it serves it below /api too."""
+    """Add the route to ComfyUI's table, which also serves it under /api."""
     table.get("/cocktail/block_presets")(_block_presets)
 
 
 async def _block_presets(request: web.Request) -> web.Response:
-    """The blocks of each layout, the numbers of every preset, and what is wrong with the file of
-    own ones, if anything.
+    """The blocks of each layout, the numbers of every preset, and any problem with the file of your
+    own presets.
     """
     return web.json_response(await asyncio.to_thread(_presets))
 

@@ -16,18 +16,21 @@ from ..host.progress import show_text
 from ..schema import opt, schema
 from .sums import CATEGORY, SIDES, bind
 
-NAME = "what goes together: the same name in Cocktail Search and Score Recipe. Up to 64 letters, digits, dots, hyphens and underscores"
+NAME = (
+    "the same in Cocktail Search and in Score Recipe. Up to 64 letters, digits, dots, hyphens and "
+    "underscores"
+)
 
 
 def _table(name: str):
-    """Where the scores of a search are kept: one line of JSON each (see merge/search.py), also for
-    whoever else has scores.
+    """The file with the scores of a search, one line of JSON each (see merge/search.py). Other
+    programs may add scores too.
     """
     return names.cocktail_dir("searches", names.check_name(name, "search"), "scores.jsonl")
 
 
 class CocktailSearch(io.ComfyNode):
-    """Mixes to try next, as text for the axis of a grid."""
+    """Mixes to try next, as text for a grid's axis."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -35,8 +38,9 @@ class CocktailSearch(io.ComfyNode):
             node_id="CocktailSearch",
             display_name="Cocktail Search",
             category=CATEGORY,
-            description="Proposes mixes of two to six recipes: random ones, all in steps, or by what scored well so far. None of them becomes "
-            "a file: link recipes to a grid's axis, score them, and queue again.",
+            description="Proposes mixes of two to six recipes: random ones, all in steps, or ones "
+            "close to what has scored well. No files are made: link recipes to a grid's axis, "
+            "score the mixes, and queue again.",
             search_aliases=[
                 "auto merge",
                 "bayesian merger",
@@ -60,7 +64,9 @@ class CocktailSearch(io.ComfyNode):
                     "method",
                     options=list(search.METHODS),
                     default=search.RANDOM,
-                    tooltip="random: evenly spread over all mixes. grid: all mixes in steps. bayesian: near what scored well (needs Optuna), random until 4 are scored.",
+                    tooltip="random: evenly spread over all mixes. grid: all mixes in steps. "
+                    "bayesian: close to what has scored well (needs Optuna); random until 4 mixes "
+                    "have scores.",
                 ),
                 opt(
                     io.Int.Input,
@@ -76,7 +82,8 @@ class CocktailSearch(io.ComfyNode):
                     default=20,
                     min=1,
                     max=50,
-                    tooltip="Step of the shares in percent with grid; it must divide 100. 20 and three recipes give 21 mixes.",
+                    tooltip="For grid: the step between shares in percent, which must divide 100. "
+                    "A step of 20 gives 21 mixes of three recipes.",
                 ),
                 opt(
                     io.Int.Input,
@@ -84,7 +91,7 @@ class CocktailSearch(io.ComfyNode):
                     default=0,
                     min=0,
                     max=2**63 - 1,
-                    tooltip="The same seed and scores give the same mixes.",
+                    tooltip="The same seed and the same scores give the same mixes.",
                 ),
                 *(
                     types.Recipe.Input(
@@ -97,12 +104,13 @@ class CocktailSearch(io.ComfyNode):
                 io.String.Output(
                     "recipes",
                     display_name="recipes",
-                    tooltip="The mixes as text, one a line, for an axis whose target is recipe.",
+                    tooltip="The mixes as text, one a line, for an axis with the target recipe.",
                 ),
                 types.Recipe.Output(
                     "best",
                     display_name="best",
-                    tooltip="The recipe with the best score so far; without scores the first mix.",
+                    tooltip="The recipe with the best score so far, or the first mix if there are "
+                    "no scores.",
                 ),
                 io.String.Output(
                     "report", display_name="report", tooltip="The scores so far, best first."
@@ -123,7 +131,7 @@ class CocktailSearch(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, name: str | None, **_: object) -> list[int]:
-        """New scores give new proposals."""
+        """Makes the node run again when there are new scores."""
         if name is None:
             return []
         table = _table(name)
@@ -146,7 +154,7 @@ class CocktailSearch(io.ComfyNode):
     ) -> io.NodeOutput:
         recipes = [bind(recipe).recipe for recipe in (a, b, c, d, e, f) if recipe is not None]
         if len(set(recipes)) < len(recipes):
-            raise MergeError("Two of the recipes are the same. Take one off.")
+            raise MergeError("Two of the recipes are the same. Disconnect one of them.")
         scored = search.read_scores(_table(name))
         known = search.known_shares(recipes, scored)
         found = search.propose(method, len(recipes), tries, seed, step, known)
@@ -155,7 +163,7 @@ class CocktailSearch(io.ComfyNode):
             raise MergeError("There is no mix left to try. Choose another seed or a smaller step.")
         lines = [to_text(mix) for mix in mixes]
         told = [f"{entry.score:g}  {to_text(entry.recipe)}" for entry in scored]
-        report = "\n".join(told) or "No scores yet: Score Recipe writes them."
+        report = "\n".join(told) or "No scores yet. Add some with Score Recipe."
         show_text(f"{len(mixes)} mixes, {len(scored)} scored")
         result = {"shares": [list(shares) for shares in found], "scored": len(scored)}
         return io.NodeOutput(
@@ -167,7 +175,7 @@ class CocktailSearch(io.ComfyNode):
 
 
 class CocktailScoreRecipe(io.ComfyNode):
-    """A score for a recipe, kept for the search."""
+    """A score for a recipe, saved for the search."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -175,7 +183,8 @@ class CocktailScoreRecipe(io.ComfyNode):
             node_id="CocktailScoreRecipe",
             display_name="Score Recipe",
             category=CATEGORY,
-            description="Keeps how good a recipe is, by your eyes or by a metric's number, for the next proposals of Cocktail Search.",
+            description="Saves how good a recipe is, judged by you or by a metric, for the next "
+            "proposals of Cocktail Search.",
             search_aliases=["rate merge", "vote", "metric", "score"],
             is_output_node=True,
             inputs=[
@@ -194,13 +203,15 @@ class CocktailScoreRecipe(io.ComfyNode):
                     max=1e9,
                     step=0.1,
                     round=False,
-                    tooltip="The higher the better, in any unit. Can be linked from a node that measures pictures.",
+                    tooltip="The higher the better, in any unit. You can link a node that "
+                    "measures pictures.",
                 ),
                 opt(
                     io.String.Input,
                     "judge",
                     default="me",
-                    tooltip="Who or what scores. A new score of the same judge replaces the old one; several judges are averaged.",
+                    tooltip="Who or what gives the score. A new score from the same judge "
+                    "replaces the old one; the scores of several judges are averaged.",
                 ),
             ],
             outputs=[
@@ -220,7 +231,7 @@ class CocktailScoreRecipe(io.ComfyNode):
         except names.BadName as error:
             return str(error)
         if judge is not None and not judge.strip():
-            return "Say who scores: the judge is empty."
+            return "The judge is empty. Enter who gives the score."
         if score is not None and not math.isfinite(score):
             return "The score must be a number."
         return True

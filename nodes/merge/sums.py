@@ -1,4 +1,4 @@
-"""Mixing checkpoints: ingredients, weighted sums and differences are data until
+"""Mixing checkpoints: ingredients, weighted sums and differences are only data until
 `CocktailMergeToFile` makes the file.
 """
 
@@ -16,7 +16,7 @@ from ...merge.checkpoint import (
     make_checkpoint,
     notes_of,
 )
-from ...merge.errors import MergeError
+from ...merge.errors import MergeError, nearest
 from ...merge.licence import Licence, parse_by_hand
 from ...merge.plan import PRECISIONS
 from ...merge.recipe import Ingredient, Parts, Recipe, add_difference, flatten, weighted_sum
@@ -25,6 +25,7 @@ from .. import types
 from ..host import names
 from ..host.progress import Progress, show_text
 from ..schema import opt, schema
+from .file_states import file_states
 
 CATEGORY = "cocktail/merge"
 SIDES = "abcdef"
@@ -41,21 +42,23 @@ class CocktailIngredient(io.ComfyNode):
             node_id="CocktailIngredient",
             display_name="Ingredient",
             category=CATEGORY,
-            description="One checkpoint to mix with others. Nothing is loaded: only its file header is read.",
+            description="One checkpoint to mix with others. It is not loaded: only its file "
+            "header is read.",
             search_aliases=["merge model", "checkpoint merger", "primary model", "model A"],
             inputs=[
                 opt(
                     io.Combo.Input,
                     "checkpoint",
                     options=names.checkpoint_names(),
-                    tooltip="The checkpoint: a .safetensors file, or a .ckpt file that holds tensors and no code. Can be linked from a node that picks or makes one.",
+                    tooltip="The checkpoint: a .safetensors file, or a .ckpt file with tensors "
+                    "and no code. You can also link a node that picks or makes one.",
                 )
             ],
             outputs=[
                 types.Recipe.Output(
                     "recipe",
                     display_name="recipe",
-                    tooltip="The recipe that is this checkpoint alone.",
+                    tooltip="A recipe of just this checkpoint.",
                 )
             ],
         )
@@ -71,12 +74,8 @@ class CocktailIngredient(io.ComfyNode):
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, checkpoint: str | None) -> list[int]:
-        """A file that was replaced under the same name is another ingredient."""
-        if checkpoint is None:
-            return []
-        status = names.checkpoint_path(checkpoint).stat()
-        return [status.st_size, status.st_mtime_ns]
+    def fingerprint_inputs(cls, checkpoint: str | None) -> list[list[int]]:
+        return file_states([names.checkpoint_path(checkpoint)] if checkpoint else [])
 
     @classmethod
     def execute(cls, checkpoint: str) -> io.NodeOutput:
@@ -93,7 +92,8 @@ class CocktailWeightedSum(io.ComfyNode):
             node_id="CocktailWeightedSum",
             display_name="Weighted Sum",
             category=CATEGORY,
-            description="Mixes two to six recipes by their shares. 60, 20, 20 gives exactly 60 %, 20 %, 20 %, in one step.",
+            description="Mixes two to six recipes by their shares. 60, 20, 20 gives exactly 60 %, "
+            "20 %, 20 %, in one step.",
             search_aliases=[
                 "merge",
                 "mix",
@@ -125,11 +125,11 @@ class CocktailWeightedSum(io.ComfyNode):
         share_of_e: float | None = 0.0,
         share_of_f: float | None = 0.0,
     ) -> bool | str:
-        """Linked shares are None here; they are checked when they are known."""
+        """Linked shares are None here and are checked once they are known."""
         shares = (share_of_a, share_of_b, share_of_c, share_of_d, share_of_e, share_of_f)
         known = [share for share in shares if share is not None]
         if any(not 0 <= share <= LARGEST_SHARE for share in known):
-            return f"Shares go from 0 to {LARGEST_SHARE:.0f}."
+            return f"Shares must be from 0 to {LARGEST_SHARE:.0f}."
         if len(known) == len(shares) and not any(known):
             return "All shares are 0. Give at least one recipe a share above 0."
         return True
@@ -168,10 +168,10 @@ class CocktailAddDifference(io.ComfyNode):
             description="Adds to A what B has learned since C: A + multiplier x (B - C).",
             search_aliases=["merge", "A1111 add difference", "transfer fine-tune", "task vector"],
             inputs=[
-                types.Recipe.Input("a", tooltip="The recipe that is changed."),
-                types.Recipe.Input("b", tooltip="The recipe that has what is to be added."),
+                types.Recipe.Input("a", tooltip="The recipe to change."),
+                types.Recipe.Input("b", tooltip="The recipe that has learned what to add."),
                 types.Recipe.Input(
-                    "c", tooltip="The recipe that B was made from; it is subtracted from B."
+                    "c", tooltip="The recipe that B started from; it is subtracted from B."
                 ),
                 opt(
                     io.Float.Input,
@@ -181,15 +181,16 @@ class CocktailAddDifference(io.ComfyNode):
                     max=10.0,
                     step=0.05,
                     round=0.001,
-                    tooltip="How much of the difference B - C is added to A: 0 = none, 1 = all, 0.5 = half. From -10 to 10; "
-                    "below 0 it is taken away, above 1 exaggerated.",
+                    tooltip="How much of the difference B - C is added to A: 0 = nothing, 1 = "
+                    "all, 0.5 = half. From -10 to 10: below 0 subtracts it, above 1 exaggerates "
+                    "it.",
                 ),
             ],
             outputs=[
                 types.Recipe.Output(
                     "recipe",
                     display_name="recipe",
-                    tooltip="A with the difference added, as a recipe.",
+                    tooltip="A plus the difference, as a recipe.",
                 )
             ],
         )
@@ -208,8 +209,9 @@ class CocktailMergeToFile(io.ComfyNode):
             node_id="CocktailMergeToFile",
             display_name="Merge to File",
             category=CATEGORY,
-            description="Makes the checkpoint of a recipe in one pass and a few megabytes of memory. The same recipe is made only "
-            "once; no file is ever overwritten.",
+            description="Makes the checkpoint of a recipe in one pass, with a few megabytes of "
+            "memory. A recipe that has been made already is not made again, and no file is ever "
+            "overwritten.",
             search_aliases=["save merge", "checkpoint merger", "save checkpoint", "bake"],
             is_output_node=True,
             inputs=[
@@ -219,8 +221,9 @@ class CocktailMergeToFile(io.ComfyNode):
                     "name",
                     default="",
                     placeholder="empty: named by the recipe's hash",
-                    tooltip="Name of the new checkpoint: cocktail/NAME.safetensors in the first checkpoints folder. Up to 64 letters, "
-                    "digits, dots, hyphens and underscores. Empty: merge- and the first 12 digits of the recipe's hash.",
+                    tooltip="Name of the new checkpoint: cocktail/NAME.safetensors in the first "
+                    "checkpoints folder. Up to 64 letters, digits, dots, hyphens and underscores. "
+                    "Empty: merge- and the first 12 digits of the recipe's hash.",
                 ),
                 *how_inputs(),
                 opt(
@@ -230,16 +233,18 @@ class CocktailMergeToFile(io.ComfyNode):
                     default="",
                     multiline=True,
                     placeholder="vodka: cc-by-4.0",
-                    tooltip="Licences that no file says, one a line: NAME: LICENCE. Others are read from the ingredients' metadata and from "
-                    "files beside them (NAME.license.json, NAME.civitai.info). They are written into the result; what does not go "
-                    "together is told.",
+                    tooltip="Licences that no file states, one a line: NAME: LICENCE. The others "
+                    "are read from the ingredients' metadata and from files beside them "
+                    "(NAME.license.json, NAME.civitai.info). All are recorded in the result, and "
+                    "you are warned about licences that do not go together.",
                 ),
             ],
             outputs=[
                 types.CheckpointName.Output(
                     "checkpoint",
                     display_name="checkpoint",
-                    tooltip="The new checkpoint's name; link it to any checkpoint input, also that of Load Checkpoint.",
+                    tooltip="The new checkpoint's name. Link it to any checkpoint input, "
+                    "including that of Load Checkpoint.",
                 )
             ],
         )
@@ -291,15 +296,16 @@ class CocktailMergeToFile(io.ComfyNode):
 
 
 def how_inputs() -> list[io.Input]:
-    """How a recipe is made: the precision, and where the VAE and the text encoder come from."""
+    """The inputs for making a recipe: precision, and the source of the VAE and the text encoder."""
     return [
         opt(
             io.Combo.Input,
             "precision",
             options=list(PRECISIONS),
             default="fp16",
-            tooltip="How UNet and text encoder are stored. fp16: 2 bytes a number, what most tools expect. bf16: 2 bytes, "
-            "coarser with a wider range. fp32: 4 bytes. fp8: 1 byte in the UNet, 2 in the text encoder. The VAE keeps its own.",
+            tooltip="How UNet and text encoder are stored. fp16: 2 bytes per number, what most "
+            "tools expect. bf16: 2 bytes, less precise but with a wider range. fp32: 4 bytes. "
+            "fp8: 1 byte in the UNet, 2 in the text encoder. The VAE keeps its own precision.",
         ),
         opt(
             io.Combo.Input,
@@ -307,31 +313,34 @@ def how_inputs() -> list[io.Input]:
             optional=True,
             options=[OWN_VAE, *names.vae_names()],
             default=OWN_VAE,
-            tooltip="A VAE file to bake in, byte for byte. as in the recipe: that of the first ingredient that has one.",
+            tooltip="A VAE file to put into the checkpoint unchanged. as in the recipe: the VAE "
+            "of the first ingredient that has one.",
         ),
         types.Recipe.Input(
             "vae_of",
             optional=True,
-            tooltip="Optional. The VAE comes from here: of an ingredient byte for byte, of a mix mixed by its shares. Not together "
-            "with a VAE file.",
+            tooltip="Optional. Takes the VAE from this recipe: unchanged from an ingredient, "
+            "mixed by the shares of a mix. Cannot be combined with a VAE file.",
         ),
         types.Recipe.Input(
             "text_encoder_of",
             optional=True,
-            tooltip="Optional. The text encoder is mixed by this recipe, with shares of its own, and not by the first one.",
+            tooltip="Optional. Mixes the text encoder by this recipe, with its own shares, "
+            "instead of by the first one.",
         ),
     ]
 
 
 def check_vae(vae: str | None) -> None:
-    """Raise MergeError or BadName unless this is a choice of the vae input; a linked one is None
-    and checked when it is known.
+    """Raise MergeError or BadName unless this is a choice of the vae input. A linked one is None
+    and is checked once it is known.
     """
     if vae in (None, OWN_VAE):
         return
     if vae not in names.vae_names():
         raise MergeError(
-            f"There is no VAE file {vae!r} in ComfyUI's vae folders. Put it there and press R."
+            f"There is no VAE file {vae!r} in ComfyUI's vae "
+            f"folders.{nearest(vae, names.vae_names())} Put it there and press R."
         )
     check_file(names.ingredient_path(vae))
 
@@ -339,10 +348,10 @@ def check_vae(vae: str | None) -> None:
 def with_parts(
     recipe: Recipe, vae: str, vae_of: Recipe | None, text_encoder_of: Recipe | None
 ) -> Recipe:
-    """The recipe with the VAE and the text encoder that are asked for."""
+    """The recipe with the chosen VAE and text encoder."""
     if vae != OWN_VAE:
         if vae_of is not None:
-            raise MergeError("Choose a VAE file or connect vae_of, not both.")
+            raise MergeError("Choose either a VAE file or vae_of, not both.")
         vae_of = Ingredient(vae)
     if vae_of is None and text_encoder_of is None:
         return recipe
@@ -364,7 +373,7 @@ def bind(recipe: Recipe, licences: Mapping[str, Licence] | None = None) -> Bound
 
 
 def shares_of(bound: BoundRecipe) -> dict[str, float]:
-    """The share of each ingredient outside of the UNet, and of each method with its operands."""
+    """The share of each ingredient outside the UNet, and of each method with its operands."""
     return {
         atom.name if isinstance(atom, Ingredient) else to_text(atom): float(weight)
         for atom, weight in flatten(bound.recipe)
@@ -377,7 +386,7 @@ def _recipe_input(side: str, optional: bool) -> io.Input:
         side,
         optional=optional,
         tooltip=f"Recipe {side.upper()}: an ingredient or another mix.{note}"
-        + (" The VAE is taken from A's first ingredient." if side == "a" else ""),
+        + (" The VAE comes from the first ingredient of A." if side == "a" else ""),
     )
 
 
@@ -393,8 +402,8 @@ def _share_input(side: str, optional: bool) -> io.Input:
         max=LARGEST_SHARE,
         step=1.0,
         round=0.001,
-        tooltip=f"Share of {label} in the mix, from 0 to 1000. Shares are divided by their total, so 60, 20, 20 and 0.6, 0.2, 0.2 "
-        f"are the same.{note}",
+        tooltip=f"Share of {label} in the mix, from 0 to 1000. Shares are divided by their total, "
+        f"so 60, 20, 20 and 0.6, 0.2, 0.2 mean the same.{note}",
     )
 
 

@@ -77,19 +77,34 @@ def tensor(shape, *offsets, dtype="F32"):
 
 TWO = [2]
 LIES = {
-    "outside": ({"x": tensor([4], 0, 16)}, "it should have 86 bytes and has 78: it is cut off"),
-    "far outside": ({"x": tensor([1 << 61], 0, 1 << 63)}, "its entry for 'x' is not one of a tensor"),
-    "overlapping": ({"x": tensor(TWO, 0, 8), "y": tensor(TWO, 0, 8)}, "the tensor y overlaps the one before"),
-    "backwards": ({"x": tensor(TWO, 8, 0)}, "the tensor x has another size than its shape [2] says"),
-    "negative": ({"x": tensor(TWO, -8, 0)}, "its entry for 'x' is not one of a tensor"),
-    "negative shape": ({"x": tensor([-2], 0, 8)}, "its entry for 'x' is not one of a tensor"),
-    "hole": ({"x": tensor(TWO, 8, 16)}, "the tensor x leaves a hole before it"),
-    "unknown type": ({"x": tensor(TWO, 0, 8, dtype="F33")}, "the tensor x has the unknown type 'F33'"),
-    "wrong type": ({"x": tensor(TWO, 0, 8, dtype="F16")}, "the tensor x has another size than its shape [2] says"),
+    "outside": ({"x": tensor([4], 0, 16)}, "it should have 86 bytes but has 78: it is cut off"),
+    "far outside": (
+        {"x": tensor([1 << 61], 0, 1 << 63)},
+        "its entry for 'x' does not describe a tensor",
+    ),
+    "overlapping": (
+        {"x": tensor(TWO, 0, 8), "y": tensor(TWO, 0, 8)},
+        "the tensor y overlaps the one before it",
+    ),
+    "backwards": (
+        {"x": tensor(TWO, 8, 0)},
+        "the size of the tensor x does not match its shape [2]",
+    ),
+    "negative": ({"x": tensor(TWO, -8, 0)}, "its entry for 'x' does not describe a tensor"),
+    "negative shape": ({"x": tensor([-2], 0, 8)}, "its entry for 'x' does not describe a tensor"),
+    "hole": ({"x": tensor(TWO, 8, 16)}, "the tensor x has a hole before it"),
+    "unknown type": (
+        {"x": tensor(TWO, 0, 8, dtype="F33")},
+        "the tensor x has the unknown type 'F33'",
+    ),
+    "wrong type": (
+        {"x": tensor(TWO, 0, 8, dtype="F16")},
+        "the size of the tensor x does not match its shape [2]",
+    ),
     "not JSON": (b"{'x': 1}", "its header is not JSON"),
     "not an object": (b"[1, 2]  ", "its header is not a JSON object"),
     "deep": (b"[" * 100_000, "its header is not JSON"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("lie", LIES)
@@ -97,25 +112,25 @@ def test_a_header_that_lies_is_told(folder, lie):
     header, reason = LIES[lie]
     write_header(folder / "b.safetensors", header)
     assert refusal(folder) == (
-        f"b.safetensors is not a sound safetensors file: {reason}. Copy or download it again."
+        f"b.safetensors is not a valid safetensors file: {reason}. Copy or download it again."
     )
 
 
 @pytest.mark.parametrize(
     ("length", "reason"),
     [
-        (2 << 30, "its header claims 2147483648 bytes, more than the format allows"),
+        (2 << 30, "its header claims to have 2147483648 bytes, more than the format allows"),
         (
             (1 << 64) - 1,
-            "its header claims 18446744073709551615 bytes, more than the format allows",
+            "its header claims to have 18446744073709551615 bytes, more than the format allows",
         ),
-        (90_000_000, "its header claims 90000000 bytes and the file ends after 77"),
+        (90_000_000, "its header claims to have 90000000 bytes, but the file ends after 77"),
     ],
 )
 def test_a_header_that_is_too_long_is_told_without_reading_it(folder, length, reason):
     write_header(folder / "b.safetensors", {"x": tensor(TWO, 0, 8)}, length=length)
     assert refusal(folder) == (
-        f"b.safetensors is not a sound safetensors file: {reason}. Copy or download it again."
+        f"b.safetensors is not a valid safetensors file: {reason}. Copy or download it again."
     )
 
 
@@ -123,12 +138,13 @@ def test_a_truncated_ingredient_is_told(folder):
     whole = (folder / "b.safetensors").read_bytes()
     (folder / "b.safetensors").write_bytes(whole[:-1])
     assert refusal(folder) == (
-        f"b.safetensors is not a sound safetensors file: it should have {len(whole)} bytes and has {len(whole) - 1}: "
-        "it is cut off. Copy or download it again."
+        f"b.safetensors is not a valid safetensors file: it should have {len(whole)} bytes but has "
+        f"{len(whole) - 1}: it is cut off. Copy or download it again."
     )
     (folder / "b.safetensors").write_bytes(b"1234")
     assert refusal(folder) == (
-        "b.safetensors is not a sound safetensors file: it has only 4 bytes. Copy or download it again."
+        "b.safetensors is not a valid safetensors file: it has only 4 bytes. Copy or download it "
+        "again."
     )
 
 
@@ -137,14 +153,16 @@ def test_an_ingredient_that_is_none_is_told(folder, write):
     assert refusal(folder) == "b.safetensors cannot be read: No such file or directory."
     write("b", {"note": torch.zeros(3)})
     assert refusal(folder) == (
-        "Only checkpoints of one family can be mixed: a.safetensors is SD1.5, b.safetensors is a file without a Stable Diffusion UNet."
+        "Only checkpoints of one family can be mixed: a.safetensors is SD1.5, b.safetensors is a "
+        "file without a Stable Diffusion UNet."
     )
 
 
 def test_whole_numbers_where_weights_should_be_are_told(folder, write, sd15):
     write("b", sd15(2) | {BIAS: torch.arange(4)})
     assert refusal(folder) == (
-        f"b.safetensors has whole numbers where weights should be: {BIAS}. The checkpoint is broken; use another one."
+        f"b.safetensors has whole numbers where weights should be: {BIAS}. The checkpoint is "
+        "broken; use another one."
     )
 
 
@@ -155,7 +173,8 @@ def test_what_is_not_a_number_is_told(folder, write, sd15, name, value):
     broken[name][1] = float(value)
     write("b", broken)
     assert refusal(folder) == (
-        f"These tensors hold NaN or infinity: {name} in b.safetensors. The checkpoint is broken; use another one."
+        f"These tensors contain NaN or infinity: {name} in b.safetensors. The checkpoint is "
+        "broken; use another one."
     )
 
 
@@ -164,7 +183,8 @@ def test_a_result_that_is_too_large_is_told(folder, write, sd15):
     large[BIAS][1] = 1e9
     write("b", large)
     assert refusal(folder) == (
-        f"These tensors become too large for the precision: {BIAS}. Choose bf16 or fp32."
+        f"The numbers in these tensors become too large for the precision: {BIAS}. Choose bf16 or "
+        "fp32."
     )
 
 
@@ -174,22 +194,32 @@ def test_two_families_are_told(folder, write, sd15):
         wide[name] = torch.zeros(32, 1024)
     write("b", wide)
     assert refusal(folder) == (
-        "Only checkpoints of one family can be mixed: a.safetensors is SD1.5, b.safetensors is Stable Diffusion 2."
+        "Only checkpoints of one family can be mixed: a.safetensors is SD1.5, b.safetensors is "
+        "Stable Diffusion 2."
     )
 
 
 def test_tensors_of_another_shape_are_told(folder, write, sd15):
     write("b", sd15(2) | {BIAS: torch.zeros(5)})
     assert refusal(folder) == (
-        "a.safetensors and b.safetensors do not have the same tensors: "
-        f"{BIAS} is (4,) in a.safetensors and (5,) in b.safetensors. Mix checkpoints of the same architecture and layout."
+        f"a.safetensors and b.safetensors do not have the same tensors: {BIAS} is (4,) in "
+        "a.safetensors and (5,) in b.safetensors. Mix checkpoints of the same architecture and "
+        "layout."
     )
 
 
 @pytest.mark.parametrize(
     ("share", "shown"),
-    [("much", "'much'"), (float("nan"), "nan"), (float("inf"), "inf"), (None, "None"), ("1/0", "'1/0'"), ([1], "[1]"), (True, "True")],
-)  # fmt: skip
+    [
+        ("much", "'much'"),
+        (float("nan"), "nan"),
+        (float("inf"), "inf"),
+        (None, "None"),
+        ("1/0", "'1/0'"),
+        ([1], "[1]"),
+        (True, "True"),
+    ],
+)
 def test_shares_that_are_no_numbers_are_told(share, shown):
     value = {
         "kind": "weighted_sum",
@@ -202,7 +232,7 @@ def test_shares_that_are_no_numbers_are_told(share, shown):
     )
 
 
-TOO_DEEP = "The recipe is nested more than 100 deep. Write it flatter."
+TOO_DEEP = "The recipe is nested more than 100 levels deep. Make it flatter."
 
 
 def test_a_recipe_that_holds_itself_is_told():
@@ -235,8 +265,9 @@ def test_an_ingredient_that_changed_since_the_recipe_was_made_is_told(folder, wr
     old = bound.parts[1].recipe.sha256
     write("b", sd15(3))
     assert refusal(folder, bound) == (
-        f"b.safetensors is not the file that this recipe was made with: its SHA-256 is {file_sha256(folder / 'b.safetensors')[:12]}..., "
-        f"the recipe says {old[:12]}.... Put the original file back, or remove the sha256 from the recipe."
+        "b.safetensors is not the file that this recipe was made with: its SHA-256 is "
+        f"{file_sha256(folder / 'b.safetensors')[:12]}..., the recipe says {old[:12]}.... Put the "
+        "original file back, or remove the sha256 from the recipe."
     )
 
 
@@ -254,18 +285,18 @@ def test_an_ingredient_that_changes_during_the_merge_is_told(folder):
 def test_an_output_that_exists_is_told_and_kept(folder):
     (folder / "out.safetensors").write_bytes(b"a picture")
     assert refusal(folder) == (
-        "out.safetensors exists already and is not a merge of Cocktail, not 0.5 a + 0.5 b in fp16. Nothing is overwritten: choose "
-        "another name, or leave the name empty."
+        "out.safetensors exists already and is not a merge of Cocktail, not 0.5 a + 0.5 b in "
+        "fp16. Nothing is overwritten: choose another name, or leave the name empty."
     )
     (folder / "out.safetensors").unlink()
     merge(folder)
     assert refusal(folder, weighted_sum([(A, 1), (B, 3)])) == (
-        "out.safetensors exists already and is 0.5 a + 0.5 b in fp16, not 0.25 a + 0.75 b in fp16. Nothing is overwritten: choose "
-        "another name, or leave the name empty."
+        "out.safetensors exists already and is 0.5 a + 0.5 b in fp16, not 0.25 a + 0.75 b in "
+        "fp16. Nothing is overwritten: choose another name, or leave the name empty."
     )
     assert refusal(folder, out="b.safetensors") == (
-        "b.safetensors exists already and is not a merge of Cocktail, not 0.5 a + 0.5 b in fp16. Nothing is overwritten: choose "
-        "another name, or leave the name empty."
+        "b.safetensors exists already and is not a merge of Cocktail, not 0.5 a + 0.5 b in fp16. "
+        "Nothing is overwritten: choose another name, or leave the name empty."
     )
 
 
@@ -277,7 +308,8 @@ def test_a_disk_without_room_is_told_before_anything_is_written(folder, monkeypa
     size = sum(t.size_bytes for t in read_header(folder / "a.safetensors").tensors.values())
     message = refusal(folder)
     assert message.startswith(
-        "There is no room for out.safetensors: it needs 0.00 GB and FOLDER has 0.00 GB left."
+        "There is not enough space for out.safetensors: it needs 0.00 GB, and FOLDER has 0.00 GB "
+        "left."
     ), size
     assert message.endswith("Free some space there.")
 
@@ -307,15 +339,16 @@ def test_a_disk_that_refuses_while_it_is_written_is_told(folder):
         [sys.executable, "-c", LIMITED, ROOT, folder], capture_output=True, text=True
     )
     assert told.stdout == (
-        f"{folder / 'out.safetensors'} could not be written: File too large. Nothing is left of it.\n"
+        f"{folder / 'out.safetensors'} could not be written: File too large. No part of it is "
+        "left.\n"
     ), told.stderr
     assert contents(folder) == before
 
 
 def test_a_folder_that_is_none_is_told(folder):
     assert refusal(folder, out="a.safetensors/out.safetensors") in (
-        "a.safetensors cannot be made: File exists.",
-        "a.safetensors cannot be made: Not a directory.",
+        "The folder a.safetensors cannot be made: File exists.",
+        "The folder a.safetensors cannot be made: Not a directory.",
     )
 
 
@@ -491,9 +524,27 @@ JSON = st.recursive(
     max_leaves=12,
 )
 WEB_UI_FIELDS = [
-    "primary_model_hash", "secondary_model_hash", "tertiary_model_hash", "interp_method", "multiplier", "bake_in_vae", "model_a", "model_b",
-    "model_c", "mode", "mbw", "calcmode", "base_alpha", "base_beta", "weights_alpha", "weights_beta", "elemental_merge", "Include", "save_as_half", "custom_name",
-]  # fmt: skip
+    "primary_model_hash",
+    "secondary_model_hash",
+    "tertiary_model_hash",
+    "interp_method",
+    "multiplier",
+    "bake_in_vae",
+    "model_a",
+    "model_b",
+    "model_c",
+    "mode",
+    "mbw",
+    "calcmode",
+    "base_alpha",
+    "base_beta",
+    "weights_alpha",
+    "weights_beta",
+    "elemental_merge",
+    "Include",
+    "save_as_half",
+    "custom_name",
+]
 TOLD = st.one_of(
     st.dictionaries(st.sampled_from(["type", *WEB_UI_FIELDS]), JSON),
     st.fixed_dictionaries(

@@ -98,7 +98,7 @@ def test_rules_are_those_of_supermerger_and_the_last_that_holds_wins():
     ) == Fraction(1, 2)
     for wrong, message in (
         ("OUT03:attn", "not a rule"),
-        ("OUT12:attn:1", "not a block"),
+        ("OUT12:attn:1", "has no block 'OUT12'"),
         ("::x", "not the value"),
     ):
         with pytest.raises(MergeError, match=message):
@@ -237,11 +237,11 @@ def test_own_presets_are_saved_and_never_overwritten(tmp_path):
     before = path.read_bytes()
     assert read_presets(path) == {"MINE": weights, "SDXL_MINE": preset("GRAD_A", "SDXL")}
     for name, other, words in (
-        ("MINE", preset("GRAD_V"), "of other weights"),
-        ("GRAD_V", weights, "of the field"),
-        ("custom", weights, "one's own"),
-        ("1", weights, "cannot name"),
-        ("A\tB", weights, "cannot name"),
+        ("MINE", preset("GRAD_V"), "with different weights"),
+        ("GRAD_V", weights, "is a built-in preset"),
+        ("custom", weights, "means your own numbers"),
+        ("1", weights, "cannot be the name of a preset"),
+        ("A\tB", weights, "cannot be the name of a preset"),
         ("OTHER", read_weights("GRAD_V", rules="M00:attn:1"), "rules"),
         ("OTHER", read_weights("GRAD_V", time="0.5"), "time embedding"),
     ):

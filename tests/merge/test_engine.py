@@ -230,7 +230,7 @@ def test_what_does_not_fit_together_is_refused_by_name(write, sd15, cellar, tmp_
     for file, words in (
         ("missing", f"{name} is missing in missing"),
         ("wide", "do not have the same tensors"),
-        ("nan", f"hold NaN or infinity: {name} in nan.safetensors"),
+        ("nan", f"contain NaN or infinity: {name} in nan.safetensors"),
         ("large", "become too large for the precision"),
     ):
         bound = cellar(weighted_sum([(A, 1), (Ingredient(file), 1)]))

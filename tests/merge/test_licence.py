@@ -26,10 +26,18 @@ A, B, C = (Ingredient(f"{name}.safetensors") for name in "abc")
             {"model": {"allowNoCredit": False, "allowCommercialUse": "{Image,Rent}"}},
             Licence(no_credit=False, commercial=("Image", "Rent")),
         ),
-        (".metadata.json", {"civitai": {"model": {"allowCommercialUse": ["None"]}}}, Licence(commercial=())),
-        (".json", {"model": {"allowDifferentLicense": False, "allowCommercialUse": False}}, Licence(different_licence=False, commercial=())),
+        (
+            ".metadata.json",
+            {"civitai": {"model": {"allowCommercialUse": ["None"]}}},
+            Licence(commercial=()),
+        ),
+        (
+            ".json",
+            {"model": {"allowDifferentLicense": False, "allowCommercialUse": False}},
+            Licence(different_licence=False, commercial=()),
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_side_file_tells_a_licence(tmp_path, ending, value, expected):
     side = tmp_path / f"model{ending}"
     side.write_text(json.dumps(value), encoding="utf-8")
@@ -53,16 +61,18 @@ def test_licences_that_do_not_go_together_are_told_by_name():
         "Licence: a does not allow merges (cc-by-nd-4.0)."
     ]
     assert warnings({"a": share_alike, "b": non_commercial}) == [
-        "Licence: a (cc-by-sa-4.0) must keep its licence, which allows sale, and b (cc-by-nc-4.0) forbids it.",
-        "Licence: not for sale because of b.",
+        "Licence: a (cc-by-sa-4.0) must keep its licence, which allows sale, "
+        "but b (cc-by-nc-4.0) forbids it.",
+        "Licence: may not be sold because of b.",
     ]
     assert warnings({"a": share_alike, "b": Licence("agpl-3.0")}) == [
-        "Licence: a (cc-by-sa-4.0) and b (agpl-3.0) must both keep their own licence, which a mix cannot."
+        "Licence: a (cc-by-sa-4.0) and b (agpl-3.0) must both keep their own licence, "
+        "which is not possible in a mix."
     ]
     assert warnings({"a": share_alike, "b": Licence("cc-by-sa-4.0"), "c": Licence("mit")}) == []
     assert warnings({"a": Licence("mit", no_credit=False), "b": None}) == [
         "Licence: credit a.",
-        "Licence: none is known of b.",
+        "Licence: unknown for b.",
     ]
     assert warnings({"a": None, "b": None}) == []
     assert warnings({"a": Licence("ok", derivatives=False)}) == [
@@ -102,10 +112,10 @@ def test_the_result_says_what_its_ingredients_and_theirs_allow(write, sd15, tmp_
     first = Ingredient("first.safetensors")
     notes = " ".join(make(weighted_sum([(first, 1), (C, 1)]), "second", c="cc-by-sa-4.0"))
     assert (
-        "c (cc-by-sa-4.0) must keep its licence, which allows sale, and a (cc-by-nc-4.0) forbids it."
-        in notes
+        "c (cc-by-sa-4.0) must keep its licence, which allows sale, but a (cc-by-nc-4.0) forbids "
+        "it." in notes
     )
-    assert "not for sale because of a." in notes and "credit b." in notes
+    assert "may not be sold because of a." in notes and "credit b." in notes
     side.unlink()
     again = remake(
         tmp_path / "second.safetensors", tmp_path / "again.safetensors", tmp_path.joinpath
@@ -113,7 +123,7 @@ def test_the_result_says_what_its_ingredients_and_theirs_allow(write, sd15, tmp_
     assert again == SAME_FILE
     with pytest.raises(
         MergeError,
-        match=r"A licence is given for d, which is no ingredient\. Ingredients are a, b\.",
+        match=r"A licence is given for d, but the ingredients are a, b\. Use their names\.",
     ):
         bind_to_files(
             weighted_sum([(A, 1), (B, 1)]), tmp_path.joinpath, licences={"d": Licence("x")}

@@ -40,10 +40,12 @@ comfy.options.enable_args_parsing()
 import comfy.sd, comfy.utils, torch
 for file in sorted(Path(folder).glob("*.safetensors")):
     model = comfy.sd.load_checkpoint_guess_config(str(file), output_vae=False, output_clip=False)[0]
-    assert type(model.model).__name__ == "BaseModel" and model.model.model_config.unet_config["context_dim"] == 768
+    assert type(model.model).__name__ == "BaseModel"
+    assert model.model.model_config.unet_config["context_dim"] == 768
     loaded = model.model.diffusion_model.state_dict()
     told = comfy.utils.load_torch_file(str(file), safe_load=True)
-    told = {k.removeprefix("model.diffusion_model."): v for k, v in told.items() if k.startswith("model.diffusion_model.")}
+    unet = "model.diffusion_model."
+    told = {k.removeprefix(unet): v for k, v in told.items() if k.startswith(unet)}
     assert loaded.keys() == told.keys(), file
     for name, value in told.items():
         assert torch.equal(loaded[name].float(), value.float()), (file, name)

@@ -152,19 +152,40 @@ def geometric_median(*models):
 
 
 CASES = {
-    "train_difference": (3, {"strength": 0.75}, lambda a, b, c, strength: a + 1.8 * strength * np.abs(b - a) / np.maximum(np.abs(b - a) + np.abs(b - c), 1e-300) * (b - c)),
+    "train_difference": (
+        3,
+        {"strength": 0.75},
+        lambda a, b, c, strength: (
+            a
+            + 1.8
+            * strength
+            * np.abs(b - a)
+            / np.maximum(np.abs(b - a) + np.abs(b - c), 1e-300)
+            * (b - c)
+        ),
+    ),
     "smooth_add": (3, {"strength": 0.5}, lambda a, b, c, strength: a + strength * smooth(b - c)),
     "cosine_a": (2, {"shift": 0.25}, cosine_a),
-    "cosine_b": (2, {"shift": -0.25}, lambda a, b, shift: cosine_a(a, b, shift, (cosine(a, b, 0) + cosine(a, b)) / 2)),
+    "cosine_b": (
+        2,
+        {"shift": -0.25},
+        lambda a, b, shift: cosine_a(a, b, shift, (cosine(a, b, 0) + cosine(a, b)) / 2),
+    ),
     "slerp": (2, {"share_of_b": 0.25}, lambda a, b, share_of_b: slerp(a, b, share_of_b)),
-    "geometric": (2, {"share_of_b": 0.25}, lambda a, b, share_of_b: np.real(a.astype(complex) ** (1 - share_of_b) * b.astype(complex) ** share_of_b)),
+    "geometric": (
+        2,
+        {"share_of_b": 0.25},
+        lambda a, b, share_of_b: np.real(
+            a.astype(complex) ** (1 - share_of_b) * b.astype(complex) ** share_of_b
+        ),
+    ),
     "ties": (4, {"keep": 0.3, "strength": 0.5}, ties),
     "dare": (4, {"drop": 0.75, "strength": 0.5, "seed": 7}, dare),
     "della": (4, {"drop": 0.5, "spread": 0.25, "strength": 0.5, "seed": 7}, della),
     "model_stock": (4, {}, model_stock),
     "karcher": (4, {}, karcher),
     "geometric_median": (4, {}, geometric_median),
-}  # fmt: skip
+}
 
 
 def reference(name, operands, tensor, settings):
@@ -381,19 +402,43 @@ def test_other_settings_and_other_orders_are_other_recipes():
 @pytest.mark.parametrize(
     ("make", "told"),
     [
-        (lambda: method("soup", (A, B)), "There is no merge method 'soup'. Known methods: train_difference"),
+        (
+            lambda: method("soup", (A, B)),
+            "There is no merge method 'soup'. Known methods: train_difference",
+        ),
         (lambda: method("slerp", (A, B, C)), "SLERP takes 2 recipes (a, b), not 3."),
-        (lambda: method("model_stock", (A, B)), "Model stock takes 3 or more recipes (base, model, model, ...), not 2."),
-        (lambda: method("ties", (A, B), {"keep": 2}), "keep of TIES must be a number from 0 to 1; it is 2."),
-        (lambda: method("dare", (A, B), {"seed": 0.5}), "seed of DARE must be a whole number from 0 to 1000000; it is 0.5."),
-        (lambda: method("dare", (A, B), {"drop": block_weights([0] * 25)}), "drop of DARE is one number for all blocks."),
-        (lambda: method("ties", (A, B), {"density": 1}), "TIES has no setting 'density'. Its settings: keep, strength."),
-        (lambda: parse("ties(a, b; keep)"), "a number or block weights in brackets are expected here"),
+        (
+            lambda: method("model_stock", (A, B)),
+            "Model stock takes 3 or more recipes (base, model, model, ...), not 2.",
+        ),
+        (
+            lambda: method("ties", (A, B), {"keep": 2}),
+            "keep of TIES must be a number from 0 to 1; it is 2.",
+        ),
+        (
+            lambda: method("dare", (A, B), {"seed": 0.5}),
+            "seed of DARE must be a whole number from 0 to 1000000; it is 0.5.",
+        ),
+        (
+            lambda: method("dare", (A, B), {"drop": block_weights([0] * 25)}),
+            "drop of DARE is one number for all blocks.",
+        ),
+        (
+            lambda: method("ties", (A, B), {"density": 1}),
+            "TIES has no setting 'density'. Its settings: keep, strength.",
+        ),
+        (
+            lambda: parse("ties(a, b; keep)"),
+            "a number or block weights in brackets are expected here",
+        ),
         (lambda: parse("ties(a, b; keep 2)"), "keep of TIES must be a number from 0 to 1"),
         (lambda: parse("triple_sum(a, b; share_of_b 1)"), "it takes three recipes"),
-        (lambda: from_json({"kind": "method", "method": "ties", "recipes": {}}), '"recipes" a list'),
+        (
+            lambda: from_json({"kind": "method", "method": "ties", "recipes": {}}),
+            '"recipes" a list',
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_method_is_told(make, told):
     with pytest.raises(MergeError) as error:
         make()

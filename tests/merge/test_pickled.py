@@ -83,9 +83,9 @@ def test_what_is_no_checkpoint_is_told(tmp_path):
     vast = tmp_path / "vast.ckpt"
     torch.save({"a": torch.zeros(1).expand(1 << 40)}, vast)
     for path, words in (
-        (cut, "not a sound checkpoint|or is damaged"),
-        (none, "holds no tensors by name"),
-        (plain, "not a sound checkpoint|holds no tensors|or is damaged"),
+        (cut, "is damaged, or "),
+        (none, "holds no named tensors"),
+        (plain, "is damaged, or |holds no named tensors"),
         (tmp_path / "gone.ckpt", "cannot be read"),
         (vast, "much smaller"),
     ):

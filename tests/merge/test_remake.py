@@ -90,7 +90,7 @@ def test_a_file_without_recipe_cannot_be_made_again(merged, tmp_path):
 def test_a_file_is_never_compared_with_itself(merged, tmp_path):
     (tmp_path / "link.safetensors").symlink_to(merged)
     for name in (merged.stem, "link"):
-        with pytest.raises(MergeError, match="is the file that is to be made again"):
+        with pytest.raises(MergeError, match="is the original file itself"):
             remake(merged, tmp_path / f"{name}.safetensors", tmp_path.joinpath)
 
 

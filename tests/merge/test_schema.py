@@ -48,16 +48,83 @@ SOUND = [
     )
 ]
 JUNK = st.sampled_from(
-    [None, True, "", " ", "much", "1/3", "0.25", 1, 2.5, [], {}, [0.5], {"kind": "soup"},
-     {"kind": "ingredient", "name": "a"}, "OUT03:attn2:0.5", "OUT03:attn", "SD1.5", "SDXL", "slerp", "ties", "a" * 64, "A" * 64]
-).map(copy.deepcopy)  # fmt: skip
+    [
+        None,
+        True,
+        "",
+        " ",
+        "much",
+        "1/3",
+        "0.25",
+        1,
+        2.5,
+        [],
+        {},
+        [0.5],
+        {"kind": "soup"},
+        {"kind": "ingredient", "name": "a"},
+        "OUT03:attn2:0.5",
+        "OUT03:attn",
+        "SD1.5",
+        "SDXL",
+        "slerp",
+        "ties",
+        "a" * 64,
+        "A" * 64,
+    ]
+).map(copy.deepcopy)
 NUMBERS = st.sampled_from(
-    [0, 1, 2.5, -1, 0.99, 0.995, 10, 10.5, 1_000_000, 1_000_001, -1_000_001, "1/3", "1/0", "9/2", "-11", "1000001", ".5", "1e3", True]
-)  # fmt: skip
+    [
+        0,
+        1,
+        2.5,
+        -1,
+        0.99,
+        0.995,
+        10,
+        10.5,
+        1_000_000,
+        1_000_001,
+        -1_000_001,
+        "1/3",
+        "1/0",
+        "9/2",
+        "-11",
+        "1000001",
+        ".5",
+        "1e3",
+        True,
+    ]
+)
 FIELDS = st.sampled_from(
-    ["kind", "name", "sha256", "parts", "weight", "recipe", "a", "b", "c", "multiplier", "share_of_b", "text_encoder", "vae", "method",
-     "recipes", "settings", "layout", "base", "time", "blocks", "rules", "strength", "seed", "drop", "more"]
-)  # fmt: skip
+    [
+        "kind",
+        "name",
+        "sha256",
+        "parts",
+        "weight",
+        "recipe",
+        "a",
+        "b",
+        "c",
+        "multiplier",
+        "share_of_b",
+        "text_encoder",
+        "vae",
+        "method",
+        "recipes",
+        "settings",
+        "layout",
+        "base",
+        "time",
+        "blocks",
+        "rules",
+        "strength",
+        "seed",
+        "drop",
+        "more",
+    ]
+)
 
 
 @pytest.fixture(scope="module")

@@ -32,8 +32,13 @@ A, B, C, D = (Ingredient(name) for name in ("vodka", "epic", "dream", "v3"))
 
 @pytest.mark.parametrize(
     "text",
-    ["0.6 vodka + 0.2 epic + 0.2 dream", "60% vodka + 20% epic + 20% dream", "3/5 vodka+1/5*epic + 1/5 dream", "60 vodka + 20 epic + 20 dream"],
-)  # fmt: skip
+    [
+        "0.6 vodka + 0.2 epic + 0.2 dream",
+        "60% vodka + 20% epic + 20% dream",
+        "3/5 vodka+1/5*epic + 1/5 dream",
+        "60 vodka + 20 epic + 20 dream",
+    ],
+)
 def test_60_20_20_in_every_spelling(text):
     assert parse(text) == weighted_sum([(A, 60), (B, 20), (C, 20)])
 

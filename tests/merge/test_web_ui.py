@@ -23,15 +23,31 @@ from cocktail.merge.web_ui import read_web_ui_recipe
 A, B, C = (Ingredient(f"{n}.safetensors", hashlib.sha256(n.encode()).hexdigest()) for n in "abc")
 MODELS = {i.sha256: {"name": i.name, "legacy_hash": "0" * 8} for i in (A, B, C)}
 WEB_UI = {
-    "type": "webui", "primary_model_hash": A.sha256, "secondary_model_hash": B.sha256, "tertiary_model_hash": C.sha256,
-    "interp_method": "Weighted sum", "multiplier": 0.3, "save_as_half": False, "bake_in_vae": None,
-}  # fmt: skip
+    "type": "webui",
+    "primary_model_hash": A.sha256,
+    "secondary_model_hash": B.sha256,
+    "tertiary_model_hash": C.sha256,
+    "interp_method": "Weighted sum",
+    "multiplier": 0.3,
+    "save_as_half": False,
+    "bake_in_vae": None,
+}
 VALUES = [n / 24 for n in range(25)]
 SUPERMERGER = {
-    "type": "sd-webui-supermerger", "weights_alpha": VALUES, "weights_beta": VALUES[::-1], "model_a": A.sha256,
-    "model_b": B.sha256, "model_c": C.sha256, "base_alpha": 0.25, "base_beta": 0.5, "mode": "Weight sum", "mbw": True,
-    "elemental_merge": "", "calcmode": "normal", "Off": [""],
-}  # fmt: skip
+    "type": "sd-webui-supermerger",
+    "weights_alpha": VALUES,
+    "weights_beta": VALUES[::-1],
+    "model_a": A.sha256,
+    "model_b": B.sha256,
+    "model_c": C.sha256,
+    "base_alpha": 0.25,
+    "base_beta": 0.5,
+    "mode": "Weight sum",
+    "mbw": True,
+    "elemental_merge": "",
+    "calcmode": "normal",
+    "Off": [""],
+}
 ALPHA, BETA = block_weights(VALUES, base=0.25), block_weights(VALUES[::-1], base=0.5)
 
 
@@ -47,22 +63,48 @@ def with_its_vae(recipe):
     ("metadata", "expected"),
     [
         (told(WEB_UI), with_its_vae(weighted_sum([(A, 0.7), (B, 0.3)]))),
-        (told(WEB_UI, interp_method="Add difference", multiplier=1), with_its_vae(add_difference(A, B, C, 1))),
+        (
+            told(WEB_UI, interp_method="Add difference", multiplier=1),
+            with_its_vae(add_difference(A, B, C, 1)),
+        ),
         (told(WEB_UI, interp_method="No interpolation"), A),
-        (told(WEB_UI, bake_in_vae="mse.pt"), Parts(weighted_sum([(A, 0.7), (B, 0.3)]), vae=Ingredient("mse.pt"))),
+        (
+            told(WEB_UI, bake_in_vae="mse.pt"),
+            Parts(weighted_sum([(A, 0.7), (B, 0.3)]), vae=Ingredient("mse.pt")),
+        ),
         (told(SUPERMERGER), with_its_vae(BlockSum(A, B, ALPHA))),
         (told(SUPERMERGER, mbw=False), with_its_vae(weighted_sum([(A, 0.75), (B, 0.25)]))),
         (told(SUPERMERGER, base_alpha=0), BlockSum(A, B, block_weights(VALUES, base=0))),
-        (told(SUPERMERGER, mode="Add difference:A+(B-C)*alpha"), with_its_vae(add_difference(A, B, C, ALPHA))),
-        (told(SUPERMERGER, mode="sum Twice"), with_its_vae(BlockSum(BlockSum(A, B, ALPHA), C, BETA))),
-        (told(SUPERMERGER, mode="Triple sum"), with_its_vae(add_difference(add_difference(A, B, A, ALPHA), C, A, BETA))),
+        (
+            told(SUPERMERGER, mode="Add difference:A+(B-C)*alpha"),
+            with_its_vae(add_difference(A, B, C, ALPHA)),
+        ),
+        (
+            told(SUPERMERGER, mode="sum Twice"),
+            with_its_vae(BlockSum(BlockSum(A, B, ALPHA), C, BETA)),
+        ),
+        (
+            told(SUPERMERGER, mode="Triple sum"),
+            with_its_vae(add_difference(add_difference(A, B, A, ALPHA), C, A, BETA)),
+        ),
         (
             told(SUPERMERGER, elemental_merge=["OUT03:attn2:0.5", "M00::0"]),
-            with_its_vae(BlockSum(A, B, block_weights(VALUES, base=0.25, rules=parse_rules("OUT03:attn2:0.5,M00::0", "SD1.5")))),
+            with_its_vae(
+                BlockSum(
+                    A,
+                    B,
+                    block_weights(
+                        VALUES, base=0.25, rules=parse_rules("OUT03:attn2:0.5,M00::0", "SD1.5")
+                    ),
+                )
+            ),
         ),
-        (told(SUPERMERGER, weights_alpha=[0.5] * 19 + [0]), with_its_vae(BlockSum(A, B, block_weights([0.5] * 19, base=0.25)))),
+        (
+            told(SUPERMERGER, weights_alpha=[0.5] * 19 + [0]),
+            with_its_vae(BlockSum(A, B, block_weights([0.5] * 19, base=0.25))),
+        ),
     ],
-)  # fmt: skip
+)
 def test_their_metadata_is_read_as_a_recipe(metadata, expected):
     assert read_web_ui_recipe(metadata) == expected
 
@@ -77,21 +119,30 @@ def test_the_recipes_of_triple_sum_and_sum_twice_have_their_shares():
 @pytest.mark.parametrize(
     ("metadata", "words"),
     [
-        (told(WEB_UI, interp_method="Geometric"), "merged by 'Geometric', for which there is no recipe"),
+        (
+            told(WEB_UI, interp_method="Geometric"),
+            "merged by 'Geometric', which recipes here do not have",
+        ),
         (told(WEB_UI, multiplier="much"), "'much' is not the multiplier"),
-        (told(WEB_UI, secondary_model_hash=None), "does not say which model its secondary_model_hash is"),
+        (
+            told(WEB_UI, secondary_model_hash=None),
+            "does not say which model its secondary_model_hash is",
+        ),
         (told(SUPERMERGER, calcmode="cosineA"), "supermerger's 'cosineA'"),
         (told(SUPERMERGER, Include=["IN00"]), "Include filter"),
-        (told(SUPERMERGER, Include=True), "Include in the file's metadata is no list"),
-        (told(SUPERMERGER, elemental_merge=True), "elemental_merge in the file's metadata is no list"),
+        (told(SUPERMERGER, Include=True), "Include in the file's metadata is not a list"),
+        (
+            told(SUPERMERGER, elemental_merge=True),
+            "elemental_merge in the file's metadata is not a list",
+        ),
         (told(SUPERMERGER, weights_alpha=[1, 2]), "2 block weights"),
-        (told(SUPERMERGER, weights_alpha="0.5"), "no list of numbers"),
+        (told(SUPERMERGER, weights_alpha="0.5"), "not a list of numbers"),
         (told(SUPERMERGER, elemental_merge="OUT03:attn2:R"), "is not the value of a rule"),
         (told(SUPERMERGER, mode="Soup"), "mode 'Soup'"),
-        (told({"type": "SDNext"}), "another type"),
+        (told({"type": "SDNext"}), "is of another type"),
         ({"sd_merge_recipe": "{"}, "another type"),
     ],
-)  # fmt: skip
+)
 def test_what_has_no_counterpart_is_told(metadata, words):
     with pytest.raises(MergeError, match=words):
         read_web_ui_recipe(metadata)

@@ -1,5 +1,6 @@
-// The block weights of Block Weights as bars: hover for a block's name and share, drag across to paint, arrow keys when focused.
-// Nothing is kept here: bars are read from the node's widgets and written to them, which are all that a workflow saves.
+// Bars for the numbers of Block Weights: hover to see a block's name and share, drag across to
+// paint, use the arrow keys when focused. The bars keep no state: they read and write the node's
+// widgets, and a workflow saves only those.
 
 const COLOURS = { bar: "#5b8def", base: "#8a8f98", hover: "#e0a100", line: "#8a8f9855", text: "#c8ccd4" };
 const HEIGHT = 90;
@@ -84,7 +85,8 @@ class BlockBars {
     return READ.map((name) => (this.linked(name) ? null : String(this.widget(name).value)));
   }
 
-  // Called whenever the node is drawn, and before a change by hand: reads the widgets again if any of them has changed.
+  // Called when the node is drawn and before a change by hand: reads the widgets again if one of
+  // them has changed.
   refresh(always = false) {
     const state = JSON.stringify(this.state());
     if (!this.known || (!always && state === this.seen)) return;
@@ -94,15 +96,15 @@ class BlockBars {
     this.draw();
   }
 
-  // {slots, numbers} with BASE first, numbers as texts; or {problem}.
+  // {slots, numbers} with BASE first and the numbers as text, or {problem}.
   read() {
     const [preset, weights, base, layout] = this.state();
-    if (preset === null || (preset === CUSTOM && weights === null)) return { problem: "the weights come by a link" };
+    if (preset === null || (preset === CUSTOM && weights === null)) return { problem: "the weights are linked" };
     const name = preset === CUSTOM ? weights.trim() : preset;
     const shown = this.ofPreset(name, layout) ?? (preset === CUSTOM && !/^\p{L}/u.test(name) ? this.ofNumbers(name) : this.unknown(name));
     if (shown.problem || base === "") return shown;
     if (base === null) return { ...shown, fixedBase: true };
-    if (base.trim() && !NUMBER.test(base.trim())) return { problem: "base is no number" };
+    if (base.trim() && !NUMBER.test(base.trim())) return { problem: "base is not a number" };
     return base.trim() ? { ...shown, numbers: [base.trim(), ...shown.numbers.slice(1)], ownBase: true, under: shown.numbers[0] } : shown;
   }
 
@@ -113,7 +115,7 @@ class BlockBars {
     return { slots: this.known.layouts[kind], numbers: numbers.map(String) };
   }
 
-  // One's own presets may have been saved since they were asked for: once for every name they are asked for again.
+  // An unknown name may be a preset that was saved in the meantime: ask again, once for each name.
   unknown(name) {
     if (this.asked !== name) {
       this.asked = name;
@@ -125,7 +127,7 @@ class BlockBars {
   ofNumbers(text) {
     const numbers = text.replace(/^[[\]]+|[[\]]+$/g, "").replace(/^[ ,]+|[ ,]+$/g, "").trim().split(/[\s,]+/);
     const wrong = numbers.find((number) => !NUMBER.test(number) || !Number.isFinite(valueOf(number)));
-    if (wrong !== undefined) return { problem: wrong ? `${wrong} is no number` : "no weights" };
+    if (wrong !== undefined) return { problem: wrong ? `${wrong} is not a number` : "no weights" };
     for (const slots of Object.values(this.known.layouts)) {
       if (numbers.length === slots.length) return { slots, numbers };
       if (numbers.length === slots.length - 1) return { slots, numbers: ["0", ...numbers], withoutBase: true };
@@ -180,7 +182,7 @@ class BlockBars {
     this.move(event);
   }
 
-  // Between two events the pointer may have crossed several bars: they get what lies between.
+  // The pointer may cross several bars between two events: they get the values in between.
   move(event) {
     if (!this.shown?.slots) return;
     const slot = this.slotAt(event);
