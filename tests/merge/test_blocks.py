@@ -204,7 +204,7 @@ def test_weights_of_all_a_or_all_b_give_that_ingredient_bit_for_bit(cellar, tmp_
 
 def test_weights_for_another_kind_of_unet_are_refused(cellar, tmp_path):
     recipe = BlockSum(A, B, preset("GRAD_V", "SDXL"))
-    with pytest.raises(MergeError, match=r"for SDXL, the checkpoints are SD1\.5"):
+    with pytest.raises(MergeError, match=r"for SDXL, but the checkpoints are SD1\.5"):
         make_checkpoint(cellar(recipe), tmp_path / "out.safetensors")
 
 

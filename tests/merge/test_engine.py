@@ -276,4 +276,4 @@ def test_it_runs_from_the_command_line(cellar, tmp_path):
     recipe["parts"][0]["recipe"]["name"] = "../a.safetensors"
     (tmp_path / "recipe.json").write_text(json.dumps(recipe), encoding="utf-8")
     refused = run(*command)
-    assert refused.returncode == 1 and refused.stderr.startswith("error: The ingredient ../a")
+    assert refused.returncode == 1 and refused.stderr.startswith("error: ../a")

@@ -421,7 +421,7 @@ def test_other_settings_and_other_orders_are_other_recipes():
         ),
         (
             lambda: method("dare", (A, B), {"drop": block_weights([0] * 25)}),
-            "drop of DARE is one number for all blocks.",
+            "drop of DARE must be one number for all blocks, not block weights.",
         ),
         (
             lambda: method("ties", (A, B), {"density": 1}),
@@ -459,7 +459,7 @@ def test_the_command_line_lists_methods_and_uses_them(cellar, tmp_path, capsys):
         str(tmp_path),
     ]
     assert main([*run, "--device", "nowhere"]) == 1
-    assert "'nowhere' is no device to merge on here" in capsys.readouterr().err
+    assert "Merging on 'nowhere' does not work here" in capsys.readouterr().err
     assert main(run) == 0
     assert main(["show", str(tmp_path / "out.safetensors")]) == 0
     assert "0.5                slerp(a, b; share_of_b 0.5)" in capsys.readouterr().out
