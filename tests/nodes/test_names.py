@@ -7,7 +7,8 @@ import pytest
 from cocktail.nodes.host.names import BadName, check_name, within
 
 ESCAPES = [
-    "", "..", "../up", "a/../../up", "/etc/passwd", "\\\\host\\share", "C:\\x", "c:", "a/.hidden", ".hidden", "a//b", "a/", "nul\0l",
+    "", "..", "../up", "a/../../up", "/etc/passwd", "\\\\host\\share", "C:\\x", "c:",
+    "a/.hidden", ".hidden", "a//b", "a/", "nul\0l",
 ]  # fmt: skip
 
 

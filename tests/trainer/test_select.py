@@ -377,7 +377,7 @@ REFUSED = {
     "list_contains([x FOR x IN ['a']], prompt)": "holds a lambda",
     "repeat('x', 1000000000) = prompt": "calls repeat, which is not allowed",
     "format('{:1000000000}', 1) = prompt": "calls format, which is not allowed",
-    "colour = 'red'": "names colour, which is not a column. The columns are: image, prompt, words, ",
+    "colour = 'red'": "names colour, which is not a column. The columns are: image, prompt, words",
     'prompt = "fox"': "Put text in single quotes.",
     "caption_0 = 'x'": "names caption_0, which is not a column",
     "prompt = '\0'": "holds a NUL character",
