@@ -275,7 +275,7 @@ def download(wanted: Sequence[str]) -> None:
             environment=uv_index(),
         )
     except Problem:
-        say("uv could not do it; pip tries")
+        say("uv failed; trying pip")
         run([*pip, *wanted])
 
 
@@ -483,7 +483,7 @@ def serve(options: argparse.Namespace) -> int:
     comfyui = setup(options)
     if found := running_server():
         raise Problem(
-            f"ComfyUI runs already at {found.url} (process {found.pid}). "
+            f"ComfyUI is already running at {found.url} (process {found.pid}). "
             "Open that page, or end that process first."
         )
     make_miniatures(PYTHON, CHECKPOINTS)
@@ -701,7 +701,7 @@ def report(
         images = [image for result in results(kind) for image in result["images"]]
         return [BASE / "output" / image["subfolder"] / image["filename"] for image in images]
 
-    print(f"\nDone: the graph took {duration(took)}, all together {duration(in_all)}.\n")
+    print(f"\nDone: the graph took {duration(took)}, {duration(in_all)} in total.\n")
     if options.pairs:
         for line in results("CocktailLoadDataset")[0]["text"][0].splitlines():
             print(f"  pairs                    {line}")

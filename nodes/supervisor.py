@@ -75,7 +75,7 @@ def _watch() -> None:
         except Exception as error:
             if str(error) != complaint:
                 complaint = str(error)
-                logging.exception("Cocktail cannot look after its jobs. It goes on trying")
+                logging.exception("Cocktail cannot process its job queue. It keeps trying")
         time.sleep(INTERVAL_S)
 
 

@@ -57,7 +57,7 @@ def _reader_has_gone() -> bool:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m trainer",
-        description="Fine-tune Stable Diffusion 1.5 without ComfyUI, and what belongs to it.",
+        description="Fine-tune Stable Diffusion 1.5 without ComfyUI, and prepare its data.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     settings_commands.add(commands)
@@ -104,7 +104,9 @@ def _add_miniature(commands: argparse._SubParsersAction) -> None:
     miniature.add_argument("out", type=Path, help="the .safetensors file to write")
     miniature.add_argument("--size", default="small", help="small, medium or blocks")
     miniature.add_argument("--seed", type=int, default=1)
-    miniature.add_argument("--drift", type=float, default=0.0, help="move the UNet by this share")
+    miniature.add_argument(
+        "--drift", type=float, default=0.0, help="change every UNet weight randomly by this share"
+    )
     miniature.add_argument("--drift-seed", type=int, default=0)
     miniature.set_defaults(run=_miniature)
 

@@ -148,8 +148,8 @@ class Run(Job[State]):
         words = [run.name, run.id, *vars(run.base).values(), *vars(run.paths).values()]
         if not all(isinstance(word, str) for word in words) or not NAME.fullmatch(run.name):
             raise TrainerError(
-                f"run.json of {folder.name} is damaged: it does not hold names where it should. "
-                f"{_REMEDY}"
+                f"run.json of {folder.name} is damaged: some of its entries must be text but "
+                f"are not. {_REMEDY}"
             )
         return run
 

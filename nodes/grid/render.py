@@ -214,7 +214,7 @@ def _problems(damaged: int, reasons: Sequence[str], retry_failed: bool) -> str:
     """The end of the sentence under Render Grid, "" if nothing went wrong."""
     text = ""
     if damaged:
-        text += f", {damaged} had damaged files, which are now in the folder damaged"
+        text += f", {damaged} had damaged files, which were moved to the folder 'damaged'"
     if reasons:
         text += f", {len(reasons)} FAILED ({reasons[0]}). "
         text += "Queue again" if retry_failed else "Set retry_failed"

@@ -116,7 +116,7 @@ def test_a_damaged_run_and_one_from_elsewhere_are_listed_and_stop_no_route(comfy
             "stopped",
         )
         assert "run.json of damaged is damaged" in known["damaged"]["message"]
-        assert "Was not queued here" in known["received"]["message"]
+        assert "not queued on this ComfyUI" in known["received"]["message"]
         one = run_of(comfy, "damaged")
         assert (one["status"], one["checkpoints"]) == ("unreadable", [])
         assert "is damaged" in comfy.post("/cocktail/runs/damaged/stop", {})["error"]

@@ -150,7 +150,7 @@ def test_a_wrong_combination_is_refused_before_anything_runs(comfy, kind, change
     ("train", "words"),
     [
         ("", "Give EveryDream2's train.json"),
-        ("{,}", "train.json is no JSON at line 1"),
+        ("{,}", "train.json is not valid JSON at line 1"),
         ("../secret.json", "is refused"),
         ("none.json", "There is no file 'none.json'"),
         ('{"batch_size": "4"}', "batch_size is '4'; it must be a whole number"),

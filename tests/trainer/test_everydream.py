@@ -219,10 +219,10 @@ def test_keys_that_everydream2_does_not_know_are_told_of():
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ('{\n  "lr": 1e-6, // fast\n  "seed": 1\n}', "train.json is no JSON at line 2, column 15: JSON has no comments"),
+        ('{\n  "lr": 1e-6, // fast\n  "seed": 1\n}', "train.json is not valid JSON at line 2, column 15: JSON has no comments"),
         ('{\n  "lr": 1e-6,\n}', "at line [23], column .*: remove the comma before the closing bracket"),
         ('{"data_root": "X:\\my"}', "a backslash in a text must be doubled"),
-        ('{"seed": 1, "seed": 2}', "the key 'seed' is there twice"),
+        ('{"seed": 1, "seed": 2}', "the key 'seed' appears twice"),
         ("[]", "train.json must be a JSON object"),
         ('{"batch_size": "4"}', "train.json: batch_size is '4'; it must be a whole number"),
         ('{"wandb": 1}', "wandb is 1; it must be true or false"),

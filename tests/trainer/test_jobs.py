@@ -383,7 +383,7 @@ def test_a_folder_that_only_claims_to_be_queued_is_listed_and_not_started(tmp_pa
     queue.tick()
     assert not received.is_alive() and not (received.folder / "log.txt").exists()
     state = queue.stands("runs", received)
-    assert state.status == "stopped" and "Was not queued here" in state.message
+    assert state.status == "stopped" and "not queued on this ComfyUI" in state.message
     queue.put("runs", received, "cpu")
     queue.tick()
     wait_for(lambda: queue.stands("runs", received).status == "running")
@@ -412,12 +412,21 @@ def test_what_was_queued_before_there_were_tickets_is_taken_over_once_if_it_is_o
         b"{}",
         b'{"number": 1, "kind": "runs", "name": "../x", "device": "cpu", "arguments": []}',
         b'{"number": 7, "kind": "runs", "name": "x", "device": "cpu", "arguments": []}',
+        b'{"number": 1, "kind": [], "name": "x", "device": "cpu", "arguments": []}',
+        b'{"number": 1, "kind": "runs", "name": "x", "device": [], "arguments": []}',
+        b'{"number": 1, "kind": "runs", "name": "x", "device": "cpu", "arguments": [1]}',
+        b'{"number": [1], "kind": "runs", "name": "x", "device": "cpu", "arguments": []}',
+        None,
     ],
 )
 def test_a_ticket_that_makes_no_sense_holds_up_nobody(tmp_path, content):
     queue, job = queue_of(tmp_path), make(tmp_path)
     queue.folder.mkdir()
-    (queue.folder / "00000001.json").write_bytes(content)
+    ticket = queue.folder / "00000001.json"
+    if content is None:
+        ticket.mkdir()
+    else:
+        ticket.write_bytes(content)
     queue.put("runs", job, "cpu")
     queue.tick()
     wait_for(lambda: status(job) == ["running"])
@@ -431,8 +440,8 @@ def test_a_ticket_that_makes_no_sense_holds_up_nobody(tmp_path, content):
         ('{"status": 5}', "is damaged: status"),
         ('{"updated": "now"}', "is damaged: updated"),
         ('{"message": "\\ud800"}', "is damaged"),
-        ('{"status": "dreaming"}', "is of a newer Cocktail"),
-        ('{"colour": "red"}', "is of a newer Cocktail"),
+        ('{"status": "dreaming"}', "was written by a newer Cocktail"),
+        ('{"colour": "red"}', "was written by a newer Cocktail"),
     ],
 )
 def test_a_state_that_cannot_be_read_says_why_and_is_not_queued(tmp_path, written, words):

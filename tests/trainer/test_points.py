@@ -163,5 +163,5 @@ def test_a_point_that_lacks_a_component_is_refused(written):
     with pytest.raises(TrainerError, match="point of step 7 has no scaler"):
         restore(without, components([5.0, 5.0]))
     other = Point(point.position, {"unet": {"conv.bias": torch.zeros(2)}}, {})
-    with pytest.raises(TrainerError, match="holds other layers"):
+    with pytest.raises(TrainerError, match="other layers were trained"):
         restore(other, {"unet": components([5.0, 5.0])["unet"]})

@@ -115,8 +115,8 @@ class Job(Generic[S]):
 
     def _gone(self) -> str:
         return (
-            f"The process of the {self.noun} is gone (killed, crashed or the machine went down). "
-            "Queue the graph again: it goes on from there."
+            f"The process of the {self.noun} has died (killed, crashed or the machine was switched "
+            "off). Queue the graph again: it goes on from there."
         )
 
     def write_state(self, state: State) -> None:
@@ -219,7 +219,7 @@ def read_json(file: Path) -> dict[str, Any]:
             f"{file.name} of {file.parent.name} is damaged ({type(error).__name__}: {error})."
         ) from error
     if not isinstance(value, dict):
-        raise TrainerError(f"{file.name} of {file.parent.name} is damaged: it is no JSON object.")
+        raise TrainerError(f"{file.name} of {file.parent.name} is damaged: not a JSON object.")
     return value
 
 
@@ -237,17 +237,16 @@ def read_state(file: Path, kind: type[S]) -> S:
     where = f"{file.name} of {file.parent.name}"
     for name, entry in value.items():
         if name not in hints:
-            raise TrainerError(f"{where} is of a newer Cocktail: this one does not know {name!r}.")
+            raise TrainerError(f"{where} {_NEWER} {name!r}.")
         if not _fits(entry, hints[name]):
             raise TrainerError(f"{where} is damaged: {name} is {str(entry)[:60]!r}. {_REMEDY}")
     state = kind(**value)
     if state.status not in STATUSES:
-        raise TrainerError(
-            f"{where} is of a newer Cocktail: this one does not know the status {state.status!r}."
-        )
+        raise TrainerError(f"{where} {_NEWER} the status {state.status!r}.")
     return state
 
 
+_NEWER = "was written by a newer Cocktail: this version does not know"
 _REMEDY = "Delete that file and queue again: the work goes on from what else is in the folder."
 
 

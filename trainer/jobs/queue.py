@@ -93,7 +93,7 @@ class Queue:
         """The state of a job, where one that only claims to be queued is not."""
         state = job.state()
         if state.status == QUEUED and self._ticket_of(kind, job.folder.name) is None:
-            message = "Was not queued here. Queue its graph to start it."
+            message = "It was not queued on this ComfyUI. Queue its graph to start it."
             latest = job.state()
             return replace(latest, status="stopped", message=message) if latest == state else latest
         return state
@@ -143,7 +143,11 @@ class Queue:
             ticket = Ticket(self._next_number(), "", name, device)
             lock = Lock(self._file(ticket, ".lock"))
             lock.take()
-            self._write(ticket)
+            try:
+                self._write(ticket)
+            except BaseException:
+                lock.let_go()
+                raise
         try:
             while not self._granted(ticket):
                 wait()
@@ -170,8 +174,8 @@ class Queue:
         job = kind.open(kind.folder / ticket.name)
         try:
             start(job, kind.command, ticket.arguments, wait_s=0.0)
-        except OSError as error:
-            message = f"It could not be started: {error}. Queue it again when that is mended."
+        except (OSError, ValueError) as error:
+            message = f"It could not be started: {error}. Queue it again once that is fixed."
             job.write_state(replace(job.state(), status="failed", message=message))
 
     def _survey(self) -> tuple[list[Ticket], set[str]]:
@@ -213,25 +217,24 @@ class Queue:
         return "works" if ticket.granted else "waits"
 
     def _tickets(self) -> list[Ticket]:
-        """All tickets in their order. One that cannot be read is removed: it holds up nothing."""
+        """All tickets in their order. What is not a ticket is passed over: it holds up nothing."""
         found = []
-        for file in sorted(self.folder.glob("[0-9]*.json")):
-            try:
-                value = read_json(file)
-                ticket = Ticket(**{**value, "arguments": tuple(value["arguments"])})
-                if not NAME.fullmatch(ticket.name) or f"{ticket.number:08d}" != file.stem:
-                    raise TrainerError(f"{file} is no ticket.")
-                found.append(ticket)
-            except (TrainerError, KeyError, TypeError, ValueError):
-                file.unlink(missing_ok=True)
+        for file in self._files():
+            with contextlib.suppress(TrainerError):
+                found.append(_read_ticket(file))
         return found
+
+    def _files(self) -> list[Path]:
+        return sorted(self.folder.glob("[0-9]*.json"))
 
     def _ticket_of(self, kind: str, name: str) -> Ticket | None:
         found = [t for t in self._tickets() if (t.kind, t.name) == (kind, name)]
         return found[0] if found else None
 
     def _next_number(self) -> int:
-        return max((ticket.number for ticket in self._tickets()), default=0) + 1
+        """A number after those of all files, whether or not they can be read."""
+        numbers = [int(file.stem) for file in self._files() if file.stem.isdecimal()]
+        return max(numbers, default=0) + 1
 
     def _write(self, ticket: Ticket) -> None:
         write_json(self._file(ticket), asdict(ticket))
@@ -251,12 +254,30 @@ class Queue:
         if not lock.take(LOCK_WAIT_S):
             raise TrainerError(
                 f"The queue of jobs in {self.folder} has been locked for {LOCK_WAIT_S:.0f} s by "
-                "another ComfyUI. Look whether one hangs."
+                "another ComfyUI. Check whether one is stuck."
             )
         try:
             yield
         finally:
             lock.let_go()
+
+
+def _read_ticket(file: Path) -> Ticket:
+    """Raises TrainerError for what is not a ticket."""
+    value = read_json(file)
+    texts = [value.get(name) for name in ("kind", "name", "device")]
+    arguments, granted = value.get("arguments"), value.get("granted", False)
+    sound = (
+        all(isinstance(text, str) for text in texts)
+        and isinstance(arguments, list)
+        and all(isinstance(argument, str) for argument in arguments)
+        and isinstance(granted, bool)
+        and f"{value.get('number')!r:0>8}" == file.stem
+        and NAME.fullmatch(value["name"])
+    )
+    if not sound:
+        raise TrainerError(f"{file} is not a ticket.")
+    return Ticket(value["number"], *texts, tuple(arguments), granted)
 
 
 def _in_use(device: str, busy: set[str]) -> bool:

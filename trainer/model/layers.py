@@ -30,7 +30,7 @@ class Weights:
 
         if state.keys() != self.parameters.keys():
             raise TrainerError(
-                "The run's newest resume point holds other layers than these settings train. "
+                "The run's newest resume point was made while other layers were trained. "
                 "Train under another name."
             )
         with torch.no_grad():

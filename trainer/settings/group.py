@@ -138,7 +138,10 @@ def _checked(
         raise TrainerError(f"{where} is {value!r:.200}; it must be one of {', '.join(choices)}.")
     if kind is int and step and value % step:
         raise TrainerError(f"{where} is {value}; it must be a multiple of {step}.")
-    return kind(value)
+    try:
+        return kind(value)
+    except OverflowError as error:
+        raise TrainerError(f"{where} has {len(str(value))} digits; that is too large.") from error
 
 
 @cache

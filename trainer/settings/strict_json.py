@@ -19,14 +19,15 @@ def parse_object(text: str, file: str) -> dict[str, Any]:
         if len(value) != len(found):
             keys = [key for key, _ in found]
             twice = next(key for key in keys if keys.count(key) > 1)
-            raise TrainerError(f"{file}: the key {twice!r} is there twice. Leave one of them out.")
+            raise TrainerError(f"{file}: the key {twice!r} appears twice. Leave one of them out.")
         return value
 
     try:
         value = json.loads(text.lstrip("\ufeff"), object_pairs_hook=pairs)
     except json.JSONDecodeError as error:
         raise TrainerError(
-            f"{file} is no JSON at line {error.lineno}, column {error.colno}: {_reason(error)}."
+            f"{file} is not valid JSON at line {error.lineno}, column {error.colno}: "
+            f"{_reason(error)}."
         ) from error
     except RecursionError as error:
         raise TrainerError(f"{file} is nested too deeply.") from error

@@ -17,7 +17,7 @@ def changed_by(settings: RunSettings, lines: Iterable[str]) -> RunSettings:
 
     A value is JSON (5, 1e-6, true, "text"); anything else is taken as text. All lines count at
     once, so that their order and settings that need each other do not matter. Raises TrainerError
-    for an unknown name, a name that is there twice, and for what RunSettings refuses.
+    for an unknown name, a name that appears twice, and for what RunSettings refuses.
     """
     value = settings.to_json()
     seen = set()

@@ -103,8 +103,8 @@ class CaptionJob(Job[CaptionState]):
         words = (job.id, job.model_fingerprint, job.dataset_fingerprint)
         if not all(isinstance(word, str) for word in words) or job.manifest.parent != folder:
             raise TrainerError(
-                f"job.json of {folder.name} is damaged: it does not hold names where it should. "
-                f"{_remedy(folder)}"
+                f"job.json of {folder.name} is damaged: some of its entries must be text but "
+                f"are not. {_remedy(folder)}"
             )
         return job
 

@@ -117,7 +117,7 @@ class Fetcher:
                     return await self._receive(response, part)
                 target = response.headers.get("Location")
             if not target:
-                raise Failure("bad_redirect", "the answer does not say where to go")
+                raise Failure("bad_redirect", "the redirect has no address")
             try:
                 url = check_url(str(url.join(type(url)(target))), self.network)
             except (BadURL, ValueError) as error:

@@ -63,7 +63,7 @@ class Progress:
         lines = [f"{self.ok} of {self.total} rows have a picture ({self.bytes / 1e6:.1f} MB)"]
         lines += [f"{count} x {reason}" for reason, count in (self.errors or {}).items()]
         if self.done < self.total:
-            lines.append(f"{self.total - self.done} still to do")
+            lines.append(f"{self.total - self.done} left")
         return "\n".join(lines)
 
 

@@ -225,14 +225,18 @@ def _known(name: str) -> Feed | None:
 
 
 def _read(store: Store) -> tuple[Plan, Order]:
-    described = json.loads((store.folder / "feed.json").read_text(encoding="utf-8"))
-    if described.pop("format", None) != FORMAT:
-        raise GridError(
-            f"feed.json of the grid {store.folder.name} was written by another version of the "
-            "pack. Queue the grid again."
-        )
-    plan = read_plan(described.pop("plan"), files.quiet_sha256)
-    return plan, Order(**{**described, "servers": tuple(described["servers"])})
+    where = f"feed.json of the grid {store.folder.name}"
+    try:
+        described = json.loads((store.folder / "feed.json").read_text(encoding="utf-8"))
+        if described.pop("format", None) != FORMAT:
+            raise GridError(
+                f"{where} was written by another version of the pack. Queue the grid again."
+            )
+        plan = described.pop("plan")
+        order = Order(**{**described, "servers": tuple(described["servers"])})
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise GridError(f"{where} is damaged ({error}). Queue the grid again.") from error
+    return read_plan(plan, files.quiet_sha256), order
 
 
 def _identity(plan: Plan) -> list[str]:

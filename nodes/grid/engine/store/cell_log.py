@@ -81,8 +81,8 @@ class CellLog:
                 self._failures[key] = Failure(line["reason"], line["time"])
             elif line["status"] == FINISHED:
                 self._finished.add(key)
-                if line.get("numerics"):
-                    self._numerics[key] = line["numerics"]
+                if isinstance(numerics := line.get("numerics"), str) and numerics:
+                    self._numerics[key] = numerics
         self._next = read.next
         self._tail = self._before(self._next)
 
@@ -118,5 +118,13 @@ def latest(path: Path, most_bytes: int) -> Iterator[dict[str, Any]]:
 
 
 def sound(lines: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The lines that tell of a cell."""
-    return (line for line in lines if isinstance(line.get("key"), str) and "status" in line)
+    """The lines about cells, without damaged ones."""
+    return (line for line in lines if _is_sound(line))
+
+
+def _is_sound(line: dict[str, Any]) -> bool:
+    if not isinstance(line.get("key"), str) or "status" not in line:
+        return False
+    if line["status"] != FAILED:
+        return True
+    return isinstance(line.get("reason"), str) and isinstance(line.get("time"), int | float)

@@ -101,7 +101,10 @@ def _bounds(data: bytes) -> tuple[int, int] | None:
 
 def _of_whole(plan: dict[str, Any], data: bytes) -> PlanFile:
     head = {name: value for name, value in plan.items() if name != "cells"}
-    return PlanFile(head, [cell["key"] for cell in plan["cells"]], data)
+    keys = [cell["key"] for cell in plan["cells"]]
+    if not all(isinstance(key, str) for key in keys):
+        raise ValueError("the key of a cell is not text")
+    return PlanFile(head, keys, data)
 
 
 @contextlib.contextmanager
