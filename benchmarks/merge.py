@@ -185,11 +185,11 @@ def in_memory(folder: Path) -> dict[str, float]:
 
     from cocktail.merge.blocks import block_weights
     from cocktail.merge.checkpoint import bind_to_files
-    from cocktail.merge.in_memory import Memory
+    from cocktail.merge.in_memory import MergeBuffer
     from cocktail.merge.recipe import BlockSum, Ingredient, ingredients, weighted_sum
 
     both = weighted_sum([(Ingredient(f"{name}.safetensors"), 1) for name in "ab"])
-    memory, numbers = Memory(), [0.5] * 25
+    memory, numbers = MergeBuffer(), [0.5] * 25
     bound = bind_to_files(both, folder.joinpath)
     a, b = ingredients(bound.recipe)
 

@@ -28,7 +28,7 @@ from .metadata import (
     read_title,
 )
 from .pickled import is_pickled, safetensors_of
-from .plan import Plan, check_precision, make_plan
+from .plan import MergePlan, check_precision, make_plan
 from .recipe import Ingredient, Recipe, bind, check_depth, ingredients, short_name
 from .recipe_json import recipe_hash
 from .safetensors_file import Header, read_header
@@ -46,14 +46,16 @@ class BoundRecipe:
     recipe: Recipe
     headers: Mapping[Ingredient, Header]
     sources: Mapping[Ingredient, Source]
-    _plans: dict[str, Plan] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _plans: dict[str, MergePlan] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @cached_property
     def hash(self) -> str:
         """What the recipe makes (`recipe_json.recipe_hash`)."""
         return recipe_hash(self.recipe)
 
-    def plan(self, precision: str) -> Plan:
+    def plan(self, precision: str) -> MergePlan:
         """What the recipe makes in this precision, tensor by tensor; planned once. Raises
         MergeError when the ingredients do not fit together.
         """

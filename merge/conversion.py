@@ -21,8 +21,8 @@ from .plan import (
     PRECISIONS,
     Blend,
     Copy,
+    MergePlan,
     OutputTensor,
-    Plan,
     check_precision,
     stored_as,
 )
@@ -113,7 +113,7 @@ def convert(
         CONVERTED: json.dumps({"precision": precision, "ema": ema, "vae": vae}),
         INGREDIENTS: json.dumps([describe(ingredient, source)], ensure_ascii=False),
     }
-    plan = Plan((ingredient,), (header,), tensors, family_of(header), None)
+    plan = MergePlan((ingredient,), (header,), tensors, family_of(header), None)
     write_file(plan, out, metadata, threads, progress=progress)
     dropped = 0 if ema == "keep" else len(averaged)
     size = out.stat().st_size

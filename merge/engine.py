@@ -31,8 +31,8 @@ from .plan import (
     Copy,
     Formula,
     Literal,
+    MergePlan,
     OutputTensor,
-    Plan,
     Source,
     Widened,
 )
@@ -70,7 +70,7 @@ class Piece:
 
 
 def write_file(
-    plan: Plan,
+    plan: MergePlan,
     path: Path,
     metadata: Mapping[str, str],
     threads: int | None = None,
@@ -95,7 +95,7 @@ def write_file(
 
 
 def write_memory(
-    plan: Plan,
+    plan: MergePlan,
     places: Mapping[str, Tensor],
     memory: Any,
     threads: int | None = None,
@@ -113,7 +113,7 @@ def write_memory(
 
 
 def _carry_out(
-    plan: Plan,
+    plan: MergePlan,
     places: Mapping[str, Tensor],
     target: Any,
     threads: int | None,
@@ -131,10 +131,10 @@ def _carry_out(
     identities = [_identity(header.path) for header in plan.headers]
     faults = Faults(set())
 
-    def worker() -> Worker:
-        return Worker(plan, target, chunk_elements, faults, device)
+    def evaluator() -> Evaluator:
+        return Evaluator(plan, target, chunk_elements, faults, device)
 
-    _run(pieces, worker, threads or min(os.cpu_count() or 1, MOST_THREADS), progress)
+    _run(pieces, evaluator, threads or min(os.cpu_count() or 1, MOST_THREADS), progress)
     faults.refuse(plan)
     for header, identity in zip(plan.headers, identities, strict=True):
         if _identity(header.path) != identity:
@@ -168,7 +168,7 @@ class Faults:
 
     not_finite: set[str]
 
-    def refuse(self, plan: Plan) -> None:
+    def refuse(self, plan: MergePlan) -> None:
         """Raise MergeError if there are any: an ingredient has such values, or the result does not
         fit its type.
         """
@@ -193,7 +193,7 @@ class Faults:
 
 def _run(
     pieces: Sequence[Piece],
-    open_worker: Callable[[], Worker],
+    open_evaluator: Callable[[], Evaluator],
     threads: int,
     progress: Progress | None,
 ) -> None:
@@ -211,13 +211,13 @@ def _run(
         # back below.
         torch.set_num_threads(1)
         try:
-            with open_worker() as worker:
+            with open_evaluator() as evaluator:
                 while not stop.is_set():
                     with take:
                         piece = next(waiting, None)
                     if piece is None:
                         break
-                    worker.write(piece)
+                    evaluator.write(piece)
                     reports.put(piece.size_bytes)
         except BaseException as error:
             reports.put(error)
@@ -262,13 +262,13 @@ class Place:
     operands: Iterator[int]
 
 
-class Worker:
-    """One thread's open files and buffers. The result goes to `target`: the path of a file, or
+class Evaluator:
+    """One thread of a merge: its open files and buffers. The result goes to `target`: a file, or
     bytes in memory.
     """
 
     def __init__(
-        self, plan: Plan, target: Any, chunk_elements: int, faults: Faults, device: str
+        self, plan: MergePlan, target: Any, chunk_elements: int, faults: Faults, device: str
     ) -> None:
         import torch
 
@@ -282,7 +282,7 @@ class Worker:
         self._blender = Blender(chunk_elements)
         self._operands: list[Any] = []
 
-    def __enter__(self) -> Worker:
+    def __enter__(self) -> Evaluator:
         with ExitStack() as files:
             self._sources = [
                 files.enter_context(header.path.open("rb", buffering=0))
@@ -481,7 +481,7 @@ def _channels(weight: Any, start: int, stop: int) -> Any:
     return weight.view(torch.uint8)[:, start:stop].flatten().clone().view(weight.dtype)
 
 
-def _is_finite(plan: Plan, source: Source) -> bool:
+def _is_finite(plan: MergePlan, source: Source) -> bool:
     """Whether all values of one ingredient's tensor are numbers."""
     import torch
 

@@ -1,9 +1,9 @@
 """The tensors of a recipe in memory instead of a file: the same bytes, and only what has changed is
 computed again.
 
-A `Memory` keeps one buffer for the results of many recipes, one after another:
+A `MergeBuffer` keeps one buffer for the results of many recipes, one after another:
 
-    memory = Memory()
+    memory = MergeBuffer()
     first = memory.merge(bind_to_files(recipe, path_of), "fp16")
     first.tensors["model.diffusion_model.out.2.weight"]  # a torch tensor, as in the file
     second = memory.merge(bind_to_files(other, path_of), "fp16")
@@ -46,8 +46,8 @@ from .plan import (
     Copy,
     Formula,
     Literal,
+    MergePlan,
     OutputTensor,
-    Plan,
     Source,
     Widened,
 )
@@ -70,7 +70,7 @@ class Merged:
     notes: tuple[str, ...]
 
 
-class Memory:
+class MergeBuffer:
     """One buffer, used for every merge unless someone still holds its tensors."""
 
     def __init__(self) -> None:
@@ -145,7 +145,7 @@ class Memory:
         self._places, self._made = {}, {}
 
 
-def _lay_out(plan: Plan) -> tuple[dict[str, Tensor], int]:
+def _lay_out(plan: MergePlan) -> tuple[dict[str, Tensor], int]:
     """Where each tensor goes in memory, and the size of all."""
     places, end = {}, 0
     for output in plan.tensors:
@@ -160,7 +160,7 @@ def _tensor(memory: Any, place: Tensor) -> Any:
     return data.view(torch_type(place.dtype)).reshape(place.shape)
 
 
-def _made_of(output: OutputTensor, plan: Plan) -> tuple[Any, ...]:
+def _made_of(output: OutputTensor, plan: MergePlan) -> tuple[Any, ...]:
     """Everything that the bytes of a tensor of a given type and shape depend on."""
 
     def source(found: Source) -> tuple[Any, ...]:

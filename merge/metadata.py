@@ -17,7 +17,7 @@ from . import licence as licences
 from .errors import MergeError
 from .hashing import Hashes, legacy_hash
 from .licence import Licence
-from .plan import Plan
+from .plan import MergePlan
 from .recipe import Ingredient, Recipe, short_name
 from .recipe_json import load_json, recipe_hash, to_json
 from .safetensors_file import Header
@@ -45,7 +45,11 @@ class Source:
 
 
 def make_metadata(
-    recipe: Recipe, sources: Mapping[Ingredient, Source], plan: Plan, precision: str, title: str
+    recipe: Recipe,
+    sources: Mapping[Ingredient, Source],
+    plan: MergePlan,
+    precision: str,
+    title: str,
 ) -> dict[str, str]:
     """The metadata of the file that a bound recipe makes. `sources` has the ingredients that the
     plan uses.

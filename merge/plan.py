@@ -137,7 +137,7 @@ class OutputTensor:
 
 
 @dataclass(frozen=True)
-class Plan:
+class MergePlan:
     """The result tensor by tensor, before anything is read. `vae_from` is the ingredient whose VAE
     it keeps.
 
@@ -181,7 +181,7 @@ class _Mixture:
         return not is_kept and not tensor.name.endswith(POSITION_IDS)
 
 
-def make_plan(recipe: Recipe, headers: Mapping[Ingredient, Header], precision: str) -> Plan:
+def make_plan(recipe: Recipe, headers: Mapping[Ingredient, Header], precision: str) -> MergePlan:
     """Plan the file that a recipe makes, with blended tensors stored in `precision` (see
     `PRECISIONS`).
 
@@ -205,7 +205,7 @@ def make_plan(recipe: Recipe, headers: Mapping[Ingredient, Header], precision: s
         _blended(mixture, name, precision) if name in blended else _copied(mixture, name)
         for name in kept
     )
-    return Plan(
+    return MergePlan(
         ingredients=order,
         headers=tuple(headers[ingredient] for ingredient in order),
         tensors=tuple(output for output in outputs if output),

@@ -5,9 +5,9 @@ the same tensors go through the same function of ComfyUI (`comfy.sd.load_state_d
 with the same metadata, so every picture is the same, pixel for pixel.
 
 No later merge changes the models that are handed out. The tensors are made in one buffer
-(`merge.in_memory.Memory`). As ComfyUI copies them into its own modules, the next merge uses the
-buffer again and computes only the tensors that have changed; if a version of ComfyUI keeps a tensor
-instead, the buffer stays with that model and the next merge takes a new one.
+(`merge.in_memory.MergeBuffer`). ComfyUI copies them into its own modules, so the next merge uses
+the buffer again and computes only the tensors that have changed; if a version of ComfyUI keeps a
+tensor instead, the buffer stays with that model and the next merge takes a new one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from comfy_api.latest import io
 
 from ...merge.errors import MergeError
-from ...merge.in_memory import Memory
+from ...merge.in_memory import MergeBuffer
 from ...merge.recipe import Recipe
 from ...merge.text import to_text
 from .. import types
@@ -29,11 +29,11 @@ from .sums import CATEGORY, OWN_VAE, bind, check_vae, how_inputs, shares_of, wit
 if TYPE_CHECKING:
     from ...merge.checkpoint import BoundRecipe
 
-_memory = Memory()
+_memory = MergeBuffer()
 
 
 def models_of(
-    bound: BoundRecipe, precision: str = "fp16", memory: Memory = _memory
+    bound: BoundRecipe, precision: str = "fp16", memory: MergeBuffer = _memory
 ) -> tuple[Any, Any, Any, dict[str, Any]]:
     """MODEL, CLIP and VAE of a recipe, and a report for the page: `changed` of `tensors` were
     computed, and `notes`.

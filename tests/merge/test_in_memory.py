@@ -15,7 +15,7 @@ from cocktail.merge import engine
 from cocktail.merge.blocks import block_weights
 from cocktail.merge.checkpoint import bind_to_files, default_name, make_checkpoint
 from cocktail.merge.errors import MergeError
-from cocktail.merge.in_memory import Memory
+from cocktail.merge.in_memory import MergeBuffer
 from cocktail.merge.recipe import BlockSum, Ingredient, Parts, add_difference, weighted_sum
 from cocktail.merge.text import parse
 
@@ -59,7 +59,7 @@ def same(tensors, others):
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16", "fp32", "fp8_e4m3fn"])
 def test_tensors_and_metadata_are_those_of_the_file(cellar, tmp_path, precision):
-    memory = Memory()
+    memory = MergeBuffer()
     for number, recipe in enumerate(
         (
             weighted_sum([(A, 60), (B, 40)]),
@@ -78,14 +78,14 @@ def test_tensors_and_metadata_are_those_of_the_file(cellar, tmp_path, precision)
 
 
 def test_only_the_tensors_of_a_changed_block_are_made_again(cellar, monkeypatch):
-    memory = Memory()
+    memory = MergeBuffer()
     assert len(memory.merge(cellar(blocks())).changed) == len(memory.merge(cellar(A)).tensors)
     memory.merge(cellar(blocks()))
     written = []
     monkeypatch.setattr(
-        engine.Worker,
+        engine.Evaluator,
         "write",
-        lambda self, piece, write=engine.Worker.write: (
+        lambda self, piece, write=engine.Evaluator.write: (
             written.append(piece.output.name),
             write(self, piece),
         ),
@@ -96,21 +96,21 @@ def test_only_the_tensors_of_a_changed_block_are_made_again(cellar, monkeypatch)
     }
     merged = memory.merge(cellar(blocks(M00=0.75)))
     assert merged.changed == middle == set(written)
-    same(merged.tensors, Memory().merge(cellar(blocks(M00=0.75))).tensors)
+    same(merged.tensors, MergeBuffer().merge(cellar(blocks(M00=0.75))).tensors)
     del merged
     written.clear()
     assert memory.merge(cellar(blocks(M00=0.75))).changed == frozenset() == frozenset(written)
 
 
 def test_a_recipe_that_gives_the_same_tensors_by_another_tree_makes_nothing_again(cellar):
-    memory = Memory()
+    memory = MergeBuffer()
     memory.merge(cellar(weighted_sum([(A, 60), (B, 40)])))
     nested = weighted_sum([(weighted_sum([(A, 1), (B, 1)]), 80), (A, 20)])
     assert memory.merge(cellar(nested)).changed == frozenset()
 
 
 def test_tensors_that_somebody_holds_never_change(cellar):
-    memory = Memory()
+    memory = MergeBuffer()
     merged = memory.merge(cellar(weighted_sum([(A, 1), (B, 1)])))
     before = copies(merged)
     name = TEXT + "final_layer_norm.bias"
@@ -125,7 +125,7 @@ def test_tensors_that_somebody_holds_never_change(cellar):
 
 
 def test_memory_that_nobody_holds_is_used_again_and_can_be_given_back(cellar):
-    memory = Memory()
+    memory = MergeBuffer()
     address = memory.merge(cellar(blocks())).tensors[UNET + "out.2.bias"].data_ptr()
     gc.collect()
     again = memory.merge(cellar(blocks(M00=1)))
@@ -133,7 +133,7 @@ def test_memory_that_nobody_holds_is_used_again_and_can_be_given_back(cellar):
     assert memory.size_bytes > 0
     memory.forget()
     assert memory.size_bytes == 0
-    same(again.tensors, Memory().merge(cellar(blocks(M00=1))).tensors)
+    same(again.tensors, MergeBuffer().merge(cellar(blocks(M00=1))).tensors)
 
 
 class Stopped(Exception):
@@ -141,7 +141,7 @@ class Stopped(Exception):
 
 
 def test_a_merge_that_was_stopped_is_made_anew_by_the_next(cellar):
-    memory = Memory()
+    memory = MergeBuffer()
     memory.merge(cellar(blocks()))
 
     def stop(done, total):
@@ -150,11 +150,11 @@ def test_a_merge_that_was_stopped_is_made_anew_by_the_next(cellar):
     with pytest.raises(Stopped):
         memory.merge(cellar(blocks(M00=0, OUT03=1)), progress=stop)
     merged = memory.merge(cellar(blocks(OUT03=1)))
-    same(merged.tensors, Memory().merge(cellar(blocks(OUT03=1))).tensors)
+    same(merged.tensors, MergeBuffer().merge(cellar(blocks(OUT03=1))).tensors)
 
 
 def test_numbers_that_are_none_are_refused_and_nothing_of_them_stays(cellar, write, sd15):
-    memory = Memory()
+    memory = MergeBuffer()
     memory.merge(cellar(weighted_sum([(A, 1), (B, 1)])))
     broken = sd15(2)
     broken[UNET + "out.2.bias"][1] = torch.nan
@@ -162,11 +162,11 @@ def test_numbers_that_are_none_are_refused_and_nothing_of_them_stays(cellar, wri
     with pytest.raises(MergeError, match=r"NaN or infinity: .*out\.2\.bias in broken"):
         memory.merge(cellar(weighted_sum([(A, 1), (Ingredient("broken"), 1)])))
     sound = weighted_sum([(A, 1), (B, 3)])
-    same(memory.merge(cellar(sound)).tensors, Memory().merge(cellar(sound)).tensors)
+    same(memory.merge(cellar(sound)).tensors, MergeBuffer().merge(cellar(sound)).tensors)
 
 
 def test_methods_are_made_as_in_the_file_and_again_when_a_setting_changes(cellar, tmp_path):
-    memory = Memory()
+    memory = MergeBuffer()
     texts = ("dare(a, b, a; seed 1)", "dare(a, b, a; seed 2)", "0.5 dare(a, b, a; seed 2) + 0.5 b")
     for number, text in enumerate(texts):
         bound = cellar(parse(text))

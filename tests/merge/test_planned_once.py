@@ -12,7 +12,7 @@ from cocktail.merge import checkpoint
 from cocktail.merge.checkpoint import bind_to_files, make_checkpoint, notes_of
 from cocktail.merge.command_line import main
 from cocktail.merge.hashing import file_sha256
-from cocktail.merge.in_memory import Memory
+from cocktail.merge.in_memory import MergeBuffer
 from cocktail.merge.recipe import Ingredient, weighted_sum
 from cocktail.merge.text import to_text
 from cocktail.nodes.grid.engine.axes.mixes import recipes_axis
@@ -66,7 +66,7 @@ def test_a_merge_by_the_command_line(cellar, planned):
 
 def test_a_merge_in_memory_and_then_to_a_file(cellar, planned):
     bound = bind_to_files(HALF, cellar.joinpath)
-    Memory().merge(bound, "fp16")
+    MergeBuffer().merge(bound, "fp16")
     make_checkpoint(bound, cellar / "out.safetensors", "fp16")
     assert planned == {("0.5 a + 0.5 b", "fp16"): 1}
 

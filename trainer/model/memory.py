@@ -46,7 +46,7 @@ of 26 to 111 M weights.
 
 
 @dataclass(frozen=True)
-class Memory:
+class MemoryUse:
     """Bytes that each part takes at a run's peak, when the VAE is no longer in memory."""
 
     weights: int
@@ -92,7 +92,7 @@ def state_bytes(counts: Mapping[str, int], settings: RunSettings) -> int:
     )
 
 
-def estimate(shapes: Mapping[str, tuple[int, ...]], settings: RunSettings) -> Memory:
+def estimate(shapes: Mapping[str, tuple[int, ...]], settings: RunSettings) -> MemoryUse:
     """The memory of a run on a base with these tensor shapes.
 
     Weights, gradients and moments are counted; what the backward pass needs grows with the
@@ -113,7 +113,7 @@ def estimate(shapes: Mapping[str, tuple[int, ...]], settings: RunSettings) -> Me
         activations *= CHECKPOINTED
     elif settings.precision != "fp32":
         activations += 2 * (total if settings.train_text_encoder else unet)
-    return Memory(
+    return MemoryUse(
         weights=4 * total,
         gradients=4 * trained,
         optimizer=state_bytes(counts, settings),

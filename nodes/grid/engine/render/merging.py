@@ -57,11 +57,11 @@ class MergedModels:
     """
 
     def __init__(self) -> None:
-        from .....merge.in_memory import Memory
+        from .....merge.in_memory import MergeBuffer
 
         self.merges = 0
         self.renewed = 0
-        self._memory = Memory()
+        self._memory = MergeBuffer()
         self._models: tuple[Any, Any, Any] | None = None
         self._shapes: dict[str, Any] = {}
 
