@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 from ..trainer.data.caption.job import CaptionJob
@@ -17,6 +17,8 @@ INTERVAL_S = 1.0
 RUN, CAPTIONING = "run", "caption"
 _lock = threading.Lock()
 _thread: threading.Thread | None = None
+_queued = threading.Event()
+"""Wakes the thread, so that what was queued starts at once."""
 
 
 def jobs() -> Queue:
@@ -39,9 +41,8 @@ def queue_captioning(job: CaptionJob) -> None:
 
 
 def _put(kind: str, job: Run | CaptionJob, device: str, arguments: list[str]) -> None:
-    queue = jobs()
-    queue.put(kind, job, device, arguments)
-    queue.tick()
+    jobs().put(kind, job, device, arguments)
+    _queued.set()
     watch()
 
 
@@ -65,18 +66,26 @@ def watch() -> None:
 
 
 def _watch() -> None:
-    complaint = ""
+    complaints: dict[Callable[[], None], str] = {}
     while True:
-        try:
-            queue = jobs()
-            queue.adopt_once(RUN, training_device, _queued_here)
-            queue.tick()
-            complaint = ""
-        except Exception as error:
-            if str(error) != complaint:
-                complaint = str(error)
-                logging.exception("Cocktail cannot process its job queue. It keeps trying")
-        time.sleep(INTERVAL_S)
+        for step in (_adopt, _tick):
+            try:
+                step()
+                complaints.pop(step, None)
+            except Exception as error:
+                if str(error) != complaints.get(step):
+                    complaints[step] = str(error)
+                    logging.exception("Cocktail cannot process its job queue. It keeps trying")
+        _queued.wait(INTERVAL_S)
+        _queued.clear()
+
+
+def _adopt() -> None:
+    jobs().adopt_once(RUN, training_device, _queued_here)
+
+
+def _tick() -> None:
+    jobs().tick()
 
 
 def _queued_here(run: Run) -> list[str] | None:

@@ -4,6 +4,7 @@ was damaged or came from elsewhere can do.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -15,7 +16,9 @@ from pathlib import Path
 import pytest
 
 from cocktail.trainer.errors import TrainerError
+from cocktail.trainer.jobs import lock as jobs_lock
 from cocktail.trainer.jobs import process
+from cocktail.trainer.jobs import queue as jobs_queue
 from cocktail.trainer.jobs.control import Control
 from cocktail.trainer.jobs.job import LAUNCH_LOCK, LOCK, Job, LockLost, State, exclusive, start
 from cocktail.trainer.jobs.lock import Lock, is_held
@@ -166,6 +169,79 @@ def test_two_servers_that_start_a_job_at_once_start_it_once(tmp_path, root):
     assert said == [b"False\n", b"True\n"]
     end(job)
     assert "Another process" not in job.log_tail()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="locks are not inherited there")
+def test_the_lock_of_a_start_is_let_go_once_the_process_has_its_own(tmp_path):
+    job = make(tmp_path)
+    assert start(job, "run")
+    wait_for(lambda: status(job) == ["running"])
+    assert is_held(job.folder / LOCK) and not is_held(job.folder / LAUNCH_LOCK)
+
+
+def test_a_file_in_a_jobs_folder_is_never_taken_for_one_of_pythons_modules(tmp_path, monkeypatch):
+    job = make(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep)
+    (job.folder / "dataclasses.py").write_text("raise SystemExit(3)")
+    assert start(job, "run")
+    wait_for(lambda: status(job) == ["running"])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no process is forked there")
+@pytest.mark.parametrize("how", ["held", "probed"])
+def test_a_process_that_was_forked_meanwhile_does_not_go_on_holding_a_lock(
+    tmp_path, monkeypatch, how
+):
+    children, (to_read, to_write) = [], os.pipe()
+
+    def fork() -> None:
+        child = os.fork()
+        if child == 0:
+            os.close(to_write)
+            os.read(to_read, 1)
+            os._exit(0)
+        children.append(child)
+
+    file = tmp_path / "some.lock"
+    lock = Lock(file)
+    try:
+        if how == "held":
+            assert lock.take()
+            fork()
+            lock.let_go()
+            assert not is_held(file)
+        else:
+            file.touch()
+            is_at = jobs_lock._is_at
+            monkeypatch.setattr(jobs_lock, "_is_at", lambda *of: fork() or is_at(*of))
+            assert not is_held(file)
+            monkeypatch.setattr(jobs_lock, "_is_at", is_at)
+            assert lock.take()
+            lock.let_go()
+    finally:
+        os.close(to_write)
+        for child in children:
+            os.waitpid(child, 0)
+        os.close(to_read)
+
+
+def test_a_lock_whose_file_is_replaced_all_the_time_counts_as_held(tmp_path, monkeypatch):
+    (tmp_path / "some.lock").touch()
+    monkeypatch.setattr(jobs_lock, "_is_at", lambda fd, path: False)
+    assert is_held(tmp_path / "some.lock")
+
+
+def test_a_state_that_holds_nan_is_a_state_like_any_other(tmp_path, monkeypatch):
+    written = Job.written
+    monkeypatch.setattr(
+        Job, "written", lambda job: dataclasses.replace(written(job), updated=float("nan"))
+    )
+    job = make(tmp_path, status="running")
+    assert status(job) == ["interrupted"]
+    assert start(job, "run")
+    wait_for(lambda: status(job) == ["running"])
+    queued = make(tmp_path, "queued", status="queued")
+    assert queue_of(tmp_path).stands("runs", queued).status == "stopped"
 
 
 def test_what_another_has_done_while_one_waited_to_start_it_is_not_done_again(
@@ -342,6 +418,27 @@ def test_a_lease_waits_for_jobs_and_jobs_wait_for_a_lease(tmp_path):
         pass
     with queue.lease("cuda:1", "check", give_up):
         pass
+    assert [file.name for file in queue.folder.glob("*.lock")] == ["queue.lock"]
+
+
+def test_a_lease_whose_lock_is_taken_or_whose_ticket_cannot_be_written_leaves_nothing(
+    tmp_path, monkeypatch
+):
+    queue = queue_of(tmp_path)
+    queue.folder.mkdir()
+    other = Lock(queue.folder / "00000001.lock")
+    assert other.take()
+    with pytest.raises(TrainerError, match="in use"), queue.lease("cpu", "check", lambda: None):
+        pass
+    other.let_go()
+
+    def full(*_) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(jobs_queue, "write_json", full)
+    with pytest.raises(OSError, match="No space"), queue.lease("cpu", "check", lambda: None):
+        pass
+    assert [file.name for file in queue.folder.iterdir()] == ["queue.lock"]
 
 
 HOLDER = """
@@ -402,6 +499,49 @@ def test_what_was_queued_before_there_were_tickets_is_taken_over_once_if_it_is_o
     wait_for(lambda: status(ours) == ["running"])
     assert ours.state().message == "now"
     assert [queue.stands("runs", job).status for job in (others, late)] == ["stopped", "stopped"]
+
+
+@pytest.mark.parametrize("error", [TrainerError, OSError, TypeError, ValueError])
+@pytest.mark.parametrize("where", ["open", "state", "write_state"])
+def test_a_job_that_cannot_be_started_holds_up_nobody(tmp_path, monkeypatch, caplog, error, where):
+    class Bad(Job):
+        pass
+
+    def fail(*_):
+        raise error("broken")
+
+    def open_job(folder: Path) -> Job:
+        if folder.name != "bad":
+            return Job(folder)
+        return fail() if where == "open" else Bad(folder)
+
+    kind = Kind("runs", tmp_path / "runs", "job.json", "runs", open_job)
+    queue, bad, good = Queue(tmp_path / ".queue", [kind]), make(tmp_path, "bad"), make(tmp_path)
+    queue.put("runs", bad, "cpu")
+    queue.put("runs", good, "cpu")
+    setattr(Bad, where, fail)
+    jobs_queue._complain.cache_clear()
+    queue.tick()
+    queue.tick()
+    wait_for(lambda: status(good) == ["running"])
+    assert [record.message for record in caplog.records if "broken" in record.message] != []
+    assert len({record.message for record in caplog.records}) == len(caplog.records)
+
+
+def test_what_cannot_be_told_counts_as_busy_and_is_left_alone(tmp_path, monkeypatch):
+    queue, job, other = queue_of(tmp_path), make(tmp_path), make(tmp_path, "other")
+    queue.put("runs", job, "cpu")
+    queue.put("runs", other, "cpu")
+
+    def is_alive(job: Job) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as context:
+        context.setattr(Job, "is_alive", is_alive)
+        queue.tick()
+    assert status(job, other) == ["queued", "queued"]
+    Queue(queue.folder, ()).tick()
+    assert len(list(queue.folder.glob("*.json"))) == 2, "of a kind that only others know"
 
 
 @pytest.mark.parametrize(

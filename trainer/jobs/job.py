@@ -14,6 +14,7 @@ queue.py) or by a person, with the paths that they give.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -35,7 +36,7 @@ from typing import (
 )
 
 from ..errors import TrainerError
-from ..files import write_json
+from ..files import canonical_json, write_json
 from . import process
 from .lock import POLL_S, Lock, is_held
 
@@ -51,6 +52,8 @@ LOCK = "process.lock"
 LAUNCH_LOCK = ".start.lock"
 """Held by who starts the process, until the process has its own lock."""
 LOG_TAIL_BYTES = 1 << 16
+LOOKS = 100
+"""How often a state that changes all the time is read before it counts as it is."""
 PROBED_S = 2.0
 """A lock may look taken for a moment, because somebody has looked whether it is."""
 
@@ -77,6 +80,11 @@ class State:
 S = TypeVar("S", bound=State)
 
 
+def same(one: State, other: State) -> bool:
+    """Whether two states say the same. NaN, as a loss may be, is equal to itself here."""
+    return canonical_json(asdict(one)) == canonical_json(asdict(other))
+
+
 @dataclass(frozen=True)
 class Job(Generic[S]):
     """An existing job folder."""
@@ -94,13 +102,14 @@ class Job(Generic[S]):
         """
         try:
             state = self.written()
-            while state.status in self.dead_when and not self.is_alive():
+            for _ in range(LOOKS):
+                if state.status not in self.dead_when or self.is_alive():
+                    return state
                 # A process writes its last state before it lets go of the lock: look once more.
-                latest = self.written()
-                if latest == state:
-                    return replace(state, status="interrupted", message=self._gone())
-                state = latest
-            return state
+                before, state = state, self.written()
+                if same(state, before):
+                    break
+            return replace(state, status="interrupted", message=self._gone())
         except (TrainerError, OSError) as error:
             return cast(S, self.states(UNREADABLE, str(error)))
 
@@ -233,7 +242,7 @@ def read_state(file: Path, kind: type[S]) -> S:
         if isinstance(error.__cause__, FileNotFoundError):
             return kind("stopped", "Its state.json is missing. Queue it again to go on.")
         raise TrainerError(f"{error} {_REMEDY}") from error
-    hints = get_type_hints(kind)
+    hints = _hints(kind)
     where = f"{file.name} of {file.parent.name}"
     for name, entry in value.items():
         if name not in hints:
@@ -246,6 +255,7 @@ def read_state(file: Path, kind: type[S]) -> S:
     return state
 
 
+_hints = functools.cache(get_type_hints)
 _NEWER = "was written by a newer Cocktail: this version does not know"
 _REMEDY = "Delete that file and queue again: the work goes on from what else is in the folder."
 
@@ -271,6 +281,7 @@ def exclusive(job: Job, device: str = "") -> Iterator[Lock]:
     if not lock.take(wait_s=PROBED_S):
         raise TrainerError(f"Another process works on the {job.noun} {job.folder.name} already.")
     try:
+        process.let_go_of_inherited(job.folder / LAUNCH_LOCK)
         process.record(job.folder, os.getpid(), device)
         yield lock
     finally:
@@ -293,7 +304,7 @@ def start(job: Job, command: str, arguments: Sequence[str] = (), wait_s: float =
                 lock.let_go()
                 return False
             time.sleep(POLL_S)
-        if job.written() != before:
+        if not same(job.written(), before):
             lock.let_go()
             return False
         (job.folder / "control.json").unlink(missing_ok=True)

@@ -15,7 +15,9 @@ from ..errors import TrainerError
 
 POLL_S = 0.01
 PROBES = 3
-"""How often a lock is probed where probing means taking it: two probes must not see each other."""
+"""How often a lock is probed: its file may be replaced meanwhile, and on Windows, where probing
+means taking it, two probes must not see each other.
+"""
 
 
 class Lock:
@@ -31,14 +33,14 @@ class Lock:
         while True:
             fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
             try:
-                taken = _lock(fd, shared=False) and _is_at(fd, self.path)
-            except BaseException:
-                os.close(fd)
-                raise
-            if taken:
-                self.fd = fd
-                return True
-            os.close(fd)
+                if _lock(fd, shared=False):
+                    if _is_at(fd, self.path):
+                        self.fd = fd
+                        return True
+                    _unlock(fd)
+            finally:
+                if self.fd is None:
+                    os.close(fd)
             if time.monotonic() >= deadline:
                 return False
             time.sleep(POLL_S)
@@ -48,29 +50,38 @@ class Lock:
         return self.fd is not None and _is_at(self.fd, self.path)
 
     def let_go(self) -> None:
-        """Close it; a child process that has inherited it goes on holding it."""
+        """Let go of it, in child processes too that have inherited it."""
+        if self.fd is not None:
+            _unlock(self.fd)
+            self.hand_over()
+
+    def hand_over(self) -> None:
+        """Only close it: a child process that has inherited it goes on holding it."""
         if self.fd is not None:
             os.close(self.fd)
             self.fd = None
 
 
 def is_held(path: Path) -> bool:
-    """Whether a process holds the lock of that file. Raises OSError when it cannot be read."""
-    probes = PROBES
-    while True:
+    """Whether a process holds the lock of that file, or it changes hands all the time. Raises
+    OSError when it cannot be read.
+    """
+    for _ in range(PROBES):
         try:
             fd = os.open(path, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)
         except FileNotFoundError:
             return False
         try:
             if _lock(fd, shared=True):
+                _unlock(fd)
                 if _is_at(fd, path):
                     return False
-            elif sys.platform != "win32" or (probes := probes - 1) == 0:
+            elif sys.platform != "win32":
                 return True
         finally:
             os.close(fd)
         time.sleep(0.001)
+    return True
 
 
 def _lock(fd: int, shared: bool) -> bool:
@@ -98,6 +109,20 @@ def _lock(fd: int, shared: bool) -> bool:
             "Put it on another one (--output-directory)."
         ) from error
     return True
+
+
+def _unlock(fd: int) -> None:
+    """Let go of the lock of an open file. Closing is not enough: a process that was forked
+    meanwhile has the file open too, and would go on holding it.
+    """
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.locking(fd, msvcrt.LK_UNLCK, 1)
+        return
+    import fcntl
+
+    fcntl.flock(fd, fcntl.LOCK_UN)
 
 
 def _is_at(fd: int, path: Path) -> bool:

@@ -24,7 +24,11 @@ from ..files import write_json
 from .lock import POLL_S, Lock, is_held
 
 MAIN = Path(__file__).parents[1] / "__main__.py"
+PACK = Path(__file__).absolute().parents[2]
+"""Where jobs work, so that Python never looks for modules in a job's folder."""
 LINE_POLL_S = 0.2
+INHERITED = "COCKTAIL_LAUNCH_LOCK"
+"""Names the file descriptor of the lock that a job's process has inherited."""
 
 
 def launch(
@@ -34,8 +38,8 @@ def launch(
     returns its pid.
 
     `lock` keeps others from starting it too. The process inherits it, so that it is held until the
-    process ends, even if this one is killed now. Where locks cannot be inherited (Windows) it is
-    held here until the process holds `own_lock`.
+    process has `own_lock` or ends, even if this one is killed now. Where locks cannot be inherited
+    (Windows) it is held here until then.
     """
     environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
     environment.pop("PYTORCH_CUDA_ALLOC_CONF", None)
@@ -44,21 +48,23 @@ def launch(
         if sys.platform == "win32"
         else {"start_new_session": True, "pass_fds": [lock.fd]}
     )
+    if sys.platform != "win32":
+        environment[INHERITED] = str(lock.fd)
     with (folder / "log.txt").open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-u", str(MAIN), command, str(folder), *arguments],
+            [sys.executable, "-u", str(MAIN), command, str(folder.absolute()), *arguments],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            cwd=folder,
+            cwd=PACK,
             env=environment,
             **detached,
         )
-    record(folder, process.pid)
     if sys.platform == "win32":
         threading.Thread(target=_hand_over, args=(process, lock, own_lock), daemon=True).start()
     else:
-        lock.let_go()
+        lock.hand_over()
+    record(folder, process.pid)
     return process.pid
 
 
@@ -66,6 +72,20 @@ def _hand_over(process: subprocess.Popen, lock: Lock, own_lock: Path) -> None:
     while process.poll() is None and not is_held(own_lock):
         time.sleep(POLL_S)
     lock.let_go()
+
+
+def let_go_of_inherited(path: Path) -> None:
+    """Let go of the lock that this process was started with, now that it has its own. Until it ends
+    its children would hold it too.
+    """
+    number = os.environ.pop(INHERITED, "")
+    if number.isdecimal():
+        lock = Lock(path)
+        lock.fd = int(number)
+        # In a process that another than the job's has started it is not open.
+        with contextlib.suppress(OSError):
+            if lock.is_ours():
+                lock.let_go()
 
 
 def record(folder: Path, pid: int, device: str = "") -> None:

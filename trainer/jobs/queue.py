@@ -9,6 +9,8 @@ again when that process dies, however it does.
 from __future__ import annotations
 
 import contextlib
+import functools
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,12 +18,14 @@ from typing import Any
 
 from ..errors import TrainerError
 from ..files import write_json
-from .job import NAME, QUEUED, RESUMABLE, UNREADABLE, Job, list_jobs, read_json, start
+from .job import NAME, QUEUED, RESUMABLE, UNREADABLE, Job, list_jobs, read_json, same, start
 from .lock import Lock, is_held
 
 EVERY = ""
 """The device of work that does not say which one it uses: as long as it lasts, nothing starts."""
 LOCK_WAIT_S = 60.0
+TROUBLE = (TrainerError, OSError, TypeError, ValueError)
+"""What a damaged folder or a full disk may raise: it must not keep other jobs waiting."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,9 @@ class Queue:
         if state.status == QUEUED and self._ticket_of(kind, job.folder.name) is None:
             message = "It was not queued on this ComfyUI. Queue its graph to start it."
             latest = job.state()
-            return replace(latest, status="stopped", message=message) if latest == state else latest
+            if same(latest, state):
+                return replace(latest, status="stopped", message=message)
+            return latest
         return state
 
     def tick(self) -> None:
@@ -103,9 +109,8 @@ class Queue:
         with self._alone():
             waiting, busy = self._survey()
             for ticket in waiting:
-                if ticket.kind and not _in_use(ticket.device, busy):
-                    self._start(ticket)
-                busy.add(ticket.device)
+                if _in_use(ticket.device, busy) or not ticket.kind or self._start(ticket):
+                    busy.add(ticket.device)
 
     def adopt_once(
         self,
@@ -142,19 +147,25 @@ class Queue:
         with self._alone():
             ticket = Ticket(self._next_number(), "", name, device)
             lock = Lock(self._file(ticket, ".lock"))
-            lock.take()
+            if not lock.take():
+                raise TrainerError(f"{lock.path} is in use by another process. Try again.")
             try:
                 self._write(ticket)
             except BaseException:
                 lock.let_go()
+                self._remove(ticket)
                 raise
         try:
             while not self._granted(ticket):
                 wait()
             yield
         finally:
-            self._remove(ticket)
-            lock.let_go()
+            try:
+                with self._alone():
+                    lock.let_go()
+                    self._remove(ticket)
+            finally:
+                lock.let_go()
 
     def _granted(self, ticket: Ticket) -> bool:
         """Take the device if it is this ticket's turn."""
@@ -169,14 +180,21 @@ class Queue:
             self._write(replace(ticket, granted=True))
             return True
 
-    def _start(self, ticket: Ticket) -> None:
+    def _start(self, ticket: Ticket) -> bool:
+        """Start a job; False when that is not possible, which its state says if it can."""
         kind = self.kinds[ticket.kind]
-        job = kind.open(kind.folder / ticket.name)
         try:
-            start(job, kind.command, ticket.arguments, wait_s=0.0)
-        except (OSError, ValueError) as error:
-            message = f"It could not be started: {error}. Queue it again once that is fixed."
-            job.write_state(replace(job.state(), status="failed", message=message))
+            job = kind.open(kind.folder / ticket.name)
+            try:
+                start(job, kind.command, ticket.arguments, wait_s=0.0)
+            except (OSError, TypeError, ValueError) as error:
+                message = f"It could not be started: {error}. Queue it again once that is fixed."
+                job.write_state(replace(job.written(), status="failed", message=message))
+                return False
+        except TROUBLE as error:
+            _complain(f"Cocktail cannot start {ticket.kind} {ticket.name}: {error}")
+            return False
+        return True
 
     def _survey(self) -> tuple[list[Ticket], set[str]]:
         """The tickets that wait, in their order, and the devices in use. Tickets of work that has
@@ -185,14 +203,18 @@ class Queue:
         waiting, busy, known = [], set(), set()
         for ticket in self._tickets():
             known.add((ticket.kind, ticket.name))
-            stands = self._of_job(ticket) if ticket.kind else self._of_lease(ticket)
+            try:
+                stands = self._of_job(ticket) if ticket.kind else self._of_lease(ticket)
+                if stands == "ended":
+                    self._remove(ticket)
+            except TROUBLE as error:
+                _complain(f"Cocktail cannot tell how {ticket.kind} {ticket.name} stands: {error}")
+                continue
             if stands == "waits":
                 waiting.append(ticket)
             elif stands == "works":
                 busy.add(ticket.device)
-            elif stands == "ended":
-                self._remove(ticket)
-        for kind in self.kinds.values():
+        for kind in self.kinds.values() if waiting else ():
             for job in list_jobs(kind.folder, kind.file, Job):
                 if (kind.name, job.folder.name) not in known and _is_alive(job):
                     busy.add(_noted_device(job.folder))
@@ -201,14 +223,13 @@ class Queue:
     def _of_job(self, ticket: Ticket) -> str:
         """waits, works, ended, or "" for what cannot be told now."""
         kind = self.kinds.get(ticket.kind)
-        if kind is None or not (kind.folder / ticket.name).is_dir():
+        if kind is None:
+            return ""
+        if not (kind.folder / ticket.name).is_dir():
             return "ended"
         if _is_alive(Job(kind.folder / ticket.name)):
             return "works"
-        try:
-            status = kind.open(kind.folder / ticket.name).state().status
-        except TrainerError:
-            return ""
+        status = kind.open(kind.folder / ticket.name).state().status
         return {QUEUED: "waits", UNREADABLE: ""}.get(status, "ended")
 
     def _of_lease(self, ticket: Ticket) -> str:
@@ -285,10 +306,18 @@ def _in_use(device: str, busy: set[str]) -> bool:
 
 
 def _is_alive(job: Any) -> bool:
+    """Whether a process works on a job; also when that cannot be told."""
     try:
         return job.is_alive()
-    except OSError:
-        return False
+    except OSError as error:
+        _complain(f"Cocktail cannot tell whether {job.folder} is in use and waits for it: {error}")
+        return True
+
+
+@functools.lru_cache(maxsize=256)
+def _complain(message: str) -> None:
+    """Log something once, however often it happens."""
+    logging.getLogger(__name__).warning(message)
 
 
 def _noted_device(folder: Path) -> str:
