@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -86,7 +85,7 @@ async def _stop(request: web.Request) -> web.Response:
     """Ask a run to stop after the step it is in; a queued one leaves the queue."""
     try:
         body = await request.json() if request.content_type == "application/json" else None
-    except json.JSONDecodeError:
+    except (ValueError, LookupError, RecursionError):
         body = None
     if not isinstance(body, dict):
         return _error(400, "Send a JSON object, {} will do, as application/json.")
@@ -102,7 +101,7 @@ async def _stop(request: web.Request) -> web.Response:
 def _open(request: web.Request) -> Run:
     name = check_name(request.match_info["name"], "run")
     folder = cocktail_dir("runs") / name
-    if not (folder / "run.json").is_file():
+    if not (folder / "run.json").exists():
         raise web.HTTPNotFound(text=f"There is no run named {name}.")
     run = Run.open(folder)
     return run.at({"checkpoints": str(checkpoint_dir() / run.name)})
@@ -123,6 +122,8 @@ async def _answer(read: Callable[[], dict[str, Any]]) -> web.Response:
         return _error(error.status, error.text or error.reason)
     except (BadName, TrainerError) as error:
         return _error(400, str(error))
+    except OSError as error:
+        return _error(500, str(error))
 
 
 def _error(status: int, message: str) -> web.Response:

@@ -59,7 +59,7 @@ def make_figure(runs: Sequence[Run]) -> Figure:
 
 
 def _draw_run(losses: Any, relative: Any, run: Run, colour: str) -> None:
-    lines = run.metrics()
+    lines = [line for line in run.metrics() if isinstance(line.get("loss"), int | float)]
     steps = {line["step"]: line for line in lines if line["kind"] == "step"}
     validations = {line["step"]: line for line in lines if line["kind"] == "validation"}
     step_of = sorted(steps)

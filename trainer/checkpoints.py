@@ -140,7 +140,9 @@ def prune_checkpoints(run: Run, former_best: dict[str, Any] | None = None) -> No
     settings, folder, metrics = run.settings, Path(run.paths.checkpoints), run.metrics()
     kinds = ("checkpoint", "ema checkpoint")
     lines = {
-        line["file"]: line for line in metrics if line["kind"] in kinds and is_plain(line["file"])
+        line["file"]: line
+        for line in metrics
+        if line["kind"] in kinds and is_plain(line.get("file"))
     }
     best = run.state().best
     always = {best["step"]} if best else set()

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import stat
 import threading
 import time
 from pathlib import Path
@@ -60,6 +61,31 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+class SpecialFile(OSError):
+    """A link, pipe, folder or device where a file should be: a folder may come from anywhere."""
+
+
+def regular(path: str | Path, flags: int) -> int:
+    """An opener for `open` (and `os.open` without a mode) that opens nothing but regular files, and
+    so neither follows a link nor waits for the other end of a pipe. Raises SpecialFile.
+    """
+    wanted = flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    try:
+        fd = os.open(path, wanted, 0o666)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
+            raise _special(path) from error
+        raise
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise _special(path)
+    return fd
+
+
+def _special(path: str | Path) -> SpecialFile:
+    return SpecialFile(errno.EINVAL, "it is a link or no regular file", str(path))
 
 
 def write_text(path: Path, text: str) -> None:

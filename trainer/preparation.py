@@ -154,7 +154,11 @@ def _note_skipped(run: Run, journal: Journal, unreadable: Mapping[str, str]) -> 
     A pair that was left out once stays out: a resumed run shows what it showed before.
     """
     file = run.folder / "skipped.jsonl"
-    skipped = {line["pair"]: line["reason"] for line in Lines(file).read().lines}
+    skipped = {
+        line["pair"]: line["reason"]
+        for line in Lines(file).read().lines
+        if isinstance(line.get("pair"), str) and isinstance(line.get("reason"), str)
+    }
     for pair, reason in unreadable.items():
         if pair not in skipped:
             skipped[pair] = reason

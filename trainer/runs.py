@@ -151,6 +151,11 @@ class Run(Job[State]):
                 f"run.json of {folder.name} is damaged: some of its entries must be text but "
                 f"are not. {_REMEDY}"
             )
+        if run.name != folder.name:
+            raise TrainerError(
+                f"The folder {folder.name} holds the run {run.name}: a run's folder keeps the "
+                "run's name. Rename it back."
+            )
         return run
 
     def at(self, places: Mapping[str, str]) -> Run:
@@ -171,10 +176,11 @@ class Run(Job[State]):
         return replace(super().queued(state), epochs=self.settings.epochs, queued_at=time.time())
 
     def metrics(self) -> list[dict[str, Any]]:
-        """All lines of metrics.jsonl. After a resume a step can be there twice: the later line
-        holds.
+        """All lines of metrics.jsonl that say their kind, epoch and step. After a resume a step can
+        be there twice: the later line holds.
         """
-        return self.metrics_from(0).lines
+        lines = self.metrics_from(0).lines
+        return [line for line in lines if isinstance(line.get("kind"), str) and _is_placed(line)]
 
     def metrics_from(self, byte: int) -> Read:
         """What metrics.jsonl holds from a byte on, and the byte to ask from next time."""
@@ -185,7 +191,11 @@ class Run(Job[State]):
         its id.
         """
         lines = Lines(self.folder / "validation.jsonl").read().lines
-        by_step = {line["step"]: line for line in lines}
+        by_step = {
+            line["step"]: line
+            for line in lines
+            if _is_placed(line) and _are_losses(line.get("pairs"))
+        }
         return [by_step[step] for step in sorted(by_step)]
 
     def checkpoints(self) -> list[SavedCheckpoint]:
@@ -209,6 +219,16 @@ class Run(Job[State]):
                 file = Path(self.paths.checkpoints, name)
                 found[step] = SavedCheckpoint(epoch, step, file, losses.get(step), name == best)
         return [found[step] for step in sorted(found)]
+
+
+def _is_placed(line: Mapping[str, Any]) -> bool:
+    return isinstance(line.get("epoch"), int) and isinstance(line.get("step"), int)
+
+
+def _are_losses(pairs: Any) -> bool:
+    """Whether something is the loss of every pair by its id."""
+    numbers = isinstance(pairs, dict) and [isinstance(loss, int | float) for loss in pairs.values()]
+    return bool(numbers) and all(numbers)
 
 
 @lru_cache(maxsize=256)

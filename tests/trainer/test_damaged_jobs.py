@@ -4,9 +4,12 @@ and the sound job beside it keeps its turn.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import os
 import shutil
+import threading
 from pathlib import Path
 
 import duckdb
@@ -19,11 +22,13 @@ from cocktail.trainer.data.caption.job import CaptionJob, CaptionState
 from cocktail.trainer.data.fetch.job import DownloadJob, create_download
 from cocktail.trainer.data.fetch.settings import DownloadSettings
 from cocktail.trainer.data.manifest import Dataset, Pair
+from cocktail.trainer.errors import TrainerError
 from cocktail.trainer.jobs.job import STATUSES, UNREADABLE, Job, list_jobs
 from cocktail.trainer.jobs.lines import Lines
 from cocktail.trainer.jobs.queue import Kind, Queue
 from cocktail.trainer.runs import Base, Paths, Run, create_run, list_runs
 from cocktail.trainer.settings.run_settings import RunSettings
+from cocktail.trainer.trend import trend
 
 DATASET = Dataset(
     "few",
@@ -55,6 +60,8 @@ def make_run(folder: Path, name: str) -> Job:
     for kind, more in (("checkpoint", {"file": "x.safetensors"}), ("validation", {"loss": 0.5})):
         line = {"kind": kind, "epoch": 1, "step": 2, **more}
         Lines(run.folder / "metrics.jsonl").append(line)
+    line = {"epoch": 1, "step": 2, "pairs": {"id": 0.5}}
+    Lines(run.folder / "validation.jsonl").append(line)
     return run
 
 
@@ -71,6 +78,8 @@ def make_captioning(folder: Path, name: str) -> Job:
     (folder / name / "job.json").write_text(json.dumps(value))
     state = dataclasses.asdict(CaptionState(total=4))
     (folder / name / "state.json").write_text(json.dumps(state))
+    line = {"image_hash": "3" * 64, "caption": "a", "error": ""}
+    Lines(folder / name / "captions.jsonl").append(line, line)
     return CaptionJob.open(folder / name)
 
 
@@ -134,6 +143,13 @@ def mutated(data: st.DataObject, content: bytes) -> bytes | None:
     return json.dumps(value).encode()
 
 
+def with_a_mutated_line(data: st.DataObject, content: bytes) -> bytes:
+    lines = content.splitlines()
+    at = data.draw(st.integers(0, len(lines) - 1))
+    lines[at] = mutated(data, lines[at]) or b""
+    return b"\n".join([*lines, b""])
+
+
 @pytest.mark.parametrize("kind", list(KINDS))
 @settings(
     max_examples=200,
@@ -155,12 +171,13 @@ def test_whatever_a_jobs_files_hold_the_list_and_the_queue_go_on(
     shutil.copytree(pristine[kind], tmp_path)
     queue = queue_of(tmp_path, kind)
     damaged, sound = open_job(folder / "damaged"), open_job(folder / "sound")
-    written = sorted(path.name for path in damaged.folder.iterdir() if path.suffix == ".json")
+    written = sorted(path.name for path in damaged.folder.iterdir() if ".json" in path.suffix)
     target = damaged.folder / data.draw(
         st.sampled_from([file, "state.json", "state.json", *written])
     )
     if target.exists():
-        content = mutated(data, target.read_bytes())
+        mutate = mutated if target.suffix == ".json" else with_a_mutated_line
+        content = mutate(data, target.read_bytes())
         target.unlink() if content is None else target.write_bytes(content)
     listed = list_runs(folder) if kind == "run" else list_jobs(folder, file, open_job)
     for job in listed:
@@ -169,7 +186,10 @@ def test_whatever_a_jobs_files_hold_the_list_and_the_queue_go_on(
         assert state.status != UNREADABLE or (job.name == "damaged" and state.message)
         json.dumps(dataclasses.asdict(state), ensure_ascii=False).encode()
         if isinstance(job, Run):
-            assert isinstance(job.checkpoints(), list)
+            assert isinstance(job.checkpoints(), list) and isinstance(job.metrics(), list)
+            assert trend(job.validations(), 1) is None
+        if isinstance(job, CaptionJob):
+            assert isinstance(job.lines(), dict)
     assert [job.name for job in listed][-1] == "sound"
     assert len(listed) == 2 or (target.name == file and not target.exists())
     queue.tick()
@@ -177,6 +197,60 @@ def test_whatever_a_jobs_files_hold_the_list_and_the_queue_go_on(
     if kind != "download":
         assert "sound" in started
     queue.stop(kind, sound)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no such files")
+@pytest.mark.parametrize("what", ["pipe", "link"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "process.lock",
+        ".start.lock",
+        "run.json",
+        "state.json",
+        "control.json",
+        "process.json",
+        "metrics.jsonl",
+        "log.txt",
+        "ticket",
+    ],
+)
+def test_a_pipe_or_a_link_in_a_received_folder_holds_up_nobody(
+    pristine, tmp_path, monkeypatch, what, name
+):
+    started, at_once = [], []
+    monkeypatch.setattr(
+        "cocktail.trainer.jobs.process.launch",
+        lambda folder, lock, *rest: (started.append(folder.name), lock.let_go()),
+    )
+    shutil.copytree(pristine["run"], tmp_path, dirs_exist_ok=True)
+    queue, received = queue_of(tmp_path, "run"), Run.open(tmp_path / "run" / "damaged")
+    (ticket,) = (file for file in queue.folder.glob("*.json") if "damaged" in file.read_text())
+    ticket.unlink()
+    file = ticket if name == "ticket" else received.folder / name
+    file.unlink(missing_ok=True)
+    if what == "pipe":
+        os.mkfifo(file)
+    else:
+        file.symlink_to(queue.folder / "queue.lock")
+
+    def look() -> None:
+        for run in list_runs(tmp_path / "run"):
+            queue.stands("run", run)
+        queue.tick()
+        at_once.extend(started)
+        for ask in (received.metrics, received.checkpoints, received.log_tail):
+            with contextlib.suppress(OSError):
+                ask()
+        received.take_request()
+        with contextlib.suppress(TrainerError):
+            queue.put("run", received, "cuda:1")
+        queue.tick()
+
+    looking = threading.Thread(target=look, daemon=True)
+    looking.start()
+    looking.join(30)
+    assert not looking.is_alive() and at_once == ["sound"]
 
 
 def test_what_cannot_be_opened_is_listed_with_the_reason(tmp_path):

@@ -20,7 +20,16 @@ from cocktail.trainer.jobs import lock as jobs_lock
 from cocktail.trainer.jobs import process
 from cocktail.trainer.jobs import queue as jobs_queue
 from cocktail.trainer.jobs.control import Control
-from cocktail.trainer.jobs.job import LAUNCH_LOCK, LOCK, Job, LockLost, State, exclusive, start
+from cocktail.trainer.jobs.job import (
+    LAUNCH_LOCK,
+    LOCK,
+    Job,
+    LockLost,
+    State,
+    Stopped,
+    exclusive,
+    start,
+)
 from cocktail.trainer.jobs.lock import Lock, is_held
 from cocktail.trainer.jobs.queue import Kind, Queue
 from cocktail.trainer.jobs.work import Progress, work
@@ -613,6 +622,27 @@ def test_a_request_is_taken_once_and_nonsense_is_none(tmp_path):
     assert not control.asked_to_stop()
     job.request("stop")
     assert control.asked_to_stop() and control.asked_to_stop()
+
+
+def test_a_stop_that_is_asked_for_while_the_process_still_starts_is_not_lost(tmp_path):
+    def listen(progress: Progress[State]) -> str:
+        if progress.control.asked_to_stop():
+            raise Stopped
+        return "went on"
+
+    job = make(tmp_path, status="preparing")
+    job.request("stop")
+    work(job, listen)
+    assert status(job) == ["stopped"]
+    job.request("stop")
+    work(job, listen)
+    assert status(job) == ["finished"], "started by hand, it minds no old request"
+
+
+def test_a_state_of_many_megabytes_is_none(tmp_path):
+    job = make(tmp_path)
+    (job.folder / "state.json").write_text(json.dumps({"message": "a" * (17 << 20)}))
+    assert status(job) == ["unreadable"] and "larger than 16 MB" in job.state().message
 
 
 def test_a_job_ends_with_what_became_of_it(tmp_path):

@@ -105,6 +105,11 @@ def test_several_processes_append_at_the_same_time(file, root):
         assert [line["n"] for line in read.lines if line["who"] == name] == list(range(200))
 
 
+def test_a_kind_that_is_no_text_matters_to_nobody(file):
+    file.append({"kind": []}, {"kind": {}}, {"kind": "saved"})
+    assert Followed(file, ["saved"]).lines() == [{"kind": "saved"}]
+
+
 def test_lines_that_matter_are_kept_and_read_once(file, monkeypatch):
     followed, asked = Followed(file, ["saved"]), []
     read = Lines.read

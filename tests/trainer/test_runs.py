@@ -143,6 +143,24 @@ def test_only_plain_names_in_the_metrics_are_checkpoints(tmp_path):
     assert (tmp_path / "outside.safetensors").exists()
 
 
+def test_lines_without_their_fields_are_no_validations_and_no_metrics(tmp_path):
+    run = make(tmp_path)
+    sound = {"kind": "validation", "epoch": 1, "step": 2, "loss": 0.5}
+    for line in (sound, {}, {"kind": "validation"}, {**sound, "step": []}, {**sound, "kind": []}):
+        Lines(run.folder / "metrics.jsonl").append(line)
+    pairs = {"epoch": 1, "step": 2, "pairs": {"a": 0.5}}
+    for line in (pairs, {}, {**pairs, "step": "2"}, *({**pairs, "pairs": p} for p in ({}, [], 1))):
+        Lines(run.folder / "validation.jsonl").append(line)
+    assert run.metrics() == [sound] and run.validations() == [pairs]
+    assert run.checkpoints() == []
+
+
+def test_a_run_in_a_folder_of_another_name_cannot_be_opened(tmp_path):
+    folder = make(tmp_path).folder.rename(tmp_path / "other")
+    with pytest.raises(TrainerError, match="The folder other holds the run one"):
+        Run.open(folder)
+
+
 def test_a_request_is_taken_once_and_an_unknown_one_refused(tmp_path):
     run = make(tmp_path)
     run.request("save")

@@ -36,7 +36,7 @@ from typing import (
 )
 
 from ..errors import TrainerError
-from ..files import canonical_json, write_json
+from ..files import SpecialFile, canonical_json, regular, write_json
 from . import process
 from .lock import POLL_S, Lock, is_held
 
@@ -52,6 +52,8 @@ LOCK = "process.lock"
 LAUNCH_LOCK = ".start.lock"
 """Held by who starts the process, until the process has its own lock."""
 LOG_TAIL_BYTES = 1 << 16
+MOST_BYTES = 16 << 20
+"""A larger file describes no job and no state."""
 LOOKS = 100
 """How often a state that changes all the time is read before it counts as it is."""
 PROBED_S = 2.0
@@ -147,10 +149,10 @@ class Job(Generic[S]):
         """What has been asked since the last look, once."""
         control = self.folder / "control.json"
         try:
-            asked = json.loads(control.read_text(encoding="utf-8"))
+            asked = json.loads(_text(control))
         except FileNotFoundError:
             return None
-        except (ValueError, RecursionError):
+        except (ValueError, RecursionError, SpecialFile):
             asked = None
         control.unlink(missing_ok=True)
         command = asked.get("command") if isinstance(asked, dict) else None
@@ -164,7 +166,7 @@ class Job(Generic[S]):
     def log_tail(self, lines: int = 20) -> str:
         """The end of what its process printed."""
         try:
-            with (self.folder / "log.txt").open("rb") as file:
+            with open(self.folder / "log.txt", "rb", opener=regular) as file:
                 file.seek(max(0, file.seek(0, os.SEEK_END) - LOG_TAIL_BYTES))
                 text = file.read().decode("utf-8", errors="replace")
         except FileNotFoundError:
@@ -215,7 +217,7 @@ def list_jobs(folder: Path, file: str, open_job: Callable[[Path], J]) -> list[J 
 def read_json(file: Path) -> dict[str, Any]:
     """The object in a file. Raises TrainerError, which names the file and its folder."""
     try:
-        text = file.read_text(encoding="utf-8")
+        text = _text(file)
         value = json.loads(text)
         if "\\ud" in text.lower():
             json.dumps(value, ensure_ascii=False).encode("utf-8")
@@ -230,6 +232,15 @@ def read_json(file: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise TrainerError(f"{file.name} of {file.parent.name} is damaged: not a JSON object.")
     return value
+
+
+def _text(file: Path) -> str:
+    """What a file says. Raises OSError, and ValueError when it is too long or no text."""
+    with open(file, "rb", opener=regular) as opened:
+        data = opened.read(MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:
+        raise ValueError(f"it is larger than {MOST_BYTES >> 20} MB")
+    return data.decode("utf-8")
 
 
 def read_state(file: Path, kind: type[S]) -> S:

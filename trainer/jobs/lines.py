@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from ..files import regular
+
 
 @dataclass(frozen=True)
 class Read:
@@ -41,7 +43,7 @@ class Lines:
         Raises OSError, ENOSPC too when there was room for a part of them only.
         """
         data = b"".join(json.dumps(v, ensure_ascii=False).encode("utf-8") + b"\n" for v in values)
-        with self._alone(), self.path.open("a+b", buffering=0) as file:
+        with self._alone(), self._open("a+b") as file:
             if file.tell() and not _ends_a_line(file):
                 data = b"\n" + data
             if file.write(data) != len(data):
@@ -56,7 +58,7 @@ class Lines:
         file was noted of a longer file, which has been replaced: reading begins at 0 again.
         """
         try:
-            file = self.path.open("rb")
+            file = self._open("rb")
         except FileNotFoundError:
             return Read([], 0)
         with file:
@@ -69,6 +71,11 @@ class Lines:
         whole = data[: data.rfind(b"\n") + 1]
         lines, damaged = _parse(whole.split(b"\n")[:-1])
         return Read(lines, start + len(whole), damaged)
+
+    def _open(self, mode: str) -> IO[bytes]:
+        """Raises OSError for links, pipes and the like."""
+        buffering = -1 if mode == "rb" else 0
+        return open(self.path, mode, buffering, opener=regular)
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
@@ -86,7 +93,7 @@ class Followed:
     """The lines of a file that matter to somebody, kept in memory, so that each is read once."""
 
     def __init__(self, file: Lines, kinds: Iterable[str]) -> None:
-        self.file, self.kinds = file, frozenset(kinds)
+        self.file, self.kinds = file, tuple(kinds)  # no set: a line's kind may be a list
         self._alone = threading.Lock()
         self._lines: list[dict[str, Any]] = []
         self._next = 0

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from ..errors import TrainerError
+from ..files import SpecialFile, regular
 
 POLL_S = 0.01
 PROBES = 3
@@ -28,10 +29,12 @@ class Lock:
         self.fd: int | None = None
 
     def take(self, wait_s: float = 0.0) -> bool:
-        """Whether it is ours now; others are waited for. Raises TrainerError without file locks."""
+        """Whether it is ours now; others are waited for. Raises TrainerError without file locks
+        and OSError when its file cannot be opened.
+        """
         deadline = time.monotonic() + wait_s
         while True:
-            fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+            fd = regular(self.path, os.O_RDWR | os.O_CREAT)
             try:
                 if _lock(fd, shared=False):
                     if _is_at(fd, self.path):
@@ -68,8 +71,8 @@ def is_held(path: Path) -> bool:
     """
     for _ in range(PROBES):
         try:
-            fd = os.open(path, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)
-        except FileNotFoundError:
+            fd = regular(path, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)
+        except (FileNotFoundError, SpecialFile):
             return False
         try:
             if _lock(fd, shared=True):

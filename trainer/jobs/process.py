@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..files import write_json
+from ..files import regular, write_json
 from .lock import POLL_S, Lock, is_held
 
 MAIN = Path(__file__).parents[1] / "__main__.py"
@@ -50,7 +50,7 @@ def launch(
     )
     if sys.platform != "win32":
         environment[INHERITED] = str(lock.fd)
-    with (folder / "log.txt").open("ab") as log:
+    with open(folder / "log.txt", "ab", opener=regular) as log:
         process = subprocess.Popen(
             [sys.executable, "-u", str(MAIN), command, str(folder.absolute()), *arguments],
             stdin=subprocess.DEVNULL,

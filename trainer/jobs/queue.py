@@ -298,7 +298,14 @@ def _read_ticket(file: Path) -> Ticket:
     )
     if not sound:
         raise TrainerError(f"{file} is not a ticket.")
-    return Ticket(value["number"], *texts, tuple(arguments), granted)
+    return Ticket(
+        value["number"],
+        value["kind"],
+        value["name"],
+        value["device"],
+        tuple(value["arguments"]),
+        granted,
+    )
 
 
 def _in_use(device: str, busy: set[str]) -> bool:

@@ -66,7 +66,9 @@ def work(job: Job[S], do: Callable[[Progress[S]], str]) -> int:
         if state.status == UNREADABLE:
             raise TrainerError(state.message)
         progress = Progress(job, lock, Control(job))
-        (job.folder / "control.json").unlink(missing_ok=True)
+        if state.status != "preparing":
+            # Started by hand: what was asked before is not meant. What is asked after `start` is.
+            (job.folder / "control.json").unlink(missing_ok=True)
         progress.control.stop_on_signals()
         try:
             progress.update(status="finished", message=do(progress))

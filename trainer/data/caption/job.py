@@ -122,7 +122,9 @@ class CaptionJob(Job[CaptionState]):
     def lines(self) -> dict[str, dict[str, Any]]:
         """The last line of captions.jsonl for every picture, by its hash."""
         lines = Lines(self.folder / "captions.jsonl").read().lines
-        return {line["image_hash"]: line for line in lines if "image_hash" in line}
+        return {
+            line["image_hash"]: line for line in lines if isinstance(line.get("image_hash"), str)
+        }
 
 
 def _remedy(folder: Path) -> str:
