@@ -167,12 +167,15 @@ def test_a_missing_folder_is_refused_before_anything_is_set_up(root, tmp_path):
 
 
 def test_the_longest_tests_are_left_out_and_named_at_the_end(root):
-    command = [sys.executable, "-m", "pytest", "-q", "tests/grid/test_ray.py", "-k", "cancelled"]
+    command = [sys.executable, "-m", "pytest", "-q", "tests/grid/test_ray.py", "-k", "two_workers"]
     environment = {name: value for name, value in os.environ.items() if name != "COCKTAIL_ALL"}
     result = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
     assert "1 skipped" in result.stdout, result.stdout
     _, _, added = result.stdout.partition("python dev.py test --all adds")
-    assert "test_a_grid_that_is_cancelled_on_ray_goes_on_without_it: also runs" in added
+    assert (
+        "test_a_grid_on_two_workers_of_which_one_is_killed_is_the_undisturbed_one: also runs"
+        in added
+    )
 
 
 def test_all_of_them_run_with_all(dev, monkeypatch):

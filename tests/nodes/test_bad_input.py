@@ -158,5 +158,5 @@ def test_drawing_into_a_folder_that_holds_something_else_is_refused(comfy):
 
 def test_settings_that_do_not_fit_together_are_refused(comfy):
     errors = refused(comfy, fine_tune("never", resolution=72))
-    assert "must be a multiple of 16" in errors["settings"]
+    assert "must be a multiple of bucket_step, 16" in errors["settings"]
     assert "between 64 and 2048" in refused(comfy, fine_tune("never", resolution=4096))["settings"]

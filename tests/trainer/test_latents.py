@@ -278,7 +278,7 @@ def test_the_command_is_killed_and_goes_on_and_a_run_finds_everything_warm(tmp_p
 
 
 def test_a_resolution_that_no_run_could_have_is_refused(tmp_path):
-    for side, words in ((72, b"multiple of 16"), (8, b"between 64 and 2048")):
+    for side, words in ((72, b"multiple of bucket_step, 16"), (8, b"between 64 and 2048")):
         done = subprocess.run(
             command(tmp_path / "d.parquet", tmp_path / "b.safetensors", tmp_path, side),
             capture_output=True,
