@@ -29,6 +29,7 @@ ELSEWHERE = {
     "CocktailLayerSettings",
     "CocktailLoggingSettings",
     "CocktailLossSettings",
+    "CocktailOptimizerSettings",
     "CocktailSample",
     "CocktailSampleSettings",
     "CocktailSavingSettings",
