@@ -107,7 +107,8 @@ def block_weights(
     `base` replaces BASE (0 if neither is given); `time` is IN00's number if it is not given. Raises
     MergeError for any other count, and for a value that is not a number.
     """
-    given = [exact(value, "a block weight") for value in values]
+    count = len(values)
+    given = [exact(v, f"a block weight (number {n} of {count})") for n, v in enumerate(values, 1)]
     layout = next((k for k, blocks in LAYOUTS.items() if 0 <= len(given) - len(blocks) <= 1), None)
     if layout is None:
         raise MergeError(
@@ -142,8 +143,28 @@ def values_text(weights: BlockWeights) -> str:
 
 
 def parse_values(text: str) -> list[str]:
-    """The numbers of a list such as "0, 0.5, 1", separated by commas, spaces or lines."""
-    return re.split(r"[\s,]+", text.strip().strip("[]").strip(" ,"))
+    """The numbers of a list such as "0, 0.5, 1", separated by commas, spaces or lines; a comma may
+    follow the last. Raises MergeError, which names it, for a field that is left empty.
+    """
+    fields = re.split(r"\s*,\s*|\s+", re.sub(r"\s*,?\s*$", "", text.strip().strip("[]").strip()))
+    for number, field in enumerate(fields):
+        if not field and len(fields) > 1:
+            where = _slot_of_field(number, fields)
+            where += f" after {fields[number - 1]}" if number else ""
+            raise MergeError(
+                f"Block weight {number + 1} of {len(fields)} is empty{where}. "
+                "Write a number between the commas."
+            )
+    return fields
+
+
+def _slot_of_field(number: int, fields: Sequence[str]) -> str:
+    """The block of a field, for a message, if their count tells the layout."""
+    for blocks in LAYOUTS.values():
+        slots = (*([BASE] if len(fields) > len(blocks) else []), *blocks)
+        if len(slots) == len(fields):
+            return f" ({slots[number]})"
+    return ""
 
 
 def parse_rules(text: str, layout: str) -> tuple[ElementRule, ...]:

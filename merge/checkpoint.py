@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
+from .ancestry import read_ingredients, shortened
 from .engine import Progress, write_file
 from .errors import MergeError, listed
 from .hashing import file_hashes, file_sha256, tensors_sha256
-from .key_names import with_usual_names
 from .licence import Licence, from_json, read_licence, warnings
 from .metadata import (
     PRECISION,
@@ -22,14 +22,14 @@ from .metadata import (
     ancestors,
     describe,
     make_metadata,
-    read_ingredients,
     read_precision,
     read_recipe,
     read_title,
 )
 from .pickled import is_pickled, safetensors_of
 from .plan import MergePlan, check_precision, make_plan
-from .recipe import Ingredient, Recipe, bind, check_depth, ingredients, short_name
+from .reading import open_checkpoint
+from .recipe import Ingredient, Recipe, bind, ingredients, short_name
 from .recipe_json import recipe_hash
 from .safetensors_file import Header, read_header
 from .text import to_text
@@ -46,6 +46,7 @@ class BoundRecipe:
     recipe: Recipe
     headers: Mapping[Ingredient, Header]
     sources: Mapping[Ingredient, Source]
+    is_mixed_prediction_allowed: bool = False
     _plans: dict[str, MergePlan] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -60,7 +61,9 @@ class BoundRecipe:
         MergeError when the ingredients do not fit together.
         """
         if precision not in self._plans:
-            self._plans[precision] = make_plan(self.recipe, self.headers, precision)
+            self._plans[precision] = make_plan(
+                self.recipe, self.headers, precision, self.is_mixed_prediction_allowed
+            )
         return self._plans[precision]
 
     def metadata(self, precision: str, title: str) -> dict[str, str]:
@@ -87,20 +90,15 @@ def bind_to_files(
     hand, by the ingredient's name; the others are read from the files or from files beside them.
     Raises MergeError for a file that is missing or damaged, or whose hash is not the recipe's.
     """
-    check_depth(recipe)
     paths = {i.name: path_of(i.name) for i in ingredients(recipe)}
     pickled = {name for name, path in paths.items() if converted and is_pickled(path)}
-    headers = {
-        name: with_usual_names(read_header(path))
-        for name, path in paths.items()
-        if name not in pickled
-    }
+    headers = {name: open_checkpoint(path) for name, path in paths.items() if name not in pickled}
     for name in pickled:
         check_file(paths[name])
     if converted:
         for name in sorted(pickled):
             copy = safetensors_of(paths[name], converted, hash_cache, progress)
-            headers[name] = with_usual_names(read_header(copy))
+            headers[name] = open_checkpoint(copy)
     hashes = {name: file_hashes(path, hash_cache, progress) for name, path in paths.items()}
     bound = bind(recipe, lambda name: hashes[name].sha256)
     used = tuple(ingredients(bound))
@@ -141,7 +139,12 @@ def notes_of(bound: BoundRecipe, precision: str) -> tuple[str, ...]:
     """
     plan = bound.plan(precision)
     described = [describe(i, bound.sources[i]) for i in plan.ingredients]
-    return (*plan.notes, *warnings(ancestors(described)))
+    short = shortened(described)
+    told = (
+        f"The file's header would be longer than programs read: of the {short} oldest ancestors it "
+        "holds the hash alone, without name and licence.",
+    )
+    return (*plan.notes, *warnings(ancestors(described)), *(told if short else ()))
 
 
 def default_name(bound: BoundRecipe, precision: str) -> str:
@@ -225,7 +228,8 @@ def _with_recorded_licences(bound: BoundRecipe, header: Header) -> BoundRecipe:
         )
         for i, source in bound.sources.items()
     }
-    return replace(bound, sources=sources)
+    # What was mixed once may be mixed again.
+    return replace(bound, sources=sources, is_mixed_prediction_allowed=True)
 
 
 def _find(

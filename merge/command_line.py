@@ -8,25 +8,33 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
+from .blocks import LAYOUTS
+from .card import command as card
 from .checkpoint import DIFFERENT, bind_to_files, make_checkpoint, notes_of, remake
 from .conversion import EMA_CHOICES, KEEP, convert
 from .errors import MergeError
 from .inspection import inspect_file, report, tree
-from .key_names import with_usual_names
 from .licence import parse_by_hand
+from .lora_mixing import is_lora, mix_loras, shares_of
 from .metadata import read_recipe
 from .methods import METHODS
-from .numbers import decimal, written
-from .pickled import ENDINGS
+from .numbers import decimal, exact, written
+from .pickled import ENDINGS, is_pickled
 from .plan import PRECISIONS
-from .recipe import TREES, Ingredient, Recipe, flatten
+from .presets import read_weights
+from .reading import open_checkpoint
+from .recipe import TREES, Ingredient, Recipe, flatten, ingredients
 from .recipe_json import load_json, to_json
+from .requantise import quantise_like
+from .safetensors_file import ENDINGS as SAFETENSORS
 from .safetensors_file import read_header
 from .text import name_finder, parse, to_text
 
+MIXED_PREDICTION = "mixed-prediction"
 CLOSED_PIPE = 141
 """The exit status of a program that a closed pipe ends (128 + SIGPIPE)."""
 Command: TypeAlias = Callable[[argparse.Namespace], int]
@@ -116,6 +124,18 @@ def _parser() -> argparse.ArgumentParser:
     add("bake-lora", "write a checkpoint with a LoRA added to it", _bake, _bake_options)
     add("methods", "list the merge methods and their settings", _methods)
     add("show", "print the recipe a checkpoint was made from", _show, _show_options)
+    add(
+        "card",
+        "write the release card of a checkpoint: lineage, losses, votes, recipe, licences",
+        _card,
+        card.card_options,
+    )
+    add(
+        "verify",
+        "check everything that a release card speaks of, and name what was changed",
+        _verify,
+        card.verify_options,
+    )
     return parser
 
 
@@ -130,11 +150,23 @@ def _run_options(command: argparse.ArgumentParser) -> None:
     _out(command)
     _models(command)
     command.add_argument("--precision", choices=list(PRECISIONS), default="fp16")
+    command.add_argument(
+        "--rank",
+        type=int,
+        help="for a mix of LoRA files: cut it to this rank (default: the sum of theirs, exact)",
+    )
     _threads(command)
     command.add_argument(
         "--device",
         default="cpu",
         help="where methods are computed, such as cuda (default: %(default)s)",
+    )
+    command.add_argument(
+        "--allow",
+        action="append",
+        default=[],
+        choices=[MIXED_PREDICTION],
+        help="mix models that predict the noise with models that predict v, which is refused",
     )
     command.add_argument(
         "--licence",
@@ -177,6 +209,13 @@ def _prune_options(command: argparse.ArgumentParser) -> None:
         help="averaged copies (model_ema.*): drop them, keep them, or use them as UNet weights",
     )
     command.add_argument("--vae", action="store_true", help="convert the VAE too")
+    command.add_argument(
+        "--like",
+        type=Path,
+        metavar="FILE",
+        help="quantise the weights that are quantised in this checkpoint, in the same way (fp8 and "
+        "int8 with scales); best of a merge in fp32",
+    )
     _threads(command)
 
 
@@ -187,11 +226,28 @@ def _extract_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--rank", type=int, default=32, help="default: %(default)s")
 
 
+def _number(text: str) -> float:
+    """A number as recipes take it: 0.6 or 3/5. Raises what argparse expects."""
+    try:
+        return float(text) if "/" not in text else float(exact(text, "a number"))
+    except (MergeError, ValueError) as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from error
+
+
 def _bake_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("checkpoint", type=Path)
     command.add_argument("lora", type=Path)
     _out(command)
-    command.add_argument("--strength", type=float, default=1.0, help="default: %(default)s")
+    command.add_argument("--strength", type=_number, default=1.0, help="default: %(default)s")
+    command.add_argument(
+        "--blocks",
+        metavar="WEIGHTS",
+        help="a number for each block by which the strength is multiplied, BASE (the text encoder) "
+        'first, or a preset: "0, 1, 0.5, ..." or GRAD_V',
+    )
+    command.add_argument(
+        "--layout", choices=list(LAYOUTS), default="SD1.5", help="of a preset (default: SD1.5)"
+    )
 
 
 def _show_options(command: argparse.ArgumentParser) -> None:
@@ -225,6 +281,8 @@ def _converted(command: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     recipe = _read_recipe(options.recipe, options.models)
+    if _are_loras(recipe, options.models):
+        return _mix_loras(recipe, options)
     bound = bind_to_files(
         recipe,
         _finder(options.models),
@@ -232,6 +290,7 @@ def _run(options: argparse.Namespace) -> int:
         converted=options.converted,
         licences=parse_by_hand("\n".join(options.licence)),
     )
+    bound = replace(bound, is_mixed_prediction_allowed=MIXED_PREDICTION in options.allow)
     made = make_checkpoint(
         bound,
         options.out,
@@ -246,8 +305,27 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _are_loras(recipe: Recipe, models: Path) -> bool:
+    """Whether the ingredients of a recipe are LoRA files; mixes with others are refused later."""
+    paths = [_finder(models)(ingredient.name) for ingredient in ingredients(recipe)]
+    return all(path.is_file() and not is_pickled(path) for path in paths) and all(
+        is_lora(read_header(path)) for path in paths
+    )
+
+
+def _mix_loras(recipe: Recipe, options: argparse.Namespace) -> int:
+    find = _finder(options.models)
+    loras = [(find(name), share) for name, share in shares_of(recipe)]
+    done = mix_loras(loras, options.out, options.rank)
+    error = f", {100 * done.error:.3g} % away from the sum" if options.rank else ""
+    print(f"{options.out}: {done.weights} weights, rank {done.rank}{error}")
+    return 0
+
+
 def _remake(options: argparse.Namespace) -> int:
-    others = sorted(options.models.rglob("*.safetensors"))
+    others = sorted(
+        file for file in options.models.rglob("*") if file.suffix.lower() in SAFETENSORS
+    )
     found = remake(
         options.file,
         options.out,
@@ -275,7 +353,7 @@ def _compare(options: argparse.Namespace) -> int:
     from . import comparison
     from .picture import draw_differences
 
-    a, b = (with_usual_names(read_header(path)) for path in (options.a, options.b))
+    a, b = (open_checkpoint(path) for path in (options.a, options.b))
     found = comparison.compare(a, b, options.threads, _show_progress)
     print(comparison.report(found, a.path.name, b.path.name))
     if options.picture:
@@ -285,6 +363,12 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _prune(options: argparse.Namespace) -> int:
+    if options.like:
+        if (options.precision, options.ema, options.vae) != (KEEP, "drop", False):
+            raise MergeError("--like goes without --precision, --ema and --vae.")
+        made = quantise_like(options.file, options.like, options.out, progress=_show_progress)
+        print(f"{options.out}: {made}")
+        return 0
     done = convert(
         options.file,
         options.out,
@@ -323,7 +407,8 @@ def _extract(options: argparse.Namespace) -> int:
 def _bake(options: argparse.Namespace) -> int:
     from .lora import bake_lora
 
-    done = bake_lora(options.checkpoint, options.lora, options.out, options.strength)
+    blocks = read_weights(options.blocks, options.layout) if options.blocks else None
+    done = bake_lora(options.checkpoint, options.lora, options.out, options.strength, None, blocks)
     print(
         f"{options.out}: {len(done.matched)} weights of the LoRA added, "
         f"{len(done.unmatched)} match no weight of the checkpoint"
@@ -366,7 +451,7 @@ def _read_recipe(recipe: str, models: Path) -> Recipe:
         files = sorted(
             file.relative_to(models).as_posix()
             for file in models.rglob("*")
-            if file.suffix.lower() in (".safetensors", *ENDINGS)
+            if file.suffix.lower() in (*SAFETENSORS, *ENDINGS)
         )
         return parse(recipe, name_finder(files))
     try:
@@ -384,3 +469,11 @@ def _show(options: argparse.Namespace) -> int:
         print(f"{decimal(weight):>8}  {sha256:12}  {name}")
     print(json.dumps(to_json(recipe), ensure_ascii=False, indent=1))
     return 0
+
+
+def _card(options: argparse.Namespace) -> int:
+    return card.write(options, _show_progress)
+
+
+def _verify(options: argparse.Namespace) -> int:
+    return card.check(options, _show_progress)

@@ -8,16 +8,15 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Event
-from typing import Any, BinaryIO
 
 from .blocks import BASE, LAYOUTS, TIME, slot_of
-from .engine import torch_type
 from .errors import MergeError, listed
 from .family import family_of
 from .key_names import EMA_PART, TEXT_PART, UNET_PART, VAE_PART, part_of
-from .safetensors_file import FLOATS, ITEM_BYTES, Header, Tensor
+from .reading import numbers
+from .safetensors_file import FLOATS, Header, Tensor
 
 CHUNK_ELEMENTS = 1 << 18
 MOST_THREADS = 8
@@ -49,11 +48,12 @@ class Comparison:
     only_in_a: tuple[str, ...]
     only_in_b: tuple[str, ...]
     other_shape: tuple[str, ...]
+    not_finite: tuple[str, ...] = ()
 
     @property
     def is_equal(self) -> bool:
         """Whether both files have the same tensors with the same values."""
-        rest = (*self.only_in_a, *self.only_in_b, *self.other_shape)
+        rest = (*self.only_in_a, *self.only_in_b, *self.other_shape, *self.not_finite)
         return not rest and all(block.equal == block.tensors for block in self.differences)
 
 
@@ -66,6 +66,7 @@ class _Sums:
     largest: float = 0.0
     tensors: int = 0
     equal: int = 0
+    is_finite: bool = True
 
     def __add__(self, other: _Sums) -> _Sums:
         return _Sums(
@@ -76,6 +77,7 @@ class _Sums:
             max(self.largest, other.largest),
             self.tensors + other.tensors,
             self.equal + other.equal,
+            self.is_finite and other.is_finite,
         )
 
 
@@ -101,7 +103,11 @@ def compare(
         )
     layout = "SDXL" if family_of(a).kind == "SDXL" else "SD1.5"
     sums: dict[str, _Sums] = {}
-    for tensor, found in _measure(a, b, pairs, threads, progress).items():
+    measured = _measure(a, b, pairs, threads, progress)
+    not_finite = tuple(tensor for tensor, found in measured.items() if not found.is_finite)
+    for tensor, found in measured.items():
+        if not found.is_finite:
+            continue
         slot = _slot(tensor, layout)
         sums[slot] = sums.get(slot, _Sums()) + found
     order = (TEXT_PART, TIME, *LAYOUTS[layout], OTHER, VAE_PART)
@@ -110,6 +116,7 @@ def compare(
         tuple(n for n in a.tensors if n not in b.tensors and part_of(n) != EMA_PART),
         tuple(n for n in b.tensors if n not in a.tensors and part_of(n) != EMA_PART),
         tuple(other_shape),
+        not_finite,
     )
 
 
@@ -163,39 +170,24 @@ def _sums(a: Header, b: Header, x: Tensor, y: Tensor, stop: Event) -> _Sums:
     import torch
 
     found = _Sums(tensors=1)
-    with a.path.open("rb", buffering=0) as first, b.path.open("rb", buffering=0) as second:
-        first.seek(x.offset)
-        second.seek(y.offset)
-        equal = True
-        for start in range(0, x.elements, CHUNK_ELEMENTS):
-            if stop.is_set():
-                break
-            count = min(CHUNK_ELEMENTS, x.elements - start)
-            ours, theirs = _numbers(first, a, x, count), _numbers(second, b, y, count)
-            difference = theirs - ours
-            equal = equal and not bool(difference.any())
-            found = found + _Sums(
-                float(torch.dot(ours, ours)),
-                float(torch.dot(theirs, theirs)),
-                float(torch.dot(ours, theirs)),
-                float(torch.dot(difference, difference)),
-                float(difference.abs().max()),
-            )
+    equal = True
+    sides = (numbers(a, x, CHUNK_ELEMENTS), numbers(b, y, CHUNK_ELEMENTS))
+    for ours, theirs in zip(*sides, strict=True):
+        if stop.is_set():
+            break
+        ours, theirs = ours.double(), theirs.double()
+        difference = theirs - ours
+        equal = equal and not bool(difference.any())
+        found = found + _Sums(
+            float(torch.dot(ours, ours)),
+            float(torch.dot(theirs, theirs)),
+            float(torch.dot(ours, theirs)),
+            float(torch.dot(difference, difference)),
+            float(difference.abs().max()),
+        )
+        if not math.isfinite(found.a + found.b):
+            return replace(found, is_finite=False)
     return found + _Sums(equal=int(equal))
-
-
-def _numbers(file: BinaryIO, header: Header, tensor: Tensor, count: int) -> Any:
-    """The next numbers of a tensor as float64."""
-    import torch
-
-    data = bytearray(count * ITEM_BYTES[tensor.dtype])
-    done, view = 0, memoryview(data)
-    while done < len(data):
-        read = file.readinto(view[done:])  # type: ignore[attr-defined]
-        if not read:
-            raise MergeError(f"{header.path} became shorter while it was read. Run it again.")
-        done += read
-    return torch.frombuffer(data, dtype=torch_type(tensor.dtype)).double()
 
 
 def report(found: Comparison, a: str, b: str) -> str:
@@ -212,6 +204,7 @@ def report(found: Comparison, a: str, b: str) -> str:
         (found.only_in_a, f"only in {a}"),
         (found.only_in_b, f"only in {b}"),
         (found.other_shape, "of different shapes"),
+        (found.not_finite, "with NaN or infinity, left out"),
     ):
         if names:
             lines.append(f"{what}: {len(names)} tensors ({listed(names, 3)})")

@@ -9,13 +9,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from .ancestry import read_ingredients, write_ingredients
 from .engine import write_file
 from .errors import MergeError, listed
 from .family import family_of
 from .hashing import file_hashes
+from .health import POSITION_IDS
 from .key_names import EMA, PARTS, UNET, VAE_PART, part_of, with_usual_names
 from .licence import read_licence
-from .metadata import INGREDIENTS, Source, describe, read_ingredients
+from .metadata import Source, describe
 from .pickled import is_pickled, safetensors_of
 from .plan import (
     PRECISIONS,
@@ -24,9 +26,12 @@ from .plan import (
     MergePlan,
     OutputTensor,
     check_precision,
+    own_type,
+    position_ids,
     stored_as,
 )
 from .plan import Source as TensorSource
+from .quantised import is_quantised, with_numbers
 from .recipe import Ingredient
 from .safetensors_file import FLOATS, Tensor, read_header
 from .web_ui import json_object
@@ -90,7 +95,9 @@ def convert(
     if converted and is_pickled(path):
         file = safetensors_of(path, converted, hash_cache, progress)
     plain = read_header(file)
-    header = with_usual_names(plain)
+    usual = with_usual_names(plain)
+    # As it is, a quantised tensor is its bytes and its scales, unless other weights replace it.
+    header = usual if precision == KEEP and ema != "use" else with_numbers(usual)
     averaged = {n for n in header.tensors if n.startswith(EMA)}
     left_over = {n for n in header.tensors if n.startswith(DROPPED)}
     gone = left_over | (set() if ema == "keep" else averaged)
@@ -107,11 +114,11 @@ def convert(
     hashes = file_hashes(path, hash_cache, progress)
     ingredient = Ingredient(name or path.name, hashes.sha256)
     source = Source(path, hashes, plain.metadata, read_licence(path, plain.metadata))
-    metadata = {k: v for k, v in plain.metadata.items() if not k.startswith("cocktail.")}
+    metadata = {k: v for k, v in header.metadata.items() if not k.startswith("cocktail.")}
     metadata |= {
         "format": "pt",
         CONVERTED: json.dumps({"precision": precision, "ema": ema, "vae": vae}),
-        INGREDIENTS: json.dumps([describe(ingredient, source)], ensure_ascii=False),
+        **write_ingredients([describe(ingredient, source)]),
     }
     plan = MergePlan((ingredient,), (header,), tensors, family_of(header), None)
     write_file(plan, out, metadata, threads, progress=progress)
@@ -134,10 +141,12 @@ def _check_choices(out: Path, precision: str, ema: str) -> None:
 def _output(tensor: Tensor, source: Tensor, precision: str, vae: bool) -> OutputTensor:
     """The tensor in the precision it gets in the new file, with the numbers of `source`."""
     is_kept = precision == KEEP or (part_of(tensor.name) == VAE_PART and not vae)
-    wanted = tensor.dtype if is_kept else stored_as(tensor.name, precision)
+    wanted = own_type(tensor) if is_kept else stored_as(tensor.name, precision)
+    if tensor.name.endswith(POSITION_IDS):
+        return position_ids(tensor)
     is_float = tensor.dtype in FLOATS and "." in tensor.name
     found = TensorSource(0, source)
-    if not is_float or source.dtype == wanted:
+    if not is_quantised(source) and (not is_float or source.dtype == wanted):
         return OutputTensor(tensor.name, source.dtype, tensor.shape, Copy(found))
     return OutputTensor(tensor.name, wanted, tensor.shape, Blend(found, ()))
 

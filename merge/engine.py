@@ -21,7 +21,7 @@ from typing import Any
 
 from .blending import Blender, is_finite
 from .errors import MergeError, listed
-from .key_names import VAE
+from .key_names import TEXT_PREFIXES, UNET, VAE
 from .methods import METHODS
 from .methods.draws import Draws
 from .plan import (
@@ -36,17 +36,12 @@ from .plan import (
     Source,
     Widened,
 )
-from .safetensors_file import FLOATS, ITEM_BYTES, Tensor, lay_out, new_file
+from .quantised import decode, is_quantised
+from .reading import numbers
+from .safetensors_file import FLOATS, ITEM_BYTES, Tensor, lay_out, new_file, torch_type
 
 CHUNK_ELEMENTS = 1 << 19
 MOST_THREADS = 8
-
-TORCH_TYPES = {
-    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
-    "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "BOOL": "bool", "C64": "complex64",
-    "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8",
-    "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8",
-}  # fmt: skip
 
 Progress = Callable[[int, int], None]
 
@@ -281,6 +276,8 @@ class Evaluator:
         self._rounded = torch.empty(chunk_elements * 8, dtype=torch.uint8)
         self._blender = Blender(chunk_elements)
         self._operands: list[Any] = []
+        is_prefixed = any(output.name.startswith(UNET) for output in plan.tensors)
+        self._sound = (UNET, VAE, *TEXT_PREFIXES) if is_prefixed else ("",)
 
     def __enter__(self) -> Evaluator:
         with ExitStack() as files:
@@ -333,11 +330,12 @@ class Evaluator:
         return self._rounded[:size_bytes]
 
     def _copy(self, source: Source, piece: Piece) -> memoryview:
-        """The bytes of a source. A VAE that contains NaN gives black pictures, so that is a fault
-        too.
+        """The bytes of a source. Buffers of the noise schedule and leftovers of training may hold
+        what is no number; in a part of the checkpoint that is a fault.
         """
         data = self._read(source, piece)
-        if piece.output.name.startswith(VAE) and source.tensor.dtype in FLOATS:
+        name, is_float = piece.output.name, source.tensor.dtype in FLOATS
+        if is_float and "." in name and name.startswith(self._sound):
             values = self._raw[0][0][: len(data)].view(torch_type(source.tensor.dtype))
             if not is_finite(values):
                 self._faults.not_finite.add(piece.output.name)
@@ -432,23 +430,34 @@ class Evaluator:
 
     def _values(self, source: Source, piece: Piece, number: int) -> Any:
         """The source's elements of this piece, in the type they are stored in, in the buffer of
-        that number.
+        that number; those of a quantised tensor are made in float32.
         """
+        if is_quantised(source.tensor):
+
+            def read(offset: int, size: int) -> bytearray:
+                self._fill(source.file, offset, data := bytearray(size))
+                return data
+
+            return decode(source.tensor, piece.start, piece.count, read)
         size = len(self._read(source, piece, number))
         return self._raw[number][0][:size].view(torch_type(source.tensor.dtype))
 
     def _read(self, source: Source, piece: Piece, number: int = 0) -> memoryview:
         item = ITEM_BYTES[source.tensor.dtype]
         wanted = self._buffer(number, piece.count * item)
-        file = self._sources[source.file]
-        file.seek(source.tensor.offset + piece.start * item)
+        self._fill(source.file, source.tensor.offset + piece.start * item, wanted)
+        return wanted
+
+    def _fill(self, number: int, offset: int, wanted: memoryview | bytearray) -> None:
+        """Fill `wanted` with the bytes of a file from `offset` on."""
+        file, view = self._sources[number], memoryview(wanted)
+        file.seek(offset)
         done = 0
-        while done < len(wanted):
-            count = file.readinto(wanted[done:])
+        while done < len(view):
+            count = file.readinto(view[done:])
             if not count:
                 raise MergeError(f"{file.name} became shorter during the merge. Run it again.")
             done += count
-        return wanted
 
     def _buffer(self, number: int, size: int) -> memoryview:
         """The first bytes of the reading buffer of that number, made or grown when needed."""
@@ -483,21 +492,5 @@ def _channels(weight: Any, start: int, stop: int) -> Any:
 
 def _is_finite(plan: MergePlan, source: Source) -> bool:
     """Whether all values of one ingredient's tensor are numbers."""
-    import torch
-
-    tensor, finite = source.tensor, True
-    item = ITEM_BYTES[tensor.dtype]
-    with plan.headers[source.file].path.open("rb") as file:
-        file.seek(tensor.offset)
-        for first in range(0, tensor.elements, CHUNK_ELEMENTS):
-            data = file.read(min(CHUNK_ELEMENTS, tensor.elements - first) * item)
-            values = torch.frombuffer(bytearray(data), dtype=torch_type(tensor.dtype)).double()
-            finite = finite and bool(torch.isfinite(values).all())
-    return finite
-
-
-def torch_type(dtype: str) -> Any:
-    """PyTorch's type for a safetensors type."""
-    import torch
-
-    return getattr(torch, TORCH_TYPES[dtype])
+    header = plan.headers[source.file]
+    return all(bool(part.isfinite().all()) for part in numbers(header, source.tensor))

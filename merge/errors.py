@@ -7,12 +7,19 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
+LONGEST = 4000
+"""Characters of a message."""
 LONGEST_NAME = 100
 """Comparing names takes time with their lengths; longer ones are not compared."""
 
 
 class MergeError(Exception):
     """Says what is wrong, where, and what to do. Anything else that is raised is a bug."""
+
+    def __str__(self) -> str:
+        """The message; of a long one, which quotes what was given, the beginning and the end."""
+        text = super().__str__()
+        return text if len(text) <= LONGEST else f"{text[: LONGEST - 500]} ... {text[-400:]}"
 
 
 def listed(names: Sequence[str], most: int = 10) -> str:

@@ -47,6 +47,7 @@ SDXL_INPAINTING = Family("SDXL inpainting", "stable-diffusion-xl-v1-inpainting",
 SDXL_PIX2PIX = Family("SDXL instruct-pix2pix", "stable-diffusion-xl-v1-edit", 1024, "SDXL")
 SDXL_REFINER = Family("SDXL refiner", "stable-diffusion-xl-v1-refiner", 1024)
 VAE_ONLY = Family("a VAE")
+LORA = Family("a LoRA")
 BY_WIDTH_AND_CHANNELS = {
     (768, 4): SD15, (768, 9): SD15_INPAINTING, (768, 8): SD15_PIX2PIX,
     (1024, 4): SD2, (1024, 9): SD2_INPAINTING, (1024, 5): SD2_DEPTH,
@@ -69,7 +70,7 @@ def family_of(header: Header) -> Family:
     """
     tensors = header.tensors
     if any(".lora_down." in name or ".lora_A." in name for name in tensors):
-        return Family("a LoRA")
+        return LORA
     for part, name in OTHERS.items():
         if any(part in tensor for tensor in tensors):
             return Family(name)

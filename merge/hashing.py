@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import MergeError
+from .safetensors_file import ENDINGS, remove_abandoned, temporary
 
 BLOCK_BYTES = 4 << 20
 
@@ -59,7 +58,7 @@ def file_hashes(path: Path, cache: Path | None = None, progress: Progress | None
     """Like `file_sha256`; for a safetensors file also the hash of its tensors, from the same
     reading.
     """
-    return _hashes(path, cache, progress, path.suffix.lower() == ".safetensors")
+    return _hashes(path, cache, progress, path.suffix.lower() in ENDINGS)
 
 
 def _hashes(path: Path, cache: Path | None, progress: Progress | None, tensors: bool) -> Hashes:
@@ -75,8 +74,11 @@ def _hashes(path: Path, cache: Path | None, progress: Progress | None, tensors: 
     except OSError as error:
         raise MergeError(f"{path} cannot be read: {error.strerror}.") from error
     if cache:
+        # A hash that cannot be kept is computed again.
         entry = {"identity": identity, "sha256": sha256}
-        _remember(cache, str(path), {**entry, "tensors_sha256": of_tensors} if tensors else entry)
+        with suppress(OSError):
+            found = {**entry, "tensors_sha256": of_tensors} if tensors else entry
+            _remember(cache, str(path), found)
     return Hashes(identity[0], sha256, of_tensors)
 
 
@@ -150,7 +152,7 @@ def _read(cache: Path) -> dict[str, Any]:
             and isinstance(entry["identity"], list)
             and isinstance(entry.get("tensors_sha256", ""), str)
         }
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return {}
 
 
@@ -160,11 +162,11 @@ def _remember(cache: Path, path: str, entry: dict[str, Any]) -> None:
         entries = {known: e for known, e in _read(cache).items() if Path(known).exists()}
         text = json.dumps({**entries, path: entry}, ensure_ascii=False, indent=1) + "\n"
         cache.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{cache.name}.", dir=cache.parent)
+        remove_abandoned(cache.parent)
+        part = temporary(cache)
         try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-            Path(temporary).replace(cache)
+            part.write_text(text, encoding="utf-8")
+            part.replace(cache)
         except BaseException:
-            Path(temporary).unlink(missing_ok=True)
+            part.unlink(missing_ok=True)
             raise

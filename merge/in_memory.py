@@ -39,7 +39,7 @@ from types import MappingProxyType
 from typing import Any
 
 from .checkpoint import BoundRecipe, default_name
-from .engine import Progress, torch_type, write_memory
+from .engine import Progress, write_memory
 from .plan import (
     Blend,
     Call,
@@ -51,7 +51,7 @@ from .plan import (
     Source,
     Widened,
 )
-from .safetensors_file import Tensor
+from .safetensors_file import Tensor, torch_type
 
 ALIGNMENT = 64
 

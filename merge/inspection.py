@@ -10,13 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import health
+from .ancestry import ingredients_of, read_ingredients
 from .errors import MergeError
 from .family import family_of
 from .hashing import Hashes, file_hashes, legacy_hash
 from .key_names import PARTS, part_of, with_usual_names
 from .licence import Licence, read_licence
-from .metadata import read_ingredients, read_recipe, read_title
+from .metadata import read_recipe, read_title
 from .numbers import written
+from .quantised import with_numbers
 from .recipe import (
     AddDifference,
     BlockSum,
@@ -29,6 +32,9 @@ from .recipe import (
 )
 from .safetensors_file import Header, read_header
 from .text import to_text
+
+DEEPEST = 20
+"""Of the lines of a tree."""
 
 
 @dataclass(frozen=True)
@@ -74,19 +80,27 @@ def inspect_file(
     Raises MergeError when the file is missing or damaged.
     """
     plain = read_header(path)
-    header = with_usual_names(plain)
+    usual = with_usual_names(plain)
+    header, problem = usual, ""
+    try:
+        header = with_numbers(usual)
+    except MergeError as error:
+        problem = str(error)
     family = family_of(header)
-    recipe, notes = None, [f"{note}: read under the usual names" for note in header.notes]
+    recipe, notes = None, [f"{note}: read under the usual names" for note in usual.notes]
+    notes += [problem] if problem else header.notes[len(usual.notes) :]
     try:
         recipe = read_recipe(plain)
     except MergeError as error:
         if "sd_merge_recipe" in plain.metadata or "cocktail.recipe" in plain.metadata:
             notes.append(f"its recipe cannot be read: {error}")
+    if not problem:
+        notes += health.notes(header, health.examine(header))
     return Inspection(
         path=path,
         family=family.name,
         resolution=family.resolution,
-        parts=tuple(_parts(header)),
+        parts=tuple(_parts(usual)),
         hashes=file_hashes(path, hash_cache, progress),
         legacy_hash=legacy_hash(path),
         title=read_title(plain),
@@ -151,16 +165,19 @@ def tree(found: Inspection) -> list[Branch]:
     """
     if found.recipe is None:
         return [Branch(0, f"{short_name(found.path.name)}: no recipe")]
-    older = {entry["sha256"]: entry.get("made_of", []) for entry in found.ingredients}
-    return [Branch(0, short_name(found.path.name)), *_branches(found.recipe, 1, "", older)]
+    older = {entry["sha256"]: ingredients_of(entry) for entry in found.ingredients}
+    seen: set[str] = set()
+    return [Branch(0, short_name(found.path.name)), *_branches(found.recipe, 1, "", older, seen)]
 
 
-def _branches(recipe: Recipe, depth: int, label: str, older: Mapping[str, Any]) -> Iterator[Branch]:
+def _branches(
+    recipe: Recipe, depth: int, label: str, older: Mapping[str, Any], seen: set[str]
+) -> Iterator[Branch]:
     sides: list[tuple[str, Recipe]] = []
     if isinstance(recipe, Ingredient):
         sha256 = f"  {recipe.sha256[:10]}" if recipe.sha256 else ""
         yield Branch(depth, f"{label}{short_name(recipe.name)}{sha256}")
-        yield from _older(older.get(recipe.sha256 or ""), depth + 1)
+        yield from _older(older.get(recipe.sha256 or "", ()), depth + 1, seen)
         return
     if isinstance(recipe, WeightedSum):
         what = "weighted sum"
@@ -182,17 +199,21 @@ def _branches(recipe: Recipe, depth: int, label: str, older: Mapping[str, Any]) 
         sides = [("", child) for child in children(recipe)]
     yield Branch(depth, label + what)
     for side, child in sides:
-        yield from _branches(child, depth + 1, side, older)
+        yield from _branches(child, depth + 1, side, older, seen)
 
 
-def _older(entries: Any, depth: int) -> Iterator[Branch]:
-    if not isinstance(entries, list) or depth > 20:
+def _older(entries: Sequence[Mapping[str, Any]], depth: int, seen: set[str]) -> Iterator[Branch]:
+    """What an ingredient was made of; what was `seen` above is not unfolded again."""
+    if depth > DEEPEST:
         return
     for entry in entries:
-        if isinstance(entry, Mapping):
-            name, sha256 = short_name(str(entry.get("name"))), str(entry.get("sha256"))[:10]
-            yield Branch(depth, f"made of {name}  {sha256}")
-            yield from _older(entry.get("made_of"), depth + 1)
+        name, sha256 = short_name(str(entry.get("name"))), str(entry.get("sha256"))
+        older = ingredients_of(entry)
+        again = bool(older) and sha256 in seen
+        seen.add(sha256)
+        yield Branch(depth, f"made of {name}  {sha256[:10]}{' (see above)' if again else ''}")
+        if not again:
+            yield from _older(older, depth + 1, seen)
 
 
 def tree_text(branches: Sequence[Branch]) -> list[str]:

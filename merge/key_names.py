@@ -36,6 +36,7 @@ UNET_PARTS = (
     "time_embed.",
     "label_emb.",
 )
+CLIP_ALONE = "text_model.embeddings.token_embedding.weight"
 VAE_PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
 VAE_ATTENTION = {
     "query": "q", "key": "k", "value": "v", "proj_attn": "proj_out", "group_norm": "norm",
@@ -61,13 +62,14 @@ def with_usual_names(header: Header) -> Header:
     of name that was changed.
 
     It knows NovelAI's text encoder, diffusers' names in a VAE (in its attention or everywhere), and
-    files with only a UNet or a VAE, whose names lack the prefix. If a file has both names of a
-    tensor, the usual one counts and the other is left out.
+    files with only a UNet, a CLIP-L or a VAE, whose names lack the prefix. If a file has both names
+    of a tensor, the usual one counts and the other is left out.
     """
     tensors = dict(header.tensors)
     notes = list(header.notes)
     for what, rename in (
         ("the UNet's prefix added", _unet_prefix(tensors)),
+        ("the text encoder's prefix added", _text_prefix(tensors)),
         ("the VAE's prefix added", _vae_prefix(tensors)),
         ("NovelAI's names of the text encoder", _novelai),
         ("diffusers' names in the VAE", _vae_layout(tensors)),
@@ -93,6 +95,12 @@ def _unet_prefix(names: Iterable[str]) -> Rename:
     found = set(names)
     alone = "input_blocks.0.0.weight" in found and not any(n.startswith(UNET) for n in found)
     return lambda name: UNET + name if alone and name.startswith(UNET_PARTS) else name
+
+
+def _text_prefix(names: Iterable[str]) -> Rename:
+    """A file of CLIP-L alone, as transformers writes it."""
+    alone = CLIP_ALONE in names and not any(n.startswith((UNET, *TEXT_PREFIXES)) for n in names)
+    return lambda name: TEXT + name if alone and name.startswith("text_model.") else name
 
 
 def _vae_prefix(names: Iterable[str]) -> Rename:

@@ -16,11 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .engine import torch_type
+from .blocks import BlockWeights, values_text
 from .errors import MergeError, listed
 from .family import family_of
-from .key_names import TEXT, UNET, with_usual_names
-from .safetensors_file import FLOATS, Header, Tensor, lay_out, new_file, read_header
+from .health import POSITION_IDS, check_finite
+from .key_names import TEXT, UNET
+from .plan import own_type, positions_of
+from .quantised import is_quantised
+from .reading import open_checkpoint, read_values
+from .safetensors_file import FLOATS, Header, Tensor, lay_out, new_file, read_header, torch_type
 
 LAYER = re.compile(r"text_model\.encoder\.layers\.\d+\.(self_attn|mlp)\.")
 TEXT_L = "conditioner.embedders.0.transformer."
@@ -62,6 +66,8 @@ OTHER_KINDS = {
 LoRA of up and down matrices in kohya's layout.
 """
 
+LARGEST_RANK = 1024
+
 Progress = Callable[[int, int], None]
 
 
@@ -83,9 +89,9 @@ def extract_lora(
     left out, and a LoRA cannot hold biases and norms. `progress(done, total)` counts weights.
     Raises MergeError when the two are of different families or have equal weights, or `out` exists.
     """
-    if not 1 <= rank <= 1024:
-        raise MergeError(f"The rank must be from 1 to 1024; it is {rank}.")
-    headers = [with_usual_names(read_header(path)) for path in (tuned, base)]
+    if not 1 <= rank <= LARGEST_RANK:
+        raise MergeError(f"The rank must be from 1 to {LARGEST_RANK}; it is {rank}.")
+    headers = [open_checkpoint(path) for path in (tuned, base)]
     families = [family_of(header) for header in headers]
     if families[0].kind != families[1].kind:
         raise MergeError(
@@ -100,7 +106,7 @@ def extract_lora(
     }
     found: dict[str, Any] = {}
     for number, (name, lora) in enumerate(names.items(), 1):
-        difference = _read(headers[0], name).sub_(_read(headers[1], name))
+        difference = read_values(headers[0], name).sub_(read_values(headers[1], name))
         if difference.any():
             up, down = low_rank(difference.flatten(1), rank)
             kernel = difference.shape[2:]
@@ -117,7 +123,7 @@ def extract_lora(
         "format": "pt", "ss_network_module": "networks.lora", "ss_network_dim": str(rank),
         "ss_network_alpha": str(rank), "cocktail.extracted_from": f"{tuned.name} - {base.name}",
     }  # fmt: skip
-    _write(out, found, metadata)
+    write_lora(out, found, metadata)
     return len(found) // 3
 
 
@@ -146,16 +152,16 @@ def bake_lora(
     out: Path,
     strength: float = 1.0,
     progress: Progress | None = None,
+    blocks: BlockWeights | None = None,
 ) -> Baked:
-    """Write `checkpoint` with `lora` added at `strength` to `out`. Every weight keeps its type, and
-    everything else is copied byte for byte.
+    """Write `checkpoint` with `lora` added at `strength` to `out`, times the number of each block
+    with `blocks`. Every weight keeps its type, and everything else is copied byte for byte.
 
     `progress(done, total)` counts tensors. Raises MergeError when the LoRA holds anything but up
     and down matrices (the message names it), when nothing in it fits, or `out` exists.
     """
-    plain = read_header(checkpoint)
-    header, patch = with_usual_names(plain), read_header(lora)
-    _refuse_other_kinds(patch)
+    header, patch = open_checkpoint(checkpoint), read_header(lora)
+    check_kind(patch)
     names = _lora_names(header)
     own = {lora_name: name for name, lora_name in names.items()}
     own |= {
@@ -166,7 +172,7 @@ def bake_lora(
         for n in patch.tensors
         if n.endswith(".lora_down.weight")
     }
-    targets = {name: own.get(_usual(name)) for name in sorted(told)}
+    targets = {name: own.get(usual_name(name)) for name in sorted(told)}
     fits = {
         name: target
         for name, target in targets.items()
@@ -179,8 +185,19 @@ def bake_lora(
         )
     other = {n.split(".", 1)[0] for n in patch.tensors} - set(fits)
     by_target = {target: name for name, target in fits.items()}
-    tensors = [(t.name, t.dtype, t.shape) for t in header.tensors.values()]
+    positions = {
+        name: positions_of(tensor)
+        for name, tensor in header.tensors.items()
+        if name.endswith(POSITION_IDS)
+    }
+    tensors = [
+        (name, "I64" if name in positions else own_type(tensor), tensor.shape)
+        for name, tensor in header.tensors.items()
+    ]
     title = f"{lora.name} at {strength:g}"
+    if blocks:
+        check_layout(blocks, header)
+        title += f" by blocks [{values_text(blocks)}{''.join(f'; {r}' for r in blocks.rules)}]"
     # The file's own recipe no longer describes its weights.
     metadata = {
         k: v for k, v in header.metadata.items() if not k.startswith(("cocktail.", "sd_merge_"))
@@ -195,13 +212,18 @@ def bake_lora(
         file.write(start)
         for number, place in enumerate(places.values(), 1):
             file.seek(place.offset)
-            name = by_target.get(place.name)
-            if name is None:
-                source.seek(header.tensors[place.name].offset)
+            name, tensor = by_target.get(place.name), header.tensors[place.name]
+            if place.name in positions:
+                file.write(positions[place.name])
+            elif name is None and not is_quantised(tensor):
+                check_finite(header, tensor)
+                source.seek(tensor.offset)
                 file.write(source.read(place.size_bytes))
             else:
-                weight = _read(header, place.name)
-                weight.add_(_product(patch, name).reshape(weight.shape), alpha=strength)
+                weight = read_values(header, place.name)
+                if name is not None:
+                    share = strength * float(blocks.of(place.name)) if blocks else strength
+                    weight.add_(_product(patch, name).reshape(weight.shape), alpha=share)
                 file.write(_bytes(weight.to(torch_type(place.dtype)), place.name))
             if progress:
                 progress(number, len(places))
@@ -209,22 +231,46 @@ def bake_lora(
     return Baked(tuple(fits), tuple(sorted(other)))
 
 
+def check_layout(blocks: BlockWeights, header: Header) -> None:
+    """Raise MergeError if block weights are for another kind of UNet than the checkpoint's."""
+    family = family_of(header)
+    if (blocks.layout == "SDXL") != (family.kind == "SDXL"):
+        raise MergeError(
+            f"These block weights are for {blocks.layout}, but {header.path.name} is "
+            f"{family.name}. SD1.5 and SD2 have 25 blocks, SDXL has 19."
+        )
+
+
 def _product(patch: Header, name: str) -> Any:
     """alpha / rank x up @ down, as a matrix of out x (in x kernel)."""
-    up, down = (_read(patch, f"{name}.lora_{side}.weight") for side in ("up", "down"))
+    up, down, scale, _ = factors(patch, name)
+    return (up @ down).mul_(scale)
+
+
+def factors(patch: Header, name: str) -> tuple[Any, Any, float, tuple[int, ...]]:
+    """up [out, rank] and down [rank, in x kernel], alpha / rank, and the kernel of a convolution.
+    Raises MergeError if a side is missing or they do not fit each other.
+    """
+    sides = [f"{name}.lora_{side}.weight" for side in ("up", "down")]
+    if any(side not in patch.tensors for side in sides):
+        raise MergeError(f"{name} in {patch.path.name} lacks up or down. Use another file.")
+    up, down = (read_values(patch, side) for side in sides)
+    kernel = tuple(down.shape[2:])
+    if min(up.ndim, down.ndim) < 2 or up.flatten(1).shape[1] != down.shape[0] or not down.shape[0]:
+        raise MergeError(f"up and down of {name} in {patch.path.name} do not fit each other.")
     rank = down.shape[0]
-    alpha = rank
+    alpha = float(rank)
     if f"{name}.alpha" in patch.tensors:
-        told = _read(patch, f"{name}.alpha")
+        told = read_values(patch, f"{name}.alpha")
         if told.numel() != 1:
             raise MergeError(
                 f"{name}.alpha in {patch.path.name} must be one number, but has {told.numel()}."
             )
         alpha = float(told)
-    return (up.flatten(1) @ down.flatten(1)).mul_(alpha / rank)
+    return up.flatten(1), down.flatten(1), alpha / rank, kernel
 
 
-def _refuse_other_kinds(patch: Header) -> None:
+def check_kind(patch: Header, what: str = "baked") -> None:
     """Refuse a file with anything but pairs of up and down matrices, which would be ignored or
     added in the wrong way.
     """
@@ -236,9 +282,8 @@ def _refuse_other_kinds(patch: Header) -> None:
     if kinds:
         told = "; ".join(f"{kind}, such as {name}" for kind, name in kinds.items())
         raise MergeError(
-            f"{patch.path.name} cannot be baked. It contains {told}. Only LoRA and LoCon files "
-            "with "
-            "up and down matrices can be baked: load this one with Load LoRA."
+            f"{patch.path.name} cannot be {what}. It contains {told}. Only LoRA and LoCon files "
+            f"with up and down matrices can be {what}: load this one with Load LoRA."
         )
 
 
@@ -286,7 +331,7 @@ def _lora_names(header: Header) -> dict[str, str]:
     return found
 
 
-def _usual(name: str) -> str:
+def usual_name(name: str) -> str:
     """A name in diffusers' layout as one in that of SD1.5 checkpoints; another name as it is."""
     match = DIFFUSERS.fullmatch(name)
     if not match:
@@ -307,27 +352,11 @@ def _usual(name: str) -> str:
     return f"lora_unet_output_blocks_{3 * block + number}_{place}_{rest}"
 
 
-def _read(header: Header, name: str) -> Any:
-    """A tensor in float32."""
-    import torch
-
-    tensor = header.tensors[name]
-    if tensor.dtype not in FLOATS:
-        raise MergeError(
-            f"{name} in {header.path.name} has the type {tensor.dtype}, which a weight cannot have."
-        )
-    with header.path.open("rb") as file:
-        file.seek(tensor.offset)
-        data = bytearray(file.read(tensor.size_bytes))
-    if not data:
-        return torch.zeros(tensor.shape)
-    return torch.frombuffer(data, dtype=torch_type(tensor.dtype)).float().reshape(tensor.shape)
-
-
-def _write(out: Path, tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> None:
-    start, places = lay_out(
-        [(name, "F16", tuple(t.shape)) for name, t in tensors.items()], metadata
-    )
+def write_lora(
+    out: Path, tensors: Mapping[str, Any], metadata: Mapping[str, str], dtype: str = "F16"
+) -> None:
+    """Write these tensors of that type as a new file. Raises MergeError if it exists."""
+    start, places = lay_out([(k, dtype, tuple(t.shape)) for k, t in tensors.items()], metadata)
     size = len(start) + sum(place.size_bytes for place in places.values())
     with new_file(out, size) as temporary, temporary.open("r+b") as file:
         file.write(start)

@@ -103,7 +103,10 @@ def is_widened(shapes: Collection[tuple[int, ...]], name: str) -> bool:
 
 
 def check_shapes(
-    order: Sequence[Ingredient], headers: Mapping[Ingredient, Header], blended: Collection[str]
+    order: Sequence[Ingredient],
+    headers: Mapping[Ingredient, Header],
+    blended: Collection[str],
+    outside: Collection[str] = (),
 ) -> None:
     """Refuse ingredients of one part whose blended tensors differ in a way that no rule covers; the
     message names tensors and files.
@@ -118,11 +121,13 @@ def check_shapes(
             "different things. Mix models of one of the two kinds."
         )
     for ingredient in order:
+        parts = {part_of(name) for name in blended}
         whole = [
             n
-            for n in blended
-            if n in headers[ingredient].tensors
-            and headers[ingredient].tensors[n].dtype not in FLOATS
+            for n, tensor in headers[ingredient].tensors.items()
+            if tensor.dtype not in FLOATS
+            and n not in outside
+            and (n in blended or (n.endswith(".weight") and part_of(n) in parts))
         ]
         if whole:
             raise MergeError(
@@ -153,6 +158,7 @@ def notes(
     users: Mapping[str, Sequence[Ingredient]],
     headers: Mapping[Ingredient, Header],
     blended: Collection[str],
+    channels_of_result: int,
 ) -> list[str]:
     """What is done where ingredients are not alike, one sentence each. `users` are the ingredients
     of each part.
@@ -184,6 +190,12 @@ def notes(
     if len(set(channels.values())) > 1:
         most = max(channels.values())
         wide = [short_name(i.name) for i, number in channels.items() if number == most]
+        if channels_of_result < most:
+            told.append(
+                f"The result takes {channels_of_result} channels: those of {listed(wide)} after "
+                "the fourth are only subtracted, and left out."
+            )
+            return told
         told.append(
             f"The result takes {most} channels, as {listed(wide)} does; the channels after the "
             "fourth come from there."

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from . import licence as licences
+from .ancestry import ingredients_of, read_ingredients, write_ingredients
 from .errors import MergeError
 from .hashing import Hashes, legacy_hash
 from .licence import Licence
 from .plan import MergePlan
+from .prediction import METADATA as PREDICTION
 from .recipe import Ingredient, Recipe, short_name
 from .recipe_json import load_json, recipe_hash, to_json
 from .safetensors_file import Header
@@ -30,8 +32,9 @@ RECIPE_HASH = "cocktail.recipe_hash"
 RECIPE_TEXT = "cocktail.recipe_text"
 PRECISION = "cocktail.precision"
 VAE_FROM = "cocktail.vae_from"
-INGREDIENTS = "cocktail.ingredients"
-MOST_ANCESTORS = 1000
+
+
+MOST_BYTES_OF_MODELS = 15_000_000
 
 
 @dataclass(frozen=True)
@@ -61,12 +64,9 @@ def make_metadata(
         RECIPE_HASH: recipe_hash(recipe),
         RECIPE_TEXT: to_text(recipe),
         PRECISION: precision,
-        INGREDIENTS: json.dumps(
-            [describe(ingredient, source) for ingredient, source in sources.items()],
-            ensure_ascii=False,
-        ),
+        **write_ingredients([describe(i, source) for i, source in sources.items()]),
         WEB_UI_RECIPE: json.dumps(told),
-        MODELS: json.dumps(_web_ui_models(sources)),
+        MODELS: _web_ui_models(sources),
     }
     if plan.vae_from:
         metadata[VAE_FROM] = json.dumps(to_json(plan.vae_from), ensure_ascii=False)
@@ -79,6 +79,8 @@ def make_metadata(
             "modelspec.resolution": f"{plan.family.resolution}x{plan.family.resolution}",
             "modelspec.merged_from": ", ".join(short_name(i.name) for i in plan.ingredients),
         }
+        if plan.prediction:
+            metadata[PREDICTION] = plan.prediction
         names = [source.licence.name for source in sources.values() if source.licence]
         if names and len(names) == len(sources) and all(names):
             metadata["modelspec.license"] = "; ".join(dict.fromkeys(map(str, names)))
@@ -99,29 +101,22 @@ def describe(ingredient: Ingredient, source: Source) -> dict[str, Any]:
     return {key: value for key, value in entry.items() if value not in (None, [])}
 
 
-def read_ingredients(metadata: Mapping[str, str]) -> list[dict[str, Any]]:
-    """What a merged file says about its ingredients; empty if it says nothing that can be read."""
-    try:
-        value = json.loads(metadata.get(INGREDIENTS, "[]"))
-    except (ValueError, RecursionError):
-        return []
-    if not isinstance(value, list) or len(value) > MOST_ANCESTORS:
-        return []
-    return [entry for entry in value if isinstance(entry, dict) and "sha256" in entry]
-
-
-def ancestors(entries: Sequence[Mapping[str, Any]], depth: int = 20) -> dict[str, Licence | None]:
+def ancestors(entries: Sequence[Mapping[str, Any]]) -> dict[str, Licence | None]:
     """The licences of all checkpoints that a merge goes back to, by name. An ingredient without a
     licence of its own counts as its ingredients, if it names them.
     """
     found: dict[str, Licence | None] = {}
-    for entry in entries:
+    seen: set[object] = set()
+    waiting = list(reversed(entries))
+    while waiting:
+        entry = waiting.pop()
         own = licences.from_json(entry.get("licence"), "recorded")
-        older = entry.get("made_of")
-        if own is None and isinstance(older, list) and older and depth:
-            found |= ancestors([e for e in older if isinstance(e, dict)], depth - 1)
-        else:
+        older = ingredients_of(entry)
+        if own is not None or not older:
             found[short_name(str(entry.get("name")))] = own
+        elif entry.get("sha256") not in seen:
+            seen.add(entry.get("sha256"))
+            waiting += reversed(older)
     return found
 
 
@@ -153,15 +148,20 @@ def read_title(header: Header) -> str | None:
     return title if isinstance(title, str) and title else None
 
 
-def _web_ui_models(sources: Mapping[Ingredient, Source]) -> dict[str, Any]:
-    """Every ingredient by its hash, and the models that the ingredients say they were made from."""
+def _web_ui_models(sources: Mapping[Ingredient, Source]) -> str:
+    """Every ingredient by its hash, and the models that the ingredients say they were made from, as
+    JSON; without the latter where they would make the header too long.
+    """
     models: dict[str, Any] = {}
+    own: dict[str, Any] = {}
     for ingredient, source in sources.items():
         older = json_object(source.metadata.get(MODELS))
         models |= {sha256: model for sha256, model in older.items() if sha256 not in models}
-        models[ingredient.sha256 or ""] = {
+        own[ingredient.sha256 or ""] = {
             "name": ingredient.name,
             "legacy_hash": legacy_hash(source.path),
             "sd_merge_recipe": json_object(source.metadata.get(WEB_UI_RECIPE)) or None,
         }
-    return models
+        models |= {sha256: own[sha256] for sha256 in (ingredient.sha256 or "",)}
+    told = json.dumps(models)
+    return told if len(told) <= MOST_BYTES_OF_MODELS else json.dumps(own)

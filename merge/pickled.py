@@ -8,11 +8,14 @@ and plain containers and refuses anything else; only that reader ever opens such
 from __future__ import annotations
 
 import pickle
+import re
 import zipfile
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from .content import ENOUGH, is_safetensors, kind_of
 from .errors import MergeError
 from .hashing import file_sha256
 from .safetensors_file import lay_out, new_file
@@ -22,12 +25,28 @@ MOST_GROWTH = 8
 """How many times larger than the file its tensors may be. Tensors can share bytes, and a malicious
 file could claim that all of them do.
 """
+SAFE_TORCH = (2, 6)
 ENDINGS = (".ckpt", ".pt", ".pth", ".bin")
 
 
 def is_pickled(path: Path) -> bool:
-    """Whether a file's name is that of a pickled checkpoint."""
-    return path.suffix.lower() in ENDINGS
+    """Whether a file's name is that of a pickled checkpoint, unless its content is that of a
+    safetensors file.
+    """
+    return path.suffix.lower() in ENDINGS and not is_safetensors(_start(path))
+
+
+def _version(text: str) -> tuple[int, ...]:
+    """Major and minor number of a version such as 2.6.0a0+cu124."""
+    return tuple(int(number) for number in re.findall(r"\d+", text)[:2])
+
+
+def _start(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(ENOUGH)
+    except OSError:
+        return b""
 
 
 def safetensors_of(
@@ -77,13 +96,25 @@ def load_tensors(path: Path) -> dict[str, Any]:
     """
     import torch
 
-    try:
-        value = torch.load(
-            path,
-            map_location="cpu",
-            weights_only=True,
-            mmap=True if zipfile.is_zipfile(path) else None,
+    if _version(torch.__version__) < SAFE_TORCH:
+        raise MergeError(
+            f"{path} is not opened: PyTorch {torch.__version__} has a hole through which such a "
+            "file could run code (CVE-2025-32434). Update PyTorch to 2.6 or later, or use a "
+            ".safetensors version of the file."
         )
+    if path.exists() and not path.is_file():
+        raise MergeError(f"{path} cannot be read: it is not a regular file.")
+    known = kind_of(_start(path))
+    if known and known[1] != "PICKLED" and path.is_file():
+        raise MergeError(f"{path} is not a checkpoint but {known[0]}. {known[1]}")
+    try:
+        with _allowing(_harmless()):
+            value = torch.load(
+                path,
+                map_location="cpu",
+                weights_only=True,
+                mmap=True if zipfile.is_zipfile(path) else None,
+            )
     except OSError as error:
         raise MergeError(f"{path} cannot be read: {error.strerror}.") from error
     except pickle.UnpicklingError as error:
@@ -104,6 +135,41 @@ def load_tensors(path: Path) -> dict[str, Any]:
     if not found:
         raise MergeError(f"{path} holds no named tensors: it is not a checkpoint.")
     return found
+
+
+def _allowing(harmless: list[Any]) -> AbstractContextManager[Any]:
+    """Lets PyTorch's reader make these for a while; what ComfyUI has allowed stays so. PyTorch
+    before 2.5 cannot take it back, and is not asked.
+    """
+    from torch import serialization
+
+    if not hasattr(serialization, "safe_globals"):
+        return nullcontext()
+    known = serialization.get_safe_globals()
+    return serialization.safe_globals([one for one in harmless if one not in known])
+
+
+def _harmless() -> list[Any]:
+    """Stand-ins for what old training tools leave in checkpoints, as ComfyUI allows it too
+    (comfy/utils.py): Lightning's ModelCheckpoint, and NumPy's single numbers.
+    """
+    from _codecs import encode
+
+    from numpy import dtype
+    from numpy.dtypes import Float64DType
+
+    def scalar(kind: Any, data: Any = b"") -> Any:
+        if kind.hasobject:
+            raise pickle.UnpicklingError("an object, not a number")
+        from numpy import frombuffer
+
+        return frombuffer(data, kind)[0]
+
+    scalar.__module__ = "numpy.core.multiarray"
+    scalar.__qualname__ = "scalar"
+    callback = type("ModelCheckpoint", (), {})
+    callback.__module__ = "pytorch_lightning.callbacks.model_checkpoint"
+    return [callback, scalar, dtype, Float64DType, encode]
 
 
 def _dtype(path: Path, name: str, tensor: Any) -> str:

@@ -15,13 +15,17 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from .errors import MergeError, listed, nearest
-from .family import Family, family_of
-from .key_names import EMA, PARTS, UNET_PART, VAE, VAE_PART, part_of
+from .family import FIRST, LORA, Family, family_of, input_channels
+from .health import POSITION_IDS
+from .key_names import EMA, PARTS, TEXT_PART, UNET_PART, VAE, VAE_PART, part_of
 from .matching import check_shapes, cuts, notes, without
+from .parts import check_parts, outside
+from .prediction import common_prediction, is_marker
+from .quantised import is_quantised
 from .recipe import (
     Ingredient,
     Method,
@@ -37,7 +41,6 @@ from .recipe import (
 )
 from .safetensors_file import FLOATS, Header, Tensor
 
-POSITION_IDS = "embeddings.position_ids"
 PRECISIONS = {
     "fp16": "F16", "bf16": "BF16", "fp32": "F32", "fp8_e4m3fn": "F8_E4M3", "fp8_e5m2": "F8_E5M2",
 }  # fmt: skip
@@ -142,7 +145,7 @@ class MergePlan:
     it keeps.
 
     `ingredients` are those that the result depends on, in the order of `headers`; `notes` say what
-    is done where they are not alike.
+    is done where they are not alike; `prediction` is what the UNet predicts if a file says it.
     """
 
     ingredients: tuple[Ingredient, ...]
@@ -151,6 +154,7 @@ class MergePlan:
     family: Family
     vae_from: Ingredient | None
     notes: tuple[str, ...] = ()
+    prediction: str | None = None
 
 
 @dataclass(frozen=True)
@@ -170,6 +174,8 @@ class _Mixture:
     order: tuple[Ingredient, ...]
     vae_from: Ingredient | None
     mixes_vae: bool
+    outside: Collection[str]
+    keeps_markers: bool
 
     def source(self, ingredient: Ingredient, name: str) -> Source:
         return Source(self.order.index(ingredient), self.headers[ingredient].tensors[name])
@@ -177,11 +183,18 @@ class _Mixture:
     def is_blended(self, tensor: Tensor) -> bool:
         if tensor.dtype not in FLOATS or "." not in tensor.name or tensor.name.startswith(EMA):
             return False
+        if tensor.name in self.outside or is_marker(tensor.name):
+            return False
         is_kept = part_of(tensor.name) == VAE_PART and not self.mixes_vae
         return not is_kept and not tensor.name.endswith(POSITION_IDS)
 
 
-def make_plan(recipe: Recipe, headers: Mapping[Ingredient, Header], precision: str) -> MergePlan:
+def make_plan(
+    recipe: Recipe,
+    headers: Mapping[Ingredient, Header],
+    precision: str,
+    is_mixed_prediction_allowed: bool = False,
+) -> MergePlan:
     """Plan the file that a recipe makes, with blended tensors stored in `precision` (see
     `PRECISIONS`).
 
@@ -191,28 +204,40 @@ def make_plan(recipe: Recipe, headers: Mapping[Ingredient, Header], precision: s
     check_precision(precision)
     mixture = _mixture(recipe, headers)
     order, users, base = mixture.order, mixture.users, mixture.order[0]
-    family = _common_family(users[UNET_PART], headers)
+    families = _families(users[UNET_PART], headers)
+    family = families[users[UNET_PART][0]]
     _check_layouts(recipe, family)
+    check_parts(family, users, headers, _asked_for(recipe))
+    prediction, told = common_prediction(
+        {i: headers[i] for i in users[UNET_PART]}, families, is_mixed_prediction_allowed
+    )
+    mixture = replace(mixture, keeps_markers=prediction is not None)
     tensors = [tensor for i in order for tensor in headers[i].tensors.values()]
     blended = {tensor.name: None for tensor in tensors if mixture.is_blended(tensor)}
     if not blended:
         raise MergeError(f"{base.name} has no tensor that can be mixed. Choose a full checkpoint.")
     for part in PARTS:
         if users[part]:
-            check_shapes(users[part], headers, [name for name in blended if part_of(name) == part])
+            names = [name for name in blended if part_of(name) == part]
+            check_shapes(users[part], headers, names, mixture.outside)
     kept = {tensor.name: None for tensor in tensors if not tensor.name.startswith(EMA)}
     outputs = (
         _blended(mixture, name, precision) if name in blended else _copied(mixture, name)
         for name in kept
     )
+    made = tuple(output for output in outputs if output)
+    channels = next((input_channels(output.shape) for output in made if output.name == FIRST), 0)
     return MergePlan(
         ingredients=order,
         headers=tuple(headers[ingredient] for ingredient in order),
-        tensors=tuple(output for output in outputs if output),
-        family=family,
+        tensors=made,
+        family=_family_of_result(families, headers, channels),
         vae_from=mixture.vae_from,
+        prediction=prediction.kind if prediction and prediction.by else None,
         notes=(
-            *notes(users, headers, tuple(blended)),
+            *told,
+            *notes(users, headers, tuple(blended), channels),
+            *_outside_notes(mixture, made),
             *_vae_note(recipe, base, mixture.vae_from),
         ),
     )
@@ -233,6 +258,7 @@ def _mixture(recipe: Recipe, headers: Mapping[Ingredient, Header]) -> _Mixture:
     found = {name: left[names[name], absent] for name, absent in lacking.items()}
     mixes = {name: flatten(tree, name) for name, tree in found.items() if tree is not None}
     order = _order(recipe, mixes)
+    of_unet = tuple(i for i in order if i in users[UNET_PART])
     return _Mixture(
         headers=headers,
         trees=trees,
@@ -242,6 +268,8 @@ def _mixture(recipe: Recipe, headers: Mapping[Ingredient, Header]) -> _Mixture:
         order=order,
         vae_from=_owner_of_vae(recipe, users[VAE_PART], order, headers),
         mixes_vae=isinstance(recipe, Parts) and not isinstance(recipe.vae, Ingredient | None),
+        outside=outside(headers, of_unet),
+        keeps_markers=False,
     )
 
 
@@ -252,13 +280,16 @@ def _copied(mixture: _Mixture, name: str) -> OutputTensor | None:
         return None
     first = next(iter(found.values()))
     if name.endswith(POSITION_IDS):
-        numbers = struct.pack(f"<{first.elements}q", *range(first.elements))
-        return OutputTensor(name, "I64", first.shape, Literal(numbers))
+        return position_ids(first)
     owner = mixture.vae_from if part_of(name) == VAE_PART else next(iter(found))
-    if owner not in found or ("." not in name and owner != mixture.order[0]):
+    is_of_base = "." not in name or name in mixture.outside
+    if is_marker(name) and mixture.keeps_markers:
+        is_of_base = False
+    if owner not in found or (is_of_base and owner != mixture.order[0]):
         return None
     source = mixture.source(owner, name)
-    return OutputTensor(name, source.tensor.dtype, source.tensor.shape, Copy(source))
+    content = Blend(source, ()) if is_quantised(source.tensor) else Copy(source)
+    return OutputTensor(name, own_type(source.tensor), source.tensor.shape, content)
 
 
 def _blended(mixture: _Mixture, name: str, precision: str) -> OutputTensor | None:
@@ -267,7 +298,7 @@ def _blended(mixture: _Mixture, name: str, precision: str) -> OutputTensor | Non
     if not found:
         return None
     first = next(iter(found.values()))
-    dtype = first.dtype if part_of(name) == VAE_PART else stored_as(name, precision)
+    dtype = own_type(first) if part_of(name) == VAE_PART else stored_as(name, precision)
     if len({tensor.shape for tensor in found.values()}) == 1:
         formula = _formula(mixture, name, mixture.mixes[name])
         return OutputTensor(name, dtype, first.shape, formula)
@@ -324,6 +355,21 @@ def stored_as(name: str, precision: str) -> str:
     if precision.startswith("fp8") and part_of(name) != UNET_PART:
         return "F16"
     return PRECISIONS[precision]
+
+
+def position_ids(tensor: Tensor) -> OutputTensor:
+    """The numbers 0, 1, 2, ... that belong into a tensor of position ids, whatever it holds."""
+    return OutputTensor(tensor.name, "I64", tensor.shape, Literal(positions_of(tensor)))
+
+
+def positions_of(tensor: Tensor) -> bytes:
+    """0, 1, 2, ... for every element of a tensor, as 64-bit integers."""
+    return struct.pack(f"<{tensor.elements}q", *range(tensor.elements))
+
+
+def own_type(tensor: Tensor) -> str:
+    """The type of a tensor that keeps its own; a quantised one becomes fp16."""
+    return "F16" if is_quantised(tensor) else tensor.dtype
 
 
 def _owner_of_vae(
@@ -398,12 +444,53 @@ def _check_layouts(recipe: Recipe, family: Family) -> None:
             )
 
 
-def _common_family(order: Sequence[Ingredient], headers: Mapping[Ingredient, Header]) -> Family:
-    """The family of the result: that of the ingredient with the most input channels. Refuses
-    ingredients of different kinds.
-    """
-    families = {ingredient: family_of(headers[ingredient]) for ingredient in order}
+def _families(
+    users: Sequence[Ingredient], headers: Mapping[Ingredient, Header]
+) -> dict[Ingredient, Family]:
+    """The family of each ingredient. Refuses ingredients of different kinds."""
+    families = {ingredient: family_of(headers[ingredient]) for ingredient in users}
+    if any(family == LORA for family in families.values()):
+        raise MergeError(
+            "These are LoRA files: their matrices are factors, and a mix of factors is not a mix "
+            'of LoRAs. `python -m merge run "0.5 a + 0.5 b" OUT` mixes LoRA files exactly.'
+        )
     if len({family.kind for family in families.values()}) > 1:
         told = ", ".join(f"{i.name} is {family.name}" for i, family in families.items())
         raise MergeError(f"Only checkpoints of one family can be mixed: {told}.")
-    return next((f for f in families.values() if f.base), families[order[0]])
+    return families
+
+
+def _family_of_result(
+    families: Mapping[Ingredient, Family], headers: Mapping[Ingredient, Header], channels: int
+) -> Family:
+    """The family of the ingredients whose first convolution takes as many channels as the
+    result's.
+    """
+    for ingredient, family in families.items():
+        first = headers[ingredient].tensors.get(FIRST)
+        if first and input_channels(first.shape) == channels:
+            return family
+    return next(iter(families.values()))
+
+
+def _asked_for(recipe: Recipe) -> dict[str, list[Ingredient]]:
+    """The parts that a recipe takes from elsewhere, and from which ingredients."""
+    if not isinstance(recipe, Parts):
+        return {}
+    given = {TEXT_PART: recipe.text_encoder, VAE_PART: recipe.vae}
+    return {p: list(dict.fromkeys(ingredients(side))) for p, side in given.items() if side}
+
+
+def _outside_notes(mixture: _Mixture, made: Sequence[OutputTensor]) -> list[str]:
+    """What happens to tensors that are in no part of a checkpoint."""
+    kept = {output.name for output in made}
+    base = short_name(mixture.order[0].name)
+    told = []
+    for names, what in (
+        ([n for n in mixture.outside if n in kept], f"are taken from {base}"),
+        ([n for n in mixture.outside if n not in kept], f"are left out: {base} has none"),
+    ):
+        if names:
+            count = f"{len(names)} tensors in no part of a checkpoint"
+            told.append(f"{count} {what}: {listed(sorted(names), 3)}.")
+    return told

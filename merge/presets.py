@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
@@ -190,21 +191,30 @@ def curves(own: Mapping[str, BlockWeights]) -> dict[str, dict[str, list[int | fl
     }
 
 
-def read_presets(path: Path) -> dict[str, BlockWeights]:
+@dataclass(frozen=True)
+class OwnPresets:
+    """Your own presets by name, and what is wrong with the other lines of their file."""
+
+    weights: Mapping[str, BlockWeights]
+    problems: tuple[str, ...] = ()
+
+
+def read_own_presets(path: Path) -> OwnPresets:
     """Your own presets from a text file in the usual form: a name, then a tab or a colon, then the
     values. Without a file there are none.
 
-    Raises MergeError, which names the line, for a line that is not a preset.
+    Empty lines, comments (#) and the heading of supermerger's list are passed over; a line that is
+    not a preset is skipped and told.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
-        return {}
+        return OwnPresets({})
     except (OSError, UnicodeDecodeError) as error:
-        raise MergeError(f"{path} cannot be read: {error}.") from error
-    found = {}
+        return OwnPresets({}, (f"{path} cannot be read: {error}.",))
+    found, problems = {}, []
     for number, line in enumerate(lines, 1):
-        if not line.strip() or line.startswith("#"):
+        if not line.strip() or line.lstrip().startswith("#") or line.split() == HEADING:
             continue
         match = re.fullmatch(r"([^\t:]+)[\t:](.+)", line)
         try:
@@ -212,10 +222,17 @@ def read_presets(path: Path) -> dict[str, BlockWeights]:
                 raise MergeError("write NAME: VALUES")
             found[match[1].strip()] = block_weights(parse_values(match[2]))
         except MergeError as error:
-            raise MergeError(f"Line {number} of {path.name} is not a preset: {error}") from None
-    return found
+            problems.append(f"Line {number} of {path.name} is not a preset: {error}")
+    return OwnPresets(found, tuple(problems))
 
 
+def read_presets(path: Path) -> Mapping[str, BlockWeights]:
+    """Your own presets, as `read_own_presets` finds them."""
+    return read_own_presets(path).weights
+
+
+HEADING = ["preset_name", "preset_weights"]
+"""The first line of supermerger's mbwpresets.txt."""
 PRESET_NAME = re.compile(r"[^\W\d][\w*/+-]{0,63}")
 
 

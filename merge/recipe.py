@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from .blocks import BlockWeights
 from .errors import MergeError, nearest
@@ -20,6 +20,30 @@ from .methods import METHODS, MergeMethod, Setting
 from .numbers import Number, exact, shown, written
 
 DEEPEST = 100
+LARGEST = 5_000
+"""The most ingredients and steps of a recipe, each counted as often as it is used."""
+
+
+class Tree:
+    """What all recipes but a single ingredient share: how large and how deep they are is known when
+    they are made, so that none is too large to walk through. Raises MergeError.
+    """
+
+    def __post_init__(self) -> None:
+        below = children(cast("Any", self))
+        size = 1 + sum(getattr(child, "_size", 1) for child in below)
+        depth = 1 + max((getattr(child, "_depth", 1) for child in below), default=0)
+        if size > LARGEST:
+            raise MergeError(
+                f"The recipe has more than {LARGEST:,} ingredients and steps, each counted as "
+                "often as it is used. Merge a part of it to a file, and use that as an ingredient."
+            )
+        if depth > DEEPEST:
+            raise MergeError(
+                f"The recipe is nested more than {DEEPEST} levels deep. Make it flatter."
+            )
+        object.__setattr__(self, "_size", size)
+        object.__setattr__(self, "_depth", depth)
 
 
 @dataclass(frozen=True)
@@ -41,14 +65,14 @@ class Part:
 
 
 @dataclass(frozen=True)
-class WeightedSum:
+class WeightedSum(Tree):
     """The sum of weight x recipe over the parts; weights add up to 1. Made by `weighted_sum`."""
 
     parts: tuple[Part, ...]
 
 
 @dataclass(frozen=True)
-class AddDifference:
+class AddDifference(Tree):
     """a + multiplier x (b - c), with one multiplier for all tensors or one for each block."""
 
     a: Recipe
@@ -58,7 +82,7 @@ class AddDifference:
 
 
 @dataclass(frozen=True)
-class BlockSum:
+class BlockSum(Tree):
     """(1 - share of b) x a + share of b x b, with a share for each block."""
 
     a: Recipe
@@ -67,7 +91,7 @@ class BlockSum:
 
 
 @dataclass(frozen=True)
-class Parts:
+class Parts(Tree):
     """`recipe` with the text encoder or the VAE, or both, of other recipes. A VAE is blended only
     if it is given here as a mix.
     """
@@ -78,7 +102,7 @@ class Parts:
 
 
 @dataclass(frozen=True)
-class Method:
+class Method(Tree):
     """The result of a method of `merge.methods.METHODS` on recipes, with all settings. Made by
     `method`.
     """
@@ -209,17 +233,6 @@ def _setting(known: MergeMethod, setting: Setting, value: Any) -> Fraction | Blo
     return found
 
 
-def check_depth(recipe: Recipe) -> None:
-    """Raise MergeError for a tree that is nested deeper than a recipe may be."""
-    level = [recipe]
-    for _ in range(DEEPEST):
-        level = [
-            child for node in level if not isinstance(node, Ingredient) for child in children(node)
-        ]
-    if level:
-        raise MergeError(f"The recipe is nested more than {DEEPEST} levels deep. Make it flatter.")
-
-
 def ingredients(recipe: Recipe) -> Iterator[Ingredient]:
     """Every ingredient of the tree from left to right, as often as it occurs."""
     if isinstance(recipe, Ingredient):
@@ -343,7 +356,8 @@ def short_name(name: str) -> str:
 
 def given_parts(parts: Parts) -> dict[str, Recipe]:
     """The recipes of a `Parts` by field: the whole, and the parts that have their own."""
-    return {field: child for field, child in vars(parts).items() if child is not None}
+    found = {"recipe": parts.recipe, "text_encoder": parts.text_encoder, "vae": parts.vae}
+    return {field: child for field, child in found.items() if child is not None}
 
 
 def children(recipe: WeightedSum | AddDifference | BlockSum | Parts | Method) -> tuple[Recipe, ...]:

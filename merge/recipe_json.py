@@ -14,6 +14,7 @@ from .errors import MergeError, nearest
 from .numbers import json_number, shown
 from .recipe import (
     DEEPEST,
+    LARGEST,
     BlockSum,
     Ingredient,
     Method,
@@ -139,6 +140,8 @@ def _from_json(value: Any, where: str, depth: int) -> Recipe:
         _check_fields(value, where, ("kind", "parts"))
         if not isinstance(value["parts"], list) or not value["parts"]:
             raise MergeError(f'In {where}, "parts" must be a list of one or more parts.')
+        if len(value["parts"]) > LARGEST:
+            raise MergeError(f"In {where} are more than {LARGEST:,} parts. Merge some beforehand.")
         shares = []
         for number, part in enumerate(value["parts"], 1):
             place = f"part {number} of {where}"

@@ -193,9 +193,9 @@ def _ends_with_line(file: Any) -> bool:
     return file.read(1) == b"\n"
 
 
-def read_scores(table: Path) -> list[Scored]:
+def read_scores(table: Path, without: str | None = None) -> list[Scored]:
     """The scored recipes of a table, the best first; none without a file. Damaged lines are
-    skipped.
+    skipped, and so are the scores of the judge `without`.
     """
     by_judge: dict[str, dict[str, float]] = {}
     recipes: dict[str, Recipe] = {}
@@ -204,6 +204,8 @@ def read_scores(table: Path) -> list[Scored]:
             key, judge, score = entry["recipe_hash"], entry["judge"], float(entry["score"])
             recipe = from_json(entry["recipe"])
         except (KeyError, TypeError, ValueError, MergeError):
+            continue
+        if judge == without:
             continue
         if isinstance(key, str) and isinstance(judge, str) and math.isfinite(score):
             by_judge.setdefault(key, {})[judge] = score
@@ -224,6 +226,30 @@ def _lines(table: Path) -> Iterator[Any]:
             yield json.loads(line)
         except (ValueError, RecursionError):
             continue
+
+
+def add_strengths(table: Path, strengths: Mapping[Recipe, float], judge: str) -> float:
+    """Add the strengths of recipes in a vote as scores, and return what was added to each.
+
+    Strengths are relative to the mean of what was voted on. So that those of two votes compare,
+    they are moved until recipes with scores of others have these on average. Raises MergeError if
+    there are such scores but of none of these recipes.
+    """
+    known = {scored.recipe_hash: scored.score for scored in read_scores(table, judge)}
+    shared = [
+        known[key] - strength
+        for recipe, strength in strengths.items()
+        if (key := recipe_hash(recipe)) in known
+    ]
+    if known and not shared:
+        raise MergeError(
+            "The scores of two votes compare only if both have a recipe in common, and this grid "
+            "has none that has a score so far. Render the best one so far in this grid too."
+        )
+    level = fmean(shared) if shared else 0.0
+    for recipe, strength in strengths.items():
+        add_score(table, recipe, strength + level, judge)
+    return level
 
 
 def known_shares(recipes: Sequence[Recipe], scored: Sequence[Scored]) -> dict[Shares, float]:

@@ -87,7 +87,7 @@ def name_finder(names: Iterable[str]) -> Callable[[str], str]:
     def find(name: str) -> str:
         if name in known:
             return name
-        found = [k for k in known if name in (short_name(k), k.removesuffix(".safetensors"))]
+        found = [k for k in known if name in (short_name(k), *_without_ending(k))]
         if len(found) == 1:
             return found[0]
         if found:
@@ -97,6 +97,13 @@ def name_finder(names: Iterable[str]) -> Callable[[str], str]:
         raise MergeError(f"There is no checkpoint {name!r}.{nearest(name, map(short_name, known))}")
 
     return find
+
+
+def _without_ending(name: str) -> tuple[str, ...]:
+    """A name with its folder, and for .sft, which is the same kind of file, without it too."""
+    if name.endswith(".sft"):
+        return name.removesuffix(".sft"), short_name(name).removesuffix(".sft")
+    return (name.removesuffix(".safetensors"),)
 
 
 def to_text(recipe: Recipe) -> str:
@@ -271,7 +278,7 @@ class _Parser:
         except (MergeError, TypeError) as error:
             reason = (
                 error
-                if name in METHODS
+                if name in METHODS or isinstance(error, MergeError)
                 else "it takes three recipes and the settings share_of_b and share_of_c"
             )
             raise self._tokens.error(

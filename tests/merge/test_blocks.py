@@ -9,9 +9,12 @@ from fractions import Fraction
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from cocktail.merge.blocks import (
+    LAYOUTS,
     block_weights,
     by_group,
     parse_rules,
@@ -26,12 +29,14 @@ from cocktail.merge.presets import (
     between,
     curves,
     preset,
+    read_own_presets,
     read_presets,
     read_weights,
     save_preset,
 )
 from cocktail.merge.recipe import BlockSum, Ingredient, add_difference, weighted_sum
 from cocktail.merge.recipe_json import recipe_hash, to_json
+from cocktail.merge.text import parse
 
 from .conftest import TEXT, UNET
 
@@ -139,8 +144,56 @@ def test_own_presets_are_read_from_a_file(tmp_path):
     )
     assert list(read_presets(file)) == ["name", "other"]
     file.write_text("name: 1, 2\n", encoding="utf-8")
-    with pytest.raises(MergeError, match="Line 1 of presets.tsv"):
-        read_presets(file)
+    assert read_presets(file) == {}
+    assert "Line 1 of presets.tsv" in read_own_presets(file).problems[0]
+
+
+def test_a_list_pasted_from_another_tool_gives_its_good_lines_and_names_the_others(tmp_path):
+    half, lora = ",".join(["0.5"] * 26), ",".join(["1"] * 17)
+    file = tmp_path / "presets.tsv"
+    file.write_text(
+        f"preset_name\tpreset_weights\nMINE\t{half}\n   # indented: 1,2\nLORA:{lora}\n\n"
+        f"EMPTY\t0.5,,{half}\nTHEIRS:{half}\nwords without weights\n",
+        encoding="utf-8",
+    )
+    found = read_own_presets(file)
+    assert list(found.weights) == ["MINE", "THEIRS"]
+    told = [problem.split(" is ")[0] for problem in found.problems]
+    assert told == [f"Line {number} of presets.tsv" for number in (4, 6, 8)]
+    assert "These are 17 block weights" in found.problems[0]
+
+
+NUMBERS = st.lists(st.sampled_from(["0", "0.5", "1", "1/3", "-0.25"]), min_size=25, max_size=26)
+
+
+@given(numbers=NUMBERS, separator=st.sampled_from([",", ", ", " ", "\n", " ,\n", "\t"]))
+def test_every_way_to_write_a_list_gives_the_same_numbers(numbers, separator):
+    expected = [Fraction(number) for number in numbers[-25:]]
+    for text in (separator.join(numbers), f"[{separator.join(numbers)}]"):
+        assert list(read_weights(text).blocks) == expected
+
+
+@given(numbers=NUMBERS, data=st.data())
+def test_an_empty_field_is_named_and_shifts_nothing(numbers, data):
+    index = data.draw(st.integers(0, len(numbers) - 2))
+    numbers[index] = ""
+    text = ",".join(numbers)
+    for read in (read_weights, lambda t: parse(f"mix(a, b, [{t}])")):
+        where = f"Block weight {index + 1} of {len(numbers)} is empty"
+        with pytest.raises(MergeError, match=where):
+            read(text)
+    layout = ["BASE", *LAYOUTS["SD1.5"]][-len(numbers) :]
+    with pytest.raises(MergeError, match=rf"\({layout[index]}\)"):
+        read_weights(text)
+
+
+def test_the_reported_list_is_refused_and_a_comma_at_the_end_is_not():
+    text = "0.5,0,0.01,,0.03," + ",".join(["0.5"] * 21)
+    with pytest.raises(MergeError, match=r"Block weight 4 of 26 is empty \(IN02\) after 0.01"):
+        parse(f"mix(a, b, [{text}])")
+    assert read_weights(",".join(["0.5"] * 25) + ",").blocks[24] == Fraction(1, 2)
+    with pytest.raises(MergeError, match=r"block weight \(number 2 of 25\)"):
+        block_weights(["1", "", *["0"] * 23])
 
 
 @pytest.fixture

@@ -199,7 +199,7 @@ def test_two_that_make_one_merge_at_once_both_get_it(cellar, tmp_path):
 
         def progress(done, total):
             if not waited:
-                waited.append(started.wait(20))
+                waited.append(started.wait(300))
 
         return make_checkpoint(bound, path, threads=1, progress=progress)
 

@@ -115,3 +115,10 @@ def test_a_file_is_found_by_its_hash_until_it_changes(tmp_path):
     assert known_files(cache, sha256) == []
     path.unlink()
     assert known_files(cache, sha256) == []
+
+
+def test_a_hash_that_cannot_be_kept_is_computed_nevertheless(tmp_path):
+    (tmp_path / "wall").write_bytes(b"")
+    (tmp_path / "a.bin").write_bytes(b"weights")
+    found = file_sha256(tmp_path / "a.bin", tmp_path / "wall" / "hashes.json")
+    assert found == hashlib.sha256(b"weights").hexdigest()

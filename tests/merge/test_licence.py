@@ -6,10 +6,10 @@ import json
 
 import pytest
 
+from cocktail.merge.ancestry import INGREDIENTS
 from cocktail.merge.checkpoint import SAME_FILE, bind_to_files, make_checkpoint, notes_of, remake
 from cocktail.merge.errors import MergeError
 from cocktail.merge.licence import Licence, parse_by_hand, read_licence, warnings
-from cocktail.merge.metadata import INGREDIENTS
 from cocktail.merge.recipe import Ingredient, weighted_sum
 from cocktail.merge.safetensors_file import read_header
 

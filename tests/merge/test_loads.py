@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from cocktail.merge.blocks import block_weights
 from cocktail.merge.checkpoint import bind_to_files, make_checkpoint
 from cocktail.merge.conversion import convert
+from cocktail.merge.key_names import TEXT
 from cocktail.merge.lora import bake_lora, extract_lora
 from cocktail.merge.methods import METHODS
 from cocktail.merge.plan import PRECISIONS
@@ -55,7 +56,7 @@ for file in sorted(Path(folder).glob("*.safetensors")):
 
 @pytest.fixture
 def cellar(miniatures, tmp_path):
-    """The UNets of the miniatures, moved apart."""
+    """The UNets of the miniatures, moved apart; only the last has its text encoder too."""
     folder = tmp_path / "ingredients"
     folder.mkdir()
     for seed, side in enumerate(SIDES):
@@ -65,7 +66,8 @@ def cellar(miniatures, tmp_path):
         for name, value in unet.items():
             step = 0.01 * torch.randn(value.shape, generator=random)
             unet[name] = (value.float() + step).to(value.dtype)
-        save_file(unet, folder / side.name)
+        text = {name: value for name, value in tensors.items() if name.startswith(TEXT)}
+        save_file(unet | (text if side == V3 else {}), folder / side.name)
     return folder
 
 

@@ -43,7 +43,7 @@ def picture(checkpoint):
 def picture_of(loader, seed=1):
     """Nodes that sample one step with the models of a node."""
     graph = {"text": node("CLIPTextEncode", clip=[loader, 1], text="a red circle")}
-    graph["empty"] = node("EmptyLatentImage", width=64, height=64, batch_size=1)
+    graph["empty"] = node("EmptyLatentImage", width=32, height=32, batch_size=1)
     graph["sample"] = node(
         "KSampler",
         model=[loader, 0],
@@ -638,6 +638,17 @@ def test_a_lora_is_extracted_once_and_baked(comfy):
     graph["bake"]["inputs"]["lora"] = lora
     assert "already there" in comfy.run(graph)["bake"]["text"][0]
     assert (models / "checkpoints" / baked).stat().st_mtime_ns == before
+    graph["bake"]["inputs"]["block_weights"] = "OF_BAKING"
+    file = comfy.base / "output" / "cocktail" / "block_presets.txt"
+    found = []
+    try:
+        for weight in ("0.5", "0.25"):
+            file.write_text("OF_BAKING: " + ", ".join([weight] * 26), encoding="utf-8")
+            found.append(comfy.run(graph)["bake"]["cocktail"][0]["checkpoint"])
+    finally:
+        file.unlink()
+    assert len({baked, *found}) == 3, "a preset that was edited makes another file"
+    del graph["bake"]["inputs"]["block_weights"]
     graph["bake"]["inputs"]["lora"] = "nowhere.safetensors"
     graph["extract"]["inputs"]["name"] = "../up"
     assert comfy.errors(graph).keys() == {"bake", "extract"}

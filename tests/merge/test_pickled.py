@@ -73,6 +73,15 @@ def test_code_in_a_pickle_does_not_run(tmp_path, monkeypatch, zipped):
     assert [file.name for file in tmp_path.iterdir()] == ["x.ckpt"]
 
 
+@pytest.mark.parametrize("version", ["2.5.1+cu124", "1.13.1", "2.5.0a0"])
+def test_a_pytorch_that_could_run_code_in_a_pickle_opens_none(tmp_path, monkeypatch, version):
+    torch.save({"a": torch.zeros(2)}, tmp_path / "a.ckpt")
+    convert(tmp_path / "a.ckpt", tmp_path / "good.safetensors")
+    monkeypatch.setattr(torch, "__version__", version)
+    with pytest.raises(MergeError, match="Update PyTorch to 2.6"):
+        convert(tmp_path / "a.ckpt", tmp_path / "a.safetensors")
+
+
 def test_what_is_no_checkpoint_is_told(tmp_path):
     whole = tmp_path / "whole.ckpt"
     torch.save({"a": torch.randn(1000)}, whole)

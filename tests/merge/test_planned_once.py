@@ -32,9 +32,9 @@ def planned(monkeypatch):
     counted = Counter()
     plan = checkpoint.make_plan
 
-    def counting(recipe, headers, precision):
+    def counting(recipe, headers, precision, *allowed):
         counted[to_text(recipe), precision] += 1
-        return plan(recipe, headers, precision)
+        return plan(recipe, headers, precision, *allowed)
 
     monkeypatch.setattr(checkpoint, "make_plan", counting)
     return counted

@@ -100,6 +100,9 @@ def test_damaged_headers_raise_nothing_but_a_message(tmp_path, write, sd15):
 
 
 def test_other_files_are_refused_by_what_they_are(tmp_path):
+    with pytest.raises(MergeError, match="No such file"):
+        read_header(tmp_path / "model.ckpt")
+    (tmp_path / "model.ckpt").write_bytes(b"\x80\x02" + bytes(100))
     with pytest.raises(MergeError, match="can run code"):
         read_header(tmp_path / "model.ckpt")
     with pytest.raises(MergeError, match="No such file"):
@@ -178,12 +181,14 @@ def test_what_a_killed_merge_left_is_removed_by_the_next_one(tmp_path):
     path = tmp_path / "a.safetensors"
     abandoned, recent, other = (
         tmp_path / name
-        for name in (".a.safetensors.1.part", ".a.safetensors.2.part", ".ab.safetensors.1.part")
+        for name in (".b.safetensors.1-7.part", ".a.safetensors.2-7.part", ".a.safetensors.part")
     )
     for part in (abandoned, recent, other):
         part.write_bytes(b"")
     for part in (abandoned, other):
         os.utime(part, (time.time() - 7200,) * 2)
-    with new_file(path, 1):
-        pass
-    assert set(tmp_path.iterdir()) == {path, recent, other}
+    with new_file(path, 1) as at_work:
+        os.utime(at_work, (time.time() - 7200,) * 2)
+        with new_file(tmp_path / "c.safetensors", 1):
+            assert at_work.exists(), "its writer lives"
+    assert set(tmp_path.iterdir()) == {path, path.with_name("c.safetensors"), recent, other}

@@ -47,6 +47,10 @@ def _small(name: str, shape: torch.Size) -> list[int]:
         return list(shape)
     if name.endswith("attn2.to_k.weight"):
         return [4, shape[1]]
+    if name.endswith("token_embedding.weight"):
+        return [4, shape[1]]
+    if name.startswith("first_stage_model."):
+        return [size if size in (4, 8) else min(size, 4) for size in shape]
     return [min(size, 4) for size in shape]
 
 
@@ -164,4 +168,6 @@ def test_the_geometric_median_is_that_of_sd_mecha_or_nearer(cellar, tmp_path):
     assert len(large) == 356
     assert {key for key in large if units_apart(ours[key], other[key]) > 1} == set()
     for key in blended(ours):
-        assert distances(key, ours[key]) <= distances(key, other[key]) * (1 + 1e-4)
+        rounding = torch.finfo(torch.float16).eps / 2 * float(ours[key].double().norm())
+        farthest = distances(key, other[key]) + len(models) * rounding
+        assert distances(key, ours[key]) <= farthest

@@ -8,7 +8,14 @@ import pytest
 
 from cocktail.merge.errors import MergeError
 from cocktail.merge.recipe import Ingredient, weighted_sum
-from cocktail.merge.search import add_score, known_shares, mix, propose, read_scores
+from cocktail.merge.search import (
+    add_score,
+    add_strengths,
+    known_shares,
+    mix,
+    propose,
+    read_scores,
+)
 
 RECIPES = tuple(Ingredient(name, digit * 64) for name, digit in zip("xyz", "abc", strict=True))
 
@@ -57,6 +64,22 @@ def test_scores_come_back_by_recipe_and_damaged_lines_do_no_harm(tmp_path):
     assert known_shares(RECIPES, read_scores(table)) == {(60, 20, 20): 4.5, (0, 100, 0): 1}
     with pytest.raises(MergeError, match="must be a number"):
         add_score(table, good, float("nan"), "me")
+
+
+def test_strengths_of_two_votes_are_on_one_level_by_the_recipe_that_both_have(tmp_path):
+    table = tmp_path / "scores.jsonl"
+    one, two, three, four = (mix(RECIPES, (share, 100 - share, 0)) for share in (10, 20, 30, 40))
+
+    def scores():
+        return {entry.recipe: entry.score for entry in read_scores(table)}
+
+    assert add_strengths(table, {one: -0.5, two: 0.5}, "votes on a") == 0
+    assert add_strengths(table, {two: -1.0, three: 1.0}, "votes on b") == 1.5
+    assert scores() == {one: -0.5, two: 0.5, three: 2.5}
+    assert add_strengths(table, {two: -0.25, three: 0.25}, "votes on b") == 0.75, "asked again"
+    assert scores() == {one: -0.5, two: 0.5, three: 1.0}
+    with pytest.raises(MergeError, match="the best one so far in this grid too"):
+        add_strengths(table, {four: 0.0}, "votes on c")
 
 
 def test_the_bayesian_search_comes_nearer_to_the_best_mix_than_chance():

@@ -11,11 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from cocktail.merge.ancestry import INGREDIENTS
 from cocktail.merge.blocks import block_weights, parse_rules
 from cocktail.merge.checkpoint import bind_to_files, make_checkpoint
 from cocktail.merge.errors import MergeError
 from cocktail.merge.hashing import file_hashes
-from cocktail.merge.metadata import INGREDIENTS, read_precision, read_recipe
+from cocktail.merge.metadata import read_precision, read_recipe
 from cocktail.merge.recipe import BlockSum, Ingredient, Parts, add_difference, flatten, weighted_sum
 from cocktail.merge.safetensors_file import read_header
 from cocktail.merge.web_ui import read_web_ui_recipe

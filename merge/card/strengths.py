@@ -1,0 +1,133 @@
+"""How strong candidates are by votes, with intervals: the arithmetic of the Ranking node, small.
+
+A pair follows Davidson (1970, "On extending the Bradley-Terry model to accommodate ties in paired
+comparison experiments", JASA 65), a ranking Luce (1959) and Plackett (1975): the best is chosen
+with odds e^strength, the next among the rest, and so on. Strengths have a normal prior.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy
+
+SPREAD = 0.8
+"""The standard deviation of the prior of a strength, in logits."""
+TIE_SPREAD = 2.0
+"""The same of the logarithm of Davidson's nu."""
+NORMAL_95 = 1.959963984540054
+STEPS, PRECISE = 100, 1e-10
+TIE = -1
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a vote says of candidates, by number: those `shown`, and the `order` of the ones that
+    were told apart, the best first. Of a pair an order of one is a win and an empty one a tie.
+    """
+
+    shown: tuple[int, ...]
+    order: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Strengths:
+    """In logits, 0 in the mean; `covariance` [candidates, candidates] is that of their errors."""
+
+    mean: numpy.ndarray
+    covariance: numpy.ndarray
+
+    def interval(self, number: int) -> tuple[float, float]:
+        """Of 95 %."""
+        half = NORMAL_95 * math.sqrt(self.covariance[number, number])
+        return float(self.mean[number]) - half, float(self.mean[number]) + half
+
+    def ahead(self, one: int, other: int) -> tuple[float, float, float]:
+        """By how much one is stronger than another, and the interval of 95 %."""
+        gap = float(self.mean[one] - self.mean[other])
+        matrix = self.covariance
+        variance = matrix[one, one] + matrix[other, other] - 2 * matrix[one, other]
+        half = NORMAL_95 * math.sqrt(max(0.0, float(variance)))
+        return gap, gap - half, gap + half
+
+
+def strengths(comparisons: Sequence[Comparison], candidates: int) -> Strengths:
+    """The strengths that make the votes most probable, by Newton's method."""
+    import numpy
+
+    tally = _choices(comparisons)
+    ties = any(TIE in taken for taken in tally.values())
+    parameters = candidates + ties
+    precision = numpy.full(parameters, 1 / SPREAD**2)
+    if ties:
+        precision[-1] = 1 / TIE_SPREAD**2
+    at = numpy.zeros(parameters)
+    value, gradient, curvature = _derivatives(tally, at, ties)
+    for _ in range(STEPS):
+        step = numpy.linalg.solve(curvature + numpy.diag(precision), gradient - precision * at)
+        before, share = value - 0.5 * float(precision @ at**2), 1.0
+        while True:
+            there = at + share * step
+            value, gradient, curvature = _derivatives(tally, there, ties)
+            after = value - 0.5 * float(precision @ there**2)
+            if after >= before - 1e-12 * abs(before) or share < PRECISE:
+                break
+            share /= 2
+        at = there
+        if float(numpy.abs(step).max()) < PRECISE:
+            break
+    covariance = numpy.linalg.inv(curvature + numpy.diag(precision))[:candidates, :candidates]
+    centre = numpy.eye(candidates) - 1 / candidates
+    return Strengths(centre @ at[:candidates], centre @ covariance @ centre)
+
+
+Offers = tuple[tuple[int, ...], bool]
+"""Candidates among whom one is chosen, and whether a tie is possible."""
+
+
+def _choices(comparisons: Sequence[Comparison]) -> dict[Offers, Counter[int]]:
+    """How often each was taken of the same offers."""
+    tally: dict[Offers, Counter[int]] = {}
+    for comparison in comparisons:
+        left = sorted(comparison.shown)
+        if len(left) == 2:
+            taken = comparison.order[0] if comparison.order else TIE
+            tally.setdefault((tuple(left), True), Counter())[taken] += 1
+            continue
+        for taken in comparison.order:
+            if len(left) > 1:
+                tally.setdefault((tuple(left), False), Counter())[taken] += 1
+            left.remove(taken)
+    return tally
+
+
+def _derivatives(
+    tally: dict[Offers, Counter[int]], at: numpy.ndarray, ties: bool
+) -> tuple[float, numpy.ndarray, numpy.ndarray]:
+    """The log likelihood, its gradient, and its Hessian with the sign turned."""
+    import numpy
+
+    value, gradient = 0.0, numpy.zeros(len(at))
+    curvature = numpy.zeros((len(at), len(at)))
+    for (members, pair), taken in tally.items():
+        features = numpy.zeros((len(members) + (pair and ties), len(at)))
+        counts = numpy.zeros(len(features))
+        for row, number in enumerate(members):
+            features[row, number], counts[row] = 1.0, taken[number]
+        if pair and ties:
+            features[-1, [*members, len(at) - 1]] = 0.5, 0.5, 1.0
+            counts[-1] = taken[TIE]
+        scores = features @ at
+        logs = scores - (scores.max() + math.log(numpy.exp(scores - scores.max()).sum()))
+        shares, total = numpy.exp(logs), counts.sum()
+        mean = shares @ features
+        value += float(counts @ logs)
+        gradient += (counts - total * shares) @ features
+        spread = (features.T * shares) @ features - numpy.outer(mean, mean)
+        curvature += total * spread
+    return value, gradient, curvature

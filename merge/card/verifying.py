@@ -1,0 +1,206 @@
+"""Checks a card against the files that it speaks of, as they are today."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import MergeError
+from .graph import plain
+from .links import BEGINNING, CARD, GRIDS, MODELS, RUNS, SETTINGS, WHOLE
+from .page import read_page
+from .reading import Unreadable, inside, parse_json, read_bytes, read_json, sha256_of, text, whole
+from .record import FORMAT, KIND
+from .runs import settings_hash
+from .writing import PAGE_ENDING, README, RECORD_ENDING, text_sha256
+
+SAME, CHANGED, MISSING, UNREACHABLE = STATES = ("same", "changed", "missing", "unreachable")
+MOST_LINKS = 100_000
+SHA256 = re.compile(r"[0-9a-f]{64}")
+EMBEDDED = re.compile(r'src="data:image/webp;base64,([A-Za-z0-9+/=]*)"')
+
+Find = Callable[[str], Path | None]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """How something that a card speaks of is today: one of STATES, with the reason."""
+
+    state: str
+    what: str
+    name: str
+    why: str = ""
+
+    def __str__(self) -> str:
+        """One line."""
+        return plain(
+            f"{self.state}: {self.what} {self.name}" + (f" ({self.why})" if self.why else "")
+        )
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where to look: files of checkpoints by name, and the folders of runs and grids; None for what
+    was not given.
+    """
+
+    find: Find | None = None
+    runs: Path | None = None
+    grids: Path | None = None
+    sha256_of: Callable[[Path], str] = sha256_of
+
+
+def verify(card: Path, places: Places) -> list[Finding]:
+    """What became of everything that a card speaks of. `card` is its folder, or one of its files.
+
+    Raises MergeError if it is no card, or one of a newer version.
+    """
+    record, own = _record(card)
+    links = record.get("links")
+    if not isinstance(links, list) or len(links) > MOST_LINKS:
+        raise MergeError(f"{card} is no release card, or a damaged one: it has no list of links.")
+    return [*own, *(_checked(link, places) for link in links)]
+
+
+def summary(found: Sequence[Finding]) -> str:
+    """How many there are of each state, in words."""
+    counts = Counter(one.state for one in found)
+    return ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
+
+
+def _record(card: Path) -> tuple[dict[str, Any], list[Finding]]:
+    """The record of a card, and how the card's own files are."""
+    try:
+        path = _record_file(card)
+        if path.name.endswith(PAGE_ENDING):
+            page = read_bytes(path).decode("utf-8", "replace")
+            record = parse_json(read_page(page).encode("utf-8"))
+            own = list(_embedded(record, page))
+        else:
+            record = read_json(path)
+            own = list(_files(record, path.parent))
+    except Unreadable as error:
+        raise MergeError(f"{card} is no release card that can be read: {error}.") from None
+    if record.get("kind") != KIND:
+        raise MergeError(f"{card} is no release card.")
+    if record.get("format") != FORMAT:
+        raise MergeError(
+            f"{card} was written by a newer version of Cocktail (format "
+            f"{plain(str(record.get('format')))[:20]}; this one reads {FORMAT}). Update Cocktail."
+        )
+    return record, own
+
+
+def _record_file(card: Path) -> Path:
+    """The file with the record: the given one, or the one in its folder."""
+    if card.is_file() and card.name != README:
+        return card
+    folder = card if card.is_dir() else card.parent
+    for ending in (RECORD_ENDING, PAGE_ENDING):
+        found = sorted(folder.glob(f"*{ending}")) if folder.is_dir() else []
+        if len(found) == 1:
+            return found[0]
+        if len(found) > 1:
+            raise Unreadable(f"its folder has several files *{ending}; name one of them")
+    raise Unreadable(f"there is no file *{RECORD_ENDING} or *{PAGE_ENDING}")
+
+
+def _files(record: Mapping[str, Any], folder: Path) -> Iterator[Finding]:
+    files = record.get("files")
+    for name, sha256 in files.items() if isinstance(files, dict) else ():
+        try:
+            data = read_bytes(inside(folder, name))
+            same = text_sha256(data) == sha256
+            why = "" if same else "it is another one than when the card was made"
+            yield Finding(SAME if same else CHANGED, "file of the card", name, why)
+        except Unreadable as error:
+            yield _absent(error, "file of the card", name)
+
+
+def _embedded(record: Mapping[str, Any], page: str) -> Iterator[Finding]:
+    """Whether the pictures of a page alone are those that its record speaks of, and no others."""
+    within = set()
+    for data in EMBEDDED.findall(page):
+        try:
+            within.add(hashlib.sha256(base64.b64decode(data)).hexdigest())
+        except (binascii.Error, ValueError):
+            within.add("")
+    what, pictures = "picture of the page", record.get("pictures")
+    known = [one for one in pictures if isinstance(one, dict)] if isinstance(pictures, list) else []
+    for one in known:
+        same = one.get("sha256") in within
+        why = "" if same else "the page has no such picture"
+        yield Finding(SAME if same else CHANGED, what, text(one.get("file")), why)
+    others = within - {text(one.get("sha256")) for one in known}
+    if others:
+        yield Finding(CHANGED, what, f"{len(others)} more", "the card does not speak of them")
+
+
+def _checked(link: Any, places: Places) -> Finding:
+    if not isinstance(link, dict):
+        return Finding(UNREACHABLE, "link", "", "it is damaged")
+    what, name, file = (text(link.get(key), 300) for key in ("what", "name", "file"))
+    name = name or file
+    sha256, under, kind = (text(link.get(key), 100) for key in ("sha256", "under", "kind"))
+    if not SHA256.fullmatch(sha256) or kind not in (WHOLE, BEGINNING, SETTINGS):
+        return Finding(UNREACHABLE, what, name, "the card does not say what it was")
+    try:
+        path = _path(under, file, places)
+        if path is None:
+            return Finding(UNREACHABLE, what, name, f"no folder with its {under} was given")
+        found, more = _hash(path, link, kind, places)
+    except Unreadable as error:
+        return _absent(error, what, name)
+    except MergeError as error:
+        return Finding(UNREACHABLE, what, name, str(error))
+    if found == sha256:
+        return Finding(SAME, what, name, more)
+    return Finding(
+        CHANGED, what, name, more or f"SHA-256 {found[:12]}... now, {sha256[:12]}... then"
+    )
+
+
+def _absent(error: Unreadable, what: str, name: str) -> Finding:
+    """Of something that is not there, or that cannot be read."""
+    why = str(error)
+    if "become shorter" in why:
+        return Finding(CHANGED, what, name, why)
+    return Finding(MISSING if why == "it is not there" else UNREACHABLE, what, name, why)
+
+
+def _path(under: str, file: str, places: Places) -> Path | None:
+    """The file of a link, None if its folder was not given."""
+    if under == MODELS:
+        if places.find is None:
+            return None
+        found = places.find(file)
+        if found is None:
+            raise Unreadable("it is not there")
+        return found
+    root = {RUNS: places.runs, GRIDS: places.grids}.get(under)
+    if under == CARD or root is None:
+        return None
+    return inside(root, file)
+
+
+def _hash(path: Path, link: Mapping[str, Any], kind: str, places: Places) -> tuple[str, str]:
+    """What a link's hash is today, and what else there is to say."""
+    if kind == WHOLE:
+        is_model = link.get("under") == MODELS
+        return (places.sha256_of if is_model else sha256_of)(path), ""
+    if kind == BEGINNING:
+        size = whole(link.get("size_bytes")) or 0
+        found = sha256_of(path, size)
+        more = path.stat().st_size - size
+        return found, "more have been cast since" if more else ""
+    try:
+        return settings_hash(read_json(path, 16 << 20)), ""
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return "", "it cannot be read as a run's any more"

@@ -1,0 +1,384 @@
+"""Quantised tensors: stored numbers and scales that are weights only together.
+
+`with_numbers` shows a file as if it held the weights themselves, in float32; whoever reads such a
+tensor gets them from `decode`, a piece at a time. What is known, by the names of its tensors:
+
+- ComfyUI's scaled types (comfy/ops.py: scaled_fp8_ops and mixed_precision_ops; comfy/quant_ops.py):
+  LAYER.weight in fp8 or int8 times LAYER.weight_scale, or LAYER.scale_weight beside a tensor
+  scaled_fp8. compressed-tensors writes the same names with a scale for each row or group of a row.
+- bitsandbytes' int8: LAYER.weight times the row's LAYER.SCB / 127 (bitsandbytes/functional.py,
+  int8_vectorwise_dequant).
+- bitsandbytes' NF4 and FP4: two numbers in a byte, the first in its upper half, each an index into
+  LAYER.weight.quant_map, times the absmax of its block; absmax may be quantised in turn
+  (bitsandbytes/functional.py, QuantState and dequantize_4bit).
+- optimum-quanto's int8 and fp8: LAYER.weight._data times LAYER.weight._scale.
+- MXFP8 and NVFP4 of ComfyUI, NVFP4 of compressed-tensors: see block_scaled.py.
+
+Anything else that looks like a part of a quantised tensor is refused by name.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+from . import block_scaled
+from .block_scaled import Blocked
+from .errors import MergeError, listed
+from .key_names import UNET
+from .safetensors_file import FLOATS, ITEM_BYTES, Header, Tensor, torch_type
+
+METADATA = "_quantization_metadata"
+"""ComfyUI's metadata field with the format of every layer."""
+SCALES = (".weight_scale", ".scale_weight", ".SCB", ".weight._scale")
+UNUSED = (
+    ".input_scale", ".scale_input", ".output_scale", ".comfy_quant", ".weight_format", "scaled_fp8",
+)  # fmt: skip
+"""Of quantised layers: what only their activations or a reader of the file needs."""
+FOUR_BITS = (".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map")
+STATE = ".quant_state.bitsandbytes__"
+SECOND_SCALE, PACKED, GLOBAL_SCALE = ".weight_scale_2", ".weight_packed", ".weight_global_scale"
+UNKNOWN = (
+    ".weight_scale_2", ".weight_scale_inv", ".weight_packed", ".weight_zero_point",
+    ".weight_shape", ".weight_g_idx", ".qweight", ".qzeros", ".g_idx", ".W_q", ".weight._shift",
+    ".weight._zeropoint", ".weight_svd_up", ".weight_svd_down", ".pre_quant_scale",
+    ".weight._data._data",
+)  # fmt: skip
+FORMATS = ("float8_e4m3fn", "float8_e5m2", "int8_tensorwise")
+BLOCK_FORMATS = ("mxfp8", "nvfp4")
+HARMLESS = ("format", "full_precision_matrix_mult")
+SMALL_BYTES = 1 << 20
+
+Read: TypeAlias = Callable[[int, int], bytearray]
+"""read(offset, size): bytes of the file."""
+
+
+@dataclass(frozen=True)
+class Scaled(Tensor):
+    """stored x scale x factor; each number of the scale is for as many elements one after another.
+
+    As a `Tensor` it is the weight in float32, whose `offset` is that of the stored numbers.
+    """
+
+    stored: Tensor
+    scale: Tensor
+    factor: float = 1.0
+
+
+@dataclass(frozen=True)
+class Indexed(Tensor):
+    """A weight of two numbers in a byte: table[index] x absmax of its block."""
+
+    stored: Tensor
+    table: Tensor
+    absmax: Tensor
+    block: int
+    nested: Nested | None = None
+
+
+@dataclass(frozen=True)
+class Nested:
+    """How absmax is stored if it is quantised too: table[index] x absmax of its block + offset."""
+
+    table: Tensor
+    absmax: Tensor
+    block: int
+    offset: float
+
+
+def is_quantised(tensor: Tensor) -> bool:
+    """Whether a tensor's numbers have to come from `decode`."""
+    return isinstance(tensor, Scaled | Indexed | Blocked)
+
+
+def with_numbers(header: Header) -> Header:
+    """The header with every quantised weight as a float32 tensor and without its side tensors, and
+    a note that says how many there are. Names are the usual ones.
+
+    Raises MergeError, which names the tensors, for a kind of quantisation that is not known.
+    """
+    tensors = dict(header.tensors)
+    sides = [name for name in tensors if _is_side(name)]
+    if not sides:
+        return header
+    with header.path.open("rb") as file:
+
+        def read(offset: int, size: int) -> bytearray:
+            file.seek(offset)
+            return bytearray(file.read(size))
+
+        in_blocks = _in_blocks(header, read)
+        _refuse_unknown(header, in_blocks)
+        made = _four_bits(header, read) | _scaled(header, read, in_blocks) | in_blocks
+    for name in sides:
+        if not name.endswith(PACKED):
+            del tensors[name]
+    ordered = {}
+    for name, tensor in tensors.items():
+        plain = name.removesuffix("._data")
+        weight = made.get(
+            f"{plain.removesuffix(PACKED)}.weight" if plain.endswith(PACKED) else plain
+        )
+        ordered[weight.name if weight else name] = weight or tensor
+    kinds = sorted({_kind(tensor) for tensor in made.values()})
+    note = f"{len(made)} quantised tensors ({', '.join(kinds)}) were read as the weights they mean"
+    notes = (*header.notes, note) if made else header.notes
+    metadata = {key: value for key, value in header.metadata.items() if key != METADATA}
+    return replace(header, tensors=ordered, metadata=metadata, notes=notes)
+
+
+def decode(tensor: Tensor, start: int, count: int, read: Read) -> Any:
+    """Elements `start` up to `start + count` of a quantised weight, in float32."""
+    import torch
+
+    if isinstance(tensor, Blocked):
+        return block_scaled.decode(tensor, start, count, read)
+    if isinstance(tensor, Scaled):
+        values = _numbers(tensor.stored, start, count, read)
+        scale = _spread(tensor.scale, tensor.elements, start, count, read)
+        return values.mul_(scale.mul_(tensor.factor) if tensor.factor != 1 else scale)
+    assert isinstance(tensor, Indexed)
+    first, last = start // 2, (start + count + 1) // 2
+    packed = torch.frombuffer(read(tensor.stored.offset + first, last - first), dtype=torch.uint8)
+    indices = torch.stack((packed >> 4, packed & 15), 1).flatten()[start % 2 :][:count]
+    table = _numbers(tensor.table, 0, tensor.table.elements, read)
+    blocks = torch.arange(start // tensor.block, (start + count - 1) // tensor.block + 1)
+    absmax = _absmax(tensor, int(blocks[0]), len(blocks), read)
+    spread = absmax.repeat_interleave(tensor.block)[start % tensor.block :][:count]
+    return table[indices.long()].mul_(spread)
+
+
+def _absmax(tensor: Indexed, start: int, count: int, read: Read) -> Any:
+    nested = tensor.nested
+    if nested is None:
+        return _numbers(tensor.absmax, start, count, read)
+    indices = _numbers(tensor.absmax, start, count, read).long()
+    table = _numbers(nested.table, 0, nested.table.elements, read)
+    first, last = start // nested.block, (start + count - 1) // nested.block
+    outer = _numbers(nested.absmax, first, last - first + 1, read)
+    spread = outer.repeat_interleave(nested.block)[start % nested.block :][:count]
+    return table[indices].mul_(spread).add_(nested.offset)
+
+
+def _numbers(tensor: Tensor, start: int, count: int, read: Read) -> Any:
+    """Stored numbers in float32."""
+    import torch
+
+    item = ITEM_BYTES[tensor.dtype]
+    data = read(tensor.offset + start * item, count * item)
+    if not data:
+        return torch.zeros(0)
+    return torch.frombuffer(data, dtype=torch_type(tensor.dtype)).float()
+
+
+def _spread(scale: Tensor, elements: int, start: int, count: int, read: Read) -> Any:
+    """The scale of each of these elements; a single one as it is."""
+    each = elements // scale.elements
+    first, last = start // each, (start + count - 1) // each
+    values = _numbers(scale, first, last - first + 1, read)
+    if len(values) == 1:
+        return values
+    return values.repeat_interleave(each)[start - first * each :][:count]
+
+
+def _kind(tensor: Tensor) -> str:
+    if isinstance(tensor, Blocked):
+        return "nvfp4" if tensor.packed else "mxfp8"
+    if isinstance(tensor, Indexed):
+        return "4 bits"
+    assert isinstance(tensor, Scaled)
+    return {"I8": "int8", "F8_E4M3": "scaled fp8", "F8_E5M2": "scaled fp8"}.get(
+        tensor.stored.dtype, f"scaled {tensor.stored.dtype}"
+    )
+
+
+def _is_side(name: str) -> bool:
+    return name.endswith((*SCALES, *UNUSED, *FOUR_BITS, *UNKNOWN, GLOBAL_SCALE)) or STATE in name
+
+
+def _refuse_unknown(header: Header, in_blocks: Mapping[str, Tensor]) -> None:
+    known = {
+        weight.removesuffix(".weight") + ending
+        for weight in in_blocks
+        for ending in (SECOND_SCALE, PACKED, GLOBAL_SCALE)
+    }
+    endings = (*UNKNOWN, GLOBAL_SCALE)
+    unknown = [name for name in header.tensors if name.endswith(endings) and name not in known]
+    if unknown:
+        raise _refusal(header, unknown)
+
+
+def _refusal(header: Header, names: list[str], why: str = "") -> MergeError:
+    return MergeError(
+        f"{header.path.name} is quantised in a way that cannot be read: {listed(names, 3)}"
+        f"{f' ({why})' if why else ''}. Use the checkpoint before it was quantised."
+    )
+
+
+def _in_blocks(header: Header, read: Read) -> dict[str, Tensor]:
+    """The weights in MXFP8 and NVFP4, by name."""
+    found: dict[str, Tensor] = {}
+    layers, tensors = _layers(header), header.tensors
+    for name in tensors:
+        layer, ending = next(
+            ((name.removesuffix(e), e) for e in (".weight_scale", PACKED) if name.endswith(e)),
+            ("", ""),
+        )
+        weight = f"{layer}.weight"
+        told = _told(header, layer, layers, read) if ending == ".weight_scale" else None
+        is_packed = ending == PACKED and f"{layer}{GLOBAL_SCALE}" in tensors
+        form = told.get("format") if isinstance(told, dict) else None
+        if not is_packed and form not in BLOCK_FORMATS:
+            continue
+        if told:
+            _check_described(header, layer, told, BLOCK_FORMATS)
+        try:
+            scale = tensors[f"{layer}.weight_scale"]
+            if is_packed:
+                factor = 1 / _one_number(tensors[f"{layer}{GLOBAL_SCALE}"], read)
+                found[weight] = block_scaled.nvfp4(weight, tensors[name], scale, factor, False)
+            elif form == "nvfp4":
+                factor = _one_number(tensors[f"{layer}{SECOND_SCALE}"], read)
+                found[weight] = block_scaled.nvfp4(weight, tensors[weight], scale, factor, True)
+            else:
+                found[weight] = block_scaled.mxfp8(weight, tensors[weight], scale)
+        except (KeyError, ValueError, ZeroDivisionError) as error:
+            raise _refusal(header, [weight], f"{error} is missing or wrong") from None
+    return found
+
+
+def _one_number(tensor: Tensor, read: Read) -> float:
+    if tensor.elements != 1 or tensor.dtype not in FLOATS:
+        raise ValueError(f"the shape or type of {tensor.name}")
+    return float(_numbers(tensor, 0, 1, read)[0])
+
+
+def _scaled(header: Header, read: Read, known: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights with a scale beside them, by name, but for those that are known already."""
+    found: dict[str, Tensor] = {}
+    layers = _layers(header)
+    for name, scale in header.tensors.items():
+        ending = next((e for e in SCALES if name.endswith(e)), None)
+        if ending is None:
+            continue
+        layer = name.removesuffix(ending)
+        weight = f"{layer}.weight"
+        if weight in known:
+            continue
+        stored = header.tensors.get(f"{weight}._data" if ending == ".weight._scale" else weight)
+        if stored is None or weight in found:
+            raise _refusal(header, [name], "its weight is missing or has two scales")
+        _check_format(header, layer, layers, read)
+        is_known = stored.dtype in (*FLOATS, "I8") and scale.dtype in FLOATS
+        if not is_known or not _fits(scale.shape, stored.shape):
+            shapes = f"{stored.dtype} {list(stored.shape)} and {scale.dtype} {list(scale.shape)}"
+            raise _refusal(header, [stored.name, name], shapes)
+        factor = 1 / 127 if ending == ".SCB" else 1.0
+        found[weight] = Scaled(weight, "F32", stored.shape, stored.offset, stored, scale, factor)
+    return found
+
+
+def _fits(scale: tuple[int, ...], weight: tuple[int, ...]) -> bool:
+    """Whether a scale has one number in all, or one for every row or every group of a row."""
+    count = math.prod(scale)
+    if count == 1:
+        return True
+    if not weight or not scale or scale[0] != weight[0] or not count:
+        return False
+    row = math.prod(weight[1:])
+    groups = math.prod(scale[1:])
+    return groups == 1 or (len(scale) == 2 and len(weight) == 2 and row % groups == 0)
+
+
+def _check_format(header: Header, layer: str, layers: Mapping[str, Any], read: Read) -> None:
+    """Refuse what ComfyUI's own description of a layer says, unless it is a plain scale."""
+    told = _told(header, layer, layers, read)
+    if told is not None:
+        _check_described(header, layer, told, FORMATS)
+
+
+def _told(header: Header, layer: str, layers: Mapping[str, Any], read: Read) -> Any:
+    """ComfyUI's own description of a layer, None without one."""
+    tensor = header.tensors.get(f"{layer}.comfy_quant")
+    if tensor is not None:
+        return _json(header, tensor, read)
+    return layers.get(layer, layers.get(layer.removeprefix(UNET)))
+
+
+def _check_described(header: Header, layer: str, told: Any, formats: tuple[str, ...]) -> None:
+    if not isinstance(told, dict):
+        raise _refusal(header, [f"{layer}.weight"], "its format cannot be read")
+    if told.get("format") not in formats or any(told[k] for k in told if k not in HARMLESS):
+        raise _refusal(header, [f"{layer}.weight"], json.dumps(told)[:80])
+
+
+def _layers(header: Header) -> Mapping[str, Any]:
+    try:
+        told = json.loads(header.metadata.get(METADATA, "{}"))
+    except (ValueError, RecursionError):
+        told = {}
+    layers = told.get("layers") if isinstance(told, dict) else None
+    return layers if isinstance(layers, dict) else {}
+
+
+def _json(header: Header, tensor: Tensor, read: Read) -> dict[str, Any]:
+    try:
+        told = json.loads(bytes(read(tensor.offset, min(tensor.size_bytes, SMALL_BYTES))))
+    except (ValueError, RecursionError):
+        told = None
+    if not isinstance(told, dict):
+        raise _refusal(header, [tensor.name], "it cannot be read")
+    return told
+
+
+def _four_bits(header: Header, read: Read) -> dict[str, Tensor]:
+    """The weights of bitsandbytes' NF4 and FP4, by name."""
+    found: dict[str, Tensor] = {}
+    for name, tensor in header.tensors.items():
+        weight, is_state, _ = name.partition(STATE)
+        if not is_state:
+            continue
+        state = _json(header, tensor, read)
+        try:
+            found[weight] = _indexed(header.tensors, weight, state)
+        except (KeyError, TypeError, ValueError) as error:
+            raise _refusal(header, [weight], f"{error} is missing or wrong") from None
+    lost = [
+        name
+        for name in header.tensors
+        if name.endswith(FOUR_BITS) and name.rpartition(".")[0] not in found
+    ]
+    if lost:
+        raise _refusal(header, lost, "quant_state is missing")
+    return found
+
+
+def _indexed(tensors: Mapping[str, Tensor], weight: str, state: Mapping[str, Any]) -> Indexed:
+    stored = tensors[weight]
+    table, absmax = tensors[f"{weight}.quant_map"], tensors[f"{weight}.absmax"]
+    shape = tuple(int(size) for size in state["shape"])
+    block, elements = int(state["blocksize"]), math.prod(shape)
+    nested = None
+    if f"{weight}.nested_absmax" in tensors:
+        nested = Nested(
+            tensors[f"{weight}.nested_quant_map"],
+            tensors[f"{weight}.nested_absmax"],
+            int(state["nested_blocksize"]),
+            float(state["nested_offset"]),
+        )
+    blocks = -(-elements // block) if block > 0 else 0
+    is_whole = stored.dtype == "U8" and stored.elements == -(-elements // 2)
+    if not is_whole or table.elements != 16 or absmax.elements != blocks or elements < 1:
+        raise ValueError("the size of a tensor")
+    if (absmax.dtype == "U8") != (nested is not None) or table.dtype not in FLOATS:
+        raise ValueError("the type of absmax")
+    if nested and (
+        nested.block < 1
+        or nested.table.elements != 256
+        or nested.absmax.elements != -(-blocks // nested.block)
+    ):
+        raise ValueError("the size of nested_absmax")
+    return Indexed(weight, "F32", shape, stored.offset, stored, table, absmax, block, nested)

@@ -1,0 +1,138 @@
+"""Text encoders and VAEs of other families, and tensors in no part of a checkpoint."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cocktail.merge.checkpoint import bind_to_files, make_checkpoint, notes_of
+from cocktail.merge.errors import MergeError
+from cocktail.merge.reading import open_checkpoint
+from cocktail.merge.text import parse
+
+from .conftest import TEXT, UNET, sd15_tensors
+
+VAE = "first_stage_model."
+EMBEDDING = TEXT + "embeddings.token_embedding.weight"
+FIRST = UNET + "input_blocks.0.0.weight"
+
+
+def without(tensors, *prefixes):
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith(prefixes)}
+
+
+def only(tensors, prefix):
+    return {name: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def half(*shape):
+    return torch.ones(shape, dtype=torch.float16)
+
+
+@pytest.fixture
+def mix(tmp_path, write):
+    def run(text, **files):
+        for name, tensors in files.items():
+            write(name, tensors)
+        bound = bind_to_files(parse(text), lambda name: tmp_path / f"{name}.safetensors")
+        out = tmp_path / "out.safetensors"
+        out.unlink(missing_ok=True)
+        make_checkpoint(bound, out, "fp32")
+        return load_file(out), open_checkpoint(out).metadata, " ".join(notes_of(bound, "fp32"))
+
+    return run
+
+
+CLIP_OF_SDXL = "conditioner.embedders.0.transformer.text_model."
+SDXL_TEXT = {
+    CLIP_OF_SDXL + "embeddings.token_embedding.weight": half(9, 768),
+    "conditioner.embedders.1.model.token_embedding.weight": half(9, 1280),
+}
+SD2_TEXT = {"cond_stage_model.model.token_embedding.weight": half(9, 1024)}
+UNET_ONLY = without(sd15_tensors(2), "cond_stage_model.", VAE)
+
+
+@pytest.mark.parametrize(
+    "other, why",
+    [
+        (SDXL_TEXT, "of SDXL"),
+        (SD2_TEXT, "of Stable Diffusion 2"),
+        (UNET_ONLY, "no text encoder in f"),
+        ({"text_model.embeddings.token_embedding.weight": half(9, 1280)}, "of the SDXL refiner"),
+        (without(sd15_tensors(2), TEXT + "final_layer"), "final_layer_norm.bias is missing"),
+        ({EMBEDDING: half(98, 768), TEXT + "final_layer_norm.bias": half(768)}, r"\[98, 768\]"),
+    ],
+)
+def test_a_text_encoder_of_another_kind_is_refused_with_the_reason(mix, other, why):
+    with pytest.raises(MergeError, match=why):
+        mix("vodka with text_encoder f", vodka=sd15_tensors(1), f=other)
+
+
+def test_a_file_of_clip_l_alone_is_read(mix):
+    text = only(sd15_tensors(2), TEXT)
+    bare = {name.removeprefix("cond_stage_model.transformer."): t for name, t in text.items()}
+    made, _, told = mix("vodka with text_encoder f", vodka=sd15_tensors(1), f=bare)
+    assert torch.equal(made[EMBEDDING], text[EMBEDDING].float())
+    assert "the text encoder's prefix added" in told
+
+
+@pytest.mark.parametrize(
+    "other, why",
+    [
+        ({VAE + "decoder.conv_in.weight": half(512, 16, 3, 3)}, r"\[512, 16, 3, 3\]"),
+        ({"decoder.conv_in.weight": half(512, 16, 3, 3)}, r"\[512, 16, 3, 3\]"),
+        (without(only(sd15_tensors(2), VAE), VAE + "decoder.conv_out.bias"), "bias is missing"),
+        (UNET_ONLY, "no VAE in f"),
+    ],
+)
+def test_a_vae_of_another_kind_is_refused_with_the_reason(mix, other, why):
+    with pytest.raises(MergeError, match=why):
+        mix("vodka with vae f", vodka=sd15_tensors(1), f=other)
+
+
+def test_a_vae_that_nobody_chose_is_looked_at_too(mix):
+    with pytest.raises(MergeError, match="latents have another size"):
+        wrong = {VAE + "post_quant_conv.weight": half(16, 16, 1, 1)}
+        mix("0.5 a + 0.5 b", a=without(sd15_tensors(1), VAE), b=sd15_tensors(2) | wrong)
+
+
+OUTSIDE = {
+    "denoiser.sigmas": torch.rand(1000),
+    "loss.discriminator.weight": half(4, 4),
+    "optimizer.state.weight": torch.ones(4, dtype=torch.int64),
+    "embedding_manager.placeholder": half(1, 768),
+    "control_model.input_hint_block.0.bias": half(16),
+}
+
+
+def test_tensors_in_no_part_come_from_the_base_with_a_note(mix):
+    made, _, told = mix("0.5 a + 0.5 b", a=sd15_tensors(1) | OUTSIDE, b=sd15_tensors(2))
+    for name, tensor in OUTSIDE.items():
+        assert made[name].dtype == tensor.dtype and torch.equal(made[name], tensor)
+    assert "5 tensors in no part of a checkpoint are taken from a" in told
+
+
+def test_those_of_another_than_the_base_are_left_out_with_a_note(mix):
+    made, _, told = mix("0.5 a + 0.5 b", a=sd15_tensors(1), b=sd15_tensors(2) | OUTSIDE)
+    assert not set(OUTSIDE) & set(made)
+    assert "5 tensors in no part of a checkpoint are left out: a has none" in told
+
+
+def test_a_missing_tensor_of_the_unet_is_still_refused(mix):
+    with pytest.raises(MergeError, match=r"out\.2\.bias is missing in b"):
+        mix("0.5 a + 0.5 b", a=sd15_tensors(1), b=without(sd15_tensors(2), UNET + "out.2.bias"))
+
+
+def test_the_file_is_what_its_metadata_says_when_channels_are_only_subtracted(mix):
+    wide = sd15_tensors(3)
+    wide[FIRST] = half(320, 9, 3, 3)
+    files = {"tune": sd15_tensors(1), "base": sd15_tensors(2), "inp": wide}
+    made, metadata, told = mix("tune + 1 (base - inp)", **files)
+    assert made[FIRST].shape == (320, 4, 3, 3)
+    assert metadata["modelspec.architecture"] == "stable-diffusion-v1"
+    assert '"is_inpainting": false' in metadata["sd_merge_recipe"]
+    assert "The result takes 4 channels" in told
+    made, metadata, told = mix("tune + 1 (inp - base)", **files)
+    assert made[FIRST].shape == (320, 9, 3, 3)
+    assert metadata["modelspec.architecture"] == "stable-diffusion-v1-inpainting"

@@ -1,0 +1,391 @@
+"""Checkpoints whose stored numbers are weights only together with their scales."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+from cocktail.merge.checkpoint import bind_to_files, make_checkpoint, notes_of
+from cocktail.merge.command_line import main
+from cocktail.merge.comparison import compare
+from cocktail.merge.conversion import convert
+from cocktail.merge.errors import MergeError
+from cocktail.merge.in_memory import MergeBuffer
+from cocktail.merge.inspection import inspect_file, report
+from cocktail.merge.lora import bake_lora, extract_lora
+from cocktail.merge.reading import open_checkpoint, read_values
+from cocktail.merge.text import name_finder, parse
+
+from .conftest import UNET, sd15_tensors
+
+LAYER = UNET + "middle_block.1.transformer_blocks.0.attn2.to_k"
+WEIGHT = LAYER + ".weight"
+
+
+def weight(seed, shape=(32, 768)):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * 0.3
+
+
+def scaled(value, ending=".weight_scale", dtype=torch.float8_e4m3fn, rows=False):
+    """The tensors of a layer in a scaled type, and the weight that they mean."""
+    largest = 127.0 if dtype == torch.int8 else torch.finfo(dtype).max
+    most = value.abs().amax(1, keepdim=True) if rows else value.abs().amax()
+    scale = most / largest
+    stored = (value / scale).round() if dtype == torch.int8 else value / scale
+    stored = stored.to(dtype)
+    return {WEIGHT: stored, LAYER + ending: scale}, stored.float() * scale
+
+
+def comfy(value):
+    tensors, meant = scaled(value)
+    told = torch.tensor(list(b'{"format": "float8_e4m3fn"}'), dtype=torch.uint8)
+    return {**tensors, LAYER + ".comfy_quant": told}, meant
+
+
+def four_bits(value, is_nested=False):
+    """NF4 as bitsandbytes stores it, made number by number."""
+    table = torch.linspace(-1, 1, 16) ** 3
+    flat, block = value.flatten(), 64
+    absmax = flat.reshape(-1, block).abs().amax(1)
+    state = {"quant_type": "nf4", "blocksize": block, "shape": list(value.shape)}
+    tensors = {WEIGHT + ".quant_map": table}
+    if is_nested:
+        codes, offset = torch.linspace(-1, 1, 256), float(absmax.mean())
+        outer = (absmax - offset).reshape(-1, 128).abs().amax(1)
+        index = [
+            int((codes - (a - offset) / outer[n // 128]).abs().argmin())
+            for n, a in enumerate(absmax.tolist())
+        ]
+        absmax = torch.stack([codes[i] * outer[n // 128] for n, i in enumerate(index)]) + offset
+        state |= {"nested_blocksize": 128, "nested_offset": offset, "nested_dtype": "float32"}
+        tensors |= {
+            WEIGHT + ".absmax": torch.tensor(index, dtype=torch.uint8),
+            WEIGHT + ".nested_absmax": outer,
+            WEIGHT + ".nested_quant_map": codes,
+        }
+    else:
+        tensors[WEIGHT + ".absmax"] = absmax
+    spread = absmax.repeat_interleave(block)
+    indices = ((flat / spread)[:, None] - table).abs().argmin(1)
+    packed = torch.tensor([a * 16 + b for a, b in indices.reshape(-1, 2).tolist()])
+    told = torch.tensor(list(json.dumps(state).encode()), dtype=torch.uint8)
+    tensors |= {
+        WEIGHT: packed.to(torch.uint8)[:, None],
+        WEIGHT + ".quant_state.bitsandbytes__nf4": told,
+    }
+    return tensors, (table[indices] * spread).reshape(value.shape)
+
+
+FP4 = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6])
+
+
+def tiled(scales):
+    """Scales in cuBLAS' order, each put into its place one by one: its documentation says that the
+    scale of row r and block b is at (r mod 32) x 16 + (r div 32) x 4 + b of a tile of 128 x 4.
+    """
+    rows, blocks = scales.shape
+    wide, high = -(-blocks // 4), -(-rows // 128)
+    found = torch.zeros(high * wide * 512, dtype=torch.uint8)
+    for r in range(rows):
+        for b in range(blocks):
+            tile = r // 128 * wide + b // 4
+            found[tile * 512 + r % 32 * 16 + r % 128 // 32 * 4 + b % 4] = scales[r, b]
+    return found.reshape(high * 128, wide * 4)
+
+
+def mxfp8(value):
+    """ComfyUI's, made block by block."""
+    rows, columns = value.shape
+    blocks = value.reshape(rows, columns // 32, 32)
+    exponents = torch.floor(torch.log2(blocks.abs().amax(2))) - 8
+    stored = (blocks / 2 ** exponents[..., None]).to(torch.float8_e4m3fn)
+    told = torch.tensor(list(b'{"format": "mxfp8"}'), dtype=torch.uint8)
+    tensors = {
+        WEIGHT: stored.reshape(rows, columns),
+        LAYER + ".weight_scale": tiled((exponents + 127).to(torch.uint8)),
+        LAYER + ".comfy_quant": told,
+    }
+    return tensors, (stored.float() * 2 ** exponents[..., None]).reshape(rows, columns)
+
+
+def nvfp4(value, of="comfy"):
+    """ComfyUI's or compressed-tensors', made block by block."""
+    rows, columns = value.shape
+    blocks = value.reshape(rows, columns // 16, 16)
+    whole = blocks.abs().amax() / (448 * 6)
+    scales = (blocks.abs().amax(2) / 6 / whole).to(torch.float8_e4m3fn)
+    spread = (scales.float() * whole)[..., None]
+    indices = ((blocks / spread)[..., None] - FP4).abs().argmin(-1)
+    meant = (FP4[indices] * spread).reshape(rows, columns)
+    first, second = indices.reshape(rows, -1, 2).unbind(-1)
+    if of == "comfy":
+        told = torch.tensor(list(b'{"format": "nvfp4"}'), dtype=torch.uint8)
+        return {
+            WEIGHT: (first * 16 + second).to(torch.uint8),
+            LAYER + ".weight_scale": tiled(scales.view(torch.uint8)).view(torch.float8_e4m3fn),
+            LAYER + ".weight_scale_2": whole,
+            LAYER + ".comfy_quant": told,
+        }, meant
+    return {
+        LAYER + ".weight_packed": (first + second * 16).to(torch.uint8),
+        LAYER + ".weight_scale": scales,
+        LAYER + ".weight_global_scale": (1 / whole).reshape(1),
+    }, meant
+
+
+KINDS = {
+    "mxfp8": mxfp8,
+    "nvfp4": nvfp4,
+    "nvfp4 of compressed-tensors": lambda v: nvfp4(v, "compressed-tensors"),
+    "comfy": comfy,
+    "fp8 with a marker": lambda v: _with_marker(scaled(v, ".scale_weight")),
+    "fp8 e5m2": lambda v: scaled(v, dtype=torch.float8_e5m2),
+    "fp8 by rows": lambda v: scaled(v, rows=True),
+    "int8": lambda v: scaled(v, dtype=torch.int8),
+    "int8 by rows": lambda v: scaled(v, dtype=torch.int8, rows=True),
+    "bitsandbytes int8": lambda v: _with_rows_of_127(scaled(v, dtype=torch.int8, rows=True)),
+    "quanto": lambda v: _with_names_of_quanto(scaled(v, dtype=torch.int8, rows=True)),
+    "nf4": four_bits,
+    "nf4 nested": lambda v: four_bits(v, True),
+}
+
+
+def _with_marker(made):
+    marker = torch.zeros(2, dtype=torch.float8_e4m3fn)
+    return {**made[0], UNET + "scaled_fp8": marker, LAYER + ".scale_input": torch.ones(())}, made[1]
+
+
+def _with_rows_of_127(made):
+    tensors, meant = made
+    scale = tensors[LAYER + ".weight_scale"]
+    return {WEIGHT: tensors[WEIGHT], LAYER + ".SCB": 127 * scale[:, 0]}, meant
+
+
+def _with_names_of_quanto(made):
+    tensors, meant = made
+    names = {WEIGHT: WEIGHT + "._data", LAYER + ".weight_scale": WEIGHT + "._scale"}
+    more = {LAYER + ".input_scale": torch.ones(()), LAYER + ".output_scale": torch.ones(())}
+    return {names[k]: v for k, v in tensors.items()} | more, meant
+
+
+def checkpoint(write, name, seed, kind, value, metadata=None):
+    made, meant = KINDS[kind](value)
+    tensors = {k: v for k, v in sd15_tensors(seed).items() if k != WEIGHT and "model_ema" not in k}
+    return write(name, tensors | made, metadata), meant
+
+
+def merged(tmp_path, text, precision="fp32"):
+    names = [path.name for path in tmp_path.glob("*.safetensors")]
+    bound = bind_to_files(parse(text, name_finder(names)), tmp_path.joinpath)
+    out = tmp_path / "made" / "out.safetensors"
+    make_checkpoint(bound, out, precision)
+    return bound, load_file(out)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_quantised_weights_are_mixed_as_the_weights_they_mean(write, tmp_path, kind):
+    _, a = checkpoint(write, "a", 1, kind, weight(1))
+    _, b = checkpoint(write, "b", 2, kind, 8 * weight(2))
+    bound, made = merged(tmp_path, "0.5 a + 0.5 b")
+    torch.testing.assert_close(made[WEIGHT], (a + b) / 2, rtol=1e-6, atol=1e-7)
+    assert {name for name in made if name.startswith(LAYER)} == {WEIGHT}
+    assert not any("scaled_fp8" in name for name in made)
+    assert any("1 quantised tensors" in note for note in notes_of(bound, "fp32"))
+    memory = MergeBuffer().merge(bound, "fp32")
+    assert torch.equal(memory.tensors[WEIGHT], made[WEIGHT])
+
+
+def test_methods_take_the_weights_that_are_meant(write, tmp_path):
+    _, a = checkpoint(write, "a", 1, "comfy", weight(1))
+    _, b = checkpoint(write, "b", 2, "nf4", weight(2))
+    write("c", {k: v for k, v in sd15_tensors(3).items()} | {WEIGHT: weight(3).half()})
+    for name, seed, meant in (("plain_a", 1, a), ("plain_b", 2, b)):
+        write(name, sd15_tensors(seed) | {WEIGHT: meant})
+    _, made = merged(tmp_path, "ties(c, a, b; keep 0.5, strength 1)")
+    (tmp_path / "made" / "out.safetensors").unlink()
+    _, plain = merged(tmp_path, "ties(c, plain_a, plain_b; keep 0.5, strength 1)")
+    assert torch.equal(made[WEIGHT], plain[WEIGHT])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_prune_writes_the_weights_or_keeps_the_bytes(write, tmp_path, kind):
+    path, meant = checkpoint(write, "a", 1, kind, weight(1))
+    convert(path, tmp_path / "half.safetensors", "fp16")
+    half = load_file(tmp_path / "half.safetensors")
+    torch.testing.assert_close(half[WEIGHT], meant.half(), rtol=0, atol=0)
+    assert {name for name in half if name.startswith(LAYER)} == {WEIGHT}
+    convert(path, tmp_path / "same.safetensors")
+    before, same = load_file(path), load_file(tmp_path / "same.safetensors")
+    for name, tensor in before.items():
+        if name.startswith(LAYER):
+            assert same[name].dtype == tensor.dtype
+            assert torch.equal(same[name].float(), tensor.float())
+
+
+def test_a_dequantised_copy_does_not_claim_to_be_quantised(write, tmp_path):
+    told = {"_quantization_metadata": json.dumps({"layers": {LAYER: {"format": "float8_e4m3fn"}}})}
+    path, _ = checkpoint(write, "a", 1, "comfy", weight(1), told)
+    convert(path, tmp_path / "half.safetensors", "fp16")
+    assert "_quantization_metadata" not in open_checkpoint(tmp_path / "half.safetensors").metadata
+    convert(path, tmp_path / "same.safetensors")
+    assert inspect_file(tmp_path / "same.safetensors").notes
+
+
+def test_loras_are_added_to_and_taken_from_the_weights_that_are_meant(write, tmp_path):
+    path, meant = checkpoint(write, "a", 1, "comfy", weight(1))
+    up, down = weight(5, (32, 2)).half(), weight(6, (2, 768)).half()
+    name = "lora_unet_" + LAYER.removeprefix(UNET).replace(".", "_")
+    save_file(
+        {f"{name}.lora_up.weight": up, f"{name}.lora_down.weight": down},
+        lora := tmp_path / "lora.safetensors",
+    )
+    bake_lora(path, lora, tmp_path / "baked.safetensors", 0.5)
+    baked = load_file(tmp_path / "baked.safetensors")
+    expected = meant + 0.5 * up.float() @ down.float()
+    torch.testing.assert_close(baked[WEIGHT].float(), expected, rtol=1e-3, atol=1e-3)
+    extract_lora(tmp_path / "baked.safetensors", path, tmp_path / "again.safetensors", 2)
+    again = load_file(tmp_path / "again.safetensors")
+    product = again[f"{name}.lora_up.weight"].float() @ again[f"{name}.lora_down.weight"].float()
+    torch.testing.assert_close(product, expected - meant, rtol=0.02, atol=0.02)
+
+
+def test_compare_and_inspect_see_the_weights_that_are_meant(write, tmp_path):
+    path, meant = checkpoint(write, "a", 1, "comfy", weight(1))
+    tensors = {k: v for k, v in load_file(path).items() if not k.startswith(LAYER)}
+    plain = write("plain", tensors | {WEIGHT: meant})
+    found = compare(open_checkpoint(path), open_checkpoint(plain))
+    assert found.is_equal
+    told = report(inspect_file(path))
+    assert "1 F8_E4M3" in told and "quantised tensors (scaled fp8)" in told
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {LAYER + ".weight_scale_2": torch.ones(())},
+        {LAYER + ".weight_global_scale": torch.ones(1)},
+        {LAYER + ".qweight": torch.ones(2, 2, dtype=torch.int32)},
+        {LAYER + ".weight_scale": torch.ones(31)},
+        {LAYER + ".comfy_quant": torch.tensor(list(b'{"format": "mxfp8"}'), dtype=torch.uint8)},
+        {
+            LAYER + ".comfy_quant": torch.tensor(
+                list(b'{"format": "int8_tensorwise", "convrot": true}'), dtype=torch.uint8
+            )
+        },
+        {WEIGHT + ".absmax": torch.ones(4)},
+        {"model.diffusion_model.nowhere.weight_scale": torch.ones(())},
+    ],
+)
+def test_what_is_not_known_is_refused_by_name(write, tmp_path, capsys, more):
+    path, _ = checkpoint(write, "a", 1, "comfy", weight(1))
+    path = write("a", load_file(path) | more)
+    name = next(iter(more)).removesuffix(".comfy_quant")
+    for arguments in (
+        ["run", "a", str(tmp_path / "out.safetensors"), "--models", str(tmp_path)],
+        ["prune", str(path), str(tmp_path / "out.safetensors"), "--precision", "fp16"],
+        ["compare", str(path), str(path)],
+    ):
+        assert main(arguments) == 1
+        told = capsys.readouterr().err
+        assert "is quantised in a way that cannot be read" in told and name in told
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_whole_numbers_without_scales_are_not_taken_for_weights(write, tmp_path):
+    for name, seed in (("a", 1), ("b", 2)):
+        made = {WEIGHT: (100 * weight(seed)).to(torch.int8)}
+        write(name, {k: v for k, v in sd15_tensors(seed).items()} | made)
+    with pytest.raises(MergeError, match="whole numbers where weights should be"):
+        merged(tmp_path, "0.5 a + 0.5 b")
+
+
+@given(
+    rows=st.integers(1, 5),
+    columns=st.integers(1, 40),
+    by=st.sampled_from(["one", "rows", "groups"]),
+    piece=st.integers(1, 50),
+    seed=st.integers(0, 99),
+)
+def test_any_piece_of_any_scale_is_the_product(tmp_path_factory, rows, columns, by, piece, seed):
+    from cocktail.merge.reading import numbers
+
+    columns *= 2
+    stored = weight(seed, (rows, columns)).to(torch.float8_e4m3fn)
+    shape = {"one": (), "rows": (rows, 1), "groups": (rows, 2)}[by]
+    scale = weight(seed + 1, shape)
+    path = tmp_path_factory.mktemp("q") / "a.safetensors"
+    save_file({"x.weight": stored, "x.weight_scale": scale}, path)
+    header = open_checkpoint(path)
+    spread = scale.repeat_interleave(columns // 2, 1) if by == "groups" else scale
+    expected = stored.float() * spread
+    assert torch.equal(read_values(header, "x.weight"), expected)
+    cut = torch.cat(list(numbers(header, header.tensors["x.weight"], piece)))
+    assert torch.equal(cut, expected.flatten())
+
+
+@settings(max_examples=15)
+@given(piece=st.integers(200, 9000), kind=st.sampled_from(["mxfp8", "nvfp4", "compressed"]))
+def test_any_piece_of_a_weight_with_scales_in_tiles_is_the_product(tmp_path_factory, piece, kind):
+    from cocktail.merge.reading import numbers
+
+    value = weight(1, (261, 160))  # three tiles high, two or three wide, none of them full
+    made, meant = {"mxfp8": mxfp8, "nvfp4": nvfp4}.get(kind, lambda v: nvfp4(v, kind))(value)
+    path = tmp_path_factory.mktemp("blocks") / "a.safetensors"
+    save_file({name.replace(LAYER, "x"): tensor for name, tensor in made.items()}, path)
+    header = open_checkpoint(path)
+    torch.testing.assert_close(read_values(header, "x.weight"), meant, rtol=1e-6, atol=0)
+    cut = torch.cat(list(numbers(header, header.tensors["x.weight"], piece)))
+    assert torch.equal(cut, read_values(header, "x.weight").flatten())
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "comfy", "fp8 with a marker", "fp8 e5m2", "fp8 by rows", "int8", "int8 by rows",
+        "bitsandbytes int8", "quanto",
+    ],
+)  # fmt: skip
+def test_a_mix_is_quantised_again_like_an_ingredient(write, tmp_path, capsys, kind):
+    _, a = checkpoint(write, "a", 1, kind, weight(1))
+    path, b = checkpoint(write, "b", 2, kind, 8 * weight(2))
+    merged(tmp_path, "0.5 a + 0.5 b")
+    mix, out = tmp_path / "made" / "out.safetensors", tmp_path / "made" / "again.safetensors"
+    assert main(["prune", str(mix), str(out), "--like", str(path)]) == 0
+    assert "1 tensors quantised" in capsys.readouterr().out
+    made, given, whole = load_file(out), load_file(path), load_file(mix)
+    names = {name for name in given if name.startswith(LAYER) or "scaled_fp8" in name}
+    assert {name for name in made if name.startswith(LAYER) or "scaled_fp8" in name} == names
+    for name in names:
+        assert (made[name].dtype, made[name].shape) == (given[name].dtype, given[name].shape)
+    # By an independent formula: no number is further off than half a step of its type.
+    expected, found = (a + b) / 2, read_values(open_checkpoint(out), WEIGHT)
+    most = (
+        expected.abs().amax(1, keepdim=True)
+        if "rows" in kind or kind in ("bitsandbytes int8", "quanto")
+        else expected.abs().amax()
+    )
+    if given[next(n for n in (WEIGHT, WEIGHT + "._data") if n in given)].dtype == torch.int8:
+        step = most / 127 / 2
+    else:
+        bits = 2 if kind == "fp8 e5m2" else 3
+        step = torch.maximum(expected.abs() * 2.0 ** -(bits + 1), most * 2.0**-16)
+    assert bool(((found - expected).abs() <= step * 1.01).all())
+    for name in whole.keys() - {WEIGHT}:
+        assert torch.equal(made[name], whole[name]), name
+
+
+def test_what_cannot_be_quantised_like_another_is_refused(write, tmp_path, capsys):
+    plain = write("plain", sd15_tensors(3))
+    nf4, _ = checkpoint(write, "nf4", 1, "nf4", weight(1))
+    command = ["prune", str(plain), str(tmp_path / "o.safetensors")]
+    for like, words in ((plain, "no quantised weight"), (nf4, "can be read but not written")):
+        assert main([*command, "--like", str(like)]) == 1
+        assert words in capsys.readouterr().err
+    assert main([*command, "--like", str(nf4), "--precision", "fp16"]) == 1
+    assert "goes without --precision" in capsys.readouterr().err
+    assert not (tmp_path / "o.safetensors").exists()
