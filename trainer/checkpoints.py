@@ -5,20 +5,25 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import re
+import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import TrainerError
+from .litter import sweep_own
 from .model.single_file import (
     TEXT_ENCODER,
     UNET,
     Level,
+    single_file_name,
     text_encoder_name,
     unet_name,
     write_single_file,
 )
+from .notes import read_notes, unchanged
 from .runs import Run, is_plain
 from .settings.run_settings import RunSettings
 
@@ -26,6 +31,8 @@ if TYPE_CHECKING:
     import torch
 
 HALF_LIMIT = 65504.0
+EMA_SUFFIX = "-ema"
+"""What the name of an EMA checkpoint ends with."""
 
 
 def checkpoint_file(run: Run, epoch: int, step: int, suffix: str = "") -> str:
@@ -70,12 +77,12 @@ def save_checkpoint(
     return path
 
 
-def single_file_name(name: str) -> str:
-    """The usual spelling of a tensor's name; NovelAI-style files leave `text_model.` out."""
-    prefix = "cond_stage_model.transformer."
-    if name.startswith(prefix) and not name.startswith(TEXT_ENCODER):
-        return TEXT_ENCODER + name.removeprefix(prefix)
-    return name
+def sweep_checkpoints(run: Run) -> None:
+    """Remove what kills have left of checkpoints that this run was saving. For the process that
+    works on it: others may be saving one right now.
+    """
+    own = re.compile(rf"{re.escape(run.name)}-e\d+-s\d+({EMA_SUFFIX})?\.safetensors")
+    sweep_own(Path(run.paths.checkpoints), lambda name: bool(own.fullmatch(name)))
 
 
 def trained_tensors(
@@ -134,18 +141,27 @@ def prune_checkpoints(run: Run, former_best: dict[str, Any] | None = None) -> No
     """Delete checkpoints that the settings do not keep: a former best that was not due, and all but
     the newest few.
 
-    The best, the newest and those of pinned epochs always stay; files of other runs are never
-    touched.
+    The best, the newest, those of pinned epochs and those that a person has pinned always stay;
+    files of other runs are never touched. Nothing goes while it cannot be read what is pinned, and
+    nothing can be pinned between that and the deletion.
     """
+    try:
+        with unchanged(run.folder):
+            _prune(run, former_best, read_notes(run.folder).pinned)
+    except TrainerError as error:
+        print(f"No checkpoint is pruned: {error}", file=sys.stderr)
+
+
+def _prune(run: Run, former_best: dict[str, Any] | None, pinned: Sequence[int]) -> None:
     settings, folder, metrics = run.settings, Path(run.paths.checkpoints), run.metrics()
     kinds = ("checkpoint", "ema checkpoint")
     lines = {
         line["file"]: line
         for line in metrics
-        if line["kind"] in kinds and is_plain(line.get("file"))
+        if line["kind"] in kinds and _is_own(run, line.get("file"), line["epoch"], line["step"])
     }
     best = run.state().best
-    always = {best["step"]} if best else set()
+    always = {*pinned, best["step"]} if best else {*pinned}
     for line in lines.values():
         if line["epoch"] in settings.saving.pinned or line["epoch"] == settings.epochs:
             always.add(line["step"])
@@ -157,6 +173,16 @@ def prune_checkpoints(run: Run, former_best: dict[str, Any] | None = None) -> No
         if line["step"] in gone - always:
             with contextlib.suppress(OSError):
                 (folder / name).unlink()
+
+
+def _is_own(run: Run, file: Any, epoch: int, step: int) -> bool:
+    """Whether a line names the very file that this run has written at that step: its folder may
+    have come from elsewhere, and nothing else is deleted.
+    """
+    return is_plain(file) and file in (
+        checkpoint_file(run, epoch, step),
+        checkpoint_file(run, epoch, step, EMA_SUFFIX),
+    )
 
 
 def _was_due(

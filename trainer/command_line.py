@@ -11,6 +11,7 @@ from pathlib import Path
 
 from .data.buckets import TABLES
 from .errors import TrainerError
+from .files import disk_full
 from .settings import commands as settings_commands
 
 PIPE_CLOSED = 128 + 13
@@ -76,6 +77,12 @@ def _add_run(commands: argparse._SubParsersAction) -> None:
     run.add_argument("folder", type=Path, help="the folder that holds run.json")
     for name in ("base", "checkpoints", "tokenizer", "cache"):
         run.add_argument(f"--{name}", metavar="PATH", help=f"the {name}, instead of run.json's")
+    run.add_argument(
+        "--notices",
+        type=Path,
+        metavar="FILE",
+        help="the owner's network.json, which says whom to tell how it went",
+    )
     run.set_defaults(run=_run)
 
 
@@ -142,11 +149,19 @@ def _add_jobs(commands: argparse._SubParsersAction) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from .loop import train
-    from .runs import PLACES
+    from .jobs.control import ending_early
+    from .runs import PLACES, Run
 
     given = {name: getattr(options, name) for name in PLACES}
-    return train(options.folder, {name: path for name, path in given.items() if path})
+    places = {name: path for name, path in given.items() if path}
+    status = 0
+    with ending_early(lambda: Run.open(options.folder)):
+        from .loop import train
+        from .model.imports import import_models
+
+        import_models()
+        status = train(options.folder, places, options.notices)
+    return status
 
 
 def _latents(options: argparse.Namespace) -> int:
@@ -172,24 +187,34 @@ def _latents(options: argparse.Namespace) -> int:
                 bar.initial = done
             bar.update(done - bar.n)
 
-        skipped = fill_cache(
-            options.base,
-            dataset,
-            options.resolution,
-            options.bucket_step,
-            options.bucket_table,
-            options.cache,
-            options.batch_size,
-            progress,
-        )
+        try:
+            skipped = fill_cache(
+                options.base,
+                dataset,
+                options.resolution,
+                options.bucket_step,
+                options.bucket_table,
+                options.cache,
+                options.batch_size,
+                progress,
+            )
+        except OSError as error:
+            if not disk_full(error):
+                raise
+            raise TrainerError(
+                f"The disk of {options.cache} is full. Make room and start the command again: "
+                "what was encoded stays, and it goes on from there."
+            ) from error
     for reason in dict.fromkeys(skipped.values()):
         print(f"skipped: {reason}", file=sys.stderr)
     return 1 if skipped else 0
 
 
 def _miniature(options: argparse.Namespace) -> int:
+    from .model.imports import import_models
     from .model.miniature import make_miniature
 
+    import_models()
     make_miniature(options.out, options.size, options.seed, options.drift, options.drift_seed)
     print(f"{options.out}: {options.out.stat().st_size / 1e6:.0f} MB")
     return 0
@@ -214,12 +239,22 @@ def _select(options: argparse.Namespace) -> int:
 
 
 def _caption(options: argparse.Namespace) -> int:
+    from .data.caption.job import CaptionJob
     from .data.caption.job import main as caption
+    from .jobs.control import ending_early
 
-    return caption(options.folder, options.model)
+    status = 0
+    with ending_early(lambda: CaptionJob.open(options.folder)):
+        status = caption(options.folder, options.model)
+    return status
 
 
 def _download(options: argparse.Namespace) -> int:
+    from .data.fetch.job import DownloadJob
     from .data.fetch.job import main as download
+    from .jobs.control import ending_early
 
-    return download(options.folder, options.network)
+    status = 0
+    with ending_early(lambda: DownloadJob.open(options.folder)):
+        status = download(options.folder, options.network)
+    return status

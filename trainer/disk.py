@@ -8,6 +8,7 @@ from math import ceil, prod
 from pathlib import Path
 
 from .errors import TrainerError
+from .litter import final_name
 from .model.memory import state_bytes, trained_counts
 from .model.single_file import read_shapes
 from .resume import KEPT
@@ -32,8 +33,10 @@ def checkpoint_bytes(
 
 def saves(settings: RunSettings) -> int:
     """The most checkpoints on the disk at one time: those due, the best, and the next best while it
-    is being written.
+    is being written. A range test saves none.
     """
+    if settings.range_test.steps:
+        return 0
     due = ceil(settings.epochs / settings.save_every_epochs)
     if settings.saving.keep_last:
         due = min(due, settings.saving.keep_last + len(settings.saving.pinned) + 1)
@@ -41,21 +44,26 @@ def saves(settings: RunSettings) -> int:
     return 2 * files if settings.ema.decay and settings.ema.save == "both" else files
 
 
-def check_disk(run: Run) -> None:
-    """Raise TrainerError when what the run has yet to write does not fit on its disks."""
+def check_disk(run: Run, cache_bytes: int = 0) -> None:
+    """Raise TrainerError when what the run has yet to write does not fit on its disks: checkpoints,
+    resume points, and so many bytes of encoded pictures and captions.
+    """
     base = Path(run.base.path)
     checkpoint, point = checkpoint_bytes(read_shapes(base), base.stat().st_size, run.settings)
     folders = {
         Path(run.paths.checkpoints): checkpoint * saves(run.settings),
         run.folder / "resume": point * (KEPT + 1),
     }
+    missing = {Path(run.paths.cache): cache_bytes}
+    for folder, size in folders.items():
+        there = sum(file.stat().st_size for file in folder.rglob("*") if _counts(file))
+        missing[folder] = max(0, size - there)
     needed: dict[int, int] = {}
     where: dict[int, Path] = {}
-    for folder, size in folders.items():
+    for folder, size in missing.items():
         folder.mkdir(parents=True, exist_ok=True)
-        there = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         disk = folder.stat().st_dev
-        needed[disk] = needed.get(disk, 0) + max(0, size - there)
+        needed[disk] = needed.get(disk, 0) + size
         where.setdefault(disk, folder)
     for disk, size in needed.items():
         free = shutil.disk_usage(where[disk]).free
@@ -64,3 +72,11 @@ def check_disk(run: Run) -> None:
                 f"The run may write {size / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free in "
                 f"{where[disk]}. Free some space, or save less often."
             )
+
+
+def _counts(file: Path) -> bool:
+    """Whether a file is one of those that a run will have: what is only the beginning of one, here
+    or in the folder of a resume point, is written again.
+    """
+    beginning = any(final_name(name) is not None for name in (file.name, file.parent.name))
+    return file.is_file() and not beginning

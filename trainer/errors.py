@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Callable, Iterable
 from heapq import nlargest
 
+LONGEST = 4000
+"""Characters of a message."""
 LONGEST_NAME, CLOSER_LOOKS = 100, 50
 """Comparing two names takes time with their lengths: longer ones are not compared, and only so many
 that share most letters are compared letter by letter.
@@ -14,6 +16,11 @@ that share most letters are compared letter by letter.
 
 class TrainerError(Exception):
     """Says what is wrong, where, and what to do. Anything else that is raised is a bug."""
+
+    def __str__(self) -> str:
+        """The message; of a long one, which quotes what was given, the beginning and the end."""
+        text = super().__str__()
+        return text if len(text) <= LONGEST else f"{text[: LONGEST - 500]} ... {text[-400:]}"
 
 
 def nearest(name: str, known: Iterable[str], compared: Callable[[str], str] = str) -> str:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from .data.fetch.network import require_wandb
 from .errors import TrainerError
 from .files import DISK_FULL
 from .jobs.lines import Lines
 from .jobs.lock import Lock
 from .jobs.work import check
+from .notices import Notices
 from .runs import Run, State
 
 STATE_EVERY_S = 0.5
@@ -30,11 +33,22 @@ class Journal:
     A full disk loses nothing: lines wait in memory until there is room.
     """
 
-    def __init__(self, run: Run, lock: Lock | None = None, silent: bool = False) -> None:
-        """`lock` is what makes the run this process' own: without it nothing more is written."""
+    def __init__(
+        self,
+        run: Run,
+        lock: Lock | None = None,
+        silent: bool = False,
+        settings_file: Path | None = None,
+    ) -> None:
+        """`lock` is what makes the run this process' own: without it nothing more is written.
+        `settings_file` says whether and where the run's end is told (see notices.py), and
+        whether figures may be sent to Weights & Biases.
+        """
         self.run, self.lock = run, lock
+        self._settings_file = settings_file
+        self._notices = Notices(run, None if silent else settings_file)
         self.silent = silent
-        self.state: State = run.state()
+        self.state: State = _taken_up(run.state())
         self._written = 0.0
         self._aside = ThreadPoolExecutor(1, thread_name_prefix="state")
         self._writing: Future[None] | None = None
@@ -45,16 +59,20 @@ class Journal:
 
     def start_wandb(self) -> None:
         """Open the run's page at Weights & Biases if the settings ask for it. Raises TrainerError
-        without the package.
+        without the package, and when the server's owner has not allowed it. Who starts a run by
+        hand is the owner.
         """
         if self.run.settings.logging.wandb and not self.silent:
+            if self._settings_file:
+                require_wandb(self._settings_file)
             self._wandb = _wandb(self.run)
 
     def update(self, **changes: Any) -> None:
         """Change the state and write it at once."""
-        self.state = replace(self.state, **changes)
+        before, self.state = self.state, replace(self.state, **changes)
         self._settle()
         self._write(self.state)
+        self._notices.note(before, self.state)
 
     def progress(self, **changes: Any) -> None:
         """Change the state; it is written at most twice a second, beside the steps."""
@@ -89,10 +107,25 @@ class Journal:
         if self._wandb and figures:
             self._wandb.log({f"{kind}/{name}": value for name, value in figures.items()}, step=step)
 
-    def record_pairs(self, epoch: int, step: int, losses: dict[str, float]) -> None:
-        """Append the loss of every validation pair to validation.jsonl."""
-        rounded = {key: round(loss, 7) for key, loss in losses.items()}
-        line = {"epoch": epoch, "step": step, "pairs": rounded}
+    def record_pairs(
+        self,
+        epoch: int,
+        step: int,
+        losses: Mapping[str, float],
+        levels: Mapping[str, Sequence[float]],
+        training: Mapping[str, Sequence[float]],
+    ) -> None:
+        """Append a validation to validation.jsonl: the loss of every validation pair, its losses at
+        every noise level, and those of the training pairs that were measured too.
+        """
+        line: dict[str, Any] = {
+            "epoch": epoch,
+            "step": step,
+            "pairs": {key: round(loss, 7) for key, loss in losses.items()},
+            "levels": _rounded(levels),
+        }
+        if training:
+            line["training"] = _rounded(training)
         self._append(self.run.folder / "validation.jsonl", line)
 
     def note_skipped(self, pair: str, reason: str) -> None:
@@ -101,9 +134,11 @@ class Journal:
             print(f"skipped: {reason}", file=sys.stderr)
         self._append(self.run.folder / "skipped.jsonl", {"pair": pair, "reason": reason})
 
-    def note_speed(self, step: int, steps: int, loss: float, seconds: float) -> None:
-        """After a step: loss and speed, raw and smoothed, and when the run will be done; a bar when
-        run by hand.
+    def note_speed(
+        self, step: int, steps: int, loss: float, seconds: float, memory: int | None = None
+    ) -> None:
+        """After a step: loss and speed, raw and smoothed, when the run will be done, and the bytes
+        of memory in use; a bar when run by hand.
         """
         former = self.state
         speed = 1 / max(seconds, 1e-9)
@@ -118,6 +153,7 @@ class Journal:
             smoothed_loss=smoothed,
             steps_per_second=speed,
             eta_s=max(0, steps - step) / speed,
+            memory=memory,
         )
         if self._events:
             self._events.add_scalar("loss_smoothed/step", smoothed, step)
@@ -148,6 +184,7 @@ class Journal:
             check(self.run, self.lock)
 
     def close(self) -> None:
+        self._notices.close()
         self._aside.shutdown()
         if self._bar is not None:
             self._bar.close()
@@ -155,6 +192,17 @@ class Journal:
             self._events.close()
         if self._wandb:
             self._wandb.finish()
+
+
+def _rounded(levels: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
+    return {key: [round(loss, 7) for loss in losses] for key, losses in levels.items()}
+
+
+def _taken_up(state: State) -> State:
+    """A state as this process goes on from it. A best loss that was no number is beaten by any."""
+    loss = (state.best or {}).get("loss")
+    best = state.best if isinstance(loss, int | float) and math.isfinite(loss) else None
+    return replace(state, at_rest=False, best=best)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from os import cpu_count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .cache import TensorCache, module_hash
+from .cache import TensorCache, file_bytes, module_hash
 from .data.buckets import choose_bucket, make_buckets
 from .data.image import fit, open_rgb, reduction
 from .data.manifest import TRAIN, Dataset, Pair
@@ -78,6 +78,11 @@ class Latents:
             f"{pair.image_hash}-{width}x{height}{background}{crop}{'-mirrored' if mirrored else ''}"
         )
 
+    def missing_bytes(self) -> int:
+        """How much the cache will grow when what it lacks is encoded."""
+        missing = _missing([self], _works([self]))
+        return sum(file_bytes(f.shape) for work in missing for f in work.forms.values())
+
     def prepare(
         self, vae: Any, device: Any, batch_size: int, progress: Callable[[int, int], None]
     ) -> dict[str, str]:
@@ -102,6 +107,12 @@ class Form(NamedTuple):
     mirrored: bool
     variant: int = 0
     jitter: float = 0.0
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """The shape of its latent."""
+        width, height = self.bucket
+        return 4, height // 8, width // 8
 
 
 @dataclass(frozen=True)
@@ -141,11 +152,7 @@ def encode_missing(
     """
     works = _works(tables)
     forms = {key: form for work in works for key, form in work.forms.items()}
-    missing = [
-        Work(work.file, work.pair, work.pairs, lacking)
-        for work in works
-        if (lacking := {k: f for k, f in work.forms.items() if k not in tables[0].cache})
-    ]
+    missing = _missing(tables, works)
     missing.sort(key=lambda work: [form.bucket for form in work.forms.values()])
     done = len(forms) - sum(len(work.forms) for work in missing)
     progress(done, len(forms))
@@ -184,6 +191,16 @@ def _works(tables: Sequence[Latents]) -> list[Work]:
                     form = Form(table.buckets[pair.id], mirrored, variant, table.jitter)
                     work.forms[table.key(pair, mirrored, variant)] = form
     return list(works.values())
+
+
+def _missing(tables: Sequence[Latents], works: Sequence[Work]) -> list[Work]:
+    """The pictures of which the cache lacks forms, with these forms only."""
+    cache = tables[0].cache
+    return [
+        Work(work.file, work.pair, work.pairs, lacking)
+        for work in works
+        if (lacking := {k: f for k, f in work.forms.items() if not cache.holds(k, f.shape)})
+    ]
 
 
 Decoded = tuple[str, "numpy.ndarray"]
@@ -234,13 +251,13 @@ def _forms(work: Work, background: str) -> list[Decoded]:
             smaller = reduction(data, (work.pair.width, work.pair.height), bucket)
             if smaller not in images:
                 images[smaller] = open_rgb(data, bucket, background)
-            image = _jittered(images[smaller], form, work.pair)
+            image = jittered(images[smaller], form, work.pair)
             fitted[upright] = numpy.asarray(fit(image, *bucket))
         found.append((key, fitted[upright][:, ::-1] if form.mirrored else fitted[upright]))
     return found
 
 
-def _jittered(image: Any, form: Form, pair: Pair) -> Any:
+def jittered(image: Any, form: Form, pair: Pair) -> Any:
     """The picture with a random part cut off at each side (as EveryDream2 does): up to the jitter
     times the shorter side, and never so much that the rest has to be enlarged. A function of the
     picture and the variant.

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 import unicodedata
+from bisect import bisect_right
+from collections.abc import Iterator
 from functools import lru_cache
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,38 +31,46 @@ def wrap(text: str, width: float, size: int, most_lines: int = MOST_LINES) -> tu
 
     Lines beyond `most_lines` are left out, and the last one ends in "...".
     """
-    letters = font(size)
-    lines: list[str] = []
-    line = ""
-    for word in text.split():
-        joined = f"{line} {word}".strip()
-        if letters.getlength(joined) <= width:
-            line = joined
-            continue
-        if line:
-            lines.append(line)
-        while letters.getlength(word) > width and len(word) > 1:
-            fits = _fitting(word, width, letters)
-            lines.append(word[:fits])
-            word = word[fits:]
-        line = word
-    if line:
-        lines.append(line)
+    lines = list(islice(broken(text, width, size), most_lines + 1))
     if len(lines) > most_lines:
         last = lines[most_lines - 1]
-        while last and letters.getlength(last + "...") > width:
+        while last and length(last + "...", size) > width:
             last = last[:-1]
         lines = [*lines[: most_lines - 1], last.rstrip() + "..."]
     return tuple(lines)
 
 
-def _fitting(word: str, width: float, letters: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> int:
+def broken(text: str, width: float, size: int) -> Iterator[str]:
+    """The lines of `wrap`, all of them, one by one: a reader who stops early measures no more."""
+    line = ""
+    for word in text.split():
+        joined = f"{line} {word}".strip()
+        if length(joined, size) <= width:
+            line = joined
+            continue
+        if line:
+            yield line
+        while length(word, size) > width and len(word) > 1:
+            fits = _fitting(word, width, size)
+            yield word[:fits]
+            word = word[fits:]
+        line = word
+    if line:
+        yield line
+
+
+@lru_cache(maxsize=65_536)
+def length(text: str, size: int) -> float:
+    """The width of a text in pixels. Labels repeat words, and are measured for several layouts."""
+    return font(size).getlength(text)
+
+
+def _fitting(word: str, width: float, size: int) -> int:
     """How many characters of a word that is too long fit on a line, up to a separator if one is
     near.
     """
-    fits = 1
-    while fits < len(word) and letters.getlength(word[: fits + 1]) <= width:
-        fits += 1
+    longer = range(2, len(word))
+    fits = 1 + bisect_right(longer, width, key=lambda count: length(word[:count], size))
     separator = max(word.rfind(mark, 0, fits) for mark in "-_./\\,")
     return separator + 1 if separator >= fits // 2 else fits
 

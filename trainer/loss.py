@@ -36,12 +36,14 @@ def pair_losses(
     settings: LossSettings,
     schedule: Schedule,
     mask: torch.Tensor | None = None,
+    places: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """The loss of every picture of a batch, shape (batch,).
 
     latents, noise: (batch, 4, h, w) fp32; timesteps: (batch,) in 0..999; text: (batch, tokens,
-    768); mask: (batch, tokens), 0 where there is no token. With the default settings, the epsilon
-    loss (Ho et al. 2020, eq. 14).
+    768); mask: (batch, tokens), 0 where there is no token; places: (batch, 1, h, w), how much the
+    error counts there, of which the mean is taken over all places. With the default settings, the
+    epsilon loss (Ho et al. 2020, eq. 14).
     """
     noisy = add_noise(latents, noise, timesteps, schedule.alphas)
     given = {"encoder_hidden_states": text}
@@ -49,7 +51,8 @@ def pair_losses(
         given["encoder_attention_mask"] = mask
     predicted = unet(noisy, timesteps, **given).sample.float()
     wanted = target(latents, noise, timesteps, settings, schedule)
-    errors = element_losses(predicted, wanted, timesteps, settings, schedule).mean(dim=(1, 2, 3))
+    elements = element_losses(predicted, wanted, timesteps, settings, schedule)
+    errors = (elements if places is None else elements * places).mean(dim=(1, 2, 3))
     weights = snr_weights(timesteps, settings, schedule)
     return errors if weights is None else errors * weights
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import traceback
 
 from .checkpoints import prune_checkpoints
+from .errors import TrainerError
+from .giving_way import Left, leave_to_prompts
 from .samples import draw_samples
 from .saving import save, save_and_stop
 from .training import Training
 from .trend import trend
-from .validation import Validation, mean
-
-
-class Left(Exception):
-    """A measurement was broken off because the run is to stop; it is repeated after a resume."""
+from .validation import Levels, Validation, mean, over_levels
 
 
 class EndedEarly(Exception):
@@ -22,14 +21,23 @@ class EndedEarly(Exception):
 
 
 def validate(training: Training, epoch: int) -> None:
-    """Measure all sets, keep the best weights, and watch the trend."""
+    """Measure all sets, keep the best weights, and watch the trend. Raises TrainerError when not
+    even the base's loss is a number.
+    """
     journal, step = training.journal, training.position.step
     try:
-        figures, losses = _measure_all(training)
+        figures, levels, training_levels = _measure_all(training)
     except Left:
         save_and_stop(training)
+    if not step and not math.isfinite(figures["loss"]):
+        raise TrainerError(
+            f"Before its first step the validation loss of {training.run.base.name} is "
+            f"{figures['loss']}: the base itself overflows in precision "
+            f"{training.run.settings.precision}, whatever the other settings. "
+            "Choose precision fp32, or another base."
+        )
     journal.record("validation", epoch, step, **figures)
-    journal.record_pairs(epoch, step, losses)
+    journal.record_pairs(epoch, step, over_levels(levels), levels, training_levels)
     loss, first = figures["loss"], journal.state.first_validation
     journal.update(
         message="", first_validation=loss if first is None else first, last_validation=loss
@@ -39,27 +47,33 @@ def validate(training: Training, epoch: int) -> None:
         _watch_trend(training, epoch, training.run.settings.validation.trend_action)
 
 
-def _measure_all(training: Training) -> tuple[dict[str, float], dict[str, float]]:
-    """The mean losses of a validation by name, and the loss of every validation pair by its id."""
+def _measure_all(training: Training) -> tuple[dict[str, float], Levels, Levels]:
+    """The mean losses of a validation by name, and the losses at every noise level of the
+    validation pairs and of the training pairs that are measured like them.
+    """
+    followed: Levels = {}
     with training.evaluation():
-        losses = _measure(training, training.validation, "Validating")
+        levels = _measure(training, training.validation, "Validating")
+        losses = over_levels(levels)
         figures = {"loss": mean(losses)}
         if len(training.sets) > 1:
             for name, ids in training.sets.items():
                 figures[f"loss_{name}"] = mean({pair_id: losses[pair_id] for pair_id in ids})
         if training.measured is not None:
-            measured = _measure(training, training.measured, "Measuring training pairs")
-            figures["train_loss"] = mean(measured)
+            followed = _measure(training, training.measured, "Measuring training pairs")
+            figures["train_loss"] = mean(over_levels(followed))
     if training.ema is not None:
         with training.ema.swapped_in():
-            figures["ema_loss"] = mean(_measure(training, training.validation, "Validating EMA"))
-    return figures, losses
+            levels_of_mean = _measure(training, training.validation, "Validating EMA")
+            figures["ema_loss"] = mean(over_levels(levels_of_mean))
+    return figures, levels, followed
 
 
-def _measure(training: Training, validation: Validation, words: str) -> dict[str, float]:
+def _measure(training: Training, validation: Validation, words: str) -> Levels:
     def progress(done: int, total: int) -> None:
         training.journal.progress(message=f"{words} ({done} of {total})")
-        if training.control.asked_to_stop() and training.workers.count == 1:
+        alone = training.workers.count == 1
+        if alone and (training.control.asked_to_stop() or not leave_to_prompts(training)):
             raise Left
 
     return validation.losses(
@@ -71,7 +85,8 @@ def _keep_best(training: Training, epoch: int, loss: float) -> None:
     """Save the weights if they are the best so far; the former best goes unless it was due."""
     journal = training.journal
     best = journal.state.best
-    if training.workers.agree(best is not None and loss >= best["loss"]):
+    better = math.isfinite(loss) and (best is None or loss < best["loss"])
+    if not training.workers.agree(better):
         return
     file = save(training)
     step = training.position.step
@@ -110,6 +125,8 @@ def show_samples(training: Training, epoch: int) -> None:
             files = draw_samples(training, epoch)
         step = training.position.step
         training.journal.record("samples", epoch, step, files=[file.name for file in files])
+    except Left:
+        save_and_stop(training)
     except Exception as error:
         traceback.print_exc()
         training.journal.record(

@@ -10,7 +10,7 @@ RULES = ("lowest validation loss", "last", "epoch")
 
 def pick(run: Run, rule: str, epoch: int = 1) -> SavedCheckpoint:
     """The checkpoint of a finished run by one of RULES. `epoch`, counted from 1, is for the rule
-    "epoch" only.
+    "epoch" only; of several checkpoints of an epoch it is the last.
 
     Raises TrainerError when the run is not finished, or has no such checkpoint on disk.
     """
@@ -26,7 +26,7 @@ def pick(run: Run, rule: str, epoch: int = 1) -> SavedCheckpoint:
     if rule == "last" and saved:
         return saved[-1]
     if rule == "epoch":
-        for checkpoint in saved:
+        for checkpoint in reversed(saved):
             if checkpoint.epoch == epoch:
                 return checkpoint
         if saved:

@@ -7,26 +7,35 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from .cache import check_room
+from .data.buckets import no_steps
 from .data.captions import texts
 from .data.manifest import TRAIN, Dataset, Pair
+from .disk import check_disk
 from .errors import TrainerError
+from .giving_way import step_aside
+from .jobs.control import Control
 from .jobs.lines import Lines
 from .journal import Journal
 from .latents import Latents
 from .loss import Schedule
+from .masks import Masks
 from .model.attention import set_attention
 from .model.ema import Ema
 from .model.layers import trained_parameters
 from .model.networks import Model, load_model, load_vae
 from .model.text import Text, load_tokenizer
 from .optim.optimizers import make_optimizer
-from .resume import PointWriter, drop_torn_points, load_point, restore
+from .resume import PointWriter, Position, drop_torn_points, load_point, restore, set_aside
 from .runs import Run
+from .saving import when_there_is_room
+from .settings.groups import LossSettings
 from .settings.run_settings import RunSettings
 from .training import Training
 from .validation import Validation, measured_training_pairs
@@ -35,22 +44,85 @@ from .workers import Workers
 if TYPE_CHECKING:
     import torch
 
+    from .sharing import Sharing
 
-def prepare(run: Run, journal: Journal, workers: Workers) -> Training:
-    """Everything that a run trains with, brought to its newest resume point."""
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Filling:
+    """How a run fills its cache: what is asked of it meanwhile ends that, by Stopped or Paused, and
+    while the disk is full it waits.
+    """
+
+    run: Run
+    journal: Journal
+    workers: Workers
+    control: Control
+    sharing: Sharing | None = None
+
+    def progress(self, message: str, module: torch.nn.Module | None = None) -> None:
+        """Say how far it is, and leave the device to prompts if there are some; `module` is what
+        the work has on it.
+        """
+        self.journal.progress(message=message)
+        self.control.heed()
+        stop = self.control.asked_to_stop
+        if self.sharing is not None and not step_aside(self.sharing, stop, module):
+            raise self.control.ending()
+
+    def first(self, work: Callable[[], T], missing_bytes: int) -> T:
+        """Do what adds so many bytes to the cache, in the first process before the others. Raises
+        TrainerError when there is no room for that and for all that the run writes later.
+        """
+        if self.workers.main:
+            check_disk(self.run, missing_bytes)
+        return self.workers.first(lambda: self._with_room(work))
+
+    def _with_room(self, work: Callable[[], T]) -> T:
+        """The work, begun again where it stands once a full disk has room."""
+        cache, journal = Path(self.run.paths.cache), self.journal
+
+        def attempt() -> T:
+            if journal.state.status == "paused":
+                check_room(cache)
+                journal.update(status="preparing", message="")
+            return work()
+
+        return when_there_is_room(cache, journal, self.control, attempt)
+
+
+def prepare(
+    run: Run,
+    journal: Journal,
+    workers: Workers,
+    control: Control | None = None,
+    sharing: Sharing | None = None,
+) -> Training:
+    """Everything that a run trains with, brought to its newest resume point. What is asked of it by
+    `control` ends the preparation, which keeps what it has encoded: Stopped or Paused is raised.
+    While the disk of the cache is full the run waits, as it does later. With `sharing` it gives way
+    to prompts between two pictures.
+    """
     settings, device, resume = run.settings, workers.device, run.folder / "resume"
     journal.update(status="preparing", message="Loading the base", epochs=settings.epochs)
     if workers.main:
         drop_torn_points(resume)
     if settings.compute.compile:
         check_compiler(device)
+    if not any(resume.glob("step-*")):
+        check_prediction(Path(run.base.path), settings.loss)
     dataset = _with_flips(run.dataset(), settings.data.flip)
-    latents, unreadable = _encode_pictures(run, journal, workers, dataset)
+    filling = Filling(run, journal, workers, control or Control(), sharing)
+    latents, unreadable = _encode_pictures(filling, dataset)
+    masks, without_mask = _encode_masks(filling, dataset, latents)
+    unreadable |= without_mask
     skipped = _note_skipped(run, journal, unreadable)
     shown, held_back = (_without(skipped, pairs) for pairs in (dataset.train, dataset.validation))
 
     model = load_model(Path(run.base.path))
-    text = _encode_captions(run, journal, workers, dataset, model)
+    filling.control.heed()
+    text = _encode_captions(filling, dataset, model)
     trained = trained_parameters(model.unet, model.text_encoder, settings)
     parts = _learning_parts(model, list(trained), settings)
     if _captions_are_encoded(dataset, settings):
@@ -88,13 +160,36 @@ def prepare(run: Run, journal: Journal, workers: Workers) -> Training:
         sets=_validation_sets(dataset, skipped),
         skipped=skipped,
         writer=PointWriter(resume),
+        masks=masks,
     )
-    if point := load_point(resume):
+    _take_up(training, resume)
+    _hand_to_accelerate(training)
+    training.total_steps = settings.range_test.steps or training.steps(0, settings.epochs)
+    if not training.total_steps:
+        raise TrainerError(no_steps([pair.weight for pair in shown], settings.epochs))
+    return training
+
+
+def _take_up(training: Training, resume: Path) -> None:
+    """Bring a training to its newest resume point that is whole, if there is one."""
+    point, passed_over = load_point(resume)
+    if point:
         restore(point, training.components())
         training.position = point.position
-    _hand_to_accelerate(training)
-    training.total_steps = training.steps(0, settings.epochs)
-    return training
+    if passed_over and training.workers.main:
+        set_aside(resume, passed_over)
+        _tell_of_damaged_points(training.journal, training.position, passed_over)
+
+
+def _tell_of_damaged_points(
+    journal: Journal, position: Position, passed_over: Sequence[str]
+) -> None:
+    """Say that resume points were cut off or damaged, and from where the run goes on instead."""
+    where = f"from that of step {position.step}" if position.step else "from the beginning"
+    text = f"Damaged resume points are passed over ({', '.join(passed_over)}): it goes on {where}."
+    print(text, file=sys.stderr)
+    epoch = position.epoch if position.batch == 0 else position.epoch + 1
+    journal.record("warning", epoch, position.step, text=text)
 
 
 def check_compiler(device: torch.device) -> None:
@@ -110,6 +205,25 @@ def check_compiler(device: torch.device) -> None:
         raise TrainerError(f"compute.compile needs {missing}. Install it, or switch it off.")
 
 
+def check_prediction(base: Path, loss: LossSettings) -> None:
+    """Raise TrainerError when a base says that it predicts v, by its metadata or ComfyUI's marker,
+    and the run would train it to predict epsilon. The other way round, a run may make a model of v
+    from one of epsilon.
+    """
+    from safetensors import safe_open
+
+    with safe_open(base, framework="pt") as file:
+        says, marked = file.metadata() or {}, "v_pred" in file.keys()  # noqa: SIM118
+    told = says.get("modelspec.prediction_type", "").strip().lower()
+    trained = says.get("ss_v_parameterization", "").strip().lower() == "true"
+    predicts_v = marked or trained or told in ("v", "v-prediction", "v_prediction")
+    if predicts_v and loss.prediction == "epsilon":
+        raise TrainerError(
+            f"{base.name} says that it predicts v, but loss.prediction is epsilon: the run would "
+            "train it towards something else. Set loss.prediction to v-prediction."
+        )
+
+
 def _with_flips(dataset: Dataset, flip: float) -> Dataset:
     """The dataset with the run's own chance of mirroring for the training pairs that have none."""
     if not flip:
@@ -121,10 +235,9 @@ def _with_flips(dataset: Dataset, flip: float) -> Dataset:
     return replace(dataset, pairs=pairs)
 
 
-def _encode_pictures(
-    run: Run, journal: Journal, workers: Workers, dataset: Dataset
-) -> tuple[Latents, dict[str, str]]:
+def _encode_pictures(filling: Filling, dataset: Dataset) -> tuple[Latents, dict[str, str]]:
     """The latents of a run, and why some pairs have none; the VAE leaves the memory again."""
+    run, workers = filling.run, filling.workers
     settings = run.settings
     vae = load_vae(Path(run.base.path))
     latents = Latents(
@@ -137,15 +250,34 @@ def _encode_pictures(
         settings.data.crop_variants,
         settings.data.crop_jitter,
     )
-    unreadable = workers.first(
+    unreadable = filling.first(
         lambda: latents.prepare(
             vae.to(workers.device),
             workers.device,
             settings.batch_size,
-            lambda done, total: journal.progress(message=f"Encoding pictures ({done} of {total})"),
-        )
+            lambda done, total: filling.progress(f"Encoding pictures ({done} of {total})", vae),
+        ),
+        latents.missing_bytes(),
     )
     return latents, unreadable
+
+
+def _encode_masks(
+    filling: Filling, dataset: Dataset, latents: Latents
+) -> tuple[Masks | None, dict[str, str]]:
+    """The masks of a run, and why some pairs have none; None when they make no difference."""
+    run = filling.run
+    outside = run.settings.loss.mask_outside
+    if outside == 1:
+        return None, {}
+    masks = Masks(dataset, latents, outside, Path(run.paths.cache))
+    unreadable = filling.first(
+        lambda: masks.prepare(
+            lambda done, total: filling.progress(f"Encoding masks ({done} of {total})")
+        ),
+        masks.missing_bytes(),
+    )
+    return masks, unreadable
 
 
 def _note_skipped(run: Run, journal: Journal, unreadable: Mapping[str, str]) -> dict[str, str]:
@@ -184,10 +316,9 @@ def _validation_sets(dataset: Dataset, skipped: Mapping[str, str]) -> dict[str, 
     }
 
 
-def _encode_captions(
-    run: Run, journal: Journal, workers: Workers, dataset: Dataset, model: Model
-) -> Text:
+def _encode_captions(filling: Filling, dataset: Dataset, model: Model) -> Text:
     """The captions and sample prompts of a run, embedded unless the text encoder learns."""
+    run, workers = filling.run, filling.workers
     settings, device = run.settings, workers.device
     text = Text(
         load_tokenizer(Path(run.paths.tokenizer)),
@@ -198,13 +329,16 @@ def _encode_captions(
         settings.data.text_chunks,
     )
     captions = [text for pair in dataset.pairs for text in texts(pair, dataset.caption_mix)]
-    prompts = [text for p in settings.samples.prompts for text in (p.prompt, p.negative)]
-    workers.first(
+    captions += [text for p in settings.samples.prompts for text in (p.prompt, p.negative)]
+    filling.first(
         lambda: text.prepare(
-            captions + prompts,
+            captions,
             device,
-            lambda done, total: journal.progress(message=f"Encoding captions ({done} of {total})"),
-        )
+            lambda done, total: filling.progress(
+                f"Encoding captions ({done} of {total})", text.text_encoder
+            ),
+        ),
+        text.missing_bytes(captions),
     )
     return text
 
@@ -225,7 +359,7 @@ def _captions_are_encoded(dataset: Dataset, settings: RunSettings) -> bool:
     """Whether no caption will be asked for that is not in the cache, so that the text encoder can
     leave the memory.
     """
-    varied = any(pair.shuffle_tags or pair.tag_dropout for pair in dataset.train)
+    varied = any(pair.shuffle_tags or pair.tag_dropout or pair.choices for pair in dataset.train)
     return not settings.train_text_encoder and not varied
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,12 +20,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from .errors import TrainerError
 from .files import sync_folder, write_json
+from .litter import temporary
+from .runs import is_plain
 
 if TYPE_CHECKING:
     import torch
 
 FORMAT = 2
 KEPT = 2
+DAMAGED = ".damaged"
+"""How the name of a point ends that was set aside."""
 COPY_HEADROOM = 1.5
 """A point is written in the background when this many times its size is free in memory."""
 
@@ -210,11 +214,13 @@ def write_point(folder: Path, point: Point) -> None:
     final = folder / f"step-{point.position.step:08d}"
     if _manifest(final) is not None:
         return
-    part = folder / f".{final.name}.part"
+    part = temporary(final)
     shutil.rmtree(part, ignore_errors=True)
     shutil.rmtree(final, ignore_errors=True)
+    # Without parents: a run's folder that somebody has deleted does not come back.
+    folder.mkdir(exist_ok=True)
     try:
-        part.mkdir(parents=True)
+        part.mkdir()
         for component, tensors in point.tensors.items():
             save_file(
                 {name: tensor.detach().contiguous() for name, tensor in tensors.items()},
@@ -240,9 +246,26 @@ def write_point(folder: Path, point: Point) -> None:
 
 
 def drop_points(folder: Path, keep: int) -> None:
-    """Delete all but the newest `keep` points. A finished run keeps one, for more epochs later."""
-    for old in _points(folder)[keep:]:
-        shutil.rmtree(old, ignore_errors=True)
+    """Delete all but the newest `keep` complete points, and damaged ones that were set aside and
+    that the run has passed again. A finished run keeps one, for more epochs later.
+    """
+    complete = [point for point in _points(folder) if _manifest(point) is not None]
+    for old in _points(folder):
+        if old not in complete[:keep]:
+            shutil.rmtree(old, ignore_errors=True)
+    for aside in folder.glob(f".step-*{DAMAGED}"):
+        if complete and aside.name.removeprefix(".").removesuffix(DAMAGED) <= complete[0].name:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def set_aside(folder: Path, names: Iterable[str]) -> None:
+    """Take damaged points out of the way: one whose files have the right sizes would be taken for
+    whole, kept instead of an older one, and never be written again.
+    """
+    for name in names:
+        aside = folder / f".{name}{DAMAGED}"
+        shutil.rmtree(aside, ignore_errors=True)
+        (folder / name).rename(aside)
 
 
 def drop_torn_points(folder: Path) -> None:
@@ -251,14 +274,18 @@ def drop_torn_points(folder: Path) -> None:
         shutil.rmtree(torn, ignore_errors=True)
 
 
-def load_point(folder: Path) -> Point | None:
-    """The newest complete point, or None."""
+def load_point(folder: Path) -> tuple[Point | None, list[str]]:
+    """The newest complete point, or None, and the names of newer ones that were cut off or damaged
+    and are passed over.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    passed_over = []
     for path in _points(folder):
         manifest = _manifest(path)
         if manifest is None:
+            passed_over.append(path.name)
             continue
         try:
             tensors = {
@@ -266,9 +293,11 @@ def load_point(folder: Path) -> Point | None:
                 for file in manifest["sizes"]
             }
         except (OSError, SafetensorError):
+            passed_over.append(path.name)
             continue
-        return Point(Position(**manifest["position"]), tensors, manifest["values"])
-    return None
+        point = Point(Position(**manifest["position"]), tensors, manifest["values"])
+        return point, passed_over
+    return None, passed_over
 
 
 def _points(folder: Path) -> list[Path]:
@@ -281,9 +310,10 @@ def _manifest(point: Path) -> dict[str, Any] | None:
     try:
         manifest = json.loads((point / "manifest.json").read_text(encoding="utf-8"))
         if manifest.get("format") == FORMAT and all(
-            (point / name).stat().st_size == size for name, size in manifest["sizes"].items()
+            is_plain(name) and (point / name).stat().st_size == size
+            for name, size in manifest["sizes"].items()
         ):
             return manifest
-    except (OSError, ValueError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         pass
     return None

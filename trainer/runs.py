@@ -5,7 +5,7 @@ run.json        what the run is: identity, base, dataset, settings; written once
 dataset.parquet   the manifest it trains on
 state.json      how it stands, replaced several times a second while it works
 process.json    pid and start time of the process that works on it
-control.json    what somebody asks of that process: stop, or save
+control.json    what somebody asks of that process: stop, pause, save, or sample
 metrics.jsonl   one line for every step, validation and saved checkpoint; append-only
 validation.jsonl  the loss of every validation pair at every validation; append-only
 resume/         points from which training goes on exactly
@@ -22,18 +22,20 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from .data.manifest import Dataset
+from .data.buckets import no_steps, shows_anything
+from .data.manifest import TRAIN, Dataset
 from .errors import TrainerError
 from .files import canonical_json, sha256_text, write_json
-from .jobs.job import ACTIVE, NAME, UNREADABLE, Job, Unreadable, list_jobs, read_json
+from .jobs.job import NAME, UNREADABLE, Job, Unreadable, described, list_jobs
 from .jobs.job import State as JobState
 from .jobs.lines import Followed, Lines, Read
+from .litter import sweep, temporary
 from .settings.run_settings import RunSettings
 
 FORMAT = 1
@@ -73,6 +75,7 @@ class State(JobState):
 
     Validation losses are mean squared errors; `best` holds epoch, step, loss and checkpoint;
     `trend` says in words that the validation loss has been rising, and is empty while it has not.
+    `memory` is what its process used at its last step, in bytes: of the GPU, or without one of RAM.
     """
 
     epoch: int = 0
@@ -89,6 +92,7 @@ class State(JobState):
     trend: str = ""
     skipped: int = 0
     queued_at: float = 0.0
+    memory: int | None = None
 
 
 @dataclass(frozen=True)
@@ -114,24 +118,14 @@ class Run(Job[State]):
 
     states = State
     noun = "run"
-    commands = ("stop", "save")
+    commands = ("stop", "save", "pause", "sample")
 
     @classmethod
     def open(cls, folder: Path) -> Run:
         """The run with the paths that its folder names. Raises TrainerError when the folder is not
         a run's, damaged or of a newer version.
         """
-        if not (folder / "run.json").exists():
-            raise TrainerError(f"There is no run in {folder}: run.json is missing.")
-        try:
-            value = read_json(folder / "run.json")
-        except TrainerError as error:
-            raise TrainerError(f"{error} {_REMEDY}") from error
-        if value.get("format") != FORMAT:
-            raise TrainerError(
-                f"The run {folder.name} was made by a newer Cocktail (format "
-                f"{value.get('format')}; this one reads {FORMAT}). Update Cocktail."
-            )
+        value = described(folder, "run.json", "run", FORMAT, _REMEDY)
         try:
             run = cls(
                 folder,
@@ -209,16 +203,25 @@ class Run(Job[State]):
         best = (self.state().best or {}).get("checkpoint")
         there = _files_in(Path(self.paths.checkpoints))
         found = {}
-        for line in lines:
-            name, step, epoch = (line.get(key) for key in ("file", "step", "epoch"))
-            if line["kind"] != "checkpoint" or not (
-                isinstance(step, int) and isinstance(epoch, int) and is_plain(name)
-            ):
-                continue
+        for line in checkpoint_lines(lines):
+            name, step = line["file"], line["step"]
             if name in there:
                 file = Path(self.paths.checkpoints, name)
-                found[step] = SavedCheckpoint(epoch, step, file, losses.get(step), name == best)
+                loss = losses.get(step)
+                found[step] = SavedCheckpoint(line["epoch"], step, file, loss, name == best)
         return [found[step] for step in sorted(found)]
+
+
+def checkpoint_lines(lines: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Those lines of metrics that say epoch, step and file of a checkpoint."""
+    return [
+        line
+        for line in lines
+        if line["kind"] == "checkpoint"
+        and isinstance(line.get("step"), int)
+        and isinstance(line.get("epoch"), int)
+        and is_plain(line.get("file"))
+    ]
 
 
 def _is_placed(line: Mapping[str, Any]) -> bool:
@@ -260,6 +263,20 @@ def run_identity(base_sha256: str, dataset_fingerprint: str, settings: RunSettin
     return sha256_text(canonical_json(identity))
 
 
+def trained_fingerprint(dataset: Dataset, settings: RunSettings) -> str:
+    """The fingerprint of a dataset for the identity of a run: without the masks that change no
+    weight, which are those of validation pairs, and all while loss.mask_outside is 1.
+    """
+    if not any(pair.mask_hash for pair in dataset.pairs):
+        return dataset.fingerprint
+    masked = settings.loss.mask_outside < 1
+    pairs = tuple(
+        pair if masked and pair.split == TRAIN else replace(pair, mask="", mask_hash="")
+        for pair in dataset.pairs
+    )
+    return replace(dataset, pairs=pairs).fingerprint
+
+
 def create_run(
     runs_dir: Path, name: str, base: Base, dataset: Dataset, settings: RunSettings, paths: Paths
 ) -> Run:
@@ -269,19 +286,14 @@ def create_run(
     TrainerError when the name is taken by a run with another base, dataset or settings, or by
     checkpoints of a run that is no longer there.
     """
-    identity = run_identity(base.sha256, dataset.fingerprint, settings)
+    identity = run_identity(base.sha256, trained_fingerprint(dataset, settings), settings)
     name = name or f"run-{identity[:12]}"
     if not NAME.fullmatch(name):
         raise TrainerError(
             f"{name!r} cannot name a run: use up to 64 letters, digits, '-', '_' and '.', "
             "beginning with a letter or digit."
         )
-    if not dataset.train:
-        raise TrainerError("The dataset has no pair to train on. Load pairs, or split off fewer.")
-    if not dataset.validation:
-        raise TrainerError(
-            "The dataset has no pair for validation. Put a Split Dataset node before the fine-tune."
-        )
+    _check_pairs(dataset, settings)
     folder = runs_dir / name
     paths = replace(paths, checkpoints=str(Path(paths.checkpoints) / name))
     if folder.exists():
@@ -289,8 +301,8 @@ def create_run(
         if run.id != identity and not _extends(run, base, dataset, settings):
             difference = _difference(run, base, dataset, settings)
             raise TrainerError(
-                f"The name {name} is taken by another run ({difference}). Choose another name; the "
-                "existing run stays as it is."
+                f"The name {name} is taken by another run ({difference}). "
+                f"{_remedy(run, base, dataset, settings)}"
             )
         return _adopt(run, identity, settings)
     checkpoints = Path(paths.checkpoints)
@@ -299,7 +311,8 @@ def create_run(
             f"{checkpoints} holds checkpoints of a run that is no longer there. "
             "Choose another name, or move them: nothing is overwritten."
         )
-    part = runs_dir / f".{name}.{os.getpid()}.part"
+    sweep(runs_dir)
+    part = temporary(folder)
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     dataset.save(part / "dataset.parquet")
@@ -322,8 +335,66 @@ def create_run(
         },
     )
     write_json(part / "state.json", asdict(State("stopped", "Made, not queued yet")))
-    part.rename(folder)
+    try:
+        part.rename(folder)
+    except OSError:
+        shutil.rmtree(part, ignore_errors=True)
+        if not folder.exists():
+            raise
+        # Somebody else has made a run of that name meanwhile: this one, or another.
+        among_all = replace(paths, checkpoints=str(checkpoints.parent))
+        return create_run(runs_dir, name, base, dataset, settings, among_all)
     return Run.open(folder)
+
+
+def _check_pairs(dataset: Dataset, settings: RunSettings) -> None:
+    """Raise TrainerError when a run with these settings could not train on these pairs."""
+    if not dataset.train:
+        raise TrainerError("The dataset has no pair to train on. Load pairs, or split off fewer.")
+    if not dataset.validation:
+        raise TrainerError(
+            "The dataset has no pair for validation. Put a Split Dataset node before the fine-tune."
+        )
+    outside = settings.loss.mask_outside
+    if outside < 1 and not any(pair.mask for pair in dataset.train):
+        raise TrainerError(
+            f"Run setting loss.mask_outside is {outside}, but no pair to train on has a mask. Put "
+            "NAME-masklabel.png beside the pictures and load them again, or set it to 1."
+        )
+    weights = {pair.id: pair.weight for pair in dataset.train}
+    if not shows_anything(weights, settings.seed, settings.epochs):
+        raise TrainerError(no_steps(weights.values(), settings.epochs))
+
+
+def _remedy(run: Run, base: Base, dataset: Dataset, settings: RunSettings) -> str:
+    """What somebody can do whose run has the name of another."""
+    longer = replace(settings, epochs=max(settings.epochs, run.settings.epochs))
+    if run.id == run_identity(base.sha256, trained_fingerprint(dataset, longer), longer):
+        return (
+            f"It is the same run with more epochs, as after Extend: set epochs to "
+            f"{run.settings.epochs} here too, or take it with Open Run. For fewer epochs choose "
+            "another name: the existing run stays as it is."
+        )
+    return "Choose another name; the existing run stays as it is."
+
+
+def extend(run: Run, epochs: int) -> Run:
+    """Give a run more epochs. Raises TrainerError for fewer than it has, while it is at work, and
+    when a run of that many epochs would have had other learning rates so far.
+    """
+    if epochs <= run.settings.epochs:
+        raise TrainerError(
+            f"The run {run.name} has {run.settings.epochs} epochs already. Give it more than that; "
+            "it cannot have fewer."
+        )
+    settings = RunSettings.from_json(run.settings.to_json() | {"epochs": epochs})
+    fingerprint = trained_fingerprint(run.dataset(), settings)
+    identity = run_identity(run.base.sha256, fingerprint, settings)
+    extended = _adopt(run, identity, settings)
+    state = extended.state()
+    if state.can_go_on and state.epochs != epochs:
+        extended.write_state(replace(state, epochs=epochs))
+    return extended
 
 
 def _extends(run: Run, base: Base, dataset: Dataset, settings: RunSettings) -> bool:
@@ -331,42 +402,69 @@ def _extends(run: Run, base: Base, dataset: Dataset, settings: RunSettings) -> b
     if settings.epochs <= run.settings.epochs:
         return False
     shorter = replace(settings, epochs=run.settings.epochs)
-    return run.id == run_identity(base.sha256, dataset.fingerprint, shorter)
+    fingerprint = trained_fingerprint(dataset, shorter)
+    return run.id == run_identity(base.sha256, fingerprint, shorter)
 
 
 def _adopt(run: Run, identity: str, settings: RunSettings) -> Run:
     """Give an existing run settings that may change: more epochs, and what is only shown or saved.
 
     A finished run that gets more epochs is no longer finished. Raises TrainerError while it is at
-    work.
+    work, and when its learning rates hang on its length.
     """
     if settings == run.settings:
         return run
     state = run.state()
     if settings.epochs > run.settings.epochs:
-        if state.status in ACTIVE:
+        if state.at_work:
             raise TrainerError(
                 f"The run {run.name} is training for {run.settings.epochs} epochs. Wait until it "
                 f"has finished, or stop it; then it can go on to {settings.epochs}."
             )
+        _check_rates_so_far(run, settings.epochs)
         if state.status == "finished":
             message = f"Goes on from epoch {run.settings.epochs} to {settings.epochs}"
             run.write_state(
                 replace(state, status="stopped", message=message, epochs=settings.epochs)
             )
-    elif state.status in ACTIVE or state.status == "finished":
+    elif state.at_work or state.status == "finished":
         return run
     value = json.loads((run.folder / "run.json").read_text(encoding="utf-8"))
     write_json(run.folder / "run.json", value | {"id": identity, "settings": settings.to_json()})
     return Run.open(run.folder).at({"base": run.base.path, **asdict(run.paths)})
 
 
+def _check_rates_so_far(run: Run, epochs: int) -> None:
+    """Raise TrainerError when a run has taken steps that one of so many epochs would have taken at
+    other learning rates: the two would be one run by their identity, but not by their weights.
+    Steps count up to the newest resume point or checkpoint; those behind it are taken again.
+    """
+    points = [
+        int(number)
+        for point in (run.folder / "resume").glob("step-*")
+        if (number := point.name.removeprefix("step-")).isdecimal()
+    ]
+    done = max([*points, *(checkpoint.step for checkpoint in run.checkpoints())], default=0)
+    schedules = run.settings.schedules_over_the_length(done)
+    if schedules:
+        listed = " and ".join(f"{part} ({schedule})" for part, schedule in schedules.items())
+        raise TrainerError(
+            f"The run {run.name} cannot go on to {epochs} epochs: the learning rate of its "
+            f"{listed} falls over the {run.settings.epochs} epochs that it has, and in a run of "
+            f"{epochs} it would have been another from the first step on. Train {epochs} epochs "
+            "under another name, or fork this run from its last checkpoint. What can be given more "
+            "epochs is a run with the schedule constant, or with decay_steps."
+        )
+
+
 def _difference(run: Run, base: Base, dataset: Dataset, settings: RunSettings) -> str:
     """What keeps a run of that name from being the same run, in words."""
     if run.base.sha256 != base.sha256:
-        return f"its base is {run.base.name}, not {base.name}"
-    if run.dataset().fingerprint != dataset.fingerprint:
-        return "its dataset has other pairs or another split"
+        there, here = (f"{one.name} (SHA-256 {one.sha256[:12]}...)" for one in (run.base, base))
+        return f"its base is {there}, not {here}"
+    there, here = (trained_fingerprint(one, settings) for one in (run.dataset(), dataset))
+    if there != here:
+        return "its dataset has other pairs, other masks or another split"
     old, new = flat(run.settings.to_json()), flat(settings.to_json())
     changed = [f"{key} {old[key]} there, {new[key]} here" for key in new if old[key] != new[key]]
     return "; ".join(changed)

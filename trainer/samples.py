@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .files import write_bytes
+from .giving_way import Left, leave_to_prompts
 from .model.networks import LATENT_SCALE, load_vae
 from .settings.groups import LossSettings, SamplePrompt
 
@@ -20,14 +22,31 @@ def draw_samples(training: Training, epoch: int) -> list[Path]:
 
     A file is named by epoch, step and prompt number and holds its prompt and settings as text.
     """
+    prompts = training.run.settings.samples.prompts
+    files = [sample_file(training, epoch, number) for number in range(1, len(prompts) + 1)]
+    return draw(training, prompts, files)
+
+
+def sample_file(training: Training, epoch: int, number: int, suffix: str = "") -> Path:
+    """The file of a prompt at the step where a training stands."""
+    name = f"e{epoch:03d}-s{training.position.step:06d}{suffix}-{number:02d}.png"
+    return training.run.folder / "samples" / name
+
+
+def draw(training: Training, prompts: Sequence[SamplePrompt], files: Sequence[Path]) -> list[Path]:
+    """Draw each prompt into its file; returns those drawn before the run was asked to end. Raises
+    Left when that was while it had left the device to a prompt.
+    """
     from io import BytesIO
 
     from PIL.PngImagePlugin import PngInfo
 
-    files = []
-    prompts = training.run.settings.samples.prompts
+    drawn = []
     vae = load_vae(Path(training.run.base.path)).to(training.workers.device)
-    for number, prompt in enumerate(prompts, start=1):
+    alone = training.workers.count == 1
+    for number, (prompt, file) in enumerate(zip(prompts, files, strict=True), start=1):
+        if alone and not leave_to_prompts(training, vae):
+            raise Left
         training.journal.progress(message=f"Drawing samples ({number} of {len(prompts)})")
         picture = _draw(training, vae, prompt)
         if picture is None:
@@ -36,10 +55,9 @@ def draw_samples(training: Training, epoch: int) -> list[Path]:
         info.add_itxt("parameters", _described(prompt))
         data = BytesIO()
         picture.save(data, "PNG", pnginfo=info)
-        name = f"e{epoch:03d}-s{training.position.step:06d}-{number:02d}.png"
-        files.append(training.run.folder / "samples" / name)
-        write_bytes(files[-1], data.getvalue())
-    return files
+        write_bytes(file, data.getvalue())
+        drawn.append(file)
+    return drawn
 
 
 def _described(prompt: SamplePrompt) -> str:
@@ -52,7 +70,7 @@ def _described(prompt: SamplePrompt) -> str:
 
 
 def _draw(training: Training, vae: Any, prompt: SamplePrompt) -> Image | None:
-    """One picture, or None when the run is asked to stop meanwhile.
+    """One picture, or None when the run is asked to end meanwhile.
 
     DDIM (Song et al. 2021) with classifier-free guidance (Ho & Salimans 2021), noise from the CPU.
     """
@@ -68,7 +86,7 @@ def _draw(training: Training, vae: Any, prompt: SamplePrompt) -> Image | None:
     with torch.no_grad():
         text, mask = training.text.embed([prompt.prompt, prompt.negative], device)
         for timestep in scheduler.timesteps:
-            if training.control.stop:
+            if training.control.ends:
                 return None
             asked, avoided = unet(
                 torch.cat([latents, latents]),

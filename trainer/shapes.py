@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from .errors import TrainerError
 from .files import write_json, write_text
 from .jobs.lines import Lines
+from .litter import sweep, temporary
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -57,7 +58,8 @@ def draw_shapes(
             f"The folder {folder.name} exists, but does not contain {count} shapes drawn with seed "
             f"{seed}. Choose another name: nothing in it is overwritten."
         )
-    part = folder.with_name(f".{folder.name}.part")
+    sweep(folder.parent, only=folder.name)
+    part = temporary(folder)
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     table = io.StringIO()
@@ -145,7 +147,7 @@ def judge_grid(folder: Path) -> list[Score]:
         if not asked or not picture.is_file():
             continue
         name = line["settings"]["checkpoint"]
-        with Image.open(picture) as image:
+        with Image.open(picture, formats=("PNG", "WEBP")) as image:
             right = border_colour(image) == asked.group(3)
         old = scores.get(name, Score(name, 0, 0))
         scores[name] = Score(name, old.right + right, old.asked + 1)

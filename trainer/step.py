@@ -16,7 +16,7 @@ from .latents import Picture
 from .loss import pair_losses
 from .noise import draw_noise, draw_timestep, keyed_generator
 from .optim.optimizers import base_rate, effective_rate, optimizer_settings
-from .optim.schedules import rate_factor
+from .optim.schedules import range_factor, rate_factor
 
 if TYPE_CHECKING:
     import torch
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
 MEASURED = 4096
 """The size of an update is measured on about this many elements of a tensor."""
+
+
+class NotFinite(TrainerError):
+    """A loss or gradient is not finite."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,8 @@ class Batch:
     """This process' part of one batch, ready for the networks.
 
     `known` are the embeddings of its captions that were on disk, `count` is the number of pairs in
-    the whole step. A batch that does not count (`counts`) stands in for one without pairs.
+    the whole step, `places` says how much each place of the latents counts, None when all count
+    whole. A batch that does not count (`counts`) stands in for one without pairs.
     """
 
     pairs: tuple[Pair, ...]
@@ -53,6 +58,7 @@ class Batch:
     noise: torch.Tensor
     timesteps: torch.Tensor
     scales: torch.Tensor
+    places: torch.Tensor | None
     count: int
     counts: bool
 
@@ -139,6 +145,7 @@ def _batch(
         torch.stack(noise),
         torch.tensor(timesteps),
         torch.tensor(scales),
+        training.masks.load(pictures) if training.masks else None,
         len(places),
         counts,
     )
@@ -147,7 +154,7 @@ def _batch(
 def take_step(training: Training, batches: Sequence[Batch], step: int) -> StepResult:
     """Forward, backward and one update of the weights.
 
-    Raises TrainerError when a loss or gradient is not finite, before it touches the weights.
+    Raises NotFinite when a loss or gradient is not finite, before it touches the weights.
     """
     workers = training.workers
     shown: list[tuple[float, bool]] = []
@@ -185,6 +192,7 @@ def _losses(training: Training, batch: Batch) -> torch.Tensor:
         training.run.settings.loss,
         training.schedule,
         mask,
+        None if batch.places is None else batch.places.to(device),
     )
 
 
@@ -195,7 +203,7 @@ def _check(training: Training, batch: Batch, losses: Sequence[float], step: int)
         if not math.isfinite(loss)
     ]
     if wrong := training.workers.gather(wrong):
-        raise TrainerError(
+        raise NotFinite(
             f"The loss of step {step + 1} is not finite; the weights are those from before it. "
             f"Lower the learning rate, or check these pairs: {', '.join(wrong[:10])}."
         )
@@ -214,7 +222,7 @@ def _move(training: Training, step: int, result: StepResult) -> None:
     for name, parameters in training.trained.items():
         norm = _clip(parameters, settings.gradient_clip)
         if not math.isfinite(norm) and scaler is None:
-            raise TrainerError(
+            raise NotFinite(
                 f"The gradient of the {name.replace('_', ' ')} in step {step + 1} is not finite; "
                 "the weights are those from before it. Lower the learning rate."
             )
@@ -224,7 +232,12 @@ def _move(training: Training, step: int, result: StepResult) -> None:
     for name, parameters in training.trained.items():
         optimizer = training.optimizers[name]
         schedule = optimizer_settings(name, settings)
-        rate = base_rate(name, settings) * rate_factor(schedule, step, training.total_steps)
+        factor = (
+            range_factor(settings.range_test, step)
+            if settings.range_test.steps
+            else rate_factor(schedule, step, training.total_steps)
+        )
+        rate = base_rate(name, settings) * factor
         for group in optimizer.param_groups:
             group["lr"] = rate
         result.rates[name] = rate

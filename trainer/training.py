@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from .data.buckets import Showing, batches, steps_of_epoch
 from .data.manifest import Pair
+from .identity import FileState
 from .jobs.control import Control
 from .journal import Journal
 from .latents import Latents
 from .loss import Schedule
+from .masks import Masks
 from .model.ema import Ema
 from .model.layers import Weights
 from .model.networks import Model
@@ -27,6 +29,8 @@ from .workers import Workers
 if TYPE_CHECKING:
     import torch
 
+    from .sharing import Sharing
+
 
 @dataclass
 class Training:
@@ -35,7 +39,8 @@ class Training:
 
     The model has no text encoder when all captions are embedded already. `pairs` are those to train
     on, `sets` the ids of every validation set, `measured` training pairs that are measured like
-    validation pairs.
+    validation pairs, `masks` say what of the pictures to learn from, None when that is all of them,
+    `base_seen` is the state of the base's file when it was last known to be the right one.
     """
 
     run: Run
@@ -57,12 +62,15 @@ class Training:
     sets: dict[str, tuple[str, ...]]
     skipped: dict[str, str]
     writer: PointWriter
+    masks: Masks | None = None
+    base_seen: FileState | None = None
     position: Position = Position()
     total_steps: int = 0
     recorded: set[tuple[str, str]] = field(default_factory=set)
     epoch_began: float = 0.0
     waited_s: float = 0.0
     control: Control = field(default_factory=Control)
+    sharing: Sharing | None = None
     safe_at: float = field(default_factory=time.monotonic)
     saved_at: float = field(default_factory=time.monotonic)
 

@@ -69,7 +69,24 @@ def trend(validations: Sequence[Mapping[str, Any]], patience: int) -> Rising | N
     than it by more than two standard errors of the paired difference beyond the luck of the best
     (`Change.rise`).
     """
-    means = [sum(v["pairs"].values()) / len(v["pairs"]) for v in validations]
+    return _judge(validations, _means(validations), patience)
+
+
+def trends(validations: Sequence[Mapping[str, Any]], patience: int) -> list[Rising | None]:
+    """What `trend` said, or would have said, after each of the validations."""
+    means = _means(validations)
+    return [
+        _judge(validations[:count], means[:count], patience) for count in range(1, len(means) + 1)
+    ]
+
+
+def _means(validations: Sequence[Mapping[str, Any]]) -> list[float]:
+    return [sum(v["pairs"].values()) / len(v["pairs"]) for v in validations]
+
+
+def _judge(
+    validations: Sequence[Mapping[str, Any]], means: Sequence[float], patience: int
+) -> Rising | None:
     if len(means) <= patience:
         return None
     best = min(range(len(means)), key=means.__getitem__)

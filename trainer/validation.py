@@ -19,6 +19,8 @@ from .workers import Workers
 
 Losses = Mapping[str, float]
 """The loss of each pair, by its id."""
+Levels = Mapping[str, Sequence[float]]
+"""The losses of each pair at its noise levels, from little noise to much, by the pair's id."""
 
 
 class Validation:
@@ -64,9 +66,9 @@ class Validation:
         workers: Workers,
         batch_size: int,
         progress: Callable[[int, int], None],
-    ) -> dict[str, float]:
-        """The mean loss of each pair over its noise levels, by pair id. The processes share the
-        work.
+    ) -> dict[str, list[float]]:
+        """The losses of each pair at its noise levels, from little noise to much, by pair id. The
+        processes share the work.
         """
         batches = self._batches(batch_size)
         measured: list[tuple[str, int, float]] = []
@@ -80,10 +82,10 @@ class Validation:
                 ]
             done += len(batch)
             progress(done, len(self.measurements))
-        sums: dict[str, list[float]] = {pair.id: [] for pair, _ in self.measurements}
+        levels: dict[str, list[float]] = {pair.id: [] for pair, _ in self.measurements}
         for pair_id, _, loss in sorted(workers.gather(measured)):
-            sums[pair_id].append(loss)
-        return {pair_id: sum(values) / len(values) for pair_id, values in sums.items()}
+            levels[pair_id].append(loss)
+        return levels
 
     def _measure(self, unet: Any, batch: Sequence[tuple[Pair, int]], device: Any) -> list[float]:
         import torch
@@ -133,6 +135,11 @@ def measured_training_pairs(pairs: Sequence[Pair], share: float, seed: int) -> t
             :count
         ]
     )
+
+
+def over_levels(levels: Levels) -> dict[str, float]:
+    """The mean loss of each pair over its noise levels."""
+    return {pair_id: sum(losses) / len(losses) for pair_id, losses in levels.items()}
 
 
 def mean(losses: Losses) -> float:

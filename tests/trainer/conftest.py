@@ -4,6 +4,7 @@ no time.
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
 import shutil
@@ -12,10 +13,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState, GradientState
 from safetensors.torch import save_file
 
 from cocktail.trainer.data.folder.folder import load_folder
 from cocktail.trainer.data.split import split
+from cocktail.trainer.files import sha256_file
 from cocktail.trainer.model.networks import build_text_encoder, build_unet, build_vae
 from cocktail.trainer.model.single_file import (
     TEXT_ENCODER,
@@ -41,6 +44,7 @@ TINY = RunSettings.from_json(
         "learning_rate": 1e-4,
         "text_encoder_learning_rate": 1e-5,
         "conditional_dropout": 0.2,
+        "precision": "fp32",
         "validation_timesteps": 1,
         "save_every_epochs": 10,
         "validation": {"every_epochs": 0},
@@ -83,6 +87,12 @@ def make_tiny_run(tiny_runs):
     yield make
     for run in made:
         remove(run)
+
+
+@functools.cache
+def sha256_of(base: Path, time_ns: int) -> str:
+    """The hash of a base that has this time."""
+    return sha256_file(base)
 
 
 def remove(run: Run) -> None:
@@ -134,10 +144,25 @@ def tiny_runs(tmp_path_factory, few_shapes, tiny_base, tokenizer):
         return create_run(
             folder / "runs",
             name,
-            Base(base.name, str(base), "0" * 64),
+            Base(base.name, str(base), sha256_of(base, base.stat().st_mtime_ns)),
             dataset,
             RunSettings.from_json(TINY.to_json() | settings),
             Paths(str(folder / "checkpoints"), str(tokenizer), str(folder / "cache")),
         )
 
     return make
+
+
+@pytest.fixture
+def alone():
+    """What accelerate keeps of a training in this process, such as its precision, is gone before
+    and afterwards.
+    """
+    _forget_trainings()
+    yield
+    _forget_trainings()
+
+
+def _forget_trainings() -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()

@@ -1,8 +1,7 @@
 """Selection in plain Python, one record after the other: slow, and what the fast one must agree
 with.
 
-`read_csv` follows what DuckDB does with damaged records, rule by rule, so that the tests state
-those rules.
+`read_csv` says rule by rule which records of a damaged table are whole.
 """
 
 from __future__ import annotations
@@ -25,13 +24,13 @@ QUOTE, SPACE, RETURN, NEWLINE = b'" \r\n'
 def read_csv(
     data: bytes, delimiter: str = ",", wanted: set[int] | None = None
 ) -> Iterator[list[str | None] | None]:
-    """The records after the header, None for each that cannot be read.
+    """The records after the header, None for each that is damaged.
 
-    A quote opens a quoted field only at its start, spaces before it aside. Whatever follows the
-    closing quote belongs to the field up to the next delimiter or line end; its last character but
-    spaces is then taken for the closing quote. A record with fewer fields than the header, or with
-    bytes that are no UTF-8, is damaged; fields beyond the header's are cut off. With `wanted`,
-    places of columns, bytes in other columns do not matter.
+    A quote opens a quoted field only at its start, spaces before it aside. Only spaces may follow
+    the closing quote. A record needs as many fields as the header; further ones must be empty.
+    Reading goes on in the line after a damaged record, but where its quotes are broken, or where it
+    swallows a line that is a record by itself, in its own second line. With `wanted`, places of
+    columns, bytes in other columns that are no UTF-8 do not matter.
     """
     for _, cells in read_csv_lines(data, delimiter, wanted):
         yield cells
@@ -43,66 +42,85 @@ def read_csv_lines(
     """The records after the header as `read_csv` reads them, each with the line that it begins in,
     from 1.
     """
-    data = data.removeprefix(b"\xef\xbb\xbf")
-    rows = _rows(data, ord(delimiter))
-    width = len(next(rows)[1])
-    line, counted = 1, 0
-    for place, row in rows:
-        line += data.count(b"\n", counted, place)
-        counted = place
-        try:
-            cells = [
-                (cell.decode("utf-8") or None) if wanted is None or place in wanted else None
-                for place, cell in enumerate(row[:width])
-            ]
-        except UnicodeDecodeError:
+    text = data.removeprefix(b"\xef\xbb\xbf")
+    header, place = _record(text, len(text) - len(text.lstrip(b"\r\n")), ord(delimiter))
+    width = len(header)
+    while place < len(text):
+        if text[place] in b"\r\n":
+            place += 1
+            continue
+        line = text.count(b"\n", 0, place) + 1
+        cells, after = _record(text, place, ord(delimiter))
+        is_whole = cells is not None and _is_whole(cells, width)
+        begin, place = place, after
+        if not is_whole:
+            second = _next_line(text, begin)
+            if cells is None or _swallows(text[second:after], ord(delimiter), width):
+                place = second
             yield line, None
             continue
-        yield line, cells if len(row) >= width else None
+        try:
+            yield (
+                line,
+                [
+                    (cell.decode("utf-8") or None) if wanted is None or column in wanted else None
+                    for column, cell in enumerate(cells[:width])
+                ],
+            )
+        except UnicodeDecodeError:
+            yield line, None
 
 
-def _rows(data: bytes, delimiter: int) -> Iterator[tuple[int, list[bytes]]]:
-    row: list[bytes] = []
-    start, place, end, begin = 0, 0, len(data), 0
-    state = "start"
-    while place < end:
-        byte = data[place]
+def _is_whole(cells: list[bytes], width: int) -> bool:
+    return len(cells) >= width and not b"".join(cells[width:])
+
+
+def _next_line(text: bytes, place: int) -> int:
+    return text.find(b"\n", place) + 1 or len(text)
+
+
+def _swallows(rest: bytes, delimiter: int, width: int) -> bool:
+    lines = rest.splitlines(keepends=True) if b"\r" not in rest.replace(b"\r\n", b"") else []
+    lines = lines or [line + b"\n" for line in rest.split(b"\n")]
+    for line in lines[:-1]:
+        cells, end = _record(line, 0, delimiter)
+        if cells is not None and end == len(line) and _is_whole(cells, width):
+            return True
+    return False
+
+
+def _record(text: bytes, place: int, delimiter: int) -> tuple[list[bytes] | None, int]:
+    """The fields of a record and where it ends; None where its quotes or line ends are broken."""
+    cells, cell, state = [], bytearray(), "start"
+    broken = None, _next_line(text, place)
+    while place < len(text):
+        byte = text[place]
+        is_end = byte == NEWLINE or text[place : place + 2] == b"\r\n"
         if state == "quoted":
-            state = "closed" if byte == QUOTE else "quoted"
-        elif byte == delimiter or byte in (RETURN, NEWLINE):
-            empty = byte != delimiter and place == begin
-            row.append(_field(data[start:place], state))
-            state, start = "start", place + 1
-            if byte != delimiter:
-                if byte == RETURN and data[place + 1 : place + 2] == b"\n":
-                    place += 1
-                    start += 1
-                if not empty:
-                    yield begin, row
-                row, begin = [], start
-        elif byte == QUOTE and state in ("start", "closed", "after"):
-            state = "quoted"
-        elif state == "start" and byte != SPACE:
-            state = "plain"
+            if byte != QUOTE:
+                cell.append(byte)
+            elif text[place + 1 : place + 2] == b'"':
+                cell.append(byte)
+                place += 1
+            else:
+                state = "closed"
+        elif byte == delimiter or is_end:
+            cells.append(bytes(cell))
+            if is_end:
+                return cells, place + 1 + (byte == RETURN)
+            cell, state = bytearray(), "start"
         elif state == "closed":
-            state = "after"
+            if byte != SPACE:
+                return broken
+        elif byte == RETURN:
+            return broken
+        elif state == "start" and byte == QUOTE:
+            cell, state = bytearray(), "quoted"
+        else:
+            cell.append(byte)
+            state = state if byte == SPACE else "plain"
         place += 1
-    if start < end or row:
-        row.append(_field(data[start:], state))
-        yield begin, row
-
-
-def _field(raw: bytes, state: str) -> bytes:
-    if state in ("start", "plain"):
-        return raw
-    inner = raw.strip(b" ")[1:-1] if state == "after" else raw.lstrip(b" ")[1:-1]
-    kept, place = bytearray(), 0
-    while place < len(inner):
-        if inner[place] == QUOTE:
-            place += 1
-        kept += inner[place : place + 1]
-        place += 1
-    return bytes(kept)
+    return broken if state == "quoted" else ([*cells, bytes(cell)], place)
 
 
 def read_jsonl(data: bytes, columns: Iterable[str]) -> Iterator[list[str | None] | None]:
@@ -128,21 +146,17 @@ def select(
     mapping: Mapping,
     settings: SelectionSettings,
     salt: str,
-    unreadable_count: bool = False,
 ) -> list[tuple]:
     """Rows of the result for records by column name; only `where`, `max_tokens` and `version`,
     `aspect` columns are not known.
 
-    None stands for a record that cannot be read: it gets no number, or, with `unreadable_count`,
-    one nevertheless.
+    None stands for a record that cannot be read: it has a number
+    nevertheless.
     """
     found, upscales, first_upscale = [], Counter(), {}
-    number = -1
-    for record in records:
+    for number, record in enumerate(records):
         if record is None:
-            number += unreadable_count
             continue
-        number += 1
         row = _read(record, mapping)
         if row["kind"] == "upscaled" and not row["unfinished"] and row["account"]:
             upscales[row["account"]] += 1

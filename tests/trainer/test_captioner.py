@@ -38,6 +38,7 @@ from cocktail.trainer.errors import TrainerError
 from cocktail.trainer.jobs.lines import Lines
 from cocktail.trainer.shapes import draw_shapes
 
+from . import held
 from .captioners import make_captioner
 
 
@@ -213,7 +214,7 @@ def start(job: CaptionJob) -> subprocess.Popen:
     main = Path(trainer.__path__[0]) / "__main__.py"
     with (job.folder / "log.txt").open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, str(main), "caption", str(job.folder)],
+            [sys.executable, held.__file__, str(main), "caption", str(job.folder)],
             stdout=log,
             stderr=log,
             env={**os.environ, "HF_HUB_OFFLINE": "0"},
@@ -223,20 +224,25 @@ def start(job: CaptionJob) -> subprocess.Popen:
 def test_killed_and_started_again_it_captions_nothing_twice(models, shapes, tmp_path):
     words = settings(models / "blip", batch_size=1)
     whole = create_job(tmp_path / "jobs", "whole", shapes, words)
-    assert start(whole).wait(120) == 0, (whole.folder / "log.txt").read_text()
+    assert start(whole).wait(600) == 0, (whole.folder / "log.txt").read_text()
     killed = create_job(tmp_path / "jobs", "killed", shapes, words)
+    held.hold(killed.folder, 3)
     process = start(killed)
     lines = killed.folder / "captions.jsonl"
-    deadline = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < deadline:
-        if lines.exists() and lines.read_bytes().count(b"\n") >= 3:
-            process.kill()
-        time.sleep(0.001)
+    deadline = time.monotonic() + 600
+    while not (lines.exists() and lines.read_bytes().count(b"\n") == 3):
+        assert process.poll() is None and time.monotonic() < deadline, killed.log_tail()
+        time.sleep(0.01)
+    assert killed.state().status == "running"
+    process.kill()
     process.wait()
+    held.let_go(killed.folder)
+    assert killed.state().status == "interrupted"
     with lines.open("ab") as file:
         file.write(b'{"id": "cut off by the ki')
     before = Lines(lines).read().lines
-    assert start(killed).wait(120) == 0
+    assert len(before) == 3
+    assert start(killed).wait(600) == 0
     assert result(killed.folder) == result(whole.folder) and len(result(whole.folder)) == 12
     after = Lines(lines).read()
     assert after.lines[: len(before)] == before and (len(after.lines), after.damaged) == (12, 1)

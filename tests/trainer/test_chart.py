@@ -11,7 +11,7 @@ import pytest
 from matplotlib.colors import to_hex, to_rgb
 from PIL import Image
 
-from cocktail.trainer.chart import COLOURS, chart_name, draw_chart, make_figure, smoothed
+from cocktail.trainer.chart import COLOURS, VIEWS, chart_name, draw_chart, make_figure, smoothed
 from cocktail.trainer.journal import Journal
 from cocktail.trainer.runs import Base, Paths, Run, create_run
 from cocktail.trainer.settings.run_settings import RunSettings
@@ -86,9 +86,9 @@ def test_a_star_in_the_runs_colour_marks_the_best_epoch_of_each(make_run):
     losses, relative = make_figure(runs).axes
     stars = [line for line in relative.lines if line.get_marker() == "*"]
     assert [points(star) for star in stars] == [[(2, -50)], [(3, -10)]]
-    assert [star.get_label() for star in stars] == [
-        "best: epoch 2, 0.1000 (-50.0 %)",
-        "best: epoch 3, 0.2700 (-10.0 %)",
+    assert [text.get_text() for text in relative.get_legend().texts] == [
+        "chart-good: 0.200, lowest at epoch 2, 50 % below the start",
+        "chart-bad: 0.300, lowest at epoch 3, 10 % below the start",
     ]
     for number, run in enumerate(runs):
         own = [*losses.lines[3 * number : 3 * number + 3], *relative.lines[2 * number :][:2]]
@@ -96,6 +96,18 @@ def test_a_star_in_the_runs_colour_marks_the_best_epoch_of_each(make_run):
         assert {f"{run.name}: training", f"{run.name}: validation"} <= {
             text.get_text() for text in losses.get_legend().texts
         }
+
+
+def test_long_names_of_runs_stay_inside_the_picture_and_leave_the_charts_their_width(
+    make_run, tmp_path
+):
+    for letters in (22, 32, 42):
+        runs = [make_run(f"chart-{number}".ljust(letters, "x"), GOOD) for number in range(3)]
+        figure = make_figure(runs)
+        figure.savefig(tmp_path / "chart.png")  # lays the figure out
+        for axes in figure.axes:
+            assert axes.get_legend().get_window_extent().x1 <= figure.bbox.x1, letters
+            assert axes.bbox.width > 0.9 * figure.bbox.width, letters
 
 
 def coloured(picture: numpy.ndarray, figure, place: tuple[float, float], colour: str) -> int:
@@ -140,7 +152,23 @@ def test_a_chart_gets_another_name_when_its_runs_have_recorded_more(make_run):
     assert chart_name([run]) != before
 
 
+def test_a_chart_gets_another_name_when_it_is_drawn_in_another_way(make_run):
+    run = make_run("chart-ways", GOOD)
+    ways = [(VIEWS[0], 0.04), (VIEWS[1], 0.04), (VIEWS[2], 0.04), (VIEWS[0], 0.2)]
+    assert len({chart_name([run], *way) for way in ways}) == 4
+
+
+def test_each_half_of_the_chart_can_stand_alone(make_run):
+    run = make_run("chart-halves", GOOD)
+    (losses,) = make_figure([run], VIEWS[1]).axes
+    (change,) = make_figure([run], VIEWS[2]).axes
+    assert points(losses.lines[2]) == list(enumerate(GOOD))
+    assert points(change.lines[0]) == [(0, 0), (1, -25), (2, -50), (3, -40)]
+    assert losses.get_xlabel() == change.get_xlabel() == "epoch"
+
+
 def test_smoothing_keeps_a_constant_and_begins_at_the_first_value():
     assert smoothed([0.5] * 100) == pytest.approx([0.5] * 100)
     assert smoothed([0.9, 0.1])[0] == pytest.approx(0.9)
     assert smoothed([]) == []
+    assert smoothed([0.5, 0.1, 0.9], 0) == [0.5, 0.1, 0.9]

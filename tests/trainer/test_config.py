@@ -158,6 +158,7 @@ MANY_CHANGED = {
     "samples": {"every_steps": 5, "prompts": [{"prompt": "a red circle", "cfg": 5, "width": 64}]},
     "saving": {"pinned_epochs": "1, 2", "resume_minutes": 3},
     "logging": {"wandb": True},
+    "sharing": {"policy": "share", "leave_gb": 1},
 }  # fmt: skip
 
 
@@ -181,6 +182,8 @@ CHANGES = {
     "samples": {"every_epochs": 1, "prompts": [{"prompt": "a cat"}]},
     "saving": {"keep_last": 1},
     "logging": {"wandb": True},
+    "sharing": {"policy": "polite"},
+    "range_test": {"steps": 100},
 }
 
 

@@ -48,6 +48,8 @@ def test_captions_come_from_the_text_file_or_the_file_name(tmp_path):
         "3 pictures found, 3 pairs, 0 skipped",
         "read as plain: it has no files of another layout",
         "pictures without a caption file, captioned by their names: 1",
+        "caption files with more than one line, of which only the first is used: 1 "
+        "(caption_text: whole file)",
     ]
     whole, _ = load(tmp_path, caption_text="whole file")
     assert "ein rotes Ding" in {p.image: p.caption for p in whole.pairs}["a.png"]

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import dataclasses
 import errno
+import gzip
 import hashlib
 import io
 import itertools
@@ -44,7 +45,7 @@ ALLOWED = NetworkSettings(download=True, private_addresses=True)
 QUICK = DownloadSettings(
     concurrency=8,
     per_host=8,
-    timeout_s=1.0,
+    timeout_s=30.0,
     retries=2,
     backoff_s=0.01,
     max_bytes=100_000,
@@ -81,7 +82,7 @@ def bomb() -> bytes:
 
 class Server:
     """A web server in a thread. The first part of a path says how it answers; `asked` counts the
-    paths.
+    paths. Requests beyond the first `most` wait until it is None.
     """
 
     def __init__(self) -> None:
@@ -90,11 +91,12 @@ class Server:
         self.agents: set[str] = set()
         self.busiest = self._busy = 0
         self.delay_s = 0.0
+        self.most: int | None = None
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._serve)
         self._thread.start()
-        assert self._ready.wait(10)
+        assert self._ready.wait(60)
 
     def url(self, path: str) -> str:
         return f"http://127.0.0.1:{self.port}/{path}"
@@ -128,6 +130,8 @@ class Server:
         self._busy += 1
         self.busiest = max(self.busiest, self._busy)
         try:
+            while self.most is not None and self.asked.total() > self.most:
+                await asyncio.sleep(0.005)
             if self.delay_s:
                 await asyncio.sleep(self.delay_s)
             kind, _, rest = path.partition("/")
@@ -230,6 +234,11 @@ class Server:
     async def _empty(self, request, rest):
         return web.Response(body=b"", content_type="image/png")
 
+    async def _packed(self, request, rest):
+        """Not what was asked for, and what a small answer can unpack to has no end."""
+        packed = gzip.compress(picture(5) if rest == "picture" else b"\0" * 50_000_000)
+        return web.Response(body=packed, headers={"Content-Encoding": "gzip"})
+
     async def _script(self, request, rest):
         """PostScript, which Pillow would hand to Ghostscript."""
         return web.Response(
@@ -327,6 +336,8 @@ def test_width_and_height_are_those_of_the_picture_as_it_is_shown(tmp_path, serv
         ("damaged", "corrupt", 1),
         ("bomb", "too_many_pixels", 1),
         ("page", "not_an_image", 1),
+        ("packed/picture", "not_an_image", 1),
+        ("packed/zeros", "not_an_image", 1),
         ("empty", "not_an_image", 1),
         ("script", "not_an_image", 1),
         ("to/good/1", "ok", 1),
@@ -360,7 +371,7 @@ def test_a_length_that_is_too_short_gives_no_picture(tmp_path, server):
 
 @pytest.mark.parametrize("path", ["silent", "stalled", "dribble"])
 def test_a_server_that_takes_too_long_is_left(tmp_path, server, path):
-    settings = dataclasses.replace(QUICK, timeout_s=0.3, total_timeout_s=0.6, retries=1)
+    settings = dataclasses.replace(QUICK, timeout_s=0.8, total_timeout_s=1.2, retries=1)
     result = only(tmp_path, server.url(path), settings)
     assert (result.status, result.attempts, server.asked[path]) == ("timeout", 2, 2)
     assert kept(tmp_path) == []
@@ -413,7 +424,7 @@ def test_a_server_that_asks_for_time_gets_it_up_to_a_limit(tmp_path, server):
     settings = dataclasses.replace(QUICK, longest_wait_s=0.4)
     assert only(tmp_path, server.url("busy_until/3600"), settings).status == "ok"
     first, second = server.at["busy_until/3600"]
-    assert 0.4 <= second - first < 5
+    assert 0.4 <= second - first < 600
 
 
 def test_attempts_are_further_and_further_apart_and_each_row_waits_its_own_time(tmp_path, server):
@@ -495,6 +506,17 @@ def test_a_file_whose_line_was_lost_is_kept_as_it_is(tmp_path, server):
     assert sorted(read_results(tmp_path)) == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.parametrize("name", ["my [runs]", "*", "{a,b} 100%20 #1 ~ 'x' ="])
+def test_a_folder_with_an_odd_name_is_taken_up_again(tmp_path, server, name):
+    (tmp_path / "my r" / "images").mkdir(parents=True)
+    (tmp_path / "my r" / "images" / "000002.png").write_bytes(picture(3))
+    urls = [server.url("good/1"), server.url("good/2")]
+    fetch(tmp_path / name, urls[:1])
+    assert fetch(tmp_path / name, urls).ok == 2
+    assert kept(tmp_path / name) == ["000001.png", "000002.png"]
+    assert (tmp_path / name / "images" / "000002.png").read_bytes() == picture(2)
+
+
 def test_half_a_file_is_thrown_away_and_fetched_again(tmp_path, server):
     urls = [server.url(f"good/{number}") for number in range(1, 4)]
     fetch(tmp_path, urls)
@@ -559,15 +581,15 @@ def test_other_errors_are_no_dead_links(tmp_path, server):
 
 
 def test_stopping_keeps_what_is_there_and_leaves_no_parts(tmp_path, server):
-    server.delay_s = 0.02
+    server.most = 60
     urls = [server.url(f"good/{number}") for number in range(400)]
     with pytest.raises(Stopped):
         fetch(tmp_path, urls, asked_to_stop=lambda: len(server.asked) > 20)
     there = kept(tmp_path)
-    assert 0 < len(there) < 400
+    assert 0 < len(there) <= 60
     assert not [name for name in there if "part" in name]
     asked = server.asked.copy()
-    server.delay_s = 0
+    server.most = None
     assert fetch(tmp_path, urls).ok == 400
     assert all(server.asked[f"good/{int(name[:6]) - 1}"] == 1 for name in there), asked
 
@@ -585,7 +607,7 @@ def test_progress_is_reported_and_ends_with_all(tmp_path, server):
 
 
 def test_a_disk_that_is_nearly_full_stops_the_download_before_it_is(tmp_path, server, monkeypatch):
-    server.delay_s = 0.05
+    server.most = 100
     urls = [server.url(f"good/{number}") for number in range(200)]
     monkeypatch.setattr(
         download_module, "free_bytes", lambda folder: 2_000_000 if len(server.asked) < 20 else 999
@@ -595,7 +617,7 @@ def test_a_disk_that_is_nearly_full_stops_the_download_before_it_is(tmp_path, se
         fetch(tmp_path, urls, settings)
     assert len(server.asked) < 200
     monkeypatch.undo()
-    server.delay_s = 0
+    server.most = None
     assert fetch(tmp_path, urls).ok == 200
 
 
@@ -690,7 +712,7 @@ def make(tmp_path, network_file):
         signal.signal(number, handler)
 
 
-def wait_for(true, seconds: float = 30.0) -> None:
+def wait_for(true, seconds: float = 120.0) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "nothing came of it"
@@ -710,7 +732,7 @@ def test_one_that_has_failed_is_started_again_before_its_process_is_gone(make, s
     starting.join(0.2)
     assert starting.is_alive() and job.state().status == "failed"
     former.let_go()
-    starting.join(30)
+    starting.join(120)
     wait_for(lambda: job.state().status == "finished")
 
 
@@ -734,7 +756,7 @@ def test_a_download_runs_in_a_process_of_its_own(make, server):
 
 @pytest.mark.parametrize("share", [0.2, 0.6])
 def test_killed_in_the_middle_and_resumed_nothing_good_is_fetched_twice(make, server, share):
-    server.delay_s = 0.01
+    server.most = int(400 * share) + 20
     kinds = ["good"] * 8 + ["status/404", "damaged"]
     paths = [f"{kinds[number % 10]}/{number}" for number in range(400)]
     job = make([server.url(path) for path in paths])
@@ -746,7 +768,7 @@ def test_killed_in_the_middle_and_resumed_nothing_good_is_fetched_twice(make, se
     there = [int(name[:6]) for name in kept(job.folder) if not name.startswith(".")]
     lines = {row for row, r in read_results(job.folder).items() if r.status == "ok"}
     assert 0 < len(there) < 320 and lines <= set(there)
-    server.delay_s = 0
+    server.most = None
     assert job.has_work()
     download_job.start(job)
     wait_for(lambda: job.state().status not in ACTIVE)
@@ -762,22 +784,22 @@ def test_killed_in_the_middle_and_resumed_nothing_good_is_fetched_twice(make, se
 
 
 def test_a_download_is_stopped_and_started_again(make, server):
-    server.delay_s = 0.02
+    server.most = 60
     job = make([server.url(f"good/{number}") for number in range(400)])
     download_job.start(job)
     wait_for(lambda: len(server.asked) > 20)
     job.stop()
     wait_for(lambda: job.state().status == "stopped")
     wait_for(lambda: not job.is_alive())
-    assert 0 < job.state().done < 400
-    server.delay_s = 0
+    assert 0 < job.state().done <= 60
+    server.most = None
     download_job.start(job)
     wait_for(lambda: job.state().status == "finished")
     assert job.state().ok == 400
 
 
 def test_a_download_at_work_is_not_started_a_second_time(make, server):
-    job = make([server.url("silent")], dataclasses.replace(QUICK, timeout_s=30))
+    job = make([server.url("silent")], dataclasses.replace(QUICK, timeout_s=90))
     download_job.start(job)
     wait_for(lambda: job.state().status == "running" and server.asked)
     noted = (job.folder / "process.json").read_bytes()

@@ -72,6 +72,7 @@ PICTURES = {
 }  # fmt: skip
 LINKS = {
     "a link to nothing": (link("bad.png", "nothing.png"), "bad.png: the picture cannot be read (it is a link to nothing)"),
+    "a caption that is a link to a file elsewhere": ([link("bad.txt", "/etc/hostname")], "bad.png: the caption cannot be read (bad.txt: it is a link that leads out of the dataset's folder; copy the folder with cp -rL, which puts files in the place of links)"),
     "a link to itself": (link("bad.png", "bad.png"), "bad.png: the picture cannot be read (it is a link to nothing)"),
     "a pipe": (pipe, "bad.png: the picture cannot be read (it is neither a file nor a folder)"),
     "a caption that is a link to nothing": ([link("bad.txt", "nothing")], "bad.png: the caption cannot be read (bad.txt: it is a link to nothing)"),

@@ -72,6 +72,8 @@ def test_the_pairs_and_repeats_are_those_of_kohya(folder):
             "1 in album and 1 more"
         ),
         "pictures with a .caption and a .txt file, of which the first is used: 1",
+        "caption files with more than one line, of which only the first is used: 1 "
+        "(caption_text: whole file)",
     )
     assert report.captions_from_names == 2
 
@@ -161,3 +163,41 @@ def test_a_folder_without_repeats_or_metadata_is_refused_by_name(tmp_path):
         match="neither a metadata.json nor a folder of pictures with a name like 10_cat",
     ):
         load(tmp_path, layout="kohya")
+
+
+def test_folders_of_repeats_below_the_top_are_pointed_at(tmp_path):
+    picture(tmp_path, "img/10_sks man/r0.png")
+    picture(tmp_path, "reg/1_man/r1.png")
+    why = "its folders are named like 10_cat: load it by itself to have them shown so often"
+    with pytest.raises(TrainerError) as error:
+        load(tmp_path, on_problem="stop")
+    for folder in ("img", "reg"):
+        assert f"  {folder}: {why} (or choose the layout plain)\n" in str(error.value)
+    assert load(tmp_path)[1].layout == "plain"
+    plain = load(tmp_path, on_problem="stop", layout="plain")[0]
+    assert [pair.weight for pair in plain.pairs] == [1, 1]
+    (inside,) = load(tmp_path / "img", on_problem="stop")[0].pairs
+    assert (inside.weight, inside.caption) == (10, "sks man")
+    with pytest.raises(TrainerError, match="or the folder img or the folder reg."):
+        load(tmp_path, layout="kohya")
+
+
+@pytest.mark.parametrize(
+    ("files", "stops"),
+    [
+        (["2024/05_may/a.png", "2024/06_june/b.png"], False),
+        (["album/05_may/a.png", "album/06_june/b.png"], False),
+        (["album/10_best/a.png", "album/others/b.png"], False),
+        (["mine/10_cat/a.png", "mine/2_dog/b.png"], True),
+        (["img/10_cat/a.png", "others/b.png"], True),
+    ],
+)
+def test_folders_of_dates_are_no_repeats(tmp_path, files, stops):
+    for file in files:
+        picture(tmp_path, file)
+    said = "its folders are named like 10_cat: load it by itself"
+    if stops:
+        with pytest.raises(TrainerError, match=said):
+            load(tmp_path, on_problem="stop")
+    else:
+        assert said in str(load(tmp_path, on_problem="stop")[1])

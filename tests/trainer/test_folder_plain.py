@@ -91,8 +91,36 @@ def test_both_caption_files_and_a_shared_one_are_reported(tmp_path):
     assert report.notes == (
         "pictures with a .txt and a .caption file, of which the first is used: 1",
         "pictures that share a caption file with another of the same name: 2",
+        "caption files of no picture: orphan.txt",
     )
     assert report.other_files == {".txt": 1}
+
+
+def test_further_lines_are_counted_whatever_ends_them(tmp_path):
+    for name, data in {"a": b"one\rtwo", "b": b"one\r\ntwo\r\n", "c": b"one\n\n"}.items():
+        picture(tmp_path, f"2_cat/{name}.png")
+        text(tmp_path, f"2_cat/{name}.txt", data)
+    said = "caption files with more than one line, of which only the first is used: 2"
+    for layout in ("kohya", "plain"):
+        dataset, report = load(tmp_path, layout=layout)
+        assert {pair.caption for pair in dataset.pairs} == {"one"}
+        assert report.notes == (f"{said} (caption_text: whole file)",)
+    whole = load(tmp_path, caption_text="whole file")[0]
+    assert [pair.caption for pair in whole.pairs] == ["one\ntwo", "one\r\ntwo", "one"]
+
+
+def test_captions_that_clip_does_not_read_whole_are_counted(tmp_path, tokenizer):
+    for number in (1, 75, 76, 160):
+        picture(tmp_path, f"{number}.png")
+        text(tmp_path, f"{number}.txt", "cat " * number)
+    assert load(tmp_path, tokenizer=tokenizer)[1].notes == (
+        "captions of more than 75 CLIP tokens, cut off there unless data.text_chunks is raised: "
+        "2 (the longest has 160, for 3 chunks)",
+    )
+    assert load(tmp_path)[1].notes == ()
+    text(tmp_path, "1.txt", "cat\n{a|" + "cat " * 80 + "}")
+    (note,) = load(tmp_path, tokenizer=tokenizer, caption_text="drawn line")[1].notes
+    assert "3 (the longest has 160" in note
 
 
 @LINKS
@@ -110,6 +138,31 @@ def test_links_are_followed_but_no_folder_is_read_twice(tmp_path):
         "not read: a/circle (it is a link to a folder that is already read)",
         "not read: aa (it is a link to a folder that is already read)",
     )
+
+
+@LINKS
+def test_links_to_files_that_nobody_reads_are_notes_and_those_to_captions_are_not(tmp_path):
+    folder, outside = tmp_path / "in", tmp_path / "out"
+    picture(outside, "far.png")
+    text(outside, "far.txt", "far away")
+    text(outside, "own.txt", "linked inside")
+    (outside / "own.png").symlink_to("far.png")
+    (outside / "far2.png").symlink_to("far.png")
+    (outside / "far2.txt").symlink_to("own.txt")
+    picture(folder, "near.png")
+    text(folder, "near.txt", "near")
+    text(tmp_path, "README.md", "{}")
+    (folder / "linked").symlink_to(outside)
+    for name in ("README.md", "LICENSE.txt"):
+        (folder / name).symlink_to("../README.md")
+    dataset, report = load(folder, on_problem="stop")
+    assert by_image(dataset)["linked/far2.png"].caption == "linked inside"
+    assert sum("is a link that leads out" in note for note in report.notes) == 2
+    picture(folder, "named.png")
+    (folder / "metadata.jsonl").symlink_to("../README.md")
+    for on_problem in ("stop", "skip"):
+        with pytest.raises(TrainerError, match=r"metadata.jsonl may hold .* cp -rL"):
+            load(folder, on_problem=on_problem)
 
 
 def test_a_folder_is_a_group_and_stays_on_one_side(tmp_path):

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from cocktail.trainer.errors import TrainerError
+from cocktail.trainer.jobs import job as job_module
 from cocktail.trainer.jobs import lock as jobs_lock
 from cocktail.trainer.jobs import process
 from cocktail.trainer.jobs import queue as jobs_queue
@@ -23,8 +24,10 @@ from cocktail.trainer.jobs.control import Control
 from cocktail.trainer.jobs.job import (
     LAUNCH_LOCK,
     LOCK,
+    REQUESTS_LOCK,
     Job,
     LockLost,
+    Refused,
     State,
     Stopped,
     exclusive,
@@ -38,20 +41,25 @@ WORKER = """
 import sys, time
 sys.path.insert(0, {root!r})
 from pathlib import Path
-from trainer.jobs.job import Job, Stopped
+from trainer.jobs.job import Job
 from trainer.jobs.work import work
+class Pausable(Job):
+    commands = ("stop", "pause")
 folder = Path(sys.argv[2])
 while (folder / "slow").exists():
     time.sleep(0.01)
 def do(progress):
     progress.update(status="running", message=" ".join(sys.argv[3:]))
     while not (folder / "done").exists():
-        if progress.control.asked_to_stop():
-            raise Stopped
+        progress.control.heed()
         time.sleep(0.01)
     return "all done"
-sys.exit(work(Job(folder), do))
+sys.exit(work(Pausable(folder), do))
 """
+
+
+class Pausable(Job):
+    commands = ("stop", "pause")
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +75,7 @@ def worker(tmp_path, monkeypatch, root):
         wait_for(lambda f=file: not Job(f.parent).is_alive())
 
 
-def wait_for(true, seconds: float = 60.0) -> None:
+def wait_for(true, seconds: float = 300.0) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "nothing came of it"
@@ -612,16 +620,100 @@ def test_a_state_that_cannot_be_read_says_why_and_is_not_queued(tmp_path, writte
 def test_a_request_is_taken_once_and_nonsense_is_none(tmp_path):
     job, control = make(tmp_path), Control()
     job.request("stop")
-    assert job.take_request() == "stop" and job.take_request() is None
+    assert job.take_requests() == [{"command": "stop"}] and job.take_requests() == []
     with pytest.raises(TrainerError, match="Unknown command"):
         job.request("format the disk")
     for text in ("", "[]", "{}", '{"command": ["stop"]}', '{"command": "save"}'):
         (job.folder / "control.json").write_text(text)
-        assert job.take_request() is None and not (job.folder / "control.json").exists()
+        assert job.take_requests() == [] and not (job.folder / "control.json").exists()
     control.job = job
     assert not control.asked_to_stop()
     job.request("stop")
     assert control.asked_to_stop() and control.asked_to_stop()
+
+
+def test_wishes_of_several_people_wait_together_and_a_stop_counts_for_more_than_a_pause(tmp_path):
+    job, control = Pausable(make(tmp_path).folder), Control()
+    control.job = job
+    job.request("stop")
+    job.request("pause")
+    asked = json.loads((job.folder / "control.json").read_text())
+    assert asked["command"] == "stop", "what a process of an older version reads"
+    assert control.asked_to_stop() and control.stop and control.pause
+    assert type(control.ending()) is Stopped
+    (job.folder / "control.json").write_text('{"command": "pause", "time": 1.0}')
+    assert job.take_requests() == [{"command": "pause", "time": 1.0}], "as it was written before"
+
+
+def test_two_people_who_ask_for_different_pictures_both_get_them(tmp_path, monkeypatch):
+    class Drawing(Job):
+        commands = ("stop", "sample")
+
+    job, control = Drawing(make(tmp_path).folder), Control()
+    control.job = job
+    for text in ("a circle", "a square", "a circle"):
+        job.request("sample", prompts=[text])
+    lock = Lock(job.folder / REQUESTS_LOCK)
+    assert lock.take()
+    monkeypatch.setattr(job_module, "HEAR_WAIT_S", 0.0)
+    assert not control.asked_to_stop() and control.samples == [], "it works on meanwhile"
+    lock.let_go()
+    assert not control.asked_to_stop()
+    assert control.samples == [("a square",), ("a circle",)]
+    monkeypatch.setattr(job_module, "MOST_REQUESTS", 2)
+    for text in ("a", "b"):
+        job.request("sample", prompts=[text])
+    with pytest.raises(Refused, match="not heard 2 requests"):
+        job.request("sample", prompts=["c"])
+    job.request("stop")
+    assert control.asked_to_stop()
+
+
+def test_a_paused_job_has_no_process_frees_its_device_and_goes_on_when_it_is_put_again(tmp_path):
+    queue, other = queue_of(tmp_path), make(tmp_path, "other")
+    job = Pausable(make(tmp_path).folder)
+    queue.put("runs", job, "cpu")
+    queue.put("runs", other, "cpu")
+    queue.tick()
+    wait_for(lambda: status(job) == ["running"])
+    queue.pause("runs", job)
+    queue.pause("runs", other)
+    wait_for(lambda: not job.is_alive())
+    for one in (job, other):
+        assert one.state().rests and not one.state().at_work and one.state().can_go_on
+    assert "Resume it" in job.state().message
+    queue.tick()
+    assert status(job, other) == ["paused", "paused"] and not list(queue.folder.glob("*.json"))
+    queue.pause("runs", job)
+    queue.put("runs", job, "cpu")
+    assert status(job) == ["queued"]
+    queue.tick()
+    wait_for(lambda: status(job) == ["running"])
+    assert not job.state().at_rest
+    process.kill(job.folder)
+    wait_for(lambda: status(job) == ["interrupted"])
+    queue.stop("runs", other)
+    assert status(other) == ["stopped"]
+
+
+def test_a_pause_of_a_process_that_was_killed_reads_as_interrupted(tmp_path):
+    job = make(tmp_path, status="paused", message="The disk is full")
+    assert status(job) == ["interrupted"]
+    job = make(tmp_path, "resting", status="paused", at_rest=True)
+    assert status(job) == ["paused"]
+
+
+def test_a_job_is_left_alone_only_while_nobody_has_it(tmp_path):
+    queue, job = queue_of(tmp_path), make(tmp_path)
+    with queue.alone("runs", job):
+        assert status(job) == ["stopped"]
+    queue.put("runs", job, "cpu")
+    with pytest.raises(Refused, match="one is queued"), queue.alone("runs", job):
+        pass
+    queue.tick()
+    wait_for(lambda: status(job) == ["running"])
+    with pytest.raises(Refused, match="process is at work on one"), queue.alone("runs", job):
+        pass
 
 
 def test_a_stop_that_is_asked_for_while_the_process_still_starts_is_not_lost(tmp_path):

@@ -4,6 +4,7 @@ kills.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import subprocess
 import sys
@@ -18,10 +19,13 @@ import torch
 from PIL import Image
 
 import cocktail.trainer as trainer
+from cocktail.trainer import cache as cache_module
 from cocktail.trainer import latents as module
+from cocktail.trainer.command_line import main
 from cocktail.trainer.data.folder.folder import load_folder
 from cocktail.trainer.data.image import open_rgb, reduction
 from cocktail.trainer.data.manifest import Dataset
+from cocktail.trainer.errors import TrainerError
 from cocktail.trainer.latents import Latents, Picture, encode_missing
 from cocktail.trainer.model.networks import build_vae, load_vae
 
@@ -208,6 +212,42 @@ def test_what_is_there_is_not_encoded_again_and_needs_no_picture(
     assert encode([latents], vae) == {} and len(encoded) == 3
 
 
+@pytest.mark.parametrize("left", [0, 7, 0.5, -1])
+def test_a_latent_that_was_cut_off_is_made_again(dataset, tmp_path, vae, left):
+    latents = table(dataset, 64, tmp_path / "cache", vae)
+    assert latents.missing_bytes() > 0
+    encode([latents], vae)
+    before = files(tmp_path / "cache")
+    file = sorted((tmp_path / "cache").rglob("*.safetensors"))[1]
+    data = file.read_bytes()
+    file.write_bytes(data[: int(len(data) * left) if isinstance(left, float) else left])
+    assert latents.missing_bytes() == len(data)
+    encode([latents], vae)
+    assert files(tmp_path / "cache") == before and latents.missing_bytes() == 0
+
+
+def test_what_the_cache_will_grow_by_is_known_before(dataset, tmp_path, vae):
+    latents = table(dataset, 64, tmp_path / "cache", vae)
+    told = latents.missing_bytes()
+    encode([latents], vae)
+    assert told == sum(len(data) for data in files(tmp_path / "cache").values())
+
+
+def test_a_latent_that_is_damaged_under_way_is_named_and_made_again_next_time(
+    dataset, tmp_path, vae
+):
+    latents = table(dataset, 64, tmp_path / "cache", vae)
+    encode([latents], vae)
+    picture = forms(dataset)[0]
+    (file,) = (tmp_path / "cache").rglob(f"{latents.key(*picture)}.safetensors")
+    before = file.read_bytes()
+    file.write_bytes(bytes(len(before)))
+    with pytest.raises(TrainerError, match="Resume the run: it is made again"):
+        latents.load([picture])
+    encode([latents], vae)
+    assert file.read_bytes() == before
+
+
 def test_only_a_few_pictures_wait_for_the_vae(tmp_path, vae, monkeypatch):
     folder = tmp_path / "pictures"
     folder.mkdir()
@@ -284,3 +324,17 @@ def test_a_resolution_that_no_run_could_have_is_refused(tmp_path):
             capture_output=True,
         )
         assert done.returncode == 1 and words in done.stderr
+
+
+def test_latents_for_which_the_disk_has_no_room_end_in_words(
+    few_shapes, tiny_base, tmp_path, monkeypatch, capsys
+):
+    def full(path, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    few_shapes.save(tmp_path / "dataset.parquet")
+    monkeypatch.setattr(cache_module, "write_bytes", full)
+    given = [str(tiny_base), str(tmp_path / "dataset.parquet"), "--cache", str(tmp_path / "cache")]
+    assert main(["latents", *given, "--resolution", "64"]) == 1
+    said = capsys.readouterr().err
+    assert f"error: The disk of {tmp_path / 'cache'} is full. Make room and start" in said

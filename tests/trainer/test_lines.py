@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -113,7 +114,7 @@ def test_a_kind_that_is_no_text_matters_to_nobody(file):
 def test_lines_that_matter_are_kept_and_read_once(file, monkeypatch):
     followed, asked = Followed(file, ["saved"]), []
     read = Lines.read
-    monkeypatch.setattr(Lines, "read", lambda f, after=0: asked.append(after) or read(f, after))
+    monkeypatch.setattr(Lines, "read", lambda f, *at: asked.append(at[0]) or read(f, *at))
     assert followed.lines() == []
     file.append({"kind": "saved", "n": 1}, {"kind": "step", "n": 2})
     size = file.path.stat().st_size
@@ -125,3 +126,9 @@ def test_lines_that_matter_are_kept_and_read_once(file, monkeypatch):
     assert followed.lines() == []
     file.append({"kind": "saved", "n": 4})
     assert [line["n"] for line in followed.lines()] == [4]
+
+
+def test_numbers_that_json_does_not_have_are_written_as_null(tmp_path):
+    file = Lines(tmp_path / "lines.jsonl")
+    file.append({"loss": math.nan, "levels": [1.5, -math.inf], "of": {"norm": math.inf}})
+    assert file.path.read_text() == '{"loss": null, "levels": [1.5, null], "of": {"norm": null}}\n'

@@ -26,6 +26,7 @@ from cocktail.trainer.data.fetch.network import (
     network_errors,
     read_network_settings,
     require_download,
+    require_wandb,
     retry_after_s,
     robots_tags,
 )
@@ -217,6 +218,39 @@ def test_an_address_in_a_url_is_checked(host):
         check_url(f"http://{host}/a.png", PUBLIC_ONLY)
 
 
+@pytest.mark.parametrize(
+    "host",
+    [
+        "2130706433", "127.1", "0", "0177.0.0.1", "0x7f.1", "0x7f000001", "127.0.1", "127.0.0.01",
+        "127.1.", "0x", "\uff11\uff12\uff17.1", "127\u30020\u30020\u30021", "foo.0x7f",
+        "4294967295", "99999999999", "127.0.0.1.5",
+    ],
+)  # fmt: skip
+def test_a_number_in_another_spelling_is_refused_before_anything_connects(host):
+    for settings in (PUBLIC_ONLY, ALL):
+        try:
+            check_url(f"http://{host}/a.png", settings)
+        except (RefusedAddress, BadURL):
+            continue
+        assert settings == ALL and host.startswith("127\u3002"), "yarl wrote it as 127.0.0.1"
+
+
+@pytest.mark.parametrize("host", ["1.example.com", "0x7f.example", "a1", "3com", "xn--0-9ga.de"])
+def test_names_with_digits_are_names(host):
+    assert check_url(f"http://{host}/a.png", PUBLIC_ONLY)
+
+
+def test_without_the_gate_at_the_socket_nothing_is_fetched(tmp_path, monkeypatch, server):
+    file = tmp_path / "network.json"
+    file.write_text('{"download": true}', encoding="utf-8")
+    monkeypatch.setattr(network, "has_socket_gate", lambda: False)
+    with pytest.raises(TrainerError, match="Update it"):
+        require_download(file)
+    with pytest.raises(Failure, match="Update it"):
+        fetch(f"http://localhost:{server.server_port}/", PUBLIC_ONLY)
+    assert server.paths == []
+
+
 @pytest.mark.parametrize("host", ["localhost", "2130706433", "0x7f.1", "127.1"])
 def test_a_name_that_leads_to_this_machine_is_refused_before_anything_is_asked(server, host):
     url = f"http://{host}:{server.server_port}/secret"
@@ -263,6 +297,17 @@ def test_the_socket_is_checked_too(server):
         fetch(f"http://127.0.0.1:{server.server_port}/", PUBLIC_ONLY)
     assert caught.value.status == "refused_address"
     assert server.paths == []
+
+
+def test_weights_and_biases_is_behind_the_owners_switch(tmp_path):
+    file = tmp_path / "network.json"
+    for text in (None, "{}", '{"download": true}', '{"wandb": false}'):
+        if text:
+            file.write_text(text, encoding="utf-8")
+        with pytest.raises(TrainerError, match="has not allowed"):
+            require_wandb(file)
+    file.write_text('{"wandb": true}', encoding="utf-8")
+    require_wandb(file)
 
 
 def test_robots_tags():

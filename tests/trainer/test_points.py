@@ -13,7 +13,16 @@ from safetensors.torch import load_file, save_file
 from cocktail.trainer.errors import TrainerError
 from cocktail.trainer.model.ema import Ema
 from cocktail.trainer.model.layers import Weights
-from cocktail.trainer.resume import Point, Position, load_point, restore, take_point, write_point
+from cocktail.trainer.resume import (
+    Point,
+    Position,
+    drop_points,
+    load_point,
+    restore,
+    set_aside,
+    take_point,
+    write_point,
+)
 from cocktail.trainer.settings.groups import EmaSettings
 
 ADAMW = {
@@ -144,7 +153,7 @@ def test_a_point_is_written_as_it_has_always_been(tmp_path):
 
 def test_a_point_of_an_earlier_version_brings_every_component_back(written):
     found = components([5.0, 5.0])
-    point = load_point(written)
+    point, _ = load_point(written)
     assert point.position == Position(**POSITION)
     restore(point, found)
     (parameter,) = found["unet"].parameters.values()
@@ -158,10 +167,49 @@ def test_a_point_of_an_earlier_version_brings_every_component_back(written):
 
 
 def test_a_point_that_lacks_a_component_is_refused(written):
-    point = load_point(written)
+    point, _ = load_point(written)
     without = replace(point, values={n: v for n, v in point.values.items() if n != "scaler"})
     with pytest.raises(TrainerError, match="point of step 7 has no scaler"):
         restore(without, components([5.0, 5.0]))
     other = Point(point.position, {"unet": {"conv.bias": torch.zeros(2)}}, {})
     with pytest.raises(TrainerError, match="other layers were trained"):
         restore(other, {"unet": components([5.0, 5.0])["unet"]})
+
+
+def test_cut_points_are_named_and_the_newest_whole_one_is_used(tmp_path):
+    for step in (1, 2, 3, 4):
+        write_point(tmp_path, take_point(Position(0, step, step), components([1.0, float(step)])))
+    names = ["step-00000003", "step-00000004"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    torn = tmp_path / names[1] / "unet.safetensors"
+    torn.write_bytes(torn.read_bytes()[:-1])
+    point, passed_over = load_point(tmp_path)
+    assert point.position.step == 3 and passed_over == names[1:]
+    for text in ('{"format": 2', "[]", '{"format": 2}'):
+        (tmp_path / names[0] / "manifest.json").write_text(text)
+        assert load_point(tmp_path) == (None, names[::-1])
+
+
+def test_a_cut_point_never_pushes_out_a_whole_one(tmp_path):
+    for step in (1, 9):
+        write_point(tmp_path, take_point(Position(0, step, step), components([1.0, 2.0])))
+    (tmp_path / "step-00000009" / "ema.safetensors").write_bytes(b"")
+    for step in (2, 3):
+        write_point(tmp_path, take_point(Position(0, step, step), components([1.0, 2.0])))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000002", "step-00000003"]
+
+
+def test_an_unreadable_point_of_the_right_size_is_set_aside_and_written_again(tmp_path):
+    for step in (1, 2):
+        write_point(tmp_path, take_point(Position(0, step, step), components([1.0, 2.0])))
+    newest = tmp_path / "step-00000002" / "unet.safetensors"
+    newest.write_bytes(bytes(newest.stat().st_size))
+    point, passed_over = load_point(tmp_path)
+    assert point.position.step == 1 and passed_over == ["step-00000002"]
+    set_aside(tmp_path, passed_over)
+    drop_points(tmp_path, keep=1)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"step-00000001", ".step-00000002.damaged"}
+    write_point(tmp_path, take_point(Position(0, 2, 2), components([1.0, 2.0])))
+    assert {path.name for path in tmp_path.iterdir()} == {"step-00000001", "step-00000002"}
+    assert load_point(tmp_path)[0].position.step == 2

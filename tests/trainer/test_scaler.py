@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState
 
 from cocktail.trainer.journal import Journal
 from cocktail.trainer.preparation import prepare
@@ -16,18 +15,14 @@ from cocktail.trainer.workers import Workers
 
 
 @pytest.fixture
-def begin(make_tiny_run):
-    """Makes runs that stand at their first step, both parts learning; what accelerate keeps
-    globally goes afterwards.
-    """
+def begin(make_tiny_run, alone):
+    """Makes runs that stand at their first step, both parts learning."""
 
     def make(name: str) -> Training:
         run = make_tiny_run(name, precision="fp32", train_text_encoder=True, ema={"decay": 0.9})
         return prepare(run, Journal(run, silent=True), Workers(run.settings))
 
-    yield make
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
+    return make
 
 
 def step(training: Training, number: int):

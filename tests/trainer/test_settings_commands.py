@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -106,6 +107,24 @@ def test_new_makes_a_run_folder_with_a_preset_and_changes(given, tmp_path, capsy
     assert "taken by another run" in capsys.readouterr().err
 
 
+def test_new_reads_a_folder_as_load_dataset_can(given, tmp_path, capsys):
+    for file in (tmp_path / "pictures").glob("*.txt"):
+        file.write_text(f"{file.read_text(encoding='utf-8')}\nand more", encoding="utf-8")
+    more = ["--caption-text", "whole file", "--layout", "plain", "--background", "#102030"]
+    printed = output(capsys, *given, *more)
+    dataset = Run.open(tmp_path / "runs" / "first").dataset()
+    assert dataset.background == "#102030" and "read as plain: as asked" in printed
+    assert all(pair.caption.endswith("\nand more") for pair in dataset.pairs)
+
+
+def test_the_command_that_new_prints_can_be_pasted(given, tmp_path, capsys):
+    given[1] = str(tmp_path / "my runs & more's")
+    command = output(capsys, *given).splitlines()[-1]
+    if os.name != "nt":
+        expected = ["python", "-m", "trainer", "run", str(Path(given[1]) / "first")]
+        assert shlex.split(command) == expected
+
+
 def without_tokenizer(arguments):
     place = arguments.index("--tokenizer")
     return arguments[:place] + arguments[place + 2 :]
@@ -139,7 +158,7 @@ def test_new_says_how_to_give_a_tokenizer_when_there_is_none(given, tmp_path, mo
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_run_made_by_new_trains(given, tmp_path, capsys):
+def test_a_run_made_by_new_trains(given, tmp_path, capsys, alone):
     small = [
         "resolution=64",
         "bucket_step=16",
@@ -150,8 +169,9 @@ def test_a_run_made_by_new_trains(given, tmp_path, capsys):
     ]
     output(capsys, *given, *(part for line in small for part in ("--set", line)))
     folder = tmp_path / "runs" / "first"
-    assert main(["run", str(folder)]) == 0
-    assert Run.open(folder).state().status == "finished"
+    status = main(["run", str(folder)])
+    state = Run.open(folder).state()
+    assert (status, state.status) == (0, "finished"), state.message
 
 
 @pytest.mark.parametrize(

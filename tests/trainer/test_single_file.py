@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from cocktail.trainer.errors import TrainerError
-from cocktail.trainer.model.networks import build_unet, build_vae
+from cocktail.trainer.model import layout
+from cocktail.trainer.model.layout import check_sd15, fault
+from cocktail.trainer.model.networks import build_unet, build_vae, load_model, load_vae
+from cocktail.trainer.model.networks import sd15_shapes as built_shapes
 from cocktail.trainer.model.single_file import (
+    TEXT_ENCODER,
     UNET,
+    VAE,
     Level,
-    check_sd15,
     family_of,
     inspect,
+    read_shapes,
     unet_levels,
     unet_name,
     vae_name,
@@ -103,3 +108,99 @@ def test_a_pickle_is_refused_before_it_is_opened(tmp_path):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(TrainerError, match="no file gone.safetensors"):
         inspect(tmp_path / "gone.safetensors")
+
+
+def bare(shape: tuple[int, ...]) -> list[int]:
+    return [side for side in shape if side != 1]
+
+
+@pytest.mark.parametrize("file", ["full size", "tiny"])
+def test_a_whole_base_has_the_tensors_that_the_libraries_modules_have(file, tiny_base):
+    shapes = built_shapes() if file == "full size" else read_shapes(tiny_base)
+    wanted = dict(layout.sd15_tensors(shapes))
+    assert {n: bare(s) for n, s in wanted.items()} == {n: bare(s) for n, s in shapes.items()}
+    assert fault(shapes) == ""
+
+
+ATTENTION = VAE + "encoder.mid.attn_1."
+FC1 = TEXT_ENCODER + "encoder.layers.5.mlp.fc1.weight"
+LAYER = TEXT_ENCODER + "encoder.layers."
+VOCABULARY = TEXT_ENCODER + "embeddings.token_embedding.weight"
+BLOCK = UNET + "input_blocks.5.0.in_layers.0.weight"
+OUT = UNET + "input_blocks.4.0.out_layers.3.weight"
+SCALE = UNET + "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight_scale"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({ATTENTION + "q.weight": None, ATTENTION + "to_to_q.weight": (512, 512, 1, 1)}, "to_to_q"),
+        ({UNET + "out.2.bias": None}, "out.2.bias is missing"),
+        ({VAE + "encoder.conv_in.weight": None}, "encoder.conv_in.weight is missing"),
+        ({VAE + "encoder.": None}, "encoder.down.0.block.0.conv1.weight is missing"),
+        ({VAE + "decoder.up.1.": None}, "decoder.up.1.block.0.norm1.weight is missing"),
+        ({VOCABULARY: (49409, 768)}, "has the shape [49409, 768], not [49408, 768]"),
+        ({FC1: None}, f"{FC1} is missing"),
+        ({TEXT_ENCODER + "encoder.layers.5.": None}, "encoder.layers.5"),
+        ({BLOCK: None}, f"{BLOCK} is missing"),
+        ({OUT: None}, f"{OUT} is missing"),
+        ({UNET + "input_blocks.11.": None}, "input_blocks.11.0.in_layers.0.weight is missing"),
+        ({SCALE: (1,)}, f"{SCALE} has no place"),
+        ({LAYER + "99999999.x": (1,)}, "encoder.layers.99999999.x has no place"),
+        ({UNET + "input_blocks." + "9" * 5000 + ".0": (1,)}, "has no place"),
+        ({LAYER + "9999.x": (1,)}, "encoder.layers.12.self_attn.q_proj.weight is missing"),
+    ],
+)
+def test_a_base_that_is_not_whole_is_refused_with_the_name_of_the_tensor(change, words):
+    shapes = built_shapes()
+    for name, shape in change.items():
+        if shape is None:
+            shapes = {other: s for other, s in shapes.items() if not other.startswith(name)}
+        else:
+            shapes[name] = shape
+    assert words in fault(shapes)
+
+
+def test_every_tensor_that_is_read_is_missed(tiny_base):
+    shapes = read_shapes(tiny_base)
+    for name in shapes:
+        assert fault({other: shape for other, shape in shapes.items() if other != name}), name
+
+
+def test_what_is_only_copied_may_be_there_and_novelais_names_are_read(tiny_base, tmp_path):
+    tensors = load_file(tiny_base)
+    for name in [name for name in tensors if name.startswith(TEXT_ENCODER)]:
+        short = name.replace("text_model.", "")
+        tensors[short] = tensors.pop(name)
+    tensors["cond_stage_model.transformer.embeddings.position_ids"] = torch.arange(77)[None]
+    tensors["model_ema.decay"] = torch.ones(1)
+    tensors[VAE + "loss.logvar"] = torch.zeros(1)
+    save_file(tensors, tmp_path / "novelai.safetensors")
+    check_sd15(tmp_path / "novelai.safetensors")
+    load_model(tmp_path / "novelai.safetensors")
+
+
+@pytest.mark.parametrize("kind", [torch.int8, torch.uint8])
+def test_a_quantised_base_is_refused(tiny_base, tmp_path, kind):
+    tensors = load_file(tiny_base)
+    name = UNET + "out.2.weight"
+    tensors[name] = tensors[name].to(kind)
+    save_file(tensors, tmp_path / "base.safetensors")
+    with pytest.raises(TrainerError, match=f"{name} is stored as .*quantised"):
+        check_sd15(tmp_path / "base.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("name", "load", "value"),
+    [
+        (UNET + "out.2.weight", load_model, float("nan")),
+        (TEXT_ENCODER + "final_layer_norm.bias", load_model, float("inf")),
+        (VAE + "quant_conv.weight", load_vae, float("nan")),
+    ],
+)
+def test_a_number_that_is_none_is_the_bases_fault(tiny_base, tmp_path, name, load, value):
+    tensors = load_file(tiny_base)
+    tensors[name].view(-1)[0] = value
+    save_file(tensors, tmp_path / "base.safetensors")
+    with pytest.raises(TrainerError, match=f"base.safetensors is damaged: {name} holds NaN or inf"):
+        load(tmp_path / "base.safetensors")

@@ -103,3 +103,13 @@ def test_a_folder_of_its_own_and_named_sets_are_measured_and_never_trained_on():
         add_validation_set(training, training)
     with pytest.raises(TrainerError, match="same background"):
         add_validation_set(training, dataclasses.replace(faces, background="#000000"))
+
+
+@pytest.mark.parametrize("together", TOGETHER)
+def test_pairs_that_all_belong_together_are_refused_with_the_reason(together):
+    copies = tuple(
+        dataclasses.replace(pair, image_hash="a" * 64, group="one", caption="one")
+        for pair in pairs(3)
+    )
+    with pytest.raises(TrainerError, match=f"All 3 pairs have the {together}.*Add pairs that diff"):
+        split(dataset(*copies), 0.15, 1, together=together)

@@ -131,6 +131,22 @@ def test_cached_embeddings_are_the_encoders_and_short_captions_keep_their_keys(t
         frozen.embed(captions, "cpu"), text(2).embed(captions, "cpu"), strict=True
     ):
         assert torch.allclose(one, other, atol=1e-5)
-    assert sha256_text("a cat") in frozen.cache and sha256_text("") in frozen.cache
+    one = (77, 768)
+    assert all(frozen.cache.holds(sha256_text(words), one) for words in ("a cat", ""))
     short = text(1, trained=False)
-    assert sha256_text(captions[1]) not in short.cache, "one chunk and two are kept apart"
+    assert not short.cache.holds(sha256_text(captions[1]), one), "one chunk and two are kept apart"
+
+
+def test_an_embedding_that_was_cut_off_is_made_again(text):
+    captions = ["a cat", "cat " * 100]
+    frozen = text(2, trained=False)
+    told = frozen.missing_bytes(captions)
+    frozen.prepare(captions, "cpu", lambda *_: None)
+    kept = sorted(frozen.cache.folder.rglob("*.safetensors"))
+    before = [file.read_bytes() for file in kept]
+    assert told == sum(map(len, before)) and frozen.missing_bytes(captions) == 0
+    for file, data in zip(kept, before, strict=True):
+        file.write_bytes(data[:-1])
+    assert frozen.known(captions) == {} and frozen.missing_bytes(captions) == told
+    frozen.prepare(captions, "cpu", lambda *_: None)
+    assert [file.read_bytes() for file in kept] == before

@@ -30,6 +30,7 @@ from cocktail.trainer.settings.run_settings import RunSettings
 from cocktail.trainer.shapes import draw_shapes
 
 from .conftest import make_tiny_base
+from .held import hold, let_go
 
 SETTINGS = RunSettings(
     resolution=64,
@@ -39,6 +40,7 @@ SETTINGS = RunSettings(
     learning_rate=3e-4,
     train_text_encoder=False,
     validation_timesteps=2,
+    precision="fp32",
 )
 
 
@@ -97,7 +99,7 @@ def wait_for(condition, process) -> None:
         if condition():
             return
         time.sleep(0.02)
-    pytest.fail("it never happened")
+    assert condition(), "it never happened"
 
 
 def alive(process) -> bool:
@@ -153,6 +155,10 @@ def test_what_does_not_fit_on_the_disk_is_not_begun(make_tiny_run, monkeypatch):
         check_disk(run)
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=needed))
     check_disk(run)
+    with pytest.raises(TrainerError, match="but only"):
+        check_disk(run, cache_bytes=1)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=needed + 1))
+    check_disk(run, cache_bytes=1)
 
 
 @pytest.fixture
@@ -174,17 +180,22 @@ def varied(few_shapes) -> Dataset:
     return replace(few_shapes, pairs=pairs, caption_mix=(("caption", 0.5), ("tags", 0.5)))
 
 
-def test_killed_at_any_moment_and_resumed_it_ends_with_the_same_weights(make_tiny_run, varied):
-    whole = make_tiny_run("whole", dataset=varied)
-    killed = make_tiny_run("killed", dataset=varied)
-    assert train(whole) == 0, whole.log_tail()
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.only_all)])
+def test_killed_at_any_moment_and_resumed_it_ends_with_the_same_weights(
+    make_tiny_run, fork_training, varied, precision
+):
+    whole = make_tiny_run("whole", dataset=varied, precision=precision)
+    killed = make_tiny_run("killed", dataset=varied, precision=precision)
+    assert exit_status(fork_training(whole)) == 0, whole.log_tail()
     steps = whole.state().step
     for step in (1, steps // 2 + 1, steps - 1):
-        process = start(killed)
+        hold(killed.folder, step)
+        process = fork_training(killed)
         wait_for_step(killed, step, process)
         process.kill()
-        process.wait()
-    assert train(killed) == 0, killed.log_tail()
+        process.join()
+    let_go(killed.folder)
+    assert exit_status(fork_training(killed)) == 0, killed.log_tail()
     assert same(weights(whole), weights(killed))
 
 
@@ -193,9 +204,11 @@ def test_stopped_in_the_middle_of_an_epoch_it_goes_on_from_that_very_step(
 ):
     whole, stopped = make_tiny_run("unstopped"), make_tiny_run("stopped")
     assert exit_status(fork_training(whole)) == 0, whole.log_tail()
+    hold(stopped.folder, 2)
     process = fork_training(stopped)
     wait_for_step(stopped, 2, process)
     stopped.request("stop")
+    let_go(stopped.folder)
     assert exit_status(process) == 0
     assert stopped.state().status == "stopped"
     lines = len(stopped.metrics())
@@ -248,16 +261,34 @@ def test_stopped_in_the_middle_of_a_validation_it_measures_again_and_goes_on(
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_before_its_weights_are_touched(
-    make_tiny_run, fork_training, tiny_base, tmp_path
+    make_tiny_run, fork_training, few_shapes
 ):
-    tensors = load_file(tiny_base)
-    tensors[UNET + "input_blocks.0.0.weight"].fill_(float("nan"))
-    save_file(tensors, tmp_path / "nan.safetensors")
-    run = make_tiny_run("nan", base=tmp_path / "nan.safetensors")
+    pairs = tuple(replace(pair, loss_scale=1e39) for pair in few_shapes.pairs)
+    run = make_tiny_run("infinite", dataset=replace(few_shapes, pairs=pairs))
     assert exit_status(fork_training(run)) == 1
     assert run.state().status == "failed"
-    assert "step 1 is not finite" in run.state().message and ".png (nan)" in run.state().message
+    assert "step 1 is not finite" in run.state().message and ".png (inf)" in run.state().message
     assert run.checkpoints() == []
+
+
+@pytest.mark.parametrize("largest", [False, True])
+def test_a_base_without_a_loss_is_blamed_itself_and_no_file_holds_nan(
+    make_tiny_run, fork_training, tiny_base, tmp_path, largest
+):
+    tensors = load_file(tiny_base)
+    weight = tensors[UNET + "input_blocks.0.0.weight"]
+    if largest:
+        tensors[UNET + "input_blocks.0.0.weight"] = torch.full(weight.shape, 3e38)
+    else:
+        weight.fill_(float("nan"))
+    save_file(tensors, tmp_path / "odd.safetensors")
+    run = make_tiny_run("odd", base=tmp_path / "odd.safetensors")
+    assert exit_status(fork_training(run)) == 1
+    state = run.state()
+    assert state.status == "failed" and state.step == 0 and run.checkpoints() == []
+    assert "odd.safetensors" in state.message and "the base itself" in state.message.lower()
+    for file in run.folder.glob("*.json"):
+        json.loads(file.read_text(encoding="utf-8"), parse_constant=pytest.fail)
 
 
 def test_a_second_process_on_one_run_is_refused(make_tiny_run, fork_training):
@@ -276,10 +307,12 @@ def test_a_second_process_on_one_run_is_refused(make_tiny_run, fork_training):
 def test_a_torn_resume_point_is_passed_over_for_the_one_before(make_tiny_run, fork_training):
     whole, torn = make_tiny_run("untorn"), make_tiny_run("torn")
     assert exit_status(fork_training(whole)) == 0
+    hold(torn.folder, 4)
     process = fork_training(torn)
     wait_for_step(torn, 4, process)
     process.kill()
     process.join()
+    let_go(torn.folder)
     points = sorted((torn.folder / "resume").glob("step-*"))
     assert len(points) == 2
     with (points[-1] / "unet.safetensors").open("r+b") as file:
@@ -287,6 +320,9 @@ def test_a_torn_resume_point_is_passed_over_for_the_one_before(make_tiny_run, fo
     assert exit_status(fork_training(torn)) == 0, torn.log_tail()
     starts = [line["step"] for line in torn.metrics() if line["kind"] == "start"]
     assert starts == [0, int(points[0].name.removeprefix("step-"))]
+    (told,) = [line["text"] for line in torn.metrics() if line["kind"] == "warning"]
+    assert points[-1].name in told and f"from that of step {starts[1]}" in told
+    assert told in torn.log_tail(60)
     assert same(weights(whole), weights(torn))
 
 
@@ -342,6 +378,21 @@ def test_a_full_disk_pauses_the_run_until_there_is_room(
     assert same(weights(whole), weights(full))
 
 
+def test_a_disk_that_is_full_while_pictures_are_encoded_pauses_the_run(
+    make_tiny_run, fork_training
+):
+    # A resolution of its own: no other test has filled the cache with it.
+    run = make_tiny_run("full-cache", epochs=1, resolution=160)
+    (run.folder / "full.txt").write_text("")
+    process = fork_training(run, disk_full_while=run.folder / "full.txt")
+    wait_for(lambda: run.state().status == "paused", process)
+    assert "Make room" in run.state().message and run.metrics() == []
+    (run.folder / "full.txt").unlink()
+    assert exit_status(process) == 0, run.log_tail()
+    assert run.state().status == "finished" and run.state().skipped == 0
+    assert not list(Path(run.paths.cache).rglob(".*"))
+
+
 def test_samples_ema_and_every_other_extra_leave_the_weights_alone(make_tiny_run, fork_training):
     plain = make_tiny_run("without")
     extras = {
@@ -359,6 +410,12 @@ def test_samples_ema_and_every_other_extra_leave_the_weights_alone(make_tiny_run
     lines = full.metrics()
     validations = [line for line in lines if line["kind"] == "validation"]
     assert all("train_loss" in line and "ema_loss" in line for line in validations)
+    for line, record in zip(validations, full.validations(), strict=True):
+        losses = {pair: sum(levels) / len(levels) for pair, levels in record["levels"].items()}
+        assert losses == pytest.approx(record["pairs"], abs=2e-7)
+        measured = [sum(levels) / len(levels) for levels in record["training"].values()]
+        assert len(measured) == 3, "half of the six training pairs"
+        assert sum(measured) / 3 == pytest.approx(line["train_loss"], abs=2e-7)
     drawn = [name for line in lines if line["kind"] == "samples" for name in line["files"]]
     assert drawn and all((full.folder / "samples" / name).is_file() for name in drawn)
     kept = {checkpoint.step for checkpoint in full.checkpoints()}

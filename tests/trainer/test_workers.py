@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from cocktail.trainer.jobs.device import slow_precision
 
 from ..comfy import free_port
 from .test_training import exit_status
@@ -57,3 +60,11 @@ def test_two_processes_give_the_loss_curve_of_one(make_tiny_run, fork_training, 
         assert second == pytest.approx(first, rel=1e-4)
     assert two.state().last_validation == pytest.approx(one.state().last_validation, rel=1e-4)
     assert len(two.checkpoints()) == len(one.checkpoints())
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_bf16_is_warned_of_where_the_processor_has_no_instructions_for_it(monkeypatch, known):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: known)
+    said = slow_precision("bf16", "cpu")
+    assert ("Set precision to fp32" in said) == (not known)
+    assert slow_precision("fp32", "cpu") == slow_precision("bf16", "cuda:0") == ""

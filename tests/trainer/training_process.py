@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -11,17 +12,21 @@ def train_quietly(folder: str, disk_full_while: str | None = None, room_bytes: i
     process'.
 
     One thread: several trainings at a time would fight for the cores. While the file
-    `disk_full_while` is there, writing tensors fails as it does on a full disk. `room_bytes` is how
-    much more memory the process may take, 0 = all there is.
+    `disk_full_while` is there, writing tensors and to the cache fails as it does on a full disk.
+    `room_bytes` is how much more memory the process may take, 0 = all there is.
     """
     import torch
 
+    from cocktail.trainer.jobs.lines import Lines
     from cocktail.trainer.loop import train
+
+    from .held import mind
 
     log = (Path(folder) / "log.txt").open("a", buffering=1)
     os.dup2(log.fileno(), 1)
     os.dup2(log.fileno(), 2)
     torch.set_num_threads(1)
+    mind(Lines)
     if disk_full_while:
         fill_disk(Path(disk_full_while))
     if room_bytes:
@@ -35,8 +40,21 @@ def train_quietly(folder: str, disk_full_while: str | None = None, room_bytes: i
 
 
 def fill_disk(while_there: Path) -> None:
-    """Let safetensors fail in its own words for as long as a file is there."""
+    """Let safetensors fail in its own words, and files of the cache as the system does, for as long
+    as a file is there.
+    """
     import safetensors.torch
+
+    from cocktail.trainer import cache
+
+    write_bytes = cache.write_bytes
+
+    def write_to_cache(path, data):
+        if while_there.exists():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        write_bytes(path, data)
+
+    cache.write_bytes = write_to_cache
 
     write = safetensors.torch.save_file
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -202,6 +202,24 @@ def steps_of_epoch(
         counts[bucket] += _times(weights.get(pair_id, 1.0), seed, epoch, pair_id)
     planned = sum(math.ceil(count / batch_size) for count in counts.values())
     return math.ceil(planned / accumulate)
+
+
+def shows_anything(weights: Mapping[str, float], seed: int, epochs: int) -> bool:
+    """Whether any of so many epochs shows any pair of these weights."""
+    return any(
+        _times(weight, seed, epoch, pair_id)
+        for epoch in range(epochs)
+        for pair_id, weight in weights.items()
+    )
+
+
+def no_steps(weights: Collection[float], epochs: int) -> str:
+    """What is wrong with a run that has no step, and what to do."""
+    return (
+        f"The run would have no step: an epoch shows a pair as often as its weight says (multiply, "
+        f"repeats), and the {len(weights)} pairs to train on have {sum(weights):g} altogether, "
+        f"which came to nothing in each of its {epochs} epochs. Raise the weights, or add pairs."
+    )
 
 
 def _times(weight: float, seed: int, epoch: int, pair_id: str) -> int:

@@ -8,6 +8,9 @@ import re
 import threading
 import warnings
 from collections.abc import Iterator
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
@@ -21,19 +24,46 @@ MAX_PIXELS = 178_956_970
 bombs).
 """
 TOO_MANY = f"it has more than {MAX_PIXELS} pixels, which is the limit"
+PACKAGES = {
+    **dict.fromkeys((".heic", ".heif", ".hif"), "pillow-heif"),
+    ".jxl": "pillow-jxl-plugin",
+}
+"""Packages that Pillow needs for some kinds of pictures, by suffix."""
+MODULES = {"pillow-heif": "pillow_heif", "pillow-jxl-plugin": "pillow_jxl"}
 SUFFIXES = frozenset(
     (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
-)
+).union(end for end, package in PACKAGES.items() if find_spec(MODULES[package]))
 FORMATS = (
-    *("PNG", "JPEG", "MPO", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "JPEG2000", "PPM", "HEIF"),
+    *(
+        "PNG",
+        "JPEG",
+        "MPO",
+        "WEBP",
+        "AVIF",
+        "GIF",
+        "BMP",
+        "DIB",
+        "TIFF",
+        "JPEG2000",
+        "PPM",
+        "HEIF",
+        "JXL",
+    ),
 )
-"""The formats that are read, by Pillow's names, whatever the suffix says. HEIF works when
-pillow-heif is installed and registered.
+"""The formats that are read, by Pillow's names, whatever the suffix says. HEIF and JXL work
+when their PACKAGES are installed.
 
 Others are left out on purpose: to open PostScript, for example, Pillow starts another program.
 """
+MOST_SCANS = 100
+"""Of a JPEG. A progressive one has about ten; each costs as much time as a whole picture."""
+TOO_MANY_SCANS = f"it is a JPEG of more than {MOST_SCANS} scans, which takes too long to decode"
 STRIP = 256
 """Rows that are composited at a time."""
+MARKER = re.compile(rb"\xff([\x02-\xcf\xd8-\xfe])")
+"""A marker of a JPEG, but those that may stand inside a scan."""
+START, END, SCAN = b"\xd8", b"\xd9", b"\xda"
+"""The markers of the beginning and the end of a JPEG, and of a scan. The first two have no data."""
 ORIENTATION = 0x0112
 """The Exif tag that says how a camera was held."""
 DOWNLOADED = "it is a web page, not a picture: whatever saved it got an HTML answer"
@@ -93,7 +123,7 @@ def open_rgb(
         raise TrainerError(f"it cannot be read: {error.strerror or error}") from error
     with file:
         try:
-            with _strictly(), Image.open(file, formats=_formats()) as image:
+            with _strictly(), Image.open(file, formats=read_formats()) as image:
                 return _decode(image, cover, background)
         except TrainerError:
             raise
@@ -110,6 +140,8 @@ def _decode(image: Any, cover: tuple[int, int] | None, background: str) -> Image
     if image.width * image.height > MAX_PIXELS:
         raise TrainerError(TOO_MANY)
     photograph = image.format in ("JPEG", "MPO")
+    if photograph and scans(image.fp) > MOST_SCANS:
+        raise TrainerError(TOO_MANY_SCANS)
     animated = not photograph and _is_animated(image)
     if photograph and cover:
         image.draft("RGB", cover[::-1] if _orientation(image) >= 5 else cover)
@@ -120,6 +152,33 @@ def _decode(image: Any, cover: tuple[int, int] | None, background: str) -> Image
         picture = picture.transpose(_turns()[orientation])
     picture.info = {"animated": animated}
     return picture
+
+
+def scans(file: IO[bytes]) -> int:
+    """How often a scan begins in the first picture of a JPEG, without decoding it. What stands
+    inside a segment, such as a thumbnail, or behind the end, such as a film, does not count.
+    """
+    before = file.tell()
+    file.seek(0)
+    found, data, place = 0, b"", 0
+    while True:
+        marker = MARKER.search(data, place)
+        if marker is None or marker.end() + 2 > len(data):
+            kept = marker.start() if marker else max(place, len(data) - 1)
+            file.seek(max(0, kept - len(data)), io.SEEK_CUR)
+            block = file.read(1 << 20)
+            if not block:
+                break
+            data, place = data[kept:] + block, 0
+        elif marker[1] == END:
+            break
+        else:
+            found += marker[1] == SCAN
+            place = marker.end()
+            if marker[1] != START:
+                place += max(2, int.from_bytes(data[place : place + 2], "big"))
+    file.seek(before)
+    return found
 
 
 def _rgb(image: Image.Image, background: str) -> Image.Image:
@@ -233,12 +292,24 @@ def _from_print(image: Image.Image) -> Image.Image:
         return image.convert("RGB")
 
 
-def _formats() -> list[str]:
+def read_formats() -> list[str]:
     """Those of FORMATS that the installed Pillow can read."""
     from PIL import Image
 
-    Image.init()
+    _register()
     return [name for name in FORMATS if name in Image.OPEN]
+
+
+@cache
+def _register() -> None:
+    """Make the formats of Pillow and of those PACKAGES that are installed known to it."""
+    from PIL import Image
+
+    Image.init()
+    with contextlib.suppress(ImportError):
+        import_module("pillow_heif").register_heif_opener()
+    with contextlib.suppress(ImportError):
+        import_module("pillow_jxl")  # registers itself
 
 
 def _turns() -> dict[int, Any]:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import TrainerError
-from ..files import canonical_json, publish, sha256_text
+from ..files import canonical_json, literal, publish, sha256_text
+from ..litter import sweep, temporary
 
 FORMAT = 2
 TRAIN = "train"
@@ -35,7 +36,10 @@ class Pair:
     every epoch. `group` names what must stay on one side of a split: a user, a folder, a job.
     `captions` holds further captions by column. The next five fields change how the pair is shown:
     `conditional_dropout` replaces the run's own, `flip` is the chance of being mirrored; for the
-    others see `captions.vary`. `loss_scale` multiplies its loss.
+    others see `captions.vary`. `loss_scale` multiplies its loss. `mask` is the file of its mask, if
+    it has one, and `mask_hash` the SHA-256 of that; both are found like `image`. `choices`, unless
+    empty, is what training draws the caption from (see `captions.vary`); `caption` is its first
+    choice then, which validation uses.
     """
 
     id: str
@@ -54,6 +58,9 @@ class Pair:
     keep_tags: int = 0
     tag_dropout: float = 0.0
     loss_scale: float = 1.0
+    mask: str = ""
+    mask_hash: str = ""
+    choices: str = ""
 
     def content(self) -> list[Any]:
         """What goes into the fingerprint. Options are included only where they are set, so that
@@ -69,6 +76,10 @@ class Pair:
             options["conditional_dropout"] = 0
         if self.loss_scale != 1:
             options["loss_scale"] = self.loss_scale
+        if self.mask_hash:
+            options["mask"] = self.mask_hash
+        if self.choices:
+            options["choices"] = self.choices
         return [*plain, options] if options else plain
 
 
@@ -127,6 +138,10 @@ class Dataset:
         """The file of a pair's image."""
         return Path(self.root) / pair.image
 
+    def mask_path(self, pair: Pair) -> Path:
+        """The file of a pair's mask."""
+        return Path(self.root) / pair.mask
+
     def header(self) -> dict[str, Any]:
         """What a manifest says besides its pairs."""
         return {
@@ -147,8 +162,8 @@ class Dataset:
         import duckdb
 
         path.parent.mkdir(parents=True, exist_ok=True)
-        rows = path.with_name(f".{path.name}.{os.getpid()}.jsonl")
-        part = rows.with_suffix(".part")
+        sweep(path.parent)
+        part, rows = temporary(path), temporary(path.with_suffix(".jsonl"))
         try:
             with rows.open("w", encoding="utf-8") as file:
                 for pair in self.pairs:
@@ -158,9 +173,10 @@ class Dataset:
                 header = canonical_json(self.header()).replace("'", "''")
                 database.execute(
                     "COPY (SELECT * FROM read_json(?, format='newline_delimited', "
+                    "hive_partitioning=false, "
                     f"columns={COLUMNS!r}, maximum_object_size=67108864)) TO '{_quoted(part)}' "
                     f"(FORMAT parquet, COMPRESSION zstd, KV_METADATA {{'{HEADER}': '{header}'}})",
-                    [str(rows)],
+                    [literal(rows)],
                 )
             with part.open("rb+") as file:
                 os.fsync(file.fileno())
@@ -179,7 +195,7 @@ class Dataset:
         try:
             with duckdb.connect() as database:
                 metadata = database.execute(
-                    "SELECT key, value FROM parquet_kv_metadata(?)", [str(path)]
+                    "SELECT key, value FROM parquet_kv_metadata(?)", [literal(path)]
                 ).fetchall()
             return str(json.loads(dict(metadata)[HEADER.encode()])["root"])
         except (duckdb.Error, KeyError, TypeError, ValueError):
@@ -197,7 +213,7 @@ class Dataset:
         try:
             with duckdb.connect() as database:
                 metadata = database.execute(
-                    "SELECT key, value FROM parquet_kv_metadata(?)", [str(path)]
+                    "SELECT key, value FROM parquet_kv_metadata(?)", [literal(path)]
                 ).fetchall()
                 header = json.loads(dict(metadata)[HEADER.encode()])
                 if header["format"] != FORMAT:
@@ -205,12 +221,13 @@ class Dataset:
                         f"{path.name} was written by another version of Cocktail (format "
                         f"{header['format']}; this one reads {FORMAT}). Load the pairs again."
                     )
-                found = database.execute("SELECT * FROM read_parquet(?) LIMIT 0", [str(path)])
+                source = "read_parquet(?, hive_partitioning = false)"
+                found = database.execute(f"SELECT * FROM {source} LIMIT 0", [literal(path)])
                 there = {column[0] for column in found.description}
                 names = [field.name for field in fields(Pair) if field.name in there]
                 columns = ", ".join(f'"{name}"' for name in names)  # group is a word of SQL
                 rows = database.execute(
-                    f"SELECT {columns} FROM read_parquet(?)", [str(path)]
+                    f"SELECT {columns} FROM {source}", [literal(path)]
                 ).fetchall()
             dataset = _dataset(header, names, rows)
         except (duckdb.Error, KeyError, TypeError, ValueError) as error:
@@ -226,7 +243,9 @@ class Dataset:
                 f"{path.name} has {len(twice)} ids more than once, such as {twice[0]}. "
                 "Load the pairs again."
             )
-        outside = [pair.image for pair in dataset.pairs if leaves_root(pair.image)]
+        outside = [
+            file for pair in dataset.pairs for file in (pair.image, pair.mask) if leaves_root(file)
+        ]
         if outside:
             raise TrainerError(
                 f"{path.name} names {len(outside)} pictures outside its folder {dataset.root}, "
@@ -274,12 +293,15 @@ COLUMNS = {
     "keep_tags": "BIGINT",
     "tag_dropout": "DOUBLE",
     "loss_scale": "DOUBLE",
+    "mask": "VARCHAR",
+    "mask_hash": "VARCHAR",
+    "choices": "VARCHAR",
 }
 """Columns of the Parquet file and their types; `captions` is a JSON object."""
 
 
 def _quoted(path: Path) -> str:
-    return str(path).replace("'", "''")
+    return str(path.absolute()).replace("'", "''")
 
 
 def leaves_root(image: str) -> bool:

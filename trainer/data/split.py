@@ -48,6 +48,12 @@ def split(
         for pair in dataset.pairs
     )
     result = dataclasses.replace(dataset, pairs=pairs)
+    if len(dataset.pairs) > 1 and len({common(pair) for pair in dataset.pairs}) == 1:
+        raise TrainerError(
+            f"All {len(dataset.pairs)} pairs have the {together}, and such pairs stay on one side: "
+            "none can be held back for validation. Add pairs that differ"
+            + ("." if together == "same image" else ", or keep other pairs together.")
+        )
     if not result.train or not result.validation:
         raise TrainerError(
             f"Of {len(dataset.pairs)} pairs, a share of {share} leaves {len(result.train)} to "
@@ -98,7 +104,12 @@ def add_validation_set(dataset: Dataset, held_back: Dataset, name: str = "") -> 
         )
     there = {pair.id for pair in dataset.validation}
     added = tuple(
-        dataclasses.replace(pair, split=mark, image=str(held_back.path(pair)))
+        dataclasses.replace(
+            pair,
+            split=mark,
+            image=str(held_back.path(pair)),
+            mask=str(held_back.mask_path(pair)) if pair.mask else "",
+        )
         for pair in held_back.pairs
         if pair.id not in there
     )

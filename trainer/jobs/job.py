@@ -2,7 +2,7 @@
 
 run.json or job.json   what it is; written once
 state.json      how it stands, replaced several times a second while its process works
-control.json    what somebody asks of that process
+control.json    what somebody asks of that process, until it has heard it
 process.lock    held by that process for as long as it lives, which proves that it does
 process.json    which process that is, for people and for `kill`; nothing depends on it
 log.txt         what the process printed
@@ -36,7 +36,15 @@ from typing import (
 )
 
 from ..errors import TrainerError
-from ..files import SpecialFile, canonical_json, regular, write_json
+from ..files import (
+    SpecialFile,
+    canonical_json,
+    finite,
+    foreign_link,
+    regular,
+    remove,
+    write_json,
+)
 from . import process
 from .lock import POLL_S, Lock, is_held
 
@@ -49,8 +57,16 @@ UNREADABLE = "unreadable"
 """No state of its own: its files cannot be read, and its message says why."""
 STATUSES = (QUEUED, *ACTIVE, *RESUMABLE, "finished")
 LOCK = "process.lock"
+WANDB = "wandb"
+"""The folder of a run that the package wandb fills, also with links to its own cache."""
 LAUNCH_LOCK = ".start.lock"
 """Held by who starts the process, until the process has its own lock."""
+REQUESTS_LOCK = ".control.lock"
+REQUESTS_WAIT_S = 10.0
+HEAR_WAIT_S = 0.5
+"""How long a process at work waits to hear what it is asked. If it cannot, it looks again later."""
+MOST_REQUESTS = 32
+"""So many may wait until a process hears them."""
 LOG_TAIL_BYTES = 1 << 16
 MOST_BYTES = 16 << 20
 """A larger file describes no job and no state."""
@@ -64,6 +80,14 @@ class Stopped(Exception):
     """Somebody asked the job to stop; what it has done so far is in its folder."""
 
 
+class Paused(Stopped):
+    """Somebody asked the job to pause: its process ends until somebody resumes it."""
+
+
+class Refused(TrainerError):
+    """What was asked of a job is not possible in the state it is in, which the message names."""
+
+
 class LockLost(Exception):
     """The job's folder was taken from this process: it must not write there any more."""
 
@@ -71,12 +95,43 @@ class LockLost(Exception):
 @dataclass(frozen=True)
 class State:
     """How a job stands. `status` is one of STATUSES, or "unreadable"; `updated` is the heartbeat in
-    seconds since 1970.
+    seconds since 1970. With `at_rest` a paused job has no process: a person has paused it, and it
+    goes on when somebody resumes it. Other pauses end by themselves, and their process lives.
     """
 
     status: str = "stopped"
     message: str = ""
     updated: float = 0.0
+    at_rest: bool = False
+
+    @property
+    def rests(self) -> bool:
+        """Whether it is paused without a process."""
+        return self.at_rest and self.status == "paused"
+
+    @property
+    def at_work(self) -> bool:
+        """Whether a process is at work on it."""
+        return self.status in ACTIVE and not self.rests
+
+    @property
+    def can_go_on(self) -> bool:
+        """Whether it may be queued to go on from where it stands."""
+        return self.status in RESUMABLE or self.rests
+
+    @property
+    def advice(self) -> str:
+        """What a person can do about it, "" when there is nothing to do."""
+        if self.status == "failed":
+            return (
+                "Mend what the message says and resume it: it goes on from where it was saved "
+                "last. If it fails again in the same way, its log.txt says more."
+            )
+        if self.status == "interrupted":
+            return "Resume it: it goes on from where it was saved last."
+        if self.status == "paused" and not self.rests:
+            return "It goes on by itself, as its message says."
+        return "Resume it to go on." if self.can_go_on else ""
 
 
 S = TypeVar("S", bound=State)
@@ -105,7 +160,7 @@ class Job(Generic[S]):
         try:
             state = self.written()
             for _ in range(LOOKS):
-                if state.status not in self.dead_when or self.is_alive():
+                if state.status not in self.dead_when or state.rests or self.is_alive():
                     return state
                 # A process writes its last state before it lets go of the lock: look once more.
                 before, state = state, self.written()
@@ -132,45 +187,85 @@ class Job(Generic[S]):
 
     def write_state(self, state: State) -> None:
         """For the process that works on the job; for others only while there is none."""
-        write_json(self.folder / "state.json", asdict(replace(state, updated=time.time())))
+        write_json(self.folder / "state.json", finite(asdict(replace(state, updated=time.time()))))
 
     def queued(self, state: Any) -> Any:
         """Its state while it waits for its turn."""
-        return replace(state, status=QUEUED, message="Waits for its turn")
+        return replace(state, status=QUEUED, message="Waits for its turn", at_rest=False)
 
-    def request(self, command: str) -> None:
-        """Ask the job's process for something, such as to stop."""
+    def request(self, command: str, **details: Any) -> None:
+        """Ask the job's process for something, such as to stop. What others have asked that it has
+        not heard yet stays. Raises Refused when that is too much.
+        """
         if command not in self.commands:
             known = ", ".join(self.commands)
             raise TrainerError(f"Unknown command {command!r}; a {self.noun} understands: {known}.")
-        write_json(self.folder / "control.json", {"command": command, "time": time.time()})
-
-    def take_request(self) -> str | None:
-        """What has been asked since the last look, once."""
-        control = self.folder / "control.json"
+        lock = Lock(self.folder / REQUESTS_LOCK)
+        if not lock.take(REQUESTS_WAIT_S):
+            raise TrainerError(
+                f"{lock.path} has been locked for {REQUESTS_WAIT_S:.0f} s. Try again."
+            )
         try:
-            asked = json.loads(_text(control))
-        except FileNotFoundError:
-            return None
-        except (ValueError, RecursionError, SpecialFile):
-            asked = None
-        control.unlink(missing_ok=True)
-        command = asked.get("command") if isinstance(asked, dict) else None
-        return command if command in self.commands else None
+            wanted = {"command": command, **details}
+            asked = [one for one in self._requests() if one != wanted]
+            if details and len(asked) >= MOST_REQUESTS:
+                raise Refused(
+                    f"{self.folder.name} has not heard {len(asked)} requests yet. Wait for them."
+                )
+            asked.append(wanted)
+            first = "stop" if any(one["command"] == "stop" for one in asked) else command
+            # The first entry alone is what a process of an older version reads.
+            value = {"command": first, "time": time.time(), "asked": asked}
+            write_json(self.folder / "control.json", value)
+        finally:
+            lock.let_go()
+
+    def take_requests(self) -> list[dict[str, Any]]:
+        """What has been asked since the last look, once, each with its `command`. Nothing while
+        somebody else holds control.json: the work goes on, and the next look finds it.
+        """
+        control = self.folder / "control.json"
+        if not os.path.lexists(control):
+            return []
+        lock = Lock(self.folder / REQUESTS_LOCK)
+        if not lock.take(HEAR_WAIT_S):
+            return []
+        try:
+            asked = self._requests()
+            remove(control)
+        finally:
+            lock.let_go()
+        return asked
+
+    def _requests(self) -> list[dict[str, Any]]:
+        try:
+            value = json.loads(_text(self.folder / "control.json"))
+        except (FileNotFoundError, ValueError, RecursionError, SpecialFile):
+            return []
+        asked = value.get("asked", [value]) if isinstance(value, dict) else []
+        return [
+            one
+            for one in (asked if isinstance(asked, list) else [])
+            if isinstance(one, dict)
+            and isinstance(one.get("command"), str)
+            and one["command"] in self.commands
+        ]
 
     def stop(self) -> None:
         """Ask its process to stop; nothing happens when none is at work."""
-        if self.state().status in ACTIVE:
+        if self.state().at_work:
             self.request("stop")
 
     def log_tail(self, lines: int = 20) -> str:
-        """The end of what its process printed."""
+        """The end of what its process printed, or in words why that cannot be read."""
         try:
             with open(self.folder / "log.txt", "rb", opener=regular) as file:
                 file.seek(max(0, file.seek(0, os.SEEK_END) - LOG_TAIL_BYTES))
                 text = file.read().decode("utf-8", errors="replace")
         except FileNotFoundError:
             return ""
+        except OSError as error:
+            return f"log.txt cannot be read ({error.strerror})."
         return "\n".join(text.splitlines()[-lines:])
 
 
@@ -234,6 +329,30 @@ def read_json(file: Path) -> dict[str, Any]:
     return value
 
 
+def described(folder: Path, file: str, what: str, format: int, remedy: str) -> dict[str, Any]:
+    """What run.json or job.json says of a job's folder. Raises TrainerError when it is missing,
+    damaged, for which there is a `remedy`, or of a newer version.
+    """
+    if not (folder / file).exists():
+        raise TrainerError(f"There is no {what} in {folder}: {file} is missing.")
+    try:
+        value = read_json(folder / file)
+    except TrainerError as error:
+        raise TrainerError(f"{error} {remedy}") from error
+    found = value.get("format")
+    if found == format:
+        return value
+    if isinstance(found, int) and found > format:
+        raise TrainerError(
+            f"The {what} {folder.name} was made by a newer Cocktail (format {found}; this one "
+            f"reads {format}). Update Cocktail."
+        )
+    raise TrainerError(
+        f"{file} of {folder.name} is damaged: its format is {str(found)[:60]}, not {format}. "
+        f"{remedy}"
+    )
+
+
 def _text(file: Path) -> str:
     """What a file says. Raises OSError, and ValueError when it is too long or no text."""
     with open(file, "rb", opener=regular) as opened:
@@ -283,11 +402,25 @@ def _fits(value: Any, hint: Any) -> bool:
     return isinstance(value, int | float if kind is float else kind)
 
 
+def check_links(job: Job) -> None:
+    """Raise TrainerError if something in a job's folder is a link to somewhere else: work on it
+    would write and delete there. Only wandb itself writes in its folder, and links that were made
+    after the job was first queued or worked on are its owner's.
+    """
+    if link := foreign_link(job.folder, unseen=WANDB):
+        raise TrainerError(
+            f"{link.relative_to(job.folder)} of the {job.noun} {job.folder.name} is a link that "
+            "leads out of its folder. Put what it leads to in its place, or delete it. Links that "
+            f"you make once the {job.noun} has been queued here are followed."
+        )
+
+
 @contextlib.contextmanager
 def exclusive(job: Job, device: str = "") -> Iterator[Lock]:
     """Work on a job alone, for as long as this process lives or until the end of the block. The
-    device is what others find in use meanwhile.
+    device is what others find in use meanwhile. Raises TrainerError when that is not possible.
     """
+    check_links(job)
     lock = Lock(job.folder / LOCK)
     if not lock.take(wait_s=PROBED_S):
         raise TrainerError(f"Another process works on the {job.noun} {job.folder.name} already.")
@@ -319,7 +452,7 @@ def start(job: Job, command: str, arguments: Sequence[str] = (), wait_s: float =
             lock.let_go()
             return False
         (job.folder / "control.json").unlink(missing_ok=True)
-        job.write_state(replace(before, status="preparing", message="Starts"))
+        job.write_state(replace(before, status="preparing", message="Starts", at_rest=False))
         process.launch(job.folder, lock, job.folder / LOCK, command, arguments)
         return True
     except BaseException:

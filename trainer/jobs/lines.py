@@ -13,12 +13,12 @@ import errno
 import json
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from ..files import regular
+from ..files import finite, regular
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,13 @@ class Lines:
     shared: bool = False
 
     def append(self, *values: dict[str, Any], sync: bool = False) -> None:
-        """Append lines in one write; with `sync` they are on the disk afterwards.
+        """Append lines in one write; with `sync` they are on the disk afterwards. Numbers that JSON
+        does not have become null.
 
         Raises OSError, ENOSPC too when there was room for a part of them only.
         """
-        data = b"".join(json.dumps(v, ensure_ascii=False).encode("utf-8") + b"\n" for v in values)
+        texts = (json.dumps(finite(v), ensure_ascii=False, allow_nan=False) for v in values)
+        data = b"".join(text.encode("utf-8") + b"\n" for text in texts)
         with self._alone(), self._open("a+b") as file:
             if file.tell() and not _ends_a_line(file):
                 data = b"\n" + data
@@ -51,11 +53,30 @@ class Lines:
             if sync:
                 os.fsync(file.fileno())
 
-    def read(self, after: int = 0) -> Read:
+    def texts(self, after: int, size: int) -> Iterator[bytes]:
+        """The whole lines from byte `after`, the beginning of one, on, in pieces of about `size`
+        bytes. None when there is no file.
+        """
+        try:
+            file = self._open("rb")
+        except FileNotFoundError:
+            return
+        with file:
+            file.seek(after)
+            part = b""
+            while data := file.read(size):
+                part += data
+                end = part.rfind(b"\n") + 1
+                if end:
+                    yield part[:end]
+                    part = part[end:]
+
+    def read(self, after: int = 0, kinds: Iterable[str] = ()) -> Read:
         """The lines from byte `after` on; all of them from 0, none when there is no file.
 
         A byte within a line stands for the beginning of the next one. One beyond the end of the
-        file was noted of a longer file, which has been replaced: reading begins at 0 again.
+        file was noted of a longer file, which has been replaced: reading begins at 0 again. With
+        `kinds` lines that mention none of them are passed over unread.
         """
         try:
             file = self._open("rb")
@@ -69,7 +90,8 @@ class Lines:
                 start = file.tell()
             data = file.read()
         whole = data[: data.rfind(b"\n") + 1]
-        lines, damaged = _parse(whole.split(b"\n")[:-1])
+        names = tuple(kinds)
+        lines, damaged = parse(mentioning(whole, names) if names else whole.split(b"\n")[:-1])
         return Read(lines, start + len(whole), damaged)
 
     def _open(self, mode: str) -> IO[bytes]:
@@ -110,13 +132,25 @@ class Followed:
             if status.st_ino != self._inode or status.st_size < self._next:
                 self._inode, self._lines, self._next = status.st_ino, [], 0
             if status.st_size > self._next:
-                read = self.file.read(self._next)
+                read = self.file.read(self._next, self.kinds)
                 self._lines += [line for line in read.lines if line.get("kind") in self.kinds]
                 self._next = read.next
             return list(self._lines)
 
 
-def _parse(texts: list[bytes]) -> tuple[list[dict[str, Any]], int]:
+def mentioning(data: bytes, kinds: Sequence[str]) -> list[bytes]:
+    """Those of some whole lines in which one of these words stands in quotes, each once."""
+    found: dict[int, bytes] = {}
+    for word in (json.dumps(kind).encode("utf-8") for kind in kinds):
+        at = data.find(word)
+        while at >= 0:
+            start, end = data.rfind(b"\n", 0, at) + 1, data.find(b"\n", at)
+            found[start] = data[start:end]
+            at = data.find(word, end)
+    return [found[start] for start in sorted(found)]
+
+
+def parse(texts: list[bytes]) -> tuple[list[dict[str, Any]], int]:
     """The objects among some lines, and how many others there are; empty lines do not count."""
     found, damaged = [], 0
     for text in texts:

@@ -27,6 +27,7 @@ MAIN = Path(__file__).parents[1] / "__main__.py"
 PACK = Path(__file__).absolute().parents[2]
 """Where jobs work, so that Python never looks for modules in a job's folder."""
 LINE_POLL_S = 0.2
+MOST_NOTED_BYTES = 1 << 16
 INHERITED = "COCKTAIL_LAUNCH_LOCK"
 """Names the file descriptor of the lock that a job's process has inherited."""
 
@@ -98,6 +99,24 @@ def record(folder: Path, pid: int, device: str = "") -> None:
         started = 0.0
     noted = {"pid": pid, "started": started, "born": _birth(pid), "device": device}
     write_json(folder / "process.json", noted)
+
+
+def noted(folder: Path) -> dict[str, Any]:
+    """What is noted of the process that works, or worked last, in a folder: its `pid`, its
+    `device`, "" while it does not use one yet, and when it `started` in seconds since 1970. Each is
+    None when it is not known.
+    """
+    try:
+        with open(folder / "process.json", "rb", opener=regular) as file:
+            value = json.loads(file.read(MOST_NOTED_BYTES))
+    except (OSError, ValueError, RecursionError):
+        value = None
+    value = value if isinstance(value, dict) else {}
+    kinds = {"pid": int, "device": str, "started": int | float}
+    return {
+        name: value[name] if isinstance(value.get(name), kind) else None
+        for name, kind in kinds.items()
+    }
 
 
 def kill(folder: Path) -> None:

@@ -18,7 +18,19 @@ from typing import Any
 
 from ..errors import TrainerError
 from ..files import write_json
-from .job import NAME, QUEUED, RESUMABLE, UNREADABLE, Job, list_jobs, read_json, same, start
+from .job import (
+    NAME,
+    QUEUED,
+    UNREADABLE,
+    Job,
+    Refused,
+    Unreadable,
+    check_links,
+    list_jobs,
+    read_json,
+    same,
+    start,
+)
 from .lock import Lock, is_held
 
 EVERY = ""
@@ -56,24 +68,34 @@ class Ticket:
 class Queue:
     """The queue in a folder. Several processes may use it at the same time."""
 
-    def __init__(self, folder: Path, kinds: Sequence[Kind]) -> None:
-        self.folder = folder
+    def __init__(
+        self,
+        folder: Path,
+        kinds: Sequence[Kind],
+        ended: Callable[[str, str], None] = lambda kind, name: None,
+    ) -> None:
+        """`ended` is told the kind and name of each job whose work has ended, however it did: once,
+        whoever of all that use the queue finds it.
+        """
+        self.folder, self.ended = folder, ended
         self.kinds = {kind.name: kind for kind in kinds}
 
     def put(self, kind: str, job: Job, device: str, arguments: Sequence[str] = ()) -> None:
         """Queue a job that is new, was stopped, interrupted or has failed; others are left as they
         are. One that waits already keeps its place.
 
-        `arguments` follow the folder in its command. Raises TrainerError when it is unreadable.
+        `arguments` follow the folder in its command. Raises TrainerError when it is unreadable
+        or leads out of its folder.
         """
         with self._alone():
             state = job.state()
             if state.status == UNREADABLE:
                 raise TrainerError(state.message)
+            check_links(job)
             old = self._ticket_of(kind, job.folder.name)
             if state.status == QUEUED and old is not None:
                 self._write(replace(old, device=device, arguments=tuple(arguments)))
-            elif state.status == QUEUED or state.status in RESUMABLE:
+            elif state.status == QUEUED or state.can_go_on:
                 if old is not None:
                     self._remove(old)
                 number = self._next_number()
@@ -85,24 +107,68 @@ class Queue:
         """Stop a job: one that waits leaves the queue, one at work is asked to stop."""
         with self._alone():
             state = job.state()
-            if state.status == QUEUED:
-                message = "Stopped while it waited for its turn. Queue it again to go on."
-                job.write_state(replace(state, status="stopped", message=message))
-                if (ticket := self._ticket_of(kind, job.folder.name)) is not None:
-                    self._remove(ticket)
+            if state.status == QUEUED or state.rests:
+                where = "while it waited for its turn" if state.status == QUEUED else "on request"
+                message = f"Stopped {where}. Queue it again to go on."
+                self._leave(kind, job, replace(state, status="stopped", message=message))
             else:
                 job.stop()
+
+    def pause(self, kind: str, job: Job) -> None:
+        """Pause a job until it is put again: one that waits leaves the queue, one at work is asked
+        to save and to end; nothing happens when it is neither.
+        """
+        with self._alone():
+            state = job.state()
+            if state.status == QUEUED:
+                message = "Paused while it waited for its turn. Resume it to queue it again."
+                self._leave(kind, job, replace(state, status="paused", message=message))
+            elif state.at_work:
+                job.request("pause")
+
+    def _leave(self, kind: str, job: Job, state: Any) -> None:
+        """Take a job out of the queue. The ticket goes last: without it the state is one of a job
+        that nobody has queued, with it that of work that has ended.
+        """
+        job.write_state(replace(state, at_rest=state.status == "paused"))
+        if (ticket := self._ticket_of(kind, job.folder.name)) is not None:
+            self._remove(ticket)
 
     def stands(self, kind: str, job: Any) -> Any:
         """The state of a job, where one that only claims to be queued is not."""
         state = job.state()
         if state.status == QUEUED and self._ticket_of(kind, job.folder.name) is None:
-            message = "It was not queued on this ComfyUI. Queue its graph to start it."
+            message = (
+                "Received: it was not queued on this ComfyUI. Resume it, or queue its graph, to "
+                "start it."
+            )
             latest = job.state()
             if same(latest, state):
                 return replace(latest, status="stopped", message=message)
             return latest
         return state
+
+    @contextlib.contextmanager
+    def still(self) -> Iterator[None]:
+        """Keep everybody from queueing and starting anything for a short while."""
+        with self._alone():
+            yield
+
+    @contextlib.contextmanager
+    def alone(self, kind: str, job: Job | Unreadable) -> Iterator[None]:
+        """Keep a job from being queued and started for a short while, so that its folder may be
+        changed. Raises Refused when it is queued or a process is at work on it.
+        """
+        with self._alone():
+            status = self.stands(kind, job).status
+            if status == QUEUED:
+                raise Refused(f"{job.folder.name} is queued. Stop it first.")
+            if _is_alive(job):
+                raise Refused(
+                    f"A process is at work on {job.folder.name} ({status}). Stop it and wait "
+                    "until it has ended."
+                )
+            yield
 
     def tick(self) -> None:
         """Start what is next on every device that is free. To be called about once a second."""
@@ -207,6 +273,8 @@ class Queue:
                 stands = self._of_job(ticket) if ticket.kind else self._of_lease(ticket)
                 if stands == "ended":
                     self._remove(ticket)
+                    if ticket.kind:
+                        self.ended(ticket.kind, ticket.name)
             except TROUBLE as error:
                 _complain(f"Cocktail cannot tell how {ticket.kind} {ticket.name} stands: {error}")
                 continue
@@ -316,7 +384,7 @@ def _is_alive(job: Any) -> bool:
     """Whether a process works on a job; also when that cannot be told."""
     try:
         return job.is_alive()
-    except OSError as error:
+    except (OSError, TrainerError) as error:
         _complain(f"Cocktail cannot tell whether {job.folder} is in use and waits for it: {error}")
         return True
 

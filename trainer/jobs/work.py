@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from ..errors import TrainerError
 from .control import Control
-from .job import UNREADABLE, Job, LockLost, State, Stopped, exclusive
+from .job import UNREADABLE, Job, LockLost, Paused, State, Stopped, exclusive
 from .lines import Lines
 from .lock import Lock
 
@@ -24,7 +24,7 @@ class Progress(Generic[S]):
 
     def __init__(self, job: Job[S], lock: Lock, control: Control) -> None:
         self.job, self.lock, self.control = job, lock, control
-        self.state: S = job.state()
+        self.state: S = replace(job.state(), at_rest=False)
         self._written = 0.0
 
     def update(self, **changes: Any) -> None:
@@ -70,22 +70,58 @@ def work(job: Job[S], do: Callable[[Progress[S]], str]) -> int:
             # Started by hand: what was asked before is not meant. What is asked after `start` is.
             (job.folder / "control.json").unlink(missing_ok=True)
         progress.control.stop_on_signals()
-        try:
-            progress.update(status="finished", message=do(progress))
-            return 0
-        except LockLost as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1
-        except Stopped:
-            progress.update(
-                status="stopped", message="Stopped on request. Queue it again to go on."
-            )
-            return 0
-        except TrainerError as error:
-            print(f"error: {error}", file=sys.stderr)
-            progress.update(status="failed", message=str(error))
-            return 1
-        except Exception as error:
-            traceback.print_exc()
-            progress.update(status="failed", message=f"{type(error).__name__}: {error}")
-            return 1
+        return carry_out(
+            lambda: {"status": "finished", "message": do(progress)}, progress.update, in_words
+        )
+
+
+def in_words(error: Exception) -> str:
+    """An error that is a bug, or comes from elsewhere."""
+    return f"{type(error).__name__}: {error}"
+
+
+def carry_out(
+    do: Callable[[], dict[str, Any]],
+    update: Callable[..., None],
+    explained: Callable[[Exception], str],
+) -> int:
+    """Do a job to its end, however it ends, and note it by `update`; returns the exit status for
+    its process.
+
+    `do` returns what its state is changed to when it is done, `explained` puts what nobody has
+    foreseen into words.
+    """
+    try:
+        return _carried_out(do, update, explained)
+    except LockLost as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _carried_out(
+    do: Callable[[], dict[str, Any]],
+    update: Callable[..., None],
+    explained: Callable[[Exception], str],
+) -> int:
+    """The same; LockLost, which no state can tell of any more, is passed on."""
+    try:
+        update(**do())
+        return 0
+    except LockLost:
+        raise
+    except Paused as pause:
+        message = str(pause) or "Paused on request. Resume it, and it goes on from here."
+        update(status="paused", at_rest=True, message=message)
+        return 0
+    except Stopped as stop:
+        message = str(stop) or "Stopped on request. Queue it again to go on."
+        update(status="stopped", message=message)
+        return 0
+    except TrainerError as error:
+        print(f"error: {error}", file=sys.stderr)
+        update(status="failed", message=str(error))
+        return 1
+    except Exception as error:
+        traceback.print_exc()
+        update(status="failed", message=explained(error))
+        return 1

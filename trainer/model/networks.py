@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import TrainerError
+from .layout import check_sd15
 from .single_file import (
     TEXT_ENCODER,
     UNET,
     VAE,
     Level,
     Shapes,
-    check_sd15,
+    single_file_name,
     text_encoder_name,
     unet_levels,
     unet_name,
@@ -45,7 +47,9 @@ class Model:
 
 
 def load_model(path: Path) -> Model:
-    """Load an SD1.5 single file without any hub access. Raises TrainerError when it is not one."""
+    """Load an SD1.5 single file without any hub access. Raises TrainerError when it is not one, or
+    not whole, or holds NaN or an infinity.
+    """
     from safetensors import safe_open
 
     check_sd15(path)
@@ -54,7 +58,8 @@ def load_model(path: Path) -> Model:
         state = {name: file.get_tensor(name) for name in names if name.startswith(UNET)}
         for name in names:
             if name.startswith("cond_stage_model.transformer.") and "position_ids" not in name:
-                state[_with_text_model(name)] = file.get_tensor(name)
+                state[single_file_name(name)] = file.get_tensor(name)
+    _check_finite(path, state)
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
     levels = unet_levels(shapes)
     unet = unet_on_meta(levels)
@@ -68,13 +73,14 @@ def load_model(path: Path) -> Model:
 
 
 def load_vae(path: Path) -> Any:
-    """The VAE of an SD1.5 single file, in fp32 on the CPU. Raises TrainerError if it is not one."""
+    """The VAE of an SD1.5 single file, in fp32 on the CPU. Raises TrainerError like load_model."""
     from safetensors import safe_open
 
     check_sd15(path)
     with safe_open(path, framework="pt") as file:
         names = file.keys()
         state = {name: file.get_tensor(name) for name in names if name.startswith(VAE)}
+    _check_finite(path, state)
     vae = vae_on_meta(vae_widths({name: tuple(tensor.shape) for name, tensor in state.items()}))
     depth = len(vae.config["block_out_channels"])
     _fill(vae, {name: state[VAE + vae_name(name, depth)] for name in vae.state_dict()})
@@ -175,11 +181,15 @@ def text_encoder_layers(shapes: Shapes) -> int:
     return layers
 
 
-def _with_text_model(name: str) -> str:
-    """NovelAI-style files leave `text_model.` out of the text encoder's names."""
-    prefix = "cond_stage_model.transformer."
-    rest = name.removeprefix(prefix)
-    return name if rest.startswith("text_model.") else TEXT_ENCODER + rest
+def _check_finite(path: Path, state: dict[str, torch.Tensor]) -> None:
+    """Raise TrainerError when a weight of a file is NaN or infinite: nothing could be learned."""
+    bad = [name for name, tensor in state.items() if not tensor.float().isfinite().all()]
+    if bad:
+        also = f" and {len(bad) - 1} more" if bad[1:] else ""
+        raise TrainerError(
+            f"{path.name} is damaged: {bad[0]}{also} holds NaN or infinity. The base itself is at "
+            "fault, not the settings: choose another checkpoint, or a better copy of this one."
+        )
 
 
 def _fill(module: Any, state: dict[str, torch.Tensor]) -> None:

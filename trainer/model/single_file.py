@@ -7,9 +7,8 @@ blocks found in the file, so that the full model and the miniature take the same
 
 from __future__ import annotations
 
-import json
 import os
-import struct
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,8 @@ from typing import TYPE_CHECKING
 
 from ..errors import TrainerError
 from ..files import publish
+from ..litter import temporary
+from . import header
 
 if TYPE_CHECKING:
     import torch
@@ -26,6 +27,9 @@ TEXT_ENCODER = "cond_stage_model.transformer.text_model."
 VAE = "first_stage_model."
 
 Shapes = Mapping[str, tuple[int, ...]]
+
+FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
+"""The types of weights, by their names in a safetensors header."""
 
 
 @dataclass(frozen=True)
@@ -38,29 +42,25 @@ class Family:
 
 def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Tensor shapes by name from a safetensors header. Raises TrainerError if there is none."""
+    return {name: shape for name, (_, shape) in read_header(path).items()}
+
+
+def read_header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Type and shape of every tensor by its name. Raises TrainerError."""
     if not path.is_file():
         raise TrainerError(f"There is no file {path.name} in {path.parent}.")
-    if path.suffix.lower() != ".safetensors":
+    if path.suffix.lower() not in (".safetensors", ".sft"):
         raise TrainerError(
             f"{path.name} is not a .safetensors file. Convert it to safetensors first: "
-            "pickled checkpoints (.ckpt, .pt) can run code when they are opened."
+            f"`python -m merge prune {shlex.quote(path.name)} "
+            f"{shlex.quote(path.stem + '.safetensors')}` copies the tensors alone; pickled "
+            "checkpoints (.ckpt, .pt) can run code when they are opened."
         )
-    size = path.stat().st_size
     try:
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if not 2 <= length <= min(size - 8, 100_000_000):
-                raise ValueError(f"its header claims {length} bytes")
-            header = json.loads(file.read(length))
-        tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
-        end = max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
-        if 8 + length + end != size:
-            raise ValueError(
-                f"it should have {8 + length + end} bytes but has {size}: "
-                "it is truncated or damaged"
-            )
-        return {name: tuple(entry["shape"]) for name, entry in tensors.items()}
-    except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+        return header.read(path)
+    except OSError as error:
+        raise TrainerError(f"{path.name} cannot be read: {error.strerror}.") from error
+    except header.Damaged as error:
         raise TrainerError(f"{path.name} cannot be read as a safetensors file: {error}.") from error
 
 
@@ -76,15 +76,15 @@ def write_single_file(
     from safetensors.torch import save_file
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = temporary(path)
     try:
-        save_file(tensors, temporary, metadata=metadata)
-        check(temporary)
-        with temporary.open("rb+") as file:
+        save_file(tensors, part, metadata=metadata)
+        check(part)
+        with part.open("rb+") as file:
             os.fsync(file.fileno())
-        publish(temporary, path)
+        publish(part, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
 
 
 def inspect(path: Path) -> Family:
@@ -127,25 +127,6 @@ def context_width(shapes: Shapes) -> int | None:
         if name.startswith(UNET) and name.endswith("attn2.to_k.weight"):
             return shape[1]
     return None
-
-
-def check_sd15(path: Path) -> None:
-    """Raise TrainerError unless a run can start from this file: SD1.5 with its text encoder and
-    VAE.
-    """
-    shapes = read_shapes(path)
-    family = family_of(shapes)
-    if family.name != "SD1.5":
-        raise TrainerError(
-            f"{path.name} is {family.name} ({family.reason}). "
-            "A run starts from a full Stable Diffusion 1.5 checkpoint: choose one of that kind."
-        )
-    for part, prefix in (("text encoder", "cond_stage_model."), ("VAE", VAE)):
-        if not any(name.startswith(prefix) for name in shapes):
-            raise TrainerError(
-                f"{path.name} has no {part} ({prefix}*). "
-                "Choose a full checkpoint that contains UNet, text encoder and VAE."
-            )
 
 
 @dataclass(frozen=True)
@@ -254,6 +235,14 @@ def _vae_block(side: str, level: int, kind: str, index: str) -> list[str]:
     if kind == "resnets":
         return [side, str(level), "block", index]
     return [side, str(level), "downsample" if kind == "downsamplers" else "upsample"]
+
+
+def single_file_name(name: str) -> str:
+    """The usual spelling of a tensor's name; NovelAI-style files leave `text_model.` out."""
+    prefix = "cond_stage_model.transformer."
+    if name.startswith(prefix) and not name.startswith(TEXT_ENCODER):
+        return TEXT_ENCODER + name.removeprefix(prefix)
+    return name
 
 
 def text_encoder_name(name: str) -> str:

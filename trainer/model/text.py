@@ -8,14 +8,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..cache import TensorCache, module_hash
+from ..cache import TensorCache, file_bytes, module_hash
 from ..errors import TrainerError
 from ..files import sha256_text
 
 if TYPE_CHECKING:
     import torch
 
-TOKENS = 77
+TOKENS, WIDTH = 77, 768
+FOLDER = "text"
+"""The folder of embedded captions in a cache."""
 CHUNK = 75
 """Tokens of a caption in one chunk, between its begin and its end."""
 
@@ -68,7 +70,7 @@ class Text:
         self.cache = (
             None
             if trained
-            else TensorCache(cache / "text" / f"{module_hash(text_encoder)[:16]}-skip{clip_skip}")
+            else TensorCache(cache / FOLDER / f"{module_hash(text_encoder)[:16]}-skip{clip_skip}")
         )
 
     def tokens(self, caption: str) -> list[list[int]]:
@@ -83,10 +85,26 @@ class Text:
         parts = [ids[start : start + CHUNK] for start in range(0, max(1, len(ids)), CHUNK)]
         return [[begin, *part, *[end] * (TOKENS - 1 - len(part))] for part in parts]
 
-    def _key(self, caption: str) -> str:
-        """The cache key of a caption; it names the number of chunks if there are several."""
+    def _entry(self, caption: str) -> tuple[str, tuple[int, int]]:
+        """The cache key of a caption, which names the number of chunks if there are several, and
+        the shape of its embedding.
+        """
         chunks = len(self.tokens(caption)) if self.chunks > 1 else 1
-        return sha256_text(caption) if chunks == 1 else f"{sha256_text(caption)}-{chunks}"
+        key = sha256_text(caption) if chunks == 1 else f"{sha256_text(caption)}-{chunks}"
+        return key, (TOKENS * chunks, WIDTH)
+
+    def missing(self, captions: Sequence[str]) -> dict[str, tuple[str, tuple[int, int]]]:
+        """Those captions and the empty one that the cache lacks, in order, each with its key and
+        shape; none when the text encoder learns.
+        """
+        if self.cache is None:
+            return {}
+        entries = {caption: self._entry(caption) for caption in sorted({"", *captions})}
+        return {c: entry for c, entry in entries.items() if not self.cache.holds(*entry)}
+
+    def missing_bytes(self, captions: Sequence[str]) -> int:
+        """How much the cache will grow when these captions are prepared."""
+        return sum(file_bytes(shape) for _, shape in self.missing(captions).values())
 
     def _encode(self, captions: Sequence[str], device: Any) -> list[torch.Tensor]:
         """The embedding of each caption, (77 x its chunks, 768)."""
@@ -106,22 +124,25 @@ class Text:
 
         if self.cache is None:
             return
-        wanted = sorted({"", *captions})
-        missing = [caption for caption in wanted if self._key(caption) not in self.cache]
+        missing, count = self.missing(captions), len({"", *captions})
         for start in range(0, len(missing), 16):
-            part = missing[start : start + 16]
-            progress(len(wanted) - len(missing) + start, len(wanted))
+            part = list(missing)[start : start + 16]
+            progress(count - len(missing) + start, count)
             with torch.no_grad():
                 embeddings = self._encode(part, device)
             for caption, embedding in zip(part, embeddings, strict=True):
-                self.cache.put(self._key(caption), embedding.float().cpu())
+                self.cache.put(missing[caption][0], embedding.float().cpu())
 
     def known(self, captions: Sequence[str]) -> dict[str, torch.Tensor]:
         """The embeddings that are on disk, by caption, to be read before a step needs them."""
         if self.cache is None:
             return {}
-        keys = {caption: self._key(caption) for caption in dict.fromkeys(captions)}
-        return {caption: self.cache.get(key) for caption, key in keys.items() if key in self.cache}
+        entries = {caption: self._entry(caption) for caption in dict.fromkeys(captions)}
+        return {
+            caption: self.cache.get(entry[0])
+            for caption, entry in entries.items()
+            if self.cache.holds(*entry)
+        }
 
     def embed(
         self,

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 
-from ..settings.groups import OptimizerSettings
+from ..settings.groups import OptimizerSettings, RangeTestSettings
 
 
 def rate_factor(settings: OptimizerSettings, step: int, total_steps: int) -> float:
@@ -34,3 +34,11 @@ def rate_factor(settings: OptimizerSettings, step: int, total_steps: int) -> flo
     else:
         share = (1 - progress) ** settings.power
     return settings.end_share + (1 - settings.end_share) * share
+
+
+def range_factor(settings: RangeTestSettings, step: int) -> float:
+    """The factor on the learning rate of step `step` (from 0) of a range test: it rises
+    exponentially from `start_share` to 1 at the last step.
+    """
+    progress = min(1.0, step / max(1, settings.steps - 1))
+    return settings.start_share ** (1 - progress)

@@ -7,6 +7,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
+import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -74,6 +76,7 @@ def _add_new(commands: argparse._SubParsersAction) -> None:
         default="stop",
         help="what to do about a picture that cannot be used (stop)",
     )
+    _add_reading(new)
     new.add_argument(
         "--checkpoints",
         type=Path,
@@ -87,6 +90,32 @@ def _add_new(commands: argparse._SubParsersAction) -> None:
     )
     new.add_argument("--cache", type=Path, help="folder of encoded pictures (PARENT/../cache)")
     new.set_defaults(run=_new)
+
+
+def _add_reading(new: argparse.ArgumentParser) -> None:
+    """Add what Load Dataset asks about a folder."""
+    from ..data.folder.reading import CAPTION_TEXTS, LAYOUTS
+
+    new.add_argument(
+        "--caption-text",
+        choices=CAPTION_TEXTS,
+        default=CAPTION_TEXTS[0],
+        help="how much of a caption file is the caption (first line)",
+    )
+    new.add_argument(
+        "--layout",
+        choices=LAYOUTS,
+        default=LAYOUTS[0],
+        help="how the folder stores captions and settings (auto)",
+    )
+    new.add_argument(
+        "--caption-column",
+        default="",
+        help="column of the captions in a Hugging Face folder (the likeliest)",
+    )
+    new.add_argument(
+        "--background", default="#ffffff", help="colour that transparency becomes (#ffffff)"
+    )
 
 
 def _add_presets(commands: argparse._SubParsersAction) -> None:
@@ -184,9 +213,10 @@ def _import(options: argparse.Namespace) -> int:
 
 
 def _memory(options: argparse.Namespace) -> int:
+    from ..model.layout import check_sd15
     from ..model.memory import estimate, lighter
     from ..model.networks import sd15_shapes
-    from ..model.single_file import check_sd15, read_shapes
+    from ..model.single_file import read_shapes
 
     settings = _settings(options)
     if options.base:
@@ -200,7 +230,7 @@ def _memory(options: argparse.Namespace) -> int:
 
 def _new(options: argparse.Namespace) -> int:
     from ..files import sha256_file
-    from ..model.single_file import check_sd15
+    from ..model.layout import check_sd15
     from ..runs import Base, Paths, create_run
 
     settings = _settings(options)
@@ -211,7 +241,7 @@ def _new(options: argparse.Namespace) -> int:
             f"There is no tokenizer in {tokenizer}: {VOCABULARY} is missing. "
             "Give ComfyUI's comfy/sd1_tokenizer with --tokenizer."
         )
-    dataset = _dataset(options)
+    dataset = _dataset(options, tokenizer)
     parent = options.parent.resolve()
     run = create_run(
         parent,
@@ -229,8 +259,13 @@ def _new(options: argparse.Namespace) -> int:
         f"{run.folder}: {len(dataset.train)} pairs to train on, "
         f"{len(dataset.validation)} for validation"
     )
-    print(f"python -m trainer run {run.folder}")
+    print(f"python -m trainer run {_quoted(run.folder)}")
     return 0
+
+
+def _quoted(folder: Path) -> str:
+    """A path as a person pastes it into a shell."""
+    return subprocess.list2cmdline([str(folder)]) if os.name == "nt" else shlex.quote(str(folder))
 
 
 def _settings(options: argparse.Namespace) -> RunSettings:
@@ -249,7 +284,7 @@ def _settings(options: argparse.Namespace) -> RunSettings:
     return changed_by(settings, options.set)
 
 
-def _dataset(options: argparse.Namespace) -> Dataset:
+def _dataset(options: argparse.Namespace, tokenizer: Path) -> Dataset:
     """The pairs, split; a manifest that is already split keeps its split."""
     from ..data.folder.folder import load_folder
     from ..data.manifest import Dataset
@@ -261,7 +296,16 @@ def _dataset(options: argparse.Namespace) -> Dataset:
         )
     path = options.dataset
     if path.is_dir():
-        dataset, report = load_folder(path, path.resolve().name, on_problem=options.on_problem)
+        dataset, report = load_folder(
+            path,
+            path.resolve().name,
+            options.caption_text,
+            options.on_problem,
+            layout=options.layout,
+            caption_column=options.caption_column,
+            background=options.background,
+            tokenizer=tokenizer,
+        )
         print(report)
     elif path.is_file():
         dataset = Dataset.load(path)

@@ -249,6 +249,14 @@ class LossSettings(Group):
         "batch; logit-normal: more from the middle.",
         choices=TIMESTEP_SAMPLINGS,
     )
+    mask_outside: float = setting(
+        1.0,
+        "How much the loss counts outside a picture's mask, from 0 to 1; inside it counts whole. "
+        "1 = as without masks. Load Dataset finds masks: NAME-masklabel.png, or a picture of the "
+        "same name in a folder mask.",
+        between=(0.0, 1.0),
+        step=0.05,
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -540,7 +548,52 @@ class LoggingSettings(Group):
     wandb: bool = setting(
         False,
         "Also send the figures to Weights & Biases. Needs the wandb package, logged in, and the "
-        "network.",
+        "owner's leave in user/cocktail/network.json.",
+    )
+
+
+@dataclass(frozen=True)
+class SharingSettings(Group):
+    """How a run shares its device with ComfyUI's prompts."""
+
+    policy: str = setting(
+        "exclusive",
+        "What the run does while prompts use its device. exclusive: it keeps what it has. share: "
+        "it leaves leave_gb free, and on a CPU works with a low priority. polite: it gives way "
+        "between two steps as long as a prompt is queued, and goes on afterwards with the same "
+        "bits.",
+        choices=("exclusive", "share", "polite"),
+    )
+    leave_gb: float = setting(
+        2.0,
+        "Gigabytes of the device's memory that share leaves to others. A run that does not fit "
+        "into the rest is refused.",
+        between=(0.0, 1000.0),
+        step=0.5,
+    )
+    idle_s: float = setting(
+        5.0,
+        "Seconds that the queue must have been empty before a polite run goes on.",
+        between=(0.0, 86_400.0),
+        step=1.0,
+    )
+
+
+@dataclass(frozen=True)
+class RangeTestSettings(Group):
+    """A learning rate range test in place of a training: over its steps the learning rates rise
+    exponentially up to those of the run, whatever the schedule.
+    """
+
+    steps: int = setting(
+        0,
+        "Steps of the test. 0 = no test but a training.",
+        between=(0, 100_000),
+    )
+    start_share: float = setting(
+        1e-4,
+        "Share of the learning rate with which the test begins.",
+        between=(1e-12, 1.0),
     )
 
 
@@ -556,5 +609,7 @@ GROUPS: dict[str, Any] = {
     "samples": SamplesSettings,
     "saving": SavingSettings,
     "logging": LoggingSettings,
+    "sharing": SharingSettings,
+    "range_test": RangeTestSettings,
 }
 """Every group by its name in the run's settings."""

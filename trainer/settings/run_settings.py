@@ -19,8 +19,10 @@ from .groups import (
     LoggingSettings,
     LossSettings,
     OptimizerSettings,
+    RangeTestSettings,
     SamplesSettings,
     SavingSettings,
+    SharingSettings,
     ValidationSettings,
 )
 
@@ -146,6 +148,8 @@ class RunSettings(Group):
     samples: SamplesSettings = SamplesSettings()
     saving: SavingSettings = SavingSettings()
     logging: LoggingSettings = LoggingSettings()
+    sharing: SharingSettings = SharingSettings()
+    range_test: RangeTestSettings = RangeTestSettings()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -160,6 +164,20 @@ class RunSettings(Group):
                 f"Run setting resolution is {self.resolution}; it must be a multiple of "
                 f"bucket_step, {self.bucket_step}."
             )
+
+    def schedules_over_the_length(self, steps: int) -> dict[str, str]:
+        """By the parts that learn, the schedules that would have given a run of more epochs other
+        learning rates in its first `steps` steps: those that fall until the run's last step.
+        """
+        parts = {"unet": self.layers.train_unet, "text_encoder": self.train_text_encoder}
+        found = {}
+        for part, learns in parts.items():
+            chosen: OptimizerSettings = getattr(self, f"{part}_optimizer")
+            falls = chosen.schedule != "constant" and chosen.end_share != 1
+            over = falls and not chosen.decay_steps and steps > chosen.warmup_steps
+            if learns and over and not self.range_test.steps:
+                found[part.replace("_", " ")] = chosen.schedule
+        return found
 
     def identity(self) -> dict[str, Any]:
         """What counts for the identity of a run: the weights follow from it.
@@ -181,5 +199,5 @@ class RunSettings(Group):
 LATER = ("bucket_table",)
 """Settings that came after the first runs were made: these have the identity they always had."""
 
-HARMLESS = ("samples", "saving", "logging")
+HARMLESS = ("samples", "saving", "logging", "sharing")
 """Groups that do not affect the weights: they may change while a run is under way."""

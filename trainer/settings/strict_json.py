@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from typing import Any
 
 from ..errors import TrainerError
@@ -17,8 +18,7 @@ def parse_object(text: str, file: str) -> dict[str, Any]:
     def pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
         value = dict(found)
         if len(value) != len(found):
-            keys = [key for key, _ in found]
-            twice = next(key for key in keys if keys.count(key) > 1)
+            twice = next(key for key, times in Counter(k for k, _ in found).items() if times > 1)
             raise TrainerError(f"{file}: the key {twice!r} appears twice. Leave one of them out.")
         return value
 

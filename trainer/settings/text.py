@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ..errors import TrainerError, nearest
@@ -35,6 +35,17 @@ def changed_by(settings: RunSettings, lines: Iterable[str]) -> RunSettings:
         seen.add(name)
         holder, key = _place(value, name)
         holder[key] = _value(text.strip(), holder[key])
+    return RunSettings.from_json(value)
+
+
+def changed_to(settings: RunSettings, changes: Mapping[str, Any]) -> RunSettings:
+    """The settings with other values by full name, such as {"loss.min_snr_gamma": 5}. Raises
+    TrainerError for an unknown name and for what RunSettings refuses.
+    """
+    value = settings.to_json()
+    for name, entry in changes.items():
+        holder, key = _place(value, name)
+        holder[key] = entry
     return RunSettings.from_json(value)
 
 

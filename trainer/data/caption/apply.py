@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ...errors import TrainerError
-from ..captions import OWN
+from ..captions import OWN, as_choices
 from ..manifest import Dataset, Pair
 
 MODES = ("replace", "fill empty", "append", "prepend", "column only")
@@ -83,19 +83,25 @@ def apply_captions(
 def _with_caption(pair: Pair, column: str, text: str, mode: str, keep_own_as: str) -> Pair:
     if not text:
         return pair
-    own = pair.caption
+    own, choices, line_of_it = pair.caption, pair.choices, as_choices(text)
     if mode == "replace" or (not own.strip() and mode != "column only"):
-        own = text
+        own, choices = text, ""
     elif mode == "append":
         own = f"{own}{JOIN}{text}"
+        choices = "\n".join(f"{line}{JOIN}{line_of_it}" for line in _lines(choices))
     elif mode == "prepend":
         own = f"{text}{JOIN}{own}"
+        choices = "\n".join(f"{line_of_it}{JOIN}{line}" for line in _lines(choices))
     columns = dict(pair.captions)
     if column:
         columns[column] = text
     if keep_own_as and own != pair.caption:
         columns[keep_own_as] = pair.caption
-    return replace(pair, caption=own, captions=columns)
+    return replace(pair, caption=own, captions=columns, choices=choices)
+
+
+def _lines(choices: str) -> list[str]:
+    return [line.strip() for line in choices.splitlines() if line.strip()]
 
 
 def set_captions(

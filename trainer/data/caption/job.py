@@ -21,7 +21,7 @@ from typing import Any
 from ...errors import TrainerError
 from ...files import canonical_json, sha256_text, write_json
 from ...jobs.device import device_name
-from ...jobs.job import ACTIVE, QUEUED, Job, State, Stopped, read_json
+from ...jobs.job import ACTIVE, QUEUED, Job, State, Stopped, described
 from ...jobs.lines import Lines
 from ...jobs.work import Progress, work
 from ..manifest import Dataset, Pair
@@ -75,18 +75,8 @@ class CaptionJob(Job[CaptionState]):
     @classmethod
     def open(cls, folder: Path) -> CaptionJob:
         """Raises TrainerError when the folder is not a job's, damaged or of a newer version."""
-        if not (folder / "job.json").exists():
-            raise TrainerError(f"There is no caption job in {folder}: job.json is missing.")
+        value = described(folder, "job.json", "caption job", FORMAT, _remedy(folder))
         try:
-            value = read_json(folder / "job.json")
-        except TrainerError as error:
-            raise TrainerError(f"{error} {_remedy(folder)}") from error
-        try:
-            if value["format"] != FORMAT:
-                raise TrainerError(
-                    f"The caption job {folder.name} was made by another version of Cocktail "
-                    f"(format {value['format']}; this one reads {FORMAT}). {_remedy(folder)}"
-                )
             job = cls(
                 folder,
                 value["id"],

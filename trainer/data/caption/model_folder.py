@@ -11,7 +11,7 @@ from typing import Any
 
 from ...errors import TrainerError
 from ...files import canonical_json, sha256_text
-from .known_hashes import known_hashes
+from ...known_hashes import known_hashes
 
 KINDS = ("auto", "blip", "florence2", "git")
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
@@ -62,9 +62,7 @@ def check_model(folder: Path, kind: str = "auto") -> ModelFacts:
     this version of transformers does not know or that does not caption, needs Python code of its
     own, or is not of the wanted kind.
     """
-    config = _read_config(folder)
-    _refuse_own_code(folder)
-    _check_weights(folder)
+    config = safe_config(folder)
     model_type = str(config.get("model_type", ""))
     architecture = str((config.get("architectures") or [""])[0])
     _check_architecture(folder, model_type, architecture)
@@ -75,6 +73,16 @@ def check_model(folder: Path, kind: str = "auto") -> ModelFacts:
             "Choose another folder, or set kind to auto."
         )
     return ModelFacts(found, model_type, architecture)
+
+
+def safe_config(folder: Path) -> dict[str, Any]:
+    """config.json of a model that can be loaded without running code of its own. Raises
+    TrainerError when it is not a model, needs Python code, or has no safetensors weights.
+    """
+    config = _read_config(folder)
+    _refuse_own_code(folder)
+    _check_weights(folder)
+    return config
 
 
 def _no_config(folder: Path) -> str:

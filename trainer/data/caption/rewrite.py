@@ -101,7 +101,8 @@ def rewrite(dataset: Dataset, rules: CaptionRules) -> tuple[Dataset, RewriteRepo
             changed += 1
             if len(examples) < 5:
                 examples.append((pair.caption, caption))
-        kept.append(dataclasses.replace(pair, caption=caption, **options))
+        choices = _rewritten_choices(pair, rules)
+        kept.append(dataclasses.replace(pair, caption=caption, choices=choices, **options))
     if not kept:
         raise TrainerError("These rules leave every caption empty. Loosen them.")
     report = RewriteReport(len(dataset.pairs), changed, tuple(empty), tuple(examples))
@@ -110,7 +111,18 @@ def rewrite(dataset: Dataset, rules: CaptionRules) -> tuple[Dataset, RewriteRepo
 
 
 def _rewritten(pair: Pair, rules: CaptionRules) -> str:
-    caption = pair.captions.get(rules.column) or pair.caption
+    return _by_rules(pair.captions.get(rules.column) or pair.caption, rules)
+
+
+def _rewritten_choices(pair: Pair, rules: CaptionRules) -> str:
+    """What the caption is drawn from, rewritten line by line; nothing under another column."""
+    if pair.captions.get(rules.column):
+        return ""
+    lines = (_by_rules(line, rules) for line in pair.choices.splitlines())
+    return "\n".join(line for line in lines if line.strip())
+
+
+def _by_rules(caption: str, rules: CaptionRules) -> str:
     for old, new in rules.replace:
         caption = re.sub(re.escape(old), lambda _, new=new: new, caption, flags=re.IGNORECASE)
     if rules.strip:

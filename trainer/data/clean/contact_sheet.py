@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import TrainerError
@@ -43,11 +44,16 @@ def contact_sheet(
     order: str = ORDERS[0],
     seed: int = 1,
     progress: Callable[[int, int], None] | None = None,
+    title: str = "",
+    facts: Mapping[str, str] | None = None,
+    may_read: Callable[[Path], bool] = lambda file: True,
 ) -> Image.Image:
     """One picture with `count` pairs in rows of `columns`, each within side x side pixels above its
-    size and caption.
+    size and caption. `title` replaces the usual one, `facts` the size by what is said of a pair's
+    id.
 
-    Pictures are decoded one at a time. Where one can no longer be read, the sheet says so.
+    Pictures are decoded one at a time. Where one can no longer be read, or `may_read` does not
+    allow its file, the sheet says so.
     """
     from PIL import Image, ImageDraw
 
@@ -59,7 +65,7 @@ def contact_sheet(
     captions = [wrap(pair.caption, side, FONT, CAPTION_LINES) for pair in pairs]
     rows = [captions[start : start + columns] for start in range(0, len(pairs), columns)]
     heights = [side + line * (max(map(len, row)) + 1) + GAP for row in rows]
-    title = f"{dataset.name}: {len(pairs)} of {len(dataset.pairs)} pairs, {order}"
+    title = title or f"{dataset.name}: {len(pairs)} of {len(dataset.pairs)} pairs, {order}"
     width = GAP + columns * (side + GAP)
     heading = wrap(title, width - 2 * GAP, FONT + 3, 3)
     top = GAP + line_height(FONT + 3) * len(heading) + GAP
@@ -70,12 +76,13 @@ def contact_sheet(
     for place, (pair, caption) in enumerate(zip(pairs, captions, strict=True)):
         row, column = divmod(place, columns)
         x, y = GAP + column * (side + GAP), top + sum(heights[:row])
-        tile = _tile(dataset, pair, side)
+        tile = _tile(dataset, pair, side, may_read)
         left, upper = x + (side - tile.width) // 2, y + side - tile.height
         pen.rectangle((left - 1, upper - 1, left + tile.width, upper + tile.height), FRAME)
         sheet.paste(tile, (left, upper))
-        (facts,) = wrap(_facts(pair), side, FONT - 2, most_lines=1)
-        pen.text((x, y + side + 2), facts, FAINT, font(FONT - 2))
+        said = (facts or {}).get(pair.id) or _facts(pair)
+        (line_of_facts,) = wrap(said, side, FONT - 2, most_lines=1)
+        pen.text((x, y + side + 2), line_of_facts, FAINT, font(FONT - 2))
         for number, words in enumerate(caption, start=1):
             pen.text((x, y + side + 2 + number * line), words, INK, font(FONT))
         if progress:
@@ -92,18 +99,26 @@ def _facts(pair: Pair) -> str:
     return " · ".join(facts)
 
 
-def _tile(dataset: Dataset, pair: Pair, side: int) -> Image.Image:
-    """A picture made to fit into side x side, or a tile that says that it cannot be read."""
-    from PIL import Image, ImageDraw
+def _tile(dataset: Dataset, pair: Pair, side: int, may_read: Callable[[Path], bool]) -> Image.Image:
+    """A picture made to fit into side x side, or a tile that says why there is none."""
+    from PIL import Image
 
+    file = dataset.path(pair)
+    if not may_read(file):
+        return _blank(side, "not in a folder\nfor datasets")
     try:
-        image = open_rgb(dataset.path(pair), (side, side), dataset.background)
+        image = open_rgb(file, (side, side), dataset.background)
     except (TrainerError, OSError):
-        tile = Image.new("RGB", (side, side), FRAME)
-        ImageDraw.Draw(tile).text(
-            (side / 2, side / 2), "cannot be read", INK, font(FONT), anchor="mm"
-        )
-        return tile
+        return _blank(side, "cannot be read")
     scale = side / max(image.size)
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     return image.resize(size, Image.Resampling.LANCZOS)
+
+
+def _blank(side: int, words: str) -> Image.Image:
+    from PIL import Image, ImageDraw
+
+    tile = Image.new("RGB", (side, side), FRAME)
+    where = (side / 2, side / 2)
+    ImageDraw.Draw(tile).text(where, words, INK, font(FONT), anchor="mm", align="center")
+    return tile

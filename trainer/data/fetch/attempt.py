@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...files import publish
-from ..image import ORIENTATION
+from ...litter import temporary
+from ..image import MOST_SCANS, ORIENTATION, TOO_MANY_SCANS, scans
 from . import disk
 from .network import (
     BadURL,
@@ -91,7 +92,7 @@ class Fetcher:
         if self.sharded:
             folder = folder / f"{asked.row // 1000:03d}"
             folder.mkdir(exist_ok=True)
-        part = folder / f".{asked.row:06d}.part"
+        part = temporary(folder / f"{asked.row:06d}")
         try:
             with network_errors():
                 digest = await self._request(asked.url, part)
@@ -189,6 +190,8 @@ def examine(file: Path, max_pixels: int) -> tuple[str, int, int]:
                 raise Failure("too_many_pixels", f"{width} x {height}")
             turned = image.getexif().get(ORIENTATION, 1) >= 5
             suffix = SUFFIX_OF[image.format or ""]
+            if image.format in ("JPEG", "MPO") and scans(image.fp) > MOST_SCANS:
+                raise Failure("corrupt", TOO_MANY_SCANS)
             if image.format == "JPEG":
                 image.draft(None, (1, 1))
             image.load()

@@ -202,6 +202,7 @@ class _Download:
             connector=connector(self.network, self.settings.concurrency),
             timeout=timeout,
             cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
             headers={"User-Agent": USER_AGENT, "Accept": "image/*", "Accept-Encoding": "identity"},
         )
         try:

@@ -8,7 +8,6 @@ images/ and results.jsonl   the pictures and what became of every row (see downl
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from dataclasses import asdict, dataclass, field, replace
@@ -17,9 +16,10 @@ from pathlib import Path
 from ...errors import TrainerError
 from ...files import sha256_file, write_json
 from ...jobs import job as jobs
-from ...jobs.job import ACTIVE, NAME, QUEUED, RESUMABLE, Job, State, read_json
+from ...jobs.job import ACTIVE, NAME, QUEUED, RESUMABLE, Job, State, described
 from ...jobs.work import Progress as Work
 from ...jobs.work import work
+from ...litter import sweep, temporary
 from ..table.selection import read_columns
 from .attempt import TRANSIENT
 from .download import DEAD, EXPIRED, Progress, download
@@ -29,6 +29,7 @@ from .settings import DownloadSettings
 
 FORMAT = 1
 SELECTION = "selection.parquet"
+_REMEDY = "Move the folder away and download again."
 
 
 @dataclass(frozen=True)
@@ -66,14 +67,7 @@ class DownloadJob(Job[DownloadState]):
     @classmethod
     def open(cls, folder: Path) -> DownloadJob:
         """Raises TrainerError when the folder holds no download, or one that cannot be read."""
-        if not (folder / "job.json").exists():
-            raise TrainerError(f"There is no download in {folder}: job.json is missing.")
-        value = read_json(folder / "job.json")
-        if value.get("format") != FORMAT:
-            raise TrainerError(
-                f"The download {folder.name} was made by a newer Cocktail (format "
-                f"{value.get('format')}; this one reads {FORMAT}). Update Cocktail."
-            )
+        value = described(folder, "job.json", "download", FORMAT, _REMEDY)
         try:
             settings = DownloadSettings.from_json(value["settings"])
             network_file = Path(value["network_file"])
@@ -83,7 +77,7 @@ class DownloadJob(Job[DownloadState]):
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise TrainerError(
                 f"job.json of the download {folder.name} is damaged ({type(error).__name__}: "
-                f"{error}). Move the folder away and download again."
+                f"{error}). {_REMEDY}"
             ) from error
 
     def urls(self) -> list[tuple[int, str]]:
@@ -170,7 +164,8 @@ def create_download(
         raise TrainerError(
             f"The name {name} is taken: {folder} exists and is not a download. Choose another name."
         )
-    part = datasets_dir / f".{name}.{os.getpid()}.part"
+    sweep(datasets_dir)
+    part = temporary(folder)
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     shutil.copyfile(selection, part / SELECTION)

@@ -1,5 +1,5 @@
-"""Whether pictures may be fetched from the network, which addresses are allowed, and what answers
-and errors mean.
+"""Whether pictures may be fetched from the network and notices sent, which addresses are allowed,
+and what answers and errors mean.
 
 The network is off until the person who runs the server writes a settings file. Addresses of private
 networks are refused in three places: the host of every URL and of every redirect; the answer of the
@@ -14,8 +14,10 @@ import contextlib
 import inspect
 import ipaddress
 import json
+import re
 import socket
 import time
+import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from email.utils import parsedate_to_datetime
@@ -36,6 +38,12 @@ TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
 """
 VALUED_TAGS = ("max-snippet", "max-image-preview", "max-video-preview", "unavailable_after")
 """Words of X-Robots-Tag that have a value after a colon; other names before a colon are robots."""
+NUMERIC = re.compile(r"\d+|0x[\da-f]*", re.IGNORECASE)
+"""How the last part of a host name looks that systems take for a number: no name ends like this."""
+NO_GATE = (
+    "The installed aiohttp cannot check which address it connects to. Update it "
+    "(pip install -U aiohttp): 3.12 or later is needed to use the network."
+)
 LOCAL_TRANSLATED = ipaddress.ip_network("64:ff9b:1::/48")
 
 
@@ -61,17 +69,26 @@ class Failure(Exception):
 
 @dataclass(frozen=True)
 class NetworkSettings:
-    """What the server's owner allows: fetching pictures at all, and from private addresses."""
+    """What the server's owner allows: fetching pictures at all, private addresses, sending figures
+    to Weights & Biases, and where notices of runs are sent. With `notify_details` notices hold
+    messages, which may name captions and paths. `phone_port` is where phones may vote, 0 nowhere,
+    at `phone_address` of this machine or, without it, the one that it has in its own network.
+    """
 
     download: bool = False
     private_addresses: bool = False
+    notify: tuple[str, ...] = ()
+    notify_details: bool = False
+    wandb: bool = False
+    phone_port: int = 0
+    phone_address: str = ""
 
 
 def read_network_settings(file: Path) -> NetworkSettings:
     """The settings in a JSON file; without the file everything is off.
 
     Raises TrainerError, which says what to write where, when the file is not JSON, has unknown
-    keys, or has values other than true and false.
+    keys, or has other values than these may have.
     """
     try:
         value = json.loads(file.read_bytes().decode("utf-8-sig"))
@@ -93,13 +110,49 @@ def read_network_settings(file: Path) -> NetworkSettings:
             f"The network settings in {file} have unknown keys: {', '.join(unknown)}; "
             f"known are {', '.join(known)}. {_advice(file)}"
         )
+    given: dict[str, Any] = {}
     for key, setting in value.items():
-        if not isinstance(setting, bool):
+        if key == "notify":
+            given[key] = _addresses(file, setting)
+        elif key == "phone_port":
+            given[key] = _port(file, setting)
+        elif key == "phone_address":
+            given[key] = _own_address(file, setting)
+        elif isinstance(setting, bool):
+            given[key] = setting
+        else:
             raise TrainerError(
                 f"{key} in {file} is {json.dumps(setting)}; it must be true or false. "
                 f"{_advice(file)}"
             )
-    return NetworkSettings(**value)
+    return NetworkSettings(**given)
+
+
+def _addresses(file: Path, value: Any) -> tuple[str, ...]:
+    if isinstance(value, list) and all(isinstance(entry, str) and entry for entry in value):
+        return tuple(value)
+    raise TrainerError(
+        f"notify in {file} must be a list of addresses, such as "
+        '["https://example.org/hook"]. Without it no notices are sent.'
+    )
+
+
+def _port(file: Path, value: Any) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and 1024 <= value <= 65535:
+        return value
+    raise TrainerError(
+        f"phone_port in {file} must be a number from 1024 to 65535, such as 8190. Without it "
+        "nobody votes from a phone."
+    )
+
+
+def _own_address(file: Path, value: Any) -> str:
+    try:
+        return str(ipaddress.ip_address(value if isinstance(value, str) else ""))
+    except ValueError:
+        raise TrainerError(
+            f"phone_address in {file} must be an IP address of this machine, such as 192.168.0.7."
+        ) from None
 
 
 def require_download(file: Path) -> NetworkSettings:
@@ -110,7 +163,28 @@ def require_download(file: Path) -> NetworkSettings:
             f"Fetching pictures from the network is off. {_advice(file)} Pictures that are already "
             "on this machine need no network: join their folder to the table instead."
         )
+    if not settings.private_addresses and not has_socket_gate():
+        raise TrainerError(NO_GATE)
     return settings
+
+
+def require_wandb(file: Path) -> None:
+    """Raise TrainerError when the settings in `file` do not allow Weights & Biases."""
+    if not read_network_settings(file).wandb:
+        raise TrainerError(
+            "The run is set to log to Weights & Biases (logging.wandb), which the owner of this "
+            f'server has not allowed. To allow it, write {{"wandb": true}} into {file} on the '
+            "machine that runs ComfyUI, or switch it off."
+        )
+
+
+def has_socket_gate() -> bool:
+    """Whether the installed aiohttp lets each socket be checked before it connects, as 3.12 and
+    later do. Without that, what it takes for an address is checked by nobody.
+    """
+    import aiohttp
+
+    return "socket_factory" in inspect.signature(aiohttp.TCPConnector.__init__).parameters
 
 
 def _advice(file: Path) -> str:
@@ -183,9 +257,19 @@ def check_url(text: str, settings: NetworkSettings) -> URL:
     try:
         ipaddress.ip_address(host)
     except ValueError:
+        if any(map(_is_numeric, (host, url.raw_host or ""))):
+            raise RefusedAddress(
+                f"{host} is an address in an unusual spelling. Write it with four numbers"
+            ) from None
         return url
     check_address(host, settings)
     return url
+
+
+def _is_numeric(host: str) -> bool:
+    """Whether systems may take a host for an IPv4 address, such as 2130706433, 127.1 or 0x7f.1."""
+    plain = unicodedata.normalize("NFKC", host).replace("\u3002", ".")
+    return NUMERIC.fullmatch(plain.rstrip(".").rpartition(".")[2]) is not None
 
 
 def connector(
@@ -194,8 +278,8 @@ def connector(
     """A connector for aiohttp that refuses what `check_address` refuses; `names` resolves host
     names (by default the system does).
 
-    Call this inside a running event loop. Redirects are not its matter: follow them one by one,
-    each through `check_url`.
+    Raises Failure with an aiohttp that cannot do that. Call this inside a running event loop.
+    Redirects are not its matter: follow them one by one, each through `check_url`.
     """
     import aiohttp
     from aiohttp.abc import AbstractResolver
@@ -224,8 +308,10 @@ def connector(
         return socket.socket(family, kind, protocol)
 
     options: dict[str, Any] = {}
-    if "socket_factory" in inspect.signature(aiohttp.TCPConnector.__init__).parameters:
+    if has_socket_gate():
         options["socket_factory"] = checked_socket
+    elif not settings.private_addresses:
+        raise Failure("old_aiohttp", NO_GATE)
     return aiohttp.TCPConnector(
         resolver=CheckedResolver(), limit=connections, limit_per_host=0, **options
     )

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ..image import PACKAGES
 from .listing import Listing, split_suffix, suffix
 from .reading import (
     MAX_WEIGHT,
@@ -30,8 +31,8 @@ from .reading import (
 )
 from .strict_text import MAX_JSON_BYTES, Unreadable, parse_json, parse_yaml, read_text
 
-SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".jfif"))
-"""The pictures that EveryDream2 reads."""
+SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".jfif", *PACKAGES))
+"""The pictures that EveryDream2 reads, and those of other packages."""
 TEXTS = (".txt", ".caption")
 SIDECARS = (*TEXTS, ".json", ".yml", ".yaml")
 """Files beside a picture; a later one overrides an earlier one. EveryDream2 can read .json but does
@@ -107,7 +108,6 @@ def read_everydream(listing: Listing, reading: Reading, caption_text: str) -> No
         )
     local: dict[str, Config] = {}
     trees: dict[str, Config] = {}
-    lines = 0
     for file in listing.pictures:
         if suffix(file) not in SUFFIXES:
             continue
@@ -122,17 +122,12 @@ def read_everydream(listing: Listing, reading: Reading, caption_text: str) -> No
             for sidecar in sidecars:
                 config, more = _sidecar(listing, sidecar, caption_text)
                 levels.append(config)
-                lines += more
+                reading.cut_lines += more
             entry = _entry(file, levels, reading)
         except Unreadable as error:
             reading.problems.append(Problem(file, error.reason, error.detail))
             continue
         reading.entries.append(entry)
-    if lines:
-        reading.notes.append(
-            f"caption files with more than one line, of which only the first is used: {lines} "
-            "(EveryDream2 uses all: caption_text)"
-        )
 
 
 def everydream_sign(listing: Listing) -> str | None:

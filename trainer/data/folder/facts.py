@@ -4,6 +4,7 @@ once.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -15,10 +16,11 @@ from collections.abc import Callable, Container, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotYet
 from pathlib import Path
+from typing import Any
 
 from ...errors import TrainerError
 from ...files import sha256_file, write_json
-from ..image import open_rgb
+from ..image import open_rgb, read_formats
 from .listing import File
 from .reading import Problem
 
@@ -75,7 +77,9 @@ class Examination:
     def save(self) -> None:
         self.saved = time.monotonic()
         if self.cache and self.facts != self.known:
-            write_json(self.cache, self.facts)
+            # Where nothing can be kept, the pictures are examined again next time.
+            with contextlib.suppress(OSError):
+                write_json(self.cache, self.facts)
             self.known = dict(self.facts)
 
 
@@ -85,9 +89,20 @@ def read_cache(cache: Path | None) -> dict[str, list]:
         return {}
     try:
         known = json.loads(cache.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
-    return known if isinstance(known, dict) else {}
+    if not isinstance(known, dict):
+        return {}
+    return {file: facts for file, facts in known.items() if _are_facts(facts)}
+
+
+def _are_facts(facts: Any) -> bool:
+    if not isinstance(facts, list) or len(facts) != 5:
+        return False
+    size, time_ns, sha256, width, height = facts
+    return isinstance(sha256, str) and all(
+        isinstance(number, int) for number in (size, time_ns, width, height)
+    )
 
 
 def examine_all(
@@ -207,7 +222,7 @@ def _pixels(path: Path) -> int:
     from PIL import Image
 
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=read_formats()) as image:
             return image.width * image.height
     except Exception:
         return 0

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path, PurePosixPath
 
 from ...errors import TrainerError
+from ..captions import chosen
 from ..image import SUFFIXES
 from ..manifest import Dataset, Pair, pair_ids
+from ..tokens import LIMIT, count_tokens
 from .everydream import everydream_sign, pair_list, read_everydream
 from .facts import Examination, Pace
 from .hugging_face import metadata_files, names_pictures, read_hugging_face
-from .kohya import looks_like_repeats, metadata_file, read_kohya
+from .kohya import folders_of_repeats, holds_repeats, looks_like_repeats, metadata_file, read_kohya
 from .listing import (
     LINK_AGAIN,
+    LINK_OUT,
     LINK_TO_NOTHING,
     NO_FILE,
     Listing,
@@ -25,8 +30,20 @@ from .listing import (
     list_folder,
     suffix,
 )
+from .masks import add_masks, no_masks
+from .orphans import add_orphans, may_matter
 from .plain import read_plain
-from .reading import CAPTION_TEXTS, LAYOUTS, Entry, Problem, Reading, count_notes, listed, shown
+from .reading import (
+    CAPTION_TEXTS,
+    DRAWN,
+    LAYOUTS,
+    Entry,
+    Problem,
+    Reading,
+    count_notes,
+    listed,
+    shown,
+)
 
 __all__ = [
     "CAPTION_TEXTS",
@@ -99,17 +116,20 @@ def load_folder(
     layout: str = "auto",
     caption_column: str = "",
     background: str = "#ffffff",
+    tokenizer: Path | None = None,
 ) -> tuple[Dataset, LoadReport]:
     """The pictures below `folder`, each with its caption, in the order of their paths or of the
     rows that name them.
 
     The `layout` (LAYOUTS) says how to find the captions; "auto" looks at what the folder holds.
-    `caption_text` says how much of a caption file is used, `caption_column` which column of a table
-    of pairs holds the captions. `background` is the colour that transparency becomes. A pair's
-    group is the folder of its picture. Every picture is decoded once; the facts are kept in the
-    JSON file `cache` for as long as the picture's size and time stay the same, even when `progress`
-    ends the work by raising. Names that begin with a dot are skipped. Raises TrainerError when
-    there is no picture, when no pair is left, or, unless `on_problem` is "skip", for any problem.
+    `caption_text` says how much of a caption file is used, or that each showing draws a line,
+    `caption_column` which column of a table of pairs holds the captions. `background` is the colour
+    that transparency becomes. A pair's group is the folder of its picture. With CLIP's `tokenizer`
+    (a folder), the report counts the captions that are longer than CLIP reads at once. Every
+    picture is decoded once; the facts are kept in the JSON file `cache` for as long as the
+    picture's size and time stay the same, even when `progress` ends the work by raising. Names that
+    begin with a dot are skipped. Raises TrainerError when there is no picture, when no pair is
+    left, or, unless `on_problem` is "skip", for any problem.
     """
     background = check_background(background)
     check_layout(layout)
@@ -117,12 +137,20 @@ def load_folder(
     if not listing.pictures:
         raise TrainerError(
             f"There is no picture in {name}. Put pictures ({', '.join(sorted(SUFFIXES))}) there, "
-            "each with a caption in a .txt file of the same name."
+            "each with a caption in a .txt file of the same name." + _instead(listing)
         )
-    reading = read_layout(listing, layout, caption_text, caption_column, progress)
+
+    def read(listing: Listing) -> Reading:
+        reading = read_layout(listing, layout, caption_text, caption_column, progress)
+        _check_links(listing, reading, name)
+        return reading
+
+    listing, reading, results = _read_and_examine(listing, read, cache, progress)
     found = len(reading.entries) + len(reading.problems)
-    facts = _facts(listing, reading, cache, progress)
+    facts = _facts(listing, reading, results)
     good = [entry for entry in reading.entries if entry.file in facts]
+    if tokenizer:
+        reading.notes += _long_captions(good, tokenizer)
     report = _report(listing, reading, found, good)
     if (report.problems or report.unread) and (on_problem == "stop" or not good):
         raise TrainerError(_complaint(name, report))
@@ -133,6 +161,57 @@ def load_folder(
         _pair(pair_id, entry, facts[entry.file]) for pair_id, entry in zip(ids, good, strict=True)
     )
     return Dataset(name, str(folder.resolve()), pairs, background), report
+
+
+def _check_links(listing: Listing, reading: Reading, name: str) -> None:
+    """Raise TrainerError when pictures would be captioned by their names although their captions
+    may be in a file that is not read because it is a link.
+    """
+    folders = {posixpath.dirname(file) for file in reading.named}
+    above = {"", *folders, *(str(path) for one in folders for path in PurePosixPath(one).parents)}
+    found = [
+        file
+        for file, why in sorted(listing.odd.items())
+        if why == LINK_OUT and may_matter(file) and posixpath.dirname(file) in above
+    ]
+    if folders and found:
+        raise TrainerError(
+            f"{len(reading.named)} pictures in {name} would be captioned by their names, but "
+            f"{listed(found)} may hold their captions: {LINK_OUT}."
+        )
+
+
+def _long_captions(entries: list[Entry], tokenizer: Path) -> list[str]:
+    """The line about captions with more tokens than CLIP reads at once; none without such. Of
+    choices, the longest line counts, with the longest words.
+    """
+    texts = [_longest(entry) for entry in entries]
+    tokens = count_tokens([text for several in texts for text in several], tokenizer)
+    places = iter(tokens)
+    counts = [max(islice(places, len(several))) for several in texts]
+    long = sum(count > LIMIT for count in counts)
+    if not long:
+        return []
+    chunks = -(-max(counts) // LIMIT)
+    return [
+        f"captions of more than {LIMIT} CLIP tokens, cut off there unless data.text_chunks is "
+        f"raised: {long} (the longest has {max(counts)}, for {chunks} chunks)"
+    ]
+
+
+def _longest(entry: Entry) -> list[str]:
+    """The caption of a picture, or the longest form of each line that it is drawn from."""
+    lines = str(entry.options.get("choices", "")).splitlines()
+    drawn = (chosen(line, lambda several: max(several, key=len)) for line in lines)
+    return [text for text in drawn if text] or [entry.caption]
+
+
+def _instead(listing: Listing) -> str:
+    """What is in a folder without pictures, as far as it may be meant for pictures."""
+    reading = Reading("plain")
+    add_orphans(listing, reading)
+    found = [*reading.problems, *reading.unread][:5]
+    return f" It has: {'; '.join(map(str, found))}." if found else ""
 
 
 def _pair(pair_id: str, entry: Entry, facts: list) -> Pair:
@@ -167,6 +246,11 @@ def read_layout(
     reading = Reading(*detect(listing)) if layout == "auto" else Reading(layout, "as asked")
     if progress:
         reading.awake = Pace(lambda: progress(0, len(listing.files)))
+    if caption_text == DRAWN and reading.layout not in ("plain", "kohya"):
+        raise TrainerError(
+            f'caption_text "{DRAWN}" is for the layouts plain and kohya, but the folder is read as '
+            f"{reading.layout} ({reading.why}). Choose another layout or caption_text."
+        )
     if reading.layout == "hugging face":
         read_hugging_face(listing, reading, caption_column)
     elif reading.layout == "kohya":
@@ -175,6 +259,21 @@ def read_layout(
         read_everydream(listing, reading, caption_text)
     else:
         read_plain(listing, reading, caption_text)
+    if reading.cut_lines:
+        everydream = reading.layout == "everydream"
+        also = "EveryDream2 uses all: caption_text" if everydream else "caption_text: whole file"
+        reading.notes.append(
+            "caption files with more than one line, of which only the first is used: "
+            f"{reading.cut_lines} ({also})"
+        )
+    if layout == "auto" and reading.layout == "plain":
+        for above in folders_of_repeats(listing):
+            why = "its folders are named like 10_cat: load it by itself to have them shown so often"
+            if holds_repeats(listing, above):
+                reading.unread.append(Problem(above, why, "or choose the layout plain"))
+            else:
+                reading.notes.append(f"{shown(above)}: {why}")
+    add_orphans(listing, reading)
     return reading
 
 
@@ -214,31 +313,49 @@ def looks_like_metadata(listing: Listing, file: str) -> bool:
     return head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{") and bool(ENTRY.search(head))
 
 
-def _facts(
+def _read_and_examine(
     listing: Listing,
-    reading: Reading,
+    read: Callable[[Listing], Reading],
     cache: Path | None,
     progress: Callable[[int, int], None] | None,
+) -> tuple[Listing, Reading, dict[str, list | Problem]]:
+    """What a layout says of a folder, and the facts about its pictures and masks. The folder is
+    read again when files turn out to be pictures that their names let seem masks.
+    """
+    results: dict[str, list | Problem] = {}
+    while True:
+        reading = read(listing)
+        wanted = dict.fromkeys(
+            [entry.file for entry in reading.entries]
+            + [problem.file for problem in reading.problems if suffix(problem.file) in SUFFIXES]
+            + [mask for entry in reading.entries if (mask := listing.masks.mask(entry.file))]
+        )
+        new = (file for file in wanted if file in listing.files and file not in results)
+        files = {file: listing.files[file] for file in new}
+        results |= Examination(cache, listing.files).all(listing.root, files, progress)
+        more = no_masks(listing, reading, results)
+        if not more:
+            return listing, reading, results
+        listing = replace(listing, no_masks=listing.no_masks | more)
+
+
+def _facts(
+    listing: Listing, reading: Reading, results: dict[str, list | Problem]
 ) -> dict[str, list]:
     """The facts about each picture that can be read; the others are added to the reading's
     problems.
     """
-    wanted = dict.fromkeys(
-        [entry.file for entry in reading.entries]
-        + [problem.file for problem in reading.problems if suffix(problem.file) in SUFFIXES]
-    )
-    files = {file: listing.files[file] for file in wanted if file in listing.files}
-    results = Examination(cache, listing.files).all(listing.root, files, progress)
     for file, why in listing.odd.items():
         results[file] = Problem(file, "the picture cannot be read", why)
     bad = {file: result for file, result in results.items() if isinstance(result, Problem)}
     reading.problems[:] = [bad.get(problem.file, problem) for problem in reading.problems]
     reading.problems += [bad[entry.file] for entry in reading.entries if entry.file in bad]
+    add_masks(listing, reading, results)
     reading.problems.sort(key=lambda problem: _natural(problem.file))
     for file, why in sorted(listing.odd.items()):
         if suffix(file) in SUFFIXES or file in reading.read:
             continue
-        if why in HARMLESS:
+        if why in HARMLESS or (why == LINK_OUT and not may_matter(file)):
             reading.notes.append(f"not read: {shown(file)} ({why})")
         else:
             reading.unread.append(Problem(file, why))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ...errors import TrainerError
+from ...files import literal
 from ..captions import OWN
 from ..manifest import TRAIN, VALIDATION
 from .listing import Listing
@@ -393,7 +394,9 @@ def _parquet(file: Path) -> Iterator[Row]:
     try:
         with duckdb.connect() as database:
             database.execute("SET memory_limit='128MB'; SET threads=1")
-            result = database.execute("SELECT * FROM read_parquet(?)", [str(file)])
+            result = database.execute(
+                "SELECT * FROM read_parquet(?, hive_partitioning = false)", [literal(file)]
+            )
             names = [column[0] for column in result.description or []]
             number = 0
             while block := result.fetchmany(1000):

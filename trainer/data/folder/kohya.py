@@ -10,23 +10,25 @@ from collections import Counter
 from typing import Any
 
 from ...errors import TrainerError
+from ..image import PACKAGES
 from .listing import Listing, suffix
 from .reading import (
     MAX_WEIGHT,
     Entry,
     Problem,
     Reading,
-    caption_from_file,
+    caption_and_choices,
     check_caption,
     group_of,
     kind,
     listed,
     locate,
+    shown,
 )
 from .strict_text import MAX_JSON_BYTES, Unreadable, parse_json, read_text
 
-SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif"))
-"""The pictures that kohya's scripts read."""
+SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif", *PACKAGES))
+"""The pictures that kohya's scripts read, and those of other packages."""
 METADATA = (
     "metadata.json",
     "meta_lat.json",
@@ -39,6 +41,10 @@ ENDS = (".caption", ".txt")
 """Caption files; the first is the scripts' default, the second what most people set."""
 LIKELY = re.compile(r"\d{1,3}_[^/]*")
 """Folder names that are recognized as repeats."""
+CERTAIN = re.compile(r"[1-9]\d{0,2}_[^/]*")
+"""Such names that are no months: 05_may."""
+OF_KOHYA = frozenset(("img", "image", "images", "reg", "regularization", "regularisation"))
+"""What kohya's tools and their users call the folder above those with repeats."""
 FOR_ITSELF = frozenset(("caption", "tags", "train_resolution", "image_size"))
 """Keys that kohya's tools write into a metadata entry and that are not reported as unused; the two
 sizes are its own bookkeeping.
@@ -59,6 +65,29 @@ def looks_like_repeats(listing: Listing) -> bool:
     """
     folders = {posixpath.dirname(file) for file in listing.pictures}
     return all(LIKELY.fullmatch(folder) for folder in folders)
+
+
+def folders_of_repeats(listing: Listing) -> list[str]:
+    """Folders below the top with pictures in folders of theirs that are named like 10_cat, as in
+    kohya's img/10_cat and reg/1_cat.
+    """
+    found = {posixpath.split(posixpath.dirname(file)) for file in listing.pictures}
+    return sorted({above for above, name in found if above and LIKELY.fullmatch(name)})
+
+
+def holds_repeats(listing: Listing, above: str) -> bool:
+    """Whether a folder, one of `folders_of_repeats`, is meant as kohya's: by its name, or because
+    all pictures are in folders of repeats and nothing is named like dates (2024/05_may).
+    """
+    name = posixpath.basename(above).lower()
+    folders = {posixpath.split(posixpath.dirname(file)) for file in listing.pictures}
+    dated = name.isdigit() or not all(CERTAIN.fullmatch(inner) for _, inner in folders)
+    return name in OF_KOHYA or not dated
+
+
+def _where(listing: Listing) -> str:
+    found = folders_of_repeats(listing)
+    return " or ".join(f"the folder {shown(folder)}" for folder in found) or "the folder above"
 
 
 def metadata_file(listing: Listing) -> str | None:
@@ -91,13 +120,14 @@ def _read_repeats(listing: Listing, reading: Reading, caption_text: str) -> None
         found = _captions(listing, file)
         both += len(found) > 1
         reading.read.update(found)
+        choices: dict[str, str] = {}
         try:
             if times > MAX_WEIGHT:
                 raise Unreadable(
                     "its folder has too many repeats", f"{times}; at most {MAX_WEIGHT:,}"
                 )
             if found:
-                caption = caption_from_file(listing, found[0], caption_text)
+                caption, choices = caption_and_choices(listing, found[0], caption_text, reading)
             else:
                 where = "no caption file, and no name after the repeats of its folder"
                 caption = check_caption(folder.partition("_")[2], where)
@@ -106,11 +136,13 @@ def _read_repeats(listing: Listing, reading: Reading, caption_text: str) -> None
             continue
         if not found:
             reading.named.add(file)
-        reading.entries.append(Entry(file, caption, {"weight": float(times), **group_of(file)}))
+        reading.entries.append(
+            Entry(file, caption, {"weight": float(times), **group_of(file), **choices})
+        )
     if not reading.entries and not reading.problems:
         raise TrainerError(
             "There is neither a metadata.json nor a folder of pictures with a name like 10_cat. "
-            "kohya's layout needs one of them. Choose another layout, or the folder above."
+            f"kohya's layout needs one of them. Choose another layout, or {_where(listing)}."
         )
     if passed_over:
         places = (f"{count} in {place}" for place, count in passed_over.most_common())

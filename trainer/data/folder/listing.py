@@ -5,16 +5,22 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 from ...errors import TrainerError
-from ..image import SUFFIXES
+from ..image import PACKAGES, SUFFIXES
+from .mask_names import Masks, find_masks
 
 LINK_AGAIN = "it is a link to a folder that is already read"
+LINK_OUT = (
+    "it is a link that leads out of the dataset's folder; copy the folder with cp -rL, which puts "
+    "files in the place of links"
+)
 LINK_TO_NOTHING = "it is a link to nothing"
 NO_FILE = "it is neither a file nor a folder"
 
@@ -41,17 +47,29 @@ class Listing:
     """Everything below a folder, by the path relative to it, with forward slashes; names that begin
     with a dot are left out.
 
-    `odd` holds the names of what cannot be read, such as a link to nothing, each with the reason.
+    `odd` holds the names of what cannot be read, such as a link to nothing, each with the reason,
+    `no_masks` files in folders of masks that are known to be pictures.
     """
 
     root: Path
     files: dict[str, File]
     folders: frozenset[str]
     odd: dict[str, str]
+    no_masks: frozenset[str] = frozenset()
+
+    @cached_property
+    def masks(self) -> Masks:
+        """The masks among the pictures."""
+        return find_masks(self._pictures, self.no_masks)
 
     @cached_property
     def pictures(self) -> list[str]:
-        """Everything with the suffix of a picture, sorted, including the odd ones."""
+        """Everything with the suffix of a picture, sorted, including the odd ones, but no masks."""
+        masks = self.masks.files
+        return [path for path in self._pictures if path not in masks]
+
+    @cached_property
+    def _pictures(self) -> list[str]:
         return sorted(path for path in (*self.files, *self.odd) if suffix(path) in SUFFIXES)
 
     @cached_property
@@ -69,10 +87,36 @@ class Listing:
 
     def sidecars(self, picture: str, ends: Iterable[str]) -> list[str]:
         """The files that have the name of a picture and one of the suffixes `ends` (in any letter
-        case), in the order of `ends`.
+        case), in the order of `ends`; without one, those that can only mean this picture.
         """
-        there = self.beside.get(split_suffix(picture)[0])
-        return [there[end] for end in ends if end in there] if there else []
+        ends = tuple(ends)
+        there = self.beside.get(split_suffix(picture)[0], {})
+        found = [there[end] for end in ends if end in there]
+        if not found and (loose := self.loose.get(picture)):
+            found = [loose[end] for end in ends if end in loose]
+        return found
+
+    @cached_property
+    def loose(self) -> dict[str, dict[str, str]]:
+        """Files whose names fit exactly one picture, but are not spelled like it (`a.png.txt` of
+        `a.png`, `img_2.txt` of `IMG_2.JPG`, other Unicode normalisation), by picture and suffix.
+        """
+        whole: dict[str, list[str]] = {}
+        stems: dict[str, list[str]] = {}
+        for picture in self.pictures:
+            whole.setdefault(_spelling(picture), []).append(picture)
+            stems.setdefault(_spelling(split_suffix(picture)[0]), []).append(picture)
+        found: dict[str, dict[str, str]] = {}
+        for stem, ends in self.beside.items():
+            if stem in self.by_stem:
+                continue
+            fitting = whole.get(_spelling(stem)) or stems.get(_spelling(stem)) or []
+            if len(fitting) == 1:
+                known = found.setdefault(fitting[0], {})
+                for end, path in ends.items():
+                    if path in self.files:
+                        known.setdefault(end, path)
+        return found
 
     @cached_property
     def by_stem(self) -> dict[str, list[str]]:
@@ -91,6 +135,11 @@ class Listing:
         for path, why in sorted(self.odd.items()):
             digest.update(f"{path}\0{why}\n".encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
+
+
+def _spelling(path: str) -> str:
+    """A path without what tells spellings of a name apart: letter case, Unicode normalisation."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())
 
 
 def split_suffix(path: str) -> tuple[str, str]:
@@ -123,14 +172,17 @@ def list_folder(folder: Path) -> Listing:
 
 def walk(folder: Path) -> Iterator[Found]:
     """Files and folders as they are found. Linked folders are followed, but no folder is entered
-    twice.
+    twice. Links to pictures may lead anywhere; other linked files are read only within the folder
+    or the linked folder that they are in: a dataset from elsewhere could name a secret as a
+    caption.
 
     Links are followed after all real folders, so that a folder with two paths gets the one without
     a link.
     """
-    waiting, links, entered = [("", os.fspath(folder))], [], set()
+    root = Path(folder).resolve()
+    waiting, links, entered = [("", os.fspath(folder), root)], [], set()
     while waiting or links:
-        inside, path = (waiting or links).pop()
+        inside, path, real = (waiting or links).pop()
         try:
             status = os.stat(path)  # noqa: PTH116 - making a Path takes longer than the walk
             if (status.st_dev, status.st_ino) in entered:
@@ -150,9 +202,14 @@ def walk(folder: Path) -> Iterator[Found]:
             relative = f"{inside}/{entry.name}" if inside else entry.name
             try:
                 relative.encode()
-                if entry.is_dir():
-                    (links if entry.is_symlink() else waiting).append((relative, entry.path))
+                if entry.is_dir() and entry.is_symlink():
+                    links.append((relative, entry.path, Path(entry.path).resolve()))
+                elif entry.is_dir():
+                    waiting.append((relative, entry.path, real))
                 elif entry.is_file():
+                    if entry.is_symlink() and _leads_out(entry.path, (root, real)):
+                        yield Found(relative, why_not=LINK_OUT)
+                        continue
                     status = entry.stat()
                     yield Found(relative, File(status.st_size, status.st_mtime_ns))
                 elif entry.is_symlink():
@@ -166,6 +223,14 @@ def walk(folder: Path) -> Iterator[Found]:
                 yield Found(relative, why_not=LINK_TO_NOTHING if circle else str(error.strerror))
 
 
+def _leads_out(path: str, folders: Sequence[Path]) -> bool:
+    """Whether a linked file that is no picture lies outside of these folders."""
+    if suffix(path.replace(os.sep, "/")) in SUFFIXES:
+        return False
+    real = Path(path).resolve()
+    return not any(real.is_relative_to(folder) for folder in folders)
+
+
 def folder_state(folder: Path) -> str:
     """A hash of names, sizes and times below a folder, which stays the same while nothing in it
     changes. No file is opened.
@@ -174,7 +239,8 @@ def folder_state(folder: Path) -> str:
 
 
 def has_picture(folder: Path) -> bool:
-    """Whether at least one file below a folder has the suffix of a picture; the walk ends at the
-    first.
+    """Whether at least one file below a folder has the suffix of a picture, even of one that cannot
+    be read, or of a zip archive; the walk ends at the first.
     """
-    return any(found.file and suffix(found.path) in SUFFIXES for found in walk(folder))
+    ends = SUFFIXES.union(PACKAGES, (".zip",))
+    return any(found.file and suffix(found.path) in ends for found in walk(folder))

@@ -5,20 +5,25 @@ how training shows it; and what the layouts share.
 from __future__ import annotations
 
 import posixpath
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..captions import chosen
 from .listing import Listing
 from .strict_text import Unreadable, read_text
 
 LAYOUTS = ("auto", "plain", "everydream", "kohya", "hugging face")
-CAPTION_TEXTS = ("first line", "whole file")
+DRAWN = "drawn line"
+CAPTION_TEXTS = ("first line", "whole file", DRAWN)
 MAX_CAPTION = 20_000
 """Longest caption in characters. A text encoder reads about 75 tokens, but there are prompts of
 several thousand characters.
 """
+LONE_RETURN = re.compile(r"\r(?!\n)")
+"""How lines ended on old Macs."""
 MAX_SHOWN = 300
 """The most characters of a name or a value that a message repeats."""
 MAX_WEIGHT = 10_000
@@ -71,8 +76,9 @@ class Reading:
 
     `problems` lists pictures (or rows that should name one) that cannot be pairs. `unread` lists
     files of settings that cannot be understood; their pictures are pairs all the same. `read` holds
-    the files that have been used, `named` the pictures captioned by their names. `notes` says what
-    else is worth knowing, in a line each. `unused` counts settings that training does not have.
+    the files that have been used, `named` the pictures captioned by their names. `cut_lines` counts
+    the caption files of which only the first line is used. `notes` says what else is worth knowing,
+    in a line each. `unused` counts settings that training does not have.
     """
 
     layout: str
@@ -82,6 +88,7 @@ class Reading:
     unread: list[Problem] = field(default_factory=list)
     read: set[str] = field(default_factory=set)
     named: set[str] = field(default_factory=set)
+    cut_lines: int = 0
     notes: list[str] = field(default_factory=list)
     unused: Counter[str] = field(default_factory=Counter)
     awake: Callable[[], None] = lambda: None
@@ -128,12 +135,28 @@ def kind(value: Any) -> str:
     )
 
 
-def caption_from_file(listing: Listing, file: str, caption_text: str) -> str:
-    """The caption in a text file of the listing: its first line or all of it. Raises Unreadable."""
+def caption_from_file(listing: Listing, file: str, caption_text: str, reading: Reading) -> str:
+    """The caption in a text file of the listing: its first line or all of it. Counts in `reading`
+    the files with further lines. Raises Unreadable.
+    """
     text = text_from_file(listing, file).strip()
     if caption_text == "first line":
-        text = text.split("\n", 1)[0]
+        text, _, further = text.partition("\n")
+        reading.cut_lines += bool(further)
     return check_caption(text, posixpath.basename(file))
+
+
+def caption_and_choices(
+    listing: Listing, file: str, caption_text: str, reading: Reading
+) -> tuple[str, dict[str, str]]:
+    """The caption in a text file, and what it is drawn from as a field of the pair, if `DRAWN`
+    says so and there is anything to choose. Raises Unreadable.
+    """
+    caption = caption_from_file(listing, file, caption_text, reading)
+    if caption_text != DRAWN:
+        return caption, {}
+    first = check_caption(chosen(caption, lambda several: several[0]), posixpath.basename(file))
+    return first, {} if first == caption else {"choices": caption}
 
 
 def text_from_file(listing: Listing, file: str, what: str = "the caption") -> str:
@@ -143,7 +166,7 @@ def text_from_file(listing: Listing, file: str, what: str = "the caption") -> st
         raise Unreadable(f"{what} cannot be read", f"{name} is a folder")
     if file in listing.odd:
         raise Unreadable(f"{what} cannot be read", f"{name}: {listing.odd[file]}")
-    return read_text(listing.root / file, what)
+    return LONE_RETURN.sub("\n", read_text(listing.root / file, what))
 
 
 def caption_from_name(file: str) -> str:

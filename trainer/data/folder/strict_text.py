@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -82,10 +83,14 @@ def _no_constant(name: str) -> Any:
 def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"it has the key {twice!r} twice")
+        raise ValueError(f"it has the key {_twice(key for key, _ in pairs)!r} twice")
     return values
+
+
+def _twice(keys: Iterable[str]) -> str | None:
+    """The first key that is there again; None if each is there once."""
+    seen: set[str] = set()
+    return next((key for key in keys if key in seen or seen.add(key)), None)
 
 
 def parse_yaml(text: str) -> Any:
@@ -118,8 +123,7 @@ def parse_yaml(text: str) -> Any:
         reader = loader(text)
         node = reader.get_single_node()
         if isinstance(node, yaml.MappingNode):
-            keys = [str(key.value) for key, _ in node.value]
-            twice = next((key for key in keys if keys.count(key) > 1), None)
+            twice = _twice(str(key.value) for key, _ in node.value)
             if twice is not None:
                 raise ValueError(f"it has the key {twice!r} twice")
         return None if node is None else reader.construct_document(node)

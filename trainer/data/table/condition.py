@@ -48,26 +48,52 @@ _SAID = {
     "PARAMETER": "a parameter",
     "LAMBDA": "a lambda",
 }
-_REFUSED_FUNCTIONS = {
-    "current_setting",
-    "getvariable",
-    "sleep_ms",
-    "write_log",
-    "error",
-    "repeat",
-    "lpad",
-    "rpad",
-    "range",
-    "generate_series",
-    "array_resize",
-    "list_resize",
-    "format",
-    "printf",
-}
-"""Functions that look at more than their arguments, or make something huge out of little."""
+_FUNCTIONS = frozenset(
+    (
+        *("+", "-", "*", "/", "//", "%", "**", "^", "||", "^@", "@", "&", "|", "<<", ">>"),
+        *("~~", "!~~", "~~*", "!~~*", "~~~", "like_escape", "not_like_escape"),
+        *("ilike_escape", "not_ilike_escape", "regexp_matches", "regexp_full_match"),
+        *("regexp_extract", "contains", "starts_with", "ends_with", "prefix", "suffix"),
+        *("length", "len", "strlen", "char_length", "lower", "upper", "lcase", "ucase"),
+        *("trim", "ltrim", "rtrim", "left", "right", "substring", "substr", "strpos"),
+        *("instr", "position", "split_part", "string_split", "str_split", "split"),
+        *("list_contains", "list_has", "array_contains", "list_value", "concat", "ascii"),
+        *("strip_accents", "md5", "hash", "abs", "sign", "round", "floor", "ceil", "ceiling"),
+        *("trunc", "sqrt", "ln", "log", "log2", "log10", "exp", "pow", "power", "mod"),
+        *("greatest", "least", "coalesce", "if", "ifnull", "nullif", "isnan", "isfinite"),
+        *("array_length", "array_has", "list_has_any", "character_length", "bit_length", "ord"),
+        *("unicode", "reverse", "levenshtein", "regexp_extract_all", "xor"),
+        *("replace", "regexp_replace"),
+    )
+)
+"""What a condition may call, by DuckDB's names: functions and operators whose value is fixed by
+their arguments and is not much larger than those. For `replace` and `regexp_replace` see `_grows`.
+"""
 
-_MACROS = {"if", "ifnull", "nullif", "split_part"}
-"""Plain functions that DuckDB keeps as macros."""
+_TYPES = frozenset(
+    (
+        *("VARCHAR", "TEXT", "STRING", "CHAR", "BOOLEAN", "BOOL", "FLOAT", "REAL", "DOUBLE"),
+        *("TINYINT", "SMALLINT", "INTEGER", "INT", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT"),
+        *("UINTEGER", "UBIGINT", "DECIMAL", "NUMERIC", "DATE", "TIMESTAMP"),
+        *(
+            "INT8",
+            "INT16",
+            "INT32",
+            "INT64",
+            "UINT8",
+            "UINT16",
+            "UINT32",
+            "UINT64",
+            "FLOAT4",
+            "FLOAT8",
+            "INT2",
+            "INT4",
+        ),
+    )
+)
+"""What a condition may cast to. As bits, for example, a text would be eight times as long."""
+
+LONGEST = 10_000
 
 
 def check_condition(connection: Any, where: str, captions: int = 0) -> str:
@@ -75,14 +101,26 @@ def check_condition(connection: Any, where: str, captions: int = 0) -> str:
     expression.
 
     The record has `captions` further captions: caption_0 and so on. Sub-queries, aggregates,
-    windows, parameters and functions whose value is not fixed by their arguments are refused.
+    windows, parameters and all functions but plain ones (see _FUNCTIONS) are refused.
     """
+    if len(where) > LONGEST:
+        raise TrainerError(
+            f"The condition {where[:40]!r}... has {len(where):,} characters; {LONGEST:,} is the "
+            "most. Write a shorter one."
+        )
     if "\0" in where:
         raise TrainerError("The condition holds a NUL character. Type it again.")
+    if any("\ud800" <= letter <= "\udfff" for letter in where):
+        raise TrainerError("The condition holds half of a character. Type it again.")
     columns = COLUMNS | {f"caption_{number}": "VARCHAR" for number in range(captions)}
     listed = [name.strip('"') for name in columns]
     query = f"{FRAME}({where}\n)"
-    _check_nodes(connection, where, _parsed(connection, where, query), listed)
+    try:
+        _check_nodes(where, _parsed(connection, where, query), listed)
+    except RecursionError:
+        raise TrainerError(
+            f"The condition {where[:40]!r}... is nested too deeply. Write a flatter one."
+        ) from None
     spelled = connection.execute(
         "SELECT json_deserialize_sql(json_serialize_sql(?))", [query]
     ).fetchone()[0]
@@ -123,23 +161,16 @@ def _parsed(connection: Any, where: str, query: str) -> Any:
     return condition
 
 
-def _check_nodes(connection: Any, where: str, condition: Any, columns: list[str]) -> None:
+def _check_nodes(where: str, condition: Any, columns: list[str]) -> None:
     """Raise TrainerError for every kind of expression, column and function that is not allowed."""
-    allowed = {
-        name
-        for (name,) in connection.execute(
-            "SELECT DISTINCT function_name FROM duckdb_functions()"
-            " WHERE function_type = 'scalar' AND stability = 'CONSISTENT'"
-        ).fetchall()
-    }
-    allowed = (allowed | _MACROS) - _REFUSED_FUNCTIONS
-    for node in _nodes(condition):
-        kind = node.get("class")
+    nodes = [(node.get("class"), node) for node in _nodes(condition)]
+    for kind, _ in nodes:
         if kind and kind not in _EXPRESSIONS:
             raise TrainerError(
                 f"The condition {where!r} holds {_SAID.get(kind, kind.lower())}, which is not "
                 "allowed. Use only columns, values, comparisons and plain functions."
             )
+    for kind, node in nodes:
         if kind == "COLUMN_REF":
             name = ".".join(node["column_names"])
             if name.lower() not in columns:
@@ -148,11 +179,54 @@ def _check_nodes(connection: Any, where: str, condition: Any, columns: list[str]
                     f"are: {', '.join(columns)}. Put text in single quotes."
                 )
         name = node.get("function_name")
-        if name and (name.lower() not in allowed or node.get("schema") not in ("", "main")):
+        if name and (name.lower() not in _FUNCTIONS or node.get("schema") not in ("", "main")):
             raise TrainerError(
-                f"The condition {where!r} calls {name}, which is not allowed: only functions whose "
-                "value is fixed by their arguments are."
+                f"The condition {where!r} calls {name}, which is not allowed. These are: "
+                f"{', '.join(sorted(_FUNCTIONS))}."
             )
+        if name and _grows(name.lower(), node):
+            raise TrainerError(
+                f"The condition {where!r} calls {name} in a way that can make texts longer, which "
+                "is not allowed: give replace two texts in quotes, the second no longer than the "
+                "first, and regexp_replace the empty text ''."
+            )
+        if kind == "CAST" and (name := _cast_to(node)) not in _TYPES:
+            raise TrainerError(
+                f"The condition {where!r} casts to {name}, which is not allowed: only numbers, "
+                "texts, booleans and dates are."
+            )
+
+
+def _grows(name: str, node: dict[str, Any]) -> bool:
+    """Whether a replacement may be longer than what it replaces. What a regular expression matches
+    can be empty.
+    """
+    if name not in ("replace", "regexp_replace"):
+        return False
+    given = [_text(argument) for argument in _arguments(node)]
+    if len(given) < 3 or (new := given[2]) is None:
+        return True
+    old = given[1] if name == "replace" else ""
+    return old is None or len(new.encode()) > len(old.encode())
+
+
+def _arguments(node: dict[str, Any]) -> list[dict[str, Any]]:
+    """What a function is called with; DuckDB before 2 writes it in another way."""
+    return node.get("children") or [one["expression"] for one in node.get("arguments", [])]
+
+
+def _text(node: dict[str, Any]) -> str | None:
+    """The text that a node is a constant of; None for any other node."""
+    if node.get("class") != "CONSTANT":
+        return None
+    found = (node.get("literal") or {}).get("text") or (node.get("value") or {}).get("value", "")
+    return found if isinstance(found, str) else None
+
+
+def _cast_to(node: dict[str, Any]) -> str:
+    """The type of a cast; DuckDB before 2 writes it in another way."""
+    written = node.get("type_expr") or {}
+    return str(written.get("type_name") or (node.get("cast_type") or {}).get("id")).upper()
 
 
 def _tree(connection: Any, text: str) -> dict[str, Any]:

@@ -11,22 +11,24 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from ...errors import TrainerError
-from ...files import canonical_json, publish, sha256_text
+from ...files import canonical_json, literal, publish, sha256_text
+from ...litter import sweep, temporary
 from . import midjourney
 from .columns import Mapping, check
 from .midjourney import KINDS, WHITE, Layer, layered, text_literal
 from .rejects import Reject, Rejects, read_rejects
-from .table import Table, check_compression, fingerprint, is_read_in_parts, source_sql
+from .table import Table, check_compression, fingerprint, source_sql
+from .whole_records import copy_whole_records
 
 MEMORY_MB = 256
-_DERIVED = 2
+_DERIVED = 4
 """Changes whenever the columns of derived tables or their meaning do."""
 
 Progress = Callable[[str], None]
@@ -42,10 +44,11 @@ def ingest(
     """Derive once, from every record, what filters need; returns the derived table's path in
     `cache`.
 
-    Raises TrainerError for a mapping that does not fit, and for a source that cannot be read or
-    changes meanwhile.
+    Raises TrainerError for a mapping that does not fit, for a cache that DuckDB cannot write to,
+    and for a source that cannot be read or changes meanwhile.
     """
     check(mapping, table.columns)
+    _check_cache(cache)
     source = fingerprint(table.path)
     known = derived_path(table, mapping, cache, source)
     if known:
@@ -53,9 +56,9 @@ def ingest(
     if progress:
         progress("deriving the columns that the filters need")
     path = _derived_name(table, mapping, cache, source)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    sweep(cache)
+    part = temporary(path)
     try:
-        check_compression(table)
         with connected(table, cache, memory_mb, [], part, write=True) as connection:
             captions = [f"caption_{number}" for number in range(len(mapping.captions))]
             columns = ", ".join(["readable", *COLUMNS, *captions])
@@ -82,6 +85,18 @@ def ingest(
     return path
 
 
+def _check_cache(cache: Path) -> None:
+    """Raise TrainerError when DuckDB cannot write a database in a folder: it takes what follows a
+    `?` for options, and a `\\` for a `/`.
+    """
+    path = cache.absolute()
+    if "?" in str(path) or "\\" in path.as_posix():
+        raise TrainerError(
+            f"No derived table can be kept in {path}: DuckDB writes none below a folder with ? or "
+            "\\ in its name. Rename that folder, or select without a derived table."
+        )
+
+
 def read_source(
     connection: Any,
     table: Table,
@@ -93,23 +108,77 @@ def read_source(
     """Put what a query finds in the relation of a source's cells into the table `name`; returns
     what could not be read.
 
-    Several threads are faster, but next to damage they can miss records that one thread finds. So
-    when they noted any damage, one thread reads again. For `unreadable` see `read_rejects`.
+    Next to damage in a CSV or TSV file, DuckDB can miss records and cut others. So when it noted
+    any, it reads a copy without the damaged records (see whole_records.py). Of a compressed file
+    it does not note every damage. For `unreadable` see `read_rejects`.
     """
     cells = tuple(mapping.columns().values())
 
-    def read(one_thread: bool) -> Rejects:
-        relation, values = source_sql(table, cells, one_thread)
+    def read(source: Table, one_thread: bool = False) -> Rejects:
+        for stale in (name, "reject_errors", "reject_scans"):
+            connection.execute(f"DROP TABLE IF EXISTS {stale}")
+        relation, values = source_sql(source, cells, one_thread)
         connection.execute(f"CREATE TABLE {name} AS {query(relation)}", values)
-        return read_rejects(connection, table, unreadable)
+        return read_rejects(connection, source, unreadable)
 
-    rejects = read(one_thread=False)
-    if not rejects.count or not is_read_in_parts(table):
-        return rejects
-    for stale in (name, "reject_errors", "reject_scans"):
-        connection.execute(f"DROP TABLE {stale}")
+    if table.format not in ("csv", "tsv"):
+        check_compression(table)
+        return read(table)
+    wanted = _looked_at(table, cells)
+    if _is_undamaged(table, wanted, read):
+        return Rejects()
+    connection.execute(f"DROP TABLE IF EXISTS {name}")
     connection.execute("CHECKPOINT")
-    return read(one_thread=True)
+    (spill,) = connection.execute("SELECT current_setting('temp_directory')").fetchone()
+    copy = replace(table, path=_copy_path(table, Path(spill)))
+    rejects = copy_whole_records(table, wanted, copy.path)
+    missed = _read_with_any_line_ends(copy, read)
+    if missed.count:
+        raise TrainerError(
+            f"{table.name} is damaged in a way that is not understood ({missed.first[0].reason}). "
+            "Repair the table, or save it again."
+        )
+    return rejects
+
+
+def _is_undamaged(table: Table, wanted: Sequence[int], read: Callable[..., Rejects]) -> bool:
+    """Read a CSV or TSV file, unless it turns out to be damaged."""
+    import duckdb
+
+    if table.compressed:
+        if copy_whole_records(table, wanted, None).count:
+            return False
+        _read_with_any_line_ends(table, read)
+        return True
+    try:
+        return not read(table).count
+    except duckdb.InvalidInputException:
+        return False
+
+
+def _read_with_any_line_ends(table: Table, read: Callable[..., Rejects]) -> Rejects:
+    """Read a CSV or TSV file without damage."""
+    import duckdb
+
+    with suppress(duckdb.InvalidInputException):
+        rejects = read(table)
+        if not rejects.count:
+            return rejects
+    return read(table, one_thread=True)
+
+
+def _looked_at(table: Table, cells: Sequence[str]) -> Sequence[int]:
+    """Places of the columns whose bytes matter: before 2.0, DuckDB looks at all of them."""
+    import duckdb
+
+    if int(duckdb.__version__.split(".")[0]) < 2:
+        return range(len(table.columns))
+    return [table.columns.index(cell) for cell in cells]
+
+
+def _copy_path(table: Table, folder: Path) -> Path:
+    """Where a copy of the table's whole records lies while it is read."""
+    return folder / f"whole.{table.format}{'.gz' if table.compressed else ''}"
 
 
 def derived_path(
@@ -124,7 +193,11 @@ def kept_rejects(connection: Any) -> Rejects:
     """The records that could not be read when this derived table was made."""
     (text,) = connection.execute("SELECT rejects FROM meta").fetchone()
     value = json.loads(text)
-    return Rejects(value["count"], tuple(Reject(**reject) for reject in value["first"]))
+    return Rejects(
+        value["count"],
+        tuple(Reject(**reject) for reject in value["first"]),
+        tuple((place, count) for place, count in value["gaps"]),
+    )
 
 
 def check_unchanged(table: Table, source: dict[str, Any]) -> None:
@@ -163,7 +236,9 @@ def connected(
         )
         with connection:
             allowed = ", ".join(
-                text_literal(str(path)) for path in [table.path.absolute(), table.path, *outputs]
+                text_literal(path)
+                for source in (table.path, _copy_path(table, spill))
+                for path in (str(source.absolute()), literal(source), *map(str, outputs))
             )
             connection.execute(f"SET allowed_paths = [{allowed}]")
             connection.execute("SET enable_external_access = false")

@@ -28,35 +28,59 @@ class Reject:
 
 @dataclass(frozen=True)
 class Rejects:
-    """How many records could not be read, and the first thousand of them.
+    """How many records could not be read, and the first thousand of them. `gaps` says where
+    records are missing among those that DuckDB delivered: behind how many of them, and how many.
 
-    DuckDB's threads read an uncompressed file in parts of up to 4 MiB. When the first record of a
-    part is damaged, DuckDB can begin at a wrong place and skip records next to it without noting
-    them. So a table with noted damage is read again by one thread (derived.read_source). A damaged
-    last line without a line end is missing here if it lies across two buffers of 16 MiB.
+    A damaged last line of a JSONL file is missing here if it has no line end and lies across two
+    buffers of 16 MiB.
     """
 
     count: int = 0
     first: tuple[Reject, ...] = ()
+    gaps: tuple[tuple[int, int], ...] = ()
+
+
+def with_gap(gaps: list[tuple[int, int]], place: int) -> None:
+    """Count a record that is missing behind `place` delivered ones."""
+    if gaps and gaps[-1][0] == place:
+        gaps[-1] = (place, gaps[-1][1] + 1)
+    else:
+        gaps.append((place, 1))
 
 
 def read_rejects(connection: Any, table: Table, unreadable: str) -> Rejects:
-    """What DuckDB skipped on this connection, and the lines of a JSONL file without an object.
+    """What DuckDB skipped on this connection, and the rows that are not `readable`.
 
-    `unreadable` is the SQL of a relation of those lines; its `rowid` numbers the lines that DuckDB
-    delivered.
+    `unreadable` is the SQL of a relation of those rows; its `rowid` numbers the rows that DuckDB
+    delivered. Of a CSV or TSV file with damage, only the count is sure to be above 0.
     """
     count, noted = _noted(connection, table)
     lines = dict(zip(_lines(table, list(noted)), noted.values(), strict=True)) if noted else {}
-    if table.format == "jsonl":
-        (objectless,) = connection.execute(f"SELECT count(*) FROM {unreadable}").fetchone()
-        if objectless:
-            numbers = connection.execute(
-                f"SELECT rowid FROM {unreadable} ORDER BY rowid LIMIT {KEPT}"
-            ).fetchall()
-            first = _walk(table, lines, {number for (number,) in numbers})
-            return Rejects(count + objectless, first)
-    return Rejects(count, tuple(Reject(line, *why) for line, why in lines.items()))
+    first = tuple(Reject(line, *why) for line, why in lines.items())
+    (more,) = connection.execute(f"SELECT count(*) FROM {unreadable}").fetchone()
+    if more and table.format == "jsonl":
+        numbers = connection.execute(
+            f"SELECT rowid FROM {unreadable} ORDER BY rowid LIMIT {KEPT}"
+        ).fetchall()
+        first = _walk(table, lines, {number for (number,) in numbers})
+    gaps = _gaps(connection, table) if count and table.format == "jsonl" else ()
+    return Rejects(count + more, first, gaps)
+
+
+def _gaps(connection: Any, table: Table) -> tuple[tuple[int, int], ...]:
+    """The gaps that the lines leave which DuckDB skipped in a JSONL file."""
+    places = connection.execute(
+        "SELECT DISTINCT line_byte_position FROM reject_errors ORDER BY line_byte_position"
+    ).fetchall()
+    skipped = set(_lines(table, [place - 1 for (place,) in places]))
+    gaps: list[tuple[int, int]] = []
+    number = 0
+    for line, text in enumerate(_text_lines(table), start=1):
+        if line in skipped:
+            with_gap(gaps, number)
+        elif text.strip(b" \t\r\n"):
+            number += 1
+    return tuple(gaps)
 
 
 def _noted(connection: Any, table: Table) -> tuple[int, dict[int, tuple[str, str]]]:

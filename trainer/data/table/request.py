@@ -24,6 +24,8 @@ from .derived import MEMORY_MB, derived_path, ingest
 from .select import SelectionReport, SelectionSettings, select
 from .table import Table, open_table
 
+SPARE_BYTES = 2 << 30
+"""What libraries and the stacks of many threads may take."""
 ACTIONS = ("look", "select", "ingest")
 _KEYS = {
     "action",
@@ -51,6 +53,7 @@ def main(request: Path) -> int:
     (folder), `memory_mb`, and `ingest_first` (derive, then select).
     """
     asked = json.loads(request.read_text(encoding="utf-8"))
+    _limit_memory(asked.get("memory_mb", MEMORY_MB))
     result = Path(asked["result"])
     try:
         write_json(result, _do(asked))
@@ -58,6 +61,20 @@ def main(request: Path) -> int:
         write_json(result, {"error": str(error)})
         return 1
     return 0
+
+
+def _limit_memory(memory_mb: int) -> None:
+    """Have the system refuse this process more than a few times the memory that DuckDB is to use:
+    not all that a condition computes counts as DuckDB's. Linux alone can do that.
+    """
+    if sys.platform != "linux":
+        return
+    import resource
+
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    wanted = 4 * (memory_mb << 20) + SPARE_BYTES
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
 
 
 def run_select(
@@ -112,7 +129,7 @@ def _remove_left_over(request: dict[str, Any], pid: int) -> None:
     for folder in {Path(request[key]) for key in ("cache",) if request.get(key)} | {
         Path(request[key]).parent for key in ("output",) if request.get(key)
     }:
-        for path in folder.glob(f".*.{pid}.part*"):
+        for path in folder.glob(f".*.{pid}.*.part*"):
             path.unlink(missing_ok=True)
         for path in folder.glob(f".spill-{pid}-*"):
             shutil.rmtree(path, ignore_errors=True)

@@ -11,11 +11,13 @@ import os
 import secrets
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, ClassVar
 
 from ...errors import TrainerError
 from ...files import publish, write_text
+from ...litter import sweep, temporary
 from ...settings.group import Group, setting
 from ..tokens import LIMIT, count_tokens
 from .columns import Mapping, check
@@ -33,10 +35,13 @@ from .derived import (
 )
 from .midjourney import KINDS, layered, text_literal
 from .rejects import Rejects
-from .table import Table, check_compression, fingerprint
+from .table import Table, fingerprint
 
 COUNT = (0, 2**53 - 1)
 RAW = ("any", "style_raw", "stylize")
+ROW = "(number + coalesce(missing, 0))"
+"""A record's number when those that DuckDB did not deliver are counted too, in a join with them."""
+WITH_GAPS = "ASOF LEFT JOIN gaps ON number >= place"
 IS_KEPT = "number IN (SELECT number FROM kept)"
 
 
@@ -136,20 +141,20 @@ def select(
 ) -> SelectionReport:
     """Write the chosen records of a table to the Parquet file `output`, in the order of the table.
 
-    Columns: row (number among the records that DuckDB delivered, from 0), image, prompt, user (16
-    hex digits, salted), kind, image_no, version, aspect, stylize, raw, width, height, attachment,
-    job, file, image_prompts, truncated, caption_0 and so on. A derived table in `cache` is used
-    when there is one. Unless given, the salt is kept in `cache`. Raises TrainerError for a mapping
-    or condition that does not fit, and for a source that cannot be read.
+    Columns: row (its number from 0, damaged ones counted), image, prompt, user (16 hex digits,
+    salted), kind, image_no, version, aspect, stylize, raw, width, height, attachment, job, file,
+    image_prompts, truncated, caption_0 and so on. A derived table in `cache` is used if there is
+    one. Unless given, the salt is kept there. Raises TrainerError for what does not fit the table.
     """
     say = progress or (lambda _: None)
     check(mapping, table.columns)
     _check_settings(mapping, settings, tokenizer)
-    salt = salt if salt is not None else _kept_salt(cache)
+    salt = _kept_salt(cache) if salt is None else salt
     source = fingerprint(table.path)
     derived = derived_path(table, mapping, cache, source)
     output.parent.mkdir(parents=True, exist_ok=True)
-    part = output.with_name(f".{output.name}.{os.getpid()}.part")
+    sweep(output.parent)
+    part = temporary(output)
     try:
         with connected(table, cache, memory_mb, [part], derived) as connection:
             late = _late(connection, mapping, settings)
@@ -159,8 +164,8 @@ def select(
                 _see_derived(connection, settings)
             else:
                 say("reading the table")
-                check_compression(table)
                 rejects = _first_pass(connection, table, mapping, settings)
+            _keep_gaps(connection, rejects)
             funnel = _seen(connection, settings)
             say("applying the filters")
             funnel += _best_users(connection, settings)
@@ -386,7 +391,8 @@ def _draw(connection: Any, settings: SelectionSettings) -> list[Step]:
         return []
     _keep(
         connection,
-        f"number IN (SELECT number FROM kept ORDER BY md5('{settings.seed}/' || number), number"
+        f"number IN (SELECT number FROM kept {WITH_GAPS}"
+        f" ORDER BY md5('{settings.seed}/' || {ROW}), number"
         f" LIMIT {settings.sample})",
     )
     return [Step(f"sample of {settings.sample}", _count(connection, "kept"))]
@@ -442,6 +448,16 @@ _FOUND_IN_IMAGE = {
 }
 
 
+def _keep_gaps(connection: Any, rejects: Rejects) -> None:
+    """Put into the table `gaps` how many records are missing up to each place where some are."""
+    missing = list(accumulate(count for _, count in rejects.gaps))
+    connection.execute(
+        "CREATE TEMP TABLE gaps AS"
+        " SELECT unnest(?::BIGINT[]) AS place, unnest(?::BIGINT[]) AS missing",
+        [[place for place, _ in rejects.gaps], missing],
+    )
+
+
 def _write(connection: Any, path: Path, mapping: Mapping) -> None:
     layers = [
         {
@@ -453,8 +469,8 @@ def _write(connection: Any, path: Path, mapping: Mapping) -> None:
     captions = "".join(f", caption_{number}" for number in range(len(mapping.captions)))
     kept = layered("records", layers)
     connection.execute(
-        'COPY (SELECT number::BIGINT AS "row", image, prompt, "user", kind, image_no, version,'
+        f'COPY (SELECT {ROW}::BIGINT AS "row", image, prompt, "user", kind, image_no, version,'
         f" aspect, stylize, raw, width, height, {found}, image_prompts, truncated{captions}"
-        f" FROM {kept} ORDER BY number) TO {text_literal(str(path))}"
+        f" FROM {kept} {WITH_GAPS} ORDER BY number) TO {text_literal(str(path))}"
         " (FORMAT parquet, COMPRESSION zstd, USE_TMP_FILE false)"
     )

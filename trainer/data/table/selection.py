@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import TrainerError
+from ...files import literal
+
+SOURCE = "read_parquet(?, hive_partitioning = false)"
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ def read_rows(path: Path) -> dict[int, Row]:
     import duckdb
 
     with duckdb.connect() as database:
-        cursor = database.execute("SELECT * FROM read_parquet(?)", [str(path)])
+        cursor = database.execute(f"SELECT * FROM {SOURCE}", [literal(path)])
         names = [column[0] for column in cursor.description]
         extra = [place for place, name in enumerate(names) if name.startswith("caption_")]
         number, prompt, user = (names.index(name) for name in ("row", "prompt", "user"))
@@ -61,10 +64,10 @@ def read_columns(path: Path, *columns: str) -> list[tuple]:
     import duckdb
 
     texts = ", ".join(f"coalesce(CAST({column} AS VARCHAR), '')" for column in columns)
-    query = f'SELECT CAST("row" AS BIGINT), {texts} FROM read_parquet(?) ORDER BY 1'
+    query = f'SELECT CAST("row" AS BIGINT), {texts} FROM {SOURCE} ORDER BY 1'
     try:
         with duckdb.connect() as database:
-            rows = database.execute(query, [str(path)]).fetchall()
+            rows = database.execute(query, [literal(path)]).fetchall()
     except duckdb.Error as error:
         raise TrainerError(
             f"{path.name} is not a selection (a Parquet file with the columns row, "

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import TrainerError
+from ...files import literal
 
 FORMATS = {
     ".csv": "csv",
@@ -27,6 +28,10 @@ FORMATS = {
 }
 MAX_RECORD_BYTES = 1 << 20
 """Longer records are not read."""
+MAX_FIELD = 20_000
+"""Longest field in characters that is taken from a CSV or TSV file: as many as the caption of a
+picture in a folder may have.
+"""
 PART_BYTES = 4 * MAX_RECORD_BYTES
 """The most that one of DuckDB's threads reads at a time; its buffers are four times as large."""
 SAMPLE_ROWS = 1000
@@ -116,25 +121,16 @@ def blocks(table: Table) -> Iterator[bytes]:
             yield block
 
 
-def is_read_in_parts(table: Table) -> bool:
-    """Whether several threads of DuckDB read a table in parts, so that damage can spread across
-    their borders (see Rejects).
-    """
-    return (
-        table.format in ("csv", "tsv")
-        and not table.compressed
-        and table.path.stat().st_size > PART_BYTES
-    )
-
-
 def source_sql(
     table: Table, columns: Sequence[str], one_thread: bool = False
 ) -> tuple[str, list[Any]]:
     """SQL of a relation with the given columns as text, named c0, c1, ..., and `readable`; and the
     values to bind.
 
-    DuckDB skips damaged records and notes them (see rejects.py), except that lines of a JSONL file
-    without an object are rows with `readable` false.
+    DuckDB skips damaged records and notes them (see rejects.py), except that rows with `readable`
+    false stand for lines of a JSONL file without an object, and for records of a CSV or TSV file
+    with a field that is too long. In a CSV or TSV file with line ends of several kinds, DuckDB
+    fails, except with `one_thread`, when it is lenient: so only for files without damage.
     """
     wanted = [table.columns.index(name) for name in columns]
     if table.format == "parquet":
@@ -142,9 +138,13 @@ def source_sql(
             f"CAST({identifier(name)} AS VARCHAR) AS c{number}"
             for number, name in enumerate(columns)
         )
-        return f"(SELECT true AS readable, {picked} FROM read_parquet(?))", [str(table.path)]
+        return (
+            f"(SELECT true AS readable, {picked} FROM read_parquet(?, hive_partitioning = false))",
+            [literal(table.path)],
+        )
     lenient = (
-        "auto_detect = false, strict_mode = false, ignore_errors = true, store_rejects = true,"
+        "auto_detect = false, hive_partitioning = false,"
+        " ignore_errors = true, store_rejects = true,"
         f" max_line_size = {MAX_RECORD_BYTES}, {_buffers(table, one_thread)}"
     )
     if table.format == "jsonl":
@@ -153,14 +153,14 @@ def source_sql(
         pointers = ["/" + name.replace("~", "~0").replace("/", "~1") for name in columns]
         lines = (
             "read_csv(?, columns = {'line': 'VARCHAR'}, header = false, delim = '\x1f',"
-            f" quote = '', escape = '', {lenient})"
+            f" quote = '', escape = '', strict_mode = false, {lenient})"
         )
         return (
             f"(SELECT readable, {picked} FROM (SELECT readable,"
             f" CASE WHEN readable THEN json_extract_string(line, ?::VARCHAR[]) END AS cells"
             f" FROM (SELECT line, {is_object} AS readable FROM {lines}"
             " WHERE trim(line, ' \t\r') <> '')))",
-            [pointers, str(table.path)],
+            [pointers, literal(table.path)],
         )
     import duckdb
 
@@ -171,10 +171,18 @@ def source_sql(
     every = every if int(duckdb.__version__.split(".")[0]) < 2 else ""
     delimiter = "\t" if table.format == "tsv" else ","
     picked = ", ".join(f"f{place} AS c{number}" for number, place in enumerate(wanted))
+    bytes_long = ", ".join(f"strlen(f{place})" for place in wanted)
+    letters_long = ", ".join(f"length(f{place})" for place in wanted)
+    # Letters are counted only where there are that many bytes: it takes longer.
+    short = (
+        f"CASE WHEN greatest({bytes_long}) > {MAX_FIELD}"
+        f" THEN greatest({letters_long}) <= {MAX_FIELD} ELSE true END"
+    )
     return (
-        f"(SELECT true AS readable, {picked} FROM read_csv(?, columns = {{{names}}}, header = true,"
-        f" delim = '{delimiter}', quote = '\"', escape = '\"', {lenient}){every})",
-        [str(table.path)],
+        f"(SELECT {short} AS readable, {picked} FROM read_csv(?, columns = {{{names}}},"
+        f" header = true, delim = '{delimiter}', quote = '\"', escape = '\"',"
+        f" strict_mode = {not one_thread}, {lenient}){every})",
+        [literal(table.path)],
     )
 
 
@@ -362,7 +370,9 @@ def _parquet_head(path: Path, name: str) -> tuple[tuple[str, ...], tuple]:
     with duckdb.connect() as connection:
         try:
             rows = connection.execute(
-                "SELECT COLUMNS(*)::VARCHAR FROM read_parquet(?) LIMIT ?", [str(path), SAMPLE_ROWS]
+                "SELECT COLUMNS(*)::VARCHAR FROM read_parquet(?, hive_partitioning = false)"
+                " LIMIT ?",
+                [literal(path), SAMPLE_ROWS],
             )
             names = tuple(column[0] for column in rows.description)
             samples = tuple(rows.fetchall())

@@ -4,13 +4,14 @@ same.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ...errors import TrainerError
-from ...files import write_json
+from .errors import TrainerError
+from .files import write_json
 
 BLOCK_BYTES = 4 << 20
 
@@ -23,9 +24,9 @@ def known_hashes(
     """Hex SHA-256 of each file's bytes, in the order of the files. Only files that are new or have
     changed are read.
 
-    `cache` is a JSON file; if it is damaged, the files are read again. `progress` is called with
-    (done, all) bytes of what is read and may raise, which ends the work. Raises TrainerError for a
-    file that cannot be read or changes while it is read.
+    `cache` is a JSON file; if it is damaged or cannot be written, the files are read again.
+    `progress` is called with (done, all) bytes of what is read and may raise, which ends the work.
+    Raises TrainerError for a file that cannot be read or changes while it is read.
     """
     known = _read(cache)
     found = {file: known.get(str(file.resolve()), {}) for file in files}
@@ -47,7 +48,9 @@ def known_hashes(
         done += states[file][0]
     if cache and new:
         known |= {str(file.resolve()): found[file] for file in new}
-        write_json(cache, {path: entry for path, entry in known.items() if Path(path).exists()})
+        there = {path: entry for path, entry in known.items() if Path(path).exists()}
+        with contextlib.suppress(OSError):
+            write_json(cache, there)
     return [found[file]["sha256"] for file in files]
 
 
@@ -80,5 +83,5 @@ def _read(cache: Path | None) -> dict[str, dict]:
             for path, entry in entries.items()
             if isinstance(entry["sha256"], str) and isinstance(entry["state"], list)
         }
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return {}

@@ -1,0 +1,1 @@
+"""Sweeps: a baseline, the same run with one setting changed at a time, and how they compare."""
