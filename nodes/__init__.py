@@ -7,9 +7,11 @@ import os
 from comfy_api.latest import ComfyExtension, io
 
 from . import dataset, finetune, merge, routes, supervisor
+from .finetune import events
 from .grid import render as grid
 from .grid.engine.feed import feeds
 from .grid.engine.feed.ray_worker import RENDERS_ONLY
+from .host import sharing
 
 NODES: list[type[io.ComfyNode]] = [
     *dataset.NODES,
@@ -31,5 +33,8 @@ class CocktailExtension(ComfyExtension):
             routes.add(instance.routes)
             if RENDERS_ONLY not in os.environ:
                 supervisor.watch()
+                supervisor.sweep()
+                events.watch()
+                sharing.watch()
                 feeds.resume_when_up()
         return NODES

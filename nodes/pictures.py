@@ -27,7 +27,7 @@ def read_image(path: Path) -> torch.Tensor:
     """A picture file as ComfyUI's IMAGE."""
     from PIL import Image
 
-    with Image.open(path) as picture:
+    with Image.open(path, formats=("PNG",)) as picture:
         return as_image(picture)
 
 

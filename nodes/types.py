@@ -16,6 +16,9 @@ Settings = io.Custom("COCKTAIL_SETTINGS")
 Run = io.Custom("COCKTAIL_RUN")
 """A `trainer.runs.Run`."""
 
+Sweep = io.Custom("COCKTAIL_SWEEP")
+"""A `trainer.sweep.sweep.Sweep`."""
+
 Recipe = io.Custom("COCKTAIL_RECIPE")
 """A `merge.recipe.Recipe`."""
 

@@ -14,6 +14,7 @@ from ..trainer.jobs.device import device_name
 from ..trainer.jobs.job import ACTIVE, QUEUED
 from . import supervisor
 from .host.progress import Progress, show_text, stop_if_interrupted
+from .host.sharing import only_waits, unload_if_asked
 
 POLL_S = 0.25
 
@@ -25,10 +26,14 @@ def take_turns(device: Any) -> Iterator[None]:
     def wait() -> None:
         stop_if_interrupted()
         show_text("waits until a training or captioning on this device has finished")
+        unload_if_asked()
         time.sleep(POLL_S)
 
-    with supervisor.jobs().lease(device_name(device.type, device.index), "check", wait):
-        yield
+    with contextlib.ExitStack() as waiting:
+        waiting.enter_context(only_waits())
+        with supervisor.jobs().lease(device_name(device.type, device.index), "check", wait):
+            waiting.close()
+            yield
 
 
 def work_off(
@@ -43,9 +48,20 @@ def work_off(
     Interrupt ends the waiting, not the job. Raises TrainerError when the job was stopped or has
     failed.
     """
+    with only_waits():
+        return _until_it_ends(job, describe, counts, unit)
+
+
+def _until_it_ends(
+    job: Any,
+    describe: Callable[[Any], str],
+    counts: Callable[[Any], tuple[int, int]],
+    unit: str,
+) -> Any:
     progress, shown = Progress(), ""
     while True:
         stop_if_interrupted()
+        unload_if_asked()
         state = job.state()
         done, total = counts(state)
         if total:
@@ -59,7 +75,7 @@ def work_off(
         if state.status == "failed":
             end = job.log_tail()
             raise TrainerError(
-                f"{job.name} has failed: {state.message}"
+                f"{job.name} has failed: {state.message}\n{state.advice}"
                 + (f"\n\nThe end of its log.txt:\n{end}" if end else "")
             )
         if state.status not in (QUEUED, *ACTIVE):

@@ -58,8 +58,8 @@ class CocktailJoinImages(io.ComfyNode):
                     options=list(KEYS),
                     default=KEYS[-1],
                     tooltip="What a row and its file have in common. row index: 000123.png "
-                    "belongs to row 123, counted from 0. column: the image column holds a path "
-                    "inside the folder.",
+                    "belongs to row 123, counted from 0, damaged records of the table included. "
+                    "column: the image column holds a path inside the folder.",
                 ),
                 io.Combo.Input(
                     "on_problem",

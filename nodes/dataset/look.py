@@ -188,7 +188,7 @@ class CocktailDatasetOverview(io.ComfyNode):
         }
         show_text(str(facts))
         return io.NodeOutput(
-            as_image(Image.open(bytes_io.BytesIO(chart))),
+            as_image(Image.open(bytes_io.BytesIO(chart), formats=("PNG",))),
             str(facts),
             ui={
                 "images": [keep_png(chart, "charts", content)],

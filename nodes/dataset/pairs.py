@@ -142,7 +142,8 @@ class CocktailLoadDataset(io.ComfyNode):
                     options=list(CAPTION_TEXTS),
                     default=CAPTION_TEXTS[0],
                     tooltip="How much of a .txt or .caption file is the caption: its first line, "
-                    "or the whole file.",
+                    "or the whole file. drawn line: every time that training shows the picture, "
+                    "it draws one of the lines, and one of the words of every {a|b}.",
                 ),
                 opt(
                     io.Combo.Input,
@@ -247,6 +248,7 @@ class CocktailLoadDataset(io.ComfyNode):
             layout,
             caption_column.strip(),
             background,
+            names.tokenizer_dir(),
         )
         result = {
             "dataset": folder,

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from . import pick, run, settings
+from . import figures, pick, range_test, run, settings, steer, sweep
 
 NODES: list[type[io.ComfyNode]] = [
     run.CocktailTrainingSettings,
     run.CocktailBase,
     run.CocktailFineTune,
     run.CocktailWaitForRun,
-    run.CocktailLossChart,
+    figures.CocktailLossChart,
+    steer.CocktailOpenRun,
+    steer.CocktailControlRun,
+    steer.CocktailForkRun,
+    figures.CocktailLossHeatMap,
+    figures.CocktailStandOut,
+    figures.CocktailLeaveOutPairs,
     settings.CocktailTrainingPreset,
     settings.CocktailImportEveryDream2,
     settings.CocktailChangeSettings,
@@ -29,4 +35,7 @@ NODES: list[type[io.ComfyNode]] = [
     settings.CocktailShowSettings,
     pick.CocktailPickCheckpoint,
     pick.CocktailChooseCheckpoint,
+    sweep.CocktailSweep,
+    sweep.CocktailSweepResults,
+    range_test.CocktailRangeTest,
 ]

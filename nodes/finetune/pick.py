@@ -24,7 +24,7 @@ class CocktailPickCheckpoint(io.ComfyNode):
             display_name="Pick Checkpoint",
             category=CATEGORY,
             description="Picks one checkpoint of a finished run: the one with the lowest "
-            "validation loss, the last one, or the one of an epoch.",
+            "validation loss, the last one, or the last one of an epoch.",
             search_aliases=["best checkpoint", "best epoch", "select checkpoint", "lowest loss"],
             inputs=[
                 types.Run.Input("run", tooltip="A finished run, from Wait for Run."),
@@ -34,7 +34,7 @@ class CocktailPickCheckpoint(io.ComfyNode):
                     options=list(RULES),
                     default=RULES[0],
                     tooltip="Which checkpoint: the one with the lowest validation loss, the "
-                    "last one, or the one of the epoch below.",
+                    "last one, or the last one of the epoch below.",
                 ),
                 io.Int.Input(
                     "epoch",

@@ -1,4 +1,4 @@
-"""Fine-tuning: settings, a base, a run in the background, waiting for it, and its loss chart."""
+"""Fine-tuning: settings, a base, a run in the background, and waiting for it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from comfy_api.latest import io
 from ...merge.hashing import file_sha256
 from ...trainer.data.manifest import Dataset
 from ...trainer.errors import TrainerError
-from ...trainer.model.single_file import check_sd15
+from ...trainer.figures import words
+from ...trainer.jobs.device import slow_precision
+from ...trainer.model.layout import check_sd15
 from ...trainer.runs import Base, Paths, Run, State, create_run
 from ...trainer.settings.run_settings import LATER, RunSettings
 from .. import supervisor, types
 from ..host import names
 from ..host.progress import show_text
-from ..pictures import read_image
 from ..schema import opt, schema
 from ..waiting import work_off
 from .setting_input import group_inputs
@@ -229,7 +230,9 @@ class CocktailFineTune(io.ComfyNode):
             ),
         )
         supervisor.queue_run(run)
-        result = _result(run)
+        result = result_of(run)
+        if slow := slow_precision(settings.precision, supervisor.training_device()):
+            result["text"] = [f"{result['text'][0]}\n{slow}"]
         show_text(result["text"][0])
         return io.NodeOutput(run, ui=result)
 
@@ -265,61 +268,10 @@ class CocktailWaitForRun(io.ComfyNode):
             lambda state: (state.step, state.steps),
             "step ",
         )
-        return io.NodeOutput(run, ui=_result(run))
-
-
-class CocktailLossChart(io.ComfyNode):
-    """The loss of one to four runs as a picture."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return schema(
-            node_id="CocktailLossChart",
-            display_name="Loss Chart",
-            category=CATEGORY,
-            description="Draws training and validation loss of one to four runs over their epochs, "
-            "marks the best epoch of each and saves the picture. Link the runs through "
-            "Wait for Run to see all of them.",
-            search_aliases=[
-                "loss graph",
-                "training curve",
-                "plot loss",
-                "tensorboard",
-                "validation loss",
-            ],
-            is_output_node=True,
-            inputs=[
-                types.Run.Input("run_1", tooltip="The first run."),
-                *(
-                    types.Run.Input(
-                        f"run_{number}", optional=True, tooltip="One more run. Optional."
-                    )
-                    for number in (2, 3, 4)
-                ),
-            ],
-            outputs=[
-                io.Image.Output(
-                    "chart", display_name="chart", tooltip="The chart, 1200 x 900 pixels."
-                )
-            ],
-        )
-
-    @classmethod
-    def execute(
-        cls,
-        run_1: Run,
-        run_2: Run | None = None,
-        run_3: Run | None = None,
-        run_4: Run | None = None,
-    ) -> io.NodeOutput:
-        from ...trainer.chart import chart_name, draw_chart
-
-        runs = [run for run in (run_1, run_2, run_3, run_4) if run is not None]
-        path = names.cocktail_dir("charts", chart_name(runs))
-        if not path.exists():
-            draw_chart(runs, path)
-        image = {"filename": path.name, "subfolder": "cocktail/charts", "type": "output"}
-        return io.NodeOutput(read_image(path), ui={"images": [image]})
+        result, lines = result_of(run), words.read_lines(run)
+        result["text"].append(words.as_text(lines))
+        result["cocktail"][0]["words"] = [line.as_json() for line in lines]
+        return io.NodeOutput(run, ui=result)
 
 
 def describe(run: Run, state: State) -> str:
@@ -353,7 +305,7 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def _result(run: Run) -> dict[str, list]:
+def result_of(run: Run) -> dict[str, list]:
     """What an API client and the node show of a run."""
     state = run.state()
     result = {

@@ -42,7 +42,7 @@ def setting_input(field: dataclasses.Field, **keywords: Any) -> io.Input:
     step = known["step"] or 1
     limits: dict[str, Any] = {"min": kind(low), "max": kind(high), "step": step}
     if kind is float:
-        limits["round"] = min(step, 1e-9, low or 1)
+        limits["round"] = min(step, 1e-9, low if low > 0 else 1)
     if id == "seed":
         # Without this the page adds a widget to every input named seed, and changes it after each
         # queueing.

@@ -50,12 +50,19 @@ class _GroupNode(io.ComfyNode):
     GROUP: ClassVar[type[Group]]
     FIELD: ClassVar[str]
     ADVANCED: ClassVar[tuple[str, ...]] = ()
+    LATER: ClassVar[tuple[str, ...]] = ()
+    """Settings that came after the first graphs were saved."""
 
     @classmethod
     def group_schema(cls, **keywords: Any) -> io.Schema:
         return schema(
             category=CATEGORY,
-            inputs=[_settings_input(), *group_inputs(cls.GROUP, cls.ADVANCED)],
+            inputs=[
+                _settings_input(),
+                *group_inputs(
+                    cls.GROUP, cls.ADVANCED, **{name: {"optional": True} for name in cls.LATER}
+                ),
+            ],
             outputs=[_settings_output()],
             **keywords,
         )
@@ -410,6 +417,7 @@ class CocktailLossSettings(_GroupNode):
         "timestep_end",
         "timestep_sampling",
     )
+    LATER = ("mask_outside",)
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -427,6 +435,7 @@ class CocktailLossSettings(_GroupNode):
                 "v-prediction",
                 "zero terminal SNR",
                 "debiased estimation",
+                "masked training",
                 "timesteps",
             ],
         )
@@ -494,17 +503,23 @@ class CocktailEmaSettings(_GroupNode):
 
 
 class CocktailComputeSettings(_GroupNode):
-    """Speed, memory and exactness."""
+    """Speed, memory and exactness, and how the device is shared."""
 
     GROUP, FIELD = groups.ComputeSettings, "compute"
     ADVANCED = ("tf32", "compile", "deterministic")
+    SHARING: ClassVar[tuple[str, ...]] = tuple(
+        field.name for field in dataclasses.fields(groups.SharingSettings)
+    )
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return cls.group_schema(
+        optional = {name: {"optional": True} for name in cls.SHARING}
+        return schema(
             node_id="CocktailComputeSettings",
             display_name="Compute Settings",
-            description="Speed, memory and exactness of a fine-tune.",
+            category=CATEGORY,
+            description="Speed, memory and exactness of a fine-tune, and what it does while "
+            "prompts use its device.",
             search_aliases=[
                 "gradient checkpointing",
                 "xformers",
@@ -513,8 +528,27 @@ class CocktailComputeSettings(_GroupNode):
                 "torch.compile",
                 "deterministic",
                 "low VRAM",
+                "GPU sharing",
+                "pause while generating",
             ],
+            inputs=[
+                _settings_input(),
+                *group_inputs(cls.GROUP, cls.ADVANCED),
+                *group_inputs(groups.SharingSettings, **optional),
+            ],
+            outputs=[_settings_output()],
         )
+
+    @classmethod
+    def validate_inputs(cls, **values: Any) -> bool | str:
+        found = super().validate_inputs(**values)
+        return _problem(groups.SharingSettings, values, "sharing.") if found is True else found
+
+    @classmethod
+    def execute(cls, settings: RunSettings, **values: Any) -> io.NodeOutput:
+        given = {name: values.pop(name) for name in cls.SHARING if name in values}
+        sharing = groups.SharingSettings.from_json(settings.sharing.to_json() | given, "sharing.")
+        return super().execute(dataclasses.replace(settings, sharing=sharing), **values)
 
 
 class CocktailSample(io.ComfyNode):

@@ -12,13 +12,15 @@ from .. import types
 from ..host import names
 from ..schema import opt, schema
 from .engine.axes import prompts, typed
-from .engine.axes.axis import Axis, combine
+from .engine.axes.axis import Axis, combine, follow
 from .engine.axes.checkpoints import checkpoint_axis, runs_axis
 from .engine.axes.choices import choices
 from .engine.cell import files
 from .engine.errors import GridError
 
 CATEGORY = "cocktail/grid"
+TOGETHER, FOLLOWING = "together", "one after the other"
+WAYS = (TOGETHER, "every combination", FOLLOWING)
 ALIASES = ["xyz plot", "x/y/z plot", "xy plot", "grid", "comparison"]
 CHECKPOINT_INPUTS = tuple(f"checkpoint_{number}" for number in range(1, 9))
 
@@ -388,7 +390,8 @@ class CocktailCombineAxes(io.ComfyNode):
             display_name="Combine Axes",
             category=CATEGORY,
             description="Joins several axes into one. Their values either move together, such "
-            "as each checkpoint with its own size, or are combined in every way.",
+            "as each checkpoint with its own size, or are combined in every way, or follow each "
+            "other.",
             search_aliases=[*ALIASES, "zip", "combined axis", "nested axis", "move together"],
             inputs=[
                 types.Axis.Input("axis_1", tooltip="The first axis."),
@@ -402,11 +405,13 @@ class CocktailCombineAxes(io.ComfyNode):
                 opt(
                     io.Combo.Input,
                     "how",
-                    options=["together", "every combination"],
-                    default="together",
+                    options=list(WAYS),
+                    default=TOGETHER,
                     tooltip="together: first values with first values, second with second, and "
                     "so on; all axes need the same number of values. every combination: each "
-                    "value of axis 1 with each of axis 2, the last axis changing fastest.",
+                    "value of axis 1 with each of axis 2, the last axis changing fastest. "
+                    "one after the other: axes of the same thing become one, such as the epochs "
+                    "of a run and then checkpoints of others.",
                 ),
             ],
             outputs=[
@@ -426,4 +431,4 @@ class CocktailCombineAxes(io.ComfyNode):
         axis_4: Axis | None = None,
     ) -> io.NodeOutput:
         given = [axis for axis in (axis_1, axis_2, axis_3, axis_4) if axis is not None]
-        return io.NodeOutput(combine(given, how == "together"))
+        return io.NodeOutput(follow(given) if how == FOLLOWING else combine(given, how == TOGETHER))

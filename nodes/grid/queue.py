@@ -15,6 +15,7 @@ from ..schema import opt, schema
 from .axes import ALIASES, CATEGORY
 from .engine.axes.axis import Axis
 from .engine.axes.inputs import input_axis
+from .engine.cell import node_inputs
 from .engine.errors import GridError
 from .engine.feed import feeds
 from .engine.feed import servers as feed_settings
@@ -57,7 +58,8 @@ class CocktailAxisInput(io.ComfyNode):
                     tooltip="One value a line; blank lines are ignored. Numbers can be "
                     "separated by commas or be ranges: 1-5, 1-9 (+2), 1-10 [4], 1, 2, .., 8; "
                     "seeds can be drawn: 4 seeds. Names from a list can have * for all that "
-                    "match. Switches: true or false. A line in double quotes is taken literally.",
+                    "match. Switches: true or false. A line in double quotes is taken literally. "
+                    "For an input that takes text, every line is a text.",
                 ),
                 opt(
                     io.String.Input,
@@ -69,7 +71,18 @@ class CocktailAxisInput(io.ComfyNode):
                     tooltip="Labels for sheets: line 1 for the first value, and so on. A value "
                     "without one is shown as it is.",
                 ),
+                opt(
+                    io.String.Input,
+                    "search",
+                    default="",
+                    optional=True,
+                    placeholder="what to replace (optional)",
+                    tooltip="For an input that takes text: the words in it to replace with each "
+                    "value, written exactly as they are there. Several axes can search in one "
+                    "text. Empty: each value is the whole text.",
+                ),
             ],
+            hidden=[io.Hidden.prompt],
             outputs=[
                 types.Axis.Output(
                     "axis",
@@ -81,18 +94,34 @@ class CocktailAxisInput(io.ComfyNode):
 
     @classmethod
     def validate_inputs(
-        cls, target: str | None, values: str | None, labels: str | None = ""
+        cls,
+        target: str | None,
+        values: str | None,
+        labels: str | None = "",
+        search: str | None = "",
     ) -> bool | str:
+        """The input's type is not known yet: its values are refused if they fit neither texts nor
+        numbers.
+        """
         try:
-            if target is not None and values is not None and labels is not None:
-                _axis(target, values, labels)
+            if None not in (target, values, labels, search):
+                _check_target(str(target))
+                _check_values(str(target), str(values), str(labels), str(search))
         except GridError as error:
             return str(error)
         return True
 
     @classmethod
-    def execute(cls, target: str, values: str, labels: str = "") -> io.NodeOutput:
-        return io.NodeOutput(_axis(target, values, labels))
+    def fingerprint_inputs(cls, **inputs: Any) -> float:
+        """Never equal: the type of the input may have changed, and reading a list is cheap."""
+        return float("nan")
+
+    @classmethod
+    def execute(cls, target: str, values: str, labels: str = "", search: str = "") -> io.NodeOutput:
+        _check_target(target)
+        workflow = cls.hidden.prompt
+        kind = node_inputs.kind_of(workflow, *node_inputs.find_input(workflow, target.strip()))
+        return io.NodeOutput(input_axis(target.strip(), values, labels, kind, search))
 
 
 class CocktailWorkflowPlan(io.ComfyNode):
@@ -280,9 +309,19 @@ class CocktailQueueGrid(io.ComfyNode):
         return io.NodeOutput(grid, ui={"text": [text], "cocktail": [result]})
 
 
-def _axis(target: str, values: str, labels: str) -> Axis:
+def _check_target(target: str) -> None:
     if "." not in target.strip().strip("."):
         raise GridError(
             f"{target!r} does not name an input. Write NODE.INPUT, such as KSampler.cfg or 3.cfg."
         )
-    return input_axis(target.strip(), values, labels)
+
+
+def _check_values(target: str, values: str, labels: str, search: str) -> None:
+    """Raise GridError for values that are wrong whatever the type of the input."""
+    try:
+        input_axis(target, values, labels, "STRING", search)
+    except GridError as error:
+        try:
+            input_axis(target, values, labels, None, search)
+        except GridError:
+            raise error from None

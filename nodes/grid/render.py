@@ -14,6 +14,7 @@ from ..host import names
 from ..host.progress import Progress, show_text
 from ..pictures import as_image
 from ..schema import opt, schema
+from . import baseline, card, score_votes, vote
 from .axes import (
     ALIASES,
     CATEGORY,
@@ -30,6 +31,7 @@ from .engine.render import execution, sampling
 from .engine.sheet import sheet
 from .engine.store import cell_file, events, export
 from .engine.store.store import Store
+from .engine.view import thumbnails
 from .mixes import CocktailAxisMerge, CocktailAxisRecipes
 from .plan import CocktailGridPlan, CocktailGridPlanJson
 from .queue import CocktailAxisInput, CocktailQueueGrid, CocktailWorkflowPlan
@@ -130,6 +132,7 @@ class CocktailRenderGrid(io.ComfyNode):
             show_text,
             save_as,
             with_graphs=not args.disable_metadata,
+            written=lambda file, px: thumbnails.keep(file, px, names.thumbnails_dir()),
         )
         with execution.disk(store):
             export.write(store)
@@ -238,12 +241,12 @@ def _read_images(paths: list[Path]) -> list[torch.Tensor]:
 
     sizes = []
     for path in paths:
-        with Image.open(path) as file:
+        with Image.open(path, formats=cell_file.FORMATS) as file:
             sizes.append(file.size)
     shrink = min(1.0, (OUTPUT_PIXELS / sum(width * height for width, height in sizes)) ** 0.5)
     images = []
     for path, (width, height) in zip(paths, sizes, strict=True):
-        with Image.open(path) as file:
+        with Image.open(path, formats=cell_file.FORMATS) as file:
             picture = file.convert("RGB")
         if shrink < 1:
             picture = picture.resize((max(1, int(width * shrink)), max(1, int(height * shrink))))
@@ -268,4 +271,8 @@ NODES: list[type[io.ComfyNode]] = [
     CocktailQueueGrid,
     CocktailAxisMerge,
     CocktailAxisRecipes,
+    *vote.NODES,
+    *baseline.NODES,
+    *score_votes.NODES,
+    *card.NODES,
 ]

@@ -5,21 +5,33 @@ known folder.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from functools import lru_cache
 from pathlib import Path
 
 from ...trainer.errors import nearest
+from ...trainer.files import real
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+RESERVED = re.compile(
+    r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[\d\u00b9\u00b2\u00b3]) *([.:].*)?",
+    re.IGNORECASE | re.DOTALL,
+)
 """Names that Windows reserves for devices."""
+LONGEST_PART, LONGEST_PATH = 255, 4000
+"""Bytes of a file's name and characters of a path that systems take."""
 TABLE = re.compile(r"\.((csv|tsv|jsonl|ndjson)(\.gz)?|parquet)$")
 """How the name of a table ends."""
 
 
 class BadName(ValueError):
     """A name that is refused. The message says which one, why, and what to do."""
+
+    def __str__(self) -> str:
+        """The message, without the middle of a name that is very long."""
+        text = super().__str__()
+        return text if len(text) <= LONGEST_PATH else f"{text[:3500]} ... {text[-400:]}"
 
 
 def check_name(name: str, what: str) -> str:
@@ -38,22 +50,48 @@ def within(root: Path, relative: str, what: str) -> Path:
     """The path `relative` (with either slash) below `root`. Raises BadName if it would leave
     `root`, even by a link.
     """
-    parts = _parts(relative, what)
-    path = root.joinpath(*parts)
-    if not path.resolve().is_relative_to(root.resolve()):
+    path = below(root, relative, what)
+    try:
+        inside = real(path).is_relative_to(real(root))
+    except OSError:
+        inside = False
+    if not inside:
         raise BadName(f"{what} {relative!r} is a link that leads out of its folder.")
     return path
 
 
+def below(root: Path, relative: str, what: str) -> Path:
+    """The same, but links on the way may lead anywhere: for a folder whose links are the owner's.
+    Raises BadName.
+    """
+    parts = _parts(relative, what)
+    for part in parts:
+        if RESERVED.fullmatch(part) or part.endswith((" ", ".")):
+            raise BadName(
+                f"{what} {relative!r} is refused: Windows keeps {part!r} for itself, or gives it "
+                "another name. Rename it."
+            )
+    return root.joinpath(*parts)
+
+
 def _parts(relative: str, what: str) -> list[str]:
     parts = relative.replace("\\", "/").split("/")
-    if any(not part or part.startswith(".") or ":" in part or "\0" in part for part in parts):
+    if not all(map(_is_plain, parts)) or len(relative) > LONGEST_PATH:
         raise BadName(
-            f"{what} {relative!r} is refused: give a name inside its folder, without '..', "
-            "drive, "
-            "leading dot or leading slash."
+            f"{what} {relative[:LONGEST_PART]!r} is refused: give a name inside its folder, "
+            "without '..', drive, leading dot or leading slash."
         )
     return parts
+
+
+def _is_plain(part: str) -> bool:
+    """Whether this can be the name of a file or folder here."""
+    try:
+        length = len(os.fsencode(part))
+    except UnicodeEncodeError:
+        return False
+    named = 0 < length <= LONGEST_PART and not part.startswith(".")
+    return named and ":" not in part and "\0" not in part
 
 
 def cocktail_dir(*parts: str) -> Path:
@@ -61,6 +99,18 @@ def cocktail_dir(*parts: str) -> Path:
     import folder_paths
 
     return Path(folder_paths.get_output_directory(), "cocktail", *parts)
+
+
+def temp_dir(*parts: str) -> Path:
+    """`<temp>/...` of ComfyUI, which it empties whenever it starts."""
+    import folder_paths
+
+    return Path(folder_paths.get_temp_directory(), *parts)
+
+
+def thumbnails_dir() -> Path:
+    """Where the small copies of pictures of grids are."""
+    return temp_dir("cocktail", "thumbnails")
 
 
 def block_presets_file() -> Path:
@@ -213,9 +263,10 @@ def is_dataset_place(folder: Path) -> bool:
     """Whether a folder is below a root that may hold pictures of datasets: input, datasets folders,
     our own output.
     """
-    real = folder.resolve()
+    there = folder.resolve()
     return any(
-        real.is_relative_to(root.resolve()) for root in (*_dataset_roots().values(), cocktail_dir())
+        there.is_relative_to(root.resolve())
+        for root in (*_dataset_roots().values(), cocktail_dir())
     )
 
 
@@ -255,6 +306,22 @@ def _listed(root: Path, changed: int) -> list[str]:
     return sorted(
         path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")
     )
+
+
+def run_names() -> list[str]:
+    """Names of the runs that there are."""
+    root = cocktail_dir("runs")
+    return [name for name in _folders_in(root) if (root / name / "run.json").is_file()]
+
+
+def run_folder(name: str) -> Path:
+    """The folder of a run. Raises BadName, which suggests the nearest name, if there is none."""
+    check_name(name, "run")
+    folder = cocktail_dir("runs", name)
+    if (folder / "run.json").is_file():
+        return folder
+    hint = nearest(name, run_names())
+    raise BadName(f"There is no run {name!r}.{hint} Fine-tune makes one; press R to refresh.")
 
 
 def saved_datasets() -> list[str]:

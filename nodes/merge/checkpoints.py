@@ -7,10 +7,10 @@ from comfy_api.latest import io
 from ...merge.conversion import EMA_CHOICES, KEEP
 from ...merge.errors import MergeError
 from ...merge.inspection import inspect_file, report, tree, tree_text
-from ...merge.key_names import with_usual_names
 from ...merge.plan import PRECISIONS
+from ...merge.reading import open_checkpoint
 from ...merge.recipe_json import to_json
-from ...merge.safetensors_file import read_header
+from ...merge.safetensors_file import ENDINGS, read_header
 from ...merge.text import to_text
 from .. import types
 from ..host import names
@@ -176,7 +176,7 @@ class CocktailCompareCheckpoints(io.ComfyNode):
         from ...merge.picture import draw_differences
 
         a, b = checkpoint_a, checkpoint_b
-        headers = [with_usual_names(read_header(names.checkpoint_path(name))) for name in (a, b)]
+        headers = [open_checkpoint(names.checkpoint_path(name)) for name in (a, b)]
         found = comparison.compare(*headers, progress=Progress())
         told = comparison.report(found, a, b)
         image = keep_png(draw_differences(found.differences, a, b), "charts", told)
@@ -277,7 +277,7 @@ class CocktailPruneCheckpoint(io.ComfyNode):
                 names.check_name(name, "checkpoint")
             if checkpoint is not None:
                 names.checkpoint_path(checkpoint)
-                if checkpoint.lower().endswith(".safetensors"):
+                if checkpoint.lower().endswith(ENDINGS):
                     return _refusal(checkpoint)
         except names.BadName as error:
             return str(error)

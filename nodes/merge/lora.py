@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
 from comfy_api.latest import io
 
+from ...merge.blocks import BlockWeights, values_text
 from ...merge.errors import MergeError
+from ...merge.family import family_of
 from ...merge.hashing import file_sha256
+from ...merge.presets import read_weights
+from ...merge.reading import open_checkpoint
 from ...merge.safetensors_file import read_header
 from .. import types
 from ..host import names
 from ..host.progress import Progress, show_text
 from ..schema import opt, schema
 from .file_states import file_states
+from .presets import own_presets
 from .sums import CATEGORY
 
 NAME = (
@@ -47,6 +53,19 @@ def _refusal(
     except (MergeError, names.BadName) as error:
         return str(error)
     return True
+
+
+def _blocks(written: str, checkpoint: Path) -> BlockWeights | None:
+    """The block weights that are written for a checkpoint; None for none. Raises MergeError."""
+    if not written.strip():
+        return None
+    from ...merge.lora import check_layout
+
+    header = open_checkpoint(checkpoint)
+    layout = "SDXL" if family_of(header).kind == "SDXL" else "SD1.5"
+    blocks = read_weights(written, layout, own=own_presets())
+    check_layout(blocks, header)
+    return blocks
 
 
 class CocktailExtractLora(io.ComfyNode):
@@ -168,6 +187,18 @@ class CocktailBakeLora(io.ComfyNode):
                     default="baked",
                     tooltip=f"Name of the file in checkpoints/cocktail. {NAME}",
                 ),
+                opt(
+                    io.String.Input,
+                    "block_weights",
+                    default="",
+                    multiline=True,
+                    optional=True,
+                    placeholder="a number for each block (optional)",
+                    tooltip="A number for each block by which the strength is multiplied: 25 for "
+                    "SD1.5 and SD2, 19 for SDXL, with one more in front for BASE (the text "
+                    "encoder), or the name of a preset, also one of your own. Empty: 1 for all. "
+                    "Without a number for BASE the text encoder gets nothing of the LoRA.",
+                ),
             ],
             outputs=[
                 types.CheckpointName.Output(
@@ -180,26 +211,44 @@ class CocktailBakeLora(io.ComfyNode):
 
     @classmethod
     def validate_inputs(
-        cls, checkpoint: str | None, lora: str | None, name: str | None
+        cls,
+        checkpoint: str | None,
+        lora: str | None,
+        name: str | None,
+        block_weights: str | None = "",
     ) -> bool | str:
-        return _refusal(name, (checkpoint,), lora)
+        if (refusal := _refusal(name, (checkpoint,), lora)) is not True:
+            return refusal
+        try:
+            if checkpoint is not None and block_weights is not None:
+                _blocks(block_weights, names.checkpoint_path(checkpoint))
+        except MergeError as error:
+            return str(error)
+        return True
 
     @classmethod
     def fingerprint_inputs(
-        cls, checkpoint: str | None, lora: str | None, **_: object
-    ) -> list[list[int]]:
+        cls, checkpoint: str | None, lora: str | None, block_weights: str | None = "", **_: object
+    ) -> list[list[int] | str]:
+        """Makes the node run again also when your own preset is edited in its file."""
         files = [names.checkpoint_path(checkpoint)] if checkpoint else []
-        return file_states([*files, *([names.lora_path(lora)] if lora else [])])
+        own = own_presets().get((block_weights or "").strip())
+        states = file_states([*files, *([names.lora_path(lora)] if lora else [])])
+        return [*states, values_text(own) if own else ""]
 
     @classmethod
-    def execute(cls, checkpoint: str, lora: str, strength: float, name: str) -> io.NodeOutput:
+    def execute(
+        cls, checkpoint: str, lora: str, strength: float, name: str, block_weights: str = ""
+    ) -> io.NodeOutput:
         from ...merge.lora import bake_lora
 
         paths = names.checkpoint_path(checkpoint), names.lora_path(lora)
-        out = names.checkpoint_dir() / _file_name(name, *map(_sha256, paths), strength)
+        blocks = _blocks(block_weights, paths[0])
+        made_of = [*map(_sha256, paths), strength, *([values_text(blocks)] if blocks else [])]
+        out = names.checkpoint_dir() / _file_name(name, *made_of)
         told = "already there"
         if not out.exists():
-            done = bake_lora(*paths, out, strength, Progress())
+            done = bake_lora(*paths, out, strength, Progress(), blocks)
             told = (
                 f"{len(done.matched)} weights changed, "
                 f"{len(done.unmatched)} of the LoRA match no weight"

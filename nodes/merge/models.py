@@ -24,7 +24,7 @@ from .. import types
 from ..host import names
 from ..host.progress import Progress, show_text
 from ..schema import schema
-from .sums import CATEGORY, OWN_VAE, bind, check_vae, how_inputs, shares_of, with_parts
+from .sums import CATEGORY, OWN_VAE, allowance, bind, check_vae, how_inputs, shares_of, with_parts
 
 if TYPE_CHECKING:
     from ...merge.checkpoint import BoundRecipe
@@ -90,7 +90,11 @@ class CocktailMergeToModel(io.ComfyNode):
                 "ModelMergeSimple",
                 "temporary merge",
             ],
-            inputs=[types.Recipe.Input("recipe", tooltip="What to mix."), *how_inputs()],
+            inputs=[
+                types.Recipe.Input("recipe", tooltip="What to mix."),
+                *how_inputs(),
+                allowance(),
+            ],
             outputs=[
                 io.Model.Output(
                     "model", display_name="model", tooltip="The UNet, as Load Checkpoint gives it."
@@ -121,8 +125,10 @@ class CocktailMergeToModel(io.ComfyNode):
         vae: str = OWN_VAE,
         vae_of: Recipe | None = None,
         text_encoder_of: Recipe | None = None,
+        allow_mixed_prediction: bool = False,
     ) -> io.NodeOutput:
-        bound = bind(with_parts(recipe, vae, vae_of, text_encoder_of))
+        whole = with_parts(recipe, vae, vae_of, text_encoder_of)
+        bound = bind(whole, is_mixed_prediction_allowed=allow_mixed_prediction)
         model, clip, made_vae, report = models_of(bound, precision)
         text = to_text(bound.recipe)
         changed = f"{report['changed']} of {report['tensors']} tensors computed"

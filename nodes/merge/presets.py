@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -9,7 +11,14 @@ from comfy_api.latest import io
 
 from ...merge.blocks import BlockWeights
 from ...merge.errors import MergeError
-from ...merge.presets import CUSTOM, PRESETS, read_presets, read_weights, save_preset
+from ...merge.presets import (
+    CUSTOM,
+    PRESETS,
+    OwnPresets,
+    read_own_presets,
+    read_weights,
+    save_preset,
+)
 from ..host import names
 from ..host.progress import show_text
 from ..schema import opt, schema
@@ -78,34 +87,39 @@ class CocktailSaveBlockPreset(io.ComfyNode):
         return io.NodeOutput(name, ui={"text": [told]})
 
 
-def own_presets() -> dict[str, BlockWeights]:
-    """Your own presets as they are now. Raises MergeError, which names the line, if a line of their
-    file is not a preset.
+def own_presets() -> Mapping[str, BlockWeights]:
+    """Your own presets as they are now. Lines of their file that are none are skipped, and named
+    once in the log.
     """
+    return _own().weights
+
+
+def preset_problems() -> tuple[str, ...]:
+    """What is wrong with lines of the file of your own presets."""
+    return _own().problems
+
+
+def preset_names() -> list[str]:
+    """What the combo of presets lists: the built-in ones, then your own."""
+    own = own_presets()
+    return [*PRESETS, *(name for name in own if name not in PRESETS and name != CUSTOM)]
+
+
+def _own() -> OwnPresets:
     file = names.block_presets_file()
     try:
         state = file.stat()
     except OSError:
-        return {}
+        return OwnPresets({})
     return _read(file, state.st_mtime_ns, state.st_size)
 
 
-def preset_names() -> list[str]:
-    """What the combo of presets lists: the built-in ones, then your own.
-
-    While a line of your own file is not a preset, it lists only the built-in ones; the node names
-    that line when it is queued.
-    """
-    try:
-        own = own_presets()
-    except MergeError:
-        own = {}
-    return [*PRESETS, *(name for name in own if name not in PRESETS and name != CUSTOM)]
-
-
 @lru_cache(maxsize=1)
-def _read(file: Path, changed: int, size: int) -> dict[str, BlockWeights]:
-    return read_presets(file)
+def _read(file: Path, changed: int, size: int) -> OwnPresets:
+    found = read_own_presets(file)
+    for problem in found.problems:
+        logging.warning("Cocktail: %s The line is skipped.", problem)
+    return found
 
 
 NODES: list[type[io.ComfyNode]] = [CocktailSaveBlockPreset]

@@ -17,14 +17,14 @@ from ...merge.metadata import read_recipe
 from ...merge.presets import CUSTOM, OTHER_NAMES, PRESETS, read_weights
 from ...merge.recipe import BlockSum, Ingredient, Recipe, add_difference, ingredients, renamed
 from ...merge.recipe_json import load_json, recipe_hash
-from ...merge.safetensors_file import read_header
+from ...merge.safetensors_file import ENDINGS, read_header
 from ...merge.text import name_finder, parse, to_text
 from .. import types
 from ..host import names
 from ..host.progress import Progress, show_text
 from ..schema import opt, schema
 from .file_states import file_states
-from .presets import own_presets, preset_names
+from .presets import own_presets, preset_names, preset_problems
 from .sums import CATEGORY
 
 
@@ -173,6 +173,7 @@ class CocktailBlockWeights(io.ComfyNode):
                 f"output/cocktail/{names.block_presets_file().name}."
                 f"{nearest(preset, [*PRESETS, *own])} "
                 "Choose another one, or save it with Save Block Preset and press R."
+                + "".join(f" {problem}" for problem in preset_problems())
             )
         chosen = weights if preset == CUSTOM else preset
         return read_weights(chosen, layout, base.strip(), time_embed.strip(), rules, own)
@@ -378,7 +379,7 @@ class CocktailRemakeFromFile(io.ComfyNode):
         file, cache = names.checkpoint_path(checkpoint), names.cocktail_dir("hashes.json")
         recipe = read_recipe(read_header(file))
         others = [names.checkpoint_path(other) for other in names.checkpoint_names()]
-        others = [path for path in others if path.suffix == ".safetensors" and path != file]
+        others = [path for path in others if path.suffix.lower() in ENDINGS and path != file]
         places = {i.name: _place_now(i, others, cache) for i in ingredients(recipe)}
         out = names.checkpoint_dir() / f"{name or 'remade-' + recipe_hash(recipe)[:12]}.safetensors"
         verdict = remake(

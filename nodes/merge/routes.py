@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from aiohttp import web
 
 from ...merge.blocks import BASE, LAYOUTS
-from ...merge.errors import MergeError
 from ...merge.presets import curves
-from .presets import own_presets
+from ..host import http
+from ..host.origin import Guarded
+from .presets import own_presets, preset_problems
 
 
-def add(table: web.RouteTableDef) -> None:
+def add(table: Guarded) -> None:
     """Add the route to ComfyUI's table, which also serves it under /api."""
-    table.get("/cocktail/block_presets")(_block_presets)
+    table.get("/cocktail/block_presets")(http.reads(_block_presets))
 
 
-async def _block_presets(request: web.Request) -> web.Response:
+def _block_presets(request: web.Request) -> dict[str, Any]:
     """The blocks of each layout, the numbers of every preset, and any problem with the file of your
     own presets.
     """
-    return web.json_response(await asyncio.to_thread(_presets))
-
-
-def _presets() -> dict[str, Any]:
-    try:
-        own, problem = own_presets(), ""
-    except MergeError as error:
-        own, problem = {}, str(error)
+    own, problem = own_presets(), "\n".join(preset_problems())
     layouts = {layout: [BASE, *blocks] for layout, blocks in LAYOUTS.items()}
     return {"layouts": layouts, "presets": curves(own), "problem": problem}

@@ -22,7 +22,7 @@ NAME = (
 )
 
 
-def _table(name: str):
+def table_of(name: str):
     """The file with the scores of a search, one line of JSON each (see merge/search.py). Other
     programs may add scores too.
     """
@@ -134,7 +134,7 @@ class CocktailSearch(io.ComfyNode):
         """Makes the node run again when there are new scores."""
         if name is None:
             return []
-        table = _table(name)
+        table = table_of(name)
         return [table.stat().st_size, table.stat().st_mtime_ns] if table.exists() else []
 
     @classmethod
@@ -155,7 +155,7 @@ class CocktailSearch(io.ComfyNode):
         recipes = [bind(recipe).recipe for recipe in (a, b, c, d, e, f) if recipe is not None]
         if len(set(recipes)) < len(recipes):
             raise MergeError("Two of the recipes are the same. Disconnect one of them.")
-        scored = search.read_scores(_table(name))
+        scored = search.read_scores(table_of(name))
         known = search.known_shares(recipes, scored)
         found = search.propose(method, len(recipes), tries, seed, step, known)
         mixes = [search.mix(recipes, shares) for shares in found]
@@ -239,7 +239,7 @@ class CocktailScoreRecipe(io.ComfyNode):
     @classmethod
     def execute(cls, recipe: Recipe, name: str, score: float, judge: str) -> io.NodeOutput:
         bound = bind(recipe).recipe
-        search.add_score(_table(name), bound, score, judge)
+        search.add_score(table_of(name), bound, score, judge)
         told = f"{score:g}  {to_text(bound)}"
         show_text(told)
         return io.NodeOutput(recipe, ui={"text": [told]})

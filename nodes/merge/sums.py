@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from comfy_api.latest import io
 
@@ -238,6 +239,7 @@ class CocktailMergeToFile(io.ComfyNode):
                     "(NAME.license.json, NAME.civitai.info). All are recorded in the result, and "
                     "you are warned about licences that do not go together.",
                 ),
+                allowance(),
             ],
             outputs=[
                 types.CheckpointName.Output(
@@ -272,10 +274,12 @@ class CocktailMergeToFile(io.ComfyNode):
         vae_of: Recipe | None = None,
         text_encoder_of: Recipe | None = None,
         licences: str = "",
+        allow_mixed_prediction: bool = False,
     ) -> io.NodeOutput:
         if name:
             names.check_name(name, "merge")
-        bound = bind(with_parts(recipe, vae, vae_of, text_encoder_of), parse_by_hand(licences))
+        whole = with_parts(recipe, vae, vae_of, text_encoder_of)
+        bound = bind(whole, parse_by_hand(licences), allow_mixed_prediction)
         file_name = f"{name or default_name(bound, precision)}.safetensors"
         path = names.checkpoint_dir() / file_name
         made = make_checkpoint(bound, path, precision, progress=Progress())
@@ -331,6 +335,20 @@ def how_inputs() -> list[io.Input]:
     ]
 
 
+def allowance() -> io.Input:
+    """The switch that mixes models of which some predict the noise and others v."""
+    return io.Boolean.Input(
+        "allow_mixed_prediction",
+        default=False,
+        optional=True,
+        label_on="allow",
+        label_off="refuse",
+        tooltip="Models that predict the noise and models that predict v cannot be mixed: the "
+        "result predicts neither, so such a recipe is refused. Allow it if a file says the wrong "
+        "thing about itself, or to try.",
+    )
+
+
 def check_vae(vae: str | None) -> None:
     """Raise MergeError or BadName unless this is a choice of the vae input. A linked one is None
     and is checked once it is known.
@@ -358,11 +376,15 @@ def with_parts(
     return Parts(recipe, text_encoder_of, vae_of)
 
 
-def bind(recipe: Recipe, licences: Mapping[str, Licence] | None = None) -> BoundRecipe:
+def bind(
+    recipe: Recipe,
+    licences: Mapping[str, Licence] | None = None,
+    is_mixed_prediction_allowed: bool = False,
+) -> BoundRecipe:
     """The recipe with its ingredients found in ComfyUI's folders and hashed. Raises MergeError or
     BadName.
     """
-    return bind_to_files(
+    bound = bind_to_files(
         recipe,
         names.ingredient_path,
         names.cocktail_dir("hashes.json"),
@@ -370,6 +392,7 @@ def bind(recipe: Recipe, licences: Mapping[str, Licence] | None = None) -> Bound
         names.cocktail_dir("converted"),
         licences,
     )
+    return replace(bound, is_mixed_prediction_allowed=is_mixed_prediction_allowed)
 
 
 def shares_of(bound: BoundRecipe) -> dict[str, float]:

@@ -14,6 +14,9 @@ from PIL import Image
 
 from ..conftest import link_or_copy
 
+SMALL = {"width": 32, "height": 32}
+"""Settings for pictures of which only the pixels matter: a third of the work of grid_prompt's."""
+
 
 def wait_for(look: Callable[[], Any], timeout_s: float = 300) -> Any:
     """What `look()` returns as soon as it is true."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cocktail.nodes.grid.engine.axes.axis import combine
+from cocktail.nodes.grid.engine.axes.axis import combine, follow
 from cocktail.nodes.grid.engine.axes.checkpoints import checkpoint_axis, runs_axis
 from cocktail.nodes.grid.engine.axes.typed import typed_axis
 from cocktail.nodes.grid.engine.errors import GridError
@@ -47,6 +47,15 @@ CHOICES = {
             ("clip skip 2 (ComfyUI -2, EveryDream2 2)", {"clip_skip": 2}),
         ]),
         ("cfg", "7\n7.5", [("cfg 7", {"cfg": 7.0}), ("cfg 7.5", {"cfg": 7.5})]),
+        ("cfg", "22/3, 7", [("cfg 22/3", {"cfg": 22 / 3}), ("cfg 7", {"cfg": 7.0})]),
+        ("denoise", "1/3, 50%", [
+            ("denoise 1/3", {"denoise": 1 / 3}), ("denoise 50%", {"denoise": 0.5}),
+        ]),
+        ("LoRA strength", "1/3", [("LoRA strength 1/3", {"lora_strength": 1 / 3})]),
+        ("LoRA", "style/ink:1/2, style/oil:50%:1/4", [
+            ("ink:0.5", {"loras": (("style/ink.safetensors", 0.5, 0.5),)}),
+            ("oil:0.5:0.25", {"loras": (("style/oil.safetensors", 0.5, 0.25),)}),
+        ]),
         ("steps", "1\n20", [("1 step", {"steps": 1}), ("20 steps", {"steps": 20})]),
         ("sampler", "euler", [("euler", {"sampler": "euler"})]),
         ("scheduler", "karras", [("karras", {"scheduler": "karras"})]),
@@ -94,6 +103,8 @@ def test_values_are_read_one_a_line(target, text, expected):
         ("seed", "1, x, 3", "Write one seed a line"),
         ("seed", "-1", "seed -1 is out of range: give a number from 0"),
         ("cfg", "high", "'high' is not a number"),
+        ("cfg", "1/0", "'1/0' is not a number"),
+        ("steps", "1/2", "'1/2' is not a whole number"),
         ("cfg", "nan", "'nan' is not a number"),
         ("cfg", "inf", "'inf' is not a number"),
         ("size", "512x", "'512x' is not a size"),
@@ -211,6 +222,20 @@ def test_axes_move_together_or_meet_each_other():
         combine([sizes, both], together=False)
 
 
+def test_axes_of_one_thing_follow_each_other_and_others_do_not():
+    epochs = checkpoint_axis([("run-1.safetensors", "epoch 1"), ("run-2.safetensors", "epoch 2")])
+    others = checkpoint_axis([("other.safetensors", "")])
+    both = follow([epochs, others])
+    assert (both.target, both.label) == (epochs.target, epochs.label)
+    assert [value.set["checkpoint"] for value in both.values] == [
+        "run-1.safetensors",
+        "run-2.safetensors",
+        "other.safetensors",
+    ]
+    with pytest.raises(GridError, match="axis 1 varies the checkpoint, axis 2 the steps"):
+        follow([epochs, typed_axis("steps", "4, 8", CHOICES)])
+
+
 @pytest.mark.parametrize(
     ("described", "words"),
     [
@@ -221,6 +246,10 @@ def test_axes_move_together_or_meet_each_other():
         ({"target": "x", "values": [{"set": {"sede": 1}}]}, "Did you mean seed?"),
         (
             {"target": "x", "values": [{"set": {"seed": "1"}}]},
+            "seed must be a whole number, not '1'",
+        ),
+        (
+            {"target": "x", "values": [{"set": {"seed": "1", "KSampler.seed": 1}}]},
             "seed must be a whole number, not '1'",
         ),
         ({"target": "x", "values": [{"set": {"seed": -1}}]}, "seed -1 is out of range"),

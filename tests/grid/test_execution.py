@@ -270,10 +270,11 @@ DRAWING = (
     "        draw_grid(plan, Path(line.strip()), Drawn(seconds=0.001))\n"
     "        os._exit(0)\n"
     "    print(child, flush=True)\n"
+    "    sys.stdin.readline()\n"
     "    print(os.waitpid(child, 0)[1], flush=True)\n"
 )
 """Forks a process for every folder that it is told, which draws 200 cells there: quick to start,
-and to be killed.
+and to be killed. Its pid is its own until the next line is told, even if it has ended.
 """
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="starts processes by fork")
@@ -296,14 +297,18 @@ class Drawing:
 
     def begin(self, folder: Path) -> int:
         """The pid of a process that draws the grid."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(f"{folder}\n")
-        self.process.stdin.flush()
+        self._tell(str(folder))
         return self._number()
 
     def wait(self) -> int:
         """How the process has ended."""
+        self._tell("")
         return self._number()
+
+    def _tell(self, line: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{line}\n")
+        self.process.stdin.flush()
 
     def _number(self) -> int:
         assert self.process.stdout is not None

@@ -103,11 +103,29 @@ def test_a_plan_that_cannot_work_is_refused_before_anything_runs(comfy, workflow
     assert not folder_of(comfy.base, "refused").exists()
 
 
+def test_a_folder_that_cannot_be_written_to_is_said_in_words_and_leaves_the_grid_free(
+    comfy, workflow
+):
+    plan = plan_of("walled", workflow, axis("KSampler.cfg", 1))
+    folder = folder_of(comfy.base, "walled")
+    (folder / "plan.json").mkdir(parents=True)
+    try:
+        for _ in range(2):
+            answer = comfy.post("/cocktail/grids", {"plan": plan})
+            assert "Nothing can be written in the folder of the grid walled" in answer["error"]
+        assert "cells" in comfy.post("/cocktail/grids/plan", {"plan": plan})
+    finally:
+        shutil.rmtree(folder)
+
+
 def test_options_that_cannot_work_are_refused(comfy, workflow):
     plan = plan_of("refused", workflow, axis("KSampler.cfg", 1))
     for options, message in (
         ({"servers": ["http://10.0.0.1:8188"]}, "is not allowed"),
         ({"servers": ["ftp://x"]}, "is not the address"),
+        ({"servers": ["http://[x"]}, "is not the address"),
+        ({"servers": ["http://x:99999999"]}, "is not the address"),
+        ({"servers": [["this"]]}, "is not the address"),
         ({"in_flight": 9}, "from 2 to 4"),
         ({"save_as": "GIF"}, "save_as must be one of"),
         ({"color": 1}, "color"),

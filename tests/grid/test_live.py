@@ -20,6 +20,7 @@ from ..comfy import Comfy, ComfyError
 from ..conftest import link_or_copy
 from .conftest import CHECKPOINT
 from .grids import (
+    SMALL,
     axis_node,
     cells,
     checkpoints_node,
@@ -164,7 +165,7 @@ def samplers_and_schedulers(comfy: Comfy) -> tuple[list[str], list[str]]:
     return found[0], found[1]
 
 
-EVERY = {"steps": 2, "seed": 9, "prompt": PROMPTS[0]}
+EVERY = {"steps": 2, "seed": 9, "prompt": PROMPTS[0], **SMALL}
 """Settings of the grids of all samplers."""
 
 
@@ -215,7 +216,8 @@ def test_vaes_loras_and_pictures_to_begin_with_are_those_of_the_stock_nodes(
         axis_node("LoRA", "none, loud:0.5:1"),
         axis_node("denoise", 0.4, 1),
     ]
-    prompt = grid_prompt("extras", axes, checkpoint=lively, image="start.png", width=96)
+    size = {"width": 48, "height": 32}
+    prompt = grid_prompt("extras", axes, checkpoint=lively, image="start.png", **size)
     outputs = comfy.run(prompt)
     (result,) = outputs["render"]["cocktail"]
     assert (result["rendered"], result["loads"]) == (8, 1)
@@ -223,14 +225,14 @@ def test_vaes_loras_and_pictures_to_begin_with_are_those_of_the_stock_nodes(
     assert len({pixels(cell["file"]).tobytes() for cell in found}) == 8
     for cell in (found[1], found[2], found[4], found[6]):
         mine = pixels(cell["file"])
-        assert mine.shape == (64, 96, 3)
+        assert mine.shape == (32, 48, 3)
         assert numpy.array_equal(mine, carried_picture(comfy, cell["file"])), cell["settings"]
     (planned,) = outputs["plan"]["cocktail"]
     assert (planned["loads"], planned["encodings"]) == (1, 4)
 
 
 def test_axes_can_search_and_replace_move_together_and_leave_cells_out(comfy: Comfy, lively: str):
-    sizes, steps = axis_node("size", "64, 96x64"), axis_node("steps", "2, 3")
+    sizes, steps = axis_node("size", "32, 48x32"), axis_node("steps", "2, 3")
     words = axis_node("prompt search and replace", "red", "blue")
     words["inputs"].update(search="red", labels="as it is\nin blue")
     both = {
@@ -239,14 +241,14 @@ def test_axes_can_search_and_replace_move_together_and_leave_cells_out(comfy: Co
     }
     prompt = grid_prompt("ruled", [both, words], checkpoint=lively)
     prompt.update(sizes=sizes, steps=steps)
-    prompt["plan"]["inputs"]["rules"] = "size = 96x64 and prompt search and replace: red = in blue"
+    prompt["plan"]["inputs"]["rules"] = "size = 48x32 and prompt search and replace: red = in blue"
     outputs = comfy.run(prompt)
     assert outputs["plan"]["cocktail"][0]["left_out"] == 1
     found = cells(folder_of(comfy.base, "ruled"))
     seen = [
         (c["settings"]["width"], c["settings"]["steps"], c["settings"]["prompt"]) for c in found
     ]
-    assert seen == [(64, 2, "a red circle"), (64, 2, "a blue circle"), (96, 3, "a red circle")]
+    assert seen == [(32, 2, "a red circle"), (32, 2, "a blue circle"), (48, 3, "a red circle")]
     assert len(outputs["sheet"]["images"]) == 1
 
     described = json.loads((folder_of(comfy.base, "ruled") / "plan.json").read_text())
@@ -270,7 +272,7 @@ def test_prompts_come_from_files_and_patterns_from_folders(comfy: Comfy, lively:
     inputs = {"part": "all", "file": "prompts.csv", "column": "prompt", "label_column": "name"}
     prompts = {"class_type": "CocktailAxisPrompts", "inputs": {**inputs, "most": 9}}
     axes = [prompts, axis_node("checkpoint", "miniature_v*")]
-    comfy.run(grid_prompt("from-files", axes, steps=1))
+    comfy.run(grid_prompt("from-files", axes, steps=1, **SMALL))
     plan = json.loads((folder_of(comfy.base, "from-files") / "plan.json").read_text())
     assert [[value["label"] for value in axis["values"]] for axis in plan["axes"]] == [
         ["one", "two"],
@@ -316,7 +318,7 @@ def test_a_plan_that_needs_more_than_the_free_disk_is_refused(comfy: Comfy):
 
 def test_a_cell_carries_the_graph_that_makes_it(comfy: Comfy, lively: str):
     prompt = "a {red|green} circle, naïve"
-    comfy.run(grid_prompt("carried", [axis_node("prompt", prompt)], checkpoint=lively))
+    comfy.run(grid_prompt("carried", [axis_node("prompt", prompt)], checkpoint=lively, **SMALL))
     (cell,) = cells(folder_of(comfy.base, "carried"))
     text = Image.open(cell["file"]).info
     carried = json.loads(text["prompt"])
@@ -384,7 +386,7 @@ def test_a_checkpoint_that_cannot_be_loaded_fails_its_cells_and_no_others(
     broken = checkpoints / "no_model.safetensors"
     write_no_model(broken)
     axes = [checkpoints_node(broken.name, lively), axis_node("seed", 1, 2)]
-    prompt = grid_prompt("partly-failed", axes)
+    prompt = grid_prompt("partly-failed", axes, **SMALL)
     try:
         outputs = comfy.run(prompt)
         (result,) = outputs["render"]["cocktail"]
@@ -430,7 +432,7 @@ def test_a_grid_of_which_every_cell_fails_is_an_error_with_the_reason(comfy: Com
 
 def test_the_sheet_is_saved_shown_and_handed_on_page_by_page(comfy: Comfy, lively: str):
     axes = [axis_node("seed", 1, 2), axis_node("prompt", *PROMPTS), axis_node("cfg", 2, 4, 6)]
-    prompt = grid_prompt("paged", axes, checkpoint=lively)
+    prompt = grid_prompt("paged", axes, checkpoint=lively, **SMALL)
     prompt["save"] = {
         "class_type": "SaveImage",
         "inputs": {"images": ["sheet", 0], "filename_prefix": "sheets"},

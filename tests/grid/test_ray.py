@@ -91,6 +91,7 @@ def test_a_grid_on_two_workers_of_which_one_is_killed_is_the_undisturbed_one(
     assert feed(comfy, plan)["finished"] == 28 and len(finished()) == 28
 
 
+@pytest.mark.only_all
 def test_a_grid_that_is_cancelled_on_ray_goes_on_without_it(comfy, workflow, settings):
     settings(workers=1, gpus=0)
     workflow["5"]["inputs"]["steps"] = 8

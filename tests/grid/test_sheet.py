@@ -126,6 +126,29 @@ def test_a_tall_page_is_split_before_it_is_higher_than_formats_allow():
     assert all(lay_out(part, 2000).height <= MOST_SIDE for part in parts)
 
 
+@pytest.mark.parametrize(("target", "count"), [("seed", 1000), ("prompt", 300)])
+def test_a_long_row_is_laid_out_without_measuring_its_words_over_and_over(
+    target: str, count: int, monkeypatch: pytest.MonkeyPatch
+):
+    measured = 0
+    letters = type(font(SMALLEST_FONT))
+    getlength = letters.getlength
+
+    def counted(self, text, *more, **options):
+        nonlocal measured
+        measured += 1
+        return getlength(self, text, *more, **options)
+
+    monkeypatch.setattr(letters, "getlength", counted)
+    words = {"seed": "{}", "prompt": f"number {{}} {LONG} in a row of {LONG}"}[target]
+    plan = plan_of(typed(target, *map(words.format, range(count))), width=512, height=512)
+    (page,) = make_pages(plan)
+    parts = split(page, 8192)
+    assert sum(len(part.columns) for part in parts) == count
+    assert all(512 * lay_out(part, 8192).scale >= SPLIT_BELOW_PX for part in parts)
+    assert measured < count * {"seed": 5, "prompt": 30}[target]
+
+
 def test_a_label_that_is_too_long_goes_to_a_footnote():
     words = " ".join(f"word{number}" for number in range(120))
     (page,) = make_pages(plan_of(typed("prompt", words, "a circle")))

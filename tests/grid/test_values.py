@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from cocktail.nodes.grid.engine.axes.lists import numbers, seeds, texts
@@ -50,10 +52,11 @@ def test_numbers_are_lists_ranges_or_go_on(line: str, whole: bool, expected: str
         ("1, 2, .., 0", "cannot go from 2 to 0"),
         ("a, .., 3", "is not one"),
         ("1, .., 1e999999999", "is not one"),
+        ("0.5-1", "0.5-1 (+0.1), or how many numbers, 0.5-1 [6]"),
     ],
 )
 def test_a_range_that_makes_no_sense_is_refused(line: str, words: str):
-    with pytest.raises(GridError, match=words.replace("(", "\\(")):
+    with pytest.raises(GridError, match=re.escape(words)):
         numbers(line, whole=True)
 
 
@@ -80,7 +83,10 @@ def test_drawn_seeds_are_the_same_every_time_and_exact_in_javascript():
         ('""', [""]),
         ('"a, b", "c ""d"""', ["a, b", 'c "d"']),
         ('"quoted" words, and more', ['"quoted" words, and more']),
-        ('"all in quotes"', ['"all in quotes"']),
+        ('"all in quotes"', ["all in quotes"]),
+        ('"red", "blue"', ["red", "blue"]),
+        ('"", "blurry"', ["", "blurry"]),
+        ('"said ""so"""', ['said "so"']),
     ],
 )
 def test_commas_separate_prompts_only_between_quotes(line: str, expected: list[str]):

@@ -14,6 +14,7 @@ QUICK = RunSettings(
     learning_rate=3e-4,
     train_text_encoder=False,
     validation_timesteps=1,
+    precision="fp32",
 )
 
 

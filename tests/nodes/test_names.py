@@ -8,7 +8,9 @@ from cocktail.nodes.host.names import BadName, check_name, within
 
 ESCAPES = [
     "", "..", "../up", "a/../../up", "/etc/passwd", "\\\\host\\share", "C:\\x", "c:",
-    "a/.hidden", ".hidden", "a//b", "a/", "nul\0l",
+    "a/.hidden", ".hidden", "a//b", "a/", "nul\0l", "x" * 256, "\u00e9" * 128, "a/" * 2000 + "b",
+    "\ud800", "con", "a/NUL", "aux.png", "Com1.txt", "com\u00b9", "lpt9.tar.gz", "conin$",
+    "prn .txt", "con/a.txt", "a.", "a ", "b./a.txt", "b /a.txt", "...",
 ]  # fmt: skip
 
 
@@ -18,7 +20,7 @@ def test_plain_names_are_taken(name):
 
 
 @pytest.mark.parametrize(
-    "name", [*ESCAPES, "a/b", "a b", "x" * 65, "CON", "lpt1.txt", "end.", "-x"]
+    "name", [*ESCAPES, "a/b", "a b", "x" * 65, "CON", "lpt1.txt", "end.", "-x", "a\n"]
 )
 def test_what_is_no_name_on_every_system_is_refused(name):
     with pytest.raises(BadName, match="cannot name a run"):
@@ -29,6 +31,11 @@ def test_what_is_no_name_on_every_system_is_refused(name):
 def test_a_path_that_leaves_its_folder_is_refused(tmp_path, relative):
     with pytest.raises(BadName, match="is refused"):
         within(tmp_path, relative, "Folder")
+
+
+@pytest.mark.parametrize("relative", ["console", "a/null.png", "com10", "aux1", "my con.txt"])
+def test_names_that_only_begin_like_a_device_are_taken(tmp_path, relative):
+    assert within(tmp_path, relative, "File") == tmp_path / relative
 
 
 def test_both_slashes_lead_below_the_folder(tmp_path):

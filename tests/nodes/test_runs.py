@@ -13,11 +13,29 @@ from cocktail.trainer.data.manifest import Dataset, Pair
 from cocktail.trainer.runs import Base, Paths, State, create_run
 
 from ..comfy import ComfyError
+from ..trainer.conftest import make_tiny_base
 from .graphs import QUICK, fine_tune
 
 PAIR = {"image": "a.png", "image_hash": "0" * 64, "width": 64, "height": 64, "caption": "a"}
 LONG = 12
-"""Epochs of a run that is still at work when a test interferes with it."""
+"""Epochs of a run that a test interferes with."""
+
+
+@pytest.fixture(scope="module")
+def base(comfy):
+    """The name of a checkpoint that trains in no time."""
+    file = comfy.base / "models" / "checkpoints" / "tiny-runs.safetensors"
+    yield make_tiny_base(file, 1).name
+    file.unlink()
+
+
+def training(base, name, **settings):
+    """Fine-tune the tiny checkpoint."""
+    graph = fine_tune(
+        name, **{"batch_size": 4, "epochs": LONG, "save_every_epochs": LONG, **settings}
+    )
+    graph["base"]["inputs"]["checkpoint"] = base
+    return graph
 
 
 def run_of(comfy, name):
@@ -37,25 +55,43 @@ def wait_until(comfy, name, reached, timeout=600):
     pytest.fail(f"{name} did not get there: {known.get(name)}")
 
 
-def process_of(comfy, name):
-    file = comfy.base / "output" / "cocktail" / "runs" / name / "process.json"
-    return psutil.Process(json.loads(file.read_text(encoding="utf-8"))["pid"])
+def folder_of(comfy, name):
+    return comfy.base / "output" / "cocktail" / "runs" / name
 
 
-def test_a_run_outlives_interrupt_and_a_restart_of_comfyui(comfy):
-    graph = fine_tune("outlives", epochs=LONG, save_every_epochs=LONG)
+def noted_pid(comfy, name):
+    return json.loads((folder_of(comfy, name) / "process.json").read_text(encoding="utf-8"))["pid"]
+
+
+def held(comfy, name, step):
+    """The process of a run, suspended at the end of a step: however slow a test is, the run is not
+    at its end before `resume()`.
+    """
+    file = folder_of(comfy, name) / "metrics.jsonl"
+    deadline = time.monotonic() + 600
+    while not file.exists() or file.read_bytes().count(b'"kind": "step"') < step:
+        assert time.monotonic() < deadline, comfy.log_tail()
+        time.sleep(0.005)
+    process = psutil.Process(noted_pid(comfy, name))
+    process.suspend()
+    assert run_of(comfy, name)["status"] == "running", "it was too fast to be held"
+    return process
+
+
+def test_a_run_outlives_interrupt_and_a_restart_of_comfyui(comfy, base):
+    graph = training(base, "outlives")
     prompt = comfy.queue(graph)
-    wait_until(comfy, "outlives", lambda run: run["step"] >= 2)
-    process = process_of(comfy, "outlives")
+    process = held(comfy, "outlives", 2)
     comfy.interrupt()
     with pytest.raises(ComfyError, match="interrupted"):
         comfy.wait(prompt)
-    assert process.is_running()
     comfy.restart()
-    assert process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    assert process.is_running() and process.status() == psutil.STATUS_STOPPED
+    process.resume()
     started = run_of(comfy, "outlives")["step"]
     outputs = comfy.run(graph)
     assert outputs["wait"]["cocktail"][0]["status"] == "finished"
+    assert noted_pid(comfy, "outlives") == process.pid, "the process of the first queue did it all"
     metrics = comfy.get("/cocktail/runs/outlives/metrics")
     steps = [line["step"] for line in metrics["lines"] if line["kind"] == "step"]
     assert steps == list(range(1, len(steps) + 1)) and started <= len(steps)
@@ -65,29 +101,29 @@ def test_a_run_outlives_interrupt_and_a_restart_of_comfyui(comfy):
     assert outputs["pick"]["cocktail"][0]["checkpoint"].replace("\\", "/") in {
         f"cocktail/outlives/{saved['file']}" for saved in files
     }
-    other = fine_tune("outlives", epochs=LONG - 1, save_every_epochs=LONG)
+    other = training(base, "outlives", epochs=LONG - 1)
     with pytest.raises(ComfyError) as error:
         comfy.run(other)
     assert error.value.nodes.keys() == {"run"}
     assert "taken by another run (epochs 12 there, 11 here)" in str(error.value)
 
 
-def test_runs_take_turns_and_a_stopped_or_killed_one_goes_on_when_queued_again(comfy):
-    first = fine_tune("first", epochs=LONG, save_every_epochs=LONG)
-    second = fine_tune("second", seed=9)
+def test_runs_take_turns_and_a_stopped_or_killed_one_goes_on_when_queued_again(comfy, base):
+    first = training(base, "first")
+    second = training(base, "second", seed=9, epochs=1)
     prompt = comfy.queue(first)
-    wait_until(comfy, "first", lambda run: run["step"] >= 2)
+    process = held(comfy, "first", 2)
     only = {key: second[key] for key in second if key not in ("wait", "pick")}
     queued = comfy.queue(only)
     comfy.post("/cocktail/runs/first/stop", {})
+    process.resume()
     with pytest.raises(ComfyError, match="was stopped at step"):
         comfy.wait(prompt)
     comfy.wait(queued)
     wait_until(comfy, "second", lambda run: run["status"] == "finished")
     stopped_at = run_of(comfy, "first")["step"]
     prompt = comfy.queue(first)
-    wait_until(comfy, "first", lambda run: run["step"] > stopped_at)
-    process_of(comfy, "first").kill()
+    held(comfy, "first", stopped_at + 1).kill()
     with pytest.raises(ComfyError, match="was interrupted at step"):
         comfy.wait(prompt)
     assert comfy.run(first)["wait"]["cocktail"][0]["status"] == "finished"

@@ -27,6 +27,8 @@ CHANGES = {
     "CocktailSavingSettings": ("saving", {"keep_last": 2, "pinned_epochs": "10, 20"}),
     "CocktailLoggingSettings": ("logging", {"norms_every_steps": 5}),
 }
+SHARING = {"policy": "polite", "leave_gb": 3.0, "idle_s": 1.0}
+"""What Compute Settings changes besides its group."""
 
 
 def shown(outputs, id):
@@ -49,8 +51,10 @@ def test_the_nodes_of_all_groups_in_a_chain_reach_the_settings(comfy):
     last, expected = "0", preset("ED2 2023 baseline").to_json()
     for number, (kind, (name, changes)) in enumerate(CHANGES.items(), 1):
         values = values_of(GROUPS[name], **changes)
-        graph[str(number)] = node(kind, settings=[last, 0], **values)
+        more = SHARING if kind == "CocktailComputeSettings" else {}
+        graph[str(number)] = node(kind, settings=[last, 0], **values, **more)
         expected[name] |= values
+        expected["sharing"] |= more
         last = str(number)
     optimizer = values_of(OptimizerSettings, optimizer="lion", beta2=0.99)
     graph["both"] = node(
@@ -82,10 +86,13 @@ def test_every_setting_has_an_input_with_the_trainers_own_default(comfy):
     kinds = {name: kind for kind, (name, _) in CHANGES.items()}
     kinds |= {"unet_optimizer": "CocktailOptimizerSettings"}
     for name, kind in kinds.items():
-        inputs = nodes[kind]["input"]["required"]
+        inputs = {**nodes[kind]["input"]["required"], **nodes[kind]["input"].get("optional", {})}
         for field in dataclasses.fields(GROUPS[name]):
             if field.name != "prompts":
                 assert inputs[field.name][1]["default"] == field.default, field.name
+    compute = nodes["CocktailComputeSettings"]["input"]["optional"]
+    for field in dataclasses.fields(GROUPS["sharing"]):
+        assert compute[field.name][1]["default"] == field.default, field.name
     flat = nodes["CocktailTrainingSettings"]["input"]
     for field in dataclasses.fields(RunSettings):
         if field.name not in GROUPS:

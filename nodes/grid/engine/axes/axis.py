@@ -45,6 +45,7 @@ def combine(axes: Sequence[Axis], together: bool) -> Axis:
     lengths.
     """
     check_apart(axes)
+    _check_replacing(axes)
     names = (
         " + ".join(axis.target for axis in axes)
         if together
@@ -74,18 +75,72 @@ def combine(axes: Sequence[Axis], together: bool) -> Axis:
     return Axis(names, names, tuple(found))
 
 
+def follow(axes: Sequence[Axis]) -> Axis:
+    """The values of axes that vary the same thing, one axis after the other: such as the epochs of
+    a run, and checkpoints of others beside them. Raises GridError if they vary different things.
+    """
+    first = axes[0]
+    for number, axis in enumerate(axes[1:], start=2):
+        if axis.target != first.target:
+            raise GridError(
+                f"Only axes of one thing can follow each other: axis 1 varies the {first.target}, "
+                f"axis {number} the {axis.target}."
+            )
+    values = tuple(value for axis in axes for value in axis.values)
+    if len(values) > MOST_VALUES:
+        raise GridError(
+            f"These axes have {len(values):,} values together; {MOST_VALUES:,} is the most."
+        )
+    return Axis(first.label, first.target, values)
+
+
 def check_apart(axes: Sequence[Axis]) -> None:
-    """Raise GridError if two axes vary the same thing. Several may search and replace, each for
-    words of its own.
+    """Raise GridError if two axes vary the same thing. Several may search and replace in a text,
+    each for words of its own, and another one may set that text.
     """
     for later, axis in enumerate(axes):
         for earlier, before in enumerate(axes[:later]):
-            shared = (before.settings & axis.settings) - set(REPLACES.values())
-            if shared or before.target == axis.target:
-                what = _words(shared) if shared else f"the {axis.target}"
+            which = f"Axis {earlier + 1} and axis {later + 1} both"
+            shared = before.settings & axis.settings
+            twice = {n for n in shared if not _searches(before, n) and not _searches(axis, n)}
+            if twice or before.target == axis.target:
+                what = _words(twice) if twice else f"the {axis.target}"
+                raise GridError(f"{which} vary {what}. Put all its values on one axis.")
+            for name in shared:
+                if same := _searches(before, name) & _searches(axis, name):
+                    raise GridError(
+                        f"{which} replace {min(same)!r} in one text. Put all its values on one "
+                        "axis."
+                    )
+
+
+def _searches(axis: Axis, name: str) -> set[str]:
+    """The words that an axis replaces in a text; none if it sets that text."""
+    found = [replacement(name, value.set[name]) for value in axis.values if name in value.set]
+    return {pair[0] for pair in found if pair} if all(found) else set()
+
+
+def replacement(name: str, value: Any) -> tuple[str, str] | None:
+    """What a value searches for, and what it puts in its place; None if it sets something itself.
+
+    Settings of stock nodes have names for that (`REPLACES`); an input of a node is set to
+    {"search", "replace"}.
+    """
+    if name in REPLACES.values():
+        return value[0], value[1]
+    if isinstance(value, dict) and value.keys() == {"search", "replace"}:
+        return value["search"], value["replace"]
+    return None
+
+
+def _check_replacing(axes: Sequence[Axis]) -> None:
+    """Refuse two axes that change one text: their values cannot be one."""
+    for later, axis in enumerate(axes):
+        for before in axes[:later]:
+            if before.settings & axis.settings:
                 raise GridError(
-                    f"Axis {earlier + 1} and axis {later + 1} both vary {what}. Put all its values"
-                    " on one axis."
+                    f"{before.target} and {axis.target} replace words of the same text, which one "
+                    "axis cannot do. Link them to the grid as axes of their own."
                 )
 
 

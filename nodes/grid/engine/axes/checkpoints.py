@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
+from .....merge.safetensors_file import ENDINGS
 from ..errors import GridError
 from .axis import Axis, Value
 
@@ -53,8 +54,7 @@ def file_labels(files: Sequence[str]) -> list[str]:
     """Files without folder and suffix, where that is enough to tell them apart."""
     paths = [PurePosixPath(file.replace("\\", "/")) for file in files]
     short = [
-        path.stem if path.suffix in (".safetensors", ".ckpt", ".pt") else path.name
-        for path in paths
+        path.stem if path.suffix in (*ENDINGS, ".ckpt", ".pt") else path.name for path in paths
     ]
     return [
         label if short.count(label) == 1 else str(path)

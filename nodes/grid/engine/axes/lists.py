@@ -7,9 +7,9 @@ import hashlib
 import re
 from fractions import Fraction
 
+from .....merge.errors import MergeError
+from .....merge.numbers import exact
 from ..errors import GridError
-
-EMPTY = '""'
 
 NUMBER = r"[+-]?\d{1,30}(?:\.\d{1,30})?"
 """A number in a range. Exponents are not allowed: exact arithmetic on 1e999999999 would never end.
@@ -22,12 +22,15 @@ SERIES = re.compile(r"[+-]?(?:\d{1,30}(?:\.\d{0,30})?|\.\d{1,30})(?:e[+-]?\d{1,2
 DOTS = ("..", "...", "…")
 
 MOST_VALUES = 20_000
+MOST_LINES = 100_000
 LARGEST_SEED = 2**53
 """Drawn seeds stay below this, so that JavaScript does not round them."""
 
 
 def lines(text: str) -> list[tuple[int, str]]:
-    """The lines that are not blank, with their numbers."""
+    """The lines that are not blank, with their numbers. Raises GridError for too many."""
+    if (count := text.count("\n") + 1) > MOST_LINES:
+        raise GridError(f"The text has {count:,} lines; {MOST_LINES:,} is the most.")
     return [
         (number, line.strip())
         for number, line in enumerate(text.splitlines(), start=1)
@@ -36,21 +39,16 @@ def lines(text: str) -> list[tuple[int, str]]:
 
 
 def texts(line: str) -> list[str]:
-    """The line itself as one text; or several texts, if all of them are in quotes and separated by
-    commas.
+    """The line itself as one text; or the texts in quotes, separated by commas, if there is nothing
+    else in it. `""` in quotes is a quotation mark.
     """
-    if line.startswith('"') and line != EMPTY:
-        found = _quoted(line)
-        if found is not None and len(found) > 1:
-            return found
-    return ["" if line == EMPTY else line]
+    found = _quoted(line) if line.startswith('"') else None
+    return [line] if found is None else found
 
 
 def names(line: str) -> list[str]:
     """Names separated by commas."""
-    return [
-        name.strip() for name in next(csv.reader([line], skipinitialspace=True)) if name.strip()
-    ]
+    return [name.strip() for name in _fields(line) if name.strip()]
 
 
 def numbers(line: str, whole: bool) -> list[str]:
@@ -76,6 +74,17 @@ def numbers(line: str, whole: bool) -> list[str]:
         if len(found) > MOST_VALUES:
             raise GridError(f"{part!r} makes more than {MOST_VALUES:,} values.")
     return found
+
+
+def number(text: str) -> float:
+    """A number as recipes take it too: 0.6, 3/5 or 60%. Raises ValueError."""
+    plain = text.removesuffix("%").rstrip()
+    if plain == text and "/" not in text:
+        return float(text)
+    try:
+        return float(exact(plain, "a number") / (1 if plain == text else 100))
+    except MergeError as error:
+        raise ValueError(str(error)) from None
 
 
 def seeds(line: str) -> list[str] | None:
@@ -105,6 +114,11 @@ def _range(
     if count is not None:
         return _spread(text, low, high, int(count), whole)
     by = Fraction(step) if step else Fraction(1 if high >= low else -1)
+    if not step and (high - low).denominator != 1:
+        raise GridError(
+            f"{text!r} in steps of 1 would not reach {last}. Write the step, "
+            f"{first}-{last} (+0.1), or how many numbers, {first}-{last} [6]."
+        )
     if by == 0 or (high - low) * by < 0:
         raise GridError(
             f"{text!r} is an empty range: its step must lead from the first number to the last."
@@ -150,4 +164,11 @@ def _quoted(line: str) -> list[str] | None:
     """The fields of a line in which every field is in quotes."""
     if not re.fullmatch(r'\s*"(?:[^"]|"")*"\s*(?:,\s*"(?:[^"]|"")*"\s*)*', line):
         return None
-    return next(csv.reader([line], skipinitialspace=True))
+    return _fields(line)
+
+
+def _fields(line: str) -> list[str]:
+    try:
+        return next(csv.reader([line], skipinitialspace=True), [])
+    except csv.Error as error:
+        raise GridError(f"{line[:40]!r}... cannot be read as a list: {error}.") from None

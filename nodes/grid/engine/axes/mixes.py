@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 
 from .....merge.blocks import BlockWeights
 from .....merge.errors import MergeError
@@ -81,13 +82,22 @@ def _mix(
     own: Mapping[str, BlockWeights] | None,
 ) -> Recipe:
     if kind == SHARE:
-        share = exact(text, "a share of B")
+        share = _exact(text, "a share of B")
         return weighted_sum([(a, 1 - share), (b, share)])
     if kind == MULTIPLIER and c is not None:
-        return add_difference(a, b, c, text)
+        return add_difference(a, b, c, _exact(text, "a multiplier"))
     weights = read_weights(text, layout, own=own)
     return BlockSum(a, b, weights) if c is None else add_difference(a, b, c, weights)
 
 
 def _label(kind: str, text: str) -> str:
-    return text if kind == BLOCKS else f"{'B' if kind == SHARE else 'B - C'} x {float(text):g}"
+    if kind == BLOCKS:
+        return text
+    is_decimal = "/" not in text and "%" not in text
+    return f"{'B' if kind == SHARE else 'B - C'} x {f'{float(text):g}' if is_decimal else text}"
+
+
+def _exact(text: str, what: str) -> Fraction:
+    """A number as recipes take it: 0.6, 3/5 or 60%."""
+    number = text.removesuffix("%").rstrip()
+    return exact(number, what) / (100 if number != text else 1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
-from fnmatch import fnmatch
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -14,6 +13,7 @@ from .....merge.text import name_finder, parse
 from .....trainer.errors import nearest
 from .....trainer.files import canonical_json
 from ..cell.mix import recipe_set
+from ..cell.samplers import as_people_write
 from ..cell.settings import (
     REPLACES,
     STRONGEST,
@@ -23,6 +23,7 @@ from ..cell.settings import (
     lora_words,
 )
 from ..errors import GridError
+from ..patterns import matches
 from . import lists
 from .axis import Axis, Value, labelled
 from .checkpoints import file_labels
@@ -50,6 +51,7 @@ TARGETS = (
 """What an axis of typed values can vary."""
 
 
+TEXTS = ("prompt", "negative prompt", *REPLACES)
 FILES = {"checkpoint": "checkpoint", "VAE": "vae", "LoRA": "lora"}
 """Targets whose values are files, and the kind of file."""
 
@@ -58,7 +60,7 @@ SIZE = re.compile(r"(\d{1,9})(?:\s*[x×*]\s*(\d{1,9}))?", re.IGNORECASE)
 
 
 def typed_axis(
-    target: str, text: str, choices: Choices, search: str = "", labels: str = ""
+    target: str, text: str | list[Any], choices: Choices, search: str = "", labels: str = ""
 ) -> Axis:
     """The axis of a list with one value a line. Blank lines are ignored, and `""` is the empty
     text.
@@ -66,7 +68,8 @@ def typed_axis(
     Numbers, names and sizes can share a line, separated by commas, and numbers can be ranges
     (`lists.numbers`). A `*` in the name of a checkpoint, VAE or LoRA stands for all that match.
     `search` is the text that a search-and-replace axis replaces with its values. `labels` holds one
-    label a line, in the order of the values. Raises GridError that names the wrong line.
+    label a line, in the order of the values. A list holds one value each: texts are taken as they
+    are. Raises GridError that names the wrong line.
     """
     if target not in TARGETS:
         raise GridError(f"{target!r} cannot be varied. Choose one of: {', '.join(TARGETS)}.")
@@ -82,7 +85,11 @@ def typed_axis(
     read = _reader(target, choices, search)
     found: list[Value] = []
     known: set[str] = set()
-    for number, line in lists.lines(text):
+    is_literal = isinstance(text, list) and target in TEXTS
+    if is_literal:
+        read = _reader_of_texts(target, search)
+    given = list(enumerate(map(str, text), 1)) if is_literal else lists.lines(_lines(text))
+    for number, line in given:
         try:
             for value in read(line):
                 check_limits(value.set)
@@ -100,18 +107,9 @@ def typed_axis(
 
 def _reader(target: str, choices: Choices, search: str) -> Callable[[str], list[Value]]:
     """A function that turns one line into values of that target."""
-    if target == "prompt":
-        return lambda line: [_text("prompt", t, "no prompt", "") for t in lists.texts(line)]
-    if target == "negative prompt":
-        return lambda line: [
-            _text("negative_prompt", t, "no negative prompt", "negative: ")
-            for t in lists.texts(line)
-        ]
-    if target in REPLACES:
-        name = REPLACES[target]
-        return lambda line: [
-            Value(text or f"without {search}", {name: (search, text)}) for text in lists.texts(line)
-        ]
+    if target in TEXTS:
+        read = _reader_of_texts(target, search)
+        return lambda line: [value for text in lists.texts(line) for value in read(text)]
     if target == "size":
         return lambda line: [_size(size) for size in lists.names(line)]
     if target in ("sampler", "scheduler"):
@@ -119,7 +117,7 @@ def _reader(target: str, choices: Choices, search: str) -> Callable[[str], list[
     if target == "recipe":
         return lambda line: [_recipe(line, choices)]
     if target == "LoRA":
-        return lambda line: [v for entry in lists.names(line) for v in _loras(entry, choices)]
+        return lambda line: _loras_of(line, choices)
     if target in FILES:
         return lambda line: [
             value
@@ -134,6 +132,20 @@ def _reader(target: str, choices: Choices, search: str) -> Callable[[str], list[
     return lambda line: [_number(target, number) for number in lists.numbers(line, whole)]
 
 
+def _reader_of_texts(target: str, search: str) -> Callable[[str], list[Value]]:
+    """A function that turns one text into the value that sets it."""
+    if target in REPLACES:
+        name = REPLACES[target]
+        return lambda text: [Value(text or f"without {search}", {name: (search, text)})]
+    if target == "prompt":
+        return lambda text: [_text("prompt", text, "no prompt", "")]
+    return lambda text: [_text("negative_prompt", text, "no negative prompt", "negative: ")]
+
+
+def _lines(text: str | list[Any]) -> str:
+    return text if isinstance(text, str) else "\n".join(map(str, text))
+
+
 def _text(name: str, text: str, empty: str, before: str) -> Value:
     return Value(before + text if text else empty, {name: text})
 
@@ -142,11 +154,11 @@ def _number(target: str, text: str) -> Value:
     name = target.replace(" ", "_").lower()
     fractions = target in ("cfg", "denoise", "LoRA strength")
     try:
-        value = float(text) if fractions else int(text)
+        value = lists.number(text) if fractions else int(text)
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        kind = "number" if fractions else "whole number"
+        kind = "number, such as 0.5, 1/2 or 50%" if fractions else "whole number"
         raise GridError(f"{text!r} is not a {kind}. Write one {target} a line.")
     if target == "seed" and value < 0:
         raise GridError(
@@ -162,7 +174,9 @@ def _number(target: str, text: str) -> Value:
             f"LoRA strength {value:g} is out of range: give a number from -{STRONGEST:g} to "
             f"{STRONGEST:g}."
         )
-    return Value(f"{target} {value:g}" if fractions else f"{target} {value}", {name: value})
+    written = "/" in text or "%" in text
+    words = text if written else f"{value:g}" if fractions else value
+    return Value(f"{target} {words}", {name: value})
 
 
 def _size(line: str) -> Value:
@@ -176,6 +190,8 @@ def _size(line: str) -> Value:
 
 def _choice(target: str, line: str, known: Sequence[str]) -> Value:
     if line not in known:
+        line = as_people_write(line, known) or line
+    if line not in known:
         hint = nearest(line, known) or f" There are: {', '.join(known)}."
         raise GridError(f"There is no {target} {line!r}.{hint}")
     return Value(line, {target: line})
@@ -183,12 +199,12 @@ def _choice(target: str, line: str, known: Sequence[str]) -> Value:
 
 def _file_names(target: str, line: str, choices: Choices) -> list[str]:
     """The names of a line. A comma in the name of an existing file does not separate."""
-    return [line] if line in choices.get(FILES[target], ()) else lists.names(line)
+    return [line] if _named(target, line, choices) else lists.names(line)
 
 
 def _files(target: str, line: str, choices: Choices) -> list[Value]:
     """The files that a line names: one, or all that match a `*` or `?`, in natural order."""
-    if target == "VAE" and line == NO_FILE:
+    if target == "VAE" and line.lower() == NO_FILE:
         return [Value("the checkpoint's VAE", {"vae": ""})]
     found = _matching(target, line, choices)
     return [
@@ -206,40 +222,81 @@ def _recipe(line: str, choices: Choices) -> Value:
     return Value(line, recipe_set(recipe))
 
 
+def _loras_of(line: str, choices: Choices) -> list[Value]:
+    """The LoRAs of a line. Commas and colons in the name of an existing file do not separate."""
+    if found := _exact_lora(line, choices):
+        return _values_of_lora(*found)
+    return [value for entry in lists.names(line) for value in _loras(entry, choices)]
+
+
 def _loras(entry: str, choices: Choices) -> list[Value]:
     """`file`, `file:strength` or `file:on the model:on the text encoder`; `none` for no LoRA."""
-    if entry == NO_FILE:
+    if found := _exact_lora(entry, choices):
+        return _values_of_lora(*found)
+    if entry.partition(":")[0].strip().lower() == NO_FILE:
         return [Value("no LoRA", {"loras": ()})]
     name, *strengths = entry.split(":")
     try:
-        on_model, on_clip = [float(s) for s in [*strengths, *(strengths or ["1"])]][:2]
-        if not (abs(on_model) <= STRONGEST and abs(on_clip) <= STRONGEST) or len(strengths) > 2:
-            raise ValueError
+        found = _strengths(strengths)
     except ValueError:
         raise GridError(
             f"{entry!r} is not a LoRA with its strength. Write FILE:0.8, or FILE:0.8:0.5 for model "
-            "and "
-            "text encoder."
+            "and text encoder."
         ) from None
+    return _values_of_lora(_matching("LoRA", name.strip(), choices), found)
+
+
+def _exact_lora(entry: str, choices: Choices) -> tuple[list[str], tuple[float, float]] | None:
+    """The file that is called exactly like an entry without its strengths, and these."""
+    parts = entry.split(":")
+    for count in range(min(3, len(parts))):
+        name = ":".join(parts[: len(parts) - count]).strip()
+        file = _named("LoRA", name, choices) if name.lower() != NO_FILE else None
+        try:
+            if file:
+                return [file], _strengths(parts[len(parts) - count :])
+        except ValueError:
+            continue
+    return None
+
+
+def _strengths(written: Sequence[str]) -> tuple[float, float]:
+    """The strengths on the model and on the text encoder, 1 if none are written. Raises
+    ValueError.
+    """
+    on_model, on_clip = [lists.number(s) for s in [*written, *written][:2] or ["1", "1"]]
+    if not (abs(on_model) <= STRONGEST and abs(on_clip) <= STRONGEST) or len(written) > 2:
+        raise ValueError
+    return on_model, on_clip
+
+
+def _values_of_lora(files: Sequence[str], strengths: tuple[float, float]) -> list[Value]:
     found = []
-    matching = _matching("LoRA", name.strip(), choices)
-    for file, label in zip(matching, file_labels(matching), strict=True):
-        lora: Lora = (file, on_model, on_clip)
-        found.append(Value(lora_words((label, on_model, on_clip)), {"loras": (lora,)}))
+    for file, label in zip(files, file_labels(files), strict=True):
+        lora: Lora = (file, *strengths)
+        found.append(Value(lora_words((label, *strengths)), {"loras": (lora,)}))
     return found
 
 
-def _matching(target: str, name: str, choices: Choices) -> list[str]:
-    known = choices.get(FILES[target], ())
+def _named(target: str, name: str, choices: Choices) -> str | None:
+    """The file that is called exactly so, with or without its suffix."""
     plain = name.replace("\\", "/")
+    files = {file.replace("\\", "/"): file for file in choices.get(FILES[target], ())}
+    without_suffix = {file.rpartition(".")[0]: files[file] for file in reversed(files)}
+    return files.get(plain) or without_suffix.get(plain)
+
+
+def _matching(target: str, name: str, choices: Choices) -> list[str]:
+    """The file of that name, or else all that are like it."""
+    if file := _named(target, name, choices):
+        return [file]
+    known = choices.get(FILES[target], ())
     if any(mark in name for mark in "*?"):
-        found = [file for file in known if fnmatch(file.replace("\\", "/"), plain)]
+        plain = name.replace("\\", "/")
+        found = [file for file in known if matches(file.replace("\\", "/"), plain)]
         if not found:
             raise GridError(f"No {target} matches {name!r}.")
         return sorted(found, key=_natural)
-    for file in known:
-        if plain in (file.replace("\\", "/"), file.replace("\\", "/").rpartition(".")[0]):
-            return [file]
     hint = nearest(name, known, lambda file: PurePosixPath(file.replace("\\", "/")).stem)
     raise GridError(
         f"There is no {target} {name!r}.{hint} Put the file into its folder and press R."

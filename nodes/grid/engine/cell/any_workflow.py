@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,26 +75,22 @@ class WorkflowCell:
         of files in place of their names.
         """
         known: dict[str, str] = {}
-
-        def content(id: str) -> str:
-            if id not in known:
-                node = self.prompt[id]
-                found: dict[str, Any] = {}
-                for name, value in node["inputs"].items():
-                    if id == self.output and name in UNSEEN:
-                        continue
-                    if node_inputs.is_link(value):
-                        found[name] = {"link": [content(value[0]), value[1]]}
-                        continue
-                    file = node_inputs.file_of(node["class_type"], name, value)
-                    found[name] = {"file": sha256_of(*file)} if file else {"value": value}
-                saver = id == self.output and node["class_type"] in SAVERS
-                known[id] = sha256_text(
-                    canonical_json(["picture" if saver else node["class_type"], found])
-                )
-            return known[id]
-
-        return sha256_text(canonical_json([FORMAT, content(self.output)]))
+        for id in causes_first(self.prompt, self.output):
+            node = self.prompt[id]
+            found: dict[str, Any] = {}
+            for name, value in node["inputs"].items():
+                if id == self.output and name in UNSEEN:
+                    continue
+                if node_inputs.is_link(value):
+                    found[name] = {"link": [known[value[0]], value[1]]}
+                    continue
+                file = node_inputs.file_of(node["class_type"], name, value)
+                found[name] = {"file": sha256_of(*file)} if file else {"value": value}
+            saver = id == self.output and node["class_type"] in SAVERS
+            known[id] = sha256_text(
+                canonical_json(["picture" if saver else node["class_type"], found])
+            )
+        return sha256_text(canonical_json([FORMAT, known[self.output]]))
 
     def to_json(self) -> dict[str, Any]:
         return dict(self.changes)
@@ -115,7 +111,7 @@ def cell_of(
     base: Mapping[str, Any], output: str, changes: Mapping[str, Any], varied: Sequence[str] = ()
 ) -> WorkflowCell:
     """The cell of a template with these values by "id.input"."""
-    prompt = {id: {**node, "inputs": dict(node["inputs"])} for id, node in base.items()}
+    prompt = dict(base)
     for target, value in changes.items():
         set_input(prompt, target, value, output)
     prompt = {id: prompt[id] for id in ancestors(prompt, output)}
@@ -145,35 +141,58 @@ def set_input(prompt: dict[str, Any], target: str, value: Any, output: str) -> N
     if not any(target.startswith(f"{id}.") for id in prompt):
         raise GridError(f"{target} does not lead to node {output}, so it changes no picture.")
     id = node_of(prompt, target)
-    prompt[id]["inputs"][target[len(id) + 1 :]] = value
+    inputs = {**prompt[id]["inputs"], target[len(id) + 1 :]: value}
+    prompt[id] = {**prompt[id], "inputs": inputs}
 
 
 def ancestors(prompt: node_inputs.Prompt, output: str) -> list[str]:
     """The output and all before it, in the order of the prompt. Raises GridError for a circle of
     links.
     """
-    found: set[str] = set()
-    open: set[str] = set()
-
-    def walk(id: str) -> None:
-        if id in open:
-            raise GridError(
-                f"The links of the workflow form a circle at {node_inputs.called(prompt, id)}."
-            )
-        if id in found:
-            return
-        open.add(id)
-        for value in prompt[id]["inputs"].values():
-            if node_inputs.is_link(value):
-                walk(value[0])
-        open.discard(id)
-        found.add(id)
-
-    walk(output)
+    found = set(causes_first(prompt, output))
     return [id for id in prompt if id in found]
+
+
+def causes_first(prompt: node_inputs.Prompt, *outputs: str) -> list[str]:
+    """The outputs and all before them, each node after those that it is linked to. Raises GridError
+    for a circle of links.
+    """
+    found: dict[str, None] = {}
+    open: dict[str, Iterator[str]] = {}
+    for output in outputs:
+        todo = [] if output in found else [output]
+        while todo:
+            id = todo[-1]
+            links = open.setdefault(id, _linked(prompt, id))
+            cause = next((link for link in links if link not in found), None)
+            if cause is None:
+                found[todo.pop()] = None
+                del open[id]
+            elif cause not in prompt:
+                raise GridError(
+                    f"{node_inputs.called(prompt, id)} is linked to node {cause}, which does not "
+                    "exist."
+                )
+            elif cause in open:
+                raise GridError(
+                    "The links of the workflow form a circle at "
+                    f"{node_inputs.called(prompt, cause)}."
+                )
+            else:
+                todo.append(cause)
+    return [*found]
+
+
+def _linked(prompt: node_inputs.Prompt, id: str) -> Iterator[str]:
+    return (value[0] for value in prompt[id]["inputs"].values() if node_inputs.is_link(value))
 
 
 def descendants(prompt: node_inputs.Prompt) -> dict[str, int]:
     """How many nodes must run again when one changes, itself included."""
-    before = {id: set(ancestors(prompt, id)) for id in prompt}
-    return {id: sum(id in ancestors for ancestors in before.values()) for id in prompt}
+    after: dict[str, int] = {}
+    for number, id in enumerate(reversed(causes_first(prompt, *prompt))):
+        # One bit for each node, so that long chains stay cheap.
+        after[id] = after.get(id, 0) | 1 << number
+        for cause in _linked(prompt, id):
+            after[cause] = after.get(cause, 0) | after[id]
+    return {id: bin(after[id]).count("1") for id in prompt}

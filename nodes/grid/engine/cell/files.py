@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .....merge.errors import MergeError
 from .....merge.hashing import file_sha256
-from .....merge.safetensors_file import read_header
+from .....merge.safetensors_file import ENDINGS, read_header
 from .....trainer.errors import nearest
 from ....host import names
 from ....host.progress import Progress, show_text
@@ -63,7 +63,7 @@ def readable(kind: str, name: str) -> Path:
     """The file of a name. Raises GridError if it is missing or damaged."""
     path = path_of(kind, name)
     try:
-        if path.suffix == ".safetensors":
+        if path.suffix.lower() in ENDINGS:
             read_header(path)
     except MergeError as error:
         raise GridError(str(error)) from None

@@ -8,17 +8,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from .....merge.hashing import file_sha256
 from .....trainer.errors import nearest
-from ....host.names import cocktail_dir
+from ....host.names import BadName, below, cocktail_dir
+from ..axes import lists
 from ..errors import GridError
+from ..patterns import matches
+from .samplers import as_people_write
 
 Prompt = Mapping[str, Mapping[str, Any]]
 """An API prompt: nodes by id, each with "class_type" and "inputs"."""
+
+MOST_NODES = 5_000
+LONGEST_TARGET = 1_000
+UPLOADS = ("image_upload", "video_upload", "audio_upload", "animated_image_upload")
+"""Options of a combo whose values are files in ComfyUI's input, output or temp folder."""
 
 OUTSIDE_FOLDERS = ("custom_nodes", "configs", "datasets")
 
@@ -28,6 +35,8 @@ def check_prompt(prompt: Any) -> None:
     how = "In ComfyUI choose Workflow > Export (API) and send that file's content."
     if not isinstance(prompt, dict) or not prompt:
         raise GridError(f"The workflow is not an API prompt, an object of nodes by id. {how}")
+    if len(prompt) > MOST_NODES:
+        raise GridError(f"The workflow has {len(prompt):,} nodes; {MOST_NODES:,} is the most.")
     if isinstance(prompt.get("nodes"), list):
         raise GridError(f"The workflow is in the format of the page, not an API prompt. {how}")
     for id, node in prompt.items():
@@ -62,7 +71,12 @@ def is_link(value: Any) -> bool:
 def called(prompt: Prompt, id: str) -> str:
     """A node in words: its title, or its class, and its id."""
     node = prompt[id]
-    return f"{node.get('_meta', {}).get('title') or node['class_type']} ({id})"
+    return f"{_title(node) or node['class_type']} ({id})"
+
+
+def _title(node: Mapping[str, Any]) -> str:
+    meta = node.get("_meta")
+    return str(meta.get("title") or "") if isinstance(meta, dict) else ""
 
 
 def find_node(prompt: Prompt, name: str) -> str:
@@ -71,7 +85,7 @@ def find_node(prompt: Prompt, name: str) -> str:
     """
     if name in prompt:
         return name
-    titles = {id: str(node.get("_meta", {}).get("title", "")) for id, node in prompt.items()}
+    titles = {id: _title(node) for id, node in prompt.items()}
     classes = {id: node["class_type"] for id, node in prompt.items()}
     for names in (titles, classes):
         found = [id for id, one in names.items() if one.lower() == name.lower()]
@@ -93,6 +107,8 @@ def find_input(prompt: Prompt, target: str) -> tuple[str, str]:
     Raises GridError.
     """
     refusal: GridError | None = None
+    if len(target) > LONGEST_TARGET:
+        raise GridError(f"{target[:40]!r}... is too long to name an input of a node.")
     for place, mark in enumerate(target):
         if mark != ".":
             continue
@@ -132,6 +148,11 @@ def specs(class_type: str) -> dict[str, tuple[Any, dict[str, Any]]]:
     return found
 
 
+def kind_of(prompt: Prompt, id: str, name: str) -> Any:
+    """The type of an input as `specs` gives it; "*" for one that the node does not declare."""
+    return specs(prompt[id]["class_type"]).get(name, ("*",))[0]
+
+
 def is_output(class_type: str) -> bool:
     from nodes import NODE_CLASS_MAPPINGS
 
@@ -153,7 +174,7 @@ def matching(prompt: Prompt, id: str, name: str, value: Any) -> list[Any]:
     found = [
         one
         for one in kind
-        if isinstance(one, str) and fnmatch(one.replace("\\", "/"), value.replace("\\", "/"))
+        if isinstance(one, str) and matches(one.replace("\\", "/"), value.replace("\\", "/"))
     ]
     if not found:
         raise GridError(f"Nothing that {name} of {called(prompt, id)} offers matches {value!r}.")
@@ -167,14 +188,7 @@ def read_value(prompt: Prompt, id: str, name: str, value: Any) -> Any:
     kind, options = specs(prompt[id]["class_type"]).get(name, ("*", {}))
     where = f"{name} of {called(prompt, id)}"
     if isinstance(kind, list):
-        fits = [one for one in kind if one == value or str(one) == str(value)]
-        if not fits:
-            hint = (
-                nearest(str(value), map(str, kind))
-                or f" It offers: {', '.join(map(str, kind[:20])) or 'nothing'}."
-            )
-            raise GridError(f"{where} does not offer {value!r}.{hint}")
-        return fits[0]
+        return _choice(kind, value, where)
     if kind == "BOOLEAN":
         known = {
             "true": True,
@@ -205,10 +219,31 @@ def read_value(prompt: Prompt, id: str, name: str, value: Any) -> Any:
     return value
 
 
+def _choice(kind: list[Any], value: Any, where: str) -> Any:
+    """The choice that a value means: exactly that one, or what people call it."""
+    fits = [one for one in kind if one == value or str(one) == str(value)]
+    if fits:
+        return fits[0]
+    known = [one for one in kind if isinstance(one, str)]
+    of_samplers = "euler" in known or "karras" in known
+    if of_samplers and (same := as_people_write(str(value), known)):
+        return same
+    alike = [one for one in known if one.lower() == str(value).strip().lower()]
+    if len(alike) == 1:
+        return alike[0]
+    hint = (
+        nearest(str(value), map(str, kind))
+        or f" It offers: {', '.join(map(str, kind[:20])) or 'nothing'}."
+    )
+    raise GridError(f"{where} does not offer {value!r}.{hint}")
+
+
 def _number(kind: str, options: Mapping[str, Any], value: Any, where: str) -> int | float:
     try:
         if isinstance(value, bool):
             raise ValueError
+        if isinstance(value, str) and ("/" in value or "%" in value):
+            value = lists.number(value)
         number = float(value) if kind == "FLOAT" else int(value)
         if not math.isfinite(number) or (kind == "INT" and float(value) != float(number)):
             raise ValueError
@@ -224,15 +259,23 @@ def _number(kind: str, options: Mapping[str, Any], value: Any, where: str) -> in
 
 def file_of(class_type: str, name: str, value: Any) -> tuple[str, str] | None:
     """Folder and name of the file that a combo's value means, such as ("checkpoints",
-    "a.safetensors"); None if it means no file.
+    "a.safetensors"); None if it means no file. Raises GridError for a value that is no choice of
+    the combo and leads out of ComfyUI's folders.
     """
     import folder_paths
 
     kind, options = specs(class_type).get(name, ("", {}))
     if not isinstance(value, str) or not isinstance(kind, list):
         return None
-    if options.get("image_upload") or options.get("video_upload") or options.get("audio_upload"):
+    if any(options.get(upload) for upload in UPLOADS):
+        if value not in kind:
+            _uploaded(value)
         return ("input", value)
+    if value not in kind and leads_out(value):
+        raise GridError(
+            f"{name} of {class_type} is refused: {value!r} is none of its choices, and no name "
+            "within a folder."
+        )
     best: tuple[int, str] | None = None
     for folder in folder_paths.folder_names_and_paths:
         if folder in OUTSIDE_FOLDERS:
@@ -243,6 +286,27 @@ def file_of(class_type: str, name: str, value: Any) -> tuple[str, str] | None:
     return (best[1], value) if best else None
 
 
+def leads_out(name: str) -> bool:
+    """Whether a name is a path that begins elsewhere or climbs out of its folder."""
+    parts = name.replace("\\", "/").split("/")
+    return ".." in parts or parts[0].endswith(":") or (not parts[0] and len(parts) > 1)
+
+
+def _uploaded(name: str) -> Path:
+    """The file of a name such as "a.png" or "a.png [output]". Raises GridError for one that climbs
+    out of the folder that it names. Links there are those of ComfyUI's owner, and are followed, as
+    ComfyUI does.
+    """
+    import folder_paths
+
+    relative, folder = folder_paths.annotated_filepath(name)
+    try:
+        root = Path(folder or folder_paths.get_input_directory())
+        return below(root, relative.strip(), "File")
+    except (BadName, ValueError, OSError) as error:
+        raise GridError(str(error)) from None
+
+
 def content_sha256(folder: str, name: str) -> str:
     """Hex SHA-256 of such a file, remembered until it changes. Raises GridError if it does not
     exist.
@@ -250,10 +314,7 @@ def content_sha256(folder: str, name: str) -> str:
     import folder_paths
 
     if folder == "input":
-        try:
-            path = Path(folder_paths.get_annotated_filepath(name))
-        except ValueError as error:
-            raise GridError(f"{name!r} is refused: {error}.") from None
+        path = _uploaded(name)
     else:
         full = folder_paths.get_full_path(folder, name)
         path = Path(full) if full else Path()

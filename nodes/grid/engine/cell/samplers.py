@@ -7,6 +7,11 @@ as a later one, samples its cells one by one.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+
+from ..errors import GridError
+
 WITHOUT_NOISE = frozenset(
     {
         "euler",
@@ -59,3 +64,36 @@ EVALUATIONS = {
     "exp_heun_2_x0": 2, "exp_heun_2_x0_sde": 2, "seeds_3": 3, "sa_solver_pece": 2,
 }  # fmt: skip
 """Evaluations of the model in one step, for the samplers that need more than one."""
+
+
+OF_A1111 = {
+    "dpm2": "dpm_2", "dpm2_a": "dpm_2_ancestral", "unipc": "uni_pc", "uniform": "normal",
+}  # fmt: skip
+"""Samplers and schedulers of A1111's web UI (modules/sd_samplers_kdiffusion, sd_schedulers) with
+names of their own.
+"""
+
+
+def as_people_write(name: str, known: Sequence[str]) -> str | None:
+    """The one of these samplers or schedulers that a name of A1111's web UI means, whatever its
+    case: `DPM++ 2S a` is dpmpp_2s_ancestral. Raises GridError for a name that holds both.
+    """
+    plain = re.sub(r"\s+", "_", name.strip().lower()).replace("dpm++", "dpmpp")
+    ancestral = re.sub(r"_a$", "_ancestral", plain)
+    for found in (plain, OF_A1111.get(plain), ancestral, f"{plain}_uniform"):
+        if found in known:
+            return found
+    sampler, _, scheduler = name.strip().rpartition(" ")
+    if scheduler.lower() in ("karras", "exponential") and (
+        found := as_people_write(sampler, known) if sampler else None
+    ):
+        raise GridError(
+            f"{name!r} is the sampler {found} with the scheduler {scheduler.lower()} here. "
+            f"Write {found}, and {scheduler.lower()} as the scheduler."
+        )
+    if plain == "automatic":
+        raise GridError(
+            "'Automatic' is another scheduler for every sampler in A1111: karras for most of "
+            "DPM++, else normal. Write the one you mean."
+        )
+    return None

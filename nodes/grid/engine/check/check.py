@@ -15,6 +15,7 @@ from ..errors import GridError
 from ..plan.plan import Cell
 from ..render import sampling
 from ..store import export
+from ..store.cell_file import FORMATS
 from ..store.store import Store
 from .result import Checked, Result, cause, chosen, largest_difference
 
@@ -110,7 +111,7 @@ def _read(store: Store, key: str) -> numpy.ndarray:
 
     path = store.cell_path(key)
     try:
-        with Image.open(path) as file:
+        with Image.open(path, formats=FORMATS) as file:
             return numpy.asarray(file.convert("RGB"))
     except OSError as error:
         raise GridError(

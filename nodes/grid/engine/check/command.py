@@ -6,12 +6,13 @@ files on disk.
 
 Run it with ComfyUI's Python. Everything after `--` is passed to ComfyUI, so that folders and
 precision are the same as usual. The exit status is 0 if all cells are equal, 1 if any differs, 2 if
-the check failed.
+the check failed, 141 if whoever reads the output stopped reading, as `| head` does.
 """
 
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -21,7 +22,28 @@ from typing import Any
 PACK = Path(__file__).resolve().parents[4]
 
 
+CLOSED_PIPE = 141
+"""The exit status of a program that a closed pipe ends (128 + SIGPIPE)."""
+
+
 def main(arguments: Sequence[str]) -> int:
+    """Check as the arguments say; when nobody reads the output any more, end quietly."""
+    try:
+        try:
+            return carry_out(arguments)
+        finally:
+            print(end="", flush=True)
+    except OSError as error:
+        # Windows says EINVAL for a closed pipe.
+        is_invalid = os.name == "nt" and error.errno == errno.EINVAL and error.filename is None
+        if not (is_invalid or isinstance(error, BrokenPipeError)):
+            raise
+        # At its end Python writes what is left in the buffer, and the pipe would refuse it again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return CLOSED_PIPE
+
+
+def carry_out(arguments: Sequence[str]) -> int:
     own, comfyui_arguments = list(arguments), []
     if "--" in own:
         comfyui_arguments = own[own.index("--") + 1 :]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
@@ -11,6 +10,7 @@ from typing import Any
 
 from ..errors import GridError
 from ..plan.plan import Plan
+from ..store.pixels import pixel_hash
 from ..store.store import Store
 
 
@@ -49,14 +49,11 @@ def pixel_hashes(
     """A hash of the size and the decoded pixels of every finished cell, by key. Raises GridError
     if a file is damaged.
     """
-    from PIL import Image
-
     found = {}
     for number, cell in enumerate(plan.render_order):
         path = store.cell_path(cell.key)
         try:
-            with Image.open(path) as file:
-                picture = file.convert("RGB")
+            found[cell.key] = pixel_hash(path)
         except FileNotFoundError:
             continue
         except OSError as error:
@@ -64,8 +61,6 @@ def pixel_hashes(
                 f"The file of a cell, {path}, cannot be read ({error}). Queue Render Grid again: "
                 "it puts a damaged file aside and renders the cell again."
             ) from None
-        sizes = f"{picture.width}x{picture.height}:".encode()
-        found[cell.key] = hashlib.sha256(sizes + picture.tobytes()).hexdigest()
         if progress:
             progress(number + 1, len(plan.render_order))
     return found

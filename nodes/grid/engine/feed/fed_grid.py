@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from .....trainer.files import write_json
@@ -22,14 +23,19 @@ from ....host import numerics
 from ..errors import GridError
 from ..plan.plan import Cell, Plan
 from ..store import cell_file
+from ..store.pixels import hash_of
 from ..store.store import Store
-from .remote import Failed
+from .remote import NoPicture
 
 FORMAT = 1
 
 RUNNING, PAUSED, CANCELLED = "running", "paused", "cancelled"
 FINISHED, STOPPED = "finished", "stopped"
 ACTIVE = (RUNNING, PAUSED)
+STATES = (*ACTIVE, CANCELLED, FINISHED, STOPPED)
+MOST_IN_FLIGHT = 4
+ANSWERS = (*cell_file.FORMATS, "JPEG")
+"""What a server may send as a picture, by Pillow's names."""
 
 
 @dataclass
@@ -48,9 +54,31 @@ class Order:
     """Prompts that are out: by their ids, the server and the key of the cell."""
 
 
+def order_from_json(described: dict[str, Any]) -> Order:
+    """The order in feed.json, which may have come from anywhere. Raises TypeError, ValueError and
+    KeyError.
+    """
+    order = Order(**{**described, "servers": tuple(described["servers"])})
+    texts = (*order.servers, order.state, order.message, order.save_as)
+    numbers = (order.in_flight, order.lease_s, order.since)
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError("servers, state, message and save_as must be texts")
+    if any(isinstance(n, bool) or not isinstance(n, int | float) for n in numbers):
+        raise TypeError("in_flight, lease_s and since must be numbers")
+    if not 1 <= order.in_flight <= MOST_IN_FLIGHT or order.state not in STATES:
+        raise ValueError(f"in_flight {order.in_flight}, state {order.state[:40]!r}")
+    if order.save_as not in cell_file.SUFFIXES or not 0 < order.lease_s < float("inf"):
+        raise ValueError(f"save_as {order.save_as[:40]!r}, lease_s {order.lease_s}")
+    for id, sent in order.sent.items():
+        if not all(isinstance(text, str) for text in (id, sent["server"], sent["key"])):
+            raise TypeError("sent must hold texts")
+    return order
+
+
 class FedGrid:
     """A grid while it is fed. `announce` is called with every change; `unchanged` raises GridError
-    when a file of a cell is not the one that was planned with.
+    when a file of a cell is not the one that was planned with; `written` is called with every file
+    that was written and its pixels.
     """
 
     def __init__(
@@ -61,9 +89,11 @@ class FedGrid:
         announce: Callable[..., None],
         unchanged: Callable[[Cell], None] = lambda cell: None,
         with_graphs: bool = True,
+        written: Callable[[Path, Any], None] = lambda file, pixels: None,
     ) -> None:
         self.plan, self.store, self.order = plan, store, order
         self.announce, self.unchanged, self.with_graphs = announce, unchanged, with_graphs
+        self.written = written
         self.trouble: dict[str, str] = {}
         self.changed = threading.Event()
         """Set once somebody has paused, cancelled or stopped the grid."""
@@ -155,29 +185,38 @@ class FedGrid:
                 self.note()
 
     def save(self, cell: Cell, data: bytes, seconds: float, made_by: str) -> None:
-        """Keep a picture. Raises Failed if the data is no picture, and GridError from an OSError
+        """Keep a picture. Raises NoPicture if the data is none, and GridError from an OSError
         if the disk refuses.
         """
         import numpy
         from PIL import Image
 
         try:
-            with Image.open(io.BytesIO(data)) as file:
+            with Image.open(io.BytesIO(data), formats=ANSWERS) as file:
                 pixels = numpy.asarray(file.convert("RGB"))
         except Exception as error:
-            raise Failed(f"The server sent no picture: {error}"[:300]) from None
+            raise NoPicture(f"The server sent no picture: {error}"[:300]) from None
         note = {"key": cell.key, "numerics": made_by} if self.with_graphs else None
         settings: Any = cell.settings if self.with_graphs else None
         save_as = cell_file.format_for(pixels, self.order.save_as)
         whole = cell_file.encode(pixels, save_as, settings, f"cocktail/{self.plan.name}", note)
         try:
-            self.store.save_cell(cell, whole, {"prompt_s": round(seconds, 3)}, save_as, made_by)
+            self.store.save_cell(
+                cell,
+                whole,
+                {"prompt_s": round(seconds, 3)},
+                save_as,
+                made_by,
+                hash_of(pixels),
+            )
         except OSError as error:
             raise self._refused(
                 error, "A cell cannot be saved", "Cells that are finished stay."
             ) from error
-        file = self.store.cell_path(cell.key).relative_to(self.store.folder).as_posix()
+        path = self.store.cell_path(cell.key)
+        file = path.relative_to(self.store.folder).as_posix()
         self.announce(self.plan.name, key=cell.key, status="finished", file=file)
+        self.written(path, pixels)
 
     def note_failure(self, cell: Cell, reason: str) -> None:
         """Raises GridError when the disk refuses."""

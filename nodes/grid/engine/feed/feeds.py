@@ -4,13 +4,16 @@ when ComfyUI starts.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+from .....trainer.files import read_text, sha256_text, write_text
 from ....host import names
 from ..cell import files
 from ..errors import GridError
@@ -18,11 +21,22 @@ from ..plan.plan import Cell, Plan
 from ..store import cell_file, events
 from ..store.store import Store
 from ..summary import read_plan
+from ..view import thumbnails
 from . import servers as feed_settings
-from .fed_grid import ACTIVE, CANCELLED, FORMAT, PAUSED, RUNNING, FedGrid, Order
+from .fed_grid import (
+    ACTIVE,
+    CANCELLED,
+    FORMAT,
+    MOST_IN_FLIGHT,
+    PAUSED,
+    RUNNING,
+    FedGrid,
+    Order,
+    order_from_json,
+)
 from .feed import Feed
 
-IN_FLIGHT = (2, 4)
+IN_FLIGHT = (2, MOST_IN_FLIGHT)
 """Fewest and most prompts in the queue of a server at a time."""
 
 JOIN_S = 30
@@ -34,7 +48,7 @@ _door = threading.RLock()
 
 
 class Taken(GridError):
-    """Another plan of that name is being fed."""
+    """Another plan of that name is being fed, or another ComfyUI feeds this one."""
 
 
 def start(
@@ -100,25 +114,44 @@ def control(name: str, action: str) -> dict[str, Any]:
         feed = _known(name)
         if feed is None:
             raise GridError(f"The grid {name} has not been fed yet. POST /cocktail/grids to begin.")
-        grid = feed.grid
-        if action == "pause":
-            if not grid.is_running:
-                raise GridError(
-                    f"The grid {name} is {grid.order.state}. Only a running one can be paused."
-                )
-            grid.change(PAUSED)
-        elif action == "cancel":
-            grid.change(CANCELLED)
-        elif grid.is_running and feed.is_alive():
-            if action == "retry":
-                raise GridError(
-                    f"The grid {name} is running. Retry its failed cells once it has ended."
-                )
-        else:
-            grid = _go_on(feed, retry=action == "retry").grid
-        found = grid.status()
-        events.announce(name, feed=found)
-        return found
+        with _held(name, feed.grid.store):
+            return _controlled(name, feed, action)
+
+
+@contextlib.contextmanager
+def _held(name: str, store: Store) -> Iterator[None]:
+    """Keep other ComfyUIs from feeding a grid while its feeding is changed, and after that only if
+    this one feeds it. Raises Taken.
+    """
+    _lock(name, store)
+    try:
+        yield
+    finally:
+        if name not in _feeds:
+            _locks.pop(name).release()
+
+
+def _controlled(name: str, feed: Feed, action: str) -> dict[str, Any]:
+    """Do what `control` is asked for. Raises GridError."""
+    grid = feed.grid
+    if action == "pause":
+        if not grid.is_running:
+            raise GridError(
+                f"The grid {name} is {grid.order.state}. Only a running one can be paused."
+            )
+        grid.change(PAUSED)
+    elif action == "cancel":
+        grid.change(CANCELLED)
+    elif grid.is_running and feed.is_alive():
+        if action == "retry":
+            raise GridError(
+                f"The grid {name} is running. Retry its failed cells once it has ended."
+            )
+    else:
+        grid = _go_on(feed, retry=action == "retry").grid
+    found = grid.status()
+    events.announce(name, feed=found)
+    return found
 
 
 def _go_on(feed: Feed, retry: bool) -> Feed:
@@ -160,36 +193,84 @@ def resume_all() -> None:
     for file in sorted(names.cocktail_dir("grids").glob("[!.]*/feed.json")):
         name = file.parent.name
         try:
-            if json.loads(file.read_text(encoding="utf-8")).get("state") != RUNNING:
+            if json.loads(read_text(file)).get("state") != RUNNING:
                 continue
             with _door:
                 if name not in _feeds or not _feeds[name].is_alive():
                     plan, order = _read(Store(file.parent))
-                    _begin(plan, order)
+                    if _is_own(plan):
+                        _begin(plan, order)
+                    else:
+                        _pause_strange(plan, order)
         except Exception as error:
             logging.warning("Cocktail cannot go on feeding the grid %s: %s", name, error)
+
+
+def _pause_strange(plan: Plan, order: Order) -> None:
+    """Pause a grid that says it is running, but was not begun here, and say so in its feed.json."""
+    store = Store(names.cocktail_dir("grids", plan.name))
+    message = (
+        "It was not begun by this version of the pack on this ComfyUI. Resume it if you trust its "
+        "workflow."
+    )
+    _lock(plan.name, store)
+    try:
+        FedGrid(plan, store, order, events.announce).change(PAUSED, message)
+    finally:
+        _locks.pop(plan.name).release()
+    logging.warning("Cocktail paused the grid %s: %s", plan.name, message)
 
 
 def _begin(plan: Plan, order: Order) -> Feed:
     from comfy.cli_args import args
 
     store = Store(names.cocktail_dir("grids", plan.name))
-    _lock(plan.name, store)
+    held = plan.name in _locks
     try:
+        _lock(plan.name, store)
         store.save_plan(plan)
         store.set_aside_damaged(plan)
+        write_text(_ticket(plan.name), _fingerprint(plan))
         grid = FedGrid(
-            plan, store, order, events.announce, _checker(plan), not args.disable_metadata
+            plan,
+            store,
+            order,
+            events.announce,
+            _checker(plan),
+            not args.disable_metadata,
+            lambda file, pixels: thumbnails.keep(file, pixels, names.thumbnails_dir()),
         )
         feed = Feed(grid)
         feed.start()
-    except OSError as error:
+    except Exception as error:
+        if not held and plan.name in _locks:
+            _locks.pop(plan.name).release()
+        if not isinstance(error, OSError):
+            raise
         raise GridError(
             f"Nothing can be written in the folder of the grid {plan.name}: {error.strerror}. Free "
             "some space or change the folder's rights."
         ) from error
     _feeds[plan.name] = feed
     return feed
+
+
+def _ticket(name: str) -> Path:
+    """The file, outside of all grids, that says which plan of that name was begun here: a grid's
+    folder may have come from anywhere, and is not fed because of what it says itself.
+    """
+    return names.cocktail_dir(".feeds", f"{name}.txt")
+
+
+def _fingerprint(plan: Plan) -> str:
+    return sha256_text("\n".join(_identity(plan)))
+
+
+def _is_own(plan: Plan) -> bool:
+    try:
+        return _ticket(plan.name).read_text(encoding="utf-8") == _fingerprint(plan)
+    except OSError:
+        return False
 
 
 def _lock(name: str, store: Store) -> None:
@@ -203,8 +284,8 @@ def _lock(name: str, store: Store) -> None:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise GridError(
-            f"Another ComfyUI with the same output folder is feeding the grid {name}."
+        raise Taken(
+            f"Another ComfyUI with the same output folder is feeding the grid {name}. Ask that one."
         ) from None
     except (NotImplementedError, OSError):
         logging.warning(
@@ -227,16 +308,19 @@ def _known(name: str) -> Feed | None:
 def _read(store: Store) -> tuple[Plan, Order]:
     where = f"feed.json of the grid {store.folder.name}"
     try:
-        described = json.loads((store.folder / "feed.json").read_text(encoding="utf-8"))
+        described = json.loads(read_text(store.folder / "feed.json"))
         if described.pop("format", None) != FORMAT:
             raise GridError(
                 f"{where} was written by another version of the pack. Queue the grid again."
             )
         plan = described.pop("plan")
-        order = Order(**{**described, "servers": tuple(described["servers"])})
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        order = order_from_json(described)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise GridError(f"{where} is damaged ({error}). Queue the grid again.") from error
-    return read_plan(plan, files.quiet_sha256), order
+    found = read_plan(plan, files.quiet_sha256)
+    if found.name != store.folder.name:
+        raise GridError(f"{where} is that of the grid {found.name}. Rename the folder back.")
+    return found, order
 
 
 def _identity(plan: Plan) -> list[str]:

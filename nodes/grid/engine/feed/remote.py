@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import functools
+import http.client
 import ipaddress
 import json
+import math
 import ssl
 import urllib.error
 import urllib.parse
 import urllib.request
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from ..errors import GridError
 
 TIMEOUT_S = 30.0
 LARGEST_BYTES = 1_000_000_000
+"""Of a picture. Other answers are read up to LARGEST_ANSWER."""
+LARGEST_ANSWER = 64 << 20
+LONGEST_WORD = 300
+Asked = TypeVar("Asked", bound=Callable[..., Any])
 
 
 class Gone(Exception):
@@ -24,6 +32,10 @@ class Gone(Exception):
 
 class Ended(Gone):
     """The server will not come back."""
+
+
+class Odd(Ended):
+    """What answers is no ComfyUI, or one that answers in another way than those we know."""
 
 
 class Refused(Exception):
@@ -38,6 +50,29 @@ class Failed(Exception):
         self.interrupted = interrupted
 
 
+class NoPicture(Failed):
+    """What a server gave as a picture is none."""
+
+
+def understood(ask: Asked) -> Asked:
+    """A method of a server that raises Odd, and not whatever an unforeseen answer leads to."""
+
+    @functools.wraps(ask)
+    def asked(server: Server, *details: Any, **named: Any) -> Any:
+        try:
+            return ask(server, *details, **named)
+        except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError) as error:
+            found: Exception = error
+        except ValueError as error:
+            found = error
+        raise Odd(
+            f"{server.url} does not answer as a ComfyUI does "
+            f"({ask.__name__}: {type(found).__name__}: {str(found)[:100]}). Check its address."
+        ) from found
+
+    return asked  # type: ignore[return-value]
+
+
 @dataclass
 class Server:
     """A ComfyUI at `url`. `client` names us to it: without one, ComfyUI 0.3.75 forgets the outputs
@@ -47,31 +82,37 @@ class Server:
     url: str
     client: str = field(default_factory=lambda: uuid.uuid4().hex)
 
+    @understood
     def numerics(self) -> dict[str, Any]:
         """What can move the last bits of this server's pictures: versions, devices, switches."""
         found = self._get("/system_stats")
         system, devices = found.get("system", {}), found.get("devices", [])
         return {
-            "comfyui": system.get("comfyui_version", ""),
-            "torch": system.get("pytorch_version", ""),
-            "device": ", ".join(str(one.get("name")) for one in devices),
+            "comfyui": str(system.get("comfyui_version", ""))[:LONGEST_WORD],
+            "torch": str(system.get("pytorch_version", ""))[:LONGEST_WORD],
+            "device": ", ".join(str(one.get("name")) for one in devices)[:LONGEST_WORD],
             "arguments": [
-                a
-                for a in system.get("argv", [])
+                a[:LONGEST_WORD]
+                for a in system.get("argv", [])[:LONGEST_WORD]
                 if a.startswith(
                     ("--fast", "--fp", "--bf", "--use-", "--force", "--deterministic", "--cpu")
                 )
             ],
         }
 
+    @understood
     def sizes(self, folder: str) -> dict[str, int | None]:
         """The bytes of each file of a model folder; None where this ComfyUI does not say."""
         try:
             found = self._get(f"/experiment/models/{urllib.parse.quote(folder)}")
         except Refused:
             return {}
-        return {one["name"].replace("\\", "/"): one.get("size") for one in found}
+        sizes = {one["name"].replace("\\", "/"): one.get("size") for one in found}
+        if not all(size is None or isinstance(size, int) for size in sizes.values()):
+            raise TypeError("the size of a file is no number")
+        return sizes
 
+    @understood
     def send(self, prompt: dict[str, Any], id: str, output: str) -> str:
         """Queue a prompt; its id, which is `id` where the server lets us choose. Raises Refused or
         Gone.
@@ -83,16 +124,19 @@ class Server:
         )
         if answer.get("node_errors") or "prompt_id" not in answer:
             raise Refused(_refusal(answer, prompt))
-        return answer["prompt_id"]
+        return _text(answer["prompt_id"])
 
+    @understood
     def known(self) -> set[str]:
         """The prompts that are running or waiting."""
         queue = self._get("/queue")
         return _ids(queue["queue_running"]) | _ids(queue["queue_pending"])
 
+    @understood
     def has_ended(self, id: str) -> bool:
         return self._entry(id) is not None
 
+    @understood
     def result(self, id: str, output: str) -> tuple[bytes, float] | None:
         """The picture file that a prompt has made, and the seconds it took; None before it has
         ended. Raises Failed or Gone.
@@ -102,7 +146,7 @@ class Server:
             return None
         times: dict[str, float] = {}
         for kind, data in entry["status"]["messages"]:
-            times[kind] = data.get("timestamp", 0) / 1000
+            times[_text(kind)] = float(data.get("timestamp", 0)) / 1000
             if kind == "execution_interrupted":
                 raise Failed("interrupted", interrupted=True)
             if kind == "execution_error":
@@ -117,8 +161,11 @@ class Server:
         (image,) = images
         query = {name: image.get(name, "") for name in ("filename", "subfolder", "type")}
         seconds = max(0.0, times.get("execution_success", 0.0) - times.get("execution_start", 0.0))
-        return self._read(f"/view?{urllib.parse.urlencode(query)}"), seconds
+        if not math.isfinite(seconds):
+            raise ValueError(f"{seconds} seconds")
+        return self._read(f"/view?{urllib.parse.urlencode(query)}", LARGEST_BYTES), seconds
 
+    @understood
     def forget(self, ids: list[str], interrupt: bool) -> None:
         """Take prompts out of the queue, and stop the one of them that runs."""
         self._post("/queue", {"delete": ids})
@@ -131,33 +178,36 @@ class Server:
         return self._get(f"/history/{id}").get(id)
 
     def _get(self, path: str) -> Any:
-        return json.loads(self._read(path))
+        return _parsed(self._read(path))
 
     def _post(self, path: str, value: dict[str, Any]) -> dict[str, Any]:
         request = urllib.request.Request(
             self.url + path, json.dumps(value).encode(), {"Content-Type": "application/json"}
         )
         try:
-            return json.loads(self._open(request) or b"{}")
+            return _parsed(self._open(request) or b"{}")
         except urllib.error.HTTPError as error:
             try:
-                return json.loads(error.read() or b"{}")
-            except ValueError:
+                answer = _parsed(error.read(LARGEST_ANSWER) or b"{}")
+            except (ValueError, RecursionError, OSError, http.client.HTTPException):
+                answer = None
+            if not isinstance(answer, dict):
                 raise Refused(f"{self.url} answers {error.code}") from None
+            return answer
 
-    def _read(self, path: str) -> bytes:
+    def _read(self, path: str, most_bytes: int = LARGEST_ANSWER) -> bytes:
         try:
-            return self._open(urllib.request.Request(self.url + path))
+            return self._open(urllib.request.Request(self.url + path), most_bytes)
         except urllib.error.HTTPError as error:
             raise Refused(f"{self.url} answers {error.code} to {path.partition('?')[0]}") from None
 
-    def _open(self, request: urllib.request.Request) -> bytes:
+    def _open(self, request: urllib.request.Request, most_bytes: int = LARGEST_ANSWER) -> bytes:
         try:
             with _opener(self.url).open(request, timeout=TIMEOUT_S) as answer:
-                return answer.read(LARGEST_BYTES)
+                return answer.read(most_bytes)
         except urllib.error.HTTPError:
             raise
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             raise Gone(f"{self.url} does not answer: {getattr(error, 'reason', error)}") from None
 
 
@@ -168,6 +218,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
+@functools.lru_cache(maxsize=64)
 def _opener(url: str) -> urllib.request.OpenerDirector:
     context = ssl.create_default_context()
     host = urllib.parse.urlsplit(url).hostname or ""
@@ -184,6 +235,19 @@ def _ids(queued: list[Any]) -> set[str]:
     return {item[1] for item in queued}
 
 
+def _parsed(data: bytes) -> Any:
+    """A JSON value that can be written again. Raises ValueError and RecursionError."""
+    value = json.loads(data)
+    json.dumps(value, ensure_ascii=False).encode("utf-8")
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{str(value)[:60]!r} is no text")
+    return value
+
+
 def _refusal(answer: dict[str, Any], prompt: dict[str, Any]) -> str:
     parts = []
     for id, found in (answer.get("node_errors") or {}).items():
@@ -196,7 +260,13 @@ def _refusal(answer: dict[str, Any], prompt: dict[str, Any]) -> str:
 
 def check_url(url: Any) -> str:
     """A server's address without a slash at its end. Raises GridError if it is not one."""
-    parts = urllib.parse.urlsplit(url if isinstance(url, str) else "")
+    try:
+        parts = urllib.parse.urlsplit(url if isinstance(url, str) else "")
+        parts.port  # noqa: B018 - raises when it is no number
+    except ValueError:
+        parts = urllib.parse.urlsplit("")
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
-        raise GridError(f"{url!r} is not the address of a ComfyUI. Write http://HOST:PORT.")
+        raise GridError(
+            f"{str(url)[:200]!r} is not the address of a ComfyUI. Write http://HOST:PORT."
+        )
     return str(url).rstrip("/")

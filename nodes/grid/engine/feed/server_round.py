@@ -17,7 +17,7 @@ from ..plan.plan import Cell
 from ..render.claims import Work, Worker
 from .fed_grid import CANCELLED, PAUSED, FedGrid
 from .prompts import check_files, prompt_of
-from .remote import Ended, Failed, Gone, Refused, Server
+from .remote import Ended, Failed, Gone, NoPicture, Odd, Refused, Server
 from .servers import THIS
 
 if TYPE_CHECKING:
@@ -159,8 +159,8 @@ class ServerRound:
             taken = self.server.send(prompt, id, output)
         except Refused as error:
             grid.no_longer_out(id)
-            if self.name != THIS and len(grid.order.servers) > 1:
-                raise
+            if self._is_one_of_several():
+                raise Odd(str(error)) from error
             self._fail(cell, str(error))
             return
         except GridError as error:
@@ -187,6 +187,8 @@ class ServerRound:
                 self.grid.save(cell, *found, self.made_by)
                 self.worker.saved(cell.key)
             except Failed as error:
+                if isinstance(error, NoPicture) and self._is_one_of_several():
+                    raise Odd(f"{self.server.url}: {error}") from error
                 if error.interrupted:
                     self._was_interrupted(cell)
                 else:
@@ -194,6 +196,8 @@ class ServerRound:
             except (Refused, GridError) as error:
                 if isinstance(error.__cause__, OSError):
                     raise
+                if isinstance(error, Refused) and self._is_one_of_several():
+                    raise Odd(str(error)) from error
                 self._fail(cell, str(error))
             ended = True
             del self.flying[id]
@@ -221,6 +225,10 @@ class ServerRound:
                 self.grid.change(
                     PAUSED, "A prompt of this grid was taken out of the queue. Resume to go on."
                 )
+
+    def _is_one_of_several(self) -> bool:
+        """Whether other servers can render what this one cannot."""
+        return self.name != THIS and len(self.grid.order.servers) > 1
 
     def _was_interrupted(self, cell: Cell) -> None:
         """A person has stopped the prompt; after a restart of the server nobody has."""

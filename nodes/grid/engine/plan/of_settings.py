@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
-from ..axes.axis import Axis, Value, check_apart
+from ..axes.axis import Axis, Value, check_apart, replacement
 from ..cell.samplers import keeps_apart
-from ..cell.settings import EVEN_STEP, REPLACES, check_limits, lora_words
+from ..cell.settings import EVEN_STEP, check_limits, lora_words
 from ..cell.stock import StockCell
 from ..errors import GridError
 from .plan import Plan
+from .replacing import Searches
 from .resolve import check_count, resolve
 from .rules import read_rules
 
@@ -52,45 +53,42 @@ def make_plan(
     """
     check_apart(axes)
     check_count(name, axes)
+    _check_settings(axes)
     kept = _kept(fixed, axes)
     check_limits(kept)
     for axis in axes:
         for value in axis.values:
             check_limits(value.set)
-    read = read_rules(rules, dict.fromkeys([*NAMES, *(axis.target for axis in axes)]))
+    read = read_rules(rules, dict.fromkeys([*NAMES, *(axis.target for axis in axes)]), axes)
     maker = _StockMaker(name, kept)
     found = resolve(name, axes, read, maker, sha256_of)
-    maker.check_found()
+    maker.searches.check()
     notes = found.notes + _alone(kept, found.settings) + _uneven(found.settings)
     return Plan(name, kept, tuple(axes), found.cells, found.contents, read, tuple(notes))
 
 
 @dataclass(frozen=True)
 class _StockMaker:
-    """Turns what the values of a cell set into its settings, and notes which search words were
-    found.
-    """
+    """Turns what the values of a cell set into its settings."""
 
     name: str
     kept: dict[str, Any]
-    found: dict[tuple[str, str], bool] = field(default_factory=dict)
-    """Whether any text had the words that were searched for, by (setting, words)."""
+    searches: Searches = field(default_factory=Searches)
 
     def settings(self, values: Sequence[Value]) -> StockCell:
-        settings, replaces = dict(self.kept), []
+        settings: dict[str, Any] = dict(self.kept)
+        replaces: dict[str, dict[str, str]] = {}
         for value in values:
             for name, one in value.set.items():
-                if name in REPLACES.values():
-                    replaces.append((name.removeprefix("replace_in_"), *one))
+                if pair := replacement(name, one):
+                    replaces.setdefault(name.removeprefix("replace_in_"), {})[pair[0]] = pair[1]
                 else:
                     settings[name] = one
-        for text, search, replacement in replaces:
-            there = search in settings[text]
-            self.found[text, search] = there or self.found.get((text, search), False)
-            settings[text] = settings[text].replace(search, replacement)
+        for text, given in replaces.items():
+            settings[text] = self.searches.replaced(text, settings[text], given)
         strength = settings.pop("lora_strength", None)
         if strength is not None:
-            if not settings.get("loras"):
+            if not settings.get("loras") and not any("loras" in value.set for value in values):
                 raise GridError(
                     "An axis varies the strength of a LoRA, but there is no LoRA. Choose one on"
                     " Grid Plan."
@@ -118,13 +116,15 @@ class _StockMaker:
                 " Plan, or leave denoise at 1."
             )
 
-    def check_found(self) -> None:
-        """Raise GridError if words that were searched for are in no text."""
-        for (text, search), there in self.found.items():
-            if not there:
+
+def _check_settings(axes: Sequence[Axis]) -> None:
+    """Refuse axes of inputs of nodes, which only a plan over a workflow has."""
+    for axis in axes:
+        for name in sorted(axis.settings):
+            if "." in name:
                 raise GridError(
-                    f"The search box says {search!r}, but no {text.replace('_', ' ')} contains it."
-                    " Write it exactly as it is there."
+                    f"{name} is an input of a node, but this grid has no workflow. Use Grid Plan "
+                    'of This Workflow, or give the plan a "workflow".'
                 )
 
 

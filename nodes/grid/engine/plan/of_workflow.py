@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .....trainer.files import canonical_json
-from ..axes.axis import Axis, Value, check_apart
+from ..axes.axis import Axis, Value, check_apart, replacement
 from ..cell import node_inputs
 from ..cell.any_workflow import (
     UNSEEN,
@@ -20,9 +21,12 @@ from ..cell.any_workflow import (
     set_input,
 )
 from ..errors import GridError
-from .plan import Plan
+from .plan import MOST_CELLS, Plan
+from .replacing import Searches
 from .resolve import check_count, resolve
 from .rules import read_rules
+
+MOST_CELL_NODES = 20_000_000
 
 
 def workflow_plan(
@@ -57,11 +61,13 @@ def workflow_plan(
             raise GridError(f"Axis {number}: {error}") from None
     check_apart(resolved)
     check_count(name, resolved)
+    _check_size(base, resolved)
     for node in base.values():
         node_inputs.specs(node["class_type"])
-    read = read_rules(rules, [axis.target for axis in resolved])
+    read = read_rules(rules, [axis.target for axis in resolved], resolved)
     maker = _WorkflowMaker(base, shown, _most_costly_first(base, resolved))
     found = resolve(name, resolved, read, maker, node_inputs.content_sha256)
+    maker.searches.check()
     return Plan(
         name,
         kept,
@@ -75,6 +81,16 @@ def workflow_plan(
     )
 
 
+def _check_size(base: Mapping[str, Any], axes: Sequence[Axis]) -> None:
+    """Refuse what would be too much to hold: each cell keeps the nodes of its workflow."""
+    count = math.prod(len(axis.values) for axis in axes)
+    if count * len(base) > MOST_CELL_NODES:
+        raise GridError(
+            f"{count:,} cells of a workflow of {len(base):,} nodes are too many for one grid. "
+            f"Remove values until cells times nodes are {MOST_CELL_NODES:,} at most."
+        )
+
+
 @dataclass(frozen=True)
 class _WorkflowMaker:
     """Puts the values of a cell into the template."""
@@ -82,13 +98,37 @@ class _WorkflowMaker:
     base: dict[str, Any]
     shown: str
     varied: Sequence[str]
+    searches: Searches = field(default_factory=Searches)
 
     def settings(self, values: Sequence[Value]) -> WorkflowCell:
-        changes = {target: one for value in values for target, one in value.set.items()}
+        changes: dict[str, Any] = {}
+        replaces: dict[str, dict[str, str]] = {}
+        for value in values:
+            for target, one in value.set.items():
+                if pair := replacement(target, one):
+                    replaces.setdefault(target, {})[pair[0]] = pair[1]
+                else:
+                    changes[target] = one
+        for target, given in replaces.items():
+            text = changes.get(target, self._written(target))
+            if not isinstance(text, str):
+                raise GridError(
+                    f"{target} has no text to search in: it is linked. Search in the node that "
+                    "it is linked to."
+                )
+            changes[target] = self.searches.replaced(target, text, given)
         return cell_of(self.base, self.shown, changes, self.varied)
 
+    def _written(self, target: str) -> Any:
+        """What the workflow has in an input."""
+        id = node_of(self.base, target)
+        return self.base[id]["inputs"].get(target[len(id) + 1 :])
+
     def words(self, settings: WorkflowCell, name: str, value: Value | None) -> list[str]:
-        return [] if value is None else [value.label, *(str(one) for one in value.set.values())]
+        if value is None:
+            return []
+        pairs = [(replacement(target, one), one) for target, one in value.set.items()]
+        return [value.label, *(str(pair[1] if pair else one) for pair, one in pairs)]
 
     def check(self, settings: WorkflowCell) -> None:
         """Each axis has been checked already."""
@@ -152,9 +192,15 @@ def _resolved(
                 raise GridError(
                     f"{input} of {node_inputs.called(workflow, id)} changes no picture."
                 )
-            options = node_inputs.matching(base, id, input, given)
-            typed = [node_inputs.read_value(base, id, input, option) for option in options]
+            typed = _typed(base, id, input, given)
+            if len(spread) * len(typed) > MOST_CELLS:
+                raise GridError(
+                    f"{value.label!r} stands for more than {MOST_CELLS:,} values. Write patterns "
+                    "that match fewer."
+                )
             key = f"{id}.{input}"
+            if any(key in one.set for one in spread):
+                raise GridError(f"{value.label!r} sets {target} twice. Keep one of the two.")
             spread = [
                 replace(
                     one, label=one.label if len(typed) == 1 else str(new), set={**one.set, key: new}
@@ -169,3 +215,19 @@ def _resolved(
             raise GridError(f"{value.label!r} appears twice. Delete one of the lines.")
         seen.add(same)
     return replace(axis, values=tuple(found))
+
+
+def _typed(base: node_inputs.Prompt, id: str, input: str, given: Any) -> list[Any]:
+    """The values of the input that a value of an axis means."""
+    pair = replacement(input, given)
+    if pair is None:
+        options = node_inputs.matching(base, id, input, given)
+        return [node_inputs.read_value(base, id, input, option) for option in options]
+    kind = node_inputs.kind_of(base, id, input)
+    where = f"{input} of {node_inputs.called(base, id)}"
+    if not all(isinstance(word, str) for word in pair) or not pair[0]:
+        raise GridError(f"Give the words to search for in {where}, and what replaces them.")
+    if kind not in ("STRING", "*"):
+        takes = "one of a list" if isinstance(kind, list) else kind
+        raise GridError(f"{where} is no text to search in: it takes {takes}. Empty the search box.")
+    return [given]

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from .....trainer.errors import nearest
 from ..axes.axis import Axis, Value, text_of
 from ..axes.choices import Choices
 from ..axes.inputs import input_axis
+from ..axes.lists import MOST_VALUES
 from ..axes.typed import typed_axis
+from ..cell import files, node_inputs
 from ..cell.any_workflow import cell_of
+from ..cell.samplers import as_people_write
 from ..cell.settings import REPLACES, STRONGEST, CellSettings, check_limits
 from ..cell.stock import StockCell
 from ..errors import GridError
@@ -32,9 +36,11 @@ SETTABLE: dict[str, tuple[type, ...]] = {
 """The settings that a value may set, and the type of each."""
 
 
-def axis_from_json(described: Any, number: int, choices: Choices) -> Axis:
+def axis_from_json(
+    described: Any, number: int, choices: Choices, workflow: node_inputs.Prompt | None = None
+) -> Axis:
     """An axis of a plan as JSON: {"target", "values": text or list, "search", "labels"} as on the
-    node, or what `to_json` gives.
+    node, or what `to_json` gives. Values of an input of a node are read by its type in `workflow`.
 
     Raises GridError that names the axis by its `number`.
     """
@@ -42,9 +48,10 @@ def axis_from_json(described: Any, number: int, choices: Choices) -> Axis:
         if not isinstance(described, dict) or not isinstance(described.get("target"), str):
             raise GridError('give an object with "target" and "values".')
         values = described.get("values")
-        of_node = "." in described["target"]
+        if isinstance(values, list) and len(values) > MOST_VALUES:
+            raise GridError(f"it has {len(values):,} values; {MOST_VALUES:,} is the most.")
         if isinstance(values, list) and values and all(isinstance(v, dict) for v in values):
-            found = [_value_from_json(value, of_node) for value in values]
+            found = [_value_from_json(value) for value in values]
             for value in found:
                 check_limits(value.set)
             label = str(described.get("label") or described["target"])
@@ -53,9 +60,14 @@ def axis_from_json(described: Any, number: int, choices: Choices) -> Axis:
             str(described.get("search") or ""),
             text_of(described.get("labels"), "labels"),
         )
-        if of_node:
-            return input_axis(described["target"], values, labels)
-        text = text_of(values, "values")
+        if "." in described["target"]:
+            kind = None
+            if workflow is not None:
+                kind = node_inputs.kind_of(
+                    workflow, *node_inputs.find_input(workflow, described["target"])
+                )
+            return input_axis(described["target"], values, labels, kind, search)
+        text = values if isinstance(values, list) else text_of(values, "values")
         return typed_axis(described["target"], text, choices, search, labels)
     except GridError as error:
         raise GridError(f"Axis {number}: {error}") from None
@@ -76,12 +88,14 @@ def checked(settings: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _value_from_json(value: dict[str, Any], of_node: bool = False) -> Value:
+def _value_from_json(value: dict[str, Any]) -> Value:
     settings = value.get("set")
     if not isinstance(settings, dict) or not settings:
         raise GridError('a value needs "set", an object with the settings that it sets.')
     label = str(value.get("label") or ", ".join(f"{n} {v}" for n, v in settings.items()))
-    return Value(label, settings if of_node else checked(settings))
+    of_nodes = {name: one for name, one in settings.items() if "." in name}
+    own = {name: one for name, one in settings.items() if name not in of_nodes}
+    return Value(label, {**checked(own), **of_nodes})
 
 
 def _tuples(name: str, value: Sequence[Any]) -> tuple[Any, ...]:
@@ -141,15 +155,38 @@ def plan_from_json(described: Any, choices: Choices, sha256_of: Callable[[str, s
         settings = checked(fixed)
     except GridError as error:
         raise GridError(f"Fixed settings: {error}") from None
-    for target in ("sampler", "scheduler"):
-        for value in [settings.get(target), *(v.set.get(target) for a in found for v in a.values)]:
-            if value is not None and choices.get(target) and value not in choices[target]:
-                raise GridError(
-                    f"There is no {target} {value!r}. There are: {', '.join(choices[target])}."
-                )
+    settings = _as_called_here(settings, choices)
+    found = [
+        replace(
+            axis,
+            values=tuple(
+                replace(value, set=_as_called_here(value.set, choices)) for value in axis.values
+            ),
+        )
+        for axis in found
+    ]
     return make_plan(
         str(described.get("name", "")), settings, found, sha256_of, text_of(rules, "rules")
     )
+
+
+def _as_called_here(settings: Mapping[str, Any], choices: Choices) -> dict[str, Any]:
+    """Settings with the names that ComfyUI has for samplers and schedulers, and none for no file.
+    Raises GridError for a sampler or scheduler that there is not.
+    """
+    found = dict(settings)
+    for target in ("sampler", "scheduler"):
+        known = choices.get(target)
+        value = found.get(target)
+        if value is None or not known or value in known:
+            continue
+        found[target] = as_people_write(value, known)
+        if found[target] is None:
+            raise GridError(f"There is no {target} {value!r}. There are: {', '.join(known)}.")
+    for kind in ("vae", "image"):
+        if found.get(kind, "").lower() == files.NONE:
+            found[kind] = ""
+    return found
 
 
 def settings_from_json(plan: Mapping[str, Any], settings: dict[str, Any]) -> CellSettings:
@@ -165,10 +202,15 @@ def _workflow_plan(described: dict[str, Any], choices: Choices) -> Plan:
         raise GridError('A plan needs "axes", a list with at least one.')
     if not isinstance(fixed or {}, dict):
         raise GridError('"fixed" must be an object with a value for each NODE.INPUT that it sets.')
+    workflow = described["workflow"]
+    node_inputs.check_prompt(workflow)
     return workflow_plan(
         str(described.get("name", "")),
-        described["workflow"],
-        [axis_from_json(axis, number, choices) for number, axis in enumerate(axes, start=1)],
+        workflow,
+        [
+            axis_from_json(axis, number, choices, workflow)
+            for number, axis in enumerate(axes, start=1)
+        ],
         fixed or {},
         text_of(rules, "rules"),
         str(described.get("output") or ""),

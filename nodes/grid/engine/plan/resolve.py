@@ -15,6 +15,7 @@ from .plan import MOST_CELLS, Cell
 from .rules import Rule
 
 S = TypeVar("S", bound=CellSettings)
+MOST_AXES = 64
 
 
 class Maker(Protocol[S]):
@@ -49,7 +50,11 @@ class Resolved(Generic[S]):
 
 
 def check_count(name: str, axes: Sequence[Axis]) -> None:
-    """Raise GridError if the axes make more cells than a grid may have."""
+    """Raise GridError if there are too many axes, or if they make more cells than a grid may
+    have.
+    """
+    if len(axes) > MOST_AXES:
+        raise GridError(f"The grid {name} has {len(axes):,} axes; {MOST_AXES} is the most.")
     count = math.prod(len(axis.values) for axis in axes)
     if count > MOST_CELLS:
         raise GridError(

@@ -17,6 +17,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from .....trainer.jobs.lock import is_held
 from ..plan.plan import Cell
 
 DOOR_POLL_S = 0.005
@@ -138,14 +139,14 @@ class Worker:
             if file.name in (".lock", f"{self.name}.lock"):
                 continue
             note = file.with_suffix(".json")
-            if _is_held(file):
+            if is_held(file):
                 try:
                     found[file.stem] = json.loads(note.read_text(encoding="utf-8"))
                 except FileNotFoundError:
                     continue
             else:
-                note.unlink(missing_ok=True)
-                file.unlink(missing_ok=True)
+                for left in (note, file.with_suffix(".part"), file):
+                    left.unlink(missing_ok=True)
         return found
 
     def _note(self) -> None:
@@ -207,15 +208,3 @@ class Work:
             self._by_models,
             key=lambda models: (models != current, models in occupied),
         )
-
-
-def _is_held(lock: Path) -> bool:
-    from filelock import FileLock, Timeout
-
-    probe = FileLock(lock)
-    try:
-        probe.acquire(timeout=0)
-    except Timeout:
-        return True
-    probe.release()
-    return False

@@ -7,13 +7,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ....host import numerics
 from ..cell.stock import stock
 from ..errors import GridError
 from ..plan.plan import Cell
-from ..store import cell_file
+from ..store import cell_file, pixels
 from ..store.store import Store
 from . import batching
 from .claims import Work, Worker
@@ -101,13 +102,15 @@ def render(
     show: Callable[[str], None],
     save_as: str = cell_file.PNG,
     with_graphs: bool = True,
+    written: Callable[[Path, numpy.ndarray], None] = lambda file, pixels: None,
 ) -> Outcome:
     """Render cells, those of one checkpoint together, and save each in the background.
 
     In batched mode cells are sampled together; if that fails, each of them is tried alone. A cell
     that fails is recorded with its reason and the next one is tried. Interrupt ends everything but
     keeps what is finished. Waits for cells that another process renders. Calls `show` with a line
-    of text before every cell. Raises GridError if the disk cannot be written to.
+    of text before every cell, and `written`, in the writer's threads, with every file that was
+    written and its pixels. Raises GridError if the disk cannot be written to.
     """
     work = Work(cells)
     total = work.count()
@@ -119,6 +122,7 @@ def render(
         def save(finished: Finished) -> None:
             try:
                 _save(store, finished, save_as, with_graphs)
+                written(store.cell_path(finished.cell.key), finished.pixels)
             finally:
                 worker.saved(finished.cell.key)
             outcome.saved.append(finished.cell.key)
@@ -223,7 +227,8 @@ def _save(store: Store, finished: Finished, save_as: str, with_graphs: bool) -> 
         f"cocktail/{store.folder.name}",
         note,
     )
-    store.save_cell(cell, data, finished.times, save_as, finished.numerics)
+    hash = pixels.hash_of(finished.pixels)
+    store.save_cell(cell, data, finished.times, save_as, finished.numerics, hash)
 
 
 @contextmanager

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
-from .....trainer.lettering import font as letters
-from .....trainer.lettering import line_height, missing_scripts, wrap
+from .....trainer.lettering import broken, length, line_height, missing_scripts, wrap
 from .pages import Page
 
 READABLE_PX = 160
@@ -19,6 +19,8 @@ MOST_SIDE = 16_000
 """Below what WebP (16383), browsers' canvases (32767) and JPEG (65500) can hold."""
 
 SMALLEST_CELL_PX = 16
+
+LEAST_GAP = 4
 
 SPLIT_BELOW_PX = 96
 """A page is split when its cells would have to be shrunk below this."""
@@ -95,20 +97,27 @@ def lay_out(page: Page, max_width: int) -> Layout:
 
 def split(page: Page, max_width: int) -> list[Page]:
     """The page, or its parts where its cells would be drawn too small otherwise."""
+    count = (len(page.columns), len(page.rows))
+    least = _least_size(page)
+    if count != (1, 1) and (least[0] > max_width or least[1] > MOST_SIDE):
+        return _halves(page, max_width, across=count[0] > 1 and least[0] > max_width)
     layout = lay_out(page, max_width)
-    sides = [max(c.settings.width, c.settings.height) for row in page.cells for c in row if c]
-    largest = max(sides, default=0)
+    largest = _largest_side(page)
     small = largest * layout.scale < min(SPLIT_BELOW_PX, largest)
     too_large = (
         layout.width > max_width
         or layout.width * layout.height > MOST_PIXELS
         or layout.height > MOST_SIDE
     )
-    count = (len(page.columns), len(page.rows))
     if not (small or too_large) or count == (1, 1):
         return [page]
     across = count[1] == 1 or (count[0] > 1 and layout.width > max_width * 0.9)
-    half = (count[0] if across else count[1] + 1) // 2
+    return _halves(page, max_width, across)
+
+
+def _halves(page: Page, max_width: int, across: bool) -> list[Page]:
+    """Both halves of a page, columns or rows, split further where they must be."""
+    half = (len(page.columns) if across else len(page.rows) + 1) // 2
     parts = []
     for part in (slice(0, half), slice(half, None)):
         columns = page.columns[part] if across else page.columns
@@ -122,7 +131,23 @@ def split(page: Page, max_width: int) -> list[Page]:
     ]
 
 
-def _at_scale(page: Page, max_width: int, scale: float) -> Layout:
+def _least_size(page: Page) -> tuple[int, int]:
+    """Width and height of a page with the smallest cells for which it is not split, without words.
+
+    Words are slow to measure: a page that is larger than this allows is split before.
+    """
+    largest = _largest_side(page)
+    scale = min(SPLIT_BELOW_PX, largest) / largest
+    widths, heights = _cell_sizes(page, scale)
+    return sum(widths) + LEAST_GAP * len(widths), sum(heights) + LEAST_GAP * len(heights)
+
+
+def _largest_side(page: Page) -> int:
+    return max(max(c.settings.width, c.settings.height) for row in page.cells for c in row if c)
+
+
+def _cell_sizes(page: Page, scale: float) -> tuple[list[int], list[int]]:
+    """Widths of the columns and heights of the rows in pixels, as far as pictures need them."""
     smallest = min(c.settings.width for row in page.cells for c in row if c)
     column_widths = [
         scaled(max((c.settings.width for c in column if c), default=smallest), scale)
@@ -131,11 +156,16 @@ def _at_scale(page: Page, max_width: int, scale: float) -> Layout:
     row_heights = [
         scaled(max((c.settings.height for c in row if c), default=0), scale) for row in page.cells
     ]
+    return column_widths, row_heights
+
+
+def _at_scale(page: Page, max_width: int, scale: float) -> Layout:
+    column_widths, row_heights = _cell_sizes(page, scale)
     typical = sorted(column_widths)[len(column_widths) // 2]
     font = _fitting_font(
         page, column_widths, min(LARGEST_FONT, max(SMALLEST_FONT, round(typical / 11)))
     )
-    margin, gap = font * 3 // 2, max(4, font // 2)
+    margin, gap = font * 3 // 2, max(LEAST_GAP, font // 2)
     notes: list[str] = []
     general = [OTHER_NUMERICS] if page.marked else []
     scripts = missing_scripts(" ".join([page.title, page.subtitle, *page.columns, *page.rows]))
@@ -175,7 +205,7 @@ def _at_scale(page: Page, max_width: int, scale: float) -> Layout:
 def _fitting_font(page: Page, widths: Sequence[int], size: int) -> int:
     """The font size in which all column labels fit, from the smallest one up to `size`."""
     while size > SMALLEST_FONT and any(
-        len(wrap(label, width - 2, size, LABEL_LINES + 1)) > LABEL_LINES
+        next(islice(broken(label, width - 2, size), LABEL_LINES, None), None)
         for label, width in zip(page.columns, widths, strict=True)
     ):
         size -= 1
@@ -184,15 +214,15 @@ def _fitting_font(page: Page, widths: Sequence[int], size: int) -> int:
 
 def _label(label: str, width: float, font: int, notes: list[str]) -> tuple[str, ...]:
     """The lines of a label. One that is too long is cut, and its whole text becomes a footnote."""
-    if len(wrap(label, width, font, LABEL_LINES + 1)) <= LABEL_LINES:
-        return wrap(label, width, font, LABEL_LINES)
+    lines = tuple(islice(broken(label, width, font), LABEL_LINES + 1))
+    if len(lines) <= LABEL_LINES:
+        return lines
     notes.append(f"[{len(notes) + 1}] {label}")
     mark = f"... [{len(notes)}]"
-    lines = list(wrap(label, width, font, 10_000)[:LABEL_LINES])
-    last = lines[-1]
-    while last and letters(font).getlength(last + mark) > width:
+    last = lines[LABEL_LINES - 1]
+    while last and length(last + mark, font) > width:
         last = last[:-1]
-    return (*lines[:-1], last.rstrip() + mark)
+    return (*lines[: LABEL_LINES - 1], last.rstrip() + mark)
 
 
 def _row_labels(
@@ -203,8 +233,7 @@ def _row_labels(
         return tuple(() for _ in labels), 0
     widest = min(max(typical * 1.25, font * 9), max(max_width // 4, font * 5))
     lines = tuple(_label(label, widest, font, notes) for label in labels)
-    metrics = letters(font)
-    longest = max((metrics.getlength(line) for block in lines for line in block), default=0)
+    longest = max((length(line, font) for block in lines for line in block), default=0)
     return lines, math.ceil(longest) + font // 2
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from .....trainer.files import canonical_json, sha256_text, write_bytes
 from ..errors import GridError
 from ..plan.plan import Plan
+from ..store.cell_file import FORMATS
 from ..store.store import Store
 from .drawing import draw
 from .layout import MOST_SIDE, split
@@ -78,7 +79,7 @@ def _measured(plan: Plan, store: Store) -> Plan:
         width, height = cell.settings.width, cell.settings.height
         if store.is_finished(cell.key):
             try:
-                with Image.open(store.cell_path(cell.key)) as file:
+                with Image.open(store.cell_path(cell.key), formats=FORMATS) as file:
                     width, height = file.size
             except OSError:
                 pass

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 PNG, WEBP = "PNG", "WebP lossless"
 SUFFIXES = {PNG: ".png", WEBP: ".webp"}
+FORMATS = ("PNG", "WEBP")
+"""What Pillow may read a cell or a sheet as: for some other formats it starts programs."""
 
 WEBP_SIDE = 16_383
 """The longest side of a WebP."""
@@ -135,7 +137,7 @@ def _webp_note(data: bytes) -> dict[str, Any] | None:
         return None
     from PIL import Image
 
-    with Image.open(io.BytesIO(data)) as picture:
+    with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
         text = picture.getexif().get(EXIF_SOFTWARE, "")
     return _json(text.removeprefix(f"{NOTE}:").encode()) if text.startswith(f"{NOTE}:") else {}
 

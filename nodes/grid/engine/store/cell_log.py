@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from .....trainer.files import regular
 from .....trainer.jobs.lines import Lines
 
 MOST_FOLLOWED = 64
@@ -62,11 +63,20 @@ class CellLog:
             self._catch_up()
             return dict(self._numerics)
 
+    def pixels(self) -> dict[str, tuple[str, int]]:
+        """The hash of the pixels of finished cells and the size of the file that holds them, by
+        key, where they are known.
+        """
+        with self._alone:
+            self._catch_up()
+            return dict(self._pixels)
+
     def _begin(self) -> None:
         self._next, self._tail = 0, b""
         self._failures: dict[str, Failure] = {}
         self._finished: set[str] = set()
         self._numerics: dict[str, str] = {}
+        self._pixels: dict[str, tuple[str, int]] = {}
 
     def _catch_up(self) -> None:
         if not self._is_the_same_file():
@@ -83,8 +93,14 @@ class CellLog:
                 self._finished.add(key)
                 if isinstance(numerics := line.get("numerics"), str) and numerics:
                     self._numerics[key] = numerics
+                self._note_pixels(key, line.get("pixels"), line.get("bytes"))
         self._next = read.next
         self._tail = self._before(self._next)
+
+    def _note_pixels(self, key: str, hash: Any, size: Any) -> None:
+        self._pixels.pop(key, None)
+        if isinstance(hash, str) and hash and isinstance(size, int):
+            self._pixels[key] = (hash, size)
 
     def _is_the_same_file(self) -> bool:
         """Whether what was read last still stands where it stood. A grid that was deleted and
@@ -94,7 +110,7 @@ class CellLog:
 
     def _before(self, position: int) -> bytes:
         try:
-            with self._lines.path.open("rb") as file:
+            with open(self._lines.path, "rb", opener=regular) as file:
                 start = max(0, position - 256)
                 file.seek(start)
                 return file.read(position - start)

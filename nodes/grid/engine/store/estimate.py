@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from .cell_file import PNG
 from .cell_log import FINISHED, latest
 
 LATEST_GRIDS = 20
+MOST = 1e15
 LATEST_CELLS = 400
 LATEST_BYTES = 1 << 20
 """Of a log: what stands before that was noted long ago."""
@@ -58,13 +60,22 @@ class Estimate:
         return f"{loads}{texts if self.encodings else ''}, {time}, {size(self.bytes)}"
 
 
+def _age(log: Path) -> float:
+    """What sorts the newest first; a log that was deleted just now comes last."""
+    try:
+        return -log.lstat().st_mtime
+    except OSError:
+        return 0.0
+
+
 def learn(grids: Path, save_as: str = PNG) -> Learned:
     """What the logs of the grids rendered last say."""
-    logs = sorted(grids.glob("[!.]*/cells.jsonl"), key=lambda file: -file.stat().st_mtime)
+    logs = sorted(grids.glob("[!.]*/cells.jsonl"), key=_age)
     found: list[dict[str, Any]] = []
     for log in logs[:LATEST_GRIDS]:
-        lines = latest(log, LATEST_BYTES)
-        found += [line for line in lines if line["status"] == FINISHED][-LATEST_CELLS:]
+        with contextlib.suppress(OSError):
+            lines = latest(log, LATEST_BYTES)
+            found += [line for line in lines if _is_measured(line)][-LATEST_CELLS:]
         if len(found) >= LATEST_CELLS:
             break
     steps, rests, loads, encodes, sizes = [], [], [], [], []
@@ -110,7 +121,11 @@ def estimate(cells: Sequence[Cell], learned: Learned) -> Estimate:
 
 def estimate_workflow(cells: Sequence[Cell], log: Sequence[dict[str, Any]]) -> Estimate:
     """The same for cells of any workflow, learned from the finished ones of the same grid."""
-    done = [line for line in log if line["status"] == FINISHED and "prompt_s" in line]
+    done = [
+        line
+        for line in log
+        if line["status"] == FINISHED and _are_numbers(line, "prompt_s", "bytes")
+    ]
     each = _middle(line["prompt_s"] for line in done)
     seconds = None if each is None else (len(cells) * each / SLACK, len(cells) * each * SLACK)
     per_cell = _middle(line["bytes"] for line in done)
@@ -118,6 +133,28 @@ def estimate_workflow(cells: Sequence[Cell], log: Sequence[dict[str, Any]]) -> E
     loads = len({cell.settings.models for cell in cells})
     size_bytes = pixels * BYTES_PER_PIXEL if per_cell is None else len(cells) * per_cell
     return Estimate(len(cells), loads, 0, seconds, round(size_bytes))
+
+
+def _is_measured(line: dict[str, Any]) -> bool:
+    """Whether a line tells of a finished cell of stock nodes; logs may have come from anywhere."""
+    settings = line.get("settings")
+    timed = [name for name in line if name.endswith("_s") or name in ("seconds", "bytes")]
+    return (
+        line["status"] == FINISHED
+        and isinstance(settings, dict)
+        and _are_numbers(line, *timed)
+        and _are_numbers(settings, "width", "height", "steps")
+        and min(settings["width"], settings["height"], settings["steps"]) > 0
+        and isinstance(settings.get("sampler"), str)
+        and (line.get("save_as") is None or "bytes" in line)
+    )
+
+
+def _are_numbers(values: dict[str, Any], *names: str) -> bool:
+    """Whether these are numbers that a person could have measured or set."""
+    return all(
+        isinstance(value := values.get(name), int | float) and 0 <= value <= MOST for name in names
+    )
 
 
 def duration(seconds: float) -> str:

@@ -24,6 +24,11 @@ def announce(name: str, **what: Any) -> None:
         instance.send_sync(EVENT, {"name": name, **what})
 
 
+def announce_vote(name: str, page: str) -> None:
+    """Tell every page where the grid that the node being executed is about is voted on."""
+    announce(name, node=_node(), vote=page)
+
+
 @dataclass(frozen=True)
 class ShownStore(Store):
     """A store that tells the page what is saved in it, for the map on the node that renders."""

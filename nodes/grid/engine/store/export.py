@@ -11,10 +11,11 @@ import io
 import json
 from typing import Any
 
+from .....trainer.csv_cells import as_cell
 from .....trainer.files import write_json, write_text
 from ..cell.settings import CellSettings
 from ..plan.plan_json import settings_from_json
-from .plan_file import read_whole_plan
+from .plan_file import naming, read_whole_plan
 from .store import Store
 
 FORMAT = 1
@@ -24,7 +25,11 @@ def manifest(store: Store) -> dict[str, Any]:
     """The plan with its cells: position, labels, settings, status ("finished", "failed",
     "missing"), file, numerics.
     """
-    plan = read_whole_plan(store.folder / "plan.json")
+    with naming(store.folder / "plan.json"):
+        return _manifest(store, read_whole_plan(store.folder / "plan.json"))
+
+
+def _manifest(store: Store, plan: dict[str, Any]) -> dict[str, Any]:
     files, failures, made_by = store.files(), store.failures(), store.numerics()
     cells = []
     for cell in plan["cells"]:
@@ -54,13 +59,20 @@ def states(store: Store) -> dict[str, Any]:
     Cells are in the order of the plan, without those that rules leave out.
     """
     plan, files, failures = store.saved_plan(), store.files(), store.failures()
+    with naming(store.folder / "plan.json"):
+        positions = plan.positions()
+        axes = [
+            {
+                "label": axis["label"],
+                "target": axis["target"],
+                "values": [value["label"] for value in axis["values"]],
+            }
+            for axis in plan.head["axes"]
+        ]
     return {
         "name": store.folder.name,
-        "axes": [
-            {"label": axis["label"], "values": [value["label"] for value in axis["values"]]}
-            for axis in plan.head["axes"]
-        ],
-        "positions": plan.positions(),
+        "axes": axes,
+        "positions": positions,
         "keys": plan.keys,
         "states": "".join("f" if k in files else "x" if k in failures else "." for k in plan.keys),
         "files": {key: files[key] for key in dict.fromkeys(plan.keys) if key in files},
@@ -70,8 +82,9 @@ def states(store: Store) -> dict[str, Any]:
 def settings_of(store: Store, key: str) -> CellSettings | None:
     """The settings of a cell of the plan; None if it has no such cell."""
     plan = store.saved_plan()
-    cell = plan.cell(key)
-    return None if cell is None else settings_from_json(plan.head, cell["settings"])
+    with naming(store.folder / "plan.json"):
+        cell = plan.cell(key)
+        return None if cell is None else settings_from_json(plan.head, cell["settings"])
 
 
 def write(store: Store) -> None:
@@ -90,9 +103,10 @@ def table(found: dict[str, Any]) -> str:
     last = ["status", "file", "reason", "numerics", "key"]
     text = io.StringIO(newline="")
     rows = csv.writer(text)
-    rows.writerow([*axes, *settings, *last])
+    rows.writerow(map(as_cell, [*axes, *settings, *last]))
     for cell in found["cells"]:
         values = [cell["settings"].get(name, "") for name in settings]
-        plain = [json.dumps(v) if isinstance(v, list) else v for v in values]
-        rows.writerow([*cell["labels"], *plain, *(cell.get(name, "") for name in last)])
+        plain = [json.dumps(v) if isinstance(v, list | dict) else v for v in values]
+        row = [*cell["labels"], *plain, *(cell.get(name, "") for name in last)]
+        rows.writerow(map(as_cell, row))
     return text.getvalue()

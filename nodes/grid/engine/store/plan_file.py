@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .....trainer.files import read_bytes
 from ..errors import GridError
 
 LISTED = (b'\n "cells": [', b"\n ]")
@@ -63,15 +64,15 @@ class PlanFile:
 
 def read_plan_file(path: Path) -> PlanFile:
     """Raises OSError, and GridError for a file that is damaged."""
-    data = path.read_bytes()
-    with _naming(path):
+    with naming(path):
+        data = read_bytes(path)
         return _in_parts(data) or _of_whole(json.loads(data), data)
 
 
 def read_whole_plan(path: Path) -> dict[str, Any]:
     """The same as one JSON object, with its "cells"."""
-    data = path.read_bytes()
-    with _naming(path):
+    with naming(path):
+        data = read_bytes(path)
         plan = json.loads(data)
         _of_whole(plan, data)
         return plan
@@ -108,11 +109,11 @@ def _of_whole(plan: dict[str, Any], data: bytes) -> PlanFile:
 
 
 @contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Errors of reading as a GridError that names the grid."""
+def naming(path: Path) -> Iterator[None]:
+    """Errors of what is in a plan's file as a GridError that names the grid."""
     try:
         yield
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise GridError(
             f"plan.json of the grid {path.parent.name} is damaged ({error}). Queue the grid again "
             "to write a new one."

@@ -13,6 +13,7 @@ sheets/                pictures of the grid
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -20,16 +21,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .....trainer.files import canonical_json, sha256_text, write_bytes, write_json
+from .....trainer.files import (
+    canonical_json,
+    foreign_link,
+    read_text,
+    sha256_text,
+    write_bytes,
+    write_json,
+)
 from .....trainer.jobs.lines import Lines
+from .....trainer.litter import sweep_below
 from ..errors import GridError
 from ..plan.plan import Cell, Plan
 from .cell_file import PNG, SUFFIXES, examine
 from .cell_log import DAMAGED, FAILED, FINISHED, CellLog, Failure, followed, sound
 from .plan_file import PlanFile, read_plan_file
 
-LITTER_S = 600
-"""A temporary file that is older than this belonged to a process that is gone."""
 NOTING_S = 5
 """How long after its file a cell is noted at the latest, unless its process was killed."""
 
@@ -100,14 +107,19 @@ class Store:
 
     def sweep(self) -> None:
         """Remove the temporary files of processes that were killed."""
-        for file in self.folder.glob("cells/*/.*.part"):
-            try:
-                if time.time() - file.stat().st_mtime > LITTER_S:
-                    file.unlink()
-            except FileNotFoundError:
-                continue
+        sweep_below(self.folder)
 
     def save_plan(self, plan: Plan) -> None:
+        """Raises OSError, and GridError if something in the folder is a link that leads out of it:
+        cells would be written there.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if link := foreign_link(self.folder):
+            raise GridError(
+                f"{link.relative_to(self.folder)} of the grid {self.folder.name} is a link that "
+                "leads out of its folder. Put what it leads to in its place, or delete it. Links "
+                "that you make once the grid has been begun here are followed."
+            )
         described = plan.to_json()
         write_json(self.folder / "plan.json", described)
         del described["cells"]
@@ -130,10 +142,15 @@ class Store:
         times: dict[str, float],
         save_as: str = PNG,
         numerics: str = "",
+        pixels: str = "",
     ) -> None:
-        """Save the file of a cell and note it, with the seconds that it took. Raises OSError."""
+        """Save the file of a cell and note it, with the seconds that it took and the hash of its
+        pixels. Raises OSError.
+        """
         write_bytes(self._path(cell.key, SUFFIXES[save_as]), data)
         found = {"bytes": len(data), "save_as": save_as, "numerics": numerics}
+        if pixels:
+            found["pixels"] = pixels
         self._log(cell, {"status": FINISHED, **times, **found})
 
     def saved_plan(self) -> PlanFile:
@@ -163,14 +180,21 @@ class Store:
 
     def classes(self) -> dict[str, Any]:
         """The numerics classes that cells were made in, by the names that `numerics` gives."""
-        return {
-            file.stem: json.loads(file.read_text(encoding="utf-8"))
-            for file in sorted(self.folder.glob("numerics/*.json"))
-        }
+        found = {}
+        for file in sorted(self.folder.glob("numerics/*.json")):
+            with contextlib.suppress(OSError, ValueError, RecursionError):
+                found[file.stem] = json.loads(read_text(file))
+        return found
 
     def numerics(self) -> dict[str, str]:
         """The numerics class of every finished cell of which it is known, by key."""
         return self._cell_log.numerics()
+
+    def pixels(self) -> dict[str, tuple[str, int]]:
+        """The hash of the pixels of every finished cell, and the size of its file then, by key,
+        where they were noted.
+        """
+        return self._cell_log.pixels()
 
     @property
     def _cell_log(self) -> CellLog:
@@ -204,9 +228,9 @@ def _listed(store: Store) -> dict[str, Any]:
     name = {"name": store.folder.name}
     try:
         keys = store.saved_plan().keys
+        finished, failed = store.files(), store.failures()
     except (OSError, GridError) as error:
         return {**name, "cells": 0, "finished": 0, "failed": 0, "unreadable": str(error)}
-    finished, failed = store.files(), store.failures()
     return {
         **name,
         "cells": len(keys),

@@ -1,0 +1,121 @@
+"""A ranking as a picture, and as a table."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MOST_LETTERS = 40
+"""Longer labels are cut on the picture; the table has all of them."""
+BEST, OTHER = "#0072B2", "#6E7781"
+
+
+def chart_png(report: Mapping[str, Any]) -> bytes:
+    """The strengths of a report's candidates with their 95 % intervals, the strongest above, as a
+    PNG 1200 pixels wide.
+    """
+    picture = io.BytesIO()
+    _figure(report).savefig(picture, format="png")
+    return picture.getvalue()
+
+
+def _figure(report: Mapping[str, Any]) -> Figure:
+    from matplotlib.figure import Figure
+
+    ranks = report["ranking"]
+    figure = Figure(figsize=(12, 2.2 + 0.42 * len(ranks)), dpi=100, layout="constrained")
+    axes = figure.add_subplot()
+    for row, one in enumerate(ranks):
+        colour = BEST if one["number"] == report["leader_number"] else OTHER
+        axes.plot([one["low"], one["high"]], [row, row], color=colour, linewidth=3)
+        axes.plot(one["strength"], row, "o", color=colour, markersize=9)
+        axes.annotate(
+            f"{one['best']:.0%}",
+            (1.01, row),
+            xycoords=("axes fraction", "data"),
+            verticalalignment="center",
+            color=colour,
+        )
+    axes.axvline(0, color="#D0D7DE", linewidth=1, zorder=0)
+    labels = [short(one["label"]) for one in ranks]
+    axes.set_yticks(range(len(ranks)), labels, parse_math=False)
+    axes.set_ylim(len(ranks) - 0.4, -0.6)
+    axes.set_xlabel("strength in logits, with 95 % intervals; 0 is the mean of all")
+    axes.set_title(
+        f"{report['votes']} votes: {report['verdict']['state']}. "
+        "On the right: how probably each is the best",
+        loc="left",
+    )
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def table(report: Mapping[str, Any]) -> str:
+    """A report as Markdown: the ranking, then those by group, effects and judges, and how far the
+    votes agree with validation losses if the report has them.
+    """
+    parts = [_ranking(report["ranking"]), *map(_agrees, report.get("losses", ()))]
+    for what, found in report["by"].items():
+        for group, ranks in found["groups"].items():
+            parts.append(f"**{cell_text(what)}: {cell_text(group)}**\n\n{_ranking(ranks)}")
+        if found["effects"]:
+            effects = found["effects"]
+            parts.append(
+                f"Some candidates do better at one {cell_text(what)} than at others with a "
+                f"probability of {effects['probability']:.0%}; standard deviation "
+                f"{effects['spread']:.2f}."
+            )
+    rows = [f"| {cell_text(j['judge'])} | {j['votes']} | {j['ties']} |" for j in report["judges"]]
+    parts.append("\n".join(["| judge | votes | ties |", "|---|---|---|", *rows]))
+    alpha = report["agreement"]["alpha"]
+    if alpha is not None:
+        pictures = report["agreement"]["pictures"]
+        parts.append(f"Agreement of the judges on {pictures} pairs of pictures: alpha {alpha:.2f}.")
+    return "\n\n".join([*parts, report["verdict"]["text"]])
+
+
+def short(label: str) -> str:
+    """A label in one line that is not too long for the picture."""
+    label = " ".join(label.split())
+    return label if len(label) <= MOST_LETTERS else label[: MOST_LETTERS - 3] + "..."
+
+
+def _agrees(found: Mapping[str, Any]) -> str:
+    rho = found["spearman"]
+    told = "no order to compare" if rho is None else f"Spearman's rank correlation {rho:+.2f}"
+    return (
+        f"Votes and validation loss over {found['checkpoints']} checkpoints of the run "
+        f"{cell_text(found['run'])}: {told}. It is +1 where a lower loss is always preferred, 0 "
+        "where the loss says nothing about the votes."
+    )
+
+
+def _ranking(ranks: list[dict[str, Any]]) -> str:
+    head = ["candidate", "strength", "95 %", "best", "wins", "votes"]
+    rows = [
+        [
+            cell_text(one["label"]),
+            f"{one['strength']:+.2f}",
+            f"{one['low']:+.2f} to {one['high']:+.2f}",
+            f"{one['best']:.0%}",
+            f"{one['wins']:.0%}",
+            str(one["votes"]),
+        ]
+        for one in ranks
+    ]
+    losses = [one.get("validation_loss") for one in ranks]
+    if any(loss is not None for loss in losses):
+        head.append("validation loss")
+        for row, loss in zip(rows, losses, strict=True):
+            row.append("" if loss is None else f"{loss:.4f}")
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def cell_text(text: str) -> str:
+    """A text in a cell of a Markdown table."""
+    return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")

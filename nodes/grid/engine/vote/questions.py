@@ -1,0 +1,212 @@
+"""The next question to a judge: which pictures, side by side and in which order."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import random
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+
+from . import information
+from .field import Field
+from .log import FOUR, PAIR, Vote, comparable
+from .rounds import Standing, standing
+from .strengths import Comparison, Posterior, posterior
+from .verdict import EXHAUSTED, Verdict, verdict
+
+ACTIVE, ROUNDS = "active", "rounds"
+METHODS = (ACTIVE, ROUNDS)
+RANDOM_SHARE = 0.1
+"""The share of questions that are drawn at random, so that no candidate is forgotten after bad
+luck. With several judges half of these repeat what another judge was asked, to see whether they
+agree.
+"""
+MOST_PAIRS = 20_000
+"""So many pairs of candidates are looked through for one that can be asked about."""
+TRIES = 8
+"""In so many places candidates may have identical pictures before others are asked for."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """Pictures of one place, from left to right."""
+
+    id: str
+    shown: tuple[str, ...]
+    """The keys of the cells."""
+    place: int
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Pictures that another judge was asked about."""
+
+    keys: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class State:
+    """All that questions depend on."""
+
+    field: Field
+    votes: Sequence[Vote]
+    """The votes that stand, of all judges."""
+    finished: Collection[str]
+    """The keys of cells that have a picture."""
+    pixels: Callable[[str], str | None]
+    """A hash of the pixels of such a cell, by its key: identical pictures are not shown, nor ones
+    that cannot be read and have None.
+    """
+    seed: int
+    """Draws and orders questions: with other votes it gives others, with the same the same."""
+    method: str = ACTIVE
+    round_votes: int = 0
+    """With ROUNDS: how many votes all rounds have together."""
+
+
+def comparisons(field: Field, votes: Sequence[Vote]) -> list[Comparison]:
+    """What votes say of the candidates; those on other pictures, such as of a value that is no
+    longer in the grid, say nothing.
+    """
+    found = (field.comparison(vote.shown, vote.order) for vote in comparable(votes))
+    return [comparison for comparison in found if comparison is not None]
+
+
+def next_question(state: State, judge: str, count: int) -> tuple[Question | None, Verdict]:
+    """The next question of `count` pictures, PAIR or FOUR, to a judge, and how far the vote is.
+    None when the vote has ended, or when there is nothing left to ask this judge.
+    """
+    made = comparisons(state.field, state.votes)
+    labels = [one.label for one in state.field.candidates]
+    votes = posterior(made, len(labels))
+    found = verdict(votes, labels)
+    if found.ends:
+        return None, found
+    rounds = _rounds(state, made)
+    if rounds is not None and not rounds.votes_left:
+        return None, Verdict(EXHAUSTED, rounds.alive[0], found.best, _end_words(labels, rounds))
+    own = sum(vote.judge == judge for vote in state.votes)
+    drawn = _random(state.seed, judge, own, count, len(state.votes))
+    asker = _Asker(state, judge, drawn)
+    alive = rounds.alive if rounds is not None else tuple(range(len(labels)))
+    for wanted in _wanted(state, judge, votes, alive, count, drawn):
+        keys = asker.again(wanted) if isinstance(wanted, Shown) else asker.ask(wanted)
+        if keys is not None:
+            return _question(state, judge, keys, own, drawn), found
+    text = f"There are no more finished pictures that {judge} has not compared."
+    return None, Verdict(EXHAUSTED, found.leader, found.best, text)
+
+
+def _rounds(state: State, made: Sequence[Comparison]) -> Standing | None:
+    if state.method != ROUNDS:
+        return None
+    return standing(made, len(state.field.candidates), state.round_votes)
+
+
+def _end_words(labels: Sequence[str], rounds: Standing) -> str:
+    return f"All {rounds.rounds} rounds are over; {labels[rounds.alive[0]]} is left."
+
+
+def _wanted(
+    state: State,
+    judge: str,
+    votes: Posterior,
+    alive: Sequence[int],
+    count: int,
+    drawn: random.Random,
+) -> Iterator[tuple[int, ...] | Shown]:
+    """Sets of candidates to ask about, or pictures that others saw; the one to try first first."""
+    count = min(count, len(alive)) if count == FOUR and len(alive) >= FOUR else PAIR
+    shuffled = drawn.sample(list(alive), len(alive))
+    if state.method == ROUNDS or drawn.random() < RANDOM_SHARE:
+        if state.method == ACTIVE and drawn.random() < 0.5:
+            yield from _asked_of_others(state, judge, count)
+        yield tuple(shuffled[:count])
+    else:
+        yield from information.most_telling(votes, alive, count, drawn.getrandbits(32))
+    yield from itertools.islice(itertools.combinations(shuffled, PAIR), MOST_PAIRS)
+
+
+def _asked_of_others(state: State, judge: str, count: int) -> Iterator[Shown]:
+    """The pictures that others were asked about, the last ones first."""
+    for vote in reversed(state.votes):
+        if vote.judge != judge and len(vote.shown) == count:
+            yield Shown(vote.shown)
+
+
+class _Asker:
+    """Where candidates can be shown to a judge: places where all their pictures are finished and
+    differ, and that the judge has not seen, the ones asked about least first.
+    """
+
+    def __init__(self, state: State, judge: str, drawn: random.Random) -> None:
+        self._state = state
+        self._seen = {frozenset(v.shown) for v in state.votes if v.judge == judge}
+        asked: Counter[object] = Counter()
+        for vote in state.votes:
+            place = state.field.place_of(vote.shown)
+            if place is not None:
+                asked[place] += 1
+                asked.update(state.field.places[place].labels.items())
+        places = list(enumerate(state.field.places))
+        drawn.shuffle(places)
+        self._places = sorted(
+            places, key=lambda p: (asked[p[0]], sum(asked[label] for label in p[1].labels.items()))
+        )
+
+    def again(self, shown: Shown) -> tuple[str, ...] | None:
+        """The keys of these very pictures, None if they cannot be shown to the judge."""
+        known = self._state.field.comparison(shown.keys, ()) is not None
+        fresh = known and frozenset(shown.keys) not in self._seen
+        return shown.keys if fresh and self._differ(shown.keys) else None
+
+    def ask(self, candidates: Sequence[int]) -> tuple[str, ...] | None:
+        tries = 0
+        for _, place in self._places:
+            keys = tuple(place.keys[number] or "" for number in candidates)
+            if len(set(keys)) < len(keys) or frozenset(keys) in self._seen:
+                continue
+            if not all(key in self._state.finished for key in keys):
+                continue
+            if self._differ(keys):
+                return keys
+            tries += 1
+            if tries == TRIES:
+                return None
+        return None
+
+    def _differ(self, keys: Sequence[str]) -> bool:
+        """Whether the pictures are there, and no two of them identical."""
+        if not all(key in self._state.finished for key in keys):
+            return False
+        pixels = {self._state.pixels(key) for key in keys}
+        return len(pixels) == len(keys) and None not in pixels
+
+
+def _question(
+    state: State, judge: str, keys: tuple[str, ...], own: int, drawn: random.Random
+) -> Question:
+    """The question with its pictures in an order that leaves every candidate as often on the left
+    as on the right, as far as that goes.
+    """
+    place = state.field.place_of(keys)
+    if place is None:
+        raise ValueError("these cells are not of one place")
+    lean: Counter[int] = Counter()
+    for vote in state.votes:
+        comparison = state.field.comparison(vote.shown, vote.order)
+        if comparison is not None:
+            middle = (len(comparison.shown) - 1) / 2
+            for at, candidate in enumerate(comparison.shown):
+                lean[candidate] += (at > middle) - (at < middle)
+    shuffled = drawn.sample(keys, len(keys))
+    shown = tuple(sorted(shuffled, key=lambda key: -lean[state.field.where[key][place]]))
+    text = repr((state.seed, judge, own, len(state.votes), shown))
+    return Question(hashlib.sha256(text.encode("utf-8")).hexdigest()[:32], shown, place)
+
+
+def _random(*what: object) -> random.Random:
+    """A generator that depends on these values alone."""
+    return random.Random(hashlib.sha256(repr(what).encode("utf-8")).digest())

@@ -1,0 +1,102 @@
+"""Whether the votes suffice: one candidate is probably the best, or more votes would not separate
+the best ones.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .strengths import Posterior, probability_best
+
+if TYPE_CHECKING:
+    import numpy
+
+SURE = 0.9
+"""A decision is at least so probable."""
+MARGIN = 0.2
+"""Two candidates are as good as each other when their strengths differ by less, in logits."""
+NOTICED = round(100 / (1 + math.exp(-MARGIN)))
+"""How many of 100 votes without ties a candidate wins that is better by MARGIN."""
+MOST_MORE = 200
+"""Nobody is asked to go on for more votes than these, a quarter of an hour, over less than MARGIN.
+"""
+RIVAL = 0.02
+"""A candidate that is the best with a smaller probability is no rival any more."""
+NORMAL_90 = 1.2815515655446004
+"""A normal variable is below so many standard deviations in 90 of 100 cases."""
+SAMPLES = 4000
+
+MORE, DECIDED, LEVEL, EXHAUSTED = "more votes", "decided", "not separated", "no questions left"
+STATES = (MORE, DECIDED, LEVEL, EXHAUSTED)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How far the vote is."""
+
+    state: str
+    """One of STATES."""
+    leader: int
+    """The candidate that is the most probably the best."""
+    best: tuple[float, ...]
+    """For every candidate the probability that it is the best."""
+    text: str
+    """The same in words."""
+
+    @property
+    def ends(self) -> bool:
+        return self.state in (DECIDED, LEVEL)
+
+
+def verdict(votes: Posterior, labels: Sequence[str], sure: float = SURE, seed: int = 0) -> Verdict:
+    """What these votes suffice for, with that probability. `seed` draws the samples that
+    probabilities are counted in.
+
+    More votes would not separate the best when the leader is surely less than MARGIN below the
+    best, and to tell it from its nearest rival would take more than MOST_MORE votes.
+    """
+    strengths, nu = votes.samples(SAMPLES, seed)
+    best = probability_best(strengths)
+    leader = int(best.argmax())
+    found = tuple(float(p) for p in best)
+    if best[leader] >= sure:
+        text = f"{labels[leader]} is the best with a probability of {best[leader]:.0%}."
+        return Verdict(DECIDED, leader, found, text)
+    near = (strengths.max(1)[:, None] - strengths < MARGIN).mean(0)
+    level = int(near.argmax())
+    if near[level] >= sure and (more := _votes_to_tell(votes, level, strengths, nu)) > MOST_MORE:
+        return Verdict(LEVEL, level, found, _level_words(level, best, labels, sure, more))
+    text = f"{labels[leader]} leads; it is the best with a probability of {best[leader]:.0%}."
+    return Verdict(MORE, leader, found, text)
+
+
+def _votes_to_tell(
+    votes: Posterior, leader: int, strengths: numpy.ndarray, nu: numpy.ndarray
+) -> float:
+    """About how many more votes on a pair would make it sure which of the leader and its nearest
+    rival is better, if they differ as they seem to.
+    """
+    import numpy
+
+    best = numpy.delete(numpy.arange(votes.candidates), leader)
+    rival = int(best[votes.strengths[best].argmax()])
+    gap = float(votes.strengths[leader] - votes.strengths[rival])
+    variance = float((strengths[:, leader] - strengths[:, rival]).var())
+    told = 0.25 * float((2 / (2 + nu)).mean())
+    return ((NORMAL_90 / max(abs(gap), 1e-6)) ** 2 - 1 / max(variance, 1e-12)) / told
+
+
+def _level_words(
+    leader: int, best: numpy.ndarray, labels: Sequence[str], sure: float, more: float
+) -> str:
+    rivals = [n for n in map(int, (-best).argsort()) if n != leader and best[n] >= RIVAL]
+    names = ", ".join(labels[n] for n in rivals[:5]) + (", ..." if len(rivals) > 5 else "")
+    about = "thousands of" if more >= 2000 else f"about {round(more, -2):.0f}"
+    return (
+        f"More votes would hardly separate {labels[leader]} from {names}: it would take {about}, "
+        f"and with a probability of {sure:.0%} or more none of them would win more than "
+        f"{NOTICED} of 100 votes against it."
+    )

@@ -1,0 +1,395 @@
+"""Grids, workflows and servers of strangers: nothing outside the folders is read or written,
+nothing starts by itself, and what is wrong with one of them holds up no other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import shutil
+import socketserver
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from cocktail.nodes.grid.engine.check.twins import pixel_hashes
+from cocktail.nodes.grid.engine.errors import GridError
+from cocktail.nodes.grid.engine.feed.fed_grid import FORMAT, Order, order_from_json
+from cocktail.nodes.grid.engine.feed.remote import Failed, Gone, Refused, Server
+from cocktail.nodes.grid.engine.plan.of_settings import make_plan
+from cocktail.nodes.grid.engine.store import estimate, export
+from cocktail.nodes.grid.engine.store.store import Store, list_grids
+
+from ..trainer.test_damaged_jobs import mutated, with_a_mutated_line
+from .drawn import Drawn, draw_grid
+from .feeding import axis, ended, feed
+from .grids import folder_of, wait_for
+from .test_plan import FIXED, content_of, typed
+
+PLAIN: dict[str, Any] = {
+    "1": {
+        "class_type": "EmptyImage",
+        "inputs": {"width": 16, "height": 16, "batch_size": 1, "color": 0},
+    },
+    "9": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
+}
+"""A workflow that needs no model."""
+
+
+def plan(name: str, count: int, **more: Any) -> dict[str, Any]:
+    return {"name": name, "workflow": PLAIN, "axes": [axis("1.color", f"1-{count}")], **more}
+
+
+def status_of(comfy, path: str, body: dict[str, Any]) -> tuple[int, Any]:
+    request = urllib.request.Request(
+        comfy.url + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+def blended(image: list[Any]) -> dict[str, Any]:
+    """Nodes that show a picture together with a plain one, node 2."""
+    inputs = {"image1": image, "image2": ["2", 0], "blend_factor": 0.5, "blend_mode": "normal"}
+    return {
+        "2": PLAIN["1"],
+        "3": {"class_type": "ImageBlend", "inputs": inputs},
+        "9": {"class_type": "PreviewImage", "inputs": {"images": ["3", 0]}},
+    }
+
+
+OUTSIDE = [
+    *("/etc/hostname", "../models/x.png", "../", "a/../../x", "C:/x.png", "..\\x.png"),
+    *("/etc/hostname [output]", "../../etc/hostname [temp]", "sub/.hidden.png"),
+]
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+@pytest.mark.parametrize("how", ["workflow", "axis", "fixed"])
+def test_a_workflow_cannot_name_a_file_outside_of_comfyuis_folders(comfy, name, how):
+    load = {"class_type": "LoadImage", "inputs": {"image": name if how == "workflow" else "x.png"}}
+    described: dict[str, Any] = {
+        "name": "outside",
+        "workflow": {"1": load, "9": PLAIN["9"]},
+        "axes": [axis("1.image", name)] if how == "axis" else [axis("1.image", "x.png")],
+    }
+    if how != "axis":
+        described["workflow"] |= blended(["1", 0])
+        described["axes"] = [axis("2.color", 8, 16)]
+    if how == "fixed":
+        described["fixed"] = {"1.image": name}
+    for path in ("/cocktail/grids/plan", "/cocktail/grids"):
+        status, answer = status_of(comfy, path, {"plan": described})
+        assert status == 400, answer
+        assert "sha" not in json.dumps(answer).lower()
+        assert "is refused" in answer["error"] or "does not offer" in answer["error"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+@pytest.mark.parametrize("name", ["linked.png", "linked/x.png"])
+def test_pictures_that_the_owner_has_linked_into_the_input_folder_are_taken(comfy, tmp_path, name):
+    Image.new("RGB", (16, 16)).save(tmp_path / "x.png")
+    link = comfy.base / "input" / name.split("/")[0]
+    link.symlink_to(tmp_path if "/" in name else tmp_path / "x.png")
+    try:
+        load = {"class_type": "LoadImage", "inputs": {"image": name}}
+        workflow = {"1": load, **blended(["1", 0])}
+        described = {"name": "linked", "workflow": workflow, "axes": [axis("2.color", 1, 2)]}
+        status, answer = status_of(comfy, "/cocktail/grids/plan", {"plan": described})
+        assert status == 200, answer
+        described["workflow"]["1"]["inputs"]["image"] = f"{name}/../../x.png"
+        status, answer = status_of(comfy, "/cocktail/grids/plan", {"plan": described})
+        assert status == 400 and "is refused" in answer["error"]
+    finally:
+        link.unlink()
+
+
+class Strange(BaseHTTPRequestHandler):
+    """A server that answers like no ComfyUI: the form is the first part of its path."""
+
+    def do_GET(self) -> None:
+        form, _, path = self.path[1:].partition("/")
+        path = path.split("?")[0].split("/")[0]
+        if form == "eps" or form == path:
+            self.answer(self.well(path) if form == "eps" else b"[3, {}]")
+        elif form in ODD:
+            self.answer(ODD[form])
+        else:
+            self.answer(self.well(path))
+
+    do_POST = do_GET
+
+    def well(self, path: str) -> bytes:
+        """What a ComfyUI answers, with PostScript for a picture."""
+        if path == "view":
+            return b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n"
+        if path == "history":
+            id = self.path.rpartition("/")[2]
+            outputs = {"9": {"images": [{"filename": "a.png"}]}}
+            return json.dumps({id: {"status": {"messages": []}, "outputs": outputs}}).encode()
+        answers = {
+            "queue": {"queue_running": [], "queue_pending": []},
+            "system_stats": {"system": {}, "devices": []},
+            "prompt": {"prompt_id": "given"},
+        }
+        return json.dumps(answers.get(path, {})).encode()
+
+    def answer(self, data: bytes) -> None:
+        length = int(self.headers.get("Content-Length") or 0)
+        self.rfile.read(length)
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+ODD = {
+    "html": b"<html><body>Log in first</body></html>",
+    "list": b"[]",
+    "null": b"null",
+    "text": b'"well"',
+    "number": b"1e999",
+    "deep": b"[" * 100_000,
+    "bytes": b"\xff\xfe",
+    "half": b'{"system": {"comfyui_version": "\\ud800"}, "queue_running": [["\\ud800"]]}',
+    "nothing": b"",
+    "words": b'{"system": 1, "queue_running": {"a": 1}, "queue_pending": "ab", "prompt_id": {}}',
+}
+FORMS = (*ODD, "system_stats", "queue", "prompt", "history", "eps")
+
+
+class Garbage(socketserver.BaseRequestHandler):
+    def handle(self) -> None:
+        self.request.recv(1 << 16)
+        self.request.sendall(b"220 mail.example ESMTP ready\r\n")
+
+
+@pytest.fixture(scope="module")
+def strange() -> Iterator[list[str]]:
+    """The addresses of servers that answer strangely, one for each form."""
+    web = ThreadingHTTPServer(("127.0.0.1", 0), Strange)
+    mail = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Garbage)
+    threads = [threading.Thread(target=one.serve_forever, args=(0.05,)) for one in (web, mail)]
+    for thread in threads:
+        thread.start()
+    base = f"http://127.0.0.1:{web.server_port}"
+    yield [f"http://127.0.0.1:{mail.server_address[1]}", *(f"{base}/{form}" for form in FORMS)]
+    for one, thread in zip((web, mail), threads, strict=True):
+        one.shutdown()
+        one.server_close()
+        thread.join()
+
+
+def test_whatever_a_server_answers_is_its_own_trouble(strange):
+    for url in strange:
+        server = Server(url)
+        asks = (
+            lambda s: s.numerics(),
+            lambda s: s.sizes("checkpoints"),
+            lambda s: s.known(),
+            lambda s: s.has_ended("a"),
+            lambda s: s.result("a", "9"),
+            lambda s: s.forget(["a"], True),
+            lambda s: s.send(PLAIN, "a", "9"),
+        )
+        refused = 0
+        for ask in asks:
+            try:
+                ask(server)
+            except (Gone, Refused, Failed) as error:
+                refused += 1
+                assert str(error)
+        assert refused >= (0 if url.endswith("eps") else 1), url
+
+
+def test_strange_servers_leave_the_grid_to_the_others(comfy, strange):
+    file = comfy.base / "user" / "cocktail" / "servers.json"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps({"servers": strange, "lease_s": 2}))
+    try:
+        done = feed(comfy, plan("strange", 60), servers="all", in_flight=2)
+    finally:
+        file.unlink()
+    assert (done["state"], done["finished"], done["failed"]) == ("finished", 60, 0), done
+    assert done["servers"]["this"] == ""
+    assert all(done["servers"][url] for url in strange if not url.endswith("history")), done
+
+
+def test_a_grid_that_another_comfyui_feeds_is_not_changed_here(comfy):
+    assert feed(comfy, plan("mine", 2))["state"] == "finished"
+    folder = folder_of(comfy.base, "theirs")
+    shutil.copytree(folder_of(comfy.base, "mine"), folder, ignore=shutil.ignore_patterns(".*"))
+    described = json.loads((folder / "feed.json").read_text())
+    described["state"], described["plan"]["name"] = "running", "theirs"
+    (folder / "feed.json").write_text(json.dumps(described))
+    before = (folder / "feed.json").read_bytes()
+    with FileLock(folder / ".feed.lock"):
+        for action in ("pause", "cancel", "resume", "retry"):
+            status, answer = status_of(comfy, f"/cocktail/grids/theirs/{action}", {})
+            assert status == 409 and "Another ComfyUI" in answer["error"], answer
+        status, answer = status_of(comfy, "/cocktail/grids", {"plan": plan("theirs", 2)})
+        assert status == 409, answer
+        assert (folder / "feed.json").read_bytes() == before
+    assert status_of(comfy, "/cocktail/grids/theirs/cancel", {})[1]["state"] == "cancelled"
+    with FileLock(folder / ".feed.lock", timeout=120):
+        pass
+
+
+def test_a_received_grid_is_not_fed_when_comfyui_starts(comfy):
+    """As at a start: what was begun here goes on, what came from elsewhere waits for a person."""
+    assert feed(comfy, plan("begun", 2))["state"] == "finished"
+    for name in ("begun", "came"):
+        folder = folder_of(comfy.base, name)
+        if name == "came":
+            begun = folder_of(comfy.base, "begun")
+            shutil.copytree(begun, folder, ignore=shutil.ignore_patterns(".*"))
+        described = json.loads((folder / "feed.json").read_text())
+        described["state"], described["plan"]["name"] = "running", name
+        (folder / "feed.json").write_text(json.dumps(described))
+        for file in folder.glob("cells/*/*.png"):
+            file.unlink()
+    comfy.restart()
+    assert wait_for(lambda: comfy.get("/cocktail/grids/begun/feed")["state"] == "finished")
+    assert wait_for(lambda: comfy.get("/cocktail/grids/came/feed")["state"] == "paused")
+    came = comfy.get("/cocktail/grids/came/feed")
+    assert "Resume it if you trust" in came["message"]
+    assert not came["in_flight"] and came["finished"] == 0
+    assert comfy.post("/cocktail/grids/came/resume", {})["state"] == "running"
+    assert ended(comfy, "came")["finished"] == 2
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+def test_the_cells_of_a_grid_of_ones_own_may_be_on_another_disk(tmp_path):
+    grid = make_plan("g", FIXED, [typed("seed", 1, 2)], content_of)
+    store = Store(tmp_path / "grids" / "g")
+    store.save_plan(grid)
+    (tmp_path / "disk").mkdir()
+    (store.folder / "cells").symlink_to(tmp_path / "disk")
+    store.save_plan(grid)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+@pytest.mark.parametrize("name", ["cells", "damaged", "sheets", "cells.jsonl"])
+def test_a_grid_whose_folder_leads_elsewhere_is_not_rendered(tmp_path, name):
+    grid = make_plan("g", FIXED, [typed("seed", 1, 2)], content_of)
+    store = Store(tmp_path / "g")
+    store.folder.mkdir()
+    (tmp_path / "outside").mkdir()
+    (store.folder / name).symlink_to(tmp_path / "outside")
+    with pytest.raises(GridError, match="leads out of its folder"):
+        store.save_plan(grid)
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory) -> Path:
+    """A folder with the grids "damaged" and "sound"."""
+    root = tmp_path_factory.mktemp("pristine")
+    for name in ("damaged", "sound"):
+        grid = make_plan(name, FIXED, [typed("seed", 1, 2)], content_of)
+        failing = grid.cells[1].key
+        draw_grid(grid, root / name, Drawn(fails=lambda cell, key=failing: cell.key == key))
+        store = Store(root / name)
+        store.save_plan(grid)
+        export.write(store)
+        order = Order(("this",), sent={"id": {"server": "this", "key": failing}})
+        fed = {"format": FORMAT, **vars(order), "plan": grid.to_json()}
+        (root / name / "feed.json").write_text(json.dumps(fed))
+    return root
+
+
+@settings(
+    max_examples=500,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(data=st.data())
+def test_whatever_a_grids_files_hold_the_list_goes_on(pristine, data):
+    folder = pristine / "damaged"
+    files = sorted(path for path in folder.rglob("[!.]*.json*"))
+    target = data.draw(st.sampled_from(files))
+    mutate = mutated if target.suffix == ".json" else with_a_mutated_line
+    before = target.read_bytes()
+    content = mutate(data, before)
+    target.unlink() if content is None else target.write_bytes(content)
+    try:
+        look_at(folder)
+    finally:
+        target.write_bytes(before)
+
+
+def look_at(folder: Path) -> None:
+    """Ask for all that is told of the grids beside a damaged one, and of it."""
+    listed = {grid["name"]: grid for grid in list_grids(folder.parent)}
+    assert (listed["sound"]["cells"], listed["sound"]["finished"], listed["sound"]["failed"]) == (
+        2,
+        1,
+        1,
+    )
+    json.dumps(listed, ensure_ascii=False, default=str)
+    store = Store(folder)
+    for ask in (
+        export.manifest,
+        export.states,
+        lambda s: export.settings_of(s, "0" * 64),
+        Store.log,
+    ):
+        try:
+            ask(store)
+        except (GridError, OSError):
+            continue
+    estimate.learn(folder.parent)
+    with contextlib.suppress(OSError):
+        estimate.estimate_workflow([], store.log())
+    try:
+        fed = json.loads((folder / "feed.json").read_bytes())
+        fed.pop("format", None), fed.pop("plan", None)
+        order_from_json(fed)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        pass
+
+
+def test_a_received_picture_is_read_as_png_or_webp_alone(tmp_path, monkeypatch):
+    """Pillow would start Ghostscript for PostScript."""
+    grid = make_plan("g", FIXED, [typed("seed", 1)], content_of)
+    store = Store(tmp_path / "g")
+    path = store.cell_path(grid.cells[0].key)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n")
+    asked: list[Any] = []
+    opened = Image.open
+
+    def noted(file: Any, formats: Any = None) -> Any:
+        asked.append(formats)
+        return opened(file, formats=formats)
+
+    monkeypatch.setattr(Image, "open", noted)
+    with pytest.raises(GridError):
+        pixel_hashes(grid, store)
+    with pytest.raises(Image.UnidentifiedImageError):
+        Image.open(io.BytesIO(path.read_bytes()), formats=asked[0])
+    assert asked[0] == ("PNG", "WEBP")
+
+
+def test_every_picture_is_opened_by_formats_that_are_named(root):
+    for folder in ("nodes", "trainer", "merge"):
+        for file in (root / folder).rglob("*.py"):
+            for line in file.read_text(encoding="utf-8").splitlines():
+                assert "Image.open(" not in line or "formats=" in line, f"{file.name}: {line}"

@@ -1,0 +1,75 @@
+"""The thread that keeps the queue moving."""
+
+from __future__ import annotations
+
+import threading
+
+from cocktail.trainer.runs import State
+
+from .run_folders import make_run
+
+
+def test_what_is_queued_wakes_the_thread_that_starts_it(here, monkeypatch):
+    from cocktail.nodes import supervisor
+
+    turns = threading.Semaphore(0)
+    ended = threading.Event()
+    monkeypatch.setattr(supervisor, "INTERVAL_S", 3600.0)
+    monkeypatch.setattr(supervisor, "_tick", turns.release)
+    monkeypatch.setattr(supervisor, "_adopt", lambda: None)
+    monkeypatch.setattr(supervisor, "watch", lambda: None)
+    supervisor._queued.clear()
+    thread = threading.Thread(target=supervisor._watch, args=(ended.is_set,), daemon=True)
+    thread.start()
+    assert turns.acquire(timeout=60)
+    supervisor.queue_run(make_run(here))
+    woken = turns.acquire(timeout=60)
+    ended.set()
+    supervisor._queued.set()
+    thread.join(60)
+    assert woken and not thread.is_alive()
+
+
+def test_trouble_with_the_queue_is_told_once_and_does_not_end_the_thread(monkeypatch, caplog):
+    from cocktail.nodes import supervisor
+
+    turns = []
+
+    def tick() -> None:
+        turns.append(None)
+        raise OSError("no queue here")
+
+    monkeypatch.setattr(supervisor, "INTERVAL_S", 0.0)
+    monkeypatch.setattr(supervisor, "_tick", tick)
+    monkeypatch.setattr(supervisor, "_adopt", lambda: None)
+    thread = threading.Thread(
+        target=supervisor._watch, args=(lambda: len(turns) >= 4,), daemon=True
+    )
+    thread.start()
+    thread.join(60)
+    assert len(turns) == 4 and caplog.text.count("cannot process its job queue") == 1
+
+
+def test_a_run_whose_process_was_killed_is_told_of_once(here, monkeypatch):
+    from cocktail.nodes import supervisor
+
+    told = []
+
+    class Told:
+        def __init__(self, run, file):
+            self.run = run
+
+        def tell(self, event, state):
+            told.append((self.run.name, event, state.status))
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(supervisor, "Notices", Told)
+    for name, status in (("killed", "running"), ("stopped", "stopped"), ("done", "finished")):
+        run = make_run(here, name)
+        supervisor.jobs().put(supervisor.RUN, run, "cpu")
+        run.write_state(State(status))
+    for _ in range(2):
+        supervisor.jobs().tick()
+    assert told == [("killed", "interrupted", "interrupted")]
