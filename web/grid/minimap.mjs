@@ -16,7 +16,7 @@ export function attach(node, api, listeners) {
     hideOnZoom: false,
     getValue: () => "",
     setValue: () => {},
-    getMinHeight: () => (map.grid ? 270 : 24),
+    getMinHeight: () => (map.grid ? 290 : 24),
   });
   widget.serialize = false;
   listeners.add(map.listen);
@@ -40,6 +40,7 @@ class CellMap {
     this.node = node;
     this.api = api;
     this.grid = null;
+    this.loading = null;
     this.element = document.createElement("div");
     this.element.className = "cocktail-map";
     Object.assign(this.element.style, { display: "flex", flexDirection: "column", gap: "4px", fontSize: "11px", overflow: "hidden" });
@@ -53,7 +54,12 @@ class CellMap {
     this.picture = document.createElement("img");
     this.picture.hidden = true;
     Object.assign(this.picture.style, { maxHeight: "110px", maxWidth: "100%", objectFit: "contain", alignSelf: "flex-start" });
-    this.element.append(this.text, this.canvas, this.picture);
+    this.link = document.createElement("a");
+    this.link.textContent = "Look, compare and vote";
+    this.link.target = "_blank";
+    this.link.hidden = true;
+    this.link.style.color = "inherit";
+    this.element.append(this.text, this.link, this.canvas, this.picture);
     this.canvas.addEventListener("mousemove", (event) => {
       const cell = this.cellAt(event);
       this.canvas.title = cell === null ? "" : this.words(cell);
@@ -70,7 +76,7 @@ class CellMap {
       this.show(event.name);
       return;
     }
-    if (event.name === this.loading) this.stale = true;
+    if (event.name === this.loading?.name) this.loading.stale = true;
     if (!this.grid || event.name !== this.grid.name) return;
     if (event.plan) {
       this.show(event.name);
@@ -94,17 +100,28 @@ class CellMap {
   }
 
   async show(name) {
-    // The answer may lack what changed while it was on its way: then it is asked for again.
-    this.loading = name;
-    do {
-      this.stale = false;
-      const answer = await this.api.fetchApi(`/cocktail/grids/${encodeURIComponent(name)}/states`);
-      if (!answer.ok) return;
-      this.grid = await answer.json();
-    } while (this.stale && this.loading === name);
-    this.loading = null;
+    if (this.loading?.name === name) {
+      this.loading.stale = true;
+      return;
+    }
+    // The answer may lack what changed while it was on its way: then it is asked for again. The grid
+    // that was asked for last is shown, whichever comes first.
+    const loading = (this.loading = { name });
+    try {
+      do {
+        loading.stale = false;
+        const answer = await this.api.fetchApi(`/cocktail/grids/${encodeURIComponent(name)}/states`);
+        const found = answer.ok ? await answer.json() : null;
+        if (!found || this.loading !== loading) return;
+        this.grid = found;
+      } while (loading.stale);
+    } finally {
+      if (this.loading === loading) this.loading = null;
+    }
     this.node.properties ??= {};
     this.node.properties[PROPERTY] = name;
+    this.link.href = `${this.api.fileURL("/cocktail/view")}#grid=${encodeURIComponent(name)}`;
+    this.link.hidden = false;
     const newest = Object.keys(this.grid.files).at(-1);
     if (newest) this.look(newest);
     this.draw();
