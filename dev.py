@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -62,6 +63,8 @@ files.
 """
 WITH_ALL = {"COCKTAIL_ALL": "1", "COCKTAIL_RESUME_KILLS": "20", "COCKTAIL_KILLS": "50"}
 """What the tests read from the environment to run in full."""
+CLOSED_PIPE = 141
+"""The exit status of a program that a closed pipe ends (128 + SIGPIPE)."""
 CHROMIUM = (
     "chromium",
     "chromium-browser",
@@ -77,18 +80,53 @@ class Problem(Exception):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = parse(sys.argv[1:] if arguments is None else arguments)
+    """Run one command. When whoever reads the output stops reading, as `| head` does, it ends
+    quietly.
+    """
+    try:
+        try:
+            return carry_out(sys.argv[1:] if arguments is None else arguments)
+        finally:
+            print(end="", flush=True)
+    except OSError as error:
+        if not is_closed_pipe(error):
+            raise
+        # At its end Python writes what is left in the buffer, and the pipe would refuse it again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return CLOSED_PIPE
+
+
+def is_closed_pipe(error: OSError) -> bool:
+    """Whether nobody reads the output any more; Windows says EINVAL then."""
+    is_invalid = os.name == "nt" and error.errno == errno.EINVAL and error.filename is None
+    return is_invalid or isinstance(error, BrokenPipeError)
+
+
+def carry_out(arguments: Sequence[str]) -> int:
+    options = parse(arguments)
+    keep_bytecode()
     try:
         return COMMANDS[options.command](options)
     except Problem as problem:
         print(f"\n{problem}", file=sys.stderr)
         return 1
+    except BrokenPipeError:
+        raise
     except (ConnectionError, urllib.error.URLError) as error:
         print(f"\nComfyUI no longer answers ({error}); see {WORK / 'server.log'}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
         return 130
+
+
+def keep_bytecode() -> None:
+    """Keep compiled modules in .comfy, and none beside the pack's own. Where the environment
+    forbids to keep them, every process compiles torch, transformers and ComfyUI anew, which takes
+    longer than all the rest of its start.
+    """
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    os.environ.setdefault("PYTHONPYCACHEPREFIX", str(WORK / "bytecode"))
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -531,9 +569,11 @@ def demo(options: argparse.Namespace) -> int:
             )
         else:
             print("  page to open             http://127.0.0.1:8188 after: python dev.py serve")
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, BrokenPipeError) as reason:
         server.post("/interrupt", {})
         server.stop_runs()
+        if isinstance(reason, BrokenPipeError):
+            raise
         print("\nStopped. Run the demo again: it goes on from here.", file=sys.stderr)
         return 130
     finally:

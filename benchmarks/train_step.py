@@ -54,7 +54,7 @@ TARGETS = {
     "peak_vs_ideal": (1.1, "at most"),
 }
 
-for package in ("cocktail", "cocktail.trainer"):
+for package in ("cocktail", "cocktail.merge", "cocktail.trainer"):
     module = types.ModuleType(package)
     module.__path__ = [str(ROOT.joinpath(*package.split(".")[1:]))]
     sys.modules[package] = module
@@ -86,6 +86,20 @@ def prepared(folder: Path, name: str, base: Path, pairs: int, **changes: Any) ->
     return prepare(run, Journal(run), Workers(run.settings))
 
 
+def dtype_of(precision: str) -> Any:
+    import torch
+
+    return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
+
+
+def wait_for(device: Any) -> None:
+    """Wait until a device has done all that it was given, which a clock must not miss."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def one_epoch(training: Any) -> float:
     """Seconds of the next epoch's steps, as a run takes them."""
     from cocktail.trainer.loop import advance, begin_epoch, ready_batches
@@ -94,6 +108,7 @@ def one_epoch(training: Any) -> float:
     began = time.perf_counter()
     for batches in ready_batches(training, begin_epoch(training, training.position.epoch)):
         advance(training, batches)
+    wait_for(training.workers.device)
     seconds = time.perf_counter() - began
     training.position = Position(training.position.epoch + 1, 0, training.position.step)
     return seconds
@@ -107,29 +122,36 @@ def bare_loop(training: Any) -> Callable[[], float]:
     from cocktail.trainer.step import make_batches
 
     unet, optimizer = training.workers.unwrap(training.parts["unet"]), training.optimizers["unet"]
+    device, precision = training.workers.device, training.run.settings.precision
+    scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
     ready = []
     for step, window in enumerate(training.plan(0)):
         (batch,) = make_batches(training, window, step)
-        text, _ = training.text.embed([choice.caption for choice in batch.choices], "cpu")
-        noisy = add_noise(batch.latents, batch.noise, batch.timesteps, training.schedule.alphas)
-        ready.append((noisy, batch.timesteps, text, batch.noise))
+        text, _ = training.text.embed([choice.caption for choice in batch.choices], device)
+        latents, noise, timesteps = (
+            tensor.to(device) for tensor in (batch.latents, batch.noise, batch.timesteps)
+        )
+        noisy = add_noise(latents, noise, timesteps, training.schedule.alphas)
+        ready.append((noisy, timesteps, text, noise))
 
     def steps() -> float:
         began = time.perf_counter()
         for noisy, timesteps, text, noise in ready:
-            with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast(device.type, dtype_of(precision), enabled=precision != "fp32"):
                 predicted = unet(noisy, timesteps, encoder_hidden_states=text).sample
-            torch.nn.functional.mse_loss(predicted.float(), noise).backward()
-            optimizer.step()
+            scaler.scale(torch.nn.functional.mse_loss(predicted.float(), noise)).backward()
+            scaler.step(optimizer)
+            scaler.update()
             optimizer.zero_grad(set_to_none=True)
+        wait_for(device)
         return time.perf_counter() - began
 
     return steps
 
 
 def recipe_loop(training: Any) -> Callable[[], float]:
-    """The text-to-image recipe: a DataLoader of pictures, VAE and text encoder in bf16 in every
-    step, clipping, a schedule.
+    """The text-to-image recipe: a DataLoader of pictures, VAE and text encoder in half precision in
+    every step, clipping, a schedule.
     """
     import torch
     from accelerate import Accelerator
@@ -141,9 +163,10 @@ def recipe_loop(training: Any) -> Callable[[], float]:
     from cocktail.trainer.model.networks import LATENT_SCALE, load_model, load_vae
 
     run = training.run
+    device, dtype = training.workers.device, dtype_of(run.settings.precision)
     model, vae = load_model(Path(run.base.path)), load_vae(Path(run.base.path))
     unet = model.unet.requires_grad_(True).train()
-    text_encoder, vae = model.text_encoder.to(torch.bfloat16), vae.to(torch.bfloat16)
+    text_encoder, vae = model.text_encoder.to(device, dtype), vae.to(device, dtype)
     side = run.settings.resolution
     shape = transforms.Compose(
         [
@@ -171,7 +194,8 @@ def recipe_loop(training: Any) -> Callable[[], float]:
                 index
             ]
 
-    accelerator = Accelerator(cpu=True, mixed_precision="bf16")
+    precision = "no" if run.settings.precision == "fp32" else run.settings.precision
+    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=precision)
     optimizer = torch.optim.AdamW(unet.parameters(), lr=3e-4, weight_decay=0.01)
     loader = torch.utils.data.DataLoader(
         Pictures(), shuffle=True, batch_size=run.settings.batch_size
@@ -186,19 +210,20 @@ def recipe_loop(training: Any) -> Callable[[], float]:
         began = time.perf_counter()
         for pixels, ids in loader:
             with torch.no_grad():
-                posterior = vae.encode(pixels.to(torch.bfloat16)).latent_dist
+                posterior = vae.encode(pixels.to(dtype)).latent_dist
                 latents = posterior.sample() * LATENT_SCALE
                 text = text_encoder(ids).last_hidden_state
             noise = torch.randn_like(latents)
-            timesteps = torch.randint(0, 1000, (len(latents),))
+            timesteps = torch.randint(0, 1000, (len(latents),), device=device)
             noisy = scheduler.add_noise(latents.float(), noise.float(), timesteps)
-            predicted = unet(noisy.to(torch.bfloat16), timesteps, text, return_dict=False)[0]
+            predicted = unet(noisy.to(dtype), timesteps, text, return_dict=False)[0]
             loss = torch.nn.functional.mse_loss(predicted.float(), noise.float())
             accelerator.backward(loss)
             accelerator.clip_grad_norm_(unet.parameters(), 1.0)
             optimizer.step()
             rates.step()
             optimizer.zero_grad()
+        wait_for(device)
         return time.perf_counter() - began
 
     return steps
@@ -365,8 +390,8 @@ def prepare_imports() -> None:
     torch.nn.functional.conv2d(torch.randn(1, 4, 8, 8), torch.randn(4, 4, 3, 3))
 
 
-def make_full(folder: Path) -> dict[str, float]:
-    """A checkpoint of SD1.5's size with random weights."""
+def make_full(folder: Path, small: bool = False) -> dict[str, float]:
+    """A checkpoint of SD1.5's size with random weights, or one of its names and few weights."""
     import torch
     from safetensors.torch import save_file
 
@@ -382,11 +407,13 @@ def make_full(folder: Path) -> dict[str, float]:
     )
 
     levels = (*(Level(width, 2, True) for width in (320, 640, 1280)), Level(1280, 2, False))
-    widths = (128, 256, 512, 512)
+    widths, text_layers = (128, 256, 512, 512), 12
+    if small:
+        levels, widths, text_layers = (Level(320, 1, True),), (32, 32, 32, 32), 1
     torch.manual_seed(0)
-    torch.set_default_dtype(torch.float16)
+    torch.set_default_dtype(torch.float32 if small else torch.float16)
     tensors = {UNET + unet_name(n, levels): t for n, t in build_unet(levels).state_dict().items()}
-    for name, tensor in build_text_encoder(12).state_dict().items():
+    for name, tensor in build_text_encoder(text_layers).state_dict().items():
         tensors[TEXT_ENCODER + text_encoder_name(name)] = tensor
     for name, tensor in build_vae(widths).state_dict().items():
         tensors[VAE + vae_name(name, len(widths))] = tensor

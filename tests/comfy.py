@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import random
 import socket
 import subprocess
 import sys
@@ -29,8 +32,10 @@ class Comfy:
     custom_nodes/cocktail.
     """
 
-    def __init__(self, comfyui: Path, base: Path, pack: Path | None) -> None:
-        self.comfyui, self.base = comfyui, base
+    def __init__(
+        self, comfyui: Path, base: Path, pack: Path | None, frontend: Path | None = None
+    ) -> None:
+        self.comfyui, self.base, self.frontend = comfyui, base, frontend
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = base / "server.log"
@@ -50,6 +55,8 @@ class Comfy:
             "--database-url", "sqlite:///:memory:", "--disable-api-nodes", "--disable-auto-launch",
             "--disable-all-custom-nodes", "--whitelist-custom-nodes", "cocktail",
         ]  # fmt: skip
+        if self.frontend:
+            command += ["--front-end-root", self.frontend]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [str(part) for part in command], stdout=log, stderr=log, cwd=self.comfyui
@@ -64,17 +71,22 @@ class Comfy:
 
     def stop(self) -> None:
         """End it and the trainings that it has started."""
-        end(self.process.pid)
-        self.process.wait()
+        self.end()
         for file in self.base.glob("output/cocktail/runs/*/process.json"):
             noted = json.loads(file.read_text(encoding="utf-8"))
-            end(noted["pid"], noted["started"])
+            if noted["pid"] != os.getpid():
+                end(noted["pid"], noted["started"])
 
     def restart(self) -> None:
         """End it alone, as a crash or a person would, and start it again on the same port."""
-        end(self.process.pid)
-        self.process.wait()
+        self.end()
         self.start()
+
+    def end(self) -> None:
+        """End it, unless it has ended: then its pid may be another's."""
+        if self.process.poll() is None:
+            end(self.process.pid)
+            self.process.wait()
 
     def checkpoints(self) -> set[Path]:
         """The files and folders of models/checkpoints/cocktail."""
@@ -82,8 +94,21 @@ class Comfy:
         return set(folder.iterdir()) if folder.is_dir() else set()
 
     def get(self, path: str) -> Any:
-        with urllib.request.urlopen(self.url + path, timeout=60) as answer:
+        with urllib.request.urlopen(self.url + path, timeout=120) as answer:
             return json.load(answer)
+
+    def raw(self, path: str) -> bytes:
+        """The body of an answer."""
+        with urllib.request.urlopen(self.url + path, timeout=120) as answer:
+            return answer.read()
+
+    def failed(self, path: str) -> str:
+        """What the answer to a request that is refused says."""
+        try:
+            self.raw(path)
+        except urllib.error.HTTPError as error:
+            return error.read().decode()
+        raise AssertionError(f"{path} was answered")
 
     def post(self, path: str, value: dict[str, Any]) -> dict[str, Any]:
         """The JSON of the answer, whatever its status."""
@@ -91,7 +116,7 @@ class Comfy:
             self.url + path, json.dumps(value).encode(), {"Content-Type": "application/json"}
         )
         try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
+            with urllib.request.urlopen(request, timeout=120) as answer:
                 return json.loads(answer.read() or b"{}")
         except urllib.error.HTTPError as error:
             return json.loads(error.read() or b"{}")
@@ -151,9 +176,17 @@ def reasons(answer: dict[str, Any]) -> dict[str, str]:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port that nobody has, and that no system gives to a connection before it is used: these are
+    all above 32767.
+    """
+    while True:
+        port = random.SystemRandom().randrange(12_000, 32_000)
+        with socket.socket() as probe:
+            # A server may take a port of which connections are only just closed.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                return port
 
 
 def end(pid: int, started: float | None = None) -> None:
@@ -165,7 +198,7 @@ def end(pid: int, started: float | None = None) -> None:
         if started is not None and abs(process.create_time() - started) > 1:
             return
         process.terminate()
-        process.wait(10)
+        process.wait(30)
     except psutil.TimeoutExpired:
         process.kill()
     except psutil.NoSuchProcess:

@@ -189,3 +189,36 @@ def test_all_of_them_run_with_all(dev, monkeypatch):
     assert commands["pytest"].items() >= dev.WITH_ALL.items()
     assert dev.main(["test"]) == 0
     assert not commands["pytest"].keys() & dev.WITH_ALL.keys()
+
+
+@pytest.mark.parametrize("program", ["dev.py", "nodes/grid/engine/check/command.py"])
+def test_a_program_ends_quietly_when_nobody_reads_its_output_any_more(root, program):
+    reading, writing = os.pipe()
+    os.close(reading)
+    environment = {name: text for name, text in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with subprocess.Popen(
+        [sys.executable, root / program, "--help"],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    ) as process:
+        os.close(writing)
+        _, told = process.communicate(timeout=120)
+    assert (told, process.returncode) == ("", 141)
+
+
+def test_output_that_nobody_reads_is_told_from_a_comfyui_that_is_gone(dev, monkeypatch, capfd):
+    def gone(options):
+        raise ConnectionResetError(104, "Connection reset by peer")
+
+    def closed(options):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setitem(dev.COMMANDS, "setup", gone)
+    assert dev.main(["setup"]) == 1
+    assert "ComfyUI no longer answers" in capfd.readouterr().err
+    monkeypatch.setitem(dev.COMMANDS, "setup", closed)
+    monkeypatch.setattr(dev.os, "dup2", lambda *_: None)
+    assert dev.main(["setup"]) == 141
+    assert capfd.readouterr().err == ""

@@ -21,6 +21,7 @@ LISTINGS = {
     "folder",
     "base",
     "saved_dataset",
+    "saved_run",
     "table",
     "model",
     "sampler",

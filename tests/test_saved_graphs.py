@@ -1,26 +1,71 @@
-"""Every saved graph runs as it is on a fresh ComfyUI with the miniatures. The demo's and the
-search's have tests of their own.
+"""Every saved graph runs on a fresh ComfyUI with the miniatures: as it is with `--all`, otherwise
+with at most FEW steps of sampling and as many epochs, in fp32, with small pictures, and experiments
+with a tiny model.
+The demo's and the search's have tests of their own.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from cocktail.trainer.range_test import FEWEST
+
+from .judge import run_voted
+from .trainer.conftest import make_tiny_base
+
 FOLDER = Path(__file__).resolve().parents[1] / "workflows" / "api"
 OF_THEIR_OWN = ("cosmopolitan_miniature", "cocktail_search")
-GRAPHS = [file for file in sorted(FOLDER.glob("*.json")) if file.stem not in OF_THEIR_OWN]
+WITH_ALL = (
+    "epochs_grid", "finetune_768_adamw", "finetune_above_768", "generated_captions",
+    "gentler_slope",
+)  # fmt: skip
+"""Graphs that train what others train too, at other sizes or more often: only with `--all`."""
+GRAPHS = [
+    pytest.param(file, id=file.stem, marks=[pytest.mark.only_all] if file.stem in WITH_ALL else [])
+    for file in sorted(FOLDER.glob("*.json"))
+    if file.stem not in OF_THEIR_OWN
+]
+FEW = 2
+MOST = {
+    "steps": FEW,
+    "epochs": FEW,
+    "validation_timesteps": 1,
+    "most": 2,
+    "width": 32,
+    "height": 32,
+}
+VALUES = {"steps": "1, 2", "size": "32, 48"}
+"""Of an axis."""
+PAIRS, BATCH = 12, 4
+"""What a sweep and a range test are left with."""
 
 
-@pytest.mark.parametrize("file", GRAPHS, ids=lambda file: file.stem)
-def test_a_saved_graph_runs(comfy, file):
+@pytest.fixture(scope="module")
+def tiny(comfy):
+    """The name of a checkpoint that trains in no time."""
+    file = comfy.base / "models" / "checkpoints" / "tiny-2.safetensors"
+    yield make_tiny_base(file, 2).name
+    file.unlink()
+
+
+@pytest.mark.more_with_all("saved graphs with all their steps and epochs")
+@pytest.mark.parametrize("file", GRAPHS)
+def test_a_saved_graph_runs(comfy, tiny, file):
     graph = json.loads(file.read_text(encoding="utf-8"))
+    if not os.environ.get("COCKTAIL_ALL"):
+        shorten(graph)
+        shorten_experiment(graph, tiny)
     info = comfy.get("/object_info")
-    outputs = comfy.run(graph, timeout=900)
+    outputs, wanted = run_voted(comfy, graph, timeout=900)
+    results = [result for told in outputs.values() for result in told.get("cocktail", ())]
+    picked = [one["checkpoint"] for one in results if one.get("rule") == "votes"]
+    assert picked == ([wanted] if wanted else [])
     shows = {key for key, node in graph.items() if info[node["class_type"]]["output_node"]}
     assert shows and shows <= outputs.keys()
     for key in shows:
@@ -33,6 +78,57 @@ def test_a_saved_graph_runs(comfy, file):
         for result in told.get("cocktail", ()):
             if "rendered" in result:
                 assert result["rendered"] + result["reused"] == result["cells"], result
+
+
+def shorten(graph):
+    """Let nothing in a graph take more than MOST, nor train in bf16, for which most processors are
+    slow.
+    """
+    for node in graph.values():
+        inputs = node["inputs"]
+        if inputs.get("precision") == "bf16":
+            inputs["precision"] = "fp32"
+        for name in MOST.keys() & inputs.keys():
+            if isinstance(inputs[name], int):
+                inputs[name] = min(inputs[name], MOST[name])
+        if inputs.get("target") in VALUES:
+            inputs["values"] = VALUES[inputs["target"]]
+        if "changes" in inputs:
+            epochs = f"epochs = {FEW}"
+            inputs["changes"] = re.sub(r"(?m)^epochs = .*", epochs, inputs["changes"])
+
+
+def shorten_experiment(graph, tiny):
+    """Let a sweep, a range test and fine-tunes without a grid train a tiny model on few pairs, with
+    one variant or the fewest steps. Of a sweep's grid there is the plan: ComfyUI cannot sample the
+    tiny model, and other graphs render grids.
+    """
+    kinds = {node["class_type"] for node in graph.values()}
+    only_trains = "CocktailFineTune" in kinds and "CocktailRenderGrid" not in kinds
+    if not only_trains and not kinds & {"CocktailSweep", "CocktailRangeTest"}:
+        return
+    for key, node in list(graph.items()):
+        kind, inputs = node["class_type"], node["inputs"]
+        if kind in ("CocktailRenderGrid", "CocktailGridSheet"):
+            del graph[key]
+        elif kind == "CocktailBase":
+            inputs["checkpoint"] = tiny
+        elif kind == "CocktailDrawShapes":
+            inputs |= {"count": PAIRS, "name": f"shapes-{PAIRS}"}
+        elif kind == "CocktailTrainingSettings":
+            inputs |= {"batch_size": BATCH, "epochs": 1, "validation_timesteps": 1}
+        elif kind == "CocktailFineTune":
+            inputs["run_name"] += "-tiny"
+        elif kind == "CocktailChangeSettings":
+            lines = f"resolution = 64\nbatch_size = {BATCH}\n"
+            if "bucket_table = " in inputs["changes"]:
+                inputs["changes"] = lines + re.sub(
+                    r"(?m)^(resolution|batch_size) = .*\n?", "", inputs["changes"]
+                )
+        elif kind == "CocktailSweep":
+            inputs["variants"] = inputs["variants"].splitlines()[0]
+        elif kind == "CocktailRangeTest":
+            inputs["steps"] = FEWEST
 
 
 def drawn(file):

@@ -6,40 +6,56 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import combinations
 from pathlib import Path
 
 import pytest
 
+from .measured import measure, opened_in_both
+
 ROOT = Path(__file__).resolve().parents[1]
 GRAPHS = sorted((ROOT / "workflows").glob("*.json"))
 ELSEWHERE = {
-    "CocktailDownloadImages",
-    "CocktailCaptionDataset",
-    "CocktailDatasetImages",
-    "CocktailSetCaptions",
-    "CocktailMixCaptions",
-    "CocktailOpenDataset",
     "CocktailAddValidationSet",
     "CocktailBlockWeightsByGroup",
-    "CocktailChangeSettings",
+    "CocktailCaptionDataset",
+    "CocktailCompareToBaseline",
     "CocktailComputeSettings",
+    "CocktailControlRun",
     "CocktailDataSettings",
+    "CocktailDatasetImages",
+    "CocktailDownloadImages",
     "CocktailEmaSettings",
+    "CocktailForkRun",
     "CocktailImportEveryDream2",
     "CocktailLayerSettings",
+    "CocktailLeaveOutPairs",
     "CocktailLoggingSettings",
+    "CocktailLossHeatMap",
     "CocktailLossSettings",
+    "CocktailMixCaptions",
+    "CocktailOpenDataset",
+    "CocktailOpenRun",
     "CocktailOptimizerSettings",
     "CocktailSample",
     "CocktailSampleSettings",
     "CocktailSavingSettings",
+    "CocktailScoreVotes",
+    "CocktailSetCaptions",
     "CocktailShowSettings",
-    "CocktailTrainingPreset",
-    "CocktailValidationSettings",
+    "CocktailStandOut",
 }
 """Nodes that need the network, a model of one's own, an earlier result or a choice: their help
 pages show how they are linked.
 """
+APP_VIEWS = ("cocktail_60_20_20", "cosmopolitan_miniature", "epochs_grid", "weighted_sum")
+"""Graphs that newer frontends also open as a form (app mode)."""
+NOTE = "MarkdownNote"
+"""A kind of node that only the page knows."""
+TITLE = 30
+"""The height of a node's title, which is above its position."""
+MARGIN = 10
+"""Pixels between a node and the edge of its group, at least."""
 PATH = re.compile(r"^(/|~|[A-Za-z]:[\\/]|\\\\)|\.\.[\\/]")
 
 
@@ -87,9 +103,92 @@ def test_a_saved_graph_converts_to_exactly_its_api_prompt(file, object_info):
 @pytest.mark.parametrize("file", GRAPHS, ids=lambda file: file.stem)
 def test_a_saved_graph_uses_nodes_that_exist_and_names_no_path(file, object_info):
     graph = read(file)
-    assert {node["type"] for node in graph["nodes"]} <= object_info.keys()
+    assert {node["type"] for node in graph["nodes"]} <= {*object_info, NOTE}
     values = [node.get("widgets_values", []) for node in graph["nodes"]]
     assert [text for text in strings(values) if PATH.search(text)] == []
+
+
+@pytest.mark.parametrize("file", GRAPHS, ids=lambda file: file.stem)
+def test_a_saved_graph_opens_with_nodes_side_by_side_and_each_within_one_group(file):
+    graph = read(file)
+    places = {node["id"]: place(node) for node in graph["nodes"]}
+    pairs = [f"{a} and {b}" for a, b in combinations(places, 2) if touch(places[a], places[b])]
+    assert pairs == [], "nodes that overlap"
+    groups = [corners(*group["bounding"]) for group in graph["groups"]]
+    loose = [n for n, at in places.items() if sum(holds(group, at) for group in groups) != 1]
+    assert loose == [], "nodes that are not in one group"
+    pairs = [(a, b) for a, b in combinations(groups, 2) if touch(a, b)]
+    assert pairs == [], "groups that overlap"
+
+
+@pytest.mark.parametrize("file", GRAPHS, ids=lambda file: file.stem)
+def test_a_note_in_every_group_says_what_to_change_and_how_long_it_takes(file):
+    graph = read(file)
+    notes = [node for node in graph["nodes"] if node["type"] == NOTE]
+    for group in graph["groups"]:
+        (note,) = [one for one in notes if holds(corners(*group["bounding"]), place(one))]
+        (text,) = note["widgets_values"]
+        assert re.search(r"\*\*(Your own|To change):\*\*", text), group["title"]
+        assert re.search(r"\*\*Takes\*\* ", text), group["title"]
+
+
+def test_the_page_draws_no_node_over_another_nor_over_the_edge_of_its_group(comfy, dev):
+    """At the sizes that the installed frontend really gives, in both kinds of nodes."""
+    graphs = {file.stem: read(file) for file in GRAPHS}
+    with opened_in_both(comfy, dev) as pages:
+        for kind, page in zip(("classic nodes", "Nodes 2.0"), pages, strict=True):
+            for name, graph in graphs.items():
+                found = measure(page, graph)
+                assert found.nodes.keys() == {node["id"] for node in graph["nodes"]}
+                over = [
+                    (a, b) for a, b in combinations(found.nodes, 2)
+                    if found.nodes[a].touches(found.nodes[b])
+                ]  # fmt: skip
+                assert over == [], f"{name}, {kind}: nodes over nodes"
+                loose = [
+                    key for key, box in found.nodes.items()
+                    if not any(group.contains(box, MARGIN) for group in found.groups)
+                ]  # fmt: skip
+                assert loose == [], f"{name}, {kind}: nodes over the edge of their group"
+
+
+def test_a_title_names_one_node_of_its_graph_and_an_id_one_graph():
+    for file in GRAPHS:
+        titles = [node.get("title") for node in read(file)["nodes"]]
+        assert None not in titles and len(set(titles)) == len(titles), file.stem
+        prompt = read(file.parent / "api" / file.name)
+        assert {node["_meta"]["title"] for node in prompt.values()} <= set(titles), file.stem
+    assert len({read(file)["id"] for file in GRAPHS}) == len(GRAPHS)
+
+
+@pytest.mark.parametrize("name", APP_VIEWS)
+def test_an_app_view_shows_inputs_and_results_that_the_graph_has(name, object_info):
+    graph = read(ROOT / "workflows" / f"{name}.json")
+    nodes, view = {node["id"]: node for node in graph["nodes"]}, graph["extra"]["linearData"]
+    for key, widget in view["inputs"]:
+        entry = next(one for one in nodes[key]["inputs"] if one["name"] == widget)
+        assert "widget" in entry and entry["link"] is None, (nodes[key]["title"], widget)
+    assert view["outputs"]
+    for key in view["outputs"]:
+        assert object_info[nodes[key]["type"]]["output_node"], nodes[key]["title"]
+
+
+def place(node):
+    """Left, top, right and bottom of a node with its title."""
+    (x, y), (width, height) = node["pos"], node["size"]
+    return corners(x, y - TITLE, width, height + TITLE)
+
+
+def corners(x, y, width, height):
+    return x, y, x + width, y + height
+
+
+def touch(one, other):
+    return all(one[i] < other[i + 2] and other[i] < one[i + 2] for i in (0, 1))
+
+
+def holds(group, at):
+    return all(group[i] < at[i] and at[i + 2] < group[i + 2] for i in (0, 1))
 
 
 def test_every_node_of_the_pack_is_shown_in_a_saved_graph(object_info):

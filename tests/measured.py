@@ -1,0 +1,141 @@
+"""Where the page of a ComfyUI really draws the nodes and groups of a graph."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
+from types import ModuleType
+from typing import Any
+
+from playwright.sync_api import Page
+
+from .comfy import Comfy
+from .pages import launched, open_page
+
+NODES_2 = "Comfy.VueNodes.Enabled"
+MOST_NODES = 1000
+SMALL = {"width": 640, "height": 480}
+"""A small window is drawn faster, and everything is in it."""
+FRESH = count()
+"""A page keeps the places of nodes by their ids beyond the graph that they were in."""
+BOXES = """async () => {
+    const app = window.app, view = app.canvas.ds;
+    view.scale = 0.06;
+    view.offset[0] = view.offset[1] = 400;
+    app.canvas.setDirty(true, true);
+    const frame = () => new Promise(resolve => requestAnimationFrame(resolve));
+    const look = () => {
+        const corner = app.canvas.canvas.getBoundingClientRect(), boxes = {};
+        for (const node of app.graph.nodes) {
+            const element = document.querySelector(`[data-node-id="${node.id}"]`);
+            if (element) {
+                const box = element.getBoundingClientRect();
+                boxes[node.id] = [
+                    (box.x - corner.x) / view.scale - view.offset[0],
+                    (box.y - corner.y) / view.scale - view.offset[1],
+                    box.width / view.scale, box.height / view.scale,
+                ];
+            } else boxes[node.id] = [...node.boundingRect];
+        }
+        return boxes;
+    };
+    let before = "", boxes = {};
+    for (let same = 0, i = 0; same < 3 && i < 120; i++) {
+        await frame();
+        boxes = look();
+        const now = JSON.stringify(boxes);
+        same = now === before ? same + 1 : 0;
+        before = now;
+    }
+    return { nodes: boxes, groups: app.graph.groups.map(group => [...group._bounding]) };
+}"""
+
+
+@dataclass(frozen=True)
+class Box:
+    x: float
+    y: float
+    width: float
+    height: float
+
+    def holds(self, x: float, y: float) -> bool:
+        return self.x < x < self.x + self.width and self.y < y < self.y + self.height
+
+    def touches(self, other: Box) -> bool:
+        return (
+            self.x < other.x + other.width
+            and other.x < self.x + self.width
+            and self.y < other.y + other.height
+            and other.y < self.y + self.height
+        )
+
+    def contains(self, other: Box, margin: float) -> bool:
+        return (
+            self.x + margin <= other.x
+            and self.y + margin <= other.y
+            and other.x + other.width + margin <= self.x + self.width
+            and other.y + other.height + margin <= self.y + self.height
+        )
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Nodes with their titles, by id, and groups in their order, in the graph's own pixels."""
+
+    nodes: dict[int, Box]
+    groups: list[Box]
+
+
+def measure(page: Page, graph: dict[str, Any]) -> Measured:
+    """Open a graph and look where everything is. Nodes 2.0 draw a graph larger: that is undone."""
+    offset = (1 + next(FRESH)) * MOST_NODES
+    page.evaluate("graph => window.app.loadGraphData(graph)", renumbered(graph, offset))
+    found = page.evaluate(BOXES)
+    saved = graph["groups"][0]["bounding"]
+    x, y, width, _ = found["groups"][0]
+    scale = width / saved[2]
+
+    def true(box: list[float]) -> Box:
+        return Box(
+            saved[0] + (box[0] - x) / scale, saved[1] + (box[1] - y) / scale,
+            box[2] / scale, box[3] / scale,
+        )  # fmt: skip
+
+    return Measured(
+        {int(key) - offset: true(box) for key, box in found["nodes"].items()},
+        [true(box) for box in found["groups"]],
+    )
+
+
+def renumbered(graph: dict[str, Any], offset: int) -> dict[str, Any]:
+    graph = copy.deepcopy(graph)
+    for node in graph["nodes"]:
+        node["id"] += offset
+    for link in graph["links"]:
+        link[1] += offset
+        link[3] += offset
+    graph["last_node_id"] += offset
+    return graph
+
+
+@contextlib.contextmanager
+def opened_in_both(server: Comfy, dev: ModuleType) -> Iterator[Iterator[Page]]:
+    """The page of a ComfyUI with classic nodes, then one with Nodes 2.0."""
+
+    def pages() -> Iterator[Page]:
+        for nodes_2 in (False, True):
+            server.post(f"/settings/{NODES_2}", nodes_2)
+            page, _ = open_page(browser, server)
+            page.set_viewport_size(SMALL)
+            yield page
+            page.close()
+
+    server.post("/settings/Comfy.TutorialCompleted", True)
+    with launched(dev) as browser:
+        try:
+            yield pages()
+        finally:
+            server.post(f"/settings/{NODES_2}", False)

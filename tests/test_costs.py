@@ -1,0 +1,276 @@
+"""What strangers can send costs little, whatever it is: each of these is answered in words, after
+less than two seconds of work and with less than 200 MB.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import re
+import struct
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from PIL import Image
+
+from cocktail.merge.errors import MergeError
+from cocktail.merge.pickled import load_tensors
+from cocktail.merge.recipe import BlockSum, Ingredient, add_difference, method
+from cocktail.merge.recipe_json import load_json
+from cocktail.merge.safetensors_file import read_header
+from cocktail.merge.text import parse, to_text
+from cocktail.nodes.grid.engine.errors import GridError
+from cocktail.nodes.grid.engine.plan.rules import read_rules
+from cocktail.trainer.data.fetch.attempt import Failure, examine
+from cocktail.trainer.data.folder.strict_text import parse_json, parse_yaml
+from cocktail.trainer.data.image import open_rgb, scans
+from cocktail.trainer.errors import TrainerError, nearest
+from cocktail.trainer.model.single_file import read_shapes
+
+MOST_S, MOST_BYTES = 2.0, 200 << 20
+NAME = "n" * 5_000_000
+SAMPLER = {
+    "4": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "none"}},
+    "5": {
+        "class_type": "EmptyLatentImage",
+        "inputs": {"width": 64, "height": 64, "batch_size": 1},
+    },
+}
+
+
+@contextlib.contextmanager
+def cheap(pid: int = os.getpid()) -> Iterator[None]:
+    """Assert what a process spends in the block: seconds of work, and memory at its peak."""
+    process = psutil.Process(pid)
+    before, held = process.cpu_times(), process.memory_info().rss
+    if sys.platform == "linux":
+        Path(f"/proc/{pid}/clear_refs").write_text("5")
+    yield
+    after = process.cpu_times()
+    spent = after.user + after.system - before.user - before.system
+    assert spent < MOST_S, f"{spent:.1f} s"
+    if sys.platform == "linux":
+        status = Path(f"/proc/{pid}/status").read_text()
+        peak = int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) << 10
+        assert peak - held < MOST_BYTES, f"{(peak - held) >> 20} MB"
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        " " * 60_000 + "x",
+        "seed" + " " * 60_000 + "!",
+        "seed = 1 and" + " " * 60_000 + "x",
+        "seed = 1" + " and seed" * 8_000,
+        "seed = 1\n" * 60_000,
+        "=" * 60_000,
+        "s!" * 900 + "= 1",
+        " and " * 390 + "= 1",
+    ],
+    ids=lambda rules: repr(rules[:12]),
+)
+def test_rules(rules):
+    with cheap(), pytest.raises(GridError):
+        read_rules(rules, ["seed", "checkpoint"])
+
+
+def twice(levels: int) -> str:
+    """A short text of a recipe in which each level is used four times by the next."""
+    text = "a"
+    for _ in range(levels):
+        text = f"sum_twice({text}, b, c; share_of_b 0.2, share_of_c 0.2)"
+    return text
+
+
+@pytest.mark.parametrize("levels", [13, 40, 90])
+def test_a_recipe_that_uses_its_parts_again_and_again(levels):
+    with cheap(), pytest.raises(MergeError, match="more than 5,000|nested more than"):
+        parse(twice(levels))
+
+
+def test_recipes_that_a_graph_shares_between_its_nodes():
+    for grow in (
+        lambda r: add_difference(r, r, r, 0.5),
+        lambda r: BlockSum(r, r, parse("mix(a, b, [GRAD_V])").share_of_b),
+        lambda r: method("ties", (r, r, r)),
+        lambda r: parse("a with vae b").__class__(r, r, r),
+    ):
+        recipe = Ingredient("a")
+        with cheap(), pytest.raises(MergeError, match="more than 5,000 ingredients"):
+            for _ in range(90):
+                recipe = grow(recipe)
+
+
+def test_a_recipe_of_ordinary_size_is_read_and_written():
+    with cheap():
+        recipe = parse(twice(4))
+        assert parse(to_text(recipe)) == recipe
+
+
+def test_deep_recipes_as_json():
+    value = {"kind": "ingredient", "name": "a"}
+    for _ in range(300):
+        value = {"kind": "parts", "recipe": value}
+    with cheap(), pytest.raises(MergeError, match="nested more than"):
+        load_json(json.dumps(value))
+
+
+def test_many_keys():
+    text = "{" + ", ".join(f"k{number}: 1" for number in range(20_000)) + "}"
+    with cheap():
+        assert len(parse_yaml(text)) == 20_000
+    twice = text[:-1] + ", k19999: 2}"
+    with cheap(), pytest.raises(ValueError, match="'k19999' twice"):
+        parse_yaml(twice)
+    with cheap(), pytest.raises(ValueError, match="'k19999' twice"):
+        parse_json(re.sub(r"(k\d+)", r'"\1"', twice))
+
+
+def test_long_names_are_not_compared():
+    known = [f"checkpoint-{number}.safetensors" for number in range(5_000)]
+    with cheap():
+        assert nearest(NAME, known) == "" and nearest("checkpoin-4999.safetensors", [NAME]) == ""
+
+
+def jpeg_of_scans(count: int) -> bytes:
+    """A progressive JPEG whose last scan is there again and again."""
+    written = io.BytesIO()
+    Image.linear_gradient("L").save(written, "JPEG", progressive=True)
+    data = written.getvalue()
+    start = data.rindex(b"\xff\xda")
+    last = data[start:-2]
+    refined = b"\xff\xda" + struct.pack(">HBBBBBB", 8, 1, 1, 0x00, 1, 63, 0x00) + last[10:]
+    return data[:start] + last + refined * count + b"\xff\xd9"
+
+
+def test_a_jpeg_of_thousands_of_scans(tmp_path):
+    data = jpeg_of_scans(4_000)
+    (tmp_path / "a.jpg").write_bytes(data)
+    with cheap(), pytest.raises(TrainerError, match="scans"):
+        open_rgb(data)
+    with cheap(), pytest.raises(Failure, match="scans"):
+        examine(tmp_path / "a.jpg", 1 << 30)
+    for progressive in (False, True):
+        written = io.BytesIO()
+        Image.new("RGB", (64, 64)).save(written, "JPEG", progressive=progressive)
+        assert open_rgb(written.getvalue()).size == (64, 64)
+
+
+def test_what_a_camera_puts_beside_the_picture_is_no_scan(tmp_path):
+    """Thumbnails and other data in segments, and a film behind the end."""
+    data = jpeg_of_scans(5)
+    inside = b"\xff\xe2" + struct.pack(">H", 60_002) + b"\xff\xda" * 30_000
+    film = b"\x00\xff\xda" * 2_000_000
+    photograph = data[:2] + inside * 40 + data[2:] + film
+    assert scans(io.BytesIO(data)) == data.count(b"\xff\xda") == scans(io.BytesIO(photograph))
+    assert open_rgb(photograph).size == (256, 256)
+    (tmp_path / "a.jpg").write_bytes(photograph)
+    assert examine(tmp_path / "a.jpg", 1 << 30) == (".jpg", 256, 256)
+    with pytest.raises(TrainerError, match="scans"):
+        open_rgb(data[:2] + inside * 40 + jpeg_of_scans(101)[2:])
+
+
+def chain(count: int) -> dict:
+    """A workflow in which a latent passes through so many nodes before it is shown."""
+    prompt = json.loads(json.dumps(SAMPLER))
+    for number in range(100, 100 + count):
+        before = str(number - 1) if number > 100 else "5"
+        inputs = {"samples": [before, 0], "amount": 1}
+        prompt[str(number)] = {"class_type": "RepeatLatentBatch", "inputs": inputs}
+    inputs = {"samples": [str(99 + count), 0], "vae": ["4", 2]}
+    prompt["8"] = {"class_type": "VAEDecode", "inputs": inputs}
+    prompt["9"] = {"class_type": "PreviewImage", "inputs": {"images": ["8", 0]}}
+    return prompt
+
+
+def samplers() -> dict:
+    """A workflow with four samplers."""
+    prompt = json.loads(json.dumps(SAMPLER))
+    for number in range(4):
+        inputs = {
+            **{"model": ["4", 0], "positive": ["6", 0], "negative": ["6", 0], "seed": 1},
+            **{"latent_image": [str(9 + number) if number else "5", 0], "steps": 1, "cfg": 1.0},
+            **{"sampler_name": "euler", "scheduler": "normal", "denoise": 1.0},
+        }
+        prompt[str(10 + number)] = {"class_type": "KSampler", "inputs": inputs}
+    prompt["6"] = {"class_type": "CLIPTextEncode", "inputs": {"text": "a", "clip": ["4", 1]}}
+    prompt["8"] = {
+        "class_type": "VAEDecode",
+        "inputs": {"samples": ["13", 0], "vae": ["4", 2]},
+    }
+    prompt["9"] = {"class_type": "PreviewImage", "inputs": {"images": ["8", 0]}}
+    return prompt
+
+
+def deep(levels: int) -> list:
+    value: list = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+EVERY_SAMPLER = {f"{number}.sampler_name": "*" for number in range(10, 14)}
+ONE = [{"target": "5.width", "values": "64, 128"}]
+PLANS = {
+    "four samplers": {
+        "workflow": samplers(),
+        "axes": [{"target": "10.seed", "values": [{"label": "all", "set": EVERY_SAMPLER}]}],
+    },
+    "a long chain and a link to nowhere": {
+        "workflow": chain(1_200),
+        "axes": [{"target": "8.samples", "values": [{"set": {"8.samples": ["?", 0]}}]}],
+    },
+    "too many nodes": {"workflow": chain(6_000), "axes": ONE},
+    "many cells of many nodes": {
+        "workflow": chain(4_900),
+        "axes": [{"target": "5.width", "values": "64-32864 (+8)"}],
+    },
+    "a long name": {"workflow": {"1": {"class_type": NAME, "inputs": {}}}, "axes": ONE},
+    "a long target": {"workflow": chain(1), "axes": [{"target": f"{NAME}.x", "values": "1"}]},
+    "many dots": {"workflow": chain(1), "axes": [{"target": "." * 20_000, "values": "1"}]},
+    "blanks as rules": {"workflow": chain(1), "axes": ONE, "rules": " " * 60_000 + "x"},
+    "many axes": {"workflow": chain(1), "axes": ONE * 20_000},
+    "no title": {"workflow": {"1": {"class_type": "?", "inputs": {}, "_meta": None}}, "axes": ONE},
+    "deep": {"workflow": {"1": {"class_type": "?", "inputs": {"x": deep(900)}}}, "axes": ONE},
+    "half a character": {"workflow": chain(1), "axes": ONE, "name": "\ud800"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("plan", list(PLANS))
+def test_plans_of_workflows(comfy, plan):
+    body = json.dumps({"name": "costly", **PLANS[plan]}).encode()
+    request = urllib.request.Request(
+        f"{comfy.url}/cocktail/grids/plan", body, {"Content-Type": "application/json"}
+    )
+    with cheap(comfy.process.pid), pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(request, timeout=60)
+    assert refused.value.code == 400 and json.load(refused.value)["error"]
+
+
+@pytest.mark.parametrize("inside", ['"%d": {}', "0"], ids=["objects", "numbers"])
+def test_a_header_of_very_many_tensors(tmp_path, inside):
+    entries = ",".join(inside % n if "%" in inside else inside for n in range(4_000_000))
+    text = (f"{{{entries}}}" if "%" in inside else f'{{"a": [{entries}]}}').encode()
+    path = tmp_path / "many.safetensors"
+    path.write_bytes(len(text).to_bytes(8, "little") + text)
+    for read, refuses in ((read_header, MergeError), (read_shapes, TrainerError)):
+        with cheap(), pytest.raises(refuses, match="far more than that of any checkpoint"):
+            read(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no such files")
+@pytest.mark.parametrize("name", ["a.safetensors", "a.ckpt"])
+def test_a_pipe_in_the_place_of_a_checkpoint_is_not_waited_for(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    for read in (read_header, load_tensors):
+        with cheap(), pytest.raises(MergeError, match="is not a regular file"):
+            read(tmp_path / name)
+    with pytest.raises(TrainerError, match="There is no file"):
+        read_shapes(tmp_path / name)

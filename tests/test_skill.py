@@ -1,0 +1,79 @@
+"""SKILL.md and the example in docs do what they say, on a real server."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+NIGHT = 5
+
+
+@pytest.fixture
+def shell(comfy, root: Path, tmp_path: Path):
+    """Runs lines of a shell in a copy of the folder that a person would be in."""
+    for name in ("workflows", "docs"):
+        shutil.copytree(root / name, tmp_path / name)
+
+    def run(script: str, *arguments: str) -> str:
+        done = subprocess.run(
+            ["sh", "-eu", *(["-c", script] if not arguments else [script, *arguments])],
+            cwd=tmp_path, env={**os.environ, "COMFY": comfy.url}, timeout=300,
+            capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+        return done.stdout
+
+    return run
+
+
+def test_the_commands_of_skill_md_work_one_after_the_other(shell, comfy, root, tmp_path):
+    blocks = re.findall(r"```sh\n(.*?)```", (root / "SKILL.md").read_text(encoding="utf-8"), re.S)
+    assert len(blocks) == 7
+    out = shell("\n".join(blocks))
+    assert out.startswith("ComfyUI answers\n")
+    listed = (tmp_path / "graphs.txt").read_text(encoding="utf-8")
+    assert "V1.checkpoint COMBO miniature_v1.safetensors" in listed
+    assert "success\n" in out and "skill-mix.safetensors" in out
+    (refusal,) = [json.loads(found) for found in re.findall(r'\{"error".*?\]\}', out)]
+    assert [(one["title"], one["input"]) for one in refusal["problems"]] == [
+        ("V1", "checkpoint"), ("V2", "checkpoint"),
+    ]  # fmt: skip
+    comfy.wait(re.findall(r'"prompt_id": "([^"]+)"', out)[-1])
+
+
+def test_the_words_of_its_table_are_those_of_the_answers(comfy, root):
+    told = (root / "SKILL.md").read_text(encoding="utf-8")
+    for path, body, words in (
+        ("nope", {}, "There is no saved graph"),
+        ("weighted_sum", {"values": {"A.checkpoint": "x"}}, "does not offer"),
+        ("weighted_sum", {"values": {"Sample.steps": 0}}, "must be from"),
+        ("weighted_sum", {"values": {"X.steps": 0}}, "The workflow has no node"),
+        ("weighted_sum", {"values": {"Sample.x": 0}}, "has no input"),
+        ("weighted_sum", {"values": {"60 % A + 40 % B.a": 0}}, "from another node"),
+    ):
+        assert words in comfy.post(f"/cocktail/graphs/{path}", body)["error"] and words in told
+
+
+def test_a_night_of_grids_submits_five_plans_and_collects_them(shell, tmp_path):
+    workflow = {
+        "1": {"class_type": "EmptyImage",
+              "inputs": {"width": 16, "height": 16, "batch_size": 1, "color": 0}},
+        "9": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
+    }  # fmt: skip
+    plans = []
+    for number in range(1, NIGHT + 1):
+        axis = {"target": "1.color", "values": f"{number}, {number + 10}"}
+        plan = {"name": f"night-{number}", "workflow": workflow, "axes": [axis]}
+        plans.append(f"night-{number}.plan.json")
+        (tmp_path / plans[-1]).write_text(json.dumps(plan), encoding="utf-8")
+    told = shell("docs/night_of_grids.sh", "collected", *plans)
+    assert told.count('"state": "finished"') == NIGHT
+    for number in range(1, NIGHT + 1):
+        found = json.loads((tmp_path / "collected" / f"night-{number}.json").read_text())
+        assert [cell["status"] for cell in found["cells"]] == ["finished"] * 2

@@ -1,0 +1,540 @@
+"""The viewer of grids and its vote, in a browser on a real server, with pictures made by code."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
+from playwright.sync_api import Browser, Locator, Page, expect
+
+from cocktail.nodes.grid.engine.axes.checkpoints import checkpoint_axis
+from cocktail.nodes.grid.engine.axes.typed import typed_axis
+from cocktail.nodes.grid.engine.plan.of_settings import make_plan
+from cocktail.nodes.grid.engine.store.store import Store
+
+from .comfy import Comfy
+from .grid.drawn import Drawn, draw_grid
+from .grid.test_plan import FIXED
+from .pages import PATIENCE_MS, Held, launched
+
+HTML = "<img src=x onerror=alert(1)> of a fox"
+MOST_IMAGES = 300
+CELL = re.compile(r"/cells/[0-9a-f]+$")
+
+
+class Levels(Drawn):
+    """Pictures of one colour: the brighter the higher the model's number; seed 1 has the same
+    picture for models 0 and 1.
+    """
+
+    def pictures(self, cells: Any, done: int, total: int) -> list[numpy.ndarray]:
+        return [numpy.full((16, 16, 3), brightness(cell.settings), numpy.uint8) for cell in cells]
+
+
+def brightness(settings: Any) -> int:
+    model = int(settings.checkpoint.split()[-1])
+    return 30 * (1 if (model, settings.seed) == (0, 1) else model) + settings.seed
+
+
+def drawn(comfy: Comfy, name: str, models: int, prompts: int, seeds: int) -> Store:
+    """A grid on the server whose pictures are Levels."""
+    lines = "\n".join([HTML, *(f"prompt {number}" for number in range(1, prompts))])
+    axes = [
+        checkpoint_axis([(f"model {number}", "") for number in range(models)]),
+        typed_axis("prompt", lines, {}),
+        typed_axis("seed", "\n".join(map(str, range(seeds))), {}),
+    ]
+    plan = make_plan(name, FIXED, axes, lambda kind, name: f"content of {name}")
+    store = Store(comfy.base / "output" / "cocktail" / "grids" / name)
+    store.save_plan(plan)
+    draw_grid(plan, store.folder, Levels())
+    return store
+
+
+@pytest.fixture(scope="module")
+def browser(dev) -> Iterator[Browser]:
+    with launched(dev) as browser:
+        yield browser
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    page = browser.new_page(viewport={"width": 1200, "height": 800})
+    page.set_default_timeout(PATIENCE_MS)
+    troubles: list[str] = []
+    page.on("pageerror", lambda error: troubles.append(str(error)))
+    page.on("dialog", lambda dialog: troubles.append(dialog.message))
+    yield page
+    page.close()
+    assert troubles == []
+
+
+def show(page: Page, comfy: Comfy, **state: Any) -> None:
+    page.goto(f"{comfy.url}/cocktail/view#{quote(json.dumps(state))}")
+
+
+def tile(page: Page, words: str) -> Locator:
+    return page.get_by_role("button", name=words, exact=False)
+
+
+def sound(page: Page) -> None:
+    """axe-core finds nothing."""
+    found = Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
+
+
+def test_a_large_grid_is_seen_everywhere_with_few_pictures(comfy: Comfy, page: Page):
+    drawn(comfy, "large", models=6, prompts=20, seeds=5)
+    show(page, comfy, grid="large", tile=48)
+    page.locator(".tile.there img[src]").first.wait_for()
+    expect(page.locator(".status")).to_have_text("600 of 600 cells.")
+    assert page.evaluate("document.body.querySelectorAll('b, [onerror]').length") == 0
+    seen: set[str] = set()
+    height = page.evaluate("document.querySelector('.table').scrollHeight")
+    for top in range(0, height, 500):
+        page.evaluate(
+            """async top => {
+                const frame = () => new Promise(requestAnimationFrame);
+                document.querySelector('.table').scrollTo(0, top);
+                for (let frames = 0; frames < 3; frames++) await frame();
+            }""",
+            top,
+        )
+        assert page.locator("img").count() <= MOST_IMAGES
+        seen |= set(page.locator(".tile").evaluate_all("all => all.map(one => one.title)"))
+    assert len(seen) == 600
+    assert any(HTML in words for words in seen)
+
+
+def test_axes_are_moved_values_hidden_and_the_address_keeps_it(comfy: Comfy, page: Page):
+    drawn(comfy, "moved", models=3, prompts=2, seeds=2)
+    show(page, comfy, grid="moved")
+    labels = page.locator(".heads .label")
+    expect(labels).to_have_text(["model 0", "model 1", "model 2"])
+    chip = page.locator("details[data-axis='2']")
+    chip.locator("summary").focus()
+    page.keyboard.press("Enter")
+    chip.locator("select").select_option("columns")
+    expect(labels).to_have_text(["model 0", "model 1", "model 2", *["seed 0", "seed 1"] * 3])
+    first = page.locator("details[data-axis='0']")
+    first.locator("summary").click()
+    first.get_by_label("model 1").uncheck()
+    expect(page.locator(".heads .label")).to_have_count(2 + 4)
+    page.locator("details[data-axis='1'] summary").drag_to(
+        page.locator(".zone > span", has_text="Tabs")
+    )
+    expect(page.get_by_role("group", name="prompt").get_by_role("button")).to_have_count(2)
+    page.reload()
+    expect(page.locator(".heads .label")).to_have_count(2 + 4)
+    expect(page.get_by_role("group", name="prompt").get_by_role("button")).to_have_count(2)
+    sound(page)
+
+
+def test_pictures_are_compared_with_the_baseline_and_with_each_other(comfy: Comfy, page: Page):
+    drawn(comfy, "compared", models=3, prompts=1, seeds=2)
+    show(page, comfy, grid="compared")
+    tile(page, "model 0, prompt").first.focus()
+    page.keyboard.press("b")
+    expect(page.locator(".status")).to_have_text("This column is the baseline.")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    words, badge = page.locator(".lens .words"), page.locator(".lens .badge")
+    expect(words).to_contain_text("model 1")
+    page.keyboard.press("d")
+    expect(badge).to_have_text("Pixel-equal.")
+    page.keyboard.press("Escape")
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("Enter")
+    page.keyboard.press("d")
+    expect(badge).to_have_text("100.0 % of the pixels differ, by 30.00 of 255 on average.")
+    sound(page)
+    page.keyboard.press("Escape")
+    for key in ("c", "ArrowRight", "c", "f", "v"):
+        page.keyboard.press(key)
+    expect(page.locator(".lens .pane")).to_have_count(2)
+    expect(words).to_have_text("checkpoint: model 1 | checkpoint: model 2")
+    page.keyboard.press("s")
+    expect(page.get_by_label("where the slider is")).to_be_visible()
+    page.keyboard.press("Escape")
+    page.reload()
+    expect(page.locator(".tile.favourite")).to_have_count(1)
+
+
+def test_settings_of_a_cell_are_told_and_the_arrows_lead_to_its_neighbours(comfy, page):
+    drawn(comfy, "settings", models=2, prompts=2, seeds=1)
+    show(page, comfy, grid="settings")
+    tile(page, "model 1").first.click()
+    page.keyboard.press("m")
+    expect(page.locator(".facts dl")).to_contain_text("checkpoint")
+    expect(page.locator(".facts dl")).to_contain_text(HTML)
+    expect(page.get_by_role("button", name="Copy API prompt")).to_be_visible()
+    page.keyboard.press("ArrowDown")
+    expect(page.locator(".facts dl")).to_contain_text("prompt 1")
+    page.keyboard.press("ArrowLeft")
+    expect(page.locator(".lens .words")).to_contain_text("model 0")
+    page.keyboard.press("Escape")
+    expect(tile(page, "model 0, prompt: prompt 1")).to_be_focused()
+
+
+def test_settings_that_come_late_take_neither_the_keys_nor_the_place_of_newer_ones(comfy, page):
+    drawn(comfy, "hasty", models=3, prompts=1, seeds=1)
+    show(page, comfy, grid="hasty")
+    tile(page, "model 0").click()
+    page.keyboard.press("m")
+    facts = page.locator(".facts")
+    expect(facts).to_contain_text("model 0")
+    late = Held(page, CELL)
+    page.get_by_role("button", name="Copy API prompt").focus()
+    page.keyboard.press("ArrowRight")
+    late.wait()
+    page.keyboard.press("ArrowRight")
+    expect(facts).to_contain_text("model 2")
+    expect(page.locator(".lens")).to_be_focused()
+    late.let_go()
+    expect(facts).to_contain_text("model 2")
+    page.route(CELL, lambda route: route.abort(), times=1)
+    page.keyboard.press("ArrowLeft")
+    expect(facts).to_have_text("ComfyUI does not answer. Is it still running?")
+    page.keyboard.press("ArrowLeft")
+    expect(facts).to_contain_text("model 0")
+
+
+def test_cells_appear_while_they_are_rendered(comfy: Comfy, page: Page):
+    store = drawn(comfy, "filling", models=2, prompts=1, seeds=1)
+    (one, *_) = store.files().values()
+    hidden = store.folder / one
+    data = hidden.read_bytes()
+    hidden.unlink()
+    show(page, comfy, grid="filling")
+    expect(page.locator(".tile.missing")).to_have_count(1)
+    hidden.write_bytes(data)
+    expect(page.locator(".tile.there")).to_have_count(2)
+
+
+def vote_for_the_brighter(page: Page, votes: int) -> None:
+    """Vote by keyboard until there are no more questions, at most so often."""
+    for _ in range(votes):
+        page.wait_for_function(
+            "document.querySelector('.choice img')?.complete || document.querySelector('.ranking')"
+        )
+        if page.locator(".ranking").count():
+            return
+        asked = page.locator(".choice img").evaluate_all(
+            """all => Promise.all(all.map(async (image) => {
+                await image.decode();
+                const canvas = new OffscreenCanvas(1, 1), context = canvas.getContext("2d");
+                context.drawImage(image, 0, 0, 1, 1);
+                return context.getImageData(0, 0, 1, 1).data[0];
+            }))"""
+        )
+        before = page.locator(".vote .status").inner_text()
+        page.keyboard.press("ArrowLeft" if asked[0] > asked[1] else "ArrowRight")
+        page.wait_for_function(
+            "text => document.querySelector('.vote .status').innerText !== text", arg=before
+        )
+
+
+def test_a_vote_by_keyboard_finds_the_best_through_reload_and_undo(comfy: Comfy, page: Page):
+    store = drawn(comfy, "tournament", models=4, prompts=4, seeds=3)
+    show(page, comfy, grid="tournament", vote=True)
+    expect(page.locator(".vote .status")).to_have_text("0 votes, 0 of them yours.")
+    sound(page)
+    assert "model" not in page.locator("body").inner_text()
+    page.keyboard.press("ArrowLeft")
+    expect(page.locator(".vote .status")).to_have_text("1 votes, 1 of them yours.")
+    page.keyboard.press("Backspace")
+    expect(page.locator(".vote .status")).to_have_text("0 votes, 0 of them yours.")
+    vote_for_the_brighter(page, 3)
+    page.reload()
+    expect(page.locator(".vote .status")).to_have_text("3 votes, 3 of them yours.")
+    vote_for_the_brighter(page, 60)
+    ranking = page.locator(".ranking tbody tr")
+    expect(ranking.first.locator("th")).to_have_text("model 3")
+    expect(page.locator(".vote .status")).to_contain_text("model 3 is the best")
+    sound(page)
+    lines = [json.loads(line) for line in (store.folder / "votes.jsonl").read_text().splitlines()]
+    assert (
+        len(lines) >= 5
+        and comfy.get("/cocktail/grids/tournament/votes/ranking")["leader"] == "model 3"
+    )
+
+
+def test_a_vote_on_a_phone_by_touch(comfy: Comfy, browser: Browser):
+    drawn(comfy, "touched", models=4, prompts=2, seeds=2)
+    context = browser.new_context(viewport={"width": 390, "height": 780}, has_touch=True)
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE_MS)
+    show(page, comfy, grid="touched", vote=True, count=4)
+    expect(page.locator(".choice")).to_have_count(4)
+    for at in (2, 0, 1):
+        page.locator(".choice").nth(at).tap()
+    expect(page.locator(".vote .status")).to_have_text("1 votes, 1 of them yours.")
+    page.get_by_role("button", name="All bad").tap()
+    expect(page.locator(".vote .status")).to_have_text("2 votes, 2 of them yours.")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    context.close()
+
+
+def test_a_grid_that_is_not_there_is_told_and_all_are_listed(comfy: Comfy, page: Page):
+    drawn(comfy, "listed", models=2, prompts=1, seeds=1)
+    show(page, comfy, grid="no such grid")
+    expect(page.get_by_role("alert")).to_contain_text("no such grid")
+    page.get_by_text("All grids").click()
+    page.get_by_role("link", name="listed", exact=True).click()
+    expect(page.locator(".tile.there")).to_have_count(2)
+
+
+def test_pictures_are_those_of_the_grid_and_small_ones_are_kept_elsewhere(
+    comfy: Comfy, tmp_path: Path
+):
+    store = drawn(comfy, "pictures", models=2, prompts=1, seeds=1)
+    key, file = next(iter(store.files().items()))
+    picture = tmp_path / "picture"
+
+    def asked(path: str) -> Image.Image:
+        picture.write_bytes(comfy.raw(f"/cocktail/grids/pictures/pictures/{path}"))
+        return Image.open(picture)
+
+    assert asked(key).format == "PNG"
+    small = asked(f"{key}?side=128")
+    assert (small.format, small.size) == ("WEBP", (16, 16))
+    assert list((comfy.base / "temp" / "cocktail" / "thumbnails" / "128").iterdir())
+    assert not list(store.folder.rglob("*.webp"))
+    secret = tmp_path / "secret.png"
+    Image.new("RGB", (8, 8)).save(secret)
+    (store.folder / file).unlink()
+    (store.folder / file).symlink_to(secret)
+    for path in (key, f"{key}?side=128", "a" * 64, "..%2f..%2fplan"):
+        assert "no picture" in comfy.failed(f"/cocktail/grids/pictures/pictures/{path}")
+
+
+def test_a_vote_that_the_server_does_not_take_leaves_nothing_chosen(comfy: Comfy, page: Page):
+    store = drawn(comfy, "lost", models=3, prompts=2, seeds=2)
+    show(page, comfy, grid="lost", vote=True)
+    status = page.locator(".vote .status")
+    expect(status).to_have_text("0 votes, 0 of them yours.")
+    page.route("**/votes", lambda route: route.abort())
+    page.keyboard.press("ArrowLeft")
+    expect(status).to_contain_text("does not answer")
+    page.unroute("**/votes")
+    page.keyboard.press("ArrowRight")
+    expect(status).to_have_text("1 votes, 1 of them yours.")
+    (line,) = (store.folder / "votes.jsonl").read_text().splitlines()
+    vote = json.loads(line)
+    assert vote["order"] == vote["shown"][1:]
+
+
+def test_any_axis_is_voted_on_and_waiting_for_pictures_names_nobody(comfy: Comfy, page: Page):
+    drawn(comfy, "axes", models=2, prompts=2, seeds=2)
+    page.goto(f"{comfy.url}/cocktail/view#vote=axes&axis=seed")
+    expect(page.get_by_label("what is voted on")).to_have_value("seed")
+    expect(page.locator(".place")).to_contain_text("checkpoint: model")
+    for votes in range(1, 5):
+        page.keyboard.press("ArrowDown")
+        expect(page.locator(".vote .status")).not_to_have_text(
+            f"{votes - 1} votes, {votes - 1} of them yours."
+        )
+    expect(page.locator(".vote .status")).to_have_text(
+        "There are no more finished pictures that me has not compared."
+    )
+    assert page.locator(".ranking").count() == 0
+    page.get_by_role("button", name="Show the ranking").click()
+    expect(page.locator(".ranking tbody tr")).to_have_count(2)
+
+
+def test_cells_are_chosen_and_the_baseline_is_set_without_a_keyboard(comfy: Comfy, page: Page):
+    drawn(comfy, "clicked", models=3, prompts=1, seeds=1)
+    show(page, comfy, grid="clicked")
+    page.locator(".tile").first.click()
+    page.get_by_role("button", name="Baseline").click()
+    for _ in range(3):
+        page.get_by_role("button", name="Choose").click()
+        page.get_by_role("button", name="Next").click()
+    page.get_by_role("button", name="Close").click()
+    expect(page.locator(".label.base")).to_have_text("model 0")
+    page.get_by_role("button", name="Compare (3)").click()
+    expect(page.locator(".lens .pane")).to_have_count(3)
+    expect(page.get_by_role("button", name="Difference")).to_have_count(0)
+    page.keyboard.press("d")
+    expect(page.locator(".lens .pane")).to_have_count(3)
+
+
+def test_of_two_axes_chosen_in_haste_the_last_one_is_voted_on(comfy: Comfy, page: Page):
+    drawn(comfy, "haste", models=2, prompts=2, seeds=2)
+    show(page, comfy, grid="haste", vote=True)
+    axis, place = page.get_by_label("what is voted on"), page.locator(".place")
+    expect(place).to_contain_text("prompt: ")
+    late = Held(page, re.compile(r"/votes/question\?.*axis=prompt"))
+    axis.select_option("prompt")
+    late.wait()
+    axis.select_option("seed")
+    expect(place).to_contain_text("checkpoint: model")
+    status = page.locator(".vote .status")
+    page.keyboard.press("ArrowLeft")
+    expect(status).to_have_text("1 votes, 1 of them yours.")
+    late.let_go()
+    expect(status).to_have_text("1 votes, 1 of them yours.")
+    expect(axis).to_have_value("seed")
+    expect(place).to_contain_text("checkpoint: model")
+
+
+def test_a_large_view_that_is_opened_while_the_last_one_closes_stays_open(comfy: Comfy, page: Page):
+    drawn(comfy, "again", models=2, prompts=1, seeds=1)
+    show(page, comfy, grid="again")
+    tile(page, "model 0").click()
+    page.evaluate(
+        """() => {
+            document.querySelector(".lens").close();
+            document.querySelectorAll(".tile")[1].click();
+        }"""
+    )
+    expect(page.locator(".lens .words")).to_contain_text("model 1")
+    expect(page.locator(".lens .pane img")).to_have_count(1)
+
+
+def exported(comfy: Comfy, page: Page) -> Path:
+    """The folder that the page's button has exported its grid to."""
+    page.get_by_role("button", name="Export").click()
+    words = page.get_by_text("open its index.html")
+    expect(words).to_have_text(re.compile(r"The folder is output/cocktail/exports/"))
+    found = re.search(r"output/(\S+);", words.inner_text())
+    return comfy.base / "output" / found[1]
+
+
+def test_an_exported_folder_works_from_its_file_without_a_network(
+    comfy: Comfy, page: Page, browser: Browser
+):
+    store = drawn(comfy, "exported", models=3, prompts=2, seeds=2)
+    show(page, comfy, grid="exported")
+    expect(page.locator(".tile.there")).to_have_count(12)
+    folder = exported(comfy, page)
+    assert len(list(folder.glob("pictures/*/*.png"))) == len(store.files())
+    page.reload()
+    again = exported(comfy, page)
+    assert (folder.name, again.name) == ("exported", "exported-2")
+    assert {path.name for path in folder.parent.iterdir()} >= {"exported", "exported-2"}
+    assert not list(folder.parent.glob(".exported*"))
+    shutil.rmtree(store.folder)
+    context = browser.new_context(viewport={"width": 1200, "height": 800})
+    context.set_offline(True)
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE_MS)
+    troubles: list[str] = []
+    page.on("pageerror", lambda error: troubles.append(str(error)))
+    # axe-core asks for the style sheet in a way that no page from a file may.
+    page.on("requestfailed", lambda r: r.resource_type == "xhr" or troubles.append(r.url))
+    page.on("dialog", lambda dialog: troubles.append(dialog.message))
+    page.goto((folder / "index.html").as_uri())
+    expect(page.locator(".tile.there")).to_have_count(12)
+    expect(page.locator(".sides .label").first).to_have_text(HTML)
+    page.wait_for_function(
+        "[...document.querySelectorAll('.tile img')].every(image => image.naturalWidth === 16)"
+    )
+    for name in ("Vote", "Export"):
+        expect(page.get_by_text(name, exact=True)).to_have_count(0)
+    sound(page)
+    page.locator("details[data-axis='2'] summary").focus()
+    page.keyboard.press("Enter")
+    page.get_by_label("where seed is").select_option("columns")
+    expect(page.locator(".heads .label")).to_have_count(3 + 6)
+    page.get_by_label("where seed is").select_option("rows")
+    tile(page, "model 0, prompt").first.focus()
+    for key in ("f", "b", "ArrowRight", "Enter"):
+        page.keyboard.press(key)
+    expect(page.locator(".lens .words")).to_contain_text("model 1")
+    page.keyboard.press("d")
+    expect(page.locator(".lens .pane.difference img")).to_have_count(2)
+    expect(page.locator(".lens .badge")).to_have_text("The pixels differ.")
+    sound(page)
+    page.keyboard.press("s")
+    expect(page.get_by_label("where the slider is")).to_be_visible()
+    page.keyboard.press("Escape")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    page.keyboard.press("d")
+    expect(page.locator(".lens .badge")).to_have_text("Pixel-equal.")
+    page.keyboard.press("Escape")
+    page.keyboard.press("Enter")
+    page.keyboard.press("m")
+    expect(page.locator(".facts dl")).to_contain_text(HTML)
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="Save API prompt").click()
+    prompt = json.loads(Path(saved.value.path()).read_text())
+    assert {node["class_type"] for node in prompt.values()} >= {"KSampler", "SaveImage"}
+    page.keyboard.press("Escape")
+    page.reload()
+    expect(page.locator(".tile.favourite")).to_have_count(1)
+    page.get_by_label("rows that are shown").select_option("different")
+    expect(page.locator(".status")).to_contain_text("4 rows are shown.")
+    assert troubles == []
+    context.close()
+
+
+def test_only_rows_whose_pictures_differ_are_shown(comfy: Comfy, page: Page):
+    store = drawn(comfy, "differing", models=2, prompts=2, seeds=2)
+    show(page, comfy, grid="differing", rows=[1, 2], columns=[0])
+    expect(page.locator(".tile.there")).to_have_count(8)
+    page.get_by_label("rows that are shown").select_option("different")
+    status = page.locator(".status")
+    expect(status).to_have_text("8 of 8 cells. 2 rows are shown.")
+    expect(page.locator(".sides .label", has_text="seed 1")).to_have_count(0)
+    # A picture that was changed since it was written is read again.
+    plan = json.loads((store.folder / "plan.json").read_text())
+    (cell,) = (cell for cell in plan["cells"] if cell["position"] == [1, 1, 1])
+    Image.new("RGB", (16, 16), "red").save(store.cell_path(cell["key"]))
+    page.reload()
+    expect(status).to_have_text("8 of 8 cells. 3 rows are shown.")
+
+
+def test_a_cell_is_rendered_again_beside_itself_and_its_graph_is_opened(comfy: Comfy, page: Page):
+    workflow = {
+        "1": {
+            "class_type": "EmptyImage",
+            "inputs": {"width": 16, "height": 16, "batch_size": 1, "color": 255},
+        },
+        "2": {
+            "class_type": "SaveImage",
+            "inputs": {"images": ["1", 0], "filename_prefix": "never"},
+        },
+    }
+    axes = [{"target": "EmptyImage.color", "values": "255, 65280"}]
+    comfy.post("/cocktail/grids", {"plan": {"name": "anew", "workflow": workflow, "axes": axes}})
+    show(page, comfy, grid="anew")
+    expect(page.locator(".tile.there")).to_have_count(2)
+    # Seeds keep all their digits on the way to the queue.
+    seeds = '{"seed":[18446744073709551615,7,1.5]}'
+    again = "text => import('/cocktail/web/view/exact.mjs').then(m => m.write(m.parse(text)))"
+    assert page.evaluate(again, seeds) == seeds
+    page.locator(".tile").first.click()
+    page.keyboard.press("m")
+    page.get_by_text("Render again with ...").click()
+    page.get_by_label("width").fill("many")
+    page.get_by_role("button", name="Queue it").click()
+    expect(page.get_by_text("width must be a whole number.")).to_be_visible()
+    page.get_by_label("width").fill("32")
+    page.get_by_text("All other inputs").click()
+    page.get_by_role("textbox", name="color").fill("16711680")
+    sound(page)
+    page.get_by_role("button", name="Queue it").click()
+    expect(page.locator(".lens .pane")).to_have_count(2)
+    expect(page.locator(".lens .caption").last).to_have_text("again, width: 32, color: 16711680")
+    expect(page.locator(".lens .badge")).to_have_text("Different sizes: 16 x 16 and 32 x 16.")
+    assert not list((comfy.base / "output").glob("never*"))
+    page.get_by_role("button", name="Back to the cell").click()
+    expect(page.get_by_text("Done.")).to_be_visible()
+    with page.context.expect_page() as opened:
+        page.get_by_role("link", name="Open in ComfyUI").click()
+    opened.value.wait_for_function(
+        "window.app?.graph?.nodes?.some(node => node.type === 'EmptyImage')", timeout=PATIENCE_MS
+    )
+    opened.value.close()
