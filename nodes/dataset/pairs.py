@@ -143,7 +143,7 @@ class CocktailLoadDataset(io.ComfyNode):
                     default=CAPTION_TEXTS[0],
                     tooltip="How much of a .txt or .caption file is the caption: its first line, "
                     "or the whole file. drawn line: every time that training shows the picture, "
-                    "it draws one of the lines, and one of the words of every {a|b}.",
+                    "it draws one of the lines, and one of the words that stand in braces.",
                 ),
                 opt(
                     io.Combo.Input,
