@@ -345,6 +345,52 @@ def test_an_older_list_of_checkpoints_does_not_replace_a_newer_one(page, comfy):
     expect(row).not_to_contain_text("pinned")
 
 
+def test_an_older_policy_of_a_run_does_not_replace_a_newer_one(page, comfy):
+    make_run(comfy.base, "shared", epochs=2, done=1, status="stopped")
+    show(page, "shared")
+    policy = part(page, "Device").get_by_label("While prompts use its device")
+    expect(policy).to_have_value("exclusive")
+    part(page, "Log")
+    late = Held(page, re.compile(r"/cocktail/devices$"))
+    part(page, "Device")
+    late.wait()
+    comfy.post("/cocktail/runs/shared/policy", {"policy": "polite"})
+    part(page, "Device")
+    expect(policy).to_have_value("polite")
+    late.let_go()
+    expect(policy).to_have_value("polite")
+
+
+def test_the_sweeps_of_a_run_are_its_own_and_an_older_table_does_not_replace_a_newer_one(
+    page, comfy, runs
+):
+    sweeps = comfy.base / "output" / "cocktail" / "sweeps"
+    settings = runs["good"].settings
+
+    def sweep_of(name: str, label: str) -> None:
+        members = Member(name, "", None, label), Member("failed", "epochs", 5, "five")
+        Sweep(f"of-{name}", "base.safetensors", "drawn", members, settings).save(sweeps)
+
+    sweep_of("good", "first of good")
+    sweep_of("other", "first of other")
+    widen(page, 900)
+    show(page, "good")
+    baseline = part(page, "Sweep").locator("tbody tr").first
+    for name in ("good", "other", "good"):
+        show(page, name)
+        expect(baseline).to_contain_text(f"first of {name}")
+    late = Held(page, re.compile(r"/cocktail/sweeps/of-other$"))
+    show(page, "other")
+    late.wait()
+    sweep_of("other", "renamed")
+    page.get_by_role("tab", name="Sweep").click()
+    expect(baseline).to_contain_text("renamed")
+    late.let_go()
+    expect(baseline).to_contain_text("renamed")
+    for name in ("good", "other"):
+        shutil.rmtree(sweeps / f"of-{name}")
+
+
 MAP = """async () => {
     const { attach } = await import("/extensions/cocktail/grid/minimap.mjs");
     const node = {

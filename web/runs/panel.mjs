@@ -188,10 +188,14 @@ export class Panel {
 
   // Reads something about a run for a part of the panel; undefined when the part has asked again since
   // or another run is shown.
-  async read(part, run, what = "", query = {}) {
-    const asked = {};
+  read(part, run, what = "", query = {}) {
+    return this.newest(part, run, this.routes.get(run.name, what, query));
+  }
+
+  // The same for whatever a part has asked for.
+  async newest(part, run, asked) {
     this.asked.set(part, asked);
-    const answer = await this.routes.get(run.name, what, query);
+    const answer = await asked;
     return this.asked.get(part) === asked && this.shown?.name === run.name ? answer : undefined;
   }
 

@@ -20,8 +20,10 @@ export class Sharing {
   }
 
   async load(run) {
-    const [answer, devices] = await Promise.all([this.panel.routes.get(run.name), this.panel.routes.fetch("/cocktail/devices", "devices", {})]);
-    if (!answer || this.panel.shown?.name !== run.name) return;
+    const { routes } = this.panel;
+    const asked = Promise.all([routes.get(run.name), routes.fetch("/cocktail/devices", "devices", {})]);
+    const [answer, devices] = (await this.panel.newest(this, run, asked)) ?? [];
+    if (!answer) return;
     this.run = run;
     this.showForm(run, answer.sharing);
     this.showDevices(devices?.devices ?? []);

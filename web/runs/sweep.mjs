@@ -19,16 +19,17 @@ export class Sweep {
   }
 
   async find(run) {
-    const answer = await this.panel.routes.get(run.name);
-    if (this.panel.shown?.name === run.name) this.names = answer?.sweeps ?? [];
+    const answer = await this.panel.read("sweeps", run);
+    if (answer) [this.names, this.run] = [answer.sweeps ?? [], run.name];
   }
 
   async load(run) {
-    const names = this.names;
-    const seen = JSON.stringify([names, validated(run)]);
-    if (this.seen === seen || !names.length) return;
-    const found = await Promise.all(names.map((name) => this.read(name)));
-    if (this.panel.shown?.name !== run.name) return;
+    await this.find(run);
+    const { names } = this;
+    const seen = JSON.stringify([run.name, names, validated(run)]);
+    if (this.run !== run.name || this.seen === seen || !names.length) return;
+    const found = await this.panel.newest(this, run, Promise.all(names.map((name) => this.read(name))));
+    if (!found) return;
     this.seen = seen;
     const sweeps = found.filter(Boolean);
     if (!changed(this.element, [run.name, sweeps])) return;
