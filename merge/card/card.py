@@ -178,6 +178,7 @@ def make_card(checkpoint: Path, sources: Sources, wishes: Wishes, name: str = ""
     comparisons = chooser.comparisons(ranked)
     of_lineage = licences.of_lineage(lineage, wishes.licences)
     own = wishes.licence or lineage.released.licence
+    untold = licences.nowhere(lineage, wishes.licences)
     captions, trouble = _captions(lineage, wishes.captions)
     return Card(
         title=plain(wishes.title) or _title(lineage),
@@ -194,7 +195,7 @@ def make_card(checkpoint: Path, sources: Sources, wishes: Wishes, name: str = ""
         shown=tuple(shown),
         comparisons=tuple(comparisons),
         captions=tuple(captions),
-        problems=tuple([*problems, *more, *chooser.problems, *trouble]),
+        problems=tuple([*problems, *untold, *more, *chooser.problems, *trouble]),
     )
 
 

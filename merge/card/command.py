@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..errors import MergeError
 from ..hashing import file_hashes, file_sha256
 from ..licence import Licence, parse_by_hand
+from ..pickled import ENDINGS as PICKLED
+from ..safetensors_file import ENDINGS
 from .card import Sources, Wishes, make_card
 from .reading import Unreadable, inside
 from .verifying import CHANGED, MISSING, SAME, UNREACHABLE, Places, summary, verify
@@ -118,7 +121,11 @@ def check(options: argparse.Namespace, progress: Progress | None = None) -> int:
         _check_folder(folder)
     find = finder(options.models) if options.models else None
     places = Places(
-        find, options.runs, options.grids, lambda path: file_sha256(path, progress=progress)
+        find,
+        options.runs,
+        options.grids,
+        lambda path: file_sha256(path, progress=progress),
+        lambda: names_below(options.models),
     )
     found = verify(options.card, places)
     for one in found:
@@ -140,6 +147,16 @@ def finder(models: Path | None) -> Callable[[str], Path | None]:
         return path if path.is_file() else None
 
     return find
+
+
+def names_below(models: Path | None) -> Sequence[str]:
+    """The names of all checkpoints below a folder."""
+    found = []
+    for folder, folders, files in os.walk(models) if models is not None else ():
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        paths = (Path(folder, name) for name in files if not name.startswith("."))
+        found += [one for one in paths if one.suffix.lower() in (*ENDINGS, *PICKLED)]
+    return sorted(one.relative_to(models).as_posix() for one in found if models is not None)
 
 
 def _name(checkpoint: Path, models: Path | None) -> str:

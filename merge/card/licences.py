@@ -4,26 +4,65 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 
 from ..licence import Licence, warnings
 from ..recipe import short_name
-from .lineage import Lineage
+from .lineage import Lineage, Model
 
 UNKNOWN = "not recorded"
 KNOWN_ID = re.compile(r"[a-z0-9][a-z0-9.-]{1,60}")
 
 
+def called(lineage: Lineage) -> dict[str, str]:
+    """What every checkpoint that the released one goes back to is called, by its key: as short as
+    tells it from the others.
+    """
+    models = _older(lineage)
+    found = {model.key: short_name(model.name) for model in models}
+    for longer in (lambda model: model.name, lambda model: f"{model.name} {model.key[:10]}"):
+        times = Counter(found.values())
+        found |= {m.key: longer(m) for m in models if times[found[m.key]] > 1}
+    return found
+
+
+def given(lineage: Lineage, by_hand: Mapping[str, Licence]) -> dict[str, Licence]:
+    """The licences given `by_hand`, by name with or without folder and ending, by the key of the
+    checkpoint that each is for.
+    """
+    return {key: by_hand[name] for name, keys in _meant(lineage, by_hand) for key in keys}
+
+
+def nowhere(lineage: Lineage, by_hand: Mapping[str, Licence]) -> Iterator[str]:
+    """A sentence about each licence given by hand that is for none of the checkpoints."""
+    for name, keys in _meant(lineage, by_hand):
+        if not keys:
+            yield f"A licence was given for {name}, which is none of the checkpoints in this card."
+
+
+def _meant(lineage: Lineage, by_hand: Mapping[str, Licence]) -> Iterator[tuple[str, list[str]]]:
+    """Every name that was given, and the keys of the checkpoints that have it."""
+    models = _older(lineage)
+    for name in sorted(by_hand, key=lambda name: "/" in name or "." in name):
+        exact = [model.key for model in models if model.name == name]
+        yield name, exact or [m.key for m in models if short_name(m.name) == short_name(name)]
+
+
+def _older(lineage: Lineage) -> list[Model]:
+    return list(lineage.models.values())[1:]
+
+
 def of_lineage(lineage: Lineage, by_hand: Mapping[str, Licence]) -> dict[str, Licence | None]:
-    """The licence of every checkpoint that the released one goes back to, by its name; those given
-    `by_hand` first. What was made of others and has none of its own counts as these.
+    """The licence of every checkpoint that the released one goes back to, by what it is `called`;
+    those given `by_hand` first. What was made of others and has none of its own counts as these.
     """
     found: dict[str, Licence | None] = {}
-    for model in list(lineage.models.values())[1:]:
-        name = short_name(model.name)
-        told = by_hand.get(model.name) or by_hand.get(name) or model.licence
+    names, by_key = called(lineage), given(lineage, by_hand)
+    for model in _older(lineage):
+        told = by_key.get(model.key) or model.licence
         if told is not None or not (model.made_of or model.base):
-            found[name] = told
+            found[names[model.key]] = told
     return found
 
 

@@ -18,6 +18,7 @@ from ..hashing import Hashes
 from ..licence import Licence
 from ..metadata import read_recipe
 from ..numbers import written
+from ..pickled import is_pickled
 from ..recipe import Ingredient, Recipe, flatten, ingredients, layouts
 from ..safetensors_file import read_header
 from .reading import Unreadable, text, whole
@@ -26,6 +27,7 @@ from .runs import Run, RunNote, read_note, read_run, run_of_file
 MOST_MODELS = 200
 NOT_FOUND = "no file of this name in the models folder"
 ANOTHER = "the file of this name in the models folder is another one now"
+NOT_READ = "the file of this name in the models folder cannot be read"
 BY_METADATA = "its metadata names the run"
 BY_NAME = "the run says that it saved a file of this name; no hash proves it"
 
@@ -123,9 +125,11 @@ class _Trace:
                 found = self.hash_of(path)
                 problem = "" if wanted.sha256 in ("", found.sha256) else ANOTHER
                 if not problem:
-                    metadata = read_header(path).metadata
-        except (MergeError, OSError, Unreadable) as error:
+                    metadata = _metadata(path)
+        except Unreadable as error:
             problem = str(error)
+        except (MergeError, OSError):  # their words name folders of this machine
+            problem = NOT_READ
         if problem or path is None:
             path, found = None, None
         licence = told or (licences.read_licence(path, metadata) if path else None)
@@ -195,6 +199,11 @@ class _Trace:
             self.runs[run] = read_run(self.runs_folder, run)
         except Unreadable as error:
             self.missing[run] = str(error)
+
+
+def _metadata(path: Path) -> Mapping[str, str]:
+    """What an ingredient says of itself; a pickled checkpoint says nothing."""
+    return {} if is_pickled(path) else read_header(path).metadata
 
 
 def read_recipe_of(model: Model) -> Recipe:

@@ -27,7 +27,7 @@ class Link:
     kind: str
     sha256: str
     size_bytes: int = 0
-    """Of the BEGINNING."""
+    """Of the BEGINNING, or of a checkpoint; 0 if it is not known."""
 
     def to_json(self) -> dict[str, Any]:
         found = {name: value for name, value in vars(self).items() if value not in (0, "")}
@@ -46,7 +46,8 @@ def _links(card: Card) -> Iterator[Link]:
         if model.hashes is not None:
             what = "ingredient" if number else "checkpoint"
             what = "base" if model.key in bases else what
-            yield Link(what, model.name, MODELS, _slashes(model.name), WHOLE, model.hashes.sha256)
+            file, hashes = _slashes(model.name), model.hashes
+            yield Link(what, model.name, MODELS, file, WHOLE, hashes.sha256, hashes.size_bytes)
     for run in card.runs:
         yield Link(
             "settings", run.name, RUNS, f"{run.name}/run.json", SETTINGS, run.settings_sha256

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from html import escape
 from itertools import groupby
@@ -27,16 +29,20 @@ from .blocks import (
 from .graph import plain
 from .markdown import plain_line
 from .pictures import SMALL
+from .reading import sha256_json
 
 STYLE = Path(__file__).with_name("card.css")
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 RECORD = '<script type="application/json" id="cocktail-card">'
 """What the record in a page begins with; browsers do not run it."""
 RECORD_END = "</script>"
+EMBEDDED = re.compile(r'src="data:image/webp;base64,([A-Za-z0-9+/=]*)"')
 
 
 def write_page(sections: Sequence[Section], record: dict[str, Any]) -> str:
-    """The whole file, with the card's record for programs at its end."""
+    """The whole file, with the card's record for programs at its end, and in that its own hash and
+    that of the page around it.
+    """
     title = sections[0].title
     links = "".join(
         f'<li><a href="#{_id(one.title)}">{_text(one.title)}</a></li>' for one in sections[1:]
@@ -47,22 +53,44 @@ def write_page(sections: Sequence[Section], record: dict[str, Any]) -> str:
         f"{_text(one.title)}</h2>{_blocks(one.blocks)}</section>"
         for one in sections[1:]
     ]
-    return (
+    start = (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark">'
         f"<title>{_text(title)}: release card</title>"
         f"<style>{STYLE.read_text(encoding='utf-8')}</style></head>"
-        f"<body><main>{''.join(body)}</main>\n{RECORD}{_json(record)}{RECORD_END}</body></html>\n"
+        f"<body><main>{''.join(body)}</main>\n{RECORD}"
     )
+    end = f"{RECORD_END}</body></html>\n"
+    return start + _json(sealed({**record, "page_sha256": page_sha256(start + end)})) + end
 
 
 def read_page(page: str) -> str:
     """The JSON of the record in a page, "" without one."""
+    start, end = _record_in(page)
+    return page[start:end]
+
+
+def page_sha256(page: str) -> str:
+    """Hex SHA-256 of a page without its record and without its pictures, which have hashes of their
+    own; line ends are as on Unix.
+    """
+    start, end = _record_in(page)
+    words = EMBEDDED.sub('src=""', page[:start] + page[end:]).replace("\r\n", "\n")
+    return hashlib.sha256(words.encode("utf-8", "replace")).hexdigest()
+
+
+def sealed(record: dict[str, Any]) -> dict[str, Any]:
+    """A record with its own hash."""
+    return {**record, "record_sha256": sha256_json(record)}
+
+
+def _record_in(page: str) -> tuple[int, int]:
+    """Where in a page its record begins and ends."""
     start = page.rfind(RECORD)
     end = page.find(RECORD_END, start)
-    return page[start + len(RECORD) : end] if min(start, end) >= 0 else ""
+    return (start + len(RECORD), end) if min(start, end) >= 0 else (0, 0)
 
 
 def _json(record: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 from .. import licence
 from ..recipe_json import to_json
 from .card import Card, Ranked
+from .licences import given
 from .links import links_of
 from .words import triggers, verdict
 
@@ -18,6 +19,7 @@ def record_of(card: Card) -> dict[str, Any]:
     """The record of a card. Nothing of this machine is in it: no path, no time."""
     model = card.lineage.released
     assert model.hashes is not None
+    by_hand = given(card.lineage, card.wishes.licences)
     return {
         "kind": KIND,
         "format": FORMAT,
@@ -40,7 +42,7 @@ def record_of(card: Card) -> dict[str, Any]:
             {
                 "name": one.name,
                 "sha256": one.hashes.sha256 if one.hashes else None,
-                "licence": licence.to_json(card.wishes.licences.get(one.name) or one.licence),
+                "licence": licence.to_json(by_hand.get(one.key) or one.licence),
                 "made_of": [{"model": key, "share": share} for key, share in one.made_of],
                 "run": one.run or None,
                 "epoch": one.note.epoch if one.note else None,

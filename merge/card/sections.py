@@ -170,13 +170,13 @@ def _recipe(card: Card) -> Iterator[Block]:
     if model.recipe is not None:
         yield Code(remaking.recipe_words(model.recipe), "text")
     rows = []
-    shares = dict(model.made_of)
+    shares, names = dict(model.made_of), licences.called(card.lineage)
     for key, one in list(card.lineage.models.items())[1:MOST_ROWS]:
-        licence = card.licences.get(short_name(one.name))
+        licence = card.licences.get(names[key])
         share = shares.get(key, "") if key in shares else "further back"
         rows.append(
             (
-                plain(short_name(one.name)),
+                plain(names[key]),
                 share or ("parts of it" if key in shares else ""),
                 licences.words(licence)
                 if licence or not (one.made_of or one.base)

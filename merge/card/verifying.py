@@ -7,16 +7,28 @@ import binascii
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from ..errors import MergeError
 from .graph import plain
 from .links import BEGINNING, CARD, GRIDS, MODELS, RUNS, SETTINGS, WHOLE
-from .page import read_page
-from .reading import Unreadable, inside, parse_json, read_bytes, read_json, sha256_of, text, whole
+from .page import EMBEDDED, page_sha256, read_page
+from .reading import (
+    Unreadable,
+    folders,
+    inside,
+    parse_json,
+    read_bytes,
+    read_json,
+    sha256_json,
+    sha256_of,
+    text,
+    whole,
+)
 from .record import FORMAT, KIND
 from .runs import settings_hash
 from .writing import PAGE_ENDING, README, RECORD_ENDING, text_sha256
@@ -24,7 +36,6 @@ from .writing import PAGE_ENDING, README, RECORD_ENDING, text_sha256
 SAME, CHANGED, MISSING, UNREACHABLE = STATES = ("same", "changed", "missing", "unreachable")
 MOST_LINKS = 100_000
 SHA256 = re.compile(r"[0-9a-f]{64}")
-EMBEDDED = re.compile(r'src="data:image/webp;base64,([A-Za-z0-9+/=]*)"')
 
 Find = Callable[[str], Path | None]
 
@@ -48,13 +59,14 @@ class Finding:
 @dataclass(frozen=True)
 class Places:
     """Where to look: files of checkpoints by name, and the folders of runs and grids; None for what
-    was not given.
+    was not given. `names` are those of all checkpoints, for one that has another name now.
     """
 
     find: Find | None = None
     runs: Path | None = None
     grids: Path | None = None
     sha256_of: Callable[[Path], str] = sha256_of
+    names: Callable[[], Iterable[str]] = tuple
 
 
 def verify(card: Path, places: Places) -> list[Finding]:
@@ -63,6 +75,7 @@ def verify(card: Path, places: Places) -> list[Finding]:
     Raises MergeError if it is no card, or one of a newer version.
     """
     record, own = _record(card)
+    places = replace(places, sha256_of=cache(places.sha256_of), names=cache(places.names))
     links = record.get("links")
     if not isinstance(links, list) or len(links) > MOST_LINKS:
         raise MergeError(f"{card} is no release card, or a damaged one: it has no list of links.")
@@ -82,10 +95,10 @@ def _record(card: Path) -> tuple[dict[str, Any], list[Finding]]:
         if path.name.endswith(PAGE_ENDING):
             page = read_bytes(path).decode("utf-8", "replace")
             record = parse_json(read_page(page).encode("utf-8"))
-            own = list(_embedded(record, page))
+            own = [*_itself(record, path.name, page), *_embedded(record, page)]
         else:
             record = read_json(path)
-            own = list(_files(record, path.parent))
+            own = [*_itself(record, path.name), *_files(record, path.parent)]
     except Unreadable as error:
         raise MergeError(f"{card} is no release card that can be read: {error}.") from None
     if record.get("kind") != KIND:
@@ -110,6 +123,24 @@ def _record_file(card: Path) -> Path:
         if len(found) > 1:
             raise Unreadable(f"its folder has several files *{ending}; name one of them")
     raise Unreadable(f"there is no file *{RECORD_ENDING} or *{PAGE_ENDING}")
+
+
+def _itself(record: Mapping[str, Any], name: str, page: str | None = None) -> Iterator[Finding]:
+    """Whether the record, and the words of a page, are those that were written. Cards from before
+    there were these hashes say nothing of it.
+    """
+    if "record_sha256" in record:
+        rest = {key: value for key, value in record.items() if key != "record_sha256"}
+        try:
+            same = sha256_json(rest) == record["record_sha256"]
+        except RecursionError:
+            same = False
+        why = "" if same else "what it says was edited"
+        yield Finding(SAME if same else CHANGED, "record of the card", name, why)
+    if page is not None and "page_sha256" in record:
+        same = page_sha256(page) == record["page_sha256"]
+        why = "" if same else "they were edited"
+        yield Finding(SAME if same else CHANGED, "words of the page", name, why)
 
 
 def _files(record: Mapping[str, Any], folder: Path) -> Iterator[Finding]:
@@ -157,14 +188,48 @@ def _checked(link: Any, places: Places) -> Finding:
             return Finding(UNREACHABLE, what, name, f"no folder with its {under} was given")
         found, more = _hash(path, link, kind, places)
     except Unreadable as error:
-        return _absent(error, what, name)
+        absent = _absent(error, what, name)
+        moved = _moved(link, places) if absent.state == MISSING else ""
+        return Finding(SAME, what, name, f"it is {moved} now") if moved else absent
     except MergeError as error:
         return Finding(UNREACHABLE, what, name, str(error))
+    except OSError as error:
+        return Finding(UNREACHABLE, what, name, f"it cannot be read ({error.strerror})")
     if found == sha256:
         return Finding(SAME, what, name, more)
-    return Finding(
-        CHANGED, what, name, more or f"SHA-256 {found[:12]}... now, {sha256[:12]}... then"
-    )
+    why = more or f"SHA-256 {found[:12]}... now, {sha256[:12]}... then"
+    moved = _moved(link, places) if under == MODELS else ""
+    return Finding(CHANGED, what, name, why + f"; what it was is {moved} now" * bool(moved))
+
+
+def _moved(link: Mapping[str, Any], places: Places) -> str:
+    """The name under which what a link speaks of is in its folder now, found by its hash, ""
+    without one. Only files of its size are read, where the card knows that.
+    """
+    under, file, size = text(link.get("under")), text(link.get("file")), link.get("size_bytes")
+    for name in _names(under, file, places):
+        try:
+            path = _path(under, name, places)
+            if path is None or not path.is_file():
+                continue
+            if under == MODELS and size and path.stat().st_size != size:
+                continue
+            if _hash(path, link, text(link.get("kind")), places)[0] == link.get("sha256"):
+                return name
+        except (Unreadable, MergeError, OSError):
+            continue
+    return ""
+
+
+def _names(under: str, file: str, places: Places) -> Iterable[str]:
+    """What may be a file under another name: any checkpoint, or what is at the same place in the
+    folder of another run or grid.
+    """
+    if under == MODELS:
+        return places.names()
+    root = {RUNS: places.runs, GRIDS: places.grids}.get(under)
+    rest = file.partition("/")[2]
+    return [f"{one.name}/{rest}" for one in folders(root)] if root is not None and rest else ()
 
 
 def _absent(error: Unreadable, what: str, name: str) -> Finding:
@@ -202,5 +267,5 @@ def _hash(path: Path, link: Mapping[str, Any], kind: str, places: Places) -> tup
         return found, "more have been cast since" if more else ""
     try:
         return settings_hash(read_json(path, 16 << 20)), ""
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
         return "", "it cannot be read as a run's any more"

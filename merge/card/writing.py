@@ -17,7 +17,7 @@ from ..recipe import short_name
 from .blocks import Drawing, Fold, Section
 from .card import Card
 from .markdown import write_markdown
-from .page import write_page
+from .page import sealed, write_page
 from .pictures import thumbnail
 from .reading import Unreadable
 from .record import record_of
@@ -65,12 +65,13 @@ def files_of(card: Card, name: str) -> dict[str, bytes]:
     for run in card.runs:
         try:
             files[settings_file(run)] = settings_text(run).encode("utf-8")
-        except (Unreadable, KeyError):
+        except (Unreadable, KeyError, RecursionError):
             continue
     files[README] = write_markdown(card, sections).encode("utf-8", "replace")
     files[name + PAGE_ENDING] = write_page(sections, record).encode("utf-8", "replace")
     own = {file: text_sha256(data) for file, data in sorted(files.items())}
-    text = json.dumps({**record, "files": own}, ensure_ascii=True, indent=1, sort_keys=True)
+    record = sealed({**record, "files": own})
+    text = json.dumps(record, ensure_ascii=True, indent=1, sort_keys=True)
     files[name + RECORD_ENDING] = text.encode("ascii") + b"\n"
     return files
 

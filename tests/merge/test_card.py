@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from markdown_it import MarkdownIt
+from safetensors.torch import save_file
 
 from cocktail.merge.card.card import Card, Sources, Wishes, make_card
 from cocktail.merge.card.command import finder
@@ -20,9 +21,12 @@ from cocktail.merge.card.markdown import marked
 from cocktail.merge.card.reading import Lines, Unreadable, inside
 from cocktail.merge.card.words import verdict
 from cocktail.merge.card.writing import files_of, write_another, write_card
+from cocktail.merge.checkpoint import bind_to_files, make_checkpoint
 from cocktail.merge.command_line import main
 from cocktail.merge.errors import MergeError
 from cocktail.merge.hashing import file_hashes
+from cocktail.merge.licence import Licence
+from cocktail.merge.recipe import Ingredient, weighted_sum
 from cocktail.nodes.grid.engine.store.store import Store
 from cocktail.nodes.grid.engine.vote.ballot import Ballot
 from cocktail.nodes.grid.engine.vote.log import Vote, VoteLog
@@ -251,6 +255,62 @@ def test_what_cannot_be_read_is_told_in_words_and_the_rest_is_there(release, spo
     found = texts(card)
     assert "bloody-mary" in found["README.md"].replace("\\", "")
     assert "not recorded" in found["card.html"] and '"kind"' in found["card.card.json"]
+
+
+def test_an_ingredient_that_cannot_be_opened_leaks_no_path_of_this_machine(release: Released):
+    def refuse(path: Path):
+        if path.name == "epic.safetensors":
+            raise MergeError(f"{path} cannot be read: Permission denied.")
+        return file_hashes(path)
+
+    sources = Sources(finder(release.models), release.runs, release.grids, refuse)
+    card = make_card(release.mix, sources, Wishes(), "cocktail/bloody-mary.safetensors")
+    for name, text in texts(card).items():
+        assert str(release.base) not in text, name
+    told = texts(card)["card.html"]
+    assert "not checked: the file of this name in the models folder cannot be read" in told
+
+
+def test_a_pickled_ingredient_is_checked_by_its_hash(tmp_path: Path):
+    import torch
+
+    models = tmp_path / "models"
+    models.mkdir()
+    torch.save({"state_dict": sd15_tensors(4)}, models / "old.ckpt")
+    save_file({k: t.contiguous() for k, t in sd15_tensors(5).items()}, models / "new.safetensors")
+    recipe = weighted_sum([(Ingredient("old.ckpt"), 1), (Ingredient("new.safetensors"), 1)])
+    bound = bind_to_files(recipe, models.joinpath, converted=tmp_path / "converted")
+    mix = models / "mix.safetensors"
+    make_checkpoint(bound, mix, "fp16")
+    card = make_card(mix, Sources(finder(models)), Wishes(), mix.name)
+    assert [one.problem for one in card.lineage.models.values()] == ["", "", ""]
+    assert all(str(tmp_path) not in text for text in texts(card).values())
+
+
+def test_licences_given_by_hand_are_everywhere_and_names_of_nothing_are_told(release: Released):
+    card = card_of(release, licences={"epic": Licence("cc-by-4.0"), "epik": Licence("cc0-1.0")})
+    assert card.licences["epic"] == Licence("cc-by-4.0") and card.warnings == ()
+    record = json.loads(texts(card)["card.card.json"])
+    (epic,) = [one for one in record["models"] if one["name"] == "epic.safetensors"]
+    assert epic["licence"]["license"] == "cc-by-4.0"
+    assert any("A licence was given for epik" in one for one in card.problems)
+
+
+def test_two_checkpoints_of_one_name_keep_their_own_licences(tmp_path: Path):
+    models = tmp_path / "models"
+    for seed, licence in ((1, "cc-by-nc-4.0"), (2, "cc-by-4.0")):
+        (models / str(seed)).mkdir(parents=True)
+        tensors = {name: one.contiguous() for name, one in sd15_tensors(seed).items()}
+        save_file(tensors, models / str(seed) / "epic.safetensors", {"modelspec.license": licence})
+    recipe = weighted_sum([(Ingredient(f"{n}/epic.safetensors"), 1) for n in (1, 2)])
+    mix = models / "mix.safetensors"
+    make_checkpoint(bind_to_files(recipe, models.joinpath), mix, "fp16")
+    card = make_card(mix, Sources(finder(models)), Wishes(), mix.name)
+    assert {name: str(one) for name, one in card.licences.items()} == {
+        "1/epic.safetensors": "cc-by-nc-4.0",
+        "2/epic.safetensors": "cc-by-4.0",
+    }
+    assert card.warnings[0] == "May not be sold because of 1/epic.safetensors."
 
 
 def test_pictures_that_are_no_pictures_are_left_out(release: Released):

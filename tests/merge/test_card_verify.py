@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cocktail.merge.card.card import Sources, Wishes, make_card
-from cocktail.merge.card.command import finder
+from cocktail.merge.card.command import finder, names_below
+from cocktail.merge.card.reading import sha256_of
 from cocktail.merge.card.verifying import (
     CHANGED,
     MISSING,
@@ -20,6 +21,7 @@ from cocktail.merge.card.verifying import (
     UNREACHABLE,
     Finding,
     Places,
+    _record,
     verify,
 )
 from cocktail.merge.card.writing import files_of, write_card
@@ -49,7 +51,8 @@ def root(kept: Path, tmp_path: Path) -> Path:
 
 def places_in(root: Path) -> Places:
     base = root / "base"
-    return Places(finder(base / "models"), base / "runs", base / "grids")
+    models = base / "models"
+    return Places(finder(models), base / "runs", base / "grids", names=lambda: names_below(models))
 
 
 def not_same(root: Path, card: str = "card") -> list[Finding]:
@@ -122,6 +125,107 @@ def test_votes_that_were_cast_later_are_no_change(root: Path):
     assert any(one.what == "votes" and "since" in one.why for one in found)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "what", "names"),
+    [
+        (f"{MODELS}/epic.safetensors", f"{MODELS}/old/e.sft", {"ingredient"}, "old/e.sft"),
+        (
+            f"{MODELS}/cocktail/bloody-mary.safetensors",
+            f"{MODELS}/mary-v1.safetensors",
+            {"checkpoint"},
+            "mary-v1.safetensors",
+        ),
+        (RUN, "base/runs/gin", {"settings", "dataset"}, "gin/"),
+        (GRID, "base/grids/last", {"votes", "plan", "picture"}, "last/"),
+    ],
+)
+def test_what_has_another_name_now_is_found_by_its_hash(root: Path, old, new, what, names):
+    (root / new).parent.mkdir(exist_ok=True)
+    (root / old).rename(root / new)
+    told = [one for one in verify(root / "card", places_in(root)) if one.why or one.state != SAME]
+    assert {one.what for one in told} == what
+    assert {one.state for one in told} == {SAME}
+    assert all(one.why.startswith(f"it is {names}") for one in told)
+
+
+def test_another_file_of_its_name_is_a_change_and_it_is_told_where_the_first_is(root: Path):
+    models = root / MODELS
+    (models / "epic.safetensors").rename(models / "epic-1.safetensors")
+    shutil.copy(models / "base.safetensors", models / "epic.safetensors")
+    (found,) = not_same(root)
+    assert (found.state, found.what) == (CHANGED, "ingredient")
+    assert found.why.endswith("what it was is epic-1.safetensors now")
+
+
+def test_only_files_of_its_size_are_read_to_find_a_checkpoint(root: Path):
+    (root / MODELS / "epic.safetensors").unlink()
+    (root / MODELS / "huge.safetensors").write_bytes(b"x")
+    read: list[Path] = []
+    places = places_in(root)
+    counted = Places(
+        places.find,
+        places.runs,
+        places.grids,
+        lambda path: read.append(path) or sha256_of(path),
+        places.names,
+    )
+    found = {one.what: one.state for one in verify(root / "card", counted)}
+    assert found["ingredient"] == MISSING
+    assert (root / MODELS / "base.safetensors") in read and len(read) == len(set(read))
+    assert (root / MODELS / "huge.safetensors") not in read
+
+
+def every_field(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The places of all values in a JSON value."""
+    if isinstance(value, dict | list) and value:
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from every_field(inner, (*path, key))
+    elif path not in (("kind",), ("format",)):
+        yield path
+
+
+def test_a_change_of_any_field_of_the_record_is_told(root: Path):
+    file = root / RECORD
+    record = json.loads(file.read_text())
+    fields = list(every_field(record))
+    assert len(fields) > 200
+    for path in fields:
+        edited = json.loads(json.dumps(record))
+        inner = edited
+        for key in path[:-1]:
+            inner = inner[key]
+        inner[path[-1]] = "x" if inner[path[-1]] != "x" else "y"
+        file.write_text(json.dumps(edited))
+        _, own = _record(file)
+        assert (own[0].state, own[0].what) == (CHANGED, "record of the card"), path
+    file.write_text(json.dumps(record))
+    assert not_same(root) == []
+
+
+def test_words_of_a_page_alone_that_were_edited_are_told(root: Path):
+    page = shutil.copy(root / "card/mary.html", root / "mary.html")
+    data = page.read_bytes()
+    page.write_bytes(data.replace(b"\n", b"\r\n"))
+    assert not_same(root, "mary.html") == []
+    page.write_bytes(data.replace(b"First of 4 in", b"First of 9 in", 1))
+    (found,) = not_same(root, "mary.html")
+    assert (found.state, found.what) == (CHANGED, "words of the page")
+    page.write_bytes(data.replace(b'"title": "mary"', b'"title": "eve"'))
+    (found,) = not_same(root, "mary.html")
+    assert (found.state, found.what) == (CHANGED, "record of the card")
+
+
+def test_a_card_from_before_it_had_these_hashes_is_checked_as_it_was(root: Path):
+    record = json.loads((root / RECORD).read_text())
+    del record["record_sha256"]
+    for link in record["links"]:
+        if link["under"] == "models":
+            del link["size_bytes"]
+    (root / RECORD).write_text(json.dumps(record))
+    (root / MODELS / "epic.safetensors").rename(root / MODELS / "e.safetensors")
+    assert not_same(root) == []
+
+
 def test_settings_that_change_no_weight_and_line_ends_are_no_change(root: Path):
     file = root / RUN / "run.json"
     value = json.loads(file.read_text())
@@ -153,10 +257,16 @@ def test_a_link_that_leads_out_of_the_folders_is_not_followed(root: Path):
     record["links"] = [
         {**one, "file": file, "under": under}
         for one in record["links"][:1]
-        for file, under in (("../../secret", "runs"), ("/etc/passwd", "models"), ("a\0b", "grids"))
+        for file, under in (
+            ("../../secret", "runs"),
+            ("/etc/passwd", "models"),
+            ("a\0b", "grids"),
+            ("n" * 300, "models"),
+            ("n" * 300, "runs"),
+        )
     ]
     (root / RECORD).write_text(json.dumps(record))
-    assert {one.state for one in verify(root / RECORD, places_in(root))[-3:]} == {UNREACHABLE}
+    assert {one.state for one in verify(root / RECORD, places_in(root))[-5:]} == {UNREACHABLE}
 
 
 @pytest.mark.parametrize(
