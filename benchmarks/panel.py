@@ -213,7 +213,7 @@ def page(server: Comfy, run: Any) -> dict[str, float]:
     from tests.pages import launched, open_page
 
     kinds = types.SimpleNamespace(CHROMIUM=("chromium", "chromium-browser", "google-chrome"))
-    with launched(kinds) as browser:
+    with launched(kinds, gpu=True) as browser:
         server.post("/settings/Comfy.TutorialCompleted", True)
         opened, _ = open_page(browser, server)
         began = time.perf_counter()

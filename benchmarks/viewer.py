@@ -255,7 +255,7 @@ def main() -> int:
         server = Comfy(options.comfyui.resolve(), base, ROOT)
         server.start()
         try:
-            with launched(kinds) as browser:
+            with launched(kinds, gpu=True) as browser:
                 found["open_s"], found["open_cpu_s"] = opening_s(browser, server, "middle")
                 found["open_20k_s"], found["open_20k_cpu_s"] = opening_s(browser, server, "large")
                 found |= page_figures(browser, server, options.minutes)
