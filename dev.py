@@ -8,6 +8,7 @@ tests: 3.11) and nothing else.
     python dev.py test [-- ARGS]      linters and the tests, on all cores; ARGS go to pytest, which
                                       then runs in one process
     python dev.py test --all          those that take longest too: more kills at random moments, Ray
+    python dev.py release             whether this can be published; uploads nothing
     python dev.py setup               only what the others need: .venv and a ComfyUI
 
 All that this makes is in .venv and .comfy beside this file; delete them to start over.
@@ -795,6 +796,15 @@ def test(options: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
+def release(options: argparse.Namespace) -> int:
+    comfyui = setup(options, for_tests=True)
+    try:
+        run([PYTHON, "-m", "tests.release"], environment={"COMFYUI_PATH": str(comfyui)})
+    except Problem:
+        return 1
+    return 0
+
+
 def chromium() -> str:
     """The path of a Chromium for the browser tests, installed if there is none."""
     if found := os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, CHROMIUM)), None):
@@ -867,7 +877,13 @@ def only_setup(options: argparse.Namespace) -> int:
     return 0
 
 
-COMMANDS = {"setup": only_setup, "demo": demo, "serve": serve, "test": test}
+COMMANDS = {
+    "setup": only_setup,
+    "demo": demo,
+    "serve": serve,
+    "test": test,
+    "release": release,
+}
 
 if __name__ == "__main__":
     if hasattr(signal, "SIGTERM"):
