@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from cocktail.nodes.grid.engine.render.execution import render
 from cocktail.nodes.grid.engine.store import pixels
 from cocktail.nodes.grid.engine.store.store import Store
 from cocktail.nodes.grid.engine.view import bundle, thumbnails
-from cocktail.nodes.grid.engine.view.folder import Stopped, export_folder, script
+from cocktail.nodes.grid.engine.view.folder import Stopped, export_folder, script, without_folders
 
 from .drawn import Drawn, draw_grid, drawn_plan
 
@@ -69,6 +70,44 @@ def test_one_that_is_stopped_leaves_nothing_and_a_name_is_taken_once(store: Stor
     assert export_folder(store, exports, tmp_path / "small").name == "g-2"
     assert [*(exports / "g").iterdir()] == []
     assert {folder.name for folder in exports.iterdir()} == {"g", "g-2"}
+
+
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [
+        (
+            "[Errno 2] No such file: '/home/my name/ComfyUI/x y.pt'",
+            "[Errno 2] No such file: 'x y.pt'",
+        ),
+        (r"C:\Users\My Name\models\a.safetensors cannot be read", "a.safetensors cannot be read"),
+        ("C:/Users/me/a.pt and /mnt/b/c.pt differ", "a.pt and c.pt differ"),
+        (r"\\nas\share\me\a.pt", "a.pt"),
+        ("see ~/models/a.pt", "see a.pt"),
+        ("no cell of anime/one.pt at 3/4, 1 / 2; http://a.example/b", None),
+        ("out of memory: 4 GB/s", None),
+    ],
+)
+def test_reasons_of_failed_cells_name_no_folder_of_the_machine(
+    store: Store, tmp_path: Path, reason: str, told: str | None
+):
+    assert without_folders(reason) == (reason if told is None else told)
+    plan = drawn_plan()
+    store.cell_path(plan.cells[0].key).unlink()
+    store.save_failure(plan.cells[0], reason)
+    data = data_of(export_folder(store, tmp_path / "exports", tmp_path / "small"))
+    assert data["reasons"] == {plan.cells[0].key: reason if told is None else told}
+
+
+def test_only_unfinished_exports_of_dead_processes_are_removed(store: Store, tmp_path: Path):
+    exports = tmp_path / "exports"
+    mine, young = exports / ".mine.part", exports / f".g-{'1' * 16}.part"
+    left = exports / f".g-{'0' * 16}.part"
+    for folder in (mine, young, left):
+        (folder / "in").mkdir(parents=True)
+    for folder in (mine, left):
+        os.utime(folder, (1, 1))
+    export_folder(store, exports, tmp_path / "small")
+    assert {one.name for one in exports.iterdir()} == {mine.name, young.name, "g"}
 
 
 def test_the_command_needs_no_comfyui(store: Store):

@@ -26,7 +26,8 @@ export class Folder {
     const { keys, in_file } = this.exported.grid;
     const number = Math.floor(keys.indexOf(key) / in_file);
     await this.load(`cells/${number}.js`);
-    const found = this.exported.cells[number][key];
+    const found = this.exported.cells[number]?.[key];
+    if (!found) throw new Error("The settings of this cell are not in this folder: the grid was planned anew while it was exported.");
     return { settings: parse(found.settings), prompt: parse(found.prompt) };
   }
 

@@ -12,9 +12,11 @@ Data is in scripts, because a page from file:// may read no other files.
 
 from __future__ import annotations
 
+import contextlib
 import html
 import json
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -42,6 +44,11 @@ SMALL = 256
 LITTER_S = 24 * 3600
 """An unfinished folder that is older than this belonged to a process that is gone."""
 FORMAT = 1
+UNFINISHED = re.compile(r"\..+-[0-9a-f]{16}\.part")
+FOLDERS = re.compile(
+    r"(?:\b[A-Za-z]:[\\/]|\\\\|(?<![\w/:.~])~?/)(?:(?:[^\\/\s'\"<>|:]| (?![\\/]))+[\\/])+"
+)
+"""The folders of an absolute path."""
 
 
 class Stopped(Exception):
@@ -100,7 +107,9 @@ def _write(
         "states": "".join("f" if k in hashes else "x" if k in failures else "." for k in keys),
         "pixels": {key: numbers[hash] for key, hash in hashes.items()},
         "webp": [key for key in hashes if found["files"][key].endswith(".webp")],
-        "reasons": {key: failures[key] for key in dict.fromkeys(keys) if key in failures},
+        "reasons": {
+            key: without_folders(failures[key]) for key in dict.fromkeys(keys) if key in failures
+        },
         "in_file": IN_FILE,
         "made": time.strftime("%Y-%m-%d"),
     }
@@ -201,6 +210,13 @@ def _cells(store: Store, keys: list[str]) -> Iterator[tuple[int, str]]:
         yield number, f"cocktail.cells[{number}] = {script(cells)};\n"
 
 
+def without_folders(reason: str) -> str:
+    """Why a cell failed, with files alone in place of their paths on this machine: an export is
+    given to others.
+    """
+    return FOLDERS.sub("", reason)
+
+
 def script(value: Any) -> str:
     """JSON that may stand in a script: nothing in it ends the script or a line of it."""
     return json.dumps(value).replace("<", "\\u003c")
@@ -225,5 +241,7 @@ def _publish(temporary: Path, root: Path, name: str) -> Path:
 def _sweep(root: Path) -> None:
     """Remove what killed processes have left."""
     for folder in root.glob(".*.part"):
-        if time.time() - folder.lstat().st_mtime > LITTER_S:
-            shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):  # another export removes it, too
+            age_s = time.time() - folder.lstat().st_mtime
+            if UNFINISHED.fullmatch(folder.name) and age_s > LITTER_S:
+                shutil.rmtree(folder, ignore_errors=True)
