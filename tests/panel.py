@@ -8,6 +8,10 @@ from .comfy import Comfy
 from .pages import open_page
 
 
+TAB = ":is(.cocktail-runs-tab-button, [data-testid=cocktail-runs-tab-button])"
+"""The button of the panel, as older and newer pages of ComfyUI mark it."""
+
+
 def ready(comfy: Comfy, browser: Browser, nodes_2: bool = False) -> Page:
     """ComfyUI's page with an empty graph."""
     comfy.post("/settings/Comfy.TutorialCompleted", True)
@@ -18,12 +22,12 @@ def ready(comfy: Comfy, browser: Browser, nodes_2: bool = False) -> Page:
 
 
 def open_panel(page: Page) -> None:
-    page.locator(".cocktail-runs-tab-button").click()
+    page.locator(TAB).click()
     page.locator(".cocktail-runs .runs button").first.wait_for()
 
 
 def close_panel(page: Page) -> None:
-    page.locator(".cocktail-runs-tab-button").click()
+    page.locator(TAB).click()
     page.locator(".cocktail-runs").wait_for(state="detached")
 
 

@@ -13,7 +13,7 @@ from playwright.sync_api import Locator, Page, expect
 from .comfy import Comfy
 from .nodes.graphs import fine_tune, node
 from .pages import launched, open_page
-from .test_panel import item, part, press, show, told
+from .panel import TAB, item, part, press, show, told
 from .trainer.conftest import make_tiny_base
 
 NAME = "walk"
@@ -93,7 +93,7 @@ def grows(page: Page, comfy: Comfy) -> None:
 def test_a_run_is_walked_from_its_graph_to_the_bin_and_back(page, comfy, base):
     page.evaluate("graph => window.app.loadApiJson(graph, 'walk')", graph(base))
     page.get_by_test_id("queue-button").click()
-    page.locator(".cocktail-runs-tab-button").click()
+    page.locator(TAB).click()
     item(page, NAME).wait_for()
     show(page, NAME)
     stands(page, "running")

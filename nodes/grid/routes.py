@@ -14,6 +14,7 @@ from .engine.cell import files
 from .engine.errors import GridError
 from .engine.feed import feeds
 from .engine.store import export
+from .engine.store.since import states_since
 from .engine.store.store import Store, list_grids
 from .engine.summary import read_plan, summary
 from .engine.view import exports
@@ -111,9 +112,12 @@ def _control(action: str) -> Callable[[web.Request, dict[str, Any]], Any]:
 
 def _states(request: web.Request) -> dict[str, Any]:
     """The mini-map of a grid: how many values each axis has, and a letter for every cell ("f", "x"
-    failed, "." missing).
+    failed, "." missing). With `after`, the "mark" of the last answer or nothing: only what is new.
     """
-    return export.states(_open(request))
+    store = _open(request)
+    if "after" in request.query:
+        return states_since(store, request.query["after"])
+    return export.states(store)
 
 
 def _open(request: web.Request) -> Store:

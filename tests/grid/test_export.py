@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import time
 from dataclasses import replace
 from pathlib import Path
 
 from cocktail.nodes.grid.engine.cell.stock import StockCell
 from cocktail.nodes.grid.engine.plan.of_settings import make_plan
-from cocktail.nodes.grid.engine.store.export import manifest, settings_of, write
+from cocktail.nodes.grid.engine.store.export import manifest, settings_of, states, write
 from cocktail.nodes.grid.engine.store.plan_file import read_plan_file
+from cocktail.nodes.grid.engine.store.since import states_since
 from cocktail.nodes.grid.engine.store.store import Store, list_grids
 from cocktail.trainer.files import write_json
 
@@ -77,3 +80,41 @@ def test_a_cell_of_a_workflow_is_found_though_a_node_has_an_input_called_cells(t
     write_json(tmp_path / "plan.json", {**head, "cells": [cell]})
     found = read_plan_file(tmp_path / "plan.json")
     assert (found.head, found.keys, found.cell("k")) == (head, ["k"], cell)
+
+
+def test_who_has_looked_before_is_told_what_is_new_and_of_a_grid_at_rest_nothing(tmp_path: Path):
+    plan = make_plan("g", FIXED, [typed("prompt", "a", "b"), typed("seed", 1, 2)], content_of)
+    store = Store(tmp_path)
+    store.save_plan(plan)
+    fresh = states_since(store, "")
+    whole = states(store)
+    assert {**fresh, "files": {}} == {**whole, "mark": fresh["mark"]}
+    assert states_since(store, fresh["mark"]).keys() == fresh.keys(), "it may change unseen still"
+    settle(tmp_path)
+    first = states_since(store, fresh["mark"])
+    assert first.keys() == fresh.keys()
+    name, mark = first["name"], first["mark"]
+    assert states_since(store, mark) == {"name": name, "mark": mark}
+    failing = plan.cells[1].key
+    draw_grid(plan, tmp_path, Drawn(fails=lambda cell: cell.key == failing))
+    drawn = states_since(store, mark)
+    assert {**drawn, "mark": ""} == {"name": name, "states": "fxff", "mark": ""}
+    settle(tmp_path)
+    mark = states_since(store, drawn["mark"])["mark"]
+    store.cell_path(plan.cells[0].key).unlink()
+    assert states_since(store, mark)["states"] == ".xff", "told at once, and at any time later"
+    settle(tmp_path)
+    changed = states_since(store, mark)
+    assert changed["states"] == ".xff" and changed.keys() == {"name", "states", "mark"}
+    other = make_plan("g", FIXED, [typed("prompt", "a", "c"), typed("seed", 1, 2)], content_of)
+    store.save_plan(other)
+    settle(tmp_path)
+    assert states_since(store, changed["mark"])["keys"] == [cell.key for cell in other.cells]
+
+
+def settle(folder: Path) -> None:
+    """As if nothing had changed for a while. A change of later has another time all the same."""
+    for path in folder.rglob("*"):
+        changed = path.stat().st_mtime_ns
+        if changed > time.time_ns() - 30 * 10**9:
+            os.utime(path, ns=(changed - 60 * 10**9,) * 2)

@@ -9,11 +9,12 @@ export class Grid {
   }
 
   take(found) {
+    this.found = found;
+    if (found.positions !== this.positions) this.at = new Map(found.positions.map((position, number) => [position.join(), number]));
     this.positions = found.positions;
     this.keys = found.keys;
     this.states = found.states;
     this.reasons = found.reasons ?? {};
-    this.at = new Map(found.positions.map((position, number) => [position.join(), number]));
     return this;
   }
 

@@ -141,8 +141,8 @@ export class Page {
   async look() {
     try {
       const found = await this.server.states();
-      const axes = JSON.stringify(found.axes) === JSON.stringify(this.grid.axes);
-      const same = axes && found.states === this.grid.states && found.keys.every((key, at) => key === this.grid.keys[at]);
+      const axes = found.axes === this.grid.axes || JSON.stringify(found.axes) === JSON.stringify(this.grid.axes);
+      const same = found === this.grid.found || (axes && found.states === this.grid.states && found.keys.every((key, at) => key === this.grid.keys[at]));
       if (!same) {
         this.grid = axes ? this.grid.take(found) : new Grid(found);
         if (!axes) {

@@ -25,8 +25,12 @@ export class Server {
     this.changes = true;
   }
 
-  states() {
-    return this.get("/states");
+  // The same object as long as nothing has changed.
+  async states() {
+    const { mark, ...news } = await this.get("/states", { after: this.mark ?? "" });
+    this.mark = mark;
+    if (news.states !== undefined || !this.known) this.known = { ...this.known, ...news };
+    return this.known;
   }
 
   // A number for every picture, equal for equal pixels; and how many have still to be compared.

@@ -55,7 +55,7 @@ export class Vote {
       ),
       make("main", { class: "vote" }, this.status, this.progress, this.place, this.pictures, this.actions, this.help),
     );
-    const { axes } = await this.server.get("/states");
+    const { axes } = await this.server.states();
     this.axis.replaceChildren(...axes.map(({ label, target }) => make("option", { value: target, text: label })));
     this.axis.hidden = axes.length < 2;
     document.addEventListener("keydown", (event) => this.key(event));
