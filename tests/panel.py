@@ -7,7 +7,6 @@ from playwright.sync_api import Browser, Locator, Page, expect
 from .comfy import Comfy
 from .pages import open_page
 
-
 TAB = ":is(.cocktail-runs-tab-button, [data-testid=cocktail-runs-tab-button])"
 """The button of the panel, as older and newer pages of ComfyUI mark it."""
 

@@ -82,7 +82,8 @@ def learning_rate(page: Page) -> dict[str, Any]:
             const node = ({NODE})("CocktailTrainingSettings");
             const at = node.widgets.findIndex(widget => widget.name === "learning_rate");
             const prompt = (await window.app.graphToPrompt()).output[node.id].inputs;
-            const saved = window.app.graph.serialize().nodes.find(one => String(one.id) === String(node.id));
+            const {{ nodes }} = window.app.graph.serialize();
+            const saved = nodes.find(one => String(one.id) === String(node.id));
             return {{
                 shown: node.widgets[at].value,
                 sent: prompt.learning_rate,
