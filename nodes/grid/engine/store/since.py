@@ -4,7 +4,7 @@ grids of any size.
 
 from __future__ import annotations
 
-import os
+import contextlib
 import time
 from pathlib import Path
 from typing import Any
@@ -45,10 +45,8 @@ def _mark(folder: Path) -> str:
     relied on.
     """
     places = [folder / "cells.jsonl", folder / "cells"]
-    try:
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         places += sorted(folder.joinpath("cells").iterdir())
-    except (FileNotFoundError, NotADirectoryError):
-        pass
     return f"{_word([folder / 'plan.json'])}-{_word(places)}"
 
 
@@ -61,5 +59,5 @@ def _word(places: list[Path]) -> str:
             continue
         if stat.st_mtime > time.time() - SETTLED_S:
             return ""
-        found.append([os.fspath(place.name), stat.st_ino, stat.st_size, stat.st_mtime_ns])
+        found.append([place.name, stat.st_ino, stat.st_size, stat.st_mtime_ns])
     return sha256_text(canonical_json(found))[:16]
