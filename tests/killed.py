@@ -203,8 +203,10 @@ def cases() -> dict[str, Case]:
     from safetensors.torch import load_file, save_file
 
     from cocktail.merge import safetensors_file
+    from cocktail.merge.card.writing import write_card
     from cocktail.merge.hashing import file_sha256
     from cocktail.nodes.grid.engine.store.store import Store
+    from cocktail.nodes.grid.engine.view.folder import export_folder
     from cocktail.nodes.grid.engine.vote.log import Vote, VoteLog
     from cocktail.trainer import notes
     from cocktail.trainer.checkpoints import save_checkpoint, sweep_checkpoints
@@ -222,6 +224,7 @@ def cases() -> dict[str, Case]:
     )  # fmt: skip
     from cocktail.trainer.runs import Base, Paths, Run, create_run, list_runs
     from cocktail.trainer.settings.run_settings import RunSettings
+    from tests.grid.drawn import Drawn, draw_grid, drawn_plan
 
     def dataset(caption: str) -> Dataset:
         pairs = [Pair(s, f"{s}.png", "0" * 64, 64, 64, caption, split=s)
@@ -323,6 +326,21 @@ def cases() -> dict[str, Case]:
     def swept(folder: Path) -> None:
         sweep_below(folder)
 
+    def grid(folder: Path) -> None:
+        drawn = drawn_plan(checkpoints=2)
+        Store(folder / "g").save_plan(drawn)
+        draw_grid(drawn, folder / "g", Drawn())
+        for path in folder.rglob("*.png"):
+            os.utime(path, (1, 1))
+
+    def contents(folder: Path) -> Any:
+        """What is below it by name, unfinished folders left out."""
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        named = {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+        return {name: data for name, data in named.items() if not name.startswith(".")}
+
+    card = {"README.md": b"a card", "a.card.json": b"{}", "pictures/a.jpg": b"a picture"}
+
     made = {
         "run state": Case(
             lambda f: (a_run(f), None)[1],
@@ -397,6 +415,19 @@ def cases() -> dict[str, Case]:
             lambda f: (a_run(f), None)[1],
             lambda f: queue(f).put("run", opened(f), "cpu"),
             is_queued,
+            swept,
+        ),
+        "export": Case(
+            grid,
+            lambda f: (export_folder(Store(f / "g"), f / "exports", f / "small"), None)[1],
+            lambda f: contents(f / "exports"),
+            swept,
+            appends=True,
+        ),
+        "card": Case(
+            lambda f: None,
+            lambda f: (write_card(f / "cards" / "c", card), None)[1],
+            lambda f: contents(f / "cards"),
             swept,
         ),
         "bin": Case(with_saved, delete, where_it_is, start_again),

@@ -15,6 +15,7 @@ KILLED = Path(__file__).with_name("killed.py")
 SAVES = (
     "run state,new run,checkpoint,resume point",
     "manifest,merge,hashes,journal,cell,votes,grid plan,notes,queue,bin",
+    "export,card",
 )
 LEAST = 2
 """So often every save is ended at least, while it is written and renamed."""

@@ -4,16 +4,19 @@ at all.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import re
 import shutil
-import tempfile
+import threading
+import time
 from pathlib import Path
 
 from ..errors import MergeError
 from ..recipe import short_name
+from ..safetensors_file import ABANDONED_AFTER_S
 from .blocks import Drawing, Fold, Section
 from .card import Card
 from .markdown import write_markdown
@@ -93,21 +96,22 @@ def write_card(folder: Path, files: dict[str, bytes]) -> bool:
     """
     if _is_there(folder, files):
         return False
-    temporary = ""
+    ending = f"{os.getpid()}.{threading.get_ident()}.part"
+    temporary = folder.with_name(f".{folder.name}.{ending}")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent)
+        _remove_abandoned(folder)
+        shutil.rmtree(temporary, ignore_errors=True)
         for name, data in files.items():
-            path = Path(temporary, name)
+            path = temporary / name
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("xb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-        Path(temporary).chmod(0o755)
         if folder.exists():  # an empty folder would be replaced
             raise FileExistsError
-        Path(temporary).rename(folder)
+        temporary.rename(folder)
     except FileExistsError:
         raise _taken(folder) from None
     except OSError as error:
@@ -115,9 +119,19 @@ def write_card(folder: Path, files: dict[str, bytes]) -> bool:
             raise _taken(folder) from None
         raise MergeError(f"{folder} cannot be written: {error.strerror}.") from error
     finally:
-        if temporary:
-            shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
     return True
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove what killed processes have written of a card under this name: an hour ago, since one
+    takes seconds.
+    """
+    named = re.compile(rf"\.{re.escape(folder.name)}\.\d+\.\d+\.part")
+    for part in [one for one in folder.parent.iterdir() if named.fullmatch(one.name)]:
+        with contextlib.suppress(OSError):
+            if time.time() - part.lstat().st_mtime > ABANDONED_AFTER_S:
+                shutil.rmtree(part, ignore_errors=True)
 
 
 def write_another(parent: Path, card: Card, name: str) -> tuple[Path, dict[str, bytes], bool]:

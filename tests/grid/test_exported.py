@@ -100,12 +100,12 @@ def test_reasons_of_failed_cells_name_no_folder_of_the_machine(
 
 def test_only_unfinished_exports_of_dead_processes_are_removed(store: Store, tmp_path: Path):
     exports = tmp_path / "exports"
-    mine, young = exports / ".mine.part", exports / f".g-{'1' * 16}.part"
-    left = exports / f".g-{'0' * 16}.part"
+    mine, young, left = (exports / f".{name}.part" for name in ("mine", "g.1.1", "g.2.2"))
     for folder in (mine, young, left):
         (folder / "in").mkdir(parents=True)
     for folder in (mine, left):
-        os.utime(folder, (1, 1))
+        for path in (folder / "in", folder):
+            os.utime(path, (1, 1))
     export_folder(store, exports, tmp_path / "small")
     assert {one.name for one in exports.iterdir()} == {mine.name, young.name, "g"}
 

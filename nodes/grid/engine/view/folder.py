@@ -12,12 +12,10 @@ Data is in scripts, because a page from file:// may read no other files.
 
 from __future__ import annotations
 
-import contextlib
 import html
 import json
 import os
 import re
-import secrets
 import shutil
 import stat
 import time
@@ -27,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from .....trainer.files import DISK_FULL, write_text
+from .....trainer.litter import sweep, temporary
 from ..cell.settings import CellSettings
 from ..errors import GridError
 from ..plan.plan_json import settings_from_json
@@ -41,10 +40,7 @@ VIEWER = Path(__file__).parents[4] / "web" / "view"
 IN_FILE = 100
 """Cells in a file of settings."""
 SMALL = 256
-LITTER_S = 24 * 3600
-"""An unfinished folder that is older than this belonged to a process that is gone."""
 FORMAT = 1
-UNFINISHED = re.compile(r"\..+-[0-9a-f]{16}\.part")
 FOLDERS = re.compile(
     r"(?:\b[A-Za-z]:[\\/]|\\\\|(?<![\w/:.~])~?/)(?:(?:[^\\/\s'\"<>|:]| (?![\\/]))+[\\/])+"
 )
@@ -70,14 +66,20 @@ def export_folder(
     name = store.folder.name
     try:
         root.mkdir(parents=True, exist_ok=True)
-        _sweep(root)
-        temporary = root / f".{name}-{secrets.token_hex(8)}.part"
-        temporary.mkdir()
+        sweep(root)
+        unfinished = temporary(root / name)
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir()
+
+        def shown(done: int, total: int) -> None:
+            os.utime(unfinished)  # it is not abandoned, however long that takes
+            show(done, total)
+
         try:
-            _write(store, temporary, thumbnails_dir, show, is_stopped)
-            return _publish(temporary, root, name)
+            _write(store, unfinished, thumbnails_dir, shown, is_stopped)
+            return _publish(unfinished, root, name)
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            shutil.rmtree(unfinished, ignore_errors=True)
     except OSError as error:
         hint = "Free space" if error.errno in DISK_FULL else "Look at the folder's rights"
         raise GridError(
@@ -222,7 +224,7 @@ def script(value: Any) -> str:
     return json.dumps(value).replace("<", "\\u003c")
 
 
-def _publish(temporary: Path, root: Path, name: str) -> Path:
+def _publish(unfinished: Path, root: Path, name: str) -> Path:
     """Give a finished folder its name, which nothing else has."""
     number = 1
     while True:
@@ -231,17 +233,8 @@ def _publish(temporary: Path, root: Path, name: str) -> Path:
         if folder.exists() or folder.is_symlink():
             continue
         try:
-            temporary.rename(folder)
+            unfinished.rename(folder)
             return folder
         except OSError:
             if not folder.exists():
                 raise
-
-
-def _sweep(root: Path) -> None:
-    """Remove what killed processes have left."""
-    for folder in root.glob(".*.part"):
-        with contextlib.suppress(FileNotFoundError):  # another export removes it, too
-            age_s = time.time() - folder.lstat().st_mtime
-            if UNFINISHED.fullmatch(folder.name) and age_s > LITTER_S:
-                shutil.rmtree(folder, ignore_errors=True)
