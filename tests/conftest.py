@@ -25,9 +25,10 @@ ROOT = Path(__file__).resolve().parents[1]
 SERVERS: list[Comfy] = []
 DEMO = ("test_browser.py", "test_pipeline.py")
 LONG = (
-    *DEMO, "trainer/test_resume.py", "grid/test_live.py", "grid/test_kills.py",
-    "grid/test_feed.py", "grid/test_ray.py", "nodes/test_runs.py", "trainer/test_training.py",
-    "test_saved_graphs.py",
+    *DEMO, "test_saved_graphs.py", "grid/test_live.py", "trainer/test_resume.py",
+    "trainer/test_training.py", "nodes/test_runs.py", "merge/test_nodes.py", "grid/test_feed.py",
+    "trainer/test_experiments.py", "grid/test_kills.py", "test_panel.py", "merge/test_loads.py",
+    "test_walk.py", "grid/test_ray.py",
 )  # fmt: skip
 """Files of tests that take minutes, the longest first."""
 

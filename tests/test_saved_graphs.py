@@ -1,6 +1,6 @@
 """Every saved graph runs on a fresh ComfyUI with the miniatures: as it is with `--all`, otherwise
-with at most FEW steps of sampling and as many epochs, in fp32, with small pictures, and experiments
-with a tiny model.
+with at most FEW steps of sampling, epochs and values of an axis, in fp32, with few pairs and small
+pictures, and experiments with a tiny model.
 The demo's and the search's have tests of their own.
 """
 
@@ -23,7 +23,7 @@ FOLDER = Path(__file__).resolve().parents[1] / "workflows" / "api"
 OF_THEIR_OWN = ("cosmopolitan_miniature", "cocktail_search")
 WITH_ALL = (
     "epochs_grid", "finetune_768_adamw", "finetune_above_768", "generated_captions",
-    "gentler_slope",
+    "gentler_slope", "sweep_attention", "sweep_conditional_dropout",
 )  # fmt: skip
 """Graphs that train what others train too, at other sizes or more often: only with `--all`."""
 GRAPHS = [
@@ -32,18 +32,20 @@ GRAPHS = [
     if file.stem not in OF_THEIR_OWN
 ]
 FEW = 2
+PAIRS, BATCH = 12, 4
+"""What a training is left with."""
 MOST = {
     "steps": FEW,
     "epochs": FEW,
+    "batch_size": BATCH,
     "validation_timesteps": 1,
-    "most": 2,
+    "most": FEW,
+    "cells": 1,
     "width": 32,
     "height": 32,
 }
 VALUES = {"steps": "1, 2", "size": "32, 48"}
 """Of an axis."""
-PAIRS, BATCH = 12, 4
-"""What a sweep and a range test are left with."""
 
 
 @pytest.fixture(scope="module")
@@ -81,9 +83,10 @@ def test_a_saved_graph_runs(comfy, tiny, file):
 
 
 def shorten(graph):
-    """Let nothing in a graph take more than MOST, nor train in bf16, for which most processors are
-    slow.
+    """Let nothing in a graph take more than MOST, nor train on more than PAIRS, nor in bf16, for
+    which most processors are slow.
     """
+    trains = any(node["class_type"] == "CocktailFineTune" for node in graph.values())
     for node in graph.values():
         inputs = node["inputs"]
         if inputs.get("precision") == "bf16":
@@ -91,11 +94,25 @@ def shorten(graph):
         for name in MOST.keys() & inputs.keys():
             if isinstance(inputs[name], int):
                 inputs[name] = min(inputs[name], MOST[name])
-        if inputs.get("target") in VALUES:
-            inputs["values"] = VALUES[inputs["target"]]
+        if "Axis" in node["class_type"] and isinstance(inputs.get("values"), str):
+            inputs["values"] = VALUES.get(inputs.get("target"), few(inputs["values"]))
+            inputs["labels"] = "\n".join(inputs["labels"].splitlines()[:FEW])
         if "changes" in inputs:
             epochs = f"epochs = {FEW}"
             inputs["changes"] = re.sub(r"(?m)^epochs = .*", epochs, inputs["changes"])
+        if "plan" in inputs and isinstance(inputs["plan"], str):
+            small = re.sub(r'"(width|height)": \d+', r'"\1": 32', inputs["plan"])
+            inputs["plan"] = re.sub(r'"steps": \d+', f'"steps": {FEW}', small)
+        if trains and node["class_type"] == "CocktailDrawShapes":
+            inputs |= {"count": PAIRS, "name": f"shapes-{PAIRS}"}
+
+
+def few(values):
+    """The first values of an axis: of lines, of a list, of a range or of "3 seeds"."""
+    if "\n" in values:
+        return "\n".join(values.splitlines()[:FEW])
+    values = re.sub(r"\[\d+\]", f"[{FEW}]", values)
+    return re.sub(r"^\d+(?= seeds$)|^([^,]+,[^,]+),.*", lambda m: m[1] or f"{FEW}", values)
 
 
 def shorten_experiment(graph, tiny):
@@ -116,7 +133,7 @@ def shorten_experiment(graph, tiny):
         elif kind == "CocktailDrawShapes":
             inputs |= {"count": PAIRS, "name": f"shapes-{PAIRS}"}
         elif kind == "CocktailTrainingSettings":
-            inputs |= {"batch_size": BATCH, "epochs": 1, "validation_timesteps": 1}
+            inputs["epochs"] = 1
         elif kind == "CocktailFineTune":
             inputs["run_name"] += "-tiny"
         elif kind == "CocktailChangeSettings":

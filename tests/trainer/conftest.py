@@ -39,7 +39,7 @@ TINY = RunSettings.from_json(
     {
         "resolution": 64,
         "bucket_step": 32,
-        "epochs": 3,
+        "epochs": 2,
         "batch_size": 2,
         "learning_rate": 1e-4,
         "text_encoder_learning_rate": 1e-5,
@@ -151,6 +151,17 @@ def tiny_runs(tmp_path_factory, few_shapes, tiny_base, tokenizer):
         )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tiny_runs, fork_training):
+    """A run with the settings TINY that is at its end, and to which nothing has happened."""
+    run = tiny_runs("undisturbed")
+    process = fork_training(run)
+    process.join(600)
+    assert process.exitcode == 0, run.log_tail()
+    yield run
+    remove(run)
 
 
 @pytest.fixture

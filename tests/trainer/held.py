@@ -38,6 +38,32 @@ def mind(lines: type[Any]) -> None:
     lines.append = append_and_wait
 
 
+def hold_validation(folder: Path) -> None:
+    """Let the training wait in its next validation, which its state tells of."""
+    (folder / "hold-validation.txt").touch()
+
+
+def let_validation_go(folder: Path) -> None:
+    (folder / "hold-validation.txt").unlink()
+
+
+def mind_validations(journal: type[Any]) -> None:
+    """Let this process wait as `hold_validation` asks; `journal` is the class that keeps a run's
+    state.
+    """
+    progress = journal.progress
+
+    def progress_and_wait(self: Any, **changes: Any) -> None:
+        progress(self, **changes)
+        file = self.run.folder / "hold-validation.txt"
+        if str(changes.get("message")).startswith("Validating") and file.exists():
+            self.update()
+            while file.exists():
+                time.sleep(0.01)
+
+    journal.progress = progress_and_wait
+
+
 def told(file: Path) -> float:
     try:
         return int(file.read_text(encoding="utf-8"))

@@ -300,12 +300,10 @@ def storages(training):
 
 
 def test_a_polite_run_gives_way_at_a_step_and_ends_with_the_bits_of_an_undisturbed_one(
-    make_tiny_run, fork_training
+    make_tiny_run, fork_training, undisturbed
 ):
-    sharing = {"policy": "polite", "idle_s": 0.3}
-    whole, polite = make_tiny_run("undisturbed"), make_tiny_run("polite", sharing=sharing)
-    assert whole.id == polite.id
-    assert exit_status(fork_training(whole)) == 0
+    polite = make_tiny_run("polite", sharing={"policy": "polite", "idle_s": 0.3})
+    assert undisturbed.id == polite.id
     use = Use(queue_folder(polite), "cpu")
     hold(polite.folder, 2)
     process = fork_training(polite)
@@ -318,7 +316,7 @@ def test_a_polite_run_gives_way_at_a_step_and_ends_with_the_bits_of_an_undisturb
     wait_for(lambda: polite.state().status != "paused", process)
     assert polite.state().step >= paused_at
     assert exit_status(process) == 0, polite.log_tail()
-    assert same(weights(whole), weights(polite))
+    assert same(weights(undisturbed), weights(polite))
 
 
 def test_a_run_that_has_given_way_is_stopped_with_a_resume_point(make_tiny_run, fork_training):

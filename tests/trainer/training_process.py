@@ -18,15 +18,17 @@ def train_quietly(folder: str, disk_full_while: str | None = None, room_bytes: i
     import torch
 
     from cocktail.trainer.jobs.lines import Lines
+    from cocktail.trainer.journal import Journal
     from cocktail.trainer.loop import train
 
-    from .held import mind
+    from .held import mind, mind_validations
 
     log = (Path(folder) / "log.txt").open("a", buffering=1)
     os.dup2(log.fileno(), 1)
     os.dup2(log.fileno(), 2)
     torch.set_num_threads(1)
     mind(Lines)
+    mind_validations(Journal)
     if disk_full_while:
         fill_disk(Path(disk_full_while))
     if room_bytes:
