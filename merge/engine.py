@@ -21,6 +21,7 @@ from typing import Any
 
 from .blending import Blender, is_finite
 from .errors import MergeError, listed
+from .hashing import Progress
 from .key_names import TEXT_PREFIXES, UNET, VAE
 from .methods import METHODS
 from .methods.draws import Draws
@@ -42,8 +43,6 @@ from .safetensors_file import FLOATS, ITEM_BYTES, Tensor, lay_out, new_file, tor
 
 CHUNK_ELEMENTS = 1 << 19
 MOST_THREADS = 8
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ writes for SD1.5, are read too.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 from .blocks import BlockWeights, values_text
 from .errors import MergeError, listed
 from .family import family_of
+from .hashing import Progress
 from .health import POSITION_IDS, check_finite
 from .key_names import TEXT, UNET
 from .plan import own_type, positions_of
@@ -67,8 +68,6 @@ LoRA of up and down matrices in kohya's layout.
 """
 
 LARGEST_RANK = 1024
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -120,9 +119,12 @@ def extract_lora(
             f"{tuned.name} and {base.name} have the same weights: there is nothing to extract."
         )
     metadata = {
-        "format": "pt", "ss_network_module": "networks.lora", "ss_network_dim": str(rank),
-        "ss_network_alpha": str(rank), "cocktail.extracted_from": f"{tuned.name} - {base.name}",
-    }  # fmt: skip
+        "format": "pt",
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": str(rank),
+        "ss_network_alpha": str(rank),
+        "cocktail.extracted_from": f"{tuned.name} - {base.name}",
+    }
     write_lora(out, found, metadata)
     return len(found) // 3
 
@@ -161,28 +163,7 @@ def bake_lora(
     and down matrices (the message names it), when nothing in it fits, or `out` exists.
     """
     header, patch = open_checkpoint(checkpoint), read_header(lora)
-    check_kind(patch)
-    names = _lora_names(header)
-    own = {lora_name: name for name, lora_name in names.items()}
-    own |= {
-        k.replace("lora_te_", "lora_te1_"): v for k, v in own.items() if k.startswith("lora_te_")
-    }
-    told = {
-        n.rsplit(".lora_down.weight", 1)[0]
-        for n in patch.tensors
-        if n.endswith(".lora_down.weight")
-    }
-    targets = {name: own.get(usual_name(name)) for name in sorted(told)}
-    fits = {
-        name: target
-        for name, target in targets.items()
-        if target and _fits(patch, name, header.tensors[target])
-    }
-    if not fits:
-        raise MergeError(
-            f"Nothing in {lora.name} fits {checkpoint.name} ({family_of(header).name}): "
-            f"{listed(sorted(told) or list(patch.tensors), 3)}. Choose a LoRA for this family."
-        )
+    fits = _targets(header, patch)
     other = {n.split(".", 1)[0] for n in patch.tensors} - set(fits)
     by_target = {target: name for name, target in fits.items()}
     positions = {
@@ -229,6 +210,31 @@ def bake_lora(
                 progress(number, len(places))
         file.flush()
     return Baked(tuple(fits), tuple(sorted(other)))
+
+
+def _targets(header: Header, patch: Header) -> dict[str, str]:
+    """The checkpoint's weight for each layer of a LoRA that fits one. Raises MergeError if none
+    does.
+    """
+    check_kind(patch)
+    own = {lora_name: name for name, lora_name in _lora_names(header).items()}
+    own |= {
+        k.replace("lora_te_", "lora_te1_"): v for k, v in own.items() if k.startswith("lora_te_")
+    }
+    ending = ".lora_down.weight"
+    told = sorted(name.removesuffix(ending) for name in patch.tensors if name.endswith(ending))
+    targets = {name: own.get(usual_name(name)) for name in told}
+    fits = {
+        name: target
+        for name, target in targets.items()
+        if target and _fits(patch, name, header.tensors[target])
+    }
+    if not fits:
+        raise MergeError(
+            f"Nothing in {patch.path.name} fits {header.path.name} ({family_of(header).name}): "
+            f"{listed(told or list(patch.tensors), 3)}. Choose a LoRA for this family."
+        )
+    return fits
 
 
 def check_layout(blocks: BlockWeights, header: Header) -> None:

@@ -84,9 +84,12 @@ def mix_loras(loras: Sequence[tuple[Path, float]], out: Path, rank: int | None =
         found[f"{layer}.alpha"] = up.new_tensor(float(up.shape[1]))
     told = " + ".join(f"{strength:g} {short_name(path.name)}" for path, strength in loras)
     metadata = {
-        "format": "pt", "ss_network_module": "networks.lora", "ss_network_dim": str(largest),
-        "ss_network_alpha": str(largest), "cocktail.mixed_loras": told,
-    }  # fmt: skip
+        "format": "pt",
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": str(largest),
+        "ss_network_alpha": str(largest),
+        "cocktail.mixed_loras": told,
+    }
     write_lora(out, found, metadata, "F32")
     return Mixed(len(parts), largest, math.sqrt(lost / whole) if whole else 0.0)
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, TypeAlias
+from typing import IO, Any
 
 from .ancestry import write_ingredients
 from .conversion import CONVERTED, DROPPED
 from .errors import MergeError, listed
-from .hashing import file_hashes
+from .hashing import Progress, file_hashes
 from .key_names import EMA, with_usual_names
 from .licence import read_licence
 from .metadata import Source, describe
@@ -23,7 +22,6 @@ from .recipe import Ingredient
 from .safetensors_file import Header, Tensor, lay_out, new_file, read_header, torch_type
 
 LARGEST_INT8 = 127.0
-Progress: TypeAlias = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

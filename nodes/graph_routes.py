@@ -15,8 +15,11 @@ from .host.origin import Guarded
 from .saved_graphs import MOST_VALUES, BadValues, filled, listed, translated
 
 REFUSALS: http.Refusals = {
-    remote.Refused: 400, remote.Gone: 500, GridError: 400, **http.REFUSALS,
-}  # fmt: skip
+    remote.Refused: 400,
+    remote.Gone: 500,
+    GridError: 400,
+    **http.REFUSALS,
+}
 LONGEST_CLIENT = 200
 VALIDATE_S = 120.0
 WANTED = '{"values": {"TITLE.input": value}}'

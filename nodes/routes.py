@@ -19,7 +19,13 @@ def add(table: web.RouteTableDef) -> None:
     """
     guarded = Guarded(table)
     for part in (
-        run_routes, figure_routes, caption_routes, sharing_routes, sweep_routes, grid_routes,
-        merge_routes, graph_routes,
-    ):  # fmt: skip
+        run_routes,
+        figure_routes,
+        caption_routes,
+        sharing_routes,
+        sweep_routes,
+        grid_routes,
+        merge_routes,
+        graph_routes,
+    ):
         part.add(guarded)

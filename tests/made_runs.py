@@ -99,10 +99,12 @@ def make_run(
         first_validation=losses[0],
         last_validation=losses[-1],
         best={
-            "epoch": best, "step": best * steps_per_epoch, "loss": losses[best],
+            "epoch": best,
+            "step": best * steps_per_epoch,
+            "loss": losses[best],
             "checkpoint": f"{name}-e{best:03}-s{best * steps_per_epoch:06}.safetensors",
         },
-    )  # fmt: skip
+    )
     run.write_state(state)
     return run
 
@@ -115,11 +117,17 @@ def set_state(run: Run, **changes: Any) -> None:
 def _pairs() -> list[Pair]:
     return [
         Pair(
-            f"id{n}", f"{n}.png", f"{n:064x}", 64, 64, f"a <i>shape</i> {n}", 1.0,
+            f"id{n}",
+            f"{n}.png",
+            f"{n:064x}",
+            64,
+            64,
+            f"a <i>shape</i> {n}",
+            1.0,
             "validation" if n < 4 else "train",
         )
         for n in range(12)
-    ]  # fmt: skip
+    ]
 
 
 def _validation(epoch: int, lowest: int) -> float:

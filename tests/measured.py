@@ -100,9 +100,11 @@ def measure(page: Page, graph: dict[str, Any]) -> Measured:
 
     def true(box: list[float]) -> Box:
         return Box(
-            saved[0] + (box[0] - x) / scale, saved[1] + (box[1] - y) / scale,
-            box[2] / scale, box[3] / scale,
-        )  # fmt: skip
+            saved[0] + (box[0] - x) / scale,
+            saved[1] + (box[1] - y) / scale,
+            box[2] / scale,
+            box[3] / scale,
+        )
 
     return Measured(
         {int(key) - offset: true(box) for key, box in found["nodes"].items()},

@@ -46,8 +46,12 @@ def test_one_post_runs_a_graph_to_its_end_with_the_values_that_it_gives(comfy):
     outputs = comfy.wait(answer["prompt_id"])
     values = values_of(comfy, answer["prompt_id"])
     assert values["60 % A + 40 % B.share_of_a"] == 25.0 and values["Sample.steps"] == 1
-    (made,) = [result for output in outputs.values() for result in output.get("cocktail", ())
-               if "by-post" in str(result.get("checkpoint"))]  # fmt: skip
+    (made,) = [
+        result
+        for output in outputs.values()
+        for result in output.get("cocktail", ())
+        if "by-post" in str(result.get("checkpoint"))
+    ]
     assert (comfy.base / "models" / "checkpoints" / made["checkpoint"]).is_file()
     assert list((comfy.base / "output" / "cocktail").glob("by_post*.png"))
 

@@ -23,9 +23,12 @@ def shell(comfy, root: Path, tmp_path: Path):
     def run(script: str, *arguments: str) -> str:
         done = subprocess.run(
             ["sh", "-eu", *(["-c", script] if not arguments else [script, *arguments])],
-            cwd=tmp_path, env={**os.environ, "COMFY": comfy.url}, timeout=300,
-            capture_output=True, text=True,
-        )  # fmt: skip
+            cwd=tmp_path,
+            env={**os.environ, "COMFY": comfy.url},
+            timeout=300,
+            capture_output=True,
+            text=True,
+        )
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
         return done.stdout
 

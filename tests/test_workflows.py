@@ -141,14 +141,16 @@ def test_the_page_draws_no_node_over_another_nor_over_the_edge_of_its_group(comf
                 found = measure(page, graph)
                 assert found.nodes.keys() == {node["id"] for node in graph["nodes"]}
                 over = [
-                    (a, b) for a, b in combinations(found.nodes, 2)
+                    (a, b)
+                    for a, b in combinations(found.nodes, 2)
                     if found.nodes[a].touches(found.nodes[b])
-                ]  # fmt: skip
+                ]
                 assert over == [], f"{name}, {kind}: nodes over nodes"
                 loose = [
-                    key for key, box in found.nodes.items()
+                    key
+                    for key, box in found.nodes.items()
                     if not any(group.contains(box, MARGIN) for group in found.groups)
-                ]  # fmt: skip
+                ]
                 assert loose == [], f"{name}, {kind}: nodes over the edge of their group"
 
 

@@ -313,28 +313,8 @@ def create_run(
         )
     sweep(runs_dir)
     part = temporary(folder)
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    dataset.save(part / "dataset.parquet")
-    write_json(
-        part / "run.json",
-        {
-            "format": FORMAT,
-            "name": name,
-            "id": identity,
-            "created": time.time(),
-            "base": asdict(base),
-            "dataset": {
-                "name": dataset.name,
-                "fingerprint": dataset.fingerprint,
-                "train": len(dataset.train),
-                "validation": len(dataset.validation),
-            },
-            "settings": settings.to_json(),
-            "paths": asdict(paths),
-        },
-    )
-    write_json(part / "state.json", asdict(State("stopped", "Made, not queued yet")))
+    head = {"format": FORMAT, "name": name, "id": identity, "base": asdict(base)}
+    _write(part, head, dataset, settings, paths)
     try:
         part.rename(folder)
     except OSError:
@@ -345,6 +325,24 @@ def create_run(
         among_all = replace(paths, checkpoints=str(checkpoints.parent))
         return create_run(runs_dir, name, base, dataset, settings, among_all)
     return Run.open(folder)
+
+
+def _write(
+    part: Path, head: dict[str, Any], dataset: Dataset, settings: RunSettings, paths: Paths
+) -> None:
+    """Write all files of a new run."""
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    dataset.save(part / "dataset.parquet")
+    told = {
+        "name": dataset.name,
+        "fingerprint": dataset.fingerprint,
+        "train": len(dataset.train),
+        "validation": len(dataset.validation),
+    }
+    more = {"dataset": told, "settings": settings.to_json(), "paths": asdict(paths)}
+    write_json(part / "run.json", {**head, "created": time.time(), **more})
+    write_json(part / "state.json", asdict(State("stopped", "Made, not queued yet")))
 
 
 def _check_pairs(dataset: Dataset, settings: RunSettings) -> None:

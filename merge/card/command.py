@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..errors import MergeError
-from ..hashing import file_hashes, file_sha256
+from ..hashing import Progress, file_hashes, file_sha256
 from ..licence import Licence, parse_by_hand
 from ..pickled import ENDINGS as PICKLED
 from ..safetensors_file import ENDINGS
@@ -16,8 +16,6 @@ from .card import Sources, Wishes, make_card
 from .reading import Unreadable, inside
 from .verifying import CHANGED, MISSING, SAME, UNREACHABLE, Places, summary, verify
 from .writing import PAGE_ENDING, check_name, files_of, folder_name, write_card
-
-Progress = Callable[[int, int], None]
 
 
 def card_options(command: argparse.ArgumentParser) -> None:

@@ -56,8 +56,16 @@ def _run_facts(run: Run, models: Sequence[Model]) -> Iterator[tuple[str, str]]:
     yield "base", plain(run.base_name)
     yield "base, SHA-256", Mono(run.base_sha256)
     known = run.settings.get
-    for name in ("resolution", "epochs", "batch_size", "learning_rate", "train_text_encoder",
-                 "text_encoder_learning_rate", "precision", "seed"):  # fmt: skip
+    for name in (
+        "resolution",
+        "epochs",
+        "batch_size",
+        "learning_rate",
+        "train_text_encoder",
+        "text_encoder_learning_rate",
+        "precision",
+        "seed",
+    ):
         value = known(name)
         yield name.replace("_", " "), UNKNOWN if value is None else setting_words(value)
     versions = next((m.note.versions for m in models if m.note), {})

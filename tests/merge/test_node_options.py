@@ -93,10 +93,16 @@ def test_sft_files_are_in_the_lists_and_are_read(comfy, models, tmp_path):
     found = comfy.run(
         {
             "inspect": node("CocktailInspectCheckpoint", checkpoint="small.sft"),
-            "prune": node("CocktailPruneCheckpoint", checkpoint="small.sft", name="of_sft",
-                          precision="as it is", ema="drop", convert_vae=False),
+            "prune": node(
+                "CocktailPruneCheckpoint",
+                checkpoint="small.sft",
+                name="of_sft",
+                precision="as it is",
+                ema="drop",
+                convert_vae=False,
+            ),
         }
-    )  # fmt: skip
+    )
     assert found["inspect"]["cocktail"][0]["family"] == "SD1.5"
     assert found["inspect"]["cocktail"][0]["autov3"]
     made = found["prune"]["cocktail"][0]["checkpoint"]

@@ -22,21 +22,35 @@ def run(tmp_path):
         return Pair(key, f"{key}.png", key * 64, 64, 64, "a", split=split)
 
     pairs = (
-        pair("a", "train"), pair("b", "validation"), pair("c", "validation"),
-        pair("d", "validation/faces"), pair("e", "validation/faces"),
-    )  # fmt: skip
+        pair("a", "train"),
+        pair("b", "validation"),
+        pair("c", "validation"),
+        pair("d", "validation/faces"),
+        pair("e", "validation/faces"),
+    )
     return create_run(
-        tmp_path / "runs", "one", Base("b", "b", "0" * 64), Dataset("few", "x", pairs),
-        RunSettings(), Paths(str(tmp_path / "checkpoints"), "tokenizer", "cache"),
-    )  # fmt: skip
+        tmp_path / "runs",
+        "one",
+        Base("b", "b", "0" * 64),
+        Dataset("few", "x", pairs),
+        RunSettings(),
+        Paths(str(tmp_path / "checkpoints"), "tokenizer", "cache"),
+    )
 
 
 def step(number: int, loss: float = 0.5, steps_per_epoch: int = 10, **more) -> dict:
     return {
-        "kind": "step", "epoch": (number - 1) // steps_per_epoch + 1, "step": number,
-        "time": 100.0 + number, "loss": loss, "loss_conditional": 0.1, "memory_bytes": 5.0,
-        "learning_rate_unet": 1e-6 * number, "gradient_norm_unet": 2.0, **more,
-    }  # fmt: skip
+        "kind": "step",
+        "epoch": (number - 1) // steps_per_epoch + 1,
+        "step": number,
+        "time": 100.0 + number,
+        "loss": loss,
+        "loss_conditional": 0.1,
+        "memory_bytes": 5.0,
+        "learning_rate_unet": 1e-6 * number,
+        "gradient_norm_unet": 2.0,
+        **more,
+    }
 
 
 def record(run, *lines: dict) -> None:
@@ -119,8 +133,10 @@ def test_validation_has_an_error_band_and_every_set_its_own_curve(run):
     run.write_state(State("finished", best={"epoch": 1, "step": 2, "loss": 0.2}))
     told = curve(run, {"one-2.safetensors": "cocktail/one/one-2.safetensors"})
     assert told["validation"]["faces"] == {
-        "x": [0.0, 2.0], "loss": [0.7, 0.7], "error": [pytest.approx(0.2), pytest.approx(0.2)],
-    }  # fmt: skip
+        "x": [0.0, 2.0],
+        "loss": [0.7, 0.7],
+        "error": [pytest.approx(0.2), pytest.approx(0.2)],
+    }
     assert told["validation"]["validation"]["error"][0] == pytest.approx(0.1)
     assert told["best"] == {"x": 2.0, "epoch": 1, "step": 2, "loss": 0.2}
     name = "cocktail/one/one-2.safetensors"

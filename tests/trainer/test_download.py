@@ -32,7 +32,7 @@ from cocktail.trainer.data.fetch import download as download_module
 from cocktail.trainer.data.fetch import job as download_job
 from cocktail.trainer.data.fetch.attempt import Asked
 from cocktail.trainer.data.fetch.disk import DiskFull
-from cocktail.trainer.data.fetch.download import Progress, download
+from cocktail.trainer.data.fetch.download import Fetched, download
 from cocktail.trainer.data.fetch.network import NetworkSettings
 from cocktail.trainer.data.fetch.results import read_results
 from cocktail.trainer.data.fetch.settings import DownloadSettings
@@ -271,7 +271,7 @@ def server():
     server.close()
 
 
-def fetch(folder: Path, urls: list[str], settings: DownloadSettings = QUICK, **options) -> Progress:
+def fetch(folder: Path, urls: list[str], settings: DownloadSettings = QUICK, **options) -> Fetched:
     """Download `urls` as rows 1, 2, 3 ..."""
     return download(enumerate(urls, start=1), folder, settings, ALLOWED, **options)
 
@@ -306,7 +306,7 @@ def test_a_picture_is_kept_byte_for_byte_under_its_row_and_its_real_suffix(tmp_p
         sha256=hashlib.sha256(data).hexdigest(),
         file="images/000001.png",
     )
-    assert progress == Progress(3, 3, 3, sum(r.bytes for r in read_results(tmp_path).values()), {})
+    assert progress == Fetched(3, 3, 3, sum(r.bytes for r in read_results(tmp_path).values()), {})
     assert server.agents == {download_module.USER_AGENT}
     assert "Cocktail" in download_module.USER_AGENT
 
@@ -595,7 +595,7 @@ def test_stopping_keeps_what_is_there_and_leaves_no_parts(tmp_path, server):
 
 
 def test_progress_is_reported_and_ends_with_all(tmp_path, server):
-    seen: list[Progress] = []
+    seen: list[Fetched] = []
     urls = [server.url("good/1"), server.url("status/404"), server.url("status/404/2")]
     last = fetch(tmp_path, urls, report=seen.append)
     assert (seen[0].done, seen[0].total) == (0, 3)

@@ -5,8 +5,10 @@ was damaged or came from elsewhere can do.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -31,11 +33,12 @@ from cocktail.trainer.jobs.job import (
     State,
     Stopped,
     exclusive,
+    list_jobs,
     start,
 )
 from cocktail.trainer.jobs.lock import Lock, is_held
 from cocktail.trainer.jobs.queue import Kind, Queue
-from cocktail.trainer.jobs.work import Progress, work
+from cocktail.trainer.jobs.work import Work, work
 
 WORKER = """
 import sys, time
@@ -299,7 +302,7 @@ def test_a_killed_job_is_interrupted_at_once_and_goes_on_when_started_again(tmp_
 def test_a_process_that_lost_its_folder_writes_nothing_more(tmp_path):
     job = make(tmp_path)
     with exclusive(job) as lock:
-        progress = Progress(job, lock, Control())
+        progress = Work(job, lock, Control())
         progress.update(status="running")
         (job.folder / LOCK).unlink()
         other = Lock(job.folder / LOCK)
@@ -352,6 +355,27 @@ def test_one_who_looks_does_not_take_another_who_looks_for_the_jobs_process(tmp_
         with exclusive(job):
             assert job.is_alive()
         letting_go.join()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="its file systems have locks")
+def test_on_a_file_system_without_locks_every_job_is_listed_and_the_queue_says_why_it_rests(
+    tmp_path, monkeypatch
+):
+    queue, job, other = queue_of(tmp_path), make(tmp_path, status="running"), make(tmp_path, "two")
+    (job.folder / LOCK).touch()
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    words = r"file system without file locks .*Put it on another one"
+    listed = list_jobs(tmp_path / "runs", "job.json", Job)
+    assert [queue.stands("runs", one).status for one in listed] == ["unreadable", "stopped"]
+    assert re.search(words, job.state().message)
+    for ask in (queue.tick, lambda: queue.put("runs", other, "cpu"), queue.still().__enter__):
+        with pytest.raises(TrainerError, match=words):
+            ask()
+    assert status(job, other) == ["unreadable", "stopped"]
 
 
 def test_jobs_of_all_kinds_take_turns_on_one_device_in_the_order_they_were_queued(tmp_path):
@@ -717,7 +741,7 @@ def test_a_job_is_left_alone_only_while_nobody_has_it(tmp_path):
 
 
 def test_a_stop_that_is_asked_for_while_the_process_still_starts_is_not_lost(tmp_path):
-    def listen(progress: Progress[State]) -> str:
+    def listen(progress: Work[State]) -> str:
         if progress.control.asked_to_stop():
             raise Stopped
         return "went on"
@@ -738,10 +762,10 @@ def test_a_state_of_many_megabytes_is_none(tmp_path):
 
 
 def test_a_job_ends_with_what_became_of_it(tmp_path):
-    def fail(progress: Progress[State]) -> str:
+    def fail(progress: Work[State]) -> str:
         raise TrainerError("no room")
 
-    def break_down(progress: Progress[State]) -> str:
+    def break_down(progress: Work[State]) -> str:
         raise KeyError("x")
 
     job = make(tmp_path)

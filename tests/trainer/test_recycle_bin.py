@@ -43,9 +43,14 @@ class Kill:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, at: int, two_disks: bool) -> None:
         self.left = at
         for owner, name in [
-            (Path, "rename"), (Path, "replace"), (Path, "unlink"), (Path, "rmdir"), (Path, "mkdir"),
-            (recycle_bin, "write_json"), (recycle_bin, "_copy"),
-        ]:  # fmt: skip
+            (Path, "rename"),
+            (Path, "replace"),
+            (Path, "unlink"),
+            (Path, "rmdir"),
+            (Path, "mkdir"),
+            (recycle_bin, "write_json"),
+            (recycle_bin, "_copy"),
+        ]:
             monkeypatch.setattr(owner, name, self._killing(getattr(owner, name), name, two_disks))
 
     def _killing(self, do, name: str, two_disks: bool):

@@ -19,7 +19,7 @@ STATE_EVERY_S = 0.5
 S = TypeVar("S", bound=State)
 
 
-class Progress(Generic[S]):
+class Work(Generic[S]):
     """Keeps the state.json of a job at work current, as long as the job is this process' own."""
 
     def __init__(self, job: Job[S], lock: Lock, control: Control) -> None:
@@ -55,7 +55,7 @@ def check(job: Job, lock: Lock) -> None:
         )
 
 
-def work(job: Job[S], do: Callable[[Progress[S]], str]) -> int:
+def work(job: Job[S], do: Callable[[Work[S]], str]) -> int:
     """Do a job from where it stands; returns the exit status for its process.
 
     Whatever happens is in its state afterwards: finished with the message that `do` returns,
@@ -65,7 +65,7 @@ def work(job: Job[S], do: Callable[[Progress[S]], str]) -> int:
         state = job.state()
         if state.status == UNREADABLE:
             raise TrainerError(state.message)
-        progress = Progress(job, lock, Control(job))
+        progress = Work(job, lock, Control(job))
         if state.status != "preparing":
             # Started by hand: what was asked before is not meant. What is asked after `start` is.
             (job.folder / "control.json").unlink(missing_ok=True)

@@ -23,7 +23,7 @@ from ...files import canonical_json, sha256_text, write_json
 from ...jobs.device import device_name
 from ...jobs.job import ACTIVE, QUEUED, Job, State, Stopped, described
 from ...jobs.lines import Lines
-from ...jobs.work import Progress, work
+from ...jobs.work import Work, work
 from ..manifest import Dataset, Pair
 from .captioner import (
     Captioned,
@@ -219,7 +219,7 @@ def main(folder: Path, model: str | None = None) -> int:
     return work(job, lambda progress: _caption_pictures(job, progress))
 
 
-def _caption_pictures(job: CaptionJob, progress: Progress[CaptionState]) -> str:
+def _caption_pictures(job: CaptionJob, progress: Work[CaptionState]) -> str:
     """Every picture that is not captioned yet, each line on disk before the next batch."""
     pictures = _distinct(job.dataset())
     known = {key for key, line in job.lines().items() if line.get("text")}
@@ -241,9 +241,7 @@ def _caption_pictures(job: CaptionJob, progress: Progress[CaptionState]) -> str:
     return f"{state.total - state.problems} of {state.total} pictures have a caption"
 
 
-def _caption_waiting(
-    job: CaptionJob, progress: Progress[CaptionState], waiting: Sequence[Pair]
-) -> str:
+def _caption_waiting(job: CaptionJob, progress: Work[CaptionState], waiting: Sequence[Pair]) -> str:
     """Caption these pairs; returns the last problem, "" for none."""
     model = Path(job.settings.model)
     if model_fingerprint(model, job.folder.parent / HASHES) != job.model_fingerprint:
@@ -261,7 +259,7 @@ def _caption_waiting(
 
 
 def _write_captions(
-    job: CaptionJob, progress: Progress[CaptionState], answers: Iterable[Captioned]
+    job: CaptionJob, progress: Work[CaptionState], answers: Iterable[Captioned]
 ) -> str:
     """Append every answer as it comes, and stop if asked to; returns the last problem."""
     started, failures, captioned, last_problem = time.monotonic(), 0, 0, ""

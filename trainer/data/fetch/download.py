@@ -48,7 +48,7 @@ TICK_S = 0.5
 
 
 @dataclass(frozen=True)
-class Progress:
+class Fetched:
     """How far a download has come: `done` of `total` rows are settled, `ok` of them with a picture,
     `errors` counts the others by their reason. `bytes` is the size of the pictures on disk.
     """
@@ -72,9 +72,9 @@ def download(
     folder: Path,
     settings: DownloadSettings,
     network: NetworkSettings,
-    report: Callable[[Progress], None] = lambda progress: None,
+    report: Callable[[Fetched], None] = lambda progress: None,
     asked_to_stop: Callable[[], bool] = lambda: False,
-) -> Progress:
+) -> Fetched:
     """Fetch the picture of every (row, URL) that is not settled in `folder` yet, each URL once.
 
     Only one call at a time may work on a folder. `report` and `asked_to_stop` are called about
@@ -182,12 +182,12 @@ class _Download:
         for row in rows:
             self.results.add(replace(result, row=row))
 
-    def progress(self) -> Progress:
+    def progress(self) -> Fetched:
         errors = {status: n for status, n in self.statuses.most_common() if status != OK}
-        return Progress(self.total, self.statuses.total(), self.statuses[OK], self.bytes, errors)
+        return Fetched(self.total, self.statuses.total(), self.statuses[OK], self.bytes, errors)
 
     async def run(
-        self, report: Callable[[Progress], None], asked_to_stop: Callable[[], bool]
+        self, report: Callable[[Fetched], None], asked_to_stop: Callable[[], bool]
     ) -> None:
         """Fetch all that is fresh, many at a time, until nothing is left."""
         import aiohttp
@@ -228,7 +228,7 @@ class _Download:
     async def _watch(
         self,
         workers: Iterable[asyncio.Task],
-        report: Callable[[Progress], None],
+        report: Callable[[Fetched], None],
         asked_to_stop: Callable[[], bool],
     ) -> None:
         """Until all workers are done: write results down, watch the disk, report, and stop when

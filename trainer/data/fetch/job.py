@@ -17,12 +17,11 @@ from ...errors import TrainerError
 from ...files import sha256_file, write_json
 from ...jobs import job as jobs
 from ...jobs.job import ACTIVE, NAME, QUEUED, RESUMABLE, Job, State, described
-from ...jobs.work import Progress as Work
-from ...jobs.work import work
+from ...jobs.work import Work, work
 from ...litter import sweep, temporary
 from ..table.selection import read_columns
 from .attempt import TRANSIENT
-from .download import DEAD, EXPIRED, Progress, download
+from .download import DEAD, EXPIRED, Fetched, download
 from .network import require_download
 from .results import OK, read_results
 from .settings import DownloadSettings
@@ -208,7 +207,7 @@ def _fetch(job: DownloadJob, work: Work[DownloadState]) -> str:
     network = require_download(job.network_file)
     began: list[tuple[float, int]] = []
 
-    def report(progress: Progress) -> None:
+    def report(progress: Fetched) -> None:
         """Write how far it is; the rate is that of this process."""
         now = time.monotonic()
         began[:] = began or [(now, progress.done)]

@@ -31,7 +31,7 @@ MEMORY_MB = 256
 _DERIVED = 4
 """Changes whenever the columns of derived tables or their meaning do."""
 
-Progress = Callable[[str], None]
+Say = Callable[[str], None]
 
 
 def ingest(
@@ -39,7 +39,7 @@ def ingest(
     mapping: Mapping,
     cache: Path,
     memory_mb: int = MEMORY_MB,
-    progress: Progress | None = None,
+    progress: Say | None = None,
 ) -> Path:
     """Derive once, from every record, what filters need; returns the derived table's path in
     `cache`.

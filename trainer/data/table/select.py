@@ -24,7 +24,7 @@ from .columns import Mapping, check
 from .condition import check_condition
 from .derived import (
     MEMORY_MB,
-    Progress,
+    Say,
     check_unchanged,
     connected,
     derived_path,
@@ -137,7 +137,7 @@ def select(
     salt: str | None = None,
     tokenizer: Path | None = None,
     memory_mb: int = MEMORY_MB,
-    progress: Progress | None = None,
+    progress: Say | None = None,
 ) -> SelectionReport:
     """Write the chosen records of a table to the Parquet file `output`, in the order of the table.
 

@@ -258,7 +258,7 @@ def _freezing(draft: Draft, values: dict[str, Any]) -> None:
         "freeze_front_n_layers": f"layers.text_encoder_last_layers = {last if some else 0}",
         "freeze_embeddings": "layers.freeze_embeddings",
         "freeze_final_layer_norm": "layers.freeze_final_norm",
-    }  # fmt: skip
+    }
     for key, value in values.items():
         fate = "translated" if key in told else "ignored"
         draft.say(

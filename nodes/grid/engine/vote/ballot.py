@@ -119,7 +119,7 @@ class Ballot:
         found = ranking.report(self.field, read.standing, by, sure)
         return {**found, "undone": read.undone, "problem": read.problem()}
 
-    def progress(self, until: str, votes: int) -> enough.Progress:
+    def progress(self, until: str, votes: int) -> enough.Enough:
         """How far the vote is; see `enough.progress`."""
         made = comparisons(self.field, self.log.read().standing)
         labels = [one.label for one in self.field.candidates]

@@ -18,7 +18,7 @@ ENDS = (DECIDED, LEVEL)
 
 
 @dataclass(frozen=True)
-class Progress:
+class Enough:
     """How far a vote is."""
 
     ends: bool
@@ -28,27 +28,27 @@ class Progress:
 
 def progress(
     made: Sequence[Comparison], candidates: int, state: str, until: str, votes: int
-) -> Progress:
+) -> Enough:
     """Whether these votes suffice. `state` is that of the verdict; whatever is waited for, a vote
     that is decided, or that more votes would not decide, has ended. `votes` is how many are wanted,
     or how many all rounds have together.
     """
     cast = "1 vote" if len(made) == 1 else f"{len(made)} votes"
     if state in ENDS and made:
-        return Progress(True, f"{cast}: {state}")
+        return Enough(True, f"{cast}: {state}")
     if until == NUMBER:
-        return Progress(len(made) >= votes, f"{len(made)} of {votes} votes")
+        return Enough(len(made) >= votes, f"{len(made)} of {votes} votes")
     if until == ROUNDS_OVER:
         now = rounds.standing(made, candidates, votes)
         if not now.votes_left:
-            return Progress(True, f"{cast}, all {now.rounds} rounds are over")
+            return Enough(True, f"{cast}, all {now.rounds} rounds are over")
         left = "1 vote" if now.votes_left == 1 else f"{now.votes_left} votes"
-        return Progress(
+        return Enough(
             False,
             f"{cast}; round {now.round} of {now.rounds} with {len(now.alive)} candidates has "
             f"{left} left",
         )
-    return Progress(False, cast)
+    return Enough(False, cast)
 
 
 def page(name: str, axis: str = "", until: str = DECISION, votes: int = 0, count: int = 0) -> str:
