@@ -12,6 +12,7 @@ import math
 import os
 import re
 import shutil
+import stat
 import struct
 import sys
 import threading
@@ -47,7 +48,7 @@ SPARE_BYTES = 64 << 20
 ABANDONED_AFTER_S = 3600
 HELD_AFTER_S = 60
 """So long after it was made, a file is held by the process that writes it."""
-TEMPORARY = re.compile(r"\..+\.\d+-\d+\.part", re.DOTALL)
+TEMPORARY = re.compile(r"\.(.+)\.\d+-\d+\.part", re.DOTALL)
 """How files are named that are not whole yet."""
 
 
@@ -255,8 +256,8 @@ def new_file(path: Path, size_bytes: int) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise MergeError(f"The folder {path.parent} cannot be made: {error.strerror}.") from error
-    _refuse_existing(path)
     remove_abandoned(path.parent)
+    _refuse_existing(path)
     free = shutil.disk_usage(path.parent).free
     if free < size_bytes + SPARE_BYTES:
         raise MergeError(
@@ -297,9 +298,10 @@ def _publish(part: Path, path: Path) -> None:
     except FileExistsError:
         _refuse_existing(path)
     except OSError:
-        # The file system has no hard links: claim the name first.
+        # The file system has no hard links: claim the name by an empty file first. One that a kill
+        # leaves goes with its temporary file, see `remove_abandoned`.
         try:
-            os.close(os.open(path, NEW_FILE))
+            os.close(os.open(path, NEW_FILE, 0o666))
         except FileExistsError:
             _refuse_existing(path)
         try:
@@ -334,7 +336,18 @@ def remove_abandoned(folder: Path) -> None:
             with suppress(OSError):
                 held, age_s = _is_held(part), time.time() - part.lstat().st_mtime
                 if age_s > (ABANDONED_AFTER_S if held is None else HELD_AFTER_S) and not held:
+                    _unclaim(part)
                     part.unlink()
+
+
+def _unclaim(part: Path) -> None:
+    """Remove the empty file that keeps a name for an unfinished one, if there is one."""
+    named = TEMPORARY.fullmatch(part.name)
+    with suppress(OSError):
+        claim = part.with_name(named[1]) if named else part
+        found = claim.lstat()
+        if named and stat.S_ISREG(found.st_mode) and found.st_size == 0:
+            claim.unlink()
 
 
 def _hold(handle: int) -> None:

@@ -263,7 +263,7 @@ def cases() -> dict[str, Case]:
 
     def merged(folder: Path) -> Any:
         path = folder / "out.safetensors"
-        return path.read_bytes() if path.exists() else None
+        return (path.read_bytes() if path.exists() else None) or None
 
     def merge(folder: Path) -> None:
         if not (folder / "out.safetensors").exists():
@@ -273,6 +273,16 @@ def cases() -> dict[str, Case]:
                 file.write(start)
                 for _ in range(4):
                     file.write(bytes(64))
+
+    def merge_without_links(folder: Path) -> None:
+        def refuse(*_: Any) -> None:
+            raise PermissionError("this file system has no hard links")
+
+        links, Path.hardlink_to = Path.hardlink_to, refuse
+        try:
+            merge(folder)
+        finally:
+            Path.hardlink_to = links
 
     cell = types.SimpleNamespace(
         key="a" * 64, settings=types.SimpleNamespace(to_json=lambda: {"seed": 1})
@@ -378,6 +388,12 @@ def cases() -> dict[str, Case]:
         ),
         "merge": Case(
             lambda f: None, merge, merged, lambda f: safetensors_file.remove_abandoned(f)
+        ),
+        "merge without links": Case(
+            lambda f: None,
+            merge_without_links,
+            merged,
+            lambda f: safetensors_file.remove_abandoned(f),
         ),
         "hashes": Case(
             lambda f: (f / "a.bin").write_bytes(b"a") and None,

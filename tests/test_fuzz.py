@@ -322,14 +322,15 @@ def a_condition(text: str) -> str:
     return text
 
 
-def a_bin(path: Path) -> bool:
-    """Whether the bin holds a deletion with its title."""
-    (path.parent / "run.json").write_bytes(b"{}")
-    where = Bin(path.parent.parent, path.parent.parent / "runs", path.parent.parent / "saved")
+def a_bin(folder: Path) -> bool:
+    """Whether the bin holds a deletion with its title, or with checkpoints on the way."""
+    (folder / "a.77").mkdir(exist_ok=True)
+    (folder / "a.77" / "run.json").write_bytes(b"{}")
+    where = Bin(folder, folder / "runs", folder / "saved")
     found = where.deleted()
     for deleted in found:
         where.complete(deleted)
-    return any(deleted.title == "x" for deleted in found)
+    return any(deleted.title == "x" or deleted.pending for deleted in found)
 
 
 def lines_of(path: Path) -> object:
@@ -537,9 +538,16 @@ TARGETS = (
     ),
     Target(
         "bin",
-        files("a.77/deleted.json", a_bin),
+        files("a.77/deleted.json", lambda path: a_bin(path.parent.parent)),
         OURS,
-        (b'{"format": 1, "time": 77, "title": "x", "checkpoints": true, "moved": false}',),
+        (b'{"format": 1, "time": 77, "title": "x"}',),
+        refuses_nothing=True,
+    ),
+    Target(
+        "receipt",
+        files(".a.77.receipt", lambda path: a_bin(path.parent)),
+        OURS,
+        (b'{"checkpoints": true, "moved": false}',),
         refuses_nothing=True,
     ),
     Target(

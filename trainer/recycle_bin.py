@@ -1,7 +1,10 @@
 """Deleted runs, kept in a bin beside the runs' folder until they are restored or it is emptied.
 
 A deleted run is a folder NAME.TIME in the bin, which holds what the run's folder held, a note of
-what was deleted (deleted.json) and, if they were deleted too, its checkpoints in `.checkpoints`.
+its title (deleted.json) and, if they were deleted too, its checkpoints in `.checkpoints`. What is
+to become of checkpoints stands in the bin's own receipt of the deletion (.NAME.TIME.receipt): a
+folder without one was not deleted here, and moves no checkpoints whatever it says.
+
 The run itself moves by one rename, before its checkpoints do, and comes back after them: a run that
 is listed never lacks checkpoints that are on the way. A kill between two steps leaves a move that
 the next call completes. Where the bin is on another disk than the run, a copy that was compared
@@ -30,6 +33,7 @@ from .notes import title_of
 
 KEY = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]{0,63})\.(?P<time>\d{1,15})")
 NOTE = "deleted.json"
+RECEIPT = re.compile(rf"\.({KEY.pattern})\.receipt")
 CHECKPOINTS = ".checkpoints"
 PART, GONE = "part", "gone"
 """Endings of a copy that is not whole yet, and of what is about to be deleted."""
@@ -77,21 +81,22 @@ class Bin:
         while (self.folder / f"{name}.{moment}").exists():
             moment += 1
         key = self.folder / f"{name}.{moment}"
-        note = {"format": 1, "time": moment, "title": title_of(run)}
-        write_json(run / NOTE, note | {"checkpoints": with_checkpoints})
+        receipt = {"checkpoints": with_checkpoints, "moved": not with_checkpoints}
+        write_json(run / NOTE, {"format": 1, "time": moment, "title": title_of(run)})
         try:
+            write_json(self._receipt(key), receipt)
             _move_run(run, key)
         except TrainerError:
-            (run / NOTE).unlink(missing_ok=True)
+            self._forget(run, key)
             raise
         except OSError as error:
-            (run / NOTE).unlink(missing_ok=True)
+            self._forget(run, key)
             raise TrainerError(
                 f"The run {name} cannot be moved to the bin ({error.strerror}). Close what has "
                 "files of it open, and try again."
             ) from error
         sync_folder(self.folder)
-        return _read(key)
+        return self._read(key)
 
     def complete(self, deleted: Deleted) -> None:
         """Move the checkpoints of a deleted run to where they belong, if they are not all there
@@ -103,11 +108,12 @@ class Bin:
             return
         if not (self.runs / deleted.name).exists():
             _move(self.checkpoints / deleted.name, deleted.folder / CHECKPOINTS)
-        _note(deleted.folder, moved=True)
+        self._note(deleted.folder, moved=True)
 
     def restore(self, name: str, key: str) -> None:
         """Bring a deleted run back. Raises Refused when its place, or that of one of its
-        checkpoints, is taken: nothing is overwritten.
+        checkpoints, is taken: nothing is overwritten; and when it has checkpoints without having
+        been deleted here.
         """
         deleted = self.find(name, key)
         target, checkpoints = self.runs / name, self.checkpoints / name
@@ -117,6 +123,11 @@ class Bin:
             )
         inside = deleted.folder / CHECKPOINTS
         if inside.is_dir():
+            if not self._noted(deleted.folder):
+                raise Refused(
+                    f"{key} was not deleted here, so its checkpoints are not put among yours. If "
+                    f"you trust them, move them from {inside} to {checkpoints} yourself."
+                )
             for file in inside.iterdir():
                 there = checkpoints / file.name
                 if there.exists() and not _same(file, there):
@@ -125,7 +136,7 @@ class Bin:
                         "Move it away, then restore the run: nothing is overwritten."
                     )
             # A kill from here on leaves a deletion that `complete` finishes, or a restored run.
-            _note(deleted.folder, moved=False)
+            self._note(deleted.folder, moved=False)
             _move(inside, checkpoints)
         self.runs.mkdir(parents=True, exist_ok=True)
         try:
@@ -136,12 +147,18 @@ class Bin:
             ) from error
         sync_folder(self.runs)
         with contextlib.suppress(OSError):
-            (target / NOTE).unlink(missing_ok=True)
+            self._forget(target, deleted.folder)
 
     def tidy(self) -> None:
-        """Remove the notes of deletions that a kill has ended before the run was moved, and of
-        those that were taken back. For who has the bin `alone`.
+        """Remove the notes and receipts of deletions that a kill has ended before the run was
+        moved, of those that were taken back, and of runs that are gone for good. For who has the
+        bin `alone`.
         """
+        with contextlib.suppress(OSError):
+            for left in self.folder.iterdir():
+                found = RECEIPT.fullmatch(left.name)
+                if found and not (self.folder / found[1]).exists():
+                    left.unlink()
         for left in self.runs.glob(f"*/{NOTE}"):
             with contextlib.suppress(OSError):
                 left.unlink()
@@ -152,7 +169,7 @@ class Bin:
         folder = self.folder / key
         if not parts or parts["name"] != name or not _is_folder(folder):
             raise TrainerError(f"There is no deleted run {key[:100]!r} of the name {name}.")
-        return _read(folder)
+        return self._read(folder)
 
     def deleted(self) -> list[Deleted]:
         """What is in the bin, the newest first."""
@@ -160,7 +177,7 @@ class Bin:
             folders = [path for path in self.folder.iterdir() if KEY.fullmatch(path.name)]
         except FileNotFoundError:
             return []
-        found = [_read(path) for path in folders if _is_folder(path)]
+        found = [self._read(path) for path in folders if _is_folder(path)]
         return sorted(found, key=lambda one: (-one.time, one.key))
 
     @contextlib.contextmanager
@@ -175,29 +192,44 @@ class Bin:
         finally:
             lock.let_go()
 
+    def _read(self, folder: Path) -> Deleted:
+        """A folder of the bin; what its note does not say is told by the folder."""
+        parts = KEY.fullmatch(folder.name)
+        assert parts
+        receipt = self._noted(folder)
+        inside = folder / CHECKPOINTS
+        files = list(inside.glob("*.safetensors")) if inside.is_dir() else []
+        title = _json(folder / NOTE).get("title")
+        return Deleted(
+            folder,
+            parts["name"],
+            title if isinstance(title, str) and title else parts["name"],
+            int(parts["time"]),
+            receipt.get("checkpoints") is True and receipt.get("moved") is not True,
+            len(files),
+        )
 
-def _read(folder: Path) -> Deleted:
-    """A folder of the bin; what its note does not say is told by the folder."""
-    parts = KEY.fullmatch(folder.name)
-    assert parts
-    note = _noted(folder)
-    inside = folder / CHECKPOINTS
-    files = list(inside.glob("*.safetensors")) if inside.is_dir() else []
-    title = note.get("title")
-    return Deleted(
-        folder,
-        parts["name"],
-        title if isinstance(title, str) and title else parts["name"],
-        int(parts["time"]),
-        note.get("checkpoints") is True and note.get("moved") is not True,
-        len(files),
-    )
+    def _receipt(self, folder: Path) -> Path:
+        return self.folder / f".{folder.name}.receipt"
+
+    def _noted(self, folder: Path) -> dict[str, Any]:
+        """What the bin's receipt says of a deleted run; nothing where there is none."""
+        return _json(self._receipt(folder))
+
+    def _note(self, folder: Path, moved: bool) -> None:
+        """Note whether the checkpoints of a deleted run have been moved, all of them."""
+        write_json(self._receipt(folder), self._noted(folder) | {"moved": moved})
+
+    def _forget(self, run: Path, folder: Path) -> None:
+        """Remove the note and the receipt of a deletion that was not made or was taken back."""
+        (run / NOTE).unlink(missing_ok=True)
+        self._receipt(folder).unlink(missing_ok=True)
 
 
-def _noted(folder: Path) -> dict[str, Any]:
-    """What is noted of a deleted run; nothing where that cannot be read."""
+def _json(file: Path) -> dict[str, Any]:
+    """What a file of ours says; nothing where it cannot be read."""
     try:
-        return read_json(folder / NOTE)
+        return read_json(file)
     except TrainerError:
         return {}
 
@@ -205,11 +237,6 @@ def _noted(folder: Path) -> dict[str, Any]:
 def _is_folder(path: Path) -> bool:
     """Whether it is a folder itself: a link would lead to somebody else's."""
     return path.is_dir() and not path.is_symlink()
-
-
-def _note(folder: Path, moved: bool) -> None:
-    """Note whether the checkpoints of a deleted run have been moved, all of them."""
-    write_json(folder / NOTE, _noted(folder) | {"moved": moved})
 
 
 def _move_run(source: Path, target: Path) -> None:

@@ -114,7 +114,7 @@ def test_a_file_that_allows_private_addresses_only_allows_no_download(tmp_path):
 def test_a_file_written_by_notepad_is_read(tmp_path):
     file = tmp_path / "network.json"
     file.write_bytes(b'\xef\xbb\xbf{"download": true}\r\n')
-    assert require_download(file) == PUBLIC_ONLY
+    assert read_network_settings(file) == PUBLIC_ONLY
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import shutil
 from pathlib import Path
 
@@ -77,7 +78,8 @@ def all_files(where: Bin) -> dict[str, bytes]:
     found = {}
     for folder in (where.runs, where.checkpoints, where.folder):
         for path in folder.rglob("*") if folder.is_dir() else ():
-            if path.is_file() and path.name not in (".lock", "deleted.json"):
+            is_own = path.name in (".lock", "deleted.json") or path.name.endswith(".receipt")
+            if path.is_file() and not is_own:
                 found[path.name] = path.read_bytes()
     return found
 
@@ -167,6 +169,39 @@ def test_checkpoints_that_a_later_run_of_that_name_has_left_are_nobody_elses(whe
     assert (left / SAVED[0]).read_bytes() == b"of the later run"
     assert (left / SAVED[1]).exists(), "one that equals a deleted one is not deleted with it"
     assert where.find("one", first.key).checkpoints == 2
+
+
+def test_a_folder_that_was_put_into_the_bin_moves_no_checkpoints(where):
+    received = where.folder / "one.7"
+    received.mkdir(parents=True)
+    shutil.copy(where.runs / "one" / "run.json", received)
+    says = {"format": 1, "time": 7, "title": "x", "checkpoints": True, "moved": False}
+    (received / "deleted.json").write_text(json.dumps(says))
+    shutil.rmtree(where.runs / "one")
+    (deleted,) = where.deleted()
+    where.complete(deleted)
+    assert not deleted.pending and len(list((where.checkpoints / "one").iterdir())) == 2
+    (received / ".checkpoints").mkdir()
+    (received / ".checkpoints" / "other.safetensors").write_bytes(b"of a stranger")
+    with pytest.raises(Refused, match="not deleted here"):
+        where.restore("one", "one.7")
+    assert {path.name for path in (where.checkpoints / "one").iterdir()} == set(SAVED)
+    shutil.rmtree(received / ".checkpoints")
+    where.restore("one", "one.7")
+    assert (where.runs / "one" / "run.json").is_file() and where.deleted() == []
+
+
+def test_receipts_go_with_what_they_are_for(where):
+    deleted = where.delete("one", with_checkpoints=True)
+    where.complete(deleted)
+    where.tidy()
+    assert (where.folder / f".{deleted.key}.receipt").is_file()
+    where.restore("one", deleted.key)
+    assert list(where.folder.iterdir()) == []
+    deleted = where.delete("one", with_checkpoints=False)
+    shutil.rmtree(deleted.folder)
+    where.tidy()
+    assert list(where.folder.iterdir()) == []
 
 
 def test_a_copy_that_is_not_equal_does_not_replace_the_original(where, monkeypatch):

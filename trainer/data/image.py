@@ -64,6 +64,8 @@ MARKER = re.compile(rb"\xff([\x02-\xcf\xd8-\xfe])")
 """A marker of a JPEG, but those that may stand inside a scan."""
 START, END, SCAN = b"\xd8", b"\xd9", b"\xda"
 """The markers of the beginning and the end of a JPEG, and of a scan. The first two have no data."""
+BLACK_POINTS: Any = 0x2000
+"""ImageCms.Flags.BLACKPOINTCOMPENSATION, which has another name in an old Pillow."""
 ORIENTATION = 0x0112
 """The Exif tag that says how a camera was held."""
 DOWNLOADED = "it is a web page, not a picture: whatever saved it got an HTML answer"
@@ -282,7 +284,7 @@ def _from_print(image: Image.Image) -> Image.Image:
             ImageCms.createProfile("sRGB"),
             renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
             outputMode="RGB",
-            flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
+            flags=BLACK_POINTS,
         )
         assert converted is not None
         return converted

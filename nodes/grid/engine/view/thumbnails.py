@@ -5,11 +5,11 @@ in the output folder.
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .....trainer.litter import temporary
 from ..store.cell_file import FORMATS
 
 if TYPE_CHECKING:
@@ -71,10 +71,10 @@ def _write(file: Path, picture: Image.Image, side: int) -> None:
     small = picture.copy()
     small.thumbnail((side, side), Image.Resampling.LANCZOS)
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.{threading.get_ident()}.part")
+    part = temporary(file)
     try:
-        small.save(temporary, "WEBP", quality=QUALITY)
-        temporary.replace(file)
+        small.save(part, "WEBP", quality=QUALITY)
+        part.replace(file)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
         raise
