@@ -11,6 +11,7 @@ import random
 import re
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -19,6 +20,7 @@ import duckdb
 import pytest
 
 from cocktail.trainer.data.table import derived as derived_module
+from cocktail.trainer.data.table import request as request_module
 from cocktail.trainer.data.table.columns import Mapping, guess
 from cocktail.trainer.data.table.derived import derived_path, ingest
 from cocktail.trainer.data.table.request import run_select
@@ -553,6 +555,39 @@ def test_a_process_of_its_own_gives_the_same_and_says_how_far_it_is(clean, tmp_p
         run_select(request(clean, tmp_path, colour=1))
     with pytest.raises(TrainerError, match="the table has 3 columns|There is no table the table"):
         run_select(request(tmp_path / "none.csv", tmp_path))
+
+
+HOSTILE = {
+    "counts of a regular expression": "regexp_matches(prompt, '" + "(.*.{900})" * 20 + "q')",
+    "two long texts": "levenshtein(prompt, prompt || 'a') = 7",
+}
+"""Conditions of which one long record keeps DuckDB busy for minutes and more."""
+
+
+@pytest.mark.parametrize("which", HOSTILE)
+def test_a_condition_that_computes_for_too_long_is_ended_and_told(tmp_path, which):
+    path, cache = tmp_path / "t.parquet", tmp_path / "cache"
+    cache.mkdir()
+    duckdb.sql("SELECT 'a.png' AS image, repeat('a', 400000) AS prompt").write_parquet(str(path))
+    asked = {
+        "preset": "",
+        "mapping": Mapping(image="image", prompt="prompt").to_json(),
+        "cpu_s": 4.0,
+    }
+    asks = replace(ANY, where=HOSTILE[which]).to_json()
+    began = time.monotonic()
+    with pytest.raises(TrainerError, match="has computed for 4 s.*Simplify the condition"):
+        run_select(request(path, cache, **asked, settings=asks))
+    assert time.monotonic() - began < 200
+    assert [file.name for file in cache.iterdir() if file.name != "user-salt"] == []
+
+
+def test_the_limit_of_time_is_many_times_what_a_table_needs(make_table, tmp_path):
+    path, cache = tmp_path / "t.csv", tmp_path / "cache"
+    cache.mkdir()
+    make_table.write_table(path, rows=20_000, seed=2)
+    size_mb = path.stat().st_size / 1e6
+    run_select(request(path, cache, cpu_s=request_module.CPU_S_PER_MB / 2 * size_mb + 20))
 
 
 @pytest.mark.parametrize("action", ["select", "ingest"])

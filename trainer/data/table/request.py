@@ -7,10 +7,14 @@ JSON file.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shutil
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -26,6 +30,13 @@ from .table import Table, open_table
 
 SPARE_BYTES = 2 << 30
 """What libraries and the stacks of many threads may take."""
+LEAST_CPU_S, CPU_S_PER_MB = 300.0, 10.0
+"""What a selection may compute for at most: in all, and for each MB of the table. It needs about a
+second for a MB; a hostile condition and a hostile record can need hours for one record, in which
+DuckDB cannot be interrupted.
+"""
+TOO_LONG = 3
+"""The status of a process that has computed for too long."""
 ACTIONS = ("look", "select", "ingest")
 _KEYS = {
     "action",
@@ -40,6 +51,7 @@ _KEYS = {
     "tokenizer",
     "memory_mb",
     "ingest_first",
+    "cpu_s",
 }
 
 
@@ -50,11 +62,13 @@ def main(request: Path) -> int:
     A request holds `action` (look, select or ingest), `table` (path), `result` (path of the result)
     and, where they matter, `name` (what messages call the table), `mapping` (Mapping as JSON) or
     `preset`, `settings`, `output` (path of the Parquet file), `cache` (folder), `tokenizer`
-    (folder), `memory_mb`, and `ingest_first` (derive, then select).
+    (folder), `memory_mb`, `ingest_first` (derive, then select) and `cpu_s` (seconds that all its
+    threads together may compute for).
     """
     asked = json.loads(request.read_text(encoding="utf-8"))
     _limit_memory(asked.get("memory_mb", MEMORY_MB))
     result = Path(asked["result"])
+    _limit_time(asked, result)
     try:
         write_json(result, _do(asked))
     except TrainerError as error:
@@ -75,6 +89,29 @@ def _limit_memory(memory_mb: int) -> None:
     wanted = 4 * (memory_mb << 20) + SPARE_BYTES
     most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
+
+
+def _limit_time(asked: dict[str, Any], result: Path) -> None:
+    """Have this process end, with an error for the person, once it has computed for much longer
+    than its table can need.
+    """
+    with contextlib.suppress(KeyError, OSError):
+        size_mb = Path(asked["table"]).stat().st_size / 1e6
+        most = asked.get("cpu_s", LEAST_CPU_S + CPU_S_PER_MB * size_mb)
+        threading.Thread(target=_watch_time, args=(most, result), daemon=True).start()
+
+
+def _watch_time(most_s: float, result: Path) -> None:
+    while (left := most_s - time.process_time()) > 0:
+        # All cores together cannot compute for longer than `left` in this time.
+        time.sleep(max(0.1, left / (os.cpu_count() or 1)))
+    told = (
+        f"The selection has computed for {most_s:,.0f} s, many times as long as a table of this "
+        "size needs, and was ended. Simplify the condition: large counts in regular expressions "
+        "(such as {900}), LIKE with several % and _, and levenshtein take long on long texts."
+    )
+    write_json(result, {"error": told})
+    os._exit(TOO_LONG)
 
 
 def run_select(
