@@ -130,9 +130,10 @@ class Bin:
                 )
             for file in inside.iterdir():
                 there = checkpoints / file.name
-                if there.exists() and not _same(file, there):
+                if there.is_symlink() or (there.exists() and not _same(file, there)):
+                    why = "is a link" if there.is_symlink() else "differs"
                     raise Refused(
-                        f"{there.name} is among the checkpoints of {name} already and differs. "
+                        f"{there.name} is among the checkpoints of {name} already and {why}. "
                         "Move it away, then restore the run: nothing is overwritten."
                     )
             # A kill from here on leaves a deletion that `complete` finishes, or a restored run.
@@ -312,8 +313,9 @@ def _move(source: Path, target: Path) -> None:
 
 
 def _move_file(file: Path, target: Path) -> None:
-    if target.exists():
-        if not _same(file, target):
+    if target.exists() or target.is_symlink():
+        # A link may lead to this very file, which is the only one then.
+        if target.is_symlink() or not _same(file, target):
             raise TrainerError(f"{target} is in the way of {file}: nothing is overwritten.")
         file.unlink()
         return

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import io
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from itertools import count
@@ -15,6 +17,7 @@ import pytest
 from PIL import Image
 
 from cocktail.nodes.grid.engine.errors import GridError
+from cocktail.nodes.grid.engine.phone import door
 from cocktail.nodes.grid.engine.phone.app import FILES
 from cocktail.nodes.grid.engine.phone.gate import (
     ADMITTED,
@@ -261,6 +264,50 @@ def test_a_vote_that_is_opened_while_the_server_closes_is_open(store, settings, 
     wait_for(lambda: phones._closing)
     phone = Phone(phones.open(settings, store.folder)[1])
     assert phone.question("Ann")["question"] and phones._thread is not before
+
+
+def slow(address: tuple[str, int], said: bytes, count: int) -> list[socket.socket]:
+    """Connections of somebody who says only that and then nothing."""
+    made = []
+    for _ in range(count):
+        made.append(socket.create_connection(address, timeout=30))
+        with contextlib.suppress(OSError):
+            made[-1].sendall(said)
+    return made
+
+
+def is_open(connection: socket.socket) -> bool:
+    connection.setblocking(False)
+    try:
+        return connection.recv(1) != b""
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("said", [b"", b"GET / HTTP/1.1\r\nX: ", b"POST"])
+def test_one_who_opens_many_connections_and_says_nothing_has_few_and_not_for_long(
+    store, settings, phones, monkeypatch, said
+):
+    phone = Phone(phones.open(settings, store.folder)[1])
+    host, port = phone.host.split(":")
+    if said == b"POST":
+        said = (
+            f"POST /votes HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {phone.token}\r\n"
+            "Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
+        ).encode()
+    made = slow((host, int(port)), said, 3 * door.MOST_OF_ONE)
+    try:
+        wait_for(lambda: sum(map(is_open, made)) <= door.MOST_OF_ONE)
+        assert VoteLog(store.folder).read().standing == ()
+        monkeypatch.setattr(door, "LONGEST_S", 0.1)
+        wait_for(lambda: not any(map(is_open, made)))
+        monkeypatch.undo()
+        assert phone.ask("GET", "/question")[0] == 200
+    finally:
+        for one in made:
+            one.close()
 
 
 def test_a_new_link_ends_the_one_before_and_a_grid_that_is_gone_is_told(store, settings, phones):

@@ -147,6 +147,29 @@ def test_nothing_is_overwritten_by_a_restore(where):
     assert where.deleted() == [] and len(list(other.iterdir())) == 2
 
 
+@pytest.mark.parametrize("restored", [True, False])
+def test_the_only_copy_of_a_checkpoint_is_not_lost_to_a_link_that_leads_to_it(where, restored):
+    """Somebody who still uses a checkpoint has put a link to it in its place."""
+    checkpoints = where.checkpoints / "one"
+    if restored:
+        deleted = where.delete("one", with_checkpoints=True)
+        where.complete(deleted)
+        real = deleted.folder / recycle_bin.CHECKPOINTS / SAVED[0]
+        checkpoints.mkdir()
+        (checkpoints / SAVED[0]).symlink_to(real)
+        with pytest.raises(Refused, match=r"one-1\.safetensors .* is a link"):
+            where.restore("one", deleted.key)
+    else:
+        real = checkpoints / SAVED[0]
+        deleted = where.delete("one", with_checkpoints=True)
+        inside = deleted.folder / recycle_bin.CHECKPOINTS
+        inside.mkdir()
+        (inside / SAVED[0]).symlink_to(real)
+        with pytest.raises(TrainerError, match="nothing is overwritten"):
+            where.complete(deleted)
+    assert not real.is_symlink() and real.read_bytes() == SAVED[0].encode()
+
+
 def test_checkpoints_of_a_new_run_of_that_name_are_left_alone(where):
     deleted = where.delete("one", with_checkpoints=True)
     (where.runs / "one").mkdir()

@@ -98,6 +98,8 @@ async def _answered(
         words = {404: "There is no such page.", 405: "There is no such page."}
         status = 404 if refusal.status == 405 else refusal.status
         return http.error(status, words.get(refusal.status, refusal.text or refusal.reason))
+    except ConnectionError:  # nobody is there any more to whom this could be said
+        return http.error(400, "The connection has ended.")
 
 
 async def _file(request: web.Request) -> web.StreamResponse:

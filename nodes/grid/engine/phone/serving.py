@@ -17,6 +17,7 @@ from aiohttp import web
 from .....trainer.data.fetch.network import read_network_settings
 from ..errors import GridError
 from .app import make_app
+from .door import Door
 from .gate import Gate, Session
 
 LOOK_S = 1.0
@@ -94,12 +95,18 @@ class PhoneServer:
         app = make_app(self.gate)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=CLOSE_S)
         await runner.setup()
+        assert runner.server is not None
+        door = Door(runner.server)
         try:
-            await web.TCPSite(runner, host, port).start()
+            listening = await asyncio.get_running_loop().create_server(door, host, port)
             ready.append(None)
             up.set()
-            while not self._closes():
-                await asyncio.sleep(LOOK_S)
+            try:
+                while not self._closes():
+                    await asyncio.sleep(LOOK_S)
+                    door.look()
+            finally:
+                listening.close()
         finally:
             await runner.cleanup()
 
