@@ -17,8 +17,8 @@ from ..trainer.conftest import make_tiny_base
 from .graphs import QUICK, fine_tune
 
 PAIR = {"image": "a.png", "image_hash": "0" * 64, "width": 64, "height": 64, "caption": "a"}
-LONG = 12
-"""Epochs of a run that a test interferes with."""
+LONG, COUNT = 12, 8
+"""Epochs and pairs of a run that a test interferes with."""
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def base(comfy):
 def training(base, name, **settings):
     """Fine-tune the tiny checkpoint."""
     graph = fine_tune(
-        name, **{"batch_size": 4, "epochs": LONG, "save_every_epochs": LONG, **settings}
+        name, COUNT, **{"batch_size": 4, "epochs": LONG, "save_every_epochs": LONG, **settings}
     )
     graph["base"]["inputs"]["checkpoint"] = base
     return graph
