@@ -105,6 +105,63 @@ def _values(tensor: Blocked, start: int, count: int, read: Callable[[int, int], 
     return table[indices.long()]
 
 
+def encode(value: Any, kind: Blocked) -> tuple[Any, Any, float, Any]:
+    """Stored numbers, scales and factor of a weight in the way of another one, and the weight that
+    they mean, in float32.
+
+    A scale is the smallest with which the largest number of its block can be stored: a power of two
+    (MXFP8), or the largest over 6, rounded to fp8, where the largest of all has 448 (NVFP4).
+    """
+    import torch
+
+    blocks = value.reshape(-1, kind.block)
+    most = blocks.abs().amax(1)
+    if not kind.packed:
+        dtype = torch_type(kind.stored.dtype)
+        largest = float(torch.finfo(dtype).max)
+        mantissa, exponents = torch.frexp(most / largest)
+        exponents = (exponents - (mantissa == 0.5).int()).clamp(-126, 127)
+        spread = torch.ldexp(torch.ones(len(most)), exponents)[:, None]
+        stored = (blocks / spread).clamp(-largest, largest).to(dtype)
+        meant = stored.float() * spread
+        scales = _in_tiles((exponents + 127).to(torch.uint8), kind)
+        if kind.scale.dtype != "U8":
+            scales = scales.view(torch_type(kind.scale.dtype))
+        return stored.reshape(kind.stored.shape), scales, 1.0, meant.reshape(value.shape)
+    factor = float(most.amax() / (448 * E2M1[-1])) or 1.0
+    scales = (most / E2M1[-1] / factor).clamp(max=448).to(torch.float8_e4m3fn)
+    spread = (scales.float() * factor)[:, None]
+    table = torch.tensor(E2M1)
+    sizes = torch.where(spread > 0, blocks.abs() / spread, torch.zeros(()))
+    indices = torch.bucketize(sizes, (table[1:] + table[:-1]) / 2)
+    meant = table[indices] * spread * torch.where(blocks < 0, -1.0, 1.0)
+    codes = (indices + 8 * (blocks < 0)).to(torch.uint8).reshape(-1, 2)
+    first, second = codes.unbind(1) if kind.packed == "upper" else codes.flip(1).unbind(1)
+    stored = (first << 4 | second).reshape(kind.stored.shape)
+    held = _in_tiles(scales.view(torch.uint8), kind).view(torch.float8_e4m3fn)
+    return stored, held, factor, meant.reshape(value.shape)
+
+
+def _in_tiles(scales: Any, kind: Blocked) -> Any:
+    """The scales of all blocks, row by row, in the order in which they are stored."""
+    import torch
+
+    if not kind.tiled:
+        return scales.reshape(kind.scale.shape)
+    blocks = kind.shape[1] // kind.block
+    held = torch.zeros(kind.scale.elements, dtype=torch.uint8)
+    held[_places(torch.arange(len(scales)), blocks)] = scales
+    return held.reshape(kind.scale.shape)
+
+
+def _places(numbers: Any, blocks: int) -> Any:
+    """Where the scales of these blocks, counted row by row, are in tiles."""
+    rows, columns = numbers // blocks, numbers % blocks
+    tile = rows // TILE_ROWS * -(-blocks // TILE_BLOCKS) + columns // TILE_BLOCKS
+    within = rows % TILE_ROWS
+    return tile * TILE_BYTES + within % 32 * 16 + within // 32 * 4 + columns % TILE_BLOCKS
+
+
 def _scales(tensor: Blocked, first: int, count: int, read: Callable[[int, int], bytearray]) -> Any:
     """The scales of blocks, counted row by row."""
     import torch
@@ -112,16 +169,10 @@ def _scales(tensor: Blocked, first: int, count: int, read: Callable[[int, int], 
     scale, blocks = tensor.scale, tensor.shape[1] // tensor.block
     numbers = torch.arange(first, first + count)
     if tensor.tiled:
-        tiles = -(-blocks // TILE_BLOCKS)
-        rows, columns = numbers // blocks, numbers % blocks
-        begin = int(rows[0]) // TILE_ROWS
-        end = int(rows[-1]) // TILE_ROWS + 1
-        size = tiles * TILE_BYTES
+        begin, end = first // blocks // TILE_ROWS, (first + count - 1) // blocks // TILE_ROWS + 1
+        size = -(-blocks // TILE_BLOCKS) * TILE_BYTES
         data = read(scale.offset + begin * size, (end - begin) * size)
-        tile = (rows // TILE_ROWS - begin) * tiles + columns // TILE_BLOCKS
-        within = rows % TILE_ROWS
-        places = tile * TILE_BYTES + within % 32 * 16 + within // 32 * 4 + columns % TILE_BLOCKS
-        stored = torch.frombuffer(data, dtype=torch.uint8)[places]
+        stored = torch.frombuffer(data, dtype=torch.uint8)[_places(numbers, blocks) - begin * size]
     else:
         stored = torch.frombuffer(read(scale.offset + first, count), dtype=torch.uint8)
     if scale.dtype not in POWERS:

@@ -9,14 +9,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from . import block_scaled
 from .ancestry import write_ingredients
+from .block_scaled import Blocked
 from .conversion import CONVERTED, DROPPED
 from .errors import MergeError, listed
 from .hashing import Progress, file_hashes
 from .key_names import EMA, with_usual_names
 from .licence import read_licence
 from .metadata import Source, describe
-from .quantised import METADATA, UNUSED, Scaled, is_quantised, with_numbers
+from .quantised import (
+    GLOBAL_SCALE,
+    METADATA,
+    SECOND_SCALE,
+    UNUSED,
+    Scaled,
+    is_quantised,
+    with_numbers,
+)
 from .reading import open_checkpoint, read_values
 from .recipe import Ingredient
 from .safetensors_file import Header, Tensor, lay_out, new_file, read_header, torch_type
@@ -49,8 +59,8 @@ def quantise_like(
     else is copied byte for byte.
 
     A scale is the largest number of its part of the weight over the largest of the type. Raises
-    MergeError where `like` is not quantised, or in another way than with plain scales (fp8, int8),
-    and where a weight has another shape there.
+    MergeError where `like` is not quantised, or in four bits of bitsandbytes', and where a weight
+    has another shape there.
     """
     header = open_checkpoint(path)
     pattern = with_usual_names(read_header(like))
@@ -72,7 +82,9 @@ def quantise_like(
     }
     entries = [(t.name, t.dtype, t.shape) for t in (*plain.values(), *sides.values())]
     for kind in kinds.values():
-        entries += [(t.name, t.dtype, t.shape) for t in (kind.stored, kind.scale)]
+        factor = _factor_of(kind, pattern)
+        wanted = (kind.stored, kind.scale, *([factor] if factor else []))
+        entries += [(t.name, t.dtype, t.shape) for t in wanted]
     start, places = lay_out(entries, _metadata(header, pattern, path, like, hash_cache))
     size = len(start) + sum(place.size_bytes for place in places.values())
     copied = [(header.path, plain), (pattern.path, sides)]
@@ -88,9 +100,9 @@ def quantise_like(
                     progress(next(steps), total)
         for name, kind in kinds.items():
             value = read_values(header, name)
-            stored, scale, meant = quantise(value, kind)
-            _put(file, places[kind.stored.name], _data(stored))
-            _put(file, places[kind.scale.name], _data(scale))
+            made, meant = _made(value, kind, _factor_of(kind, pattern))
+            for place, numbers in made.items():
+                _put(file, places[place], _data(numbers))
             off += float((meant - value).double().square().sum())
             whole += float(value.double().square().sum())
             progress(next(steps), total)
@@ -100,6 +112,29 @@ def quantise_like(
 def _put(file: IO[bytes], place: Tensor, data: bytes) -> None:
     file.seek(place.offset)
     file.write(data)
+
+
+def _factor_of(kind: Scaled | Blocked, pattern: Header) -> Tensor | None:
+    """The tensor with the factor of all scales of a weight, for kinds that have one."""
+    layer = kind.name.removesuffix(".weight")
+    if not isinstance(kind, Blocked) or not kind.packed:
+        return None
+    return pattern.tensors[layer + (SECOND_SCALE if kind.tiled else GLOBAL_SCALE)]
+
+
+def _made(value: Any, kind: Scaled | Blocked, factor: Tensor | None) -> tuple[dict[str, Any], Any]:
+    """The tensors of a quantised weight by name, and the weight that they mean."""
+    import torch
+
+    if isinstance(kind, Scaled):
+        stored, scale, meant = quantise(value, kind)
+        return {kind.stored.name: stored, kind.scale.name: scale}, meant
+    stored, scale, by, meant = block_scaled.encode(value, kind)
+    made = {kind.stored.name: stored, kind.scale.name: scale}
+    if factor:
+        number = torch.tensor(by if kind.tiled else 1 / by).to(torch_type(factor.dtype))
+        made[factor.name] = number.reshape(factor.shape)
+    return made, meant
 
 
 def quantise(value: Any, kind: Scaled) -> tuple[Any, Any, Any]:
@@ -123,16 +158,16 @@ def quantise(value: Any, kind: Scaled) -> tuple[Any, Any, Any]:
     return stored.reshape(kind.stored.shape), scale.reshape(kind.scale.shape), meant
 
 
-def _kinds(header: Header, pattern: Header, like: Path) -> dict[str, Scaled]:
+def _kinds(header: Header, pattern: Header, like: Path) -> dict[str, Scaled | Blocked]:
     """How each weight that is to be quantised is so in the pattern."""
-    found: dict[str, Scaled] = {}
+    found: dict[str, Scaled | Blocked] = {}
     for name, kind in pattern.tensors.items():
         if not is_quantised(kind) or name not in header.tensors:
             continue
-        if not isinstance(kind, Scaled):
+        if not isinstance(kind, Scaled | Blocked):
             raise MergeError(
-                f"{like.name} is quantised in a way that can be read but not written: {name}. Only "
-                "fp8 and int8 with plain scales can."
+                f"{like.name} is quantised in a way that can be read but not written: {name}. "
+                "bitsandbytes makes such files, from a checkpoint in fp16."
             )
         own = header.tensors[name]
         if own.shape != kind.shape:
