@@ -20,6 +20,8 @@ from cocktail.nodes.grid.engine.axes.checkpoints import checkpoint_axis
 from cocktail.nodes.grid.engine.axes.typed import typed_axis
 from cocktail.nodes.grid.engine.plan.of_settings import make_plan
 from cocktail.nodes.grid.engine.store.store import Store
+from cocktail.nodes.grid.engine.view.folder import export_folder
+from cocktail.trainer.files import OWN
 
 from .comfy import Comfy
 from .grid.drawn import Drawn, draw_grid
@@ -316,6 +318,26 @@ def test_pictures_are_those_of_the_grid_and_small_ones_are_kept_elsewhere(
     (store.folder / file).symlink_to(secret)
     for path in (key, f"{key}?side=128", "a" * 64, "..%2f..%2fplan"):
         assert "no picture" in comfy.failed(f"/cocktail/grids/pictures/pictures/{path}")
+
+
+def test_cells_behind_a_link_are_shown_if_it_is_the_owners(comfy: Comfy, page: Page, tmp_path):
+    store = drawn(comfy, "linked", models=2, prompts=1, seeds=1)
+    cells = store.folder / "cells"
+    cells.rename(tmp_path / "other disk")
+    cells.symlink_to(tmp_path / "other disk", target_is_directory=True)
+    show(page, comfy, grid="linked")
+    seen = "() => [...document.querySelectorAll('.tile.there img')].map(one => one.naturalWidth)"
+    page.wait_for_function(f"() => ({seen})().join() === '16,16'")
+    exported = export_folder(store, tmp_path / "out", tmp_path / "small")
+    assert len([*exported.glob("pictures/*/*")]) == 2
+    # As if it had come like this from elsewhere.
+    (store.folder.parent / OWN / "linked.txt").unlink()
+    other = page.context.browser.new_page()
+    show(other, comfy, grid="linked")
+    expect(other.locator(".tile .word").first).to_have_text("cannot be read")
+    other.close()
+    key = next(iter(store.files()))
+    assert "behind a link" in comfy.failed(f"/cocktail/grids/linked/pictures/{key}")
 
 
 def test_a_vote_that_the_server_does_not_take_leaves_nothing_chosen(comfy: Comfy, page: Page):

@@ -156,17 +156,27 @@ def foreign_link(folder: Path, unseen: str = "") -> Path | None:
     that were made since then are its owner's. That is so when the same token is in it and beside
     it, since the folder alone may have come from elsewhere.
     """
-    inside, beside = folder / OWN, folder.parent / OWN / f"{folder.name}.txt"
-    with contextlib.suppress(OSError, ValueError):
-        if read_text(inside, 100) == read_text(beside, 100):
-            return None
+    if was_free_of_links(folder):
+        return None
     link = link_out(folder, unseen)
     if link is None:
         token = secrets.token_hex(16)
         with contextlib.suppress(OSError):
-            write_text(inside, token)
-            write_text(beside, token)
+            for file in _tokens(folder):
+                write_text(file, token)
     return link
+
+
+def was_free_of_links(folder: Path) -> bool:
+    """Whether `foreign_link` has once found nothing in a folder: its links are its owner's."""
+    inside, beside = _tokens(folder)
+    with contextlib.suppress(OSError, ValueError):
+        return read_text(inside, 100) == read_text(beside, 100)
+    return False
+
+
+def _tokens(folder: Path) -> tuple[Path, Path]:
+    return folder / OWN, folder.parent / OWN / f"{folder.name}.txt"
 
 
 def _is_junction(entry: os.DirEntry[str]) -> bool:

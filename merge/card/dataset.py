@@ -6,12 +6,12 @@ from __future__ import annotations
 
 import glob
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .buckets import buckets_of, nearest
 from .reading import Unreadable, sha256_of, text, whole
 
 FORMAT = 2
@@ -19,8 +19,6 @@ HEADER = b"cocktail.dataset"
 LARGEST = 4 << 30
 MOST_SIZES = 20_000
 MOST_HISTORY = 50
-MAX_ASPECT = 4.0
-"""The longest bucket of a run."""
 
 
 @dataclass(frozen=True)
@@ -127,27 +125,17 @@ def _literal(path: Path) -> str:
 def _buckets(
     sizes: list[tuple[int, int, int]], settings: Mapping[str, Any]
 ) -> tuple[tuple[tuple[int, int, int], ...], bool]:
-    """How many pictures are in each bucket of a run; their own sizes where its buckets are not the
-    generated ones.
+    """How many pictures are in each bucket of a run; their own sizes, and True, where it cannot be
+    told which buckets those are.
     """
-    resolution = whole(settings.get("resolution")) or 0
-    step = whole(settings.get("bucket_step")) or 0
-    table = settings.get("bucket_table", "generated")
-    if not 8 <= step <= resolution <= 8192 or table != "generated":
+    table = str(settings.get("bucket_table", "generated"))
+    resolution, step = whole(settings.get("resolution")), whole(settings.get("bucket_step"))
+    buckets = buckets_of(table, resolution or 0, step or 0)
+    if not buckets:
         return tuple(sorted(sizes, key=lambda size: (-size[2], size))), True
-    area, choices = resolution * resolution, set()
-    for width in range(step, int(resolution * math.sqrt(MAX_ASPECT)) + 1, step):
-        height = area // width // step * step
-        if height and max(width / height, height / width) <= MAX_ASPECT:
-            choices |= {(width, height), (height, width)}
-    order = sorted(choices)
     tally: dict[tuple[int, int], int] = {}
     for width, height, count in sizes:
-        ratio = math.log(width / height)
-        bucket = min(
-            order,
-            key=lambda one: (round(abs(math.log(one[0] / one[1]) - ratio), 9), -one[0] * one[1]),
-        )
+        bucket = nearest((width, height), buckets, table)
         tally[bucket] = tally.get(bucket, 0) + count
     found = [(width, height, count) for (width, height), count in tally.items()]
     return tuple(sorted(found, key=lambda size: (-size[2], size))), False

@@ -9,7 +9,6 @@ from typing import Any
 
 from aiohttp import web
 
-from ...trainer.files import real
 from ..host import http, names
 from ..host.origin import Guarded
 from .engine.store import pixels
@@ -26,6 +25,10 @@ PAGE_HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 """The page loads nothing from elsewhere and runs no script but its own."""
+LINKED = (
+    "The grid has no picture of that cell: it lies behind a link that leads out of the grid's "
+    "folder. Put what the link leads to in its place."
+)
 READING_S = 3.0
 """How long a request reads pictures whose pixels are not known."""
 
@@ -80,10 +83,10 @@ def add(table: Guarded, open_grid: Callable[[web.Request], Store], refusals: htt
 def _picture(store: Store, request: web.Request) -> Path:
     key = request.match_info["key"]
     path = store.cell_path(key) if KEY.fullmatch(key) else None
-    # A grid's folder may have come from anywhere: it does not say which files are read.
-    inside = path is not None and real(path).is_relative_to(real(store.folder))
-    if path is None or not inside or not path.is_file():
+    if path is None or not path.is_file():
         raise web.HTTPNotFound(text="The grid has no picture of that cell.")
+    if not store.is_own(path):
+        raise web.HTTPNotFound(text=LINKED)
     if "side" not in request.query:
         return path
     side = http.number_asked(request, "side", SIDES[-1], SIDES[0], SIDES[-1])

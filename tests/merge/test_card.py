@@ -30,7 +30,7 @@ from cocktail.merge.recipe import Ingredient, weighted_sum
 from cocktail.nodes.grid.engine.store.store import Store
 from cocktail.nodes.grid.engine.vote.ballot import Ballot
 from cocktail.nodes.grid.engine.vote.log import Vote, VoteLog
-from cocktail.trainer.data.buckets import bucket_use, make_buckets
+from cocktail.trainer.data.buckets import EVERYDREAM2, bucket_use, make_buckets
 from cocktail.trainer.settings.run_settings import RunSettings
 
 from ..pages import launched
@@ -110,14 +110,25 @@ def test_the_ranking_is_that_of_the_ranking_node(release: Released):
             assert getattr(ours, name) == pytest.approx(theirs[name], abs=1e-6), name
 
 
-@pytest.mark.parametrize(("resolution", "step"), [(512, 64), (768, 64), (64, 16)])
-def test_buckets_are_those_of_the_trainer(resolution: int, step: int):
+@pytest.mark.parametrize(
+    ("resolution", "step", "table"),
+    [
+        *((512, 64, "generated"), (768, 64, "generated"), (64, 16, "generated")),
+        *((resolution, 64, "EveryDream2") for resolution in (*EVERYDREAM2, 700)),
+    ],
+)
+def test_buckets_are_those_of_the_trainer(resolution: int, step: int, table: str):
     sizes = [(512, 512), (640, 480), (300, 900), (1920, 1080), (64, 64), (511, 517), (100, 900)]
-    settings = {"resolution": resolution, "bucket_step": step, "bucket_table": "generated"}
+    settings = {"resolution": resolution, "bucket_step": step, "bucket_table": table}
     found, are_sizes = _buckets([(*size, 2) for size in sizes], settings)
-    expected = bucket_use(sizes * 2, make_buckets(resolution, step))
+    expected = bucket_use(sizes * 2, make_buckets(resolution, step, table=table), table)
     assert not are_sizes
     assert list(found) == [(*use.bucket, use.pairs) for use in expected]
+
+
+def test_of_buckets_that_are_not_known_the_sizes_of_the_pictures_are_told():
+    settings = {"resolution": 512, "bucket_step": 64, "bucket_table": "of a later version"}
+    assert _buckets([(9, 8, 1), (4, 4, 2)], settings) == (((4, 4, 2), (9, 8, 1)), True)
 
 
 class Elements(HTMLParser):

@@ -140,6 +140,7 @@ export class Table {
   newTile() {
     const picture = make("img", { alt: "", decoding: "async", draggable: "false" });
     const word = make("span", { class: "word" });
+    picture.addEventListener("error", () => (word.textContent = "cannot be read"));
     const tile = make("button", { type: "button", class: "tile", on: { click: () => this.page.open(...tile.place), focus: () => this.focused(tile) } }, picture, word);
     return Object.assign(tile, { picture, word });
   }

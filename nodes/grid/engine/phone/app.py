@@ -148,8 +148,7 @@ async def _picture(request: web.Request) -> web.StreamResponse:
     """Pixels alone: the file of a cell also holds its settings and the whole workflow."""
     key, store = request.match_info["key"], _ballot(request).store
     path = store.cell_path(key) if KEY.fullmatch(key) else None
-    inside = path is not None and path.resolve().is_relative_to(store.folder.resolve())
-    if path is None or not inside or not path.is_file():
+    if path is None or not path.is_file() or not store.is_own(path):
         return http.error(404, "The grid has no picture of that cell.")
     try:
         data = await asyncio.to_thread(_bare, path, path.stat().st_mtime_ns)

@@ -25,7 +25,9 @@ from .....trainer.files import (
     canonical_json,
     foreign_link,
     read_text,
+    real,
     sha256_text,
+    was_free_of_links,
     write_bytes,
     write_json,
 )
@@ -54,6 +56,15 @@ class Store:
 
     def is_finished(self, key: str) -> bool:
         return self.cell_path(key).is_file()
+
+    def is_own(self, path: Path) -> bool:
+        """Whether a file below the folder lies in it, or behind a link to a folder that the owner
+        has made since the grid was begun here: what has come from elsewhere does not say which
+        files are read. Raises OSError for links that lead in a circle.
+        """
+        if real(path).is_relative_to(real(self.folder)):
+            return True
+        return not path.is_symlink() and was_free_of_links(self.folder)
 
     def files(self) -> dict[str, str]:
         """The file of every finished cell by key, relative to the folder; of all plans that were

@@ -138,7 +138,7 @@ def _pictures(
     """Put the pictures and their small copies into the folder; by key, the hash of the pixels of
     each that can be read.
     """
-    noted, inside = store.pixels(), store.folder.resolve()
+    noted = store.pixels()
     for place in {key[:2] for key in files}:
         for kind in ("pictures", "small"):
             (folder / kind / place).mkdir(parents=True)
@@ -149,8 +149,7 @@ def _pictures(
         picture = store.folder / files[key]
         try:
             status = picture.lstat()
-            # A grid's folder may have come from anywhere: it does not say which files are taken.
-            if not stat.S_ISREG(status.st_mode) or not picture.resolve().is_relative_to(inside):
+            if not stat.S_ISREG(status.st_mode) or not store.is_own(picture):
                 return None
             small = thumbnails.thumbnail(picture, SMALL, thumbnails_dir)
             hash, size = noted.get(key, ("", -1))
