@@ -11,19 +11,35 @@ from safetensors.torch import load_file, save_file
 from cocktail.merge.hashing import file_sha256
 
 from ..comfy import ComfyError
+from .conftest import sd15_tensors
 
-SIDES = {"a": "miniature_base", "b": "miniature_v1", "c": "miniature_v3"}
+MINIATURES = {"a": "miniature_base", "b": "miniature_v1", "c": "miniature_v3"}
+SIDES = {"a": "sip_base", "b": "sip_v1", "c": "sip_v3"}
+"""Checkpoints of few numbers, for recipes whose results nobody samples."""
 
 
 def node(kind, **inputs):
     return {"class_type": kind, "inputs": inputs}
 
 
-def merge(name, multiplier=0.5, precision="fp16", **changed):
+@pytest.fixture(scope="module", autouse=True)
+def sips(comfy):
+    """The files of SIDES."""
+    files = [
+        comfy.base / "models" / "checkpoints" / f"{name}.safetensors" for name in SIDES.values()
+    ]
+    for seed, file in enumerate(files):
+        save_file(sd15_tensors(seed), file)
+    yield
+    for file in files:
+        file.unlink()
+
+
+def merge(name, multiplier=0.5, precision="fp16", sides=SIDES, **changed):
     """base + multiplier x (v3 - v1), saved; `changed` replaces inputs of the nodes of that id."""
     graph = {
         side: node("CocktailIngredient", checkpoint=f"{file}.safetensors")
-        for side, file in SIDES.items()
+        for side, file in sides.items()
     }
     graph["sum"] = node(
         "CocktailAddDifference", a=["a", 0], b=["c", 0], c=["b", 0], multiplier=multiplier
@@ -73,9 +89,9 @@ def test_a_recipe_is_made_once_and_another_under_its_name_is_refused(comfy):
     path = comfy.base / "models" / "checkpoints" / made["checkpoint"]
     before = path.stat().st_mtime_ns
     assert made["shares"] == {
-        "miniature_base.safetensors": 1.0,
-        "miniature_v3.safetensors": 0.5,
-        "miniature_v1.safetensors": -0.5,
+        "sip_base.safetensors": 1.0,
+        "sip_v3.safetensors": 0.5,
+        "sip_v1.safetensors": -0.5,
     }
     comfy.restart()
     assert comfy.run(merge("bitter"))["file"]["cocktail"][0] == made
@@ -123,13 +139,13 @@ def text_merge(text, name):
 
 def test_a_recipe_written_as_text_makes_the_file_of_the_same_graph(comfy):
     drawn = comfy.run(merge("drawn", multiplier=0.4))["file"]["cocktail"][0]
-    text = "miniature_base + 0.4 (miniature_v3 - miniature_v1)"
+    text = "sip_base + 0.4 (sip_v3 - sip_v1)"
     assert drawn["recipe"] == text
     written = comfy.run(text_merge(text, "written"))["file"]["cocktail"][0]
     assert written["recipe_hash"] == drawn["recipe_hash"]
     for wrong, words in (
-        ("0.5 miniature_base", "add up to 0.5"),
-        ("miniature_bace", "Did you mean miniature_base"),
+        ("0.5 sip_base", "add up to 0.5"),
+        ("sip_bace", "Did you mean sip_base"),
         ("", "at 'the end'"),
     ):
         assert words in comfy.errors(text_merge(wrong, "never"))["text"]
@@ -143,7 +159,7 @@ def test_a_merged_file_gives_its_recipe_back(comfy):
     assert again["recipe_hash"] == first["recipe_hash"]
     second = comfy.run(merge("keeper-2", multiplier=0.35))["file"]["cocktail"][0]
     models = comfy.base / "models" / "checkpoints"
-    kept, moved = models / "miniature_v3.safetensors", models / "renamed.safetensors"
+    kept, moved = models / "sip_v3.safetensors", models / "renamed.safetensors"
     kept.rename(moved)
     try:
         file_sha256(moved, comfy.base / "output" / "cocktail" / "hashes.json")
@@ -153,22 +169,22 @@ def test_a_merged_file_gives_its_recipe_back(comfy):
     finally:
         moved.rename(kept)
     assert "renamed" in found["recipe"] and found["recipe_hash"] == second["recipe_hash"]
-    graph["read"]["inputs"]["checkpoint"] = "miniature_base.safetensors"
+    graph["read"]["inputs"]["checkpoint"] = "sip_base.safetensors"
     assert "has no recipe" in comfy.errors(graph)["read"]
 
 
 def test_a_merged_file_is_made_again_from_its_metadata_and_compared(comfy):
     graph = merge("proof", multiplier=0.45, precision="bf16")
-    graph["file"]["inputs"]["licences"] = "miniature_v3: cc-by-sa-4.0\nminiature_v1: cc-by-nc-4.0"
+    graph["file"]["inputs"]["licences"] = "sip_v3: cc-by-sa-4.0\nsip_v1: cc-by-nc-4.0"
     first = comfy.run(graph)["file"]["cocktail"][0]
     assert (
-        "Licence: miniature_v3 (cc-by-sa-4.0) must keep its licence, which allows sale, "
-        "but miniature_v1 (cc-by-nc-4.0) forbids it."
+        "Licence: sip_v3 (cc-by-sa-4.0) must keep its licence, which allows sale, "
+        "but sip_v1 (cc-by-nc-4.0) forbids it."
     ) in first["notes"]
     models = comfy.base / "models" / "checkpoints"
     graph = {"again": node("CocktailRemakeFromFile", checkpoint=first["checkpoint"], name="")}
     graph["show"] = node("PreviewAny", source=["again", 1])
-    kept, moved = models / "miniature_v3.safetensors", models / "moved.safetensors"
+    kept, moved = models / "sip_v3.safetensors", models / "moved.safetensors"
     kept.rename(moved)
     try:
         made = comfy.run(graph)
@@ -188,7 +204,7 @@ def test_a_merged_file_is_made_again_from_its_metadata_and_compared(comfy):
     assert forged["verdict"] == "another result" and forged["is_same_file"] is False
     graph["again"]["inputs"]["name"] = "forged"
     assert "is the original file itself" in refused(comfy, graph)["again"]
-    graph["again"]["inputs"] |= {"checkpoint": "miniature_base.safetensors", "name": ""}
+    graph["again"]["inputs"] |= {"checkpoint": "sip_base.safetensors", "name": ""}
     assert "has no recipe" in comfy.errors(graph)["again"]
 
 
@@ -270,7 +286,7 @@ def test_fp8_a_pickle_and_an_inpainting_model_make_files_that_comfyui_loads(comf
     folder = comfy.base / "models" / "vae"
     folder.mkdir(exist_ok=True)
     save_file(vae, folder / "grey.safetensors")
-    graph = merge("baked")
+    graph = merge("baked", sides=MINIATURES)
     graph["file"]["inputs"] |= {"vae": "grey.safetensors", "text_encoder_of": ["b", 0]}
     made = comfy.run(graph)["file"]["cocktail"][0]
     baked = load_file(models / made["checkpoint"])
@@ -289,7 +305,7 @@ def test_fp8_a_pickle_and_an_inpainting_model_make_files_that_comfyui_loads(comf
 
 def test_a_checkpoint_is_inspected_compared_and_converted(comfy):
     models = comfy.base / "models" / "checkpoints"
-    graph = merge("looked-at", multiplier=0.35)
+    graph = merge("looked-at", multiplier=0.35, sides=MINIATURES)
     graph["what"] = node("CocktailInspectCheckpoint", checkpoint=["file", 0])
     graph["far"] = node(
         "CocktailCompareCheckpoints",
@@ -356,7 +372,7 @@ def vivid(comfy):
 
 def live(multiplier, seed=1):
     """base + multiplier x (vivid - v1) without a file, and a picture of it."""
-    graph = merge("never", multiplier, **VIVID)
+    graph = merge("never", multiplier, sides=MINIATURES, **VIVID)
     del graph["file"]
     graph["live"] = node("CocktailMergeToModel", recipe=["sum", 0], precision="fp16")
     return graph | picture_of("live", seed)
@@ -372,7 +388,9 @@ def pixels(comfy, outputs):
 
 
 def test_pictures_of_a_merge_in_memory_are_those_of_its_file(comfy, vivid):
-    made = comfy.run(merge("to-compare", multiplier=0.45, **VIVID))["file"]["cocktail"][0]
+    made = comfy.run(merge("to-compare", multiplier=0.45, sides=MINIATURES, **VIVID))["file"][
+        "cocktail"
+    ][0]
     expected = pixels(comfy, comfy.run(picture(made["checkpoint"])))
     before = sorted(comfy.base.rglob("*.safetensors"))
     other = pixels(comfy, comfy.run(live(0.9)))
@@ -418,7 +436,7 @@ def test_a_search_proposes_recipes_and_learns_of_scores(comfy):
     graph["lines"] = node("PreviewAny", source=["search", 0])
     outputs = comfy.run(graph)
     lines = outputs["lines"]["text"][0].splitlines()
-    assert len(lines) == 21 and "0.6 miniature_base + 0.2 miniature_v1 + 0.2 miniature_v3" in lines
+    assert len(lines) == 21 and "0.6 sip_base + 0.2 sip_v1 + 0.2 sip_v3" in lines
     for line, score in ((lines[3], 2.0), (lines[8], 7.0)):
         text = {"text": node("CocktailRecipeFromText", text=line)}
         comfy.run(
@@ -482,8 +500,8 @@ def test_a_method_makes_the_recipe_of_its_text(comfy):
         settings="keep 0.3, strength [GRAD_V]",
     )
     drawn = comfy.run(graph)["file"]["cocktail"][0]
-    assert drawn["recipe"].startswith("ties(miniature_base, miniature_v1, miniature_v3; keep 0.3")
-    text = "ties(miniature_base, miniature_v1, miniature_v3; keep 0.3, strength [GRAD_V])"
+    assert drawn["recipe"].startswith("ties(sip_base, sip_v1, sip_v3; keep 0.3")
+    text = "ties(sip_base, sip_v1, sip_v3; keep 0.3, strength [GRAD_V])"
     written = comfy.run(text_merge(text, "method-as-text"))["file"]["cocktail"][0]
     assert written["recipe_hash"] == drawn["recipe_hash"]
     for settings, words in (
@@ -516,7 +534,7 @@ def test_a_preset_of_ones_own_is_saved_and_used(comfy):
     )
     graph["file"] = node("CocktailMergeToFile", recipe=["sum", 0], name="mine", precision="fp16")
     made = comfy.run(graph)["file"]["cocktail"][0]
-    assert made["shares"] == {"miniature_base.safetensors": 0.75, "miniature_v1.safetensors": 0.25}
+    assert made["shares"] == {"sip_base.safetensors": 0.75, "sip_v1.safetensors": 0.25}
     graph["save"]["inputs"]["weights"] = "GRAD_V"
     assert "with different weights" in refused(comfy, graph)["save"]
     graph["save"]["inputs"]["weights"] = "1, 2"
@@ -557,12 +575,12 @@ def test_a_preset_of_ones_own_is_a_choice_of_block_weights(comfy):
     )
     graph["file"] = node("CocktailMergeToFile", recipe=["sum", 0], name="third", precision="fp16")
     made = comfy.run(graph)["file"]["cocktail"][0]
-    assert made["shares"]["miniature_v1.safetensors"] == 0.75
+    assert made["shares"]["sip_v1.safetensors"] == 0.75
     try:
         file.write_text("THIRD_MINE: " + ", ".join(["0.5"] * 26), encoding="utf-8")
         graph["file"]["inputs"]["name"] = "edited"
         made = comfy.run(graph)["file"]["cocktail"][0]
-        assert made["shares"]["miniature_v1.safetensors"] == 0.5
+        assert made["shares"]["sip_v1.safetensors"] == 0.5
         file.write_text("THIRD_MINE", encoding="utf-8")
         assert listed()[-1] != "THIRD_MINE"
         assert "Line 1 of block_presets.txt" in comfy.errors(graph)["sum"]
