@@ -145,7 +145,7 @@ def quantise(value: Any, kind: Scaled) -> tuple[Any, Any, Any]:
     largest = LARGEST_INT8 if kind.stored.dtype == "I8" else float(torch.finfo(dtype).max)
     parts = value.reshape(kind.scale.elements, -1)
     scale = parts.abs().amax(1) / (largest * kind.factor)
-    scale = torch.where(scale > 0, scale, torch.ones(())).to(torch_type(kind.scale.dtype))
+    scale = _rounded(torch.where(scale > 0, scale, torch.ones(())), kind.scale)
     if not bool((scale.float() > 0).all() and scale.float().isfinite().all()):
         raise MergeError(
             f"{kind.scale.name} cannot be stored as {kind.scale.dtype}: the weights are too small "
@@ -156,6 +156,19 @@ def quantise(value: Any, kind: Scaled) -> tuple[Any, Any, Any]:
     stored = (numbers.round() if kind.stored.dtype == "I8" else numbers).to(dtype)
     meant = (stored.float() * step).reshape(value.shape)
     return stored.reshape(kind.stored.shape), scale.reshape(kind.scale.shape), meant
+
+
+def _rounded(scale: Any, like: Tensor) -> Any:
+    """Scales in the type in which they are stored. One that would lose so much that the largest
+    numbers of its part were cut off, as where fp16 has few digits left, is rounded up.
+    """
+    import torch
+
+    found = scale.to(torch_type(like.dtype))
+    bits = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[found.element_size()]
+    is_low = (found.float() > 0) & (found.float() * (1 + 2**-8) < scale)
+    # The bits of positive numbers are in the order of the numbers.
+    return torch.where(is_low, found.view(bits) + 1, found.view(bits)).view(found.dtype)
 
 
 def _kinds(header: Header, pattern: Header, like: Path) -> dict[str, Scaled | Blocked]:

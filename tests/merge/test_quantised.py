@@ -18,7 +18,10 @@ from cocktail.merge.errors import MergeError
 from cocktail.merge.in_memory import MergeBuffer
 from cocktail.merge.inspection import inspect_file, report
 from cocktail.merge.lora import bake_lora, extract_lora
+from cocktail.merge.quantised import Scaled
 from cocktail.merge.reading import open_checkpoint, read_values
+from cocktail.merge.requantise import quantise
+from cocktail.merge.safetensors_file import Tensor
 from cocktail.merge.text import name_finder, parse
 
 from .conftest import UNET, sd15_tensors
@@ -393,6 +396,22 @@ def test_a_mix_is_quantised_again_like_an_ingredient(write, tmp_path, capsys, ki
     assert bool(((found - expected).abs() <= step * 1.01).all())
     for name in whole.keys() - {WEIGHT}:
         assert torch.equal(made[name], whole[name]), name
+
+
+@pytest.mark.parametrize("stored", ["I8", "F8_E4M3"])
+@pytest.mark.parametrize(
+    ("scale", "size"), [("F16", 2e-4), ("F16", 1e-3), ("BF16", 1e-5), ("F32", 1e-5)]
+)
+def test_a_scale_with_few_digits_cuts_no_number_off(stored, scale, size):
+    """Below 6e-5 fp16 has few digits: a scale rounded down would make the largest smaller."""
+    value = size * torch.linspace(0.5, 2, 64)[:, None] * torch.linspace(-1, 1, 33)
+    kind = Scaled(
+        "x.weight", "F32", (64, 33), 0,
+        Tensor("x.weight", stored, (64, 33), 0), Tensor("x.weight_scale", scale, (64, 1), 0),
+    )  # fmt: skip
+    _, scales, meant = quantise(value, kind)
+    step = scales.float() * (0.5 if stored == "I8" else 448 * 2**-4)
+    assert bool(((meant - value).abs() <= 1.01 * step).all())
 
 
 def test_what_cannot_be_quantised_like_another_is_refused(write, tmp_path, capsys):
