@@ -15,6 +15,20 @@ SHORT = {
 }
 
 
+THE_METHOD = "cosmopolitan"
+SMALL = {
+    "Choose rows.sample": 24,
+    "Settings at 64 px.epochs": 2, "Settings at 64 px.validation_timesteps": 1,
+    "Settings at 96 px.epochs": 2, "Settings at 96 px.validation_timesteps": 1,
+    "Plan of the epochs.steps": 1, "Plan of the tasting.steps": 1,
+    "Plan of the epochs.width": 32, "Plan of the epochs.height": 32,
+    "Plan of the tasting.width": 32, "Plan of the tasting.height": 32,
+    "Rows: prompts for the epochs.values": "a red circle on a blue background",
+    "Rows: prompts for the tasting.values": "a red circle on a blue background",
+}  # fmt: skip
+"""The whole method in about a minute of processor time."""
+
+
 def values_of(comfy, prompt_id: str) -> dict:
     """The inputs with which a prompt was queued, by title and name."""
     prompt = comfy.history(prompt_id)["prompt"][2]
@@ -54,6 +68,43 @@ def test_one_post_runs_a_graph_to_its_end_with_the_values_that_it_gives(comfy):
     ]
     assert (comfy.base / "models" / "checkpoints" / made["checkpoint"]).is_file()
     assert list((comfy.base / "output" / "cocktail").glob("by_post*.png"))
+
+
+def test_one_post_goes_from_a_table_to_the_card_of_a_release(comfy):
+    body = {"client_id": "night", "values": SMALL}
+    answer = comfy.post(f"/cocktail/graphs/{THE_METHOD}", body)
+    outputs = comfy.wait(answer["prompt_id"], timeout=900)
+    told = by_title(comfy, answer["prompt_id"], outputs)
+    assert told["Choose rows"]["rows"] == 24 and told["Find their pictures"]["matched"] == 24
+    split = told["15 % for validation"]
+    assert (split["train"], split["validation"]) == (20, 4)
+    runs = {run["name"]: run for run in comfy.get("/cocktail/runs")["runs"]}
+    for side in (64, 96):
+        pick, run = told[f"Best of {side} px"], runs[f"cosmopolitan-{side}"]
+        assert run["status"] == "finished"
+        assert pick["validation_loss"] == run["best"]["loss"] and pick["run"] == run["name"]
+    winner = told["The winner"]
+    assert winner["rule"] == "last"
+    assert winner["checkpoint"] == told["Save the cocktail"]["checkpoint"]
+    card = comfy.base / "output" / told["The card of the release"]["card"]
+    page = card.read_text(encoding="utf-8")
+    for words in ("Cosmopolitan", "cosmopolitan-64", "cosmopolitan-96", "miniature_v3"):
+        assert words in page, words
+    assert len(list(card.parent.glob("pictures/*.webp"))) > 0
+    again = comfy.post(f"/cocktail/graphs/{THE_METHOD}", body)
+    told = by_title(comfy, again["prompt_id"], comfy.wait(again["prompt_id"], timeout=300))
+    assert told.get("Render the tasting", {"rendered": 0})["rendered"] == 0
+    assert told.get("The card of the release", {"made": False})["made"] is False
+
+
+def by_title(comfy, prompt_id: str, outputs: dict) -> dict:
+    """The first result of each node by its title."""
+    prompt = comfy.history(prompt_id)["prompt"][2]
+    return {
+        prompt[key]["_meta"]["title"]: output["cocktail"][0]
+        for key, output in outputs.items()
+        if output.get("cocktail")
+    }
 
 
 def test_a_value_takes_the_place_of_a_link(comfy):

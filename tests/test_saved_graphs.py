@@ -1,7 +1,7 @@
 """Every saved graph runs on a fresh ComfyUI with the miniatures: as it is with `--all`, otherwise
 with at most FEW steps of sampling, epochs and values of an axis, in fp32, with few pairs and small
 pictures, and experiments with a tiny model.
-The demo's and the search's have tests of their own.
+The demo's, the search's and that of the whole method have tests of their own.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .judge import run_voted
 from .trainer.conftest import make_tiny_base
 
 FOLDER = Path(__file__).resolve().parents[1] / "workflows" / "api"
-OF_THEIR_OWN = ("cosmopolitan_miniature", "cocktail_search")
+OF_THEIR_OWN = ("cosmopolitan", "cosmopolitan_miniature", "cocktail_search")
 WITH_ALL = (
     "epochs_grid", "finetune_768_adamw", "finetune_above_768", "generated_captions",
     "gentler_slope", "sweep_attention", "sweep_conditional_dropout",

@@ -19,7 +19,6 @@ ELSEWHERE = {
     "CocktailAddValidationSet",
     "CocktailBlockWeightsByGroup",
     "CocktailCaptionDataset",
-    "CocktailCompareToBaseline",
     "CocktailComputeSettings",
     "CocktailControlRun",
     "CocktailDataSettings",
