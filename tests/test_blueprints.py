@@ -16,10 +16,10 @@ SUBGRAPHS = {
     "Train, Wait and Chart": "CocktailFineTune CocktailWaitForRun CocktailLossChart",
 }
 FILL = """() => {
-    const graph = window.app.graph, make = window.LiteGraph.createNode;
+    const graph = window.app.graph;
     const box = graph.nodes.find(node => node.title === "Grid and Sheet");
     const add = (kind, values) => {
-        const node = make(kind);
+        const node = window.LiteGraph.createNode(kind);
         graph.add(node);
         for (const [name, value] of Object.entries(values))
             node.widgets.find(widget => widget.name === name).value = value;
