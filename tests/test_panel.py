@@ -35,6 +35,11 @@ from .panel import TAB, close_panel, item, open_panel, part, press, ready, show,
 KINDS = pytest.mark.parametrize("nodes_2", [False, True], ids=["classic nodes", "Nodes 2.0"])
 NODE = """kind => window.app.graph.nodes.find(node => node.type === kind)"""
 BADGE = f"{TAB} :is(.p-badge, .sidebar-icon-badge)"
+SEEN = f"""names => {{
+    const node = ({NODE})("CocktailTrainingSettings");
+    return names.map(name => node.isWidgetVisible(node.widgets.find(one => one.name === name)));
+}}"""
+"""Whether advanced widgets, a fine number and another one, are drawn on the classic canvas."""
 HTML = "<img src=x onerror=alert(1)> & <b>co</b>"
 UPDATES = 10_000
 ALL = re.compile(r"/cocktail/runs$")
@@ -141,6 +146,7 @@ def test_a_learning_rate_is_typed_read_queued_and_saved_as_it_is_written(comfy, 
         page.get_by_label("learning_rate", exact=True).wait_for()
     else:
         page.wait_for_function(f"() => ({NODE})('CocktailTrainingSettings').widgets[0].last_y > 0")
+        assert page.evaluate(SEEN, ["weight_decay", "gradient_clip"]) in ([True] * 2, [False] * 2)
     has_rate(page, "1.5e-6", 1.5e-6)
     type_rate(page, "2.5e-7", nodes_2)
     has_rate(page, "2.5e-7", 2.5e-7)

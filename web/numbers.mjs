@@ -34,14 +34,18 @@ export function readFineNumbers(node) {
 
 function replace(node, at, widget) {
   const size = [...node.size];
-  const text = node.addWidget("text", widget.name, written(widget.value), (value) => {
+  const options = Object.fromEntries(["advanced", "hidden"].filter((name) => widget.options[name] !== undefined).map((name) => [name, widget.options[name]]));
+  const typed = (value) => {
     // In Nodes 2.0 this is called with every key: what is being typed stays as it is.
     if (!globalThis.LiteGraph?.vueNodesMode) text.value = written(value);
-  });
+  };
+  const text = node.addWidget("text", widget.name, written(widget.value), typed, options);
   node.widgets.splice(node.widgets.indexOf(text), 1);
   node.widgets[at] = text;
-  for (const name of ["label", "tooltip", "hidden", "advanced"]) if (widget[name] !== undefined) text[name] = widget[name];
-  for (const name of ["advanced", "hidden"]) if (widget.options[name] !== undefined) text.options[name] = widget.options[name];
+  // Newer pages know by the options alone where an advanced widget is seen; told like this, they would
+  // leave it out of the classic canvas too.
+  const kept = text.visibility ? ["label", "tooltip"] : ["label", "tooltip", "hidden", "advanced"];
+  for (const name of kept) if (widget[name] !== undefined) text[name] = widget[name];
   text.serializeValue = () => numberOf(text.value);
   node.setSize(size);
   return text;

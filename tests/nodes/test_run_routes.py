@@ -10,7 +10,7 @@ import pytest
 
 from cocktail.trainer import notes
 from cocktail.trainer.errors import TrainerError
-from cocktail.trainer.jobs.job import LOCK
+from cocktail.trainer.jobs.job import LOCK, Refused
 from cocktail.trainer.jobs.lock import Lock
 from cocktail.trainer.runs import State
 
@@ -161,6 +161,17 @@ def test_a_deleted_run_waits_in_the_bin_and_comes_back_as_it_was(here, with_them
         post("/cocktail/runs/one/restore", {"key": key}, 400)
     assert post("/cocktail/runs/one/restore", {"key": gone["key"]})["status"] == "finished"
     assert get("/cocktail/runs/one") == before
+
+
+def test_a_run_that_is_deleted_while_somebody_resumes_it_is_not_queued(here):
+    from cocktail.nodes import supervisor
+
+    run = make_run(here)
+    key = post("/cocktail/runs/one/delete")["key"]
+    with pytest.raises(Refused, match="is gone"):
+        supervisor.jobs().put(supervisor.RUN, run, "cpu")
+    assert not run.folder.exists()
+    assert post("/cocktail/runs/one/restore", {"key": key})["status"] == "stopped"
 
 
 def test_a_damaged_run_can_be_deleted_and_restored(here):

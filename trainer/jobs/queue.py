@@ -84,10 +84,12 @@ class Queue:
         """Queue a job that is new, was stopped, interrupted or has failed; others are left as they
         are. One that waits already keeps its place.
 
-        `arguments` follow the folder in its command. Raises TrainerError when it is unreadable
-        or leads out of its folder.
+        `arguments` follow the folder in its command. Raises Refused when its folder is gone, and
+        TrainerError when it is unreadable or leads out of its folder.
         """
         with self._alone():
+            if not job.folder.is_dir():
+                raise Refused(f"{job.folder.name} is gone: it was deleted or moved meanwhile.")
             state = job.state()
             if state.status == UNREADABLE:
                 raise TrainerError(state.message)
