@@ -214,7 +214,7 @@ def _prune_options(command: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE",
         help="quantise the weights that are quantised in this checkpoint, in the same way (fp8 and "
-        "int8 with scales); best of a merge in fp32",
+        "int8 with scales, MXFP8, NVFP4); best of a merge in fp32",
     )
     _threads(command)
 
