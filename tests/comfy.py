@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import random
@@ -33,9 +34,15 @@ class Comfy:
     """
 
     def __init__(
-        self, comfyui: Path, base: Path, pack: Path | None, frontend: Path | None = None
+        self,
+        comfyui: Path,
+        base: Path,
+        pack: Path | None,
+        frontend: Path | None = None,
+        bound: bool = False,
     ) -> None:
-        self.comfyui, self.base, self.frontend = comfyui, base, frontend
+        """`bound`: rights bind it even where the tests run as root."""
+        self.comfyui, self.base, self.frontend, self.bound = comfyui, base, frontend, bound
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = base / "server.log"
@@ -59,7 +66,11 @@ class Comfy:
             command += ["--front-end-root", self.frontend]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [str(part) for part in command], stdout=log, stderr=log, cwd=self.comfyui
+                [str(part) for part in command],
+                stdout=log,
+                stderr=log,
+                cwd=self.comfyui,
+                preexec_fn=give_up_rights if self.bound and sys.platform == "linux" else None,
             )
         while True:
             try:
@@ -166,6 +177,16 @@ class Comfy:
 
     def log_tail(self, lines: int = 40) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+
+def give_up_rights() -> None:
+    """From its next program on this process reads and writes only what it has the right to, also as
+    root.
+    """
+    drop, override, read_search = 24, 1, 2
+    libc = ctypes.CDLL(None)
+    for capability in (override, read_search):
+        libc.prctl(drop, capability, 0, 0, 0)
 
 
 def reasons(answer: dict[str, Any]) -> dict[str, str]:
