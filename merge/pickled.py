@@ -7,7 +7,9 @@ and plain containers and refuses anything else; only that reader ever opens such
 
 from __future__ import annotations
 
+import io
 import pickle
+import pickletools
 import re
 import zipfile
 from collections.abc import Callable, Mapping
@@ -24,6 +26,10 @@ SPARE_BYTES = 1 << 20
 MOST_GROWTH = 8
 """How many times larger than the file its tensors may be. Tensors can share bytes, and a malicious
 file could claim that all of them do.
+"""
+MOST_LINE = 1000
+"""Bytes in a name of a pickle. PyTorch's words about a name it refuses take time that grows with
+the square of its length.
 """
 SAFE_TORCH = (2, 6)
 ENDINGS = (".ckpt", ".pt", ".pth", ".bin")
@@ -109,12 +115,12 @@ def load_tensors(path: Path) -> dict[str, Any]:
         raise MergeError(f"{path} is not a checkpoint but {known[0]}. {known[1]}")
     try:
         with _allowing(_harmless()):
-            value = torch.load(
-                path,
-                map_location="cpu",
-                weights_only=True,
-                mmap=True if zipfile.is_zipfile(path) else None,
-            )
+            if zipfile.is_zipfile(path):
+                _check_names(path)
+                value = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            else:
+                with path.open("rb", buffering=0) as raw, _File(raw) as file:
+                    value = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
         raise MergeError(f"{path} cannot be read: {error.strerror}.") from error
     except pickle.UnpicklingError as error:
@@ -135,6 +141,37 @@ def load_tensors(path: Path) -> dict[str, Any]:
     if not found:
         raise MergeError(f"{path} holds no named tensors: it is not a checkpoint.")
     return found
+
+
+def _short(line: bytes) -> bytes:
+    if len(line) > MOST_LINE:
+        raise pickle.UnpicklingError("a name is too long")
+    return line
+
+
+class _File(io.BufferedReader):
+    """A pickled file without long names."""
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        return _short(super().readline(MOST_LINE + 1))
+
+
+class _Bytes(io.BytesIO):
+    """A pickle in memory without long names."""
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        return _short(super().readline(MOST_LINE + 1))
+
+
+def _check_names(path: Path) -> None:
+    """Raise UnpicklingError if the pickle in a zip file holds a long name, or is packed small."""
+    with zipfile.ZipFile(path) as archive:
+        for part in archive.infolist():
+            if part.filename.endswith("data.pkl"):
+                if part.file_size > part.compress_size:
+                    raise pickle.UnpicklingError("PyTorch compresses nothing")
+                for _ in pickletools.genops(_Bytes(archive.read(part))):
+                    pass
 
 
 def _allowing(harmless: list[Any]) -> AbstractContextManager[Any]:

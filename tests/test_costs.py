@@ -13,6 +13,7 @@ import struct
 import sys
 import urllib.error
 import urllib.request
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -263,6 +264,19 @@ def test_a_header_of_very_many_tensors(tmp_path, inside):
     for read, refuses in ((read_header, MergeError), (read_shapes, TrainerError)):
         with cheap(), pytest.raises(refuses, match="far more than that of any checkpoint"):
             read(path)
+
+
+@pytest.mark.parametrize("packed", [None, zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_long_name_in_a_pickle_is_refused_at_once(tmp_path, packed):
+    """PyTorch's words about such a name take hours for a megabyte."""
+    data, path = b"\x80\x02co" + b"}" * 1_000_000 + b"\no\n.", tmp_path / "a.ckpt"
+    path.write_bytes(data)
+    if packed is not None:
+        with zipfile.ZipFile(path, "w", packed) as archive:
+            archive.writestr("archive/data.pkl", data)
+            archive.writestr("archive/version", "3\n")
+    with cheap(), pytest.raises(MergeError, match="could be code"):
+        load_tensors(path)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no such files")
