@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from . import block_scaled
-from .ancestry import write_ingredients
+from .ancestry import read_ingredients, write_ingredients
 from .block_scaled import Blocked
 from .conversion import CONVERTED, DROPPED
 from .errors import MergeError, listed
@@ -30,6 +30,7 @@ from .quantised import (
 from .reading import open_checkpoint, read_values
 from .recipe import Ingredient
 from .safetensors_file import Header, Tensor, lay_out, new_file, read_header, torch_type
+from .web_ui import json_object
 
 LARGEST_INT8 = 127.0
 
@@ -51,6 +52,7 @@ def quantise_like(
     path: Path,
     like: Path,
     out: Path,
+    called: str = "",
     hash_cache: Path | None = None,
     progress: Progress = lambda done, total: None,
 ) -> Requantised:
@@ -58,9 +60,9 @@ def quantise_like(
     and with the same kinds of scales. Averaged copies and leftovers of training are left out, all
     else is copied byte for byte.
 
-    A scale is the largest number of its part of the weight over the largest of the type. Raises
-    MergeError where `like` is not quantised, or in four bits of bitsandbytes', and where a weight
-    has another shape there.
+    A scale is the largest number of its part of the weight over the largest of the type. `called`
+    is the original's name in the metadata, else that of its file. Raises MergeError where `like` is
+    not quantised, or in four bits of bitsandbytes', and where a weight has another shape there.
     """
     header = open_checkpoint(path)
     pattern = with_usual_names(read_header(like))
@@ -85,7 +87,7 @@ def quantise_like(
         factor = _factor_of(kind, pattern)
         wanted = (kind.stored, kind.scale, *([factor] if factor else []))
         entries += [(t.name, t.dtype, t.shape) for t in wanted]
-    start, places = lay_out(entries, _metadata(header, pattern, path, like, hash_cache))
+    start, places = lay_out(entries, _metadata(header, pattern, path, like, called, hash_cache))
     size = len(start) + sum(place.size_bytes for place in places.values())
     copied = [(header.path, plain), (pattern.path, sides)]
     total, steps = len(plain) + len(sides) + len(kinds), itertools.count(1)
@@ -107,6 +109,37 @@ def quantise_like(
             whole += float(value.double().square().sum())
             progress(next(steps), total)
     return Requantised(len(kinds), math.sqrt(off / whole) if whole else 0.0)
+
+
+def find_or_quantise_like(
+    path: Path,
+    folder: Path,
+    name: str,
+    like: Path,
+    called: str,
+    hash_cache: Path | None = None,
+    progress: Progress = lambda done, total: None,
+) -> tuple[Path, Requantised | None]:
+    """Like `quantise_like`, to NAME.safetensors in `folder`; None in place of what was done if this
+    very file is there already.
+
+    Without a name the file is named after the hashes of both. Raises MergeError when another file
+    has the name; that file is left alone.
+    """
+    sha256 = file_hashes(path, hash_cache, progress).sha256
+    choices = _choices(like, hash_cache)
+    own = f"quantise-{sha256[:12]}-{choices['sha256'][:12]}"
+    out = folder / f"{name or own}.safetensors"
+    if out.exists():
+        metadata = read_header(out).metadata
+        entries = [entry["sha256"] for entry in read_ingredients(metadata)]
+        if (json_object(metadata.get(CONVERTED)), entries) == (choices, [sha256]):
+            return out, None
+        raise MergeError(
+            f"{out} exists already and is another file. Nothing is overwritten: choose another "
+            "name, or leave the name empty."
+        )
+    return out, quantise_like(path, like, out, called, hash_cache, progress)
 
 
 def _put(file: IO[bytes], place: Tensor, data: bytes) -> None:
@@ -198,7 +231,12 @@ def _kinds(header: Header, pattern: Header, like: Path) -> dict[str, Scaled | Bl
 
 
 def _metadata(
-    header: Header, pattern: Header, path: Path, like: Path, hash_cache: Path | None
+    header: Header,
+    pattern: Header,
+    path: Path,
+    like: Path,
+    called: str,
+    hash_cache: Path | None,
 ) -> dict[str, str]:
     metadata = {k: v for k, v in header.metadata.items() if not k.startswith("cocktail.")}
     if METADATA in pattern.metadata:
@@ -208,9 +246,13 @@ def _metadata(
     return {
         **metadata,
         "format": "pt",
-        CONVERTED: json.dumps({"quantised like": like.name}),
-        **write_ingredients([describe(Ingredient(path.name, hashes.sha256), source)]),
+        CONVERTED: json.dumps(_choices(like, hash_cache)),
+        **write_ingredients([describe(Ingredient(called or path.name, hashes.sha256), source)]),
     }
+
+
+def _choices(like: Path, hash_cache: Path | None) -> dict[str, str]:
+    return {"quantised like": like.name, "sha256": file_hashes(like, hash_cache).sha256}
 
 
 def _layer_of(name: str) -> str:

@@ -30,6 +30,7 @@ LISTINGS = {
     "lora",
     "image",
     "file",
+    "quantise_like",
     *(f"checkpoint_{number}" for number in range(1, 9)),
 }
 """Inputs whose choices are files of this machine or ComfyUI's own lists."""

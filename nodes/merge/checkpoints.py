@@ -20,6 +20,12 @@ from ..schema import opt, schema
 from .file_states import file_states
 from .sums import CATEGORY
 
+NONE = "none"
+QUANTISES_ALONE = (
+    "quantise_like decides itself how weights are stored: set precision to 'as it is' and ema to "
+    "'drop', and switch convert_vae off."
+)
+
 
 def _checkpoint_input(id: str, tooltip: str) -> io.Input:
     return opt(io.Combo.Input, id, options=names.checkpoint_names(), tooltip=tooltip)
@@ -260,6 +266,17 @@ class CocktailPruneCheckpoint(io.ComfyNode):
                     tooltip="On: the VAE is stored in this precision too (fp16 for fp8). Off: it "
                     "stays as it is, byte for byte.",
                 ),
+                opt(
+                    io.Combo.Input,
+                    "quantise_like",
+                    options=[NONE, *names.checkpoint_names()],
+                    default=NONE,
+                    optional=True,
+                    advanced=True,
+                    tooltip="A quantised checkpoint: the weights that are quantised in it are "
+                    "quantised in the same way (fp8 and int8 with scales, MXFP8, NVFP4). Set "
+                    "precision to 'as it is'. Best for a mix in fp32.",
+                ),
             ],
             outputs=[
                 types.CheckpointName.Output(
@@ -271,10 +288,23 @@ class CocktailPruneCheckpoint(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, checkpoint: str | None, name: str | None) -> bool | str:
+    def validate_inputs(
+        cls,
+        checkpoint: str | None,
+        name: str | None,
+        precision: str | None,
+        ema: str | None,
+        convert_vae: bool | None,
+        quantise_like: str | None = NONE,
+    ) -> bool | str:
         try:
             if name:
                 names.check_name(name, "checkpoint")
+            if quantise_like not in (None, NONE):
+                if (precision or KEEP, ema or "drop", bool(convert_vae)) != (KEEP, "drop", False):
+                    return QUANTISES_ALONE
+                if (told := _refusal(quantise_like)) is not True:
+                    return told
             if checkpoint is not None:
                 names.checkpoint_path(checkpoint)
                 if checkpoint.lower().endswith(ENDINGS):
@@ -284,28 +314,46 @@ class CocktailPruneCheckpoint(io.ComfyNode):
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, checkpoint: str | None, **_: object) -> list[list[int]]:
-        return _states(checkpoint)
+    def fingerprint_inputs(
+        cls, checkpoint: str | None, quantise_like: str | None = NONE, **_: object
+    ) -> list[list[int]]:
+        return _states(checkpoint, None if quantise_like == NONE else quantise_like)
 
     @classmethod
     def execute(
-        cls, checkpoint: str, name: str, precision: str, ema: str, convert_vae: bool
+        cls,
+        checkpoint: str,
+        name: str,
+        precision: str,
+        ema: str,
+        convert_vae: bool,
+        quantise_like: str = NONE,
     ) -> io.NodeOutput:
         from ...merge.conversion import find_or_convert
+        from ...merge.requantise import find_or_quantise_like
 
-        path = names.checkpoint_path(checkpoint)
-        out, done = find_or_convert(
-            path,
-            names.checkpoint_dir(),
-            name,
-            precision,
-            ema,
-            convert_vae,
-            checkpoint,
-            names.cocktail_dir("hashes.json"),
-            names.cocktail_dir("converted"),
-            Progress(),
-        )
+        path, folder = names.checkpoint_path(checkpoint), names.checkpoint_dir()
+        hashes = names.cocktail_dir("hashes.json")
+        if quantise_like != NONE:
+            if (precision, ema, convert_vae) != (KEEP, "drop", False):
+                raise MergeError(QUANTISES_ALONE)
+            like = names.checkpoint_path(quantise_like)
+            out, done = find_or_quantise_like(
+                path, folder, name, like, checkpoint, hashes, Progress()
+            )
+        else:
+            out, done = find_or_convert(
+                path,
+                folder,
+                name,
+                precision,
+                ema,
+                convert_vae,
+                checkpoint,
+                hashes,
+                names.cocktail_dir("converted"),
+                Progress(),
+            )
         made = names.checkpoint_name(out)
         told = f"{made}: {done or 'already there'}"
         show_text(told)

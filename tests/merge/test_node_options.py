@@ -17,6 +17,8 @@ from ..comfy import ComfyError
 from .conftest import sd15_tensors
 from .test_lora_mixing import NAMES, lora, product
 from .test_nodes import node
+from .test_quantised import WEIGHT, checkpoint
+from .test_quantised import weight as drawn_weight
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +120,36 @@ def test_sft_files_are_in_the_lists_and_are_read(comfy, models, tmp_path):
     (models / "loras" / "cut.sft").write_bytes((models / "loras" / "small.sft").read_bytes()[:-9])
     loras["values"] = "cut"
     assert "cut.sft" in comfy.post("/cocktail/grids/plan", {"plan": plan})["error"]
+
+
+def test_a_checkpoint_is_quantised_like_another(comfy, models):
+    def write(name, tensors, metadata=None):
+        path = models / "checkpoints" / f"{name}.safetensors"
+        save_file({key: value.contiguous() for key, value in tensors.items()}, path, metadata)
+        return path
+
+    checkpoint(write, "like_fp8", 1, "comfy", drawn_weight(1))
+    inputs = {
+        "checkpoint": "small.sft",
+        "name": "",
+        "precision": "as it is",
+        "ema": "drop",
+        "convert_vae": False,
+        "quantise_like": "like_fp8.safetensors",
+    }
+    graph = {"prune": node("CocktailPruneCheckpoint", **inputs)}
+    (made,) = comfy.run(graph)["prune"]["cocktail"]
+    tensors = load_file(models / "checkpoints" / made["checkpoint"])
+    assert made["made"] and tensors[WEIGHT].dtype == torch.float8_e4m3fn
+    graph["prune"]["inputs"]["convert_vae"] = True
+    assert "switch convert_vae off" in comfy.errors(graph)["prune"]
+    graph["prune"]["inputs"] |= {"convert_vae": False, "quantise_like": "small.sft"}
+    with pytest.raises(ComfyError, match="no quantised weight"):
+        comfy.run(graph)
+    save_file(sd15_tensors(9), models / "checkpoints" / "cocktail" / "taken.safetensors")
+    graph["prune"]["inputs"] |= {"quantise_like": "like_fp8.safetensors", "name": "taken"}
+    with pytest.raises(ComfyError, match="Nothing is overwritten"):
+        comfy.run(graph)
 
 
 def test_a_renamed_sft_file_is_found_again_by_its_content(tmp_path, capsys):
