@@ -242,8 +242,8 @@ def _bake_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--blocks",
         metavar="WEIGHTS",
-        help="a number for each block by which the strength is multiplied, BASE (the text encoder) "
-        'first, or a preset: "0, 1, 0.5, ..." or GRAD_V',
+        help="a factor for the strength in each block, BASE (the text encoder) first, or the name "
+        'of a preset: "0, 1, 0.5, ..." or GRAD_V',
     )
     command.add_argument(
         "--layout", choices=list(LAYOUTS), default="SD1.5", help="of a preset (default: SD1.5)"

@@ -1,5 +1,5 @@
-"""How much two checkpoints differ, block by block: one pass over both files in a few megabytes of
-memory.
+"""How much two checkpoints differ, block by block: one pass over both files, with tens of
+megabytes of memory.
 """
 
 from __future__ import annotations

@@ -134,7 +134,7 @@ def read_licence(path: Path, metadata: Mapping[str, str]) -> Licence | None:
 
 
 def parse_by_hand(text: str) -> dict[str, Licence]:
-    """Licences given by hand, one a line: NAME: LICENCE, where the licence is a name or a JSON
+    """Licences given by hand, one per line: NAME: LICENCE, where the licence is a name or a JSON
     object with Civitai's four answers.
     """
     found = {}

@@ -29,9 +29,7 @@ def card_options(command: argparse.ArgumentParser) -> None:
     _places(command)
     command.add_argument("--name", help="of the card's folder (default: its title)")
     command.add_argument("--title", default="", help="default: what the checkpoint calls itself")
-    command.add_argument(
-        "--trigger-words", default="", metavar="WORDS", help="with commas between them"
-    )
+    command.add_argument("--trigger-words", default="", metavar="WORDS", help="separated by commas")
     command.add_argument("--notes", type=Path, metavar="FILE", help="a text to put into the card")
     command.add_argument("--licence", default="", help="of the released checkpoint")
     command.add_argument(

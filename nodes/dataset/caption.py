@@ -324,7 +324,7 @@ class CocktailSetCaptions(io.ComfyNode):
                 io.String.Output(
                     "report",
                     display_name="report",
-                    tooltip="How many captions came, and how many changed.",
+                    tooltip="How many captions were received, and how many changed.",
                 ),
             ],
         )

@@ -131,7 +131,7 @@ class CocktailDownloadImages(io.ComfyNode):
             display_name="Download Images",
             category=CATEGORY,
             description="Fetches the image of each selected row from its URL, in the background, "
-            "and keeps it as it came. This is off until the server's owner allows it in a "
+            "and keeps the file unchanged. This is off until the server's owner allows it in a "
             "settings file. Nothing is lost if it is stopped: when queued again, it continues, "
             "and nothing is fetched twice.",
             search_aliases=[

@@ -66,7 +66,8 @@ class CocktailLossChart(io.ComfyNode):
                     default=VIEWS[0],
                     optional=True,
                     tooltip="What to draw: the losses and below them their change since the start, "
-                    "or one of both. Only the change compares runs at different resolutions.",
+                    "or only one of the two. Only the change compares runs at different "
+                    "resolutions.",
                 ),
                 opt(
                     io.Float.Input,
@@ -192,7 +193,7 @@ class CocktailStandOut(io.ComfyNode):
             category=CATEGORY,
             description="Ranks the pairs of a run by how far their loss is above what is usual at "
             "their noise levels, and shows the first ones with their captions: candidates for "
-            "wrong captions and odd pictures, to be looked at.",
+            "wrong captions and odd pictures. Look at them before you act.",
             search_aliases=[
                 "outliers",
                 "wrong captions",
@@ -220,7 +221,7 @@ class CocktailStandOut(io.ComfyNode):
                     min=0.0,
                     max=100.0,
                     step=0.5,
-                    tooltip="Only pairs that are at least so many spreads above what is usual. 3 "
+                    tooltip="Only pairs that are at least this many spreads above what is usual. 3 "
                     "is rare by chance alone. 0 = the first ones, whatever their score.",
                 ),
                 io.Int.Input("columns", default=5, min=1, max=50, tooltip="Pictures in a row."),
@@ -315,7 +316,7 @@ class CocktailLeaveOutPairs(io.ComfyNode):
             display_name="Leave Out Pairs",
             category="cocktail/dataset",
             description="Leaves the pairs of a list out of a dataset. Files and the dataset it "
-            "comes from stay as they are, so that taking the node away brings them back.",
+            "comes from stay as they are: remove the node and the pairs are back.",
             search_aliases=[
                 "remove pairs",
                 "exclude images",
@@ -342,7 +343,7 @@ class CocktailLeaveOutPairs(io.ComfyNode):
                 types.Dataset.Output(
                     "left_out",
                     display_name="left out",
-                    tooltip="The pairs that were left out, to be looked at with Contact Sheet.",
+                    tooltip="The pairs that were left out. Look at them with Contact Sheet.",
                 ),
                 io.String.Output(
                     "report", display_name="report", tooltip="What was left out, a line each."

@@ -44,9 +44,9 @@ class CocktailTrainingSettings(io.ComfyNode):
             node_id="CocktailTrainingSettings",
             display_name="Training Settings",
             category=CATEGORY,
-            description="The settings of a fine-tune. The defaults are EveryDream2's for Stable "
-            "Diffusion 1.5. The same settings with the same base and pairs are the same "
-            "run.",
+            description="The settings of a fine-tune. Learning rates, dropout, clip skip and "
+            "weight decay default to EveryDream2's for Stable Diffusion 1.5. The same settings "
+            "with the same base and pairs are the same run.",
             search_aliases=[
                 "learning rate",
                 "epochs",

@@ -28,8 +28,8 @@ class CocktailOpenRun(io.ComfyNode):
             node_id="CocktailOpenRun",
             display_name="Open Run",
             category=CATEGORY,
-            description="A run that is there already, by its name. Nothing is started: link it to "
-            "Loss Chart, Control Run or Fork Run, or to Wait for Run, which lets it go on.",
+            description="An existing run, by its name. Nothing is started: link it to Loss Chart, "
+            "Control Run or Fork Run, or to Wait for Run, which lets it go on.",
             search_aliases=["load run", "existing run", "run by name", "resume training"],
             inputs=[
                 opt(
@@ -74,7 +74,7 @@ class CocktailControlRun(io.ComfyNode):
             category=CATEGORY,
             description="Pauses, resumes or stops a run, or has it save a checkpoint or draw "
             "samples after the step it is in. It does so every time the graph is queued. The run "
-            "is asked and not waited for.",
+            "is only asked; the node does not wait for it.",
             search_aliases=["pause training", "stop training", "save now", "sample now", "resume"],
             is_output_node=True,
             inputs=[
@@ -92,13 +92,11 @@ class CocktailControlRun(io.ComfyNode):
                     default="",
                     multiline=True,
                     optional=True,
-                    tooltip="Prompts to draw, one a line. Empty: the run's own. Only the action "
+                    tooltip="Prompts to draw, one per line. Empty: the run's own. Only the action "
                     "'draw samples' uses them.",
                 ),
             ],
-            outputs=[
-                types.Run.Output("asked_run", display_name="run", tooltip="The same run, asked.")
-            ],
+            outputs=[types.Run.Output("asked_run", display_name="run", tooltip="The same run.")],
         )
 
     @classmethod
@@ -132,9 +130,8 @@ class CocktailForkRun(io.ComfyNode):
             display_name="Fork Run",
             category=CATEGORY,
             description="Starts a new run whose base is the checkpoint that a run has saved at an "
-            "epoch, with the same pairs and, but for your changes, the same settings. The "
-            "optimizer starts anew. Queued again it is the same run: it goes on or is found "
-            "finished.",
+            "epoch, with the same pairs and the same settings except for your changes. The "
+            "optimizer starts anew. Queue it again and it continues or is found finished.",
             search_aliases=["branch training", "continue from epoch", "fine-tune from checkpoint"],
             is_output_node=True,
             inputs=[
@@ -152,7 +149,7 @@ class CocktailForkRun(io.ComfyNode):
                     default="",
                     multiline=True,
                     optional=True,
-                    tooltip="Other settings, one a line, such as loss.min_snr_gamma = 5. Empty: "
+                    tooltip="Other settings, one per line, such as loss.min_snr_gamma = 5. Empty: "
                     "those of the run.",
                 ),
                 opt(

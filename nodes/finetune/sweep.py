@@ -47,10 +47,10 @@ class CocktailSweep(io.ComfyNode):
             node_id="CocktailSweep",
             display_name="Sweep",
             category=CATEGORY,
-            description="Fine-tunes a baseline and one variant for each line of text, which "
-            "changes one setting. The runs take turns in the background with the same seed, order "
-            "and validation pairs, so that they can be compared pair by pair. Each is an ordinary "
-            "run: it is continued or found finished, never repeated.",
+            description="Fine-tunes a baseline and one variant for each line of text; each "
+            "variant changes one setting. The runs take turns in the background with the same "
+            "seed, order and validation pairs, so that they can be compared pair by pair. Each is "
+            "an ordinary run: it is continued or found finished, never repeated.",
             search_aliases=[
                 "experiment",
                 "ablation",
@@ -80,7 +80,7 @@ class CocktailSweep(io.ComfyNode):
                 io.String.Input(
                     "name",
                     default="sweep",
-                    tooltip="Name of the sweep, with which the names of its runs begin: "
+                    tooltip="Name of the sweep; the names of its runs begin with it: "
                     "NAME-baseline, NAME-clip_skip-2. Letters, digits, dots, hyphens and "
                     "underscores.",
                 ),
@@ -89,7 +89,7 @@ class CocktailSweep(io.ComfyNode):
                     "variants",
                     multiline=True,
                     default="clip_skip = 2\nclip_skip = 3",
-                    tooltip="One variant a line, as SETTING = VALUE, such as clip_skip = 2 or "
+                    tooltip="One variant per line, as SETTING = VALUE, such as clip_skip = 2 or "
                     "loss.min_snr_gamma = 5. Show Settings lists all names. Empty lines and lines "
                     "that begin with # do not count.",
                 ),
@@ -187,9 +187,9 @@ class CocktailSweepResults(io.ComfyNode):
                     "without_failed",
                     default=False,
                     optional=True,
-                    tooltip="If runs of variants have failed, such as by a learning rate that is "
-                    "too high: compare the others, and say so in the table. Off: they are an "
-                    "error, and queueing again starts them again.",
+                    tooltip="If runs of variants have failed, for example because the learning "
+                    "rate was too high: compare the others, and say so in the table. Off: they are "
+                    "an error; queueing again restarts them.",
                 ),
             ],
             outputs=[

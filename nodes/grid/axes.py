@@ -35,7 +35,7 @@ class CocktailAxis(io.ComfyNode):
             display_name="Grid Axis",
             category=CATEGORY,
             description="One thing that varies over a grid, such as prompts, seeds or sizes, "
-            "with one value a line.",
+            "with one value per line.",
             search_aliases=[*ALIASES, "x values", "y values", "z values", "seeds", "prompt list"],
             inputs=[
                 opt(
@@ -51,8 +51,8 @@ class CocktailAxis(io.ComfyNode):
                     "values",
                     multiline=True,
                     default="",
-                    placeholder="one value a line",
-                    tooltip="One value a line; blank lines are ignored. Prompts: the text, or "
+                    placeholder="one value per line",
+                    tooltip="One value per line; blank lines are ignored. Prompts: the text, or "
                     '"" for an empty one. Other values can share a line, separated by commas. '
                     "Numbers can be ranges: 1-5, 1-9 (+2), 1-10 [4] or 1, 2, .., 8; seeds can be "
                     "drawn: 4 seeds. Sizes in pixels, multiples of 8: 512x768, or 512 for a "
@@ -75,7 +75,7 @@ class CocktailAxis(io.ComfyNode):
                     multiline=True,
                     default="",
                     optional=True,
-                    placeholder="labels, one a line (optional)",
+                    placeholder="labels, one per line (optional)",
                     tooltip="Labels for sheets: line 1 for the first value, and so on. A value "
                     "without one is shown as it is.",
                 ),
@@ -146,7 +146,7 @@ class CocktailAxisCheckpoints(io.ComfyNode):
                     multiline=True,
                     optional=True,
                     default="",
-                    placeholder="labels, one a line (optional)",
+                    placeholder="labels, one per line (optional)",
                     tooltip="Labels for sheets: line 1 for checkpoint_1, and so on. A "
                     "checkpoint without one is shown by its file name.",
                 ),
@@ -315,7 +315,7 @@ class CocktailAxisPrompts(io.ComfyNode):
                     options=[files.NONE, *prompts.listed()],
                     default=files.NONE,
                     tooltip="A file in the input folder, or in a folder directly in it: .txt "
-                    "with one prompt a line, or .csv, .tsv or .jsonl with a column of prompts.",
+                    "with one prompt per line, or .csv, .tsv or .jsonl with a column of prompts.",
                 ),
                 io.String.Input(
                     "column",
@@ -411,7 +411,7 @@ class CocktailCombineAxes(io.ComfyNode):
                     "so on; all axes need the same number of values. every combination: each "
                     "value of axis 1 with each of axis 2, the last axis changing fastest. "
                     "one after the other: axes of the same thing become one, such as the epochs "
-                    "of a run and then checkpoints of others.",
+                    "of a run followed by other people's checkpoints.",
                 ),
             ],
             outputs=[

@@ -51,7 +51,7 @@ class CocktailCompareToBaseline(io.ComfyNode):
                     default=12,
                     min=1,
                     max=100,
-                    tooltip="How many of the largest differences the contact sheet shows at most, "
+                    tooltip="The contact sheet shows at most this many of the largest differences, "
                     "from 1 to 100.",
                 ),
                 io.Float.Input(
@@ -61,7 +61,7 @@ class CocktailCompareToBaseline(io.ComfyNode):
                     max=64.0,
                     step=0.5,
                     tooltip="By how much the differences on the sheet are amplified, from 1 to 64. "
-                    "The figures are not.",
+                    "The figures in the table are not amplified.",
                 ),
                 opt(
                     io.String.Input,
@@ -80,7 +80,8 @@ class CocktailCompareToBaseline(io.ComfyNode):
                     optional=True,
                     tooltip="A CLIP model that says how well pictures fit their prompts: a folder "
                     "below models/LLM or models/captioners with config.json, safetensors weights "
-                    "and the processor's files. none: pixels alone. Nothing is downloaded.",
+                    "and the processor's files. none: only pixels are compared. Nothing is "
+                    "downloaded.",
                 ),
             ],
             outputs=[

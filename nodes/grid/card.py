@@ -160,7 +160,7 @@ def _inputs() -> list[Any]:
             "trigger_words",
             default="",
             optional=True,
-            tooltip="The words that the model was taught to answer to, with commas between.",
+            tooltip="The words that the model was taught to answer to, separated by commas.",
         ),
         io.String.Input(
             "notes",
@@ -182,13 +182,13 @@ def _inputs() -> list[Any]:
             default="",
             multiline=True,
             optional=True,
-            tooltip="Licences of ingredients that no file states, one a line: NAME: LICENCE.",
+            tooltip="Licences of ingredients that no file states, one per line: NAME: LICENCE.",
         ),
         types.Grid.Input(
             "grid",
             optional=True,
-            tooltip="The grid whose pictures and votes come first. Without it: the one with the "
-            "checkpoint that has the most votes.",
+            tooltip="The grid whose pictures and votes come first. Without it: the grid with the "
+            "most votes on the checkpoint.",
         ),
         opt(
             io.Int.Input,
@@ -210,7 +210,7 @@ def _inputs() -> list[Any]:
             optional=True,
             advanced=True,
             tooltip="How many captions of the training pairs to show. Captions can be private: "
-            "with 0 none is read.",
+            "0 reads none.",
         ),
         opt(
             io.String.Input,

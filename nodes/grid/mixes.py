@@ -56,15 +56,16 @@ class CocktailAxisMerge(io.ComfyNode):
                     multiline=True,
                     default="0-1 [5]",
                     placeholder="0-1 [5]",
-                    tooltip="Shares or multipliers, usually from 0 to 1: one a line, separated "
+                    tooltip="Shares or multipliers, usually from 0 to 1: one per line, separated "
                     "by commas, or as a range: 0-1 [5] is 0, 0.25, 0.5, 0.75, 1. Block weights: "
-                    "one set a line, either 25 or 26 numbers separated by commas (19 or 20 for "
+                    "one set per line, either 25 or 26 numbers separated by commas (19 or 20 for "
                     "SDXL) or the name of a preset such as WRAP08.",
                 ),
                 types.Recipe.Input(
                     "c",
                     optional=True,
-                    tooltip="What is subtracted from B, for multipliers of B - C. Optional.",
+                    tooltip="The recipe that is subtracted from B, for multipliers of B - C. "
+                    "Optional.",
                 ),
                 opt(
                     io.String.Input,
@@ -72,7 +73,7 @@ class CocktailAxisMerge(io.ComfyNode):
                     multiline=True,
                     optional=True,
                     default="",
-                    placeholder="labels, one a line (optional)",
+                    placeholder="labels, one per line (optional)",
                     tooltip="Labels for sheets: line 1 for the first value, and so on. A value "
                     "without one is shown as it is.",
                 ),
@@ -163,7 +164,7 @@ class CocktailAxisRecipes(io.ComfyNode):
                     multiline=True,
                     optional=True,
                     default="",
-                    placeholder="labels, one a line (optional)",
+                    placeholder="labels, one per line (optional)",
                     tooltip="Labels for sheets: line 1 for the first linked recipe, and so on. "
                     "A recipe without one is shown as text.",
                 ),

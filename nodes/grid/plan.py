@@ -276,7 +276,7 @@ def _further_axes_and_rules() -> list[Any]:
             default="",
             optional=True,
             placeholder="cells to leave out (optional)",
-            tooltip="Cells to leave out, one rule a line: checkpoint = *768* and size = 512x512. "
+            tooltip="Cells to leave out, one rule per line: checkpoint = *768* and size = 512x512. "
             "Use the names of settings and axes. * stands for any text, and != means anything "
             "but. A pattern is compared with values and with their labels.",
         ),

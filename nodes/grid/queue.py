@@ -40,7 +40,7 @@ class CocktailAxisInput(io.ComfyNode):
             display_name="Grid Axis of Any Input",
             category=CATEGORY,
             description="Varies any input of any node of this workflow, or of the workflow in a "
-            "plan as JSON, with one value a line.",
+            "plan as JSON, with one value per line.",
             search_aliases=[*ALIASES, "any input", "widget", "parameter sweep", "iterate"],
             inputs=[
                 io.String.Input(
@@ -54,8 +54,8 @@ class CocktailAxisInput(io.ComfyNode):
                     "values",
                     multiline=True,
                     default="",
-                    placeholder="one value a line",
-                    tooltip="One value a line; blank lines are ignored. Numbers can be "
+                    placeholder="one value per line",
+                    tooltip="One value per line; blank lines are ignored. Numbers can be "
                     "separated by commas or be ranges: 1-5, 1-9 (+2), 1-10 [4], 1, 2, .., 8; "
                     "seeds can be drawn: 4 seeds. Names from a list can have * for all that "
                     "match. Switches: true or false. A line in double quotes is taken literally. "
@@ -67,7 +67,7 @@ class CocktailAxisInput(io.ComfyNode):
                     multiline=True,
                     default="",
                     optional=True,
-                    placeholder="labels, one a line (optional)",
+                    placeholder="labels, one per line (optional)",
                     tooltip="Labels for sheets: line 1 for the first value, and so on. A value "
                     "without one is shown as it is.",
                 ),
@@ -178,7 +178,7 @@ class CocktailWorkflowPlan(io.ComfyNode):
                     default="",
                     optional=True,
                     placeholder="rules that leave cells out (optional)",
-                    tooltip="Cells to leave out, one rule a line: TARGET = PATTERN, several "
+                    tooltip="Cells to leave out, one rule per line: TARGET = PATTERN, several "
                     "conditions joined by 'and'. TARGET is the name of an axis, such as "
                     "KSampler.cfg; * stands for any text.",
                 ),

@@ -36,7 +36,7 @@ class CocktailScoreVotes(io.ComfyNode):
             category=CATEGORY,
             description="Saves the strengths of the recipes in a vote as their scores, for the "
             "next proposals of Cocktail Search. Put the best recipe so far into every new grid: "
-            "it brings the scores of two votes to one level.",
+            "it brings the scores of two votes to the same scale.",
             search_aliases=["vote", "score", "search", "Bradley-Terry", "auto merge"],
             is_output_node=True,
             inputs=[

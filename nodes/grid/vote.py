@@ -62,10 +62,10 @@ def when_input() -> Any:
         options=list(WHEN),
         default=DECISION,
         optional=True,
-        tooltip="When the graph goes on: when one value is the best with a probability of 0.9 or "
-        "more votes would not separate the best ones, or with the votes that there are. Until "
-        "then it stops here and says where to vote; queue it again afterwards. Behind a Vote "
-        f"node choose '{AS_IT_STANDS}'.",
+        tooltip="Whether the graph waits until the vote is decided (one value is the best with a "
+        "probability of 0.9, or more votes would not separate the best ones) or goes on with the "
+        "votes so far. While it waits, it says where to vote; queue it again afterwards. Behind a "
+        f"Vote node choose '{AS_IT_STANDS}'.",
     )
 
 
@@ -92,7 +92,7 @@ class CocktailVote(_OfVotes):
                     tooltip="When there are enough: when one value is the best with a probability "
                     "of 0.9 or more votes would not separate the best ones, when all rounds are "
                     "over (after each the better half stays, such as 13, 6, 3, 1), or when there "
-                    "are as many as you say. A decision ends the last two early.",
+                    "are as many as 'votes' says. A decision ends the last two early.",
                 ),
                 io.Int.Input(
                     "votes",
@@ -107,7 +107,8 @@ class CocktailVote(_OfVotes):
                     options=list(AT_ONCE),
                     default=next(iter(AT_ONCE)),
                     tooltip="How many pictures the page shows at first; everybody can change it "
-                    "there. Four, put in order from the best to the worst, tell more a minute.",
+                    "there. Four, put in order from best to worst, give more information per "
+                    "minute.",
                 ),
                 _axis_input(),
             ],
@@ -162,7 +163,7 @@ class CocktailRanking(_OfVotes):
                     default="",
                     optional=True,
                     tooltip="Groups of votes to rank too: targets of other axes, such as prompt or "
-                    "size, and judge, with commas between.",
+                    "size, and judge, separated by commas.",
                 ),
                 when_input(),
             ],
@@ -177,7 +178,7 @@ class CocktailRanking(_OfVotes):
                     "wide.",
                 ),
                 io.String.Output(
-                    "winner", display_name="winner", tooltip="The label of the one that leads."
+                    "winner", display_name="winner", tooltip="The label of the leader."
                 ),
             ],
         )

@@ -134,8 +134,8 @@ class CocktailCompareCheckpoints(io.ComfyNode):
             display_name="Compare Checkpoints",
             category=CATEGORY,
             description="Draws how much B differs from A in every block: the norm of the "
-            "difference in percent of A's norm. Both files are read piece by piece, in a few "
-            "megabytes of memory.",
+            "difference in percent of A's norm. Both files are read piece by piece, with tens "
+            "of megabytes of memory.",
             search_aliases=[
                 "model diff",
                 "difference",

@@ -194,10 +194,10 @@ class CocktailBakeLora(io.ComfyNode):
                     multiline=True,
                     optional=True,
                     placeholder="a number for each block (optional)",
-                    tooltip="A number for each block by which the strength is multiplied: 25 for "
-                    "SD1.5 and SD2, 19 for SDXL, with one more in front for BASE (the text "
-                    "encoder), or the name of a preset, also one of your own. Empty: 1 for all. "
-                    "Without a number for BASE the text encoder gets nothing of the LoRA.",
+                    tooltip="A factor for the strength in each block: 25 for SD1.5 and SD2, 19 for "
+                    "SDXL, with one more in front for BASE (the text encoder), or the name of a "
+                    "preset, including your own. Empty: 1 for all. Without a number for BASE the "
+                    "text encoder gets nothing from the LoRA.",
                 ),
             ],
             outputs=[

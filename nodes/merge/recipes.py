@@ -93,7 +93,7 @@ class CocktailBlockWeights(io.ComfyNode):
                     "rules",
                     default="",
                     multiline=True,
-                    tooltip="Shares for parts of blocks, one rule a line: BLOCKS:ELEMENTS:SHARE, "
+                    tooltip="Shares for parts of blocks, one rule per line: BLOCKS:ELEMENTS:SHARE, "
                     "such as OUT03-OUT06:attn2:0.5. An element is a part of a tensor's name, or "
                     "ATTENTION, FEED_FORWARD, CONVOLUTION, NORM. NOT in front of a field means "
                     "all others; the last rule that applies wins. Empty: none.",
@@ -104,7 +104,7 @@ class CocktailBlockWeights(io.ComfyNode):
                     options=list(LAYOUTS),
                     default="SD1.5",
                     tooltip="The kind of UNet a preset is for: SD1.5 (and SD2) has 25 blocks, "
-                    "SDXL has 19. Numbers show it by their count.",
+                    "SDXL has 19. With numbers of your own, their count decides.",
                 ),
                 types.Recipe.Input(
                     "c",

@@ -104,7 +104,7 @@ class CocktailSearch(io.ComfyNode):
                 io.String.Output(
                     "recipes",
                     display_name="recipes",
-                    tooltip="The mixes as text, one a line, for an axis with the target recipe.",
+                    tooltip="The mixes as text, one per line, for an axis with the target recipe.",
                 ),
                 types.Recipe.Output(
                     "best",

@@ -210,9 +210,9 @@ class CocktailMergeToFile(io.ComfyNode):
             node_id="CocktailMergeToFile",
             display_name="Merge to File",
             category=CATEGORY,
-            description="Makes the checkpoint of a recipe in one pass, with a few megabytes of "
-            "memory. A recipe that has been made already is not made again, and no file is ever "
-            "overwritten.",
+            description="Makes the checkpoint of a recipe in one pass, with a few tens of "
+            "megabytes of memory for sums. A recipe that has been made already is not made again, "
+            "and no file is ever overwritten.",
             search_aliases=["save merge", "checkpoint merger", "save checkpoint", "bake"],
             is_output_node=True,
             inputs=[
@@ -234,7 +234,7 @@ class CocktailMergeToFile(io.ComfyNode):
                     default="",
                     multiline=True,
                     placeholder="vodka: cc-by-4.0",
-                    tooltip="Licences that no file states, one a line: NAME: LICENCE. The others "
+                    tooltip="Licences that no file states, one per line: NAME: LICENCE. The others "
                     "are read from the ingredients' metadata and from files beside them "
                     "(NAME.license.json, NAME.civitai.info). All are recorded in the result, and "
                     "you are warned about licences that do not go together.",
@@ -343,9 +343,9 @@ def allowance() -> io.Input:
         optional=True,
         label_on="allow",
         label_off="refuse",
-        tooltip="Models that predict the noise and models that predict v cannot be mixed: the "
-        "result predicts neither, so such a recipe is refused. Allow it if a file says the wrong "
-        "thing about itself, or to try.",
+        tooltip="Models that predict the noise cannot be mixed with models that predict v: the "
+        "result would predict neither, so such a recipe is refused. Allow it if a file is wrong "
+        "about itself, or to experiment.",
     )
 
 

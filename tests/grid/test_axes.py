@@ -100,7 +100,7 @@ def test_values_are_read_one_a_line(target, text, expected):
     ("target", "text", "words"),
     [
         ("seed", "1\n1.5", "Line 2 of the values: '1.5' is not a whole number"),
-        ("seed", "1, x, 3", "Write one seed a line"),
+        ("seed", "1, x, 3", "Write one seed per line"),
         ("seed", "-1", "seed -1 is out of range: give a number from 0"),
         ("cfg", "high", "'high' is not a number"),
         ("cfg", "1/0", "'1/0' is not a number"),
@@ -264,7 +264,7 @@ def test_axes_of_one_thing_follow_each_other_and_others_do_not():
         ),
         (
             {"target": "seed", "values": 5},
-            "Axis 3: values must be a text with one a line, or a list, not 5",
+            "Axis 3: values must be a text with one per line, or a list, not 5",
         ),
         ({"target": "seed", "values": "1", "labels": True}, "Axis 3: labels must be a text"),
         ({"target": "size", "values": "9" * 5000}, "is not a size"),

@@ -326,7 +326,7 @@ def test_a_plan_of_a_milliard_cells_is_refused_at_once():
         ({"colour": 1}, "A plan has no colour"),
         ({"axes": [{"target": "seed", "values": ""}]}, "Axis 1: The seed axis has no values"),
         ({"fixed": {**FIXED, "denoise": 0.5}}, "denoise 0.5 needs an image"),
-        ({"rules": 5}, "rules must be a text with one a line, or a list, not 5"),
+        ({"rules": 5}, "rules must be a text with one per line, or a list, not 5"),
     ],
 )
 def test_a_plan_as_json_that_cannot_be_rendered_is_refused(change: dict[str, Any], words: str):

@@ -32,7 +32,7 @@ class Read:
 
 @dataclass(frozen=True)
 class Lines:
-    """A file of JSON objects, one a line. `shared` when several processes append to it."""
+    """A file of JSON objects, one per line. `shared` when several processes append to it."""
 
     path: Path
     shared: bool = False

@@ -547,8 +547,8 @@ class LoggingSettings(Group):
     )
     wandb: bool = setting(
         False,
-        "Also send the figures to Weights & Biases. Needs the wandb package, logged in, and the "
-        "owner's leave in user/cocktail/network.json.",
+        "Also send the figures to Weights & Biases. Needs the wandb package, a log-in, and the "
+        "permission of the server's owner in user/cocktail/network.json.",
     )
 
 

@@ -31,8 +31,8 @@ from .groups import (
 class RunSettings(Group):
     """What a fine-tune does with its base and its dataset.
 
-    Defaults follow EveryDream2's 2023 baseline for Stable Diffusion 1.5, with bf16 instead of
-    fp16.
+    Learning rates, dropout, clip skip and weight decay default to EveryDream2's for Stable
+    Diffusion 1.5.
     """
 
     resolution: int = setting(

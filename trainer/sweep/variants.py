@@ -107,7 +107,7 @@ def variant_lines(text: str) -> Iterator[tuple[int, str, str]]:
         yield number, name, line
     if not count:
         raise TrainerError(
-            "The sweep has no variants. Write one a line, SETTING = VALUE, such as clip_skip = 2."
+            "The sweep has no variants. Write one per line, SETTING = VALUE, such as clip_skip = 2."
         )
 
 

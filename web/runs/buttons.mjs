@@ -88,7 +88,7 @@ async function sample(panel, run) {
   const given = await ask(panel.root, {
     title: "Sample now",
     text: "Pictures are drawn after the step the run is in.",
-    fields: [{ name: "prompts", label: "Prompts, one a line; empty: those of the run", type: "textarea" }],
+    fields: [{ name: "prompts", label: "Prompts, one per line; empty: those of the run", type: "textarea" }],
     confirm: "Draw",
   });
   if (!given) return "";

@@ -145,7 +145,7 @@ def _check_replacing(axes: Sequence[Axis]) -> None:
 
 
 def labelled(found: Sequence[Value], labels: str) -> list[Value]:
-    """The values with these labels, one a line. A blank line keeps a value's own label."""
+    """The values with these labels, one per line. A blank line keeps a value's own label."""
     given = [line.strip() for line in labels.splitlines()]
     while given and not given[-1]:
         given.pop()
@@ -161,7 +161,7 @@ def labelled(found: Sequence[Value], labels: str) -> list[Value]:
 def text_of(value: Any, what: str) -> str:
     """The lines of a text, or of a list with one each. Raises GridError for anything else."""
     if value is not None and not isinstance(value, str | list):
-        raise GridError(f"{what} must be a text with one a line, or a list, not {value!r}.")
+        raise GridError(f"{what} must be a text with one per line, or a list, not {value!r}.")
     return value if isinstance(value, str) else "\n".join(map(str, value or []))
 
 

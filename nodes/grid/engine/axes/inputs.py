@@ -1,4 +1,4 @@
-"""Axes of any input of any node: KSampler.cfg, and one value a line."""
+"""Axes of any input of any node: KSampler.cfg, and one value per line."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ def input_axis(
 ) -> Axis:
     """The axis of an input, "NODE.INPUT". Its values are checked when the workflow is known.
 
-    `values` is a text with one a line, or a list of values as JSON has them. A line is read by the
-    input's type, `kind`, as `node_inputs.specs` gives it: as a text, as numbers and ranges, or, for
-    other types and where none is known, as numbers if it looks like them. A line in quotes is taken
-    literally. With `search`, each value replaces these words in the input's text. Raises GridError.
+    `values` is a text with one per line, or a list of values as JSON has them. A line is read by
+    the input's type, `kind`, as `node_inputs.specs` gives it: as a text, as numbers and ranges, or,
+    for other types and where none is known, as numbers if it looks like them. A line in quotes is
+    taken literally. With `search`, each value replaces these words in the input's text. Raises
+    GridError.
     """
     found: list[Any] = []
     if isinstance(values, list):
@@ -32,7 +33,7 @@ def input_axis(
             except GridError as error:
                 raise GridError(f"Line {number} of the values: {error}") from None
     if not found:
-        raise GridError(f"The axis {target} has no values. Write one a line.")
+        raise GridError(f"The axis {target} has no values. Write one per line.")
     if search:
         name = f"{target}: {search}"
         named = [_replacing(target, search, text) for text in found]

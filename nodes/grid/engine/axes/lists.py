@@ -1,4 +1,4 @@
-"""Lists as people type them on axes: one value a line, separated by commas, or as a range."""
+"""Lists as people type them on axes: one value per line, separated by commas, or as a range."""
 
 from __future__ import annotations
 

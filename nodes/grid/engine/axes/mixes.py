@@ -37,7 +37,7 @@ def merge_axis(
     weights.
 
     Shares and multipliers are numbers, lists or ranges (`lists.numbers`). Block weights are one set
-    a line: the numbers, or the name of a preset, either for that layout or one of the person's
+    per line: the numbers, or the name of a preset, either for that layout or one of the person's
     `own`. With `c` they are multipliers of B - C. Raises GridError.
     """
     if kind == MULTIPLIER and c is None:
@@ -59,7 +59,7 @@ def merge_axis(
         except (GridError, MergeError) as error:
             raise GridError(f"Line {number} of the values: {error}") from None
     if not found:
-        raise GridError(f"The {kind} axis has no values. Write one a line.")
+        raise GridError(f"The {kind} axis has no values. Write one per line.")
     return Axis(TARGETS[kind], TARGETS[kind], tuple(labelled(list(found.values()), labels)))
 
 

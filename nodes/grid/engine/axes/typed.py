@@ -1,4 +1,4 @@
-"""Axes of values as people type them: one a line, for every target that an axis can have."""
+"""Axes of values as people type them: one per line, for every target that an axis can have."""
 
 from __future__ import annotations
 
@@ -62,13 +62,13 @@ SIZE = re.compile(r"(\d{1,9})(?:\s*[x×*]\s*(\d{1,9}))?", re.IGNORECASE)
 def typed_axis(
     target: str, text: str | list[Any], choices: Choices, search: str = "", labels: str = ""
 ) -> Axis:
-    """The axis of a list with one value a line. Blank lines are ignored, and `""` is the empty
+    """The axis of a list with one value per line. Blank lines are ignored, and `""` is the empty
     text.
 
     Numbers, names and sizes can share a line, separated by commas, and numbers can be ranges
     (`lists.numbers`). A `*` in the name of a checkpoint, VAE or LoRA stands for all that match.
     `search` is the text that a search-and-replace axis replaces with its values. `labels` holds one
-    label a line, in the order of the values. A list holds one value each: texts are taken as they
+    label per line, in the order of the values. A list holds one value each: texts are taken as they
     are. Raises GridError that names the wrong line.
     """
     if target not in TARGETS:
@@ -100,7 +100,7 @@ def typed_axis(
         except GridError as error:
             raise GridError(f"Line {number} of the values: {error}") from None
     if not found:
-        raise GridError(f"The {target} axis has no values. Write one a line.")
+        raise GridError(f"The {target} axis has no values. Write one per line.")
     name = f"{target}: {search}" if search else target
     return Axis(name, name, tuple(labelled(found, labels)))
 
@@ -159,7 +159,7 @@ def _number(target: str, text: str) -> Value:
         value = math.nan
     if not math.isfinite(value):
         kind = "number, such as 0.5, 1/2 or 50%" if fractions else "whole number"
-        raise GridError(f"{text!r} is not a {kind}. Write one {target} a line.")
+        raise GridError(f"{text!r} is not a {kind}. Write one {target} per line.")
     if target == "seed" and value < 0:
         raise GridError(
             f"seed {value} is out of range: give a number from 0 to {2**64 - 1}, or draw some, "

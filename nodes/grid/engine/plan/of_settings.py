@@ -47,9 +47,9 @@ def make_plan(
     place.
 
     `sha256_of(kind, name)` is asked once for every file, and raises GridError for one that is
-    missing. `rules` holds a rule a line (`rules.read_rules`). Raises GridError for axes that set
-    the same thing, too many cells, settings out of limits, no checkpoint, a text to replace that no
-    prompt has, or rules that leave nothing.
+    missing. `rules` holds one rule per line (`rules.read_rules`). Raises GridError for axes that
+    set the same thing, too many cells, settings out of limits, no checkpoint, a text to replace
+    that no prompt has, or rules that leave nothing.
     """
     check_apart(axes)
     check_count(name, axes)

@@ -119,7 +119,7 @@ def _tuples(name: str, value: Sequence[Any]) -> tuple[Any, ...]:
 
 def plan_from_json(described: Any, choices: Choices, sha256_of: Callable[[str, str], str]) -> Plan:
     """The plan of a JSON object with "name", "fixed", "axes" and optionally "rules" (a list, or a
-    text with one a line).
+    text with one per line).
 
     `Plan.to_json` gives such an object; its cells are resolved again. Raises GridError.
     """

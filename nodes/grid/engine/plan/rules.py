@@ -50,8 +50,9 @@ class Rule:
 
 
 def read_rules(text: str, known: Iterable[str], axes: Sequence[Axis] = ()) -> tuple[Rule, ...]:
-    """The rules of a text with one a line. `known` are the names that rules can use. A pattern that
-    is exactly what a value of the `axes` is called stands for that value alone. Raises GridError.
+    """The rules of a text with one per line. `known` are the names that rules can use. A pattern
+    that is exactly what a value of the `axes` is called stands for that value alone. Raises
+    GridError.
     """
     rules = []
     lines, words = text.splitlines(), _words(axes)
