@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cocktail.nodes.grid.engine.cell.stock import StockCell
 from cocktail.nodes.grid.engine.plan.of_settings import make_plan
+from cocktail.nodes.grid.engine.store import since
 from cocktail.nodes.grid.engine.store.export import manifest, settings_of, states, write
 from cocktail.nodes.grid.engine.store.plan_file import read_plan_file
 from cocktail.nodes.grid.engine.store.since import states_since
@@ -110,6 +111,25 @@ def test_who_has_looked_before_is_told_what_is_new_and_of_a_grid_at_rest_nothing
     store.save_plan(other)
     settle(tmp_path)
     assert states_since(store, changed["mark"])["keys"] == [cell.key for cell in other.cells]
+
+
+def test_a_plan_that_is_replaced_while_it_is_read_is_told_whole(tmp_path: Path, monkeypatch):
+    first, second = (
+        make_plan("g", FIXED, [typed("prompt", *texts)], content_of)
+        for texts in (("a", "b"), ("a", "b", "c"))
+    )
+    store = Store(tmp_path)
+    store.save_plan(first)
+    settle(tmp_path)
+    mark = states_since(store, "")["mark"]
+    draw_grid(first, tmp_path, Drawn())
+
+    def replaced(store: Store) -> dict:
+        store.save_plan(second)
+        return states(store)
+
+    monkeypatch.setattr(since, "states", replaced)
+    assert states_since(store, mark)["keys"] == [cell.key for cell in second.cells]
 
 
 def settle(folder: Path) -> None:

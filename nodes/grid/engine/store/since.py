@@ -17,6 +17,7 @@ SETTLED_S = 2.0
 """What changed later than this may change once more without another time: file systems count time
 in steps of up to two seconds.
 """
+PLAN = "plan.json"
 LEFT_OUT = ("files",)
 AS_BEFORE = ("axes", "positions", "keys")
 """What the plan alone says."""
@@ -34,7 +35,8 @@ def states_since(store: Store, mark: str) -> dict[str, Any]:
     if now == mark and "" not in now.split("-"):
         return {"name": store.folder.name, "mark": now}
     found = states(store)
-    known = plan and plan == mark.partition("-")[0]
+    # The plan may have been replaced while the states were read.
+    known = plan and mark.partition("-")[0] == plan == _word([store.folder / PLAN])
     without = (*LEFT_OUT, *AS_BEFORE) if known else LEFT_OUT
     return {name: value for name, value in found.items() if name not in without} | {"mark": now}
 
@@ -47,7 +49,7 @@ def _mark(folder: Path) -> str:
     places = [folder / "cells.jsonl", folder / "cells"]
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         places += sorted(folder.joinpath("cells").iterdir())
-    return f"{_word([folder / 'plan.json'])}-{_word(places)}"
+    return f"{_word([folder / PLAN])}-{_word(places)}"
 
 
 def _word(places: list[Path]) -> str:
