@@ -31,6 +31,8 @@ MOST_LINE = 1000
 """Bytes in a name of a pickle. PyTorch's words about a name it refuses take time that grows with
 the square of its length.
 """
+ZIP = b"PK\3\4"
+"""What PyTorch knows a zip file by; `zipfile` looks elsewhere."""
 SAFE_TORCH = (2, 6)
 ENDINGS = (".ckpt", ".pt", ".pth", ".bin")
 
@@ -115,7 +117,7 @@ def load_tensors(path: Path) -> dict[str, Any]:
         raise MergeError(f"{path} is not a checkpoint but {known[0]}. {known[1]}")
     try:
         with _allowing(_harmless()):
-            if zipfile.is_zipfile(path):
+            if _start(path).startswith(ZIP):
                 _check_names(path)
                 value = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
             else:
@@ -164,10 +166,12 @@ class _Bytes(io.BytesIO):
 
 
 def _check_names(path: Path) -> None:
-    """Raise UnpicklingError if the pickle in a zip file holds a long name, or is packed small."""
+    """Raise UnpicklingError if the pickle in a zip file holds a long name, or is packed small.
+    PyTorch finds it in small letters and in large ones.
+    """
     with zipfile.ZipFile(path) as archive:
         for part in archive.infolist():
-            if part.filename.endswith("data.pkl"):
+            if part.filename.lower().endswith("data.pkl"):
                 if part.file_size > part.compress_size:
                     raise pickle.UnpicklingError("PyTorch compresses nothing")
                 for _ in pickletools.genops(_Bytes(archive.read(part))):

@@ -266,14 +266,22 @@ def test_a_header_of_very_many_tensors(tmp_path, inside):
             read(path)
 
 
-@pytest.mark.parametrize("packed", [None, zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
-def test_a_long_name_in_a_pickle_is_refused_at_once(tmp_path, packed):
+@pytest.mark.parametrize(
+    ("packed", "name"),
+    [
+        (None, ""),
+        (zipfile.ZIP_STORED, "data.pkl"),
+        (zipfile.ZIP_STORED, "DATA.PKL"),
+        (zipfile.ZIP_DEFLATED, "data.pkl"),
+    ],
+)
+def test_a_long_name_in_a_pickle_is_refused_at_once(tmp_path, packed, name):
     """PyTorch's words about such a name take hours for a megabyte."""
     data, path = b"\x80\x02co" + b"}" * 1_000_000 + b"\no\n.", tmp_path / "a.ckpt"
     path.write_bytes(data)
     if packed is not None:
         with zipfile.ZipFile(path, "w", packed) as archive:
-            archive.writestr("archive/data.pkl", data)
+            archive.writestr(f"archive/{name}", data)
             archive.writestr("archive/version", "3\n")
     with cheap(), pytest.raises(MergeError, match="could be code"):
         load_tensors(path)
