@@ -105,17 +105,20 @@ def _values(tensor: Blocked, start: int, count: int, read: Callable[[int, int], 
     return table[indices.long()]
 
 
-def encode(value: Any, kind: Blocked) -> tuple[Any, Any, float, Any]:
+def encode(value: Any, kind: Blocked, dtype: str = "F32") -> tuple[Any, Any, Any, Any]:
     """Stored numbers, scales and factor of a weight in the way of another one, and the weight that
-    they mean, in float32.
+    they mean, in float32. `dtype` is the type of the factor, which is 1 for MXFP8.
 
     A scale is the smallest with which the largest number of its block can be stored: a power of two
-    (MXFP8), or the largest over 6, rounded to fp8, where the largest of all has 448 (NVFP4).
+    (MXFP8), or the largest over 6, rounded to fp8, where the largest of all has 448 (NVFP4). Raises
+    ValueError for a weight that cannot be stored so: too large, too small, or no numbers.
     """
     import torch
 
     blocks = value.reshape(-1, kind.block)
     most = blocks.abs().amax(1)
+    if not bool(most.isfinite().all()):
+        raise ValueError("infinity, or no number")
     if not kind.packed:
         dtype = torch_type(kind.stored.dtype)
         largest = float(torch.finfo(dtype).max)
@@ -127,8 +130,12 @@ def encode(value: Any, kind: Blocked) -> tuple[Any, Any, float, Any]:
         scales = _in_tiles((exponents + 127).to(torch.uint8), kind)
         if kind.scale.dtype != "U8":
             scales = scales.view(torch_type(kind.scale.dtype))
-        return stored.reshape(kind.stored.shape), scales, 1.0, meant.reshape(value.shape)
+        return stored.reshape(kind.stored.shape), scales, torch.ones(()), meant.reshape(value.shape)
     factor = float(most.amax() / (448 * E2M1[-1])) or 1.0
+    number = torch.tensor(factor if kind.tiled else 1 / factor).to(torch_type(dtype))
+    if not (math.isfinite(number) and number > 0):
+        raise ValueError(f"a factor of {factor:g}")
+    factor = float(number) if kind.tiled else 1 / float(number)
     scales = (most / E2M1[-1] / factor).clamp(max=448).to(torch.float8_e4m3fn)
     spread = (scales.float() * factor)[:, None]
     table = torch.tensor(E2M1)
@@ -139,7 +146,7 @@ def encode(value: Any, kind: Blocked) -> tuple[Any, Any, float, Any]:
     first, second = codes.unbind(1) if kind.packed == "upper" else codes.flip(1).unbind(1)
     stored = (first << 4 | second).reshape(kind.stored.shape)
     held = _in_tiles(scales.view(torch.uint8), kind).view(torch.float8_e4m3fn)
-    return stored, held, factor, meant.reshape(value.shape)
+    return stored, held, number, meant.reshape(value.shape)
 
 
 def _in_tiles(scales: Any, kind: Blocked) -> Any:

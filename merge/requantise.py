@@ -157,15 +157,19 @@ def _factor_of(kind: Scaled | Blocked, pattern: Header) -> Tensor | None:
 
 def _made(value: Any, kind: Scaled | Blocked, factor: Tensor | None) -> tuple[dict[str, Any], Any]:
     """The tensors of a quantised weight by name, and the weight that they mean."""
-    import torch
-
     if isinstance(kind, Scaled):
         stored, scale, meant = quantise(value, kind)
         return {kind.stored.name: stored, kind.scale.name: scale}, meant
-    stored, scale, by, meant = block_scaled.encode(value, kind)
+    dtype = factor.dtype if factor else "F32"
+    try:
+        stored, scale, number, meant = block_scaled.encode(value, kind, dtype)
+    except ValueError as error:
+        raise MergeError(
+            f"{kind.name} cannot be stored with a scale for a block of numbers ({error}): they are "
+            "too small or too large for it. Keep the checkpoint in fp16 or fp32."
+        ) from None
     made = {kind.stored.name: stored, kind.scale.name: scale}
     if factor:
-        number = torch.tensor(by if kind.tiled else 1 / by).to(torch_type(factor.dtype))
         made[factor.name] = number.reshape(factor.shape)
     return made, meant
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from cocktail.merge.block_scaled import nvfp4 as nvfp4_of
 from cocktail.merge.checkpoint import bind_to_files, make_checkpoint, notes_of
 from cocktail.merge.command_line import main
 from cocktail.merge.comparison import compare
@@ -18,9 +20,9 @@ from cocktail.merge.errors import MergeError
 from cocktail.merge.in_memory import MergeBuffer
 from cocktail.merge.inspection import inspect_file, report
 from cocktail.merge.lora import bake_lora, extract_lora
-from cocktail.merge.quantised import Scaled
+from cocktail.merge.quantised import Scaled, decode
 from cocktail.merge.reading import open_checkpoint, read_values
-from cocktail.merge.requantise import quantise
+from cocktail.merge.requantise import _data, _made, quantise
 from cocktail.merge.safetensors_file import Tensor
 from cocktail.merge.text import name_finder, parse
 
@@ -412,6 +414,28 @@ def test_a_scale_with_few_digits_cuts_no_number_off(stored, scale, size):
     _, scales, meant = quantise(value, kind)
     step = scales.float() * (0.5 if stored == "I8" else 448 * 2**-4)
     assert bool(((meant - value).abs() <= 1.01 * step).all())
+
+
+@pytest.mark.parametrize("dtype", ["F32", "BF16", "F16"])
+@pytest.mark.parametrize("tiled", [True, False])
+def test_what_a_written_factor_means_is_what_is_read(tiled, dtype):
+    """Also where the type of the factor has few digits."""
+    value = 0.07 * torch.linspace(-1, 1, 128 * 64).reshape(128, 64)
+    stored = Tensor("x.weight", "U8", (128, 32), 0)
+    scale = Tensor("x.weight_scale", "F8_E4M3", (128, 4), stored.size_bytes)
+    kind = nvfp4_of("x.weight", stored, scale, 1.0, tiled)
+    factor = Tensor("x.factor", dtype, (1,), 0)
+    made, meant = _made(value, kind, factor)
+    data = b"".join(_data(made[one.name]) for one in (stored, scale))
+    by = float(made[factor.name])
+    read = replace(kind, factor=by if tiled else 1 / by)
+    found = decode(read, 0, value.numel(), lambda at, size: bytearray(data[at : at + size]))
+    assert torch.equal(found.reshape(value.shape), meant)
+    assert float((meant - value).norm() / value.norm()) < 0.2
+    wrong = [value.clone().fill_(float("nan")), value.clone().fill_(float("inf"))]
+    for bad in (*wrong, *([value * 1e-4] if dtype == "F16" else [])):
+        with pytest.raises(MergeError, match="cannot be stored with a scale for a block"):
+            _made(bad, kind, factor)
 
 
 def test_what_cannot_be_quantised_like_another_is_refused(write, tmp_path, capsys):
