@@ -33,6 +33,7 @@ from .safetensors_file import Header, Tensor, lay_out, new_file, read_header, to
 from .web_ui import json_object
 
 LARGEST_INT8 = 127.0
+FP16_SMALLEST = 2.0**-24
 
 
 @dataclass(frozen=True)
@@ -197,13 +198,18 @@ def quantise(value: Any, kind: Scaled) -> tuple[Any, Any, Any]:
 
 def _rounded(scale: Any, like: Tensor) -> Any:
     """Scales in the type in which they are stored. One that would lose so much that the largest
-    numbers of its part were cut off, as where fp16 has few digits left, is rounded up.
+    numbers of its part were cut off, as where fp16 has few digits left, is rounded up. So is one
+    that would be 0, unless it becomes larger than fp16's smallest number: fp16 would hold weights
+    so small no better.
     """
     import torch
 
     found = scale.to(torch_type(like.dtype))
     bits = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[found.element_size()]
-    is_low = (found.float() > 0) & (found.float() * (1 + 2**-8) < scale)
+    smallest = float(torch.ones((), dtype=bits).view(found.dtype))
+    is_low = found.float() * (1 + 2**-8) < scale
+    if smallest > FP16_SMALLEST:
+        is_low &= found.float() > 0
     # The bits of positive numbers are in the order of the numbers.
     return torch.where(is_low, found.view(bits) + 1, found.view(bits)).view(found.dtype)
 

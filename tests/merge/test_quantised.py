@@ -400,17 +400,31 @@ def test_a_mix_is_quantised_again_like_an_ingredient(write, tmp_path, capsys, ki
         assert torch.equal(made[name], whole[name]), name
 
 
-@pytest.mark.parametrize("stored", ["I8", "F8_E4M3"])
-@pytest.mark.parametrize(
-    ("scale", "size"), [("F16", 2e-4), ("F16", 1e-3), ("BF16", 1e-5), ("F32", 1e-5)]
-)
-def test_a_scale_with_few_digits_cuts_no_number_off(stored, scale, size):
-    """Below 6e-5 fp16 has few digits: a scale rounded down would make the largest smaller."""
+def by_rows(stored, scale, size):
+    """A weight whose rows are of about this size, and a kind with a scale for each of them."""
     value = size * torch.linspace(0.5, 2, 64)[:, None] * torch.linspace(-1, 1, 33)
     kind = Scaled(
         "x.weight", "F32", (64, 33), 0,
         Tensor("x.weight", stored, (64, 33), 0), Tensor("x.weight_scale", scale, (64, 1), 0),
     )  # fmt: skip
+    return value, kind
+
+
+def test_a_weight_that_is_too_small_for_a_scale_in_fp8_is_refused():
+    with pytest.raises(MergeError, match="too small"):
+        quantise(*by_rows("I8", "F8_E4M3", 1e-3))
+
+
+@pytest.mark.parametrize("stored", ["I8", "F8_E4M3"])
+@pytest.mark.parametrize(
+    ("scale", "size"),
+    [("F16", 2e-4), ("F16", 1e-3), ("F16", 1e-6), ("F16", 1e-30), ("BF16", 1e-5), ("F32", 1e-5)],
+)
+def test_a_scale_with_few_digits_cuts_no_number_off(stored, scale, size):
+    """Below 6e-5 fp16 has few digits, below 6e-8 none: a scale rounded down would make the largest
+    smaller.
+    """
+    value, kind = by_rows(stored, scale, size)
     _, scales, meant = quantise(value, kind)
     step = scales.float() * (0.5 if stored == "I8" else 448 * 2**-4)
     assert bool(((meant - value).abs() <= 1.01 * step).all())
