@@ -6,6 +6,7 @@ addresses for notices that do not answer.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import threading
@@ -27,7 +28,7 @@ from cocktail.trainer.runs import Run
 from .comfy import Comfy
 from .made_runs import make_run
 from .nodes.test_runs import held, training
-from .pages import PATIENCE_MS, launched
+from .pages import launched
 from .panel import item, open_panel, part, press, ready, show, told
 from .trainer.conftest import make_tiny_base
 
@@ -35,6 +36,10 @@ HTML = "<img src=x onerror=alert(1)> & <b>co</b>"
 NAMES = ["../up", "..", "x" * 300, "\U0001f378", "CON", "lpt1", "nul.txt", "com1.safetensors"]
 READS = ("", "metrics", "curve", "columns", "samples", "log", "settings", "heatmap", "pairs")
 READS = (*READS, "words", "table")
+RIGHTS_BIND = os.name != "nt"
+"""Whether a folder can be locked; on Windows chmod does not do it."""
+RUN_S = 600
+"""So long is waited for a run, as in nodes/test_runs.py."""
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +92,7 @@ def folders(server: Comfy) -> set[Path]:
 
 def until(server: Comfy, name: str, reached: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
     """The run once it is so."""
-    deadline = time.monotonic() + PATIENCE_MS / 1000
+    deadline = time.monotonic() + RUN_S
     while not reached(run := server.get(f"/cocktail/runs/{name}")):
         assert time.monotonic() < deadline, run
         time.sleep(0.05)
@@ -160,22 +165,25 @@ def without_rights(run: Run) -> None:
 
 
 def test_folders_from_elsewhere_are_listed_told_of_and_hold_up_nothing(page, server):
+    unreadable = ("newer", "locked") if RIGHTS_BIND else ("newer",)
     made = {
         name: make_run(server.base, name, epochs=2, done=1, status="stopped")
-        for name in ("newer", "copied", "locked")
+        for name in ("copied", *unreadable)
     }
     newer(made["newer"])
     of_another_machine(made["copied"])
-    without_rights(made["locked"])
+    if RIGHTS_BIND:
+        without_rights(made["locked"])
     try:
-        for name in ("newer", "locked"):
+        for name in unreadable:
             expect(item(page, name)).to_contain_text("unreadable")
         show(page, "newer")
         error = page.locator(".cocktail-runs .head .error")
         expect(error).to_contain_text("Update Cocktail")
-        page.locator(".cocktail-runs .back").press("Enter")
-        show(page, "locked")
-        expect(error).to_contain_text("ermission")
+        if RIGHTS_BIND:
+            page.locator(".cocktail-runs .back").press("Enter")
+            show(page, "locked")
+            expect(error).to_contain_text("ermission")
         page.locator(".cocktail-runs .back").press("Enter")
         show(page, "copied")
         expect(page.locator(".cocktail-runs .tag").first).to_have_text("interrupted")
@@ -193,8 +201,9 @@ def test_folders_from_elsewhere_are_listed_told_of_and_hold_up_nothing(page, ser
         expect(item(page, "newer")).to_have_count(0)
         assert "newer" in [one["name"] for one in server.get("/cocktail/runs?deleted=true")["runs"]]
     finally:
-        made["locked"].folder.chmod(0o755)
         for run in made.values():
+            if run.folder.exists():
+                run.folder.chmod(0o755)
             shutil.rmtree(run.folder, ignore_errors=True)
 
 
@@ -315,6 +324,13 @@ class Hook(BaseHTTPRequestHandler):
         pass
 
 
+def gives_up(log: str) -> bool:
+    """Whether a run waits no longer for the address that does not answer: it has tried three times
+    beside the one that answers 500, or its end came before.
+    """
+    return "still under way" in log or log.count("was not delivered") == 2
+
+
 def test_a_run_ends_as_it_should_whatever_the_addresses_for_notices_do(page, server):
     hook = ThreadingHTTPServer(("127.0.0.1", 0), Hook)
     hook.got, hook.over = [], threading.Event()
@@ -329,8 +345,8 @@ def test_a_run_ends_as_it_should_whatever_the_addresses_for_notices_do(page, ser
         server.run(alone("told-elsewhere", epochs=1, save_every_epochs=1))
         until(server, "told-elsewhere", lambda run: run["status"] == "finished")
         assert len(server.get("/cocktail/runs/told-elsewhere")["checkpoints"]) == 1
-        deadline = time.monotonic() + PATIENCE_MS / 1000
-        while "still under way" not in server.get("/cocktail/runs/told-elsewhere/log")["text"]:
+        deadline = time.monotonic() + RUN_S
+        while not gives_up(server.get("/cocktail/runs/told-elsewhere/log")["text"]):
             assert time.monotonic() < deadline, "it was not told"
             time.sleep(0.1)
         show(page, "told-elsewhere")
