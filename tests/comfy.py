@@ -14,6 +14,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ class Comfy:
                 stdout=log,
                 stderr=log,
                 cwd=self.comfyui,
-                preexec_fn=give_up_rights if self.bound and sys.platform == "linux" else None,
+                preexec_fn=rights_given_up() if self.bound and sys.platform == "linux" else None,
             )
         while True:
             try:
@@ -179,14 +180,18 @@ class Comfy:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
 
-def give_up_rights() -> None:
-    """From its next program on this process reads and writes only what it has the right to, also as
-    root.
+def rights_given_up() -> Callable[[], None]:
+    """What lets a process read and write only what it has the right to, also as root, from its next
+    program on. Nothing is loaded in it: between fork and program other threads' locks stay taken.
     """
     drop, override, read_search = 24, 1, 2
-    libc = ctypes.CDLL(None)
-    for capability in (override, read_search):
-        libc.prctl(drop, capability, 0, 0, 0)
+    prctl = ctypes.CDLL(None).prctl
+
+    def give_up() -> None:
+        for capability in (override, read_search):
+            prctl(drop, capability, 0, 0, 0)
+
+    return give_up
 
 
 def reasons(answer: dict[str, Any]) -> dict[str, str]:
