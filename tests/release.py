@@ -189,8 +189,8 @@ def _changed(where: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Prob
 def archive() -> Problems:
     """The archive that comfy-cli makes: what is in it, and whether the pack loads from it."""
     problems = []
-    if changed := git("status", "--porcelain").strip():
-        problems.append(f"Not committed: {', '.join(changed.split()[1::2])}")
+    if changed := git("status", "--porcelain").splitlines():
+        problems.append(f"Not committed: {', '.join(line[3:] for line in changed)}")
     entries = git("ls-files", "--stage").splitlines()
     problems += [f"A link: {line.split(None, 3)[3]}" for line in entries if line[:6] == "120000"]
     with tempfile.TemporaryDirectory() as folder:
