@@ -8,7 +8,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from ..licence import Licence, warnings
+from ..pickled import ENDINGS as PICKLED
 from ..recipe import short_name
+from ..safetensors_file import ENDINGS
 from .lineage import Lineage, Model
 
 UNKNOWN = "not recorded"
@@ -46,7 +48,15 @@ def _meant(lineage: Lineage, by_hand: Mapping[str, Licence]) -> Iterator[tuple[s
     models = _older(lineage)
     for name in sorted(by_hand, key=lambda name: "/" in name or "." in name):
         exact = [model.key for model in models if model.name == name]
-        yield name, exact or [m.key for m in models if short_name(m.name) == short_name(name)]
+        yield name, exact or [model.key for model in models if _bare(model.name) == _bare(name)]
+
+
+def _bare(name: str) -> str:
+    """A name without folder and ending."""
+    name = short_name(name)
+    endings = (*ENDINGS, *PICKLED)
+    ending = next((one for one in endings if name.lower().endswith(one)), "")
+    return name[: len(name) - len(ending)]
 
 
 def _older(lineage: Lineage) -> list[Model]:

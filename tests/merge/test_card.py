@@ -293,8 +293,11 @@ def test_a_pickled_ingredient_is_checked_by_its_hash(tmp_path: Path):
     bound = bind_to_files(recipe, models.joinpath, converted=tmp_path / "converted")
     mix = models / "mix.safetensors"
     make_checkpoint(bound, mix, "fp16")
-    card = make_card(mix, Sources(finder(models)), Wishes(), mix.name)
+    wishes = Wishes(licences={"old": Licence("cc-by-4.0")})
+    card = make_card(mix, Sources(finder(models)), wishes, mix.name)
     assert [one.problem for one in card.lineage.models.values()] == ["", "", ""]
+    assert card.licences["old.ckpt"] == Licence("cc-by-4.0")
+    assert not [one for one in card.problems if "licence was given" in one]
     assert all(str(tmp_path) not in text for text in texts(card).values())
 
 
