@@ -110,8 +110,10 @@ def _watch_time(most_s: float, result: Path) -> None:
         "size needs, and was ended. Simplify the condition: large counts in regular expressions "
         "(such as {900}), LIKE with several % and _, and levenshtein take long on long texts."
     )
-    write_json(result, {"error": told})
-    os._exit(TOO_LONG)
+    try:
+        write_json(result, {"error": told})
+    finally:
+        os._exit(TOO_LONG)
 
 
 def run_select(
