@@ -35,6 +35,8 @@ LEAST_CPU_S, CPU_S_PER_MB = 300.0, 10.0
 second for a MB; a hostile condition and a hostile record can need hours for one record, in which
 DuckDB cannot be interrupted.
 """
+PACKED, MOST_PACKED = (".gz", ".parquet"), 20
+"""Endings of compressed tables, and how many times as long their text seldom is."""
 TOO_LONG = 3
 """The status of a process that has computed for too long."""
 ACTIONS = ("look", "select", "ingest")
@@ -96,9 +98,15 @@ def _limit_time(asked: dict[str, Any], result: Path) -> None:
     than its table can need.
     """
     with contextlib.suppress(KeyError, OSError):
-        size_mb = Path(asked["table"]).stat().st_size / 1e6
-        most = asked.get("cpu_s", LEAST_CPU_S + CPU_S_PER_MB * size_mb)
+        most = asked.get("cpu_s") or most_cpu_s(Path(asked["table"]))
         threading.Thread(target=_watch_time, args=(most, result), daemon=True).start()
+
+
+def most_cpu_s(table: Path) -> float:
+    """What a selection from a table may compute for, in seconds. Raises OSError."""
+    size_mb = table.stat().st_size / 1e6
+    times = MOST_PACKED if table.suffix.lower() in PACKED else 1
+    return LEAST_CPU_S + CPU_S_PER_MB * times * size_mb
 
 
 def _watch_time(most_s: float, result: Path) -> None:
