@@ -11,7 +11,6 @@ import random
 import re
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -575,10 +574,8 @@ def test_a_condition_that_computes_for_too_long_is_ended_and_told(tmp_path, whic
         "cpu_s": 4.0,
     }
     asks = replace(ANY, where=HOSTILE[which]).to_json()
-    began = time.monotonic()
     with pytest.raises(TrainerError, match="has computed for 4 s.*Simplify the condition"):
         run_select(request(path, cache, **asked, settings=asks))
-    assert time.monotonic() - began < 200
     assert [file.name for file in cache.iterdir() if file.name != "user-salt"] == []
 
 
