@@ -105,9 +105,9 @@ def _values(tensor: Blocked, start: int, count: int, read: Callable[[int, int], 
     return table[indices.long()]
 
 
-def encode(value: Any, kind: Blocked, dtype: str = "F32") -> tuple[Any, Any, Any, Any]:
+def encode(value: Any, kind: Blocked, factor_type: str = "F32") -> tuple[Any, Any, Any, Any]:
     """Stored numbers, scales and factor of a weight in the way of another one, and the weight that
-    they mean, in float32. `dtype` is the type of the factor, which is 1 for MXFP8.
+    they mean, in float32. The factor, in its type, is 1 for MXFP8.
 
     A scale is the smallest with which the largest number of its block can be stored: a power of two
     (MXFP8), or the largest over 6, rounded to fp8, where the largest of all has 448 (NVFP4). Raises
@@ -132,7 +132,7 @@ def encode(value: Any, kind: Blocked, dtype: str = "F32") -> tuple[Any, Any, Any
             scales = scales.view(torch_type(kind.scale.dtype))
         return stored.reshape(kind.stored.shape), scales, torch.ones(()), meant.reshape(value.shape)
     factor = float(most.amax() / (448 * E2M1[-1])) or 1.0
-    number = torch.tensor(factor if kind.tiled else 1 / factor).to(torch_type(dtype))
+    number = torch.tensor(factor if kind.tiled else 1 / factor).to(torch_type(factor_type))
     if not (math.isfinite(number) and number > 0):
         raise ValueError(f"a factor of {factor:g}")
     factor = float(number) if kind.tiled else 1 / float(number)

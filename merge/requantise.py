@@ -161,9 +161,9 @@ def _made(value: Any, kind: Scaled | Blocked, factor: Tensor | None) -> tuple[di
     if isinstance(kind, Scaled):
         stored, scale, meant = quantise(value, kind)
         return {kind.stored.name: stored, kind.scale.name: scale}, meant
-    dtype = factor.dtype if factor else "F32"
+    factor_type = factor.dtype if factor else "F32"
     try:
-        stored, scale, number, meant = block_scaled.encode(value, kind, dtype)
+        stored, scale, number, meant = block_scaled.encode(value, kind, factor_type)
     except ValueError as error:
         raise MergeError(
             f"{kind.name} cannot be stored with a scale for a block of numbers ({error}): they are "
