@@ -336,7 +336,12 @@ def test_cells_behind_a_link_are_shown_if_it_is_the_owners(comfy: Comfy, page: P
     (store.folder.parent / OWN / "linked.txt").unlink()
     other = page.context.browser.new_page()
     show(other, comfy, grid="linked")
-    expect(other.locator(".tile .word").first).to_have_text("cannot be read")
+    word = other.locator(".tile .word").first
+    expect(word).to_have_text("cannot be read")
+    other.locator(".tile").first.focus()
+    other.keyboard.press("f")
+    expect(other.locator(".tile.favourite")).to_have_count(1)
+    expect(word).to_have_text("cannot be read")
     other.close()
     key = next(iter(store.files()))
     assert "behind a link" in comfy.failed(f"/cocktail/grids/linked/pictures/{key}")

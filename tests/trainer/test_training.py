@@ -33,7 +33,7 @@ from .conftest import make_tiny_base
 from .held import hold, hold_validation, let_go, let_validation_go
 
 SETTINGS = RunSettings(
-    resolution=32,
+    resolution=64,
     bucket_step=16,
     epochs=2,
     batch_size=4,

@@ -4,6 +4,7 @@ import { make } from "../runs/dom.mjs";
 const GAP = 4;
 const MOST_PICTURES = 280;
 const LEVEL_PX = 24;
+const UNREAD = "cannot be read";
 const STATES = { f: "", x: "failed", ".": "not rendered yet" };
 
 export class Table {
@@ -140,8 +141,11 @@ export class Table {
   newTile() {
     const picture = make("img", { alt: "", decoding: "async", draggable: "false" });
     const word = make("span", { class: "word" });
-    picture.addEventListener("error", () => (word.textContent = "cannot be read"));
     const tile = make("button", { type: "button", class: "tile", on: { click: () => this.page.open(...tile.place), focus: () => this.focused(tile) } }, picture, word);
+    picture.addEventListener("error", () => {
+      tile.unread = picture.getAttribute("src");
+      word.textContent = UNREAD;
+    });
     return Object.assign(tile, { picture, word });
   }
 
@@ -151,7 +155,10 @@ export class Table {
     tile.place = [row, column];
     tile.style.cssText = `left:${size.side + column * size.step}px;top:${size.head + row * size.step}px;width:${size.tile}px;height:${size.tile}px`;
     tile.tabIndex = row === this.focus[0] && column === this.focus[1] ? 0 : -1;
-    const word = cell ? STATES[cell.state] : "left out";
+    const source = cell?.state === "f" ? this.page.server.picture(cell.key, size.tile * devicePixelRatio) : null;
+    const stays = source !== null && tile.picture.getAttribute("src") === source;
+    const unread = stays && tile.unread === source;
+    const word = unread ? UNREAD : cell ? STATES[cell.state] : "left out";
     const mark = cell ? this.page.kept.mark(cell.key) : "";
     tile.className = `tile ${cell ? { f: "there", x: "failed", ".": "missing" }[cell.state] : "none"} ${mark} ${cell && this.page.chosen.has(cell.key) ? "chosen" : ""}`;
     tile.word.textContent = word;
@@ -159,9 +166,11 @@ export class Table {
     tile.setAttribute("aria-label", [words, word, mark].filter(Boolean).join(", "));
     tile.title = words;
     tile.setAttribute("aria-disabled", String(!cell));
-    const source = cell?.state === "f" ? this.page.server.picture(cell.key, size.tile * devicePixelRatio) : null;
     if (source === null) tile.picture.removeAttribute("src");
-    else if (tile.picture.getAttribute("src") !== source) tile.picture.src = source;
+    else if (!stays) {
+      tile.unread = null;
+      tile.picture.src = source;
+    }
   }
 
   // The labels beside the cells: a line for each axis, and one label over all the cells that share it.
