@@ -10,36 +10,40 @@ gives the nodes in both kinds, with the installed frontend and with each further
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.util
 import json
 import math
 import os
 import sys
 import tempfile
-from collections import defaultdict
-from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from .columns import (
+    NOTE_NARROWEST,
+    TITLE,
+    Group,
+    Node,
+    Sight,
+    columns_of,
+    feeds_of,
+    improve,
+    rank,
+    untangle,
+)
 from .comfy import Comfy
-from .measured import Box, Measured, measure, opened_in_both
+from .measured import Box, Measured, Point, measure, opened_in_both
+from .paths import Link, moved, routed, saved
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTE = "MarkdownNote"
-TITLE, GAP, AISLE, MARGIN, HEADING = 30, 44, 80, 30, 50
-"""Pixels: the height of a title, the space between two nodes of a column, between two columns,
-around a group's nodes, and for a group's title.
-"""
-BETWEEN = 60
-"""Pixels between two groups."""
 OPENED = {"scale": 0.6, "offset": [130, 240]}
 """The zoom and place at which a graph opens: classic nodes show no text below 0.57."""
 ROOM = 1.04
 """Heights are multiplied by this, for frontends that nobody has measured."""
 NARROWEST = 320
-NOTE_NARROWEST, NOTE_WIDEST = 460, 820
 PICTURES = {
     "CocktailLossChart": (460, 470),
     "CocktailGridSheet": (480, 470),
@@ -80,42 +84,6 @@ REPORTS = {
 """Pixels for the lines that nodes show when they have run."""
 
 
-@dataclass
-class Node:
-    """A node on its way to a place. `width` and `height` are what it takes, with its title."""
-
-    saved: dict[str, Any]
-    width: float = 0.0
-    height: float = 0.0
-    column: int = 0
-    x: float = 0.0
-    y: float = 0.0
-
-    @property
-    def id(self) -> int:
-        return self.saved["id"]
-
-
-@dataclass
-class Group:
-    """A group and its nodes, at first with itself as the origin."""
-
-    saved: dict[str, Any]
-    note: Node | None = None
-    columns: list[list[Node]] = field(default_factory=list)
-    rank: int = 0
-    top: float = 0.0
-    """Where its columns begin."""
-    excess: float = 0.0
-    """How much taller the page draws its note than it is saved."""
-    width: float = 0.0
-    height: float = 0.0
-
-    @property
-    def nodes(self) -> list[Node]:
-        return [node for column in self.columns for node in column]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name", nargs="+", help="names of saved graphs, without .json")
@@ -137,16 +105,9 @@ def main() -> None:
             finally:
                 server.stop()
     for number, (file, graph) in enumerate(graphs.items()):
-        lay_out(graph, [measured[number] for measured in found])
-        file.write_text(
-            json.dumps(
-                graph,
-                indent=1,
-            )
-            + "\n",
-            encoding="utf-8",
-        )
-        print(file.stem, "links through nodes:", len(crossings(graph)))
+        left = lay_out(graph, [measured[number] for measured in found])
+        file.write_text(json.dumps(graph, indent=1) + "\n", encoding="utf-8")
+        print(file.stem, "links through nodes:", len(left))
 
 
 def load_dev() -> ModuleType:
@@ -170,6 +131,7 @@ def wish(node: dict[str, Any]) -> list[float]:
     return [NARROWEST, 60 + 16 * max(0, lines - 2) if lines else 30]
 
 
+@functools.cache
 def note_height(text: str, width: float) -> int:
     """Pixels for a note's text, at about 7.2 pixels a letter."""
     lines = len(wrapped(text, int(width / 7.2)))
@@ -180,38 +142,80 @@ def wrapped(text: str, width: int) -> list[str]:
     return [line for part in text.splitlines() for line in [part] * max(1, -(-len(part) // width))]
 
 
-def lay_out(graph: dict[str, Any], measured: list[Measured]) -> None:
-    """Set positions and sizes of all nodes, and the bounds of all groups."""
-    nodes = {saved["id"]: Node(saved) for saved in graph["nodes"]}
-    groups = [Group(saved) for saved in graph["groups"]]
+def lay_out(graph: dict[str, Any], measured: list[Measured]) -> list[Link]:
+    """Set positions and sizes of all nodes, the bounds of all groups, and reroutes where a link
+    would run through a node. Returns the links that still do.
+    """
+    nodes = {one["id"]: Node(one) for one in graph["nodes"]}
+    groups = [Group(one) for one in graph["groups"]]
     home = {key: home_of(node.saved, groups) for key, node in nodes.items()}
     for key, node in nodes.items():
-        boxes = [found.nodes[key] for found in measured]
-        classic = boxes[0]
-        node.width = max(box.width for box in boxes)
-        node.height = max(box.height for box in boxes) * ROOM
-        if node.saved["type"] not in PICTURES and not collapsed(node.saved):
-            node.height += REPORTS.get(node.saved["type"], 0)
-        node.saved["size"] = [round(max(classic.width, NARROWEST)), round(classic.height - TITLE)]
-        if not collapsed(node.saved):
-            node.width = max(node.width, node.saved["size"][0])
+        take(node, [found.nodes[key] for found in measured])
         if node.saved["type"] == NOTE:
             home[key].note = node
             home[key].excess = node.height - node.saved["size"][1]
-    links = [(nodes[link[1]], nodes[link[3]]) for link in graph["links"]]
+    pairs = [(nodes[link[1]], nodes[link[3]]) for link in graph["links"]]
     for group in groups:
         own = [n for k, n in nodes.items() if home[k] is group and n is not group.note]
-        within = [(a, b) for a, b in links if home[a.id] is group and home[b.id] is group]
-        group.columns = columns_of(own, within)
-        untangle(group, within)
-        arrange(group, within)
-    rank(groups, [(home[a.id], home[b.id]) for a, b in links])
-    uppermost = [min(same, key=groups.index) for same in ranked(groups)]
-    line = max(group.top for group in uppermost)
-    for group in uppermost:
-        arrange(group, [link for link in links if home[link[0].id] is home[link[1].id]], line)
-    stand(groups)
-    graph.setdefault("extra", {})["ds"] = OPENED
+        group.links = [(a, b) for a, b in pairs if home[a.id] is group and home[b.id] is group]
+        group.columns = columns_of(own, group.links)
+        untangle(group)
+        group.feeds = feeds_of(group)
+    rank(groups, [(home[a.id], home[b.id]) for a, b in pairs])
+    links = offsets(graph, measured)
+    improve(groups, Sight(groups, links), note_height)
+    for group in groups:
+        group.saved["bounding"] = [round(v) for v in (group.x, group.y, group.width, group.height)]
+        for node in group.all:
+            node.saved["pos"] = [round(group.x + node.x), round(group.y + node.y)]
+    boxes = {
+        key: Box(node.saved["pos"][0], node.saved["pos"][1] - TITLE, node.width, node.height)
+        for key, node in nodes.items()
+    }
+    for link in links:
+        a, b = boxes[link.source], boxes[link.target]
+        if home[link.source] is home[link.target]:
+            link.home = Box(*home[link.source].saved["bounding"])
+        link.ends = [(moved(s, (a.x, a.y)), moved(e, (b.x, b.y))) for s, e in link.ends]
+    left = routed(links, boxes, [titled(group) for group in groups])
+    extra = graph.setdefault("extra", {})
+    extra["ds"] = OPENED
+    for key in ("reroutes", "linkExtensions"):
+        extra.pop(key, None)
+    extra.update(saved(links))
+    return left
+
+
+def take(node: Node, boxes: list[Box]) -> None:
+    """Note the size of a node, from how the pages draw it, and the place for its reports."""
+    classic = boxes[0]
+    node.width = max(box.width for box in boxes)
+    node.height = max(box.height for box in boxes) * ROOM
+    if node.saved["type"] not in PICTURES and not collapsed(node.saved):
+        node.height += REPORTS.get(node.saved["type"], 0)
+    node.saved["size"] = [round(max(classic.width, NARROWEST)), round(classic.height - TITLE)]
+    if not collapsed(node.saved):
+        node.width = max(node.width, node.saved["size"][0])
+
+
+def offsets(graph: dict[str, Any], measured: list[Measured]) -> list[Link]:
+    """The links, with their ends relative to the corners of their nodes."""
+
+    def ends(key: int, source: int, target: int, found: Measured) -> tuple[Point, Point]:
+        a, b = found.nodes[source], found.nodes[target]
+        curves = found.links[key]
+        return moved(curves[0][0], (a.x, a.y), -1), moved(curves[-1][3], (b.x, b.y), -1)
+
+    return [
+        Link(key, source, slot, target, [ends(key, source, target, found) for found in measured])
+        for key, source, slot, target, _, _ in graph["links"]
+    ]
+
+
+def titled(group: Group) -> Box:
+    """Where the title of a group is, at about 13 pixels a letter."""
+    x, y, *_ = group.saved["bounding"]
+    return Box(x, y, 20 + 13 * len(group.saved["title"]), 40)
 
 
 def collapsed(saved: dict[str, Any]) -> bool:
@@ -227,147 +231,6 @@ def home_of(saved: dict[str, Any], groups: list[Group]) -> Group:
         return math.hypot(max(x - at, 0, at - x - width), max(y - on, 0, on - y - height))
 
     return min(groups, key=distance)
-
-
-def columns_of(own: list[Node], links: list[tuple[Node, Node]]) -> list[list[Node]]:
-    """The nodes in columns: each right before the first that needs it, what needs nothing of this
-    group's and is needed by nothing of it first.
-    """
-    after, before = defaultdict(list), defaultdict(list)
-    for a, b in links:
-        after[a.id].append(b)
-        before[b.id].append(a)
-    depth: dict[int, int] = {}
-
-    def left(node: Node) -> int:
-        if node.id not in depth:
-            depth[node.id] = 1 + max((left(a) for a in before[node.id]), default=-1)
-        return depth[node.id]
-
-    last = max((left(node) for node in own), default=0)
-    late: dict[int, int] = {}
-
-    def right(node: Node) -> int:
-        if node.id not in late:
-            late[node.id] = min((right(b) - 1 for b in after[node.id]), default=left(node))
-        return late[node.id]
-
-    columns: list[list[Node]] = [[] for _ in range(last + 1)]
-    for node in own:
-        node.column = right(node)
-        columns[node.column].append(node)
-    return [column for column in columns if column]
-
-
-def untangle(group: Group, links: list[tuple[Node, Node]]) -> None:
-    """Order each column by where its neighbours are, a few times in both directions."""
-    for _ in range(4):
-        for columns in (group.columns, group.columns[::-1]):
-            for earlier, column in pairwise(columns):
-                places = {node.id: i / len(earlier) for i, node in enumerate(earlier)}
-                old = {node.id: i / len(column) for i, node in enumerate(column)}
-
-                def middle(node: Node, places: dict = places, old: dict = old) -> float:
-                    near = [places[a.id] for a, b in links if b is node and a.id in places]
-                    near += [places[b.id] for a, b in links if a is node and b.id in places]
-                    return sum(near) / len(near) if near else old[node.id]
-
-                column.sort(key=middle)
-
-
-def arrange(group: Group, links: list[tuple[Node, Node]], line: float = 0.0) -> None:
-    """Place a group's nodes, from its own corner on: the note above, then the columns from `line`
-    on, each node no higher than the one that only it needs, so that a chain is a straight line.
-    """
-    widths = [max(node.width for node in column) for column in group.columns]
-    inside = sum(widths) + AISLE * (len(widths) - 1)
-    top = HEADING + TITLE
-    note = group.note
-    if note:
-        note.x, note.y = float(MARGIN), top
-        text = note.saved["widgets_values"][0]
-        note.width = min(max(inside, NOTE_NARROWEST), NOTE_WIDEST)
-        note.saved["size"] = [round(note.width), note_height(text, note.width)]
-        inside = max(inside, note.width)
-        top += note.saved["size"][1] + group.excess + GAP
-    group.top = top = max(top, line)
-    x, bottom = float(MARGIN), top
-    needs: dict[int, list[Node]] = defaultdict(list)
-    for a, b in links:
-        needs[a.id].append(b)
-    for column, width in zip(group.columns, widths, strict=True):
-        y = top
-        for node in column:
-            own = [a.y for a, b in links if b is node and len(needs[a.id]) == 1]
-            node.x, node.y = x, max(y, min(own, default=y))
-            y = node.y + node.height + GAP
-        bottom = max(bottom, y - GAP)
-        x += width + AISLE
-    group.width = inside + 2 * MARGIN
-    group.height = bottom - TITLE + MARGIN
-
-
-def rank(groups: list[Group], links: list[tuple[Group, Group]]) -> None:
-    """Number the groups so that each comes after those that it needs."""
-    for _ in groups:
-        for a, b in links:
-            if a is not b:
-                b.rank = max(b.rank, a.rank + 1)
-    if any(group.rank >= len(groups) for group in groups):
-        raise SystemExit("Groups need each other in a circle.")
-
-
-def ranked(groups: list[Group]) -> list[list[Group]]:
-    """The groups of each rank, in the order of the file."""
-    return [
-        [group for group in groups if group.rank == rank]
-        for rank in sorted({group.rank for group in groups})
-    ]
-
-
-def stand(groups: list[Group]) -> None:
-    """Place the groups: each rank to the right of the last one, those of one rank below each
-    other.
-    """
-    x = 0.0
-    for same in ranked(groups):
-        y = 0.0
-        for group in same:
-            group.saved["bounding"] = [round(v) for v in (x, y, group.width, group.height)]
-            for node in (*group.nodes, *filter(None, [group.note])):
-                node.saved["pos"] = [round(x + node.x), round(y + node.y)]
-            y += group.height + BETWEEN
-        x += max(group.width for group in same) + BETWEEN
-
-
-def crossings(graph: dict[str, Any]) -> list[tuple[int, int, int]]:
-    """The links that run through a third node, as the page draws them in classic nodes: from, to,
-    and the node that is in the way.
-    """
-    at = {node["id"]: node for node in graph["nodes"]}
-    found = []
-    for _, source, slot, target, entry, _ in graph["links"]:
-        a, b = at[source], at[target]
-        start = (a["pos"][0] + a["size"][0], a["pos"][1] + 14 + 20 * slot)
-        end = (b["pos"][0], b["pos"][1] + 14 + 20 * entry)
-        reach = 0.25 * math.dist(start, end)
-        for other in graph["nodes"]:
-            if other["id"] in (source, target):
-                continue
-            (x, y), (width, height) = other["pos"], other["size"]
-            box = Box(x, y - TITLE, width, height + TITLE)
-            if any(box.holds(*bezier(start, end, reach, i / 40)) for i in range(1, 40)):
-                found.append((source, target, other["id"]))
-    return found
-
-
-def bezier(start: tuple, end: tuple, reach: float, t: float) -> tuple[float, float]:
-    weights = ((1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t * t * (1 - t), t**3)
-    xs = (start[0], start[0] + reach, end[0] - reach, end[0])
-    ys = (start[1], start[1], end[1], end[1])
-    return sum(map(float.__mul__, weights, map(float, xs))), sum(
-        map(float.__mul__, weights, map(float, ys))
-    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Where the page of a ComfyUI really draws the nodes and groups of a graph."""
+"""Where the page of a ComfyUI really draws the nodes, groups and links of a graph."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ NODES_2 = "Comfy.VueNodes.Enabled"
 MOST_NODES = 1000
 SMALL = {"width": 640, "height": 480}
 """A small window is drawn faster, and everything is in it."""
+Point = tuple[float, float]
+Curve = tuple[Point, Point, Point, Point]
+"""A Bézier curve: its start, two points that pull it, its end."""
 FRESH = count()
 """A page keeps the places of nodes by their ids beyond the graph that they were in."""
 BOXES = """async () => {
@@ -27,6 +30,28 @@ BOXES = """async () => {
     view.offset[0] = view.offset[1] = 400;
     app.canvas.setDirty(true, true);
     const frame = () => new Promise(resolve => requestAnimationFrame(resolve));
+    const curves = window.drawnCurves ??= new WeakMap(), path = Path2D.prototype;
+    if (!window.hooked) {
+        window.hooked = true;
+        const { moveTo, bezierCurveTo } = path;
+        path.moveTo = function (...to) { curves.set(this, to); return moveTo.apply(this, to); };
+        path.bezierCurveTo = function (...to) {
+            curves.set(this, [...(curves.get(this) ?? [0, 0]).slice(0, 2), ...to]);
+            return bezierCurveTo.apply(this, to);
+        };
+    }
+    const links = () => {
+        const found = {};
+        for (const link of app.graph.links.values()) {
+            found[link.id] = [curves.get(link.path)];
+            for (let id = link.parentId; id !== undefined;) {
+                const reroute = app.graph.reroutes.get(id);
+                found[link.id].unshift(curves.get(reroute.path));
+                id = reroute.parentId;
+            }
+        }
+        return found;
+    };
     const look = () => {
         const corner = app.canvas.canvas.getBoundingClientRect(), boxes = {};
         for (const node of app.graph.nodes) {
@@ -42,15 +67,18 @@ BOXES = """async () => {
         }
         return boxes;
     };
-    let before = "", boxes = {};
+    let before = "", boxes = {}, drawn = {};
     for (let same = 0, i = 0; same < 3 && i < 120; i++) {
         await frame();
+        app.canvas.setDirty(true, true);
         boxes = look();
-        const now = JSON.stringify(boxes);
+        drawn = links();
+        const now = JSON.stringify([boxes, drawn]);
         same = now === before ? same + 1 : 0;
         before = now;
     }
-    return { nodes: boxes, groups: app.graph.groups.map(group => [...group._bounding]) };
+    const groups = app.graph.groups.map(group => [...group._bounding]);
+    return { nodes: boxes, links: drawn, groups };
 }"""
 
 
@@ -60,9 +88,6 @@ class Box:
     y: float
     width: float
     height: float
-
-    def holds(self, x: float, y: float) -> bool:
-        return self.x < x < self.x + self.width and self.y < y < self.y + self.height
 
     def touches(self, other: Box) -> bool:
         return (
@@ -83,10 +108,13 @@ class Box:
 
 @dataclass(frozen=True)
 class Measured:
-    """Nodes with their titles, by id, and groups in their order, in the graph's own pixels."""
+    """Nodes with their titles, by id, groups in their order, and the curves of each link, by id,
+    in the graph's own pixels.
+    """
 
     nodes: dict[int, Box]
     groups: list[Box]
+    links: dict[int, list[Curve]]
 
 
 def measure(page: Page, graph: dict[str, Any]) -> Measured:
@@ -98,17 +126,19 @@ def measure(page: Page, graph: dict[str, Any]) -> Measured:
     x, y, width, _ = found["groups"][0]
     scale = width / saved[2]
 
+    def at(across: float, down: float) -> Point:
+        return saved[0] + (across - x) / scale, saved[1] + (down - y) / scale
+
     def true(box: list[float]) -> Box:
-        return Box(
-            saved[0] + (box[0] - x) / scale,
-            saved[1] + (box[1] - y) / scale,
-            box[2] / scale,
-            box[3] / scale,
-        )
+        return Box(*at(*box[:2]), box[2] / scale, box[3] / scale)
 
     return Measured(
         {int(key) - offset: true(box) for key, box in found["nodes"].items()},
         [true(box) for box in found["groups"]],
+        {
+            int(key): [tuple(at(*curve[i : i + 2]) for i in (0, 2, 4, 6)) for curve in curves]
+            for key, curves in found["links"].items()
+        },
     )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from .measured import measure, opened_in_both
+from .paths import in_the_way
 
 ROOT = Path(__file__).resolve().parents[1]
 GRAPHS = sorted((ROOT / "workflows").glob("*.json"))
@@ -131,8 +132,10 @@ def test_a_note_in_every_group_says_what_to_change_and_how_long_it_takes(file):
         assert re.search(r"\*\*Takes\*\* ", text), group["title"]
 
 
-def test_the_page_draws_no_node_over_another_nor_over_the_edge_of_its_group(comfy, dev):
-    """At the sizes that the installed frontend really gives, in both kinds of nodes."""
+def test_the_page_draws_no_node_over_another_or_its_groups_edge_and_no_link_through_one(comfy, dev):
+    """At the sizes that the installed frontend really gives, in both kinds of nodes, and along the
+    curves that it really draws.
+    """
     graphs = {file.stem: read(file) for file in GRAPHS}
     with opened_in_both(comfy, dev) as pages:
         for kind, page in zip(("classic nodes", "Nodes 2.0"), pages, strict=True):
@@ -151,6 +154,35 @@ def test_the_page_draws_no_node_over_another_nor_over_the_edge_of_its_group(comf
                     if not any(group.contains(box, MARGIN) for group in found.groups)
                 ]
                 assert loose == [], f"{name}, {kind}: nodes over the edge of their group"
+                through = links_through_nodes(graph, found)
+                assert through == [], f"{name}, {kind}: links through nodes"
+
+
+def links_through_nodes(graph, found):
+    """By titles: from, to, and the nodes in the way."""
+    titles = {node["id"]: node["title"] for node in graph["nodes"]}
+    through = []
+    for key, source, _, target, *_ in graph["links"]:
+        others = {n: box for n, box in found.nodes.items() if n not in (source, target)}
+        hit = in_the_way(found.links[key], others)
+        if hit:
+            through.append((titles[source], titles[target], [titles[n] for n in hit]))
+    return through
+
+
+@pytest.mark.parametrize("file", GRAPHS, ids=lambda file: file.stem)
+def test_every_reroute_of_a_saved_graph_is_on_the_links_that_it_names(file):
+    graph = read(file)
+    reroutes = {one["id"]: one for one in graph["extra"].get("reroutes", [])}
+    on = {key: set() for key in reroutes}
+    for link in graph["extra"].get("linkExtensions", []):
+        key = link["parentId"]
+        while key is not None:
+            on[key].add(link["id"])
+            key = reroutes[key].get("parentId")
+    assert on == {key: set(one["linkIds"]) for key, one in reroutes.items()}
+    assert all(on.values())
+    assert {link for links in on.values() for link in links} <= {link[0] for link in graph["links"]}
 
 
 def test_a_title_names_one_node_of_its_graph_and_an_id_one_graph():
