@@ -19,13 +19,15 @@ BETWEEN = 60
 NOTE_NARROWEST, NOTE_WIDEST = 460, 820
 SHIFT = 44
 """Pixels by which a node is tried higher or lower."""
-CROSSING = 300
-"""A link through a node is as bad as a group that is taller by so many pixels."""
-TURNED = 30
-"""So much for two nodes of a column that are not in the order in which they were made."""
-STEPS = np.linspace(0, 1, 49)[1:-1]
+TURNED = 100
+"""Pixels that it costs when two nodes of a column are not in the order in which they were made."""
+STEPS = np.linspace(0, 1, 37)[1:-1]
 NEAR = 8
 """Pixels beside a node that count as the node."""
+
+
+NoteHeight = Callable[[str, float], int] | None
+"""Pixels for a text at a width, or None: the notes keep their sizes."""
 
 
 @dataclass
@@ -135,7 +137,7 @@ def untangle(group: Group) -> None:
                 column.sort(key=middle)
 
 
-def arrange(group: Group, note_height: Callable[[str, float], int], line: float = 0.0) -> None:
+def arrange(group: Group, note_height: NoteHeight, line: float = 0.0) -> None:
     """Place a group's nodes, from its own corner on: the note above, then the columns from `line`
     on, each node no higher than the one that only it needs, so that a chain is a straight line.
     """
@@ -145,9 +147,10 @@ def arrange(group: Group, note_height: Callable[[str, float], int], line: float 
     note = group.note
     if note:
         note.x, note.y = float(MARGIN), top
-        text = note.saved["widgets_values"][0]
-        note.width = min(max(inside, NOTE_NARROWEST), NOTE_WIDEST)
-        note.saved["size"] = [round(note.width), note_height(text, note.width)]
+        if note_height:
+            text = note.saved["widgets_values"][0]
+            note.width = min(max(inside, NOTE_NARROWEST), NOTE_WIDEST)
+            note.saved["size"] = [round(note.width), note_height(text, note.width)]
         note.height = note.saved["size"][1] + group.excess
         inside = max(inside, note.width)
         top += note.height + GAP
@@ -183,7 +186,7 @@ def ranked(groups: list[Group]) -> list[list[Group]]:
     ]
 
 
-def stand(groups: list[Group], note_height: Callable[[str, float], int]) -> None:
+def stand(groups: list[Group], note_height: NoteHeight) -> None:
     """Place nodes and groups: each rank to the right of the last one, those of one rank below each
     other, with the columns of the uppermost on one line.
     """
@@ -204,9 +207,9 @@ def stand(groups: list[Group], note_height: Callable[[str, float], int]) -> None
 class Sight:
     """How many links run through nodes, in each way of drawing nodes."""
 
-    def __init__(self, groups: list[Group], links: list[Any]) -> None:
-        """`links`: what `layout.offsets` makes."""
-        self.groups = groups
+    def __init__(self, groups: list[Group], links: list[Any], price: float) -> None:
+        """`links`: what `layout.offsets` makes. `price`: of a link through a node."""
+        self.groups, self.price = groups, price
         nodes = [node for group in groups for node in group.all]
         at = {node.id: i for i, node in enumerate(nodes)}
         self.source = np.array([at[link.source] for link in links], dtype=int)
@@ -257,11 +260,11 @@ class Sight:
         steep = (np.abs(way[..., 1]).mean(axis=1) * self.weight).sum()
         columns = [column for group in self.groups for column in group.columns]
         turned = sum(a.id > b.id for column in columns for a, b in combinations(column, 2))
-        cost = CROSSING * found + 0.5 * tall + steep
+        cost = self.price * found + 0.5 * tall + steep
         return cost + 0.15 * shifts + 0.3 * lanes + TURNED * turned
 
 
-def improve(groups: list[Group], sight: Sight, note_height: Callable[[str, float], int]) -> None:
+def improve(groups: list[Group], sight: Sight, note_height: NoteHeight) -> None:
     """Try small changes, one after the other, and keep each that is for the better."""
 
     def cost() -> float:
@@ -304,6 +307,7 @@ def changes(groups: list[Group]) -> Iterator[Callable[[], Undo | None]]:
                 for j in range(i):
                     yield lambda column=column, i=i, j=j: swapped(column, i, j)
                     yield lambda column=column, i=i, j=j: swapped(column, i, j, clear=True)
+                    yield lambda group=group, a=column[i], b=column[j]: together(group, a, b)
 
 
 def widened(group: Group, by: float) -> Undo | None:
@@ -347,6 +351,33 @@ def swapped(column: list[Node], i: int, j: int, clear: bool = False) -> Undo | N
             node.shift = shift
 
     return undo
+
+
+def together(group: Group, a: Node, b: Node) -> Undo | None:
+    """Two nodes swap places, and so do those before and after them in their chains."""
+    place = {n.id: column for column in group.columns for n in column}
+    if place[a.id] is not place[b.id]:
+        return None
+    after = {one.id: n for n in group.nodes for one in group.feeds.get(n.id, [])}
+    before = {n.id: fed[0] for n in group.nodes if (fed := group.feeds.get(n.id))}
+    pairs = [(a, b)]
+    for follow in (after, before):
+        c, d = follow.get(a.id), follow.get(b.id)
+        while c and d and c is not d and place[c.id] is place[d.id]:
+            pairs.append((c, d))
+            c, d = follow.get(c.id), follow.get(d.id)
+    if len(pairs) == 1:
+        return None
+
+    def swap() -> None:
+        for c, d in pairs:
+            column = place[c.id]
+            i, j = column.index(c), column.index(d)
+            column[i], column[j] = d, c
+            c.shift, d.shift = d.shift, c.shift
+
+    swap()
+    return swap
 
 
 def sideways(group: Group, node: Node, by: int) -> Undo | None:

@@ -10,6 +10,7 @@ gives the nodes in both kinds, with the installed frontend and with each further
 from __future__ import annotations
 
 import argparse
+import copy
 import functools
 import importlib.util
 import json
@@ -19,7 +20,7 @@ import sys
 import tempfile
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from .columns import (
     NOTE_NARROWEST,
@@ -43,6 +44,10 @@ OPENED = {"scale": 0.6, "offset": [130, 240]}
 """The zoom and place at which a graph opens: classic nodes show no text below 0.57."""
 ROOM = 1.04
 """Heights are multiplied by this, for frontends that nobody has measured."""
+PRICES = (300.0,)
+"""A link through a node is as bad as a group that is taller by so many pixels: each is tried."""
+REROUTE, LEFT = 100, 10_000
+"""So bad are a reroute and a link that runs through a node in the end."""
 NARROWEST = 320
 PICTURES = {
     "CocktailLossChart": (460, 470),
@@ -88,11 +93,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name", nargs="+", help="names of saved graphs, without .json")
     parser.add_argument("--frontend", action="append", default=[], type=Path)
+    parser.add_argument("--keep", action="store_true", help="leave the sizes of nodes as they are")
     options = parser.parse_args()
     files = [ROOT / "workflows" / f"{name}.json" for name in options.name]
     graphs = {file: json.loads(file.read_text(encoding="utf-8")) for file in files}
-    for graph in graphs.values():
-        for node in graph["nodes"]:
+    for node in [node for graph in graphs.values() for node in graph["nodes"]]:
+        if not options.keep:
             node["size"] = wish(node)
     dev, comfyui, found = load_dev(), Path(os.environ["COMFYUI_PATH"]).resolve(), []
     for frontend in (None, *options.frontend):
@@ -101,11 +107,12 @@ def main() -> None:
             server.start()
             try:
                 with opened_in_both(server, dev) as pages:
-                    found += [[measure(page, graph) for graph in graphs.values()] for page in pages]
+                    probes = [probed(graph) for graph in graphs.values()]
+                    found += [[measure(page, probe) for probe in probes] for page in pages]
             finally:
                 server.stop()
     for number, (file, graph) in enumerate(graphs.items()):
-        left = lay_out(graph, [measured[number] for measured in found])
+        left = lay_out(graph, [measured[number] for measured in found], options.keep)
         file.write_text(json.dumps(graph, indent=1) + "\n", encoding="utf-8")
         print(file.stem, "links through nodes:", len(left))
 
@@ -142,15 +149,32 @@ def wrapped(text: str, width: int) -> list[str]:
     return [line for part in text.splitlines() for line in [part] * max(1, -(-len(part) // width))]
 
 
-def lay_out(graph: dict[str, Any], measured: list[Measured]) -> list[Link]:
-    """Set positions and sizes of all nodes, the bounds of all groups, and reroutes where a link
-    would run through a node. Returns the links that still do.
+def lay_out(graph: dict[str, Any], measured: list[Measured], keep: bool = False) -> list[Link]:
+    """Set positions and (unless `keep`) sizes of all nodes, the bounds of all groups, and reroutes
+    where a link would run through a node. Returns the links that still do.
     """
+    tried = [placed(copy.deepcopy(graph), measured, keep, price) for price in PRICES]
+    best = min(tried, key=lambda one: one.cost)
+    graph.update(best.graph)
+    return best.left
+
+
+class Placed(NamedTuple):
+    graph: dict[str, Any]
+    left: list[Link]
+    cost: float
+
+
+def placed(graph: dict[str, Any], measured: list[Measured], keep: bool, price: float) -> Placed:
+    """Lay a graph out, shifting nodes while a link through one costs `price`."""
+    sizes = {one["id"]: one["size"] for one in graph["nodes"]}
     nodes = {one["id"]: Node(one) for one in graph["nodes"]}
     groups = [Group(one) for one in graph["groups"]]
     home = {key: home_of(node.saved, groups) for key, node in nodes.items()}
     for key, node in nodes.items():
         take(node, [found.nodes[key] for found in measured])
+        if keep:
+            node.saved["size"] = sizes[key]
         if node.saved["type"] == NOTE:
             home[key].note = node
             home[key].excess = node.height - node.saved["size"][1]
@@ -163,7 +187,8 @@ def lay_out(graph: dict[str, Any], measured: list[Measured]) -> list[Link]:
         group.feeds = feeds_of(group)
     rank(groups, [(home[a.id], home[b.id]) for a, b in pairs])
     links = offsets(graph, measured)
-    improve(groups, Sight(groups, links), note_height)
+    sight = Sight(groups, links, price)
+    improve(groups, sight, None if keep else note_height)
     for group in groups:
         group.saved["bounding"] = [round(v) for v in (group.x, group.y, group.width, group.height)]
         for node in group.all:
@@ -183,7 +208,9 @@ def lay_out(graph: dict[str, Any], measured: list[Measured]) -> list[Link]:
     for key in ("reroutes", "linkExtensions"):
         extra.pop(key, None)
     extra.update(saved(links))
-    return left
+    sight.price = 0.0
+    reroutes = len(extra.get("reroutes", []))
+    return Placed(graph, left, sight.cost() + REROUTE * reroutes + LEFT * len(left))
 
 
 def take(node: Node, boxes: list[Box]) -> None:
@@ -199,17 +226,33 @@ def take(node: Node, boxes: list[Box]) -> None:
 
 
 def offsets(graph: dict[str, Any], measured: list[Measured]) -> list[Link]:
-    """The links, with their ends relative to the corners of their nodes."""
+    """The links, with their ends relative to the corners of their nodes. `measured`: of what
+    `probed` makes.
+    """
 
     def ends(key: int, source: int, target: int, found: Measured) -> tuple[Point, Point]:
         a, b = found.nodes[source], found.nodes[target]
         curves = found.links[key]
         return moved(curves[0][0], (a.x, a.y), -1), moved(curves[-1][3], (b.x, b.y), -1)
 
+    drifts = [found.links[graph["links"][0][0]][0][3] for found in measured]
     return [
-        Link(key, source, slot, target, [ends(key, source, target, found) for found in measured])
+        Link(
+            key, source, slot, target, [ends(key, source, target, one) for one in measured], drifts
+        )
         for key, source, slot, target, _, _ in graph["links"]
     ]
+
+
+def probed(graph: dict[str, Any]) -> dict[str, Any]:
+    """The graph with one reroute only, at 0, 0 on its first link: where the page draws it tells
+    how far it draws reroutes from where they are saved (Nodes 2.0 of 1.32: 30 pixels lower).
+    """
+    key = graph["links"][0][0]
+    reroutes = [{"id": 1, "pos": [0, 0], "linkIds": [key]}]
+    extensions = [{"id": key, "parentId": 1}]
+    extra = {**graph["extra"], "reroutes": reroutes, "linkExtensions": extensions}
+    return {**graph, "extra": extra}
 
 
 def titled(group: Group) -> Box:

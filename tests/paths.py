@@ -24,7 +24,7 @@ CLEAR = 26
 """Pixels between a reroute and a node."""
 LANES = (CLEAR, CLEAR + 24, CLEAR + 48, CLEAR + 72)
 """Distances from a node at which links may pass it, side by side."""
-TRIES = 30
+TRIES = 12
 """How often ways are sought: bent to curves, a way can run through a node after all."""
 STOP = 140
 """A reroute costs as much as so many pixels of way."""
@@ -79,7 +79,8 @@ def moved(point: Point, by: Point, times: float = 1.0) -> Point:
 @dataclass
 class Link:
     """A link between placed nodes. `ends`: where it leaves and arrives, one pair for each way of
-    drawing nodes. `home`: the group that it does not leave. `stops`: its reroutes.
+    drawing nodes; `drifts`: how far each draws reroutes from where they are saved. `home`: the
+    group that it does not leave. `stops`: its reroutes.
     """
 
     id: int
@@ -87,6 +88,7 @@ class Link:
     slot: int
     target: int
     ends: list[tuple[Point, Point]]
+    drifts: list[Point]
     home: Box | None = None
     stops: list[Point] = field(default_factory=list)
 
@@ -97,7 +99,9 @@ def routed(links: list[Link], boxes: dict[int, Box], titles: list[Box]) -> list[
     `titles`: boxes over which a link may not be led, but may run.
     """
     left = [link for link in links if hit(link, links, boxes)]
-    streets = Streets(boxes, titles) if left else None
+    if not left:
+        return []
+    streets = Streets({k: wide(box, links[0].drifts) for k, box in boxes.items()}, titles)
     for _ in range(TRIES):
         for link in sorted(left, key=lambda link: math.dist(*link.ends[0])):
             if hit(link, links, boxes):
@@ -108,12 +112,20 @@ def routed(links: list[Link], boxes: dict[int, Box], titles: list[Box]) -> list[
     return left
 
 
+def wide(box: Box, drifts: list[Point]) -> Box:
+    """Where a saved reroute must not be, so that it is not drawn in the box."""
+    right, down = (max(0.0, *(drift[i] for drift in drifts)) for i in (0, 1))
+    left, up = (max(0.0, *(-drift[i] for drift in drifts)) for i in (0, 1))
+    return Box(box.x - right, box.y - down, box.width + left + right, box.height + up + down)
+
+
 def hit(link: Link, links: list[Link], boxes: dict[int, Box]) -> set[int]:
     """The boxes through which a link runs, in any way of drawing."""
     others = {k: box for k, box in boxes.items() if k not in (link.source, link.target)}
     found = set()
     for kind, (start, end) in enumerate(link.ends):
-        curves = bent(start, link.stops, end, directions(link, links, kind))
+        stops = [moved(stop, link.drifts[kind]) for stop in link.stops]
+        curves = bent(start, stops, end, directions(link, links, kind))
         found |= in_the_way(curves, others, margin=4)
         if link.stops:
             found |= in_the_way(curves[1:], {link.source: boxes[link.source]})
@@ -128,8 +140,9 @@ def directions(link: Link, links: list[Link], kind: int) -> list[float]:
         angles = []
         for other in links:
             if ways_of(other, i) == ways_of(link, i):
-                to = (*other.stops[i + 1 :], other.ends[kind][1])[0]
-                angles.append(math.atan2(to[1] - stop[1], to[0] - stop[0]))
+                onward = [moved(to, link.drifts[kind]) for to in other.stops[i + 1 : i + 2]]
+                to, at = (*onward, other.ends[kind][1])[0], moved(stop, link.drifts[kind])
+                angles.append(math.atan2(to[1] - at[1], to[0] - at[0]))
         means.append(sum(angles) / len(angles))
     return means
 
@@ -164,12 +177,14 @@ class Streets:
             & (y < walls[:, 3] + near)
         ).any(axis=1)
         self.points = here[free]
-        self.seen = [self.sight(point, self.points, set()) for point in self.points]
+        self.seen: dict[int, np.ndarray] = {}
         self.refused: dict[tuple[int, Point], int] = defaultdict(int)
 
-    def sight(self, point: np.ndarray, others: np.ndarray, but: set[int]) -> np.ndarray:
-        """Which of the others lie to the right of a point, or right above or below it, with
-        nothing between, [n] of bool.
+    def sight(
+        self, point: np.ndarray, others: np.ndarray, but: set[int], back: bool = False
+    ) -> np.ndarray:
+        """Which of the others lie to the right of a point (`back`: to the left), or right above or
+        below it, with nothing between, [n] of bool.
         """
         keep = [i for i, key in enumerate(self.keys) if key not in but]
         low, high = self.walls[keep, :2] - 10, self.walls[keep, 2:] + 10
@@ -179,8 +194,9 @@ class Streets:
         enter = np.minimum(first, second).max(axis=2)
         leave = np.maximum(first, second).min(axis=2)
         blocked = ((enter < leave) & (leave > 0) & (enter < 1)).any(axis=1)
-        far = (way[:, 0] > 40) | (np.abs(way[:, 1]) > 80)
-        return ~blocked & far & (way[:, 0] >= 0)
+        right = -way[:, 0] if back else way[:, 0]
+        far = (right > 40) | (np.abs(way[:, 1]) > 80)
+        return ~blocked & far & (right >= 0)
 
     def lead(self, link: Link, links: list[Link]) -> None:
         """Find the cheapest way for a link, by Dijkstra's method. It may share the first stops of
@@ -196,7 +212,7 @@ class Streets:
             if (other.source, other.slot) == (link.source, link.slot)
             for i in range(len(other.stops))
         }
-        goal = self.sight_of(end, {link.target})
+        goal = self.sight(end, self.points, {link.target}, back=True)
         fee = np.array([self.fee(link, tuple(point), links) for point in self.points])
         ways = [(0.0, (), start, {link.source})]
         for stops in sorted(shared):
@@ -223,15 +239,13 @@ class Streets:
             here = self.points[i]
             if goal[i]:
                 heapq.heappush(queue, (cost + math.dist(here, end) + slope(here, end), -1, stops))
-            for j in np.flatnonzero(self.seen[i]):
+            if i not in self.seen:
+                self.seen[i] = np.flatnonzero(self.sight(here, self.points, set()))
+            for j in self.seen[i]:
                 if j not in done:
                     there = self.points[j]
                     more = math.dist(here, there) + fee[j]
                     heapq.heappush(queue, (cost + more, int(j), (*stops, tuple(there.tolist()))))
-
-    def sight_of(self, end: np.ndarray, but: set[int]) -> np.ndarray:
-        """From which places one sees a point to the right of them."""
-        return np.array([self.sight(point, end[None], but)[0] for point in self.points])
 
     def fee(self, link: Link, point: Point, links: list[Link]) -> float:
         """What a stop costs: more where others are close, where it did not do before, or where it
