@@ -19,6 +19,8 @@ BETWEEN = 60
 NOTE_NARROWEST, NOTE_WIDEST = 460, 820
 SHIFT = 44
 """Pixels by which a node is tried higher or lower."""
+CROSSING = 300
+"""A link through a node is as bad as a group that is taller by so many pixels."""
 TURNED = 100
 """Pixels that it costs when two nodes of a column are not in the order in which they were made."""
 STEPS = np.linspace(0, 1, 37)[1:-1]
@@ -207,9 +209,9 @@ def stand(groups: list[Group], note_height: NoteHeight) -> None:
 class Sight:
     """How many links run through nodes, in each way of drawing nodes."""
 
-    def __init__(self, groups: list[Group], links: list[Any], price: float) -> None:
-        """`links`: what `layout.offsets` makes. `price`: of a link through a node."""
-        self.groups, self.price = groups, price
+    def __init__(self, groups: list[Group], links: list[Any]) -> None:
+        """`links`: what `layout.offsets` makes."""
+        self.groups = groups
         nodes = [node for group in groups for node in group.all]
         at = {node.id: i for i, node in enumerate(nodes)}
         self.source = np.array([at[link.source] for link in links], dtype=int)
@@ -260,7 +262,7 @@ class Sight:
         steep = (np.abs(way[..., 1]).mean(axis=1) * self.weight).sum()
         columns = [column for group in self.groups for column in group.columns]
         turned = sum(a.id > b.id for column in columns for a, b in combinations(column, 2))
-        cost = self.price * found + 0.5 * tall + steep
+        cost = CROSSING * found + 0.5 * tall + steep
         return cost + 0.15 * shifts + 0.3 * lanes + TURNED * turned
 
 

@@ -10,7 +10,6 @@ gives the nodes in both kinds, with the installed frontend and with each further
 from __future__ import annotations
 
 import argparse
-import copy
 import functools
 import importlib.util
 import json
@@ -20,7 +19,7 @@ import sys
 import tempfile
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 from .columns import (
     NOTE_NARROWEST,
@@ -44,10 +43,6 @@ OPENED = {"scale": 0.6, "offset": [130, 240]}
 """The zoom and place at which a graph opens: classic nodes show no text below 0.57."""
 ROOM = 1.04
 """Heights are multiplied by this, for frontends that nobody has measured."""
-PRICES = (300.0,)
-"""A link through a node is as bad as a group that is taller by so many pixels: each is tried."""
-REROUTE, LEFT = 100, 10_000
-"""So bad are a reroute and a link that runs through a node in the end."""
 NARROWEST = 320
 PICTURES = {
     "CocktailLossChart": (460, 470),
@@ -153,20 +148,6 @@ def lay_out(graph: dict[str, Any], measured: list[Measured], keep: bool = False)
     """Set positions and (unless `keep`) sizes of all nodes, the bounds of all groups, and reroutes
     where a link would run through a node. Returns the links that still do.
     """
-    tried = [placed(copy.deepcopy(graph), measured, keep, price) for price in PRICES]
-    best = min(tried, key=lambda one: one.cost)
-    graph.update(best.graph)
-    return best.left
-
-
-class Placed(NamedTuple):
-    graph: dict[str, Any]
-    left: list[Link]
-    cost: float
-
-
-def placed(graph: dict[str, Any], measured: list[Measured], keep: bool, price: float) -> Placed:
-    """Lay a graph out, shifting nodes while a link through one costs `price`."""
     sizes = {one["id"]: one["size"] for one in graph["nodes"]}
     nodes = {one["id"]: Node(one) for one in graph["nodes"]}
     groups = [Group(one) for one in graph["groups"]]
@@ -187,8 +168,7 @@ def placed(graph: dict[str, Any], measured: list[Measured], keep: bool, price: f
         group.feeds = feeds_of(group)
     rank(groups, [(home[a.id], home[b.id]) for a, b in pairs])
     links = offsets(graph, measured)
-    sight = Sight(groups, links, price)
-    improve(groups, sight, None if keep else note_height)
+    improve(groups, Sight(groups, links), None if keep else note_height)
     for group in groups:
         group.saved["bounding"] = [round(v) for v in (group.x, group.y, group.width, group.height)]
         for node in group.all:
@@ -208,9 +188,7 @@ def placed(graph: dict[str, Any], measured: list[Measured], keep: bool, price: f
     for key in ("reroutes", "linkExtensions"):
         extra.pop(key, None)
     extra.update(saved(links))
-    sight.price = 0.0
-    reroutes = len(extra.get("reroutes", []))
-    return Placed(graph, left, sight.cost() + REROUTE * reroutes + LEFT * len(left))
+    return left
 
 
 def take(node: Node, boxes: list[Box]) -> None:
