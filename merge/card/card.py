@@ -59,8 +59,8 @@ class Sources:
 
 @dataclass(frozen=True)
 class Ranked:
-    """The votes on a grid. `number` is the released checkpoint among its candidates, `rival` the
-    strongest other one.
+    """The votes on a grid: how many of them are on what it compares, and how many judges cast
+    those.
     """
 
     grid: Grid
@@ -236,8 +236,8 @@ def _grids(
             problems.append(f"The votes on the grid {grid.name}: {votes.problem}")
         made = compared(compares, votes.standing)
         if made:
-            ranks, strengths = ranked_of(made, compares)
-            judges = len({vote.judge for vote in votes.standing})
+            ranks, strengths = ranked_of([comparison for _, comparison in made], compares)
+            judges = len({vote.judge for vote, _ in made})
             ranked.append(Ranked(grid, compares, votes, len(made), judges, tuple(ranks), strengths))
 
     def first(grid: Grid, count: int, compares: Field | None) -> tuple[Any, ...]:

@@ -105,8 +105,8 @@ def _keys(value: Any) -> tuple[str, ...] | None:
     return tuple(value)
 
 
-def compared(field: Field, votes: Sequence[Vote]) -> list[Comparison]:
-    """The votes on pictures of this field, as votes on its candidates."""
+def compared(field: Field, votes: Sequence[Vote]) -> list[tuple[Vote, Comparison]]:
+    """The votes on pictures of this field, each with what it says of its candidates."""
     found = []
     for vote in votes:
         place = field.place_of(vote.shown)
@@ -115,7 +115,7 @@ def compared(field: Field, votes: Sequence[Vote]) -> list[Comparison]:
         numbers = tuple(field.where[key][place] for key in vote.shown)
         if len(set(numbers)) == len(numbers):
             order = tuple(field.where[key][place] for key in vote.order)
-            found.append(Comparison(numbers, order))
+            found.append((vote, Comparison(numbers, order)))
     return found
 
 

@@ -203,6 +203,15 @@ def test_markdown_shows_a_text_as_it_is(text: str):
     assert shown.text.split("\n")[0] == " ".join(text.split())
 
 
+def test_judges_are_those_whose_votes_count(release: Released):
+    whole = card_of(release).ranked[0]
+    gone = ("a" * 64, "b" * 64)
+    VoteLog(release.grid).add(Vote("c" * 32, "Zoe", gone, gone[:1], False, 1.0))
+    vote = card_of(release).ranked[0]
+    assert len({one.judge for one in vote.votes.standing}) == 3
+    assert (vote.judges, vote.counted, vote.ranks) == (2, whole.counted, whole.ranks)
+
+
 def test_of_a_votes_file_that_was_cut_all_whole_lines_count(release: Released):
     file = release.grid / "votes.jsonl"
     whole = card_of(release)
