@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -122,6 +123,7 @@ def check(options: argparse.Namespace, progress: Progress | None = None) -> int:
         options.grids,
         lambda path: file_sha256(path, progress=progress),
         lambda: names_below(options.models),
+        lambda words: print(f"note: {words}", file=sys.stderr, flush=True),
     )
     found = verify(options.card, places)
     for one in found:

@@ -36,6 +36,10 @@ from .writing import PAGE_ENDING, README, RECORD_ENDING, text_sha256
 SAME, CHANGED, MISSING, UNREACHABLE = STATES = ("same", "changed", "missing", "unreachable")
 MOST_LINKS = 100_000
 SHA256 = re.compile(r"[0-9a-f]{64}")
+EVERY_ONE = (
+    "The card is from before cards noted how large checkpoints are: every one in the folder of "
+    "models is read to find those that are not where they were. That can take long."
+)
 
 Find = Callable[[str], Path | None]
 
@@ -59,7 +63,8 @@ class Finding:
 @dataclass(frozen=True)
 class Places:
     """Where to look: files of checkpoints by name, and the folders of runs and grids; None for what
-    was not given. `names` are those of all checkpoints, for one that has another name now.
+    was not given. `names` are those of all checkpoints, for one that has another name now. `say`
+    is told what takes long.
     """
 
     find: Find | None = None
@@ -67,6 +72,7 @@ class Places:
     grids: Path | None = None
     sha256_of: Callable[[Path], str] = sha256_of
     names: Callable[[], Iterable[str]] = tuple
+    say: Callable[[str], None] = lambda words: None
 
 
 def verify(card: Path, places: Places) -> list[Finding]:
@@ -75,7 +81,12 @@ def verify(card: Path, places: Places) -> list[Finding]:
     Raises MergeError if it is no card, or one of a newer version.
     """
     record, own = _record(card)
-    places = replace(places, sha256_of=cache(places.sha256_of), names=cache(places.names))
+    places = replace(
+        places,
+        sha256_of=cache(places.sha256_of),
+        names=cache(places.names),
+        say=cache(places.say),
+    )
     links = record.get("links")
     if not isinstance(links, list) or len(links) > MOST_LINKS:
         raise MergeError(f"{card} is no release card, or a damaged one: it has no list of links.")
@@ -206,7 +217,10 @@ def _moved(link: Mapping[str, Any], places: Places) -> str:
     """The name under which what a link speaks of is in its folder now, found by its hash, ""
     without one. Only files of its size are read, where the card knows that.
     """
-    under, file, size = text(link.get("under")), text(link.get("file")), link.get("size_bytes")
+    under, file = text(link.get("under")), text(link.get("file"))
+    size = whole(link.get("size_bytes"))
+    if under == MODELS and not size:
+        places.say(EVERY_ONE)
     for name in _names(under, file, places):
         try:
             path = _path(under, name, places)
@@ -262,6 +276,8 @@ def _hash(path: Path, link: Mapping[str, Any], kind: str, places: Places) -> tup
         return (places.sha256_of if is_model else sha256_of)(path), ""
     if kind == BEGINNING:
         size = whole(link.get("size_bytes")) or 0
+        if size < 1:
+            raise Unreadable("the card does not say how much of it there was")
         found = sha256_of(path, size)
         more = path.stat().st_size - size
         return found, "more have been cast since" if more else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -25,6 +26,7 @@ from cocktail.merge.card.verifying import (
     verify,
 )
 from cocktail.merge.card.writing import files_of, write_card
+from cocktail.merge.command_line import main
 from cocktail.merge.errors import MergeError
 
 from .released import make_release
@@ -215,7 +217,7 @@ def test_words_of_a_page_alone_that_were_edited_are_told(root: Path):
     assert (found.state, found.what) == (CHANGED, "record of the card")
 
 
-def test_a_card_from_before_it_had_these_hashes_is_checked_as_it_was(root: Path):
+def test_a_card_from_before_it_had_these_hashes_is_checked_as_it_was(root: Path, capsys):
     record = json.loads((root / RECORD).read_text())
     del record["record_sha256"]
     for link in record["links"]:
@@ -224,6 +226,24 @@ def test_a_card_from_before_it_had_these_hashes_is_checked_as_it_was(root: Path)
     (root / RECORD).write_text(json.dumps(record))
     (root / MODELS / "epic.safetensors").rename(root / MODELS / "e.safetensors")
     assert not_same(root) == []
+    folders = [f"--{one}={root / 'base' / one}" for one in ("models", "runs", "grids")]
+    (root / MODELS / "base.safetensors").unlink()
+    assert main(["verify", str(root / "card"), *folders]) == 0
+    told = capsys.readouterr()
+    assert "missing: base base.safetensors" in told.out
+    assert told.err.count("note: ") == 1 and "every one in the folder of models" in told.err
+
+
+@pytest.mark.parametrize("size", [None, 0, -1, "90"])
+def test_votes_of_no_known_number_match_no_file(root: Path, size):
+    record = json.loads((root / RECORD).read_text())
+    (link,) = (one for one in record["links"] if one["what"] == "votes")
+    link |= {"size_bytes": size, "sha256": hashlib.sha256(b"").hexdigest()}
+    (root / RECORD).write_text(json.dumps(record))
+    found = [one for one in not_same(root) if one.what == "votes"]
+    assert [(one.state, one.why) for one in found] == [
+        (UNREACHABLE, "the card does not say how much of it there was")
+    ]
 
 
 def test_settings_that_change_no_weight_and_line_ends_are_no_change(root: Path):
