@@ -23,6 +23,7 @@ from .lora_mixing import is_lora, mix_loras, shares_of
 from .metadata import read_recipe
 from .methods import METHODS
 from .numbers import decimal, exact, written
+from .options import OneFolder
 from .pickled import ENDINGS, is_pickled
 from .plan import PRECISIONS
 from .presets import read_weights
@@ -262,7 +263,11 @@ def _out(command: argparse.ArgumentParser) -> None:
 
 def _models(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--models", type=Path, required=True, help="the folder with the ingredients"
+        "--models",
+        type=Path,
+        action=OneFolder,
+        required=True,
+        help="the folder that the ingredients are in or below",
     )
 
 
@@ -453,7 +458,7 @@ def _read_recipe(recipe: str, models: Path) -> Recipe:
             for file in models.rglob("*")
             if file.suffix.lower() in (*SAFETENSORS, *ENDINGS)
         )
-        return parse(recipe, name_finder(files))
+        return parse(recipe, name_finder(files, f" in the folder {models}"))
     try:
         return load_json(Path(recipe).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:

@@ -78,9 +78,10 @@ def parse_settings(text: str) -> dict[str, Fraction | BlockWeights]:
     return _Parser(text, str).settings()
 
 
-def name_finder(names: Iterable[str]) -> Callable[[str], str]:
+def name_finder(names: Iterable[str], where: str = "") -> Callable[[str], str]:
     """For `parse`: a function that finds the one checkpoint of these `names` that is meant, with or
-    without its folder and ending. It raises MergeError if there is none or more than one.
+    without its folder and ending. It raises MergeError if there is none or more than one; `where`
+    says in that message where they are.
     """
     known = list(names)
 
@@ -94,7 +95,8 @@ def name_finder(names: Iterable[str]) -> Callable[[str], str]:
             raise MergeError(
                 f"{name!r} could be {' or '.join(found)}. Write the full name in quotation marks."
             )
-        raise MergeError(f"There is no checkpoint {name!r}.{nearest(name, map(short_name, known))}")
+        closest = nearest(name, map(short_name, known))
+        raise MergeError(f"There is no checkpoint {name!r}{where}.{closest}")
 
     return find
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from ..errors import MergeError
 from ..hashing import Progress, file_hashes, file_sha256
 from ..licence import Licence, parse_by_hand
+from ..options import OneFolder
 from ..pickled import ENDINGS as PICKLED
 from ..safetensors_file import ENDINGS
 from .card import Sources, Wishes, make_card
@@ -69,9 +70,12 @@ def verify_options(command: argparse.ArgumentParser) -> None:
 
 
 def _places(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--models", type=Path, help="the folder with the checkpoints")
-    command.add_argument("--runs", type=Path, help="the folder of runs, OUTPUT/cocktail/runs")
-    command.add_argument("--grids", type=Path, help="the folder of grids, OUTPUT/cocktail/grids")
+    for name, about in (
+        ("--models", "the folder with the checkpoints"),
+        ("--runs", "the folder of runs, OUTPUT/cocktail/runs"),
+        ("--grids", "the folder of grids, OUTPUT/cocktail/grids"),
+    ):
+        command.add_argument(name, type=Path, action=OneFolder, help=about)
 
 
 def write(options: argparse.Namespace, progress: Progress | None = None) -> int:

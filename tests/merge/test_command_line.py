@@ -46,3 +46,32 @@ def test_a_closed_pipe_is_told_from_other_errors(monkeypatch, system, error, is_
     told = command_line._is_closed_pipe(error)
     monkeypatch.undo()
     assert told is is_closed
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        (["run", "a", "out.safetensors"], "models"),
+        (["remake", "a.safetensors", "out.safetensors"], "models"),
+        (["card", "a.safetensors", "--out", "cards"], "models"),
+        (["verify", "card"], "runs"),
+        (["verify", "card"], "grids"),
+    ],
+)
+def test_of_two_folders_none_is_taken_silently(capsys, command, option):
+    with pytest.raises(SystemExit) as ended:
+        command_line.main([*command, f"--{option}", "one", f"--{option}=two"])
+    told = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert f"argument --{option}: it takes one folder, not two, one and two" in told
+    assert ("give one that both are in" in told) == (option == "models")
+
+
+def test_a_checkpoint_that_is_not_there_is_told_with_the_folder(tmp_path, capsys):
+    models = tmp_path / "models"
+    (models / "below").mkdir(parents=True)
+    (models / "below" / "vodka.safetensors").write_bytes(b"")
+    command = ["run", "votka", str(tmp_path / "out.safetensors"), "--models", str(models)]
+    assert command_line.main(command) == 1
+    expected = f"There is no checkpoint 'votka' in the folder {models}. Did you mean vodka?"
+    assert expected in capsys.readouterr().err
