@@ -130,9 +130,7 @@ class CocktailVote(_OfVotes):
         far = Ballot(_store(grid), axis, grid).progress(until, votes)
         if not far.ends:
             raise GridError(
-                f"The vote on the grid {grid.name} is not over: {far.text}. Vote on its page, "
-                f"{page} of this ComfyUI (the button on this node opens it), then queue this "
-                "graph again."
+                enough.not_over(grid.name, far.text, page)
                 + f" If you have seen all pictures, choose '{enough.NUMBER}' for fewer votes."
                 * (until != enough.NUMBER)
             )
@@ -284,15 +282,12 @@ def report_of(grid: Plan, axis: str, by: list[str], when: str) -> dict[str, Any]
     state = report["verdict"]["state"]
     page = enough.page(grid.name, axis)
     events.announce_vote(grid.name, page)
-    if (when == DECISION and state not in enough.ENDS) or not report["votes"]:
-        cast = "1 vote" if report["votes"] == 1 else f"{report['votes']} votes"
-        so_far = f" {report['verdict']['text']}" if report["votes"] else ""
-        raise GridError(
-            f"The {report['axis']} axis of the grid {grid.name} has {cast} so far, which is not "
-            f"enough to decide.{so_far} Vote on its page, {page} of this ComfyUI (the button on "
-            "this node opens it), then queue this graph again."
-            + (f" To go on with the votes that there are, choose '{AS_IT_STANDS}'." * bool(so_far))
-        )
+    if not report["votes"] and when != DECISION:
+        raise GridError(enough.not_over(grid.name, "0 votes, and 1 or more are needed", page))
+    if when == DECISION and (state not in enough.ENDS or not report["votes"]):
+        far = enough.undecided(report["votes"], [one["best"] for one in report["ranking"]])
+        to_go_on = f" To go on with the votes that there are, choose '{AS_IT_STANDS}'."
+        raise GridError(enough.not_over(grid.name, far, page) + to_go_on * bool(report["votes"]))
     return report
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from typing import Any
 
 import pytest
@@ -75,13 +76,21 @@ def test_a_graph_stops_for_votes_and_goes_on_with_the_winner(comfy: Comfy, livel
     with pytest.raises(ComfyError) as stopped:
         comfy.run(winner_prompt())
     (message,) = stopped.value.nodes.values()
-    assert "has 0 votes so far" in message and "/cocktail/view#vote=voted" in message
+    assert "voted is not over: 0 votes; it is decided when one value" in message
+    assert "/cocktail/view#vote=voted" in message
+    with pytest.raises(ComfyError, match="0 votes, and 1 or more are needed. Vote on its page"):
+        comfy.run(winner_prompt(when="as it stands"))
 
     vote_for(comfy, "voted", OTHER, "Ann")
-    with pytest.raises(ComfyError) as stopped:
-        comfy.run(winner_prompt())
-    (message,) = stopped.value.nodes.values()
-    assert "has 3 votes so far" in message and "new leads" in message
+    ranking = ranked(winner_prompt())
+    del ranking["winner"]
+    for prompt in (winner_prompt(), ranking, voted(winner_prompt())):
+        with pytest.raises(ComfyError) as stopped:
+            comfy.run(prompt)
+        (message,) = stopped.value.nodes.values()
+        assert re.search("is not over: 3 votes; .* of 90%, now [0-9]+%, or when", message)
+        assert "/cocktail/view#vote=voted" in message and "queue this graph again" in message
+        assert not re.search(r"\b(new|old|leads)\b", message), "the vote is blind"
     found = comfy.run(winner_prompt(when="as it stands"))
     assert found["winner"]["cocktail"][0]["checkpoint"] == OTHER
 
@@ -122,11 +131,13 @@ def test_a_vote_is_enough_when_it_is_decided_or_all_that_was_asked_for_is_there(
     made = [Comparison((0, 1), (0,))] * 12
 
     def told(count: int, until: str, votes: int = 12, state: str = "more votes") -> tuple:
-        found = progress(made[:count], 4, state, until, votes)
+        found = progress(made[:count], (0.1, 0.899, 0.0, 0.001), state, until, votes)
         return found.ends, found.text
 
-    assert told(12, DECISION) == (False, "12 votes")
-    assert told(0, DECISION, state="not separated") == (False, "0 votes")
+    ends, text = told(12, DECISION)
+    assert not ends and text.startswith("12 votes; it is decided when")
+    assert "with a probability of 90%, now 89%," in text, "not rounded up to what is needed"
+    assert not told(0, DECISION, state="not separated")[0]
     for until in UNTIL:
         assert told(1, until, state="decided") == (True, "1 vote: decided")
     assert told(11, NUMBER) == (False, "11 of 12 votes") and told(12, NUMBER)[0]

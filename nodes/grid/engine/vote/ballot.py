@@ -123,8 +123,8 @@ class Ballot:
         """How far the vote is; see `enough.progress`."""
         made = comparisons(self.field, self.log.read().standing)
         labels = [one.label for one in self.field.candidates]
-        state = ranking.rank(made, labels).verdict.state
-        return enough.progress(made, len(labels), state, until, votes)
+        found = ranking.rank(made, labels).verdict
+        return enough.progress(made, found.best, found.state, until, votes)
 
     @property
     def _seed(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import urlencode
@@ -9,7 +10,7 @@ from urllib.parse import urlencode
 from . import rounds
 from .questions import ROUNDS
 from .strengths import Comparison
-from .verdict import DECIDED, LEVEL
+from .verdict import DECIDED, LEVEL, SURE
 
 DECISION, ROUNDS_OVER, NUMBER = "it is decided", "the rounds are over", "so many votes"
 UNTIL = (DECISION, ROUNDS_OVER, NUMBER)
@@ -27,28 +28,52 @@ class Enough:
 
 
 def progress(
-    made: Sequence[Comparison], candidates: int, state: str, until: str, votes: int
+    made: Sequence[Comparison], best: Sequence[float], state: str, until: str, votes: int
 ) -> Enough:
-    """Whether these votes suffice. `state` is that of the verdict; whatever is waited for, a vote
-    that is decided, or that more votes would not decide, has ended. `votes` is how many are wanted,
-    or how many all rounds have together.
+    """Whether these votes suffice. `best` and `state` are those of the verdict; whatever is waited
+    for, a vote that is decided, or that more votes would not decide, has ended. `votes` is how many
+    are wanted, or how many all rounds have together.
     """
-    cast = "1 vote" if len(made) == 1 else f"{len(made)} votes"
+    cast = counted(len(made))
     if state in ENDS and made:
         return Enough(True, f"{cast}: {state}")
     if until == NUMBER:
         return Enough(len(made) >= votes, f"{len(made)} of {votes} votes")
     if until == ROUNDS_OVER:
-        now = rounds.standing(made, candidates, votes)
+        now = rounds.standing(made, len(best), votes)
         if not now.votes_left:
             return Enough(True, f"{cast}, all {now.rounds} rounds are over")
-        left = "1 vote" if now.votes_left == 1 else f"{now.votes_left} votes"
         return Enough(
             False,
             f"{cast}; round {now.round} of {now.rounds} with {len(now.alive)} candidates has "
-            f"{left} left",
+            f"{counted(now.votes_left)} left",
         )
-    return Enough(False, cast)
+    return Enough(False, undecided(len(made), best))
+
+
+def counted(votes: int) -> str:
+    return "1 vote" if votes == 1 else f"{votes} votes"
+
+
+def undecided(votes: int, best: Sequence[float]) -> str:
+    """How far votes are from a decision; `best` are the probabilities of being the best. How many
+    more that takes depends on what they will say.
+    """
+    return (
+        f"{counted(votes)}; it is decided when one value is the best with a probability of "
+        f"{SURE:.0%}, now {math.floor(100 * max(best))}%, or when more votes would not tell the "
+        "best ones apart"
+    )
+
+
+def not_over(grid: str, far: str, page: str) -> str:
+    """Why a graph stops at a vote that is `far`, and what to do. No candidate is named: who queues
+    the graph may have votes to cast.
+    """
+    return (
+        f"The vote on the grid {grid} is not over: {far}. Vote on its page, {page} of this ComfyUI "
+        "(the button on this node opens it), then queue this graph again."
+    )
 
 
 def page(name: str, axis: str = "", until: str = DECISION, votes: int = 0, count: int = 0) -> str:
