@@ -597,6 +597,44 @@ def test_a_run_at_work_is_followed_and_told_when_it_ends(page, comfy):
     expect(page.locator(BADGE)).to_have_count(0)
 
 
+def test_words_that_come_after_the_end_of_a_run_are_read_and_then_no_more(page, comfy):
+    run = make_run(comfy.base, "talkative")
+    show(page, "talkative")
+    log = part(page, "Log").locator("pre")
+    expect(log).to_contain_text("loss <b>0.14</b>")
+    with (run.folder / "log.txt").open("a", encoding="utf-8") as file:
+        file.write("The notice 'finished' was not delivered\n")
+    expect(log).to_contain_text("was not delivered", timeout=PATIENCE_MS)
+    page.evaluate(
+        """() => {
+            window.realNow = Date.now;
+            window.later = 0;
+            Date.now = () => window.realNow() + window.later;
+        }"""
+    )
+    asked: list[str] = []
+
+    def note(request) -> None:
+        asked.append(request.url)
+
+    def wait_minutes(count: int) -> None:
+        """Until the list of all runs has been read so often, and each time the log if it is due."""
+        for _ in range(count):
+            with page.expect_response(ALL):
+                page.evaluate("() => { window.later += 60000; }")
+
+    page.on("request", note)
+    try:
+        wait_minutes(3)
+        assert any("/runs/talkative/log" in url for url in asked), "once more, late enough"
+        asked.clear()
+        wait_minutes(3)
+        assert asked and not any("/runs/talkative/log" in url for url in asked)
+    finally:
+        page.remove_listener("request", note)
+        page.evaluate("() => { Date.now = window.realNow; }")
+
+
 def test_a_button_that_comes_too_late_says_why(page, comfy):
     run = make_run(comfy.base, "late", done=4, status="stopped")
     refusal = json.dumps({"error": "late has finished <b>already</b>."})

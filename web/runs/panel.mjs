@@ -22,6 +22,8 @@ const ACTIVE_MS = 2000;
 const IDLE_MS = 10_000;
 const WHOLE_MS = 15_000;
 const SECTION_MS = 5000;
+// A run's process may print for 20 s after the run has ended, while it sends notices (trainer/notices.py).
+const LAST_WORDS_MS = 25_000;
 
 export class Panel {
   constructor(element, app, api, listeners, notices) {
@@ -32,7 +34,7 @@ export class Panel {
     this.closed = false;
     this.runs = [];
     this.shown = null;
-    this.times = { list: 0, event: 0, section: 0 };
+    this.times = { list: 0, event: 0, section: 0, change: 0 };
     this.news = new Map();
     this.asked = new Map();
     this.build();
@@ -211,8 +213,8 @@ export class Panel {
     this.shown = run;
     this.head.show(run);
     const state = JSON.stringify(run);
-    if (state === this.state && !this.chart.curves.get(run.name)?.stale) return;
     if (this.following) return;
+    if (state === this.state && !this.chart.curves.get(run.name)?.stale) return this.hearOut(run);
     this.following = true;
     try {
       await this.chart.show(run);
@@ -220,13 +222,21 @@ export class Panel {
       if (this.shown?.name !== run.name) return;
       const now = Date.now();
       if (now - this.times.section < SECTION_MS && before.status === run.status) return;
-      this.times.section = now;
+      this.times.section = this.times.change = now;
       this.state = state;
       await Promise.all([this.findings.load(run), this.section.load(run)]);
       this.hideMissing();
     } finally {
       this.following = false;
     }
+  }
+
+  // Reads the log of a run that stands still, until a reading is late enough to have its last words.
+  async hearOut(run) {
+    const now = Date.now();
+    if (!(this.section instanceof Log) || this.times.section - this.times.change > LAST_WORDS_MS || now - this.times.section < SECTION_MS) return;
+    this.times.section = now;
+    await this.section.load(run);
   }
 
   async open(name, focus = false) {
@@ -244,7 +254,7 @@ export class Panel {
     const readable = run.status !== "unreadable";
     for (const element of [this.chart.element, this.tabList, ...this.tabs.map(({ body }) => body)]) element.classList.toggle("away", !readable);
     if (!readable) return;
-    this.times.section = Date.now();
+    this.times.section = this.times.change = Date.now();
     await Promise.all([this.chart.show(run), this.findings.load(run), this.sweep.find(run), this.section.load(run)]);
     this.state = JSON.stringify(run);
     this.hideMissing();
