@@ -123,10 +123,12 @@ class Bin:
             )
         inside = deleted.folder / CHECKPOINTS
         if inside.is_dir():
-            if not self._noted(deleted.folder):
+            if not self._noted(deleted.folder) and any(inside.iterdir()):
                 raise Refused(
-                    f"{key} was not deleted here, so its checkpoints are not put among yours. If "
-                    f"you trust them, move them from {inside} to {checkpoints} yourself."
+                    f"There is no receipt that {key} was deleted here: it comes from elsewhere, or "
+                    "an early version of Cocktail deleted it. Its checkpoints are not put among "
+                    f"yours. If you trust them, move all files in {inside} to {checkpoints} "
+                    "yourself, then restore the run again."
                 )
             for file in inside.iterdir():
                 there = checkpoints / file.name

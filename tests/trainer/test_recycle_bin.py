@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -208,12 +209,29 @@ def test_a_folder_that_was_put_into_the_bin_moves_no_checkpoints(where):
     assert not deleted.pending and len(list((where.checkpoints / "one").iterdir())) == 2
     (received / ".checkpoints").mkdir()
     (received / ".checkpoints" / "other.safetensors").write_bytes(b"of a stranger")
-    with pytest.raises(Refused, match="not deleted here"):
+    with pytest.raises(Refused, match="no receipt that one.7 was deleted here"):
         where.restore("one", "one.7")
     assert {path.name for path in (where.checkpoints / "one").iterdir()} == set(SAVED)
     shutil.rmtree(received / ".checkpoints")
     where.restore("one", "one.7")
     assert (where.runs / "one" / "run.json").is_file() and where.deleted() == []
+
+
+def test_a_run_without_a_receipt_comes_back_once_its_checkpoints_are_moved_as_it_is_said(where):
+    deleted = where.delete("one", with_checkpoints=True)
+    where.complete(deleted)
+    (where.folder / f".{deleted.key}.receipt").unlink()
+    with pytest.raises(Refused) as refused:
+        where.restore("one", deleted.key)
+    said = re.search("move all files in (.+) to (.+) yourself, then restore", str(refused.value))
+    source, target = map(Path, said.groups())
+    target.mkdir(exist_ok=True)
+    for file in source.iterdir():
+        file.rename(target / file.name)
+    where.restore("one", deleted.key)
+    assert {path.name for path in (where.checkpoints / "one").iterdir()} == set(SAVED)
+    assert {path.name for path in (where.runs / "one").iterdir()} == {"run.json", "samples"}
+    assert list(where.folder.iterdir()) == []
 
 
 def test_receipts_go_with_what_they_are_for(where):
