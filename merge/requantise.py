@@ -15,6 +15,7 @@ from .block_scaled import Blocked
 from .conversion import CONVERTED, DROPPED
 from .errors import MergeError, listed
 from .hashing import Progress, file_hashes
+from .health import check_finite
 from .key_names import EMA, with_usual_names
 from .licence import read_licence
 from .metadata import Source, describe
@@ -63,21 +64,13 @@ def quantise_like(
 
     A scale is the largest number of its part of the weight over the largest of the type. `called`
     is the original's name in the metadata, else that of its file. Raises MergeError where `like` is
-    not quantised, or in four bits of bitsandbytes', and where a weight has another shape there.
+    not quantised, or in four bits of bitsandbytes', and where a weight has another shape there or
+    contains NaN or infinity.
     """
     header = open_checkpoint(path)
     pattern = with_usual_names(read_header(like))
     kinds = _kinds(header, with_numbers(pattern), like)
-    plain = {
-        name: tensor
-        for name, tensor in header.tensors.items()
-        if name not in kinds and not name.startswith((EMA, *DROPPED))
-    }
-    if quantised := [name for name, tensor in plain.items() if is_quantised(tensor)]:
-        raise MergeError(
-            f"{path.name} is quantised itself where {like.name} is not: {listed(quantised, 3)}. "
-            "Prune it to fp16 or fp32 first."
-        )
+    plain = _copied(header, kinds, path, like)
     sides = {
         name: tensor
         for name, tensor in pattern.tensors.items()
@@ -238,6 +231,25 @@ def _kinds(header: Header, pattern: Header, like: Path) -> dict[str, Scaled | Bl
             "nothing to do."
         )
     return found
+
+
+def _copied(
+    header: Header, kinds: dict[str, Scaled | Blocked], path: Path, like: Path
+) -> dict[str, Tensor]:
+    """The weights that are copied as they are."""
+    plain = {
+        name: tensor
+        for name, tensor in header.tensors.items()
+        if name not in kinds and not name.startswith((EMA, *DROPPED))
+    }
+    if quantised := [name for name, tensor in plain.items() if is_quantised(tensor)]:
+        raise MergeError(
+            f"{path.name} is quantised itself where {like.name} is not: {listed(quantised, 3)}. "
+            "Prune it to fp16 or fp32 first."
+        )
+    for tensor in plain.values():
+        check_finite(header, tensor)
+    return plain
 
 
 def _metadata(

@@ -462,3 +462,16 @@ def test_what_cannot_be_quantised_like_another_is_refused(write, tmp_path, capsy
     assert main([*command, "--like", str(nf4), "--precision", "fp16"]) == 1
     assert "goes without --precision" in capsys.readouterr().err
     assert not (tmp_path / "o.safetensors").exists()
+
+
+@pytest.mark.parametrize("name", [WEIGHT, UNET + "out.2.weight"], ids=["quantised", "copied"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_checkpoint_with_nan_or_infinity_is_not_quantised(write, tmp_path, capsys, name, value):
+    like, _ = checkpoint(write, "like", 1, "comfy", weight(1))
+    tensors = sd15_tensors(2)
+    tensors[name] = tensors[name].clone()
+    tensors[name].view(-1)[1] = value
+    out = tmp_path / "made" / "out.safetensors"
+    assert main(["prune", str(write("bad", tensors)), str(out), "--like", str(like)]) == 1
+    assert f"contain NaN or infinity: {name} in bad.safetensors" in capsys.readouterr().err
+    assert not out.exists()
