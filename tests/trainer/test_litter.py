@@ -18,20 +18,34 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from cocktail.merge.safetensors_file import temporary as temporary_merge
 from cocktail.trainer.checkpoints import checkpoint_file
 from cocktail.trainer.disk import check_disk
 from cocktail.trainer.errors import TrainerError
 from cocktail.trainer.files import write_json, write_text
 from cocktail.trainer.jobs.control import ending_early
 from cocktail.trainer.jobs.job import exclusive
-from cocktail.trainer.litter import ABANDONED_AFTER_S, sweep, sweep_below, temporary
+from cocktail.trainer.litter import ABANDONED_AFTER_S, final_name, sweep, sweep_below, temporary
 from cocktail.trainer.loop import train
 from cocktail.trainer.model.single_file import UNET
+from cocktail.trainer.recycle_bin import GONE, PART
 from cocktail.trainer.runs import Run
 
 from .run_folders import made_pairs, made_run
 
 MAIN = Path(__file__).parents[2] / "trainer" / "__main__.py"
+
+
+def test_unfinished_files_are_named_as_security_md_says(root):
+    said = (root / "SECURITY.md").read_text(encoding="utf-8")
+    for name_of in (temporary, temporary_merge):
+        name = name_of(Path("NAME")).name
+        by_kind = name.replace(str(os.getpid()), "PROCESS", 1)
+        by_kind = by_kind.replace(str(threading.get_ident()), "THREAD", 1)
+        assert f"`{by_kind}`" in said
+    for ending in (PART, GONE):
+        assert f"`.NAME.{ending}`" in said
+        assert final_name(f".NAME.{ending}") is None, "these are not removed after an hour"
 
 
 def a_run(folder: Path) -> Run:
