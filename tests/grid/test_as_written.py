@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from cocktail.merge.recipe import Ingredient
@@ -69,6 +70,7 @@ def test_the_longest_search_counts_and_overlapping_ones_are_refused():
     assert replaced("a.b", {"a.b": r"\1"}) == (r"\1", {"a.b"})
 
 
+@hypothesis_settings(deadline=None)
 @given(st.text("abc ", max_size=30), st.dictionaries(st.sampled_from("abc"), st.text("abc")))
 def test_single_letters_are_replaced_one_by_one(text, given_words):
     made, found = replaced(text, given_words)

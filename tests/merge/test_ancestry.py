@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cocktail.merge import ancestry
@@ -70,6 +70,7 @@ def test_a_small_tree_is_stored_as_before():
     assert read_ingredients(stored) == tree
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.integers(0, 30), max_size=4), min_size=1, max_size=30))
 def test_any_ancestry_is_read_back_and_stored_once(shape):
     made = []

@@ -9,7 +9,7 @@ from fractions import Fraction
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
@@ -166,6 +166,7 @@ def test_a_list_pasted_from_another_tool_gives_its_good_lines_and_names_the_othe
 NUMBERS = st.lists(st.sampled_from(["0", "0.5", "1", "1/3", "-0.25"]), min_size=25, max_size=26)
 
 
+@settings(deadline=None)
 @given(numbers=NUMBERS, separator=st.sampled_from([",", ", ", " ", "\n", " ,\n", "\t"]))
 def test_every_way_to_write_a_list_gives_the_same_numbers(numbers, separator):
     expected = [Fraction(number) for number in numbers[-25:]]
@@ -173,6 +174,7 @@ def test_every_way_to_write_a_list_gives_the_same_numbers(numbers, separator):
         assert list(read_weights(text).blocks) == expected
 
 
+@settings(deadline=None)
 @given(numbers=NUMBERS, data=st.data())
 def test_an_empty_field_is_named_and_shifts_nothing(numbers, data):
     index = data.draw(st.integers(0, len(numbers) - 2))

@@ -7,7 +7,7 @@ import struct
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
@@ -97,6 +97,7 @@ def test_callbacks_of_known_harmless_classes_do_not_stop_a_ckpt(tmp_path):
     assert set(torch.serialization.get_safe_globals()) == set(before)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=64))
 def test_no_content_is_a_traceback(tmp_path_factory, content):
     path = tmp_path_factory.mktemp("c") / "x.safetensors"

@@ -309,6 +309,7 @@ def test_whole_numbers_without_scales_are_not_taken_for_weights(write, tmp_path)
         merged(tmp_path, "0.5 a + 0.5 b")
 
 
+@settings(deadline=None)
 @given(
     rows=st.integers(1, 5),
     columns=st.integers(1, 40),
@@ -333,7 +334,7 @@ def test_any_piece_of_any_scale_is_the_product(tmp_path_factory, rows, columns, 
     assert torch.equal(cut, expected.flatten())
 
 
-@settings(max_examples=15)
+@settings(max_examples=15, deadline=None)
 @given(piece=st.integers(200, 9000), kind=st.sampled_from(["mxfp8", "nvfp4", "compressed"]))
 def test_any_piece_of_a_weight_with_scales_in_tiles_is_the_product(tmp_path_factory, piece, kind):
     from cocktail.merge.reading import numbers
