@@ -391,7 +391,7 @@ def test_the_sweeps_of_a_run_are_its_own_and_an_older_table_does_not_replace_a_n
     show(page, "other")
     late.wait()
     sweep_of("other", "renamed")
-    page.get_by_role("tab", name="Sweep").click()
+    page.get_by_role("tab", name="Sweep").press("Enter")
     expect(baseline).to_contain_text("renamed")
     late.let_go()
     expect(baseline).to_contain_text("renamed")
