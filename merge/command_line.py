@@ -19,7 +19,8 @@ from .conversion import EMA_CHOICES, KEEP, convert
 from .errors import MergeError
 from .inspection import inspect_file, report, tree
 from .licence import parse_by_hand
-from .lora_mixing import is_lora, mix_loras, shares_of
+from .lora_kinds import is_lora
+from .lora_mixing import mix_loras, shares_of
 from .metadata import read_recipe
 from .methods import METHODS
 from .numbers import decimal, exact, written
@@ -215,7 +216,7 @@ def _prune_options(command: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE",
         help="quantise the weights that are quantised in this checkpoint, in the same way (fp8 and "
-        "int8 with scales, MXFP8, NVFP4); best of a merge in fp32",
+        "int8 with scales, MXFP8, NVFP4, NF4, FP4); best of a merge in fp32",
     )
     _threads(command)
 
@@ -314,7 +315,7 @@ def _are_loras(recipe: Recipe, models: Path) -> bool:
     """Whether the ingredients of a recipe are LoRA files; mixes with others are refused later."""
     paths = [_finder(models)(ingredient.name) for ingredient in ingredients(recipe)]
     return all(path.is_file() and not is_pickled(path) for path in paths) and all(
-        is_lora(read_header(path)) for path in paths
+        is_lora(read_header(path).tensors) for path in paths
     )
 
 

@@ -22,7 +22,7 @@ from typing import Any
 from .blending import Blender, is_finite
 from .errors import MergeError, listed
 from .hashing import Progress
-from .key_names import TEXT_PREFIXES, UNET, VAE
+from .key_names import EMA, TEXT_PREFIXES, UNET, VAE
 from .methods import METHODS
 from .methods.draws import Draws
 from .plan import (
@@ -276,7 +276,7 @@ class Evaluator:
         self._blender = Blender(chunk_elements)
         self._operands: list[Any] = []
         is_prefixed = any(output.name.startswith(UNET) for output in plan.tensors)
-        self._sound = (UNET, VAE, *TEXT_PREFIXES) if is_prefixed else ("",)
+        self._sound = (UNET, VAE, EMA, *TEXT_PREFIXES) if is_prefixed else ("",)
 
     def __enter__(self) -> Evaluator:
         with ExitStack() as files:

@@ -6,11 +6,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
+from heapq import nlargest
 
 LONGEST = 4000
 """Characters of a message."""
-LONGEST_NAME = 100
-"""Comparing names takes time with their lengths; longer ones are not compared."""
+LONGEST_NAME, CLOSER_LOOKS = 100, 50
+"""Comparing two names takes time with their lengths: longer ones are not compared, and only so many
+that share most letters are compared letter by letter.
+"""
 
 
 class MergeError(Exception):
@@ -31,9 +34,21 @@ def listed(names: Sequence[str], most: int = 10) -> str:
 def nearest(name: str, known: Iterable[str]) -> str:
     """The words " Did you mean X?" with the known name X that is most like `name`, or "" if none
     is. Upper and lower case count as the same.
+
+    It answers as `nearest` in trainer/errors.py does: the two parts import nothing of each other.
     """
-    if len(name) > LONGEST_NAME:
+    wanted = name.casefold()
+    if not 0 < len(wanted) <= LONGEST_NAME:
         return ""
-    by_letters = {one.casefold(): one for one in known if len(one) <= LONGEST_NAME}
-    near = difflib.get_close_matches(name.casefold(), by_letters, n=1, cutoff=0.5)
-    return f" Did you mean {by_letters[near[0]]}?" if near else ""
+    parts = {part: one for one in known if len(part := one.casefold()) <= LONGEST_NAME}
+    matcher = difflib.SequenceMatcher()
+    matcher.set_seq2(wanted)
+
+    def shared_letters(part: str) -> float:
+        matcher.set_seq1(part)
+        return matcher.quick_ratio()
+
+    hopeful = nlargest(CLOSER_LOOKS, parts, key=shared_letters)
+    near = difflib.get_close_matches(wanted, hopeful, n=1, cutoff=0.5)
+    near = near or [part for part in parts if len(wanted) > 1 and wanted in part]
+    return f" Did you mean {parts[near[0]]}?" if near else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .key_names import UNET, VAE
+from .lora_kinds import is_lora
 from .safetensors_file import Header
 
 FIRST = UNET + "input_blocks.0.0.weight"
@@ -69,7 +70,7 @@ def family_of(header: Header) -> Family:
     (`key_names.with_usual_names`).
     """
     tensors = header.tensors
-    if any(".lora_down." in name or ".lora_A." in name for name in tensors):
+    if is_lora(tensors):
         return LORA
     for part, name in OTHERS.items():
         if any(part in tensor for tensor in tensors):

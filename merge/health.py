@@ -15,6 +15,7 @@ from .key_names import EMA
 from .prediction import prediction_of
 from .reading import numbers
 from .safetensors_file import FLOATS, Header, Tensor
+from .web_ui import json_object
 
 POSITION_IDS = "embeddings.position_ids"
 MOST_THREADS = 8
@@ -108,10 +109,10 @@ def _recipes_of_others(metadata: Mapping[str, str]) -> Iterator[str]:
         models = re.findall(r'^model "([^"]+)"', metadata[MECHA], re.MULTILINE)
         methods = re.findall(r'^merge "([^"]+)"', metadata[MECHA], re.MULTILINE)
         yield f"merged by sd-mecha: {_list(methods)} of {_list(models)}"
-    told = _object(metadata.get("sd_merge_recipe"))
+    told = json_object(metadata.get("sd_merge_recipe"))
     if str(told.get("type", "")).endswith("model-mixer"):
         yield f"merged by model-mixer: {_short(json.dumps(told, ensure_ascii=False))}"
-    nodes = [node for node in _object(metadata.get(PROMPT)).values() if isinstance(node, dict)]
+    nodes = [node for node in json_object(metadata.get(PROMPT)).values() if isinstance(node, dict)]
     if nodes:
         kinds = [str(node.get("class_type")) for node in nodes]
         inputs = [node.get("inputs") for node in nodes]
@@ -129,11 +130,3 @@ def _list(found: list[str]) -> str:
 
 def _short(text: str) -> str:
     return text if len(text) <= 300 else text[:297] + "..."
-
-
-def _object(text: str | None) -> dict[str, object]:
-    try:
-        value = json.loads(text or "{}")
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}

@@ -14,16 +14,17 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from .blocks import BlockWeights, values_text
 from .errors import MergeError, listed
-from .family import family_of
+from .family import LORA, family_of
 from .hashing import Progress
 from .health import POSITION_IDS, check_finite
 from .key_names import TEXT, UNET
+from .lora_kinds import check_kind
 from .plan import own_type, positions_of
-from .quantised import is_quantised
+from .quantised import is_quantised, with_numbers
 from .reading import open_checkpoint, read_values
 from .safetensors_file import FLOATS, Header, Tensor, lay_out, new_file, read_header, torch_type
 
@@ -38,34 +39,6 @@ DIFFUSERS = re.compile(
     r"lora_unet_(?P<side>down|up|mid)_blocks?_((?P<block>\d)_)?"
     r"(?P<kind>attentions|resnets|downsamplers|upsamplers)_(?P<number>\d)_(?P<rest>\w+)"
 )
-
-OTHER_KINDS = {
-    ".dora_scale": "DoRA (weights split into size and direction)",
-    ".hada_w1_a": "LoHa (Hadamard products)",
-    ".lokr_w1": "LoKr (Kronecker products)",
-    ".lokr_w1_a": "LoKr (Kronecker products)",
-    ".lora_mid.weight": "LoCon with a middle matrix (CP decomposition)",
-    ".oft_blocks": "OFT (rotations)",
-    ".oft_diag": "OFT (rotations)",
-    ".a1.weight": "GLoRA",
-    ".on_input": "IA3 (scaled activations)",
-    ".diff": "full differences",
-    ".diff_b": "full differences",
-    ".w_norm": "full differences",
-    ".b_norm": "full differences",
-    ".set_weight": "whole weights",
-    ".reshape_weight": "LoRA for reshaped weights",
-    ".lora_up.bias": "LoRA with biases",
-    "_lora.up.weight": "LoRA in the layout of diffusers",
-    ".lora.up.weight": "LoRA in the layout of diffusers",
-    ".lora_linear_layer.up.weight": "LoRA in the layout of diffusers",
-    ".lora_B.weight": "LoRA in the layout of PEFT",
-    ".lora_B": "LoRA in the layout of mochi",
-    ".lora_B.default.weight": "LoRA in the layout of PEFT",
-}
-"""By the endings of their names: what ComfyUI's LoraLoader reads or other tools write, other than a
-LoRA of up and down matrices in kohya's layout.
-"""
 
 LARGEST_RANK = 1024
 
@@ -92,6 +65,8 @@ def extract_lora(
         raise MergeError(f"The rank must be from 1 to {LARGEST_RANK}; it is {rank}.")
     headers = [open_checkpoint(path) for path in (tuned, base)]
     families = [family_of(header) for header in headers]
+    if LORA in families:
+        raise MergeError("A LoRA is extracted from two checkpoints. Choose those, not LoRA files.")
     if families[0].kind != families[1].kind:
         raise MergeError(
             f"{tuned.name} is {families[0].name} and {base.name} is {families[1].name}. "
@@ -162,28 +137,28 @@ def bake_lora(
     `progress(done, total)` counts tensors. Raises MergeError when the LoRA holds anything but up
     and down matrices (the message names it), when nothing in it fits, or `out` exists.
     """
-    header, patch = open_checkpoint(checkpoint), read_header(lora)
+    header, patch = open_checkpoint(checkpoint), with_numbers(read_header(lora))
     fits = _targets(header, patch)
     other = {n.split(".", 1)[0] for n in patch.tensors} - set(fits)
-    by_target = {target: name for name, target in fits.items()}
     positions = {
         name: positions_of(tensor)
         for name, tensor in header.tensors.items()
         if name.endswith(POSITION_IDS)
     }
-    tensors = [
-        (name, "I64" if name in positions else own_type(tensor), tensor.shape)
-        for name, tensor in header.tensors.items()
-    ]
     title = f"{lora.name} at {strength:g}"
     if blocks:
         check_layout(blocks, header)
         title += f" by blocks [{values_text(blocks)}{''.join(f'; {r}' for r in blocks.rules)}]"
-    # The file's own recipe no longer describes its weights.
-    metadata = {
-        k: v for k, v in header.metadata.items() if not k.startswith(("cocktail.", "sd_merge_"))
-    }
-    start, places = lay_out(tensors, {**metadata, "format": "pt", "cocktail.baked": title})
+    start, places = _laid_out(header, positions, title)
+    by_target = {target: name for name, target in fits.items()}
+
+    def product(name: str) -> tuple[Any, float] | None:
+        """What the LoRA adds to a weight, and how often; None when nothing."""
+        if name not in by_target:
+            return None
+        share = strength * float(blocks.of(name)) if blocks else strength
+        return _product(patch, by_target[name]), share
+
     size = len(start) + sum(place.size_bytes for place in places.values())
     with (
         new_file(out, size) as temporary,
@@ -193,23 +168,45 @@ def bake_lora(
         file.write(start)
         for number, place in enumerate(places.values(), 1):
             file.seek(place.offset)
-            name, tensor = by_target.get(place.name), header.tensors[place.name]
             if place.name in positions:
                 file.write(positions[place.name])
-            elif name is None and not is_quantised(tensor):
-                check_finite(header, tensor)
-                source.seek(tensor.offset)
-                file.write(source.read(place.size_bytes))
             else:
-                weight = read_values(header, place.name)
-                if name is not None:
-                    share = strength * float(blocks.of(place.name)) if blocks else strength
-                    weight.add_(_product(patch, name).reshape(weight.shape), alpha=share)
-                file.write(_bytes(weight.to(torch_type(place.dtype)), place.name))
+                file.write(_with_product(header, place, source, product(place.name)))
             if progress:
                 progress(number, len(places))
         file.flush()
     return Baked(tuple(fits), tuple(sorted(other)))
+
+
+def _laid_out(
+    header: Header, positions: Mapping[str, bytes], title: str
+) -> tuple[bytes, dict[str, Tensor]]:
+    """The beginning of a checkpoint with the tensors of another, and where each of them goes."""
+    tensors = [
+        (name, "I64" if name in positions else own_type(tensor), tensor.shape)
+        for name, tensor in header.tensors.items()
+    ]
+    # The file's own recipe no longer describes its weights.
+    metadata = {
+        k: v for k, v in header.metadata.items() if not k.startswith(("cocktail.", "sd_merge_"))
+    }
+    return lay_out(tensors, {**metadata, "format": "pt", "cocktail.baked": title})
+
+
+def _with_product(
+    header: Header, place: Tensor, source: BinaryIO, product: tuple[Any, float] | None
+) -> bytes | memoryview:
+    """The bytes of a weight with what a LoRA adds to it, or as they are in the file."""
+    tensor = header.tensors[place.name]
+    if product is None and not is_quantised(tensor):
+        check_finite(header, tensor)
+        source.seek(tensor.offset)
+        return source.read(place.size_bytes)
+    weight = read_values(header, place.name)
+    if product is not None:
+        added, share = product
+        weight.add_(added.reshape(weight.shape), alpha=share)
+    return _bytes(weight.to(torch_type(place.dtype)), place.name)
 
 
 def _targets(header: Header, patch: Header) -> dict[str, str]:
@@ -274,23 +271,6 @@ def factors(patch: Header, name: str) -> tuple[Any, Any, float, tuple[int, ...]]
             )
         alpha = float(told)
     return up.flatten(1), down.flatten(1), alpha / rank, kernel
-
-
-def check_kind(patch: Header, what: str = "baked") -> None:
-    """Refuse a file with anything but pairs of up and down matrices, which would be ignored or
-    added in the wrong way.
-    """
-    kinds: dict[str, str] = {}
-    for name in patch.tensors:
-        ending = max((e for e in OTHER_KINDS if name.endswith(e)), key=len, default=None)
-        if ending:
-            kinds.setdefault(OTHER_KINDS[ending], name)
-    if kinds:
-        told = "; ".join(f"{kind}, such as {name}" for kind, name in kinds.items())
-        raise MergeError(
-            f"{patch.path.name} cannot be {what}. It contains {told}. Only LoRA and LoCon files "
-            f"with up and down matrices can be {what}: load this one with Load LoRA."
-        )
 
 
 def _fits(patch: Header, name: str, weight: Tensor) -> bool:

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from .errors import MergeError, listed
-from .lora import LARGEST_RANK, check_kind, factors, low_rank, usual_name, write_lora
+from .lora import LARGEST_RANK, factors, low_rank, usual_name, write_lora
+from .lora_kinds import DOWN, OWN, check_kind
+from .quantised import with_numbers
 from .recipe import Ingredient, Recipe, flatten, layouts, short_name
 from .safetensors_file import Header, read_header
-
-DOWN = ".lora_down.weight"
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,6 @@ class Mixed:
     weights: int
     rank: int
     error: float
-
-
-def is_lora(header: Header) -> bool:
-    """Whether a file holds up and down matrices."""
-    return any(name.endswith(DOWN) for name in header.tensors)
 
 
 def shares_of(recipe: Recipe) -> list[tuple[str, float]]:
@@ -60,10 +55,13 @@ def mix_loras(loras: Sequence[tuple[Path, float]], out: Path, rank: int | None =
         raise MergeError(f"The rank must be from 1 to {LARGEST_RANK}; it is {rank}.")
     parts: dict[str, list[tuple[Header, str, float]]] = {}
     for path, strength in loras:
-        header = read_header(path)
+        header = with_numbers(read_header(path))
         check_kind(header, "mixed")
-        if not is_lora(header):
-            raise MergeError(f"{path.name} is not a LoRA file, and LoRAs only mix with LoRAs.")
+        if other := [name for name in header.tensors if not name.endswith(OWN)]:
+            raise MergeError(
+                f"{path.name} cannot be mixed: only up and down matrices can, and it holds "
+                f"{listed(other, 3)} too. Use a LoRA file without them."
+            )
         for name in header.tensors:
             if name.endswith(DOWN):
                 layer = name.removesuffix(DOWN)

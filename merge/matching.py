@@ -165,7 +165,8 @@ def notes(
     """
     everyone = dict.fromkeys(i for part in users.values() for i in part)
     told = [f"{short_name(i.name)}: {note}." for i in everyone for note in headers[i].notes]
-    texts = [name for name in blended if part_of(name) == TEXT_PART]
+    theirs = {name for i in users[TEXT_PART] for name in headers[i].tensors}
+    texts = [name for name in blended if part_of(name) == TEXT_PART and name in theirs]
     for ingredient in users[TEXT_PART]:
         label = short_name(ingredient.name)
         missing = [name for name in texts if name not in headers[ingredient].tensors]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from .errors import MergeError, listed
 from .family import SD2, SD2_DEPTH, SD15, SDXL, SDXL_REFINER, Family
 from .key_names import TEXT, TEXT_PART, UNET, UNET_PART, VAE, VAE_PART, part_of
 from .recipe import Ingredient, short_name
 from .safetensors_file import Header
+from .whole_parts import missing_of
 
 EMBEDDING = "token_embedding.weight"
 TEXT_WIDTHS = {
@@ -61,22 +62,42 @@ def check_parts(
 ) -> None:
     """Raise MergeError unless the ingredients of text encoder and VAE fit the family; parts that
     are `asked_for` of these ingredients must be there, as whole as that of the UNet's first
-    ingredient that has one.
+    ingredient that has one; where none has, as whole as the family's.
     """
+    article = "an" if family.name.startswith("S") and family.name[1:2].isupper() else "a"
     for ingredient in users[TEXT_PART]:
         if why := _wrong_text_encoder(family, headers[ingredient]):
             raise MergeError(
-                f"{short_name(ingredient.name)} cannot give the text encoder of a {family.name} "
-                f"checkpoint: {why}. Choose a checkpoint of that family."
+                f"{short_name(ingredient.name)} cannot give the text encoder of {article} "
+                f"{family.name} checkpoint: {why}. Choose a checkpoint of that family."
             )
     for ingredient in users[VAE_PART]:
         if why := _wrong_vae(family, headers[ingredient]):
             raise MergeError(
-                f"{short_name(ingredient.name)} cannot give the VAE of a {family.name} checkpoint: "
-                f"{why}. Choose another VAE."
+                f"{short_name(ingredient.name)} cannot give the VAE of {article} {family.name} "
+                f"checkpoint: {why}. Choose another VAE."
             )
     for part, sides in asked_for.items():
-        _check_whole(part, sides, users[UNET_PART], headers)
+        _check_whole(family, part, sides, users[UNET_PART], headers)
+
+
+def notes_on_parts(family: Family, base: Header, made: Collection[str]) -> list[str]:
+    """What is to say of a text encoder and a VAE that the base does not have: that the result has
+    none, or that it has one which is not whole. `made` are the names of the result's tensors.
+    """
+    told = []
+    for part in (TEXT_PART, VAE_PART):
+        names = {name for name in made if part_of(name) == part}
+        if not names:
+            told.append(f"The result has no {part}: none of its ingredients has one.")
+        elif family.kind in TEXT_WIDTHS and not any(part_of(n) == part for n in base.tensors):
+            missing = missing_of(part, names)
+            if missing:
+                told.append(
+                    f"The {part} of the result is not whole: the base has none, and that of the "
+                    f"others lacks {len(missing)} tensors ({listed(missing, 3)})."
+                )
+    return told
 
 
 def _wrong_text_encoder(family: Family, header: Header) -> str | None:
@@ -109,6 +130,7 @@ def _wrong_vae(family: Family, header: Header) -> str | None:
 
 
 def _check_whole(
+    family: Family,
     part: str,
     sides: Sequence[Ingredient],
     of_unet: Sequence[Ingredient],
@@ -128,6 +150,11 @@ def _check_whole(
         for name, shape in expected.items()
         if not name.endswith(OPTIONAL) and given.get(name) != shape
     ]
+    if not expected and family.kind in TEXT_WIDTHS and (missing := missing_of(part, given)):
+        raise MergeError(
+            f"The {part} of {label} is not whole: {listed(missing, 3)} "
+            f"{'is' if len(missing) == 1 else 'are'} missing. Choose a checkpoint with a whole one."
+        )
     if wrong:
         raise MergeError(
             f"The {part} of {label} is not like the one it replaces: {listed(wrong, 3)}. "

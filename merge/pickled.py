@@ -11,13 +11,14 @@ import io
 import pickle
 import pickletools
 import re
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from .content import ENOUGH, is_safetensors, kind_of
+from .content import ENOUGH, PICKLED, ZIP, is_safetensors, kind_of
 from .errors import MergeError
 from .hashing import file_sha256
 from .safetensors_file import lay_out, new_file
@@ -31,8 +32,12 @@ MOST_LINE = 1000
 """Bytes in a name of a pickle. PyTorch's words about a name it refuses take time that grows with
 the square of its length.
 """
-ZIP = b"PK\3\4"
-"""What PyTorch knows a zip file by; `zipfile` looks elsewhere."""
+MOST_STEPS, MOST_PICKLE_BYTES = 500_000, 16 << 20
+"""Of the pickles in a file, which hold no weights. Checkpoints of SD1.5 with the state of their
+optimizer have a fifth of that.
+"""
+OLD_PICKLES = 4
+"""In a file that is no zip file: a mark, the version, the system, and the tensors."""
 SAFE_TORCH = (2, 6)
 ENDINGS = (".ckpt", ".pt", ".pth", ".bin")
 
@@ -55,6 +60,14 @@ def _start(path: Path) -> bytes:
             return file.read(ENOUGH)
     except OSError:
         return b""
+
+
+def _kind(path: Path) -> tuple[str, str] | None:
+    try:
+        with path.open("rb") as file:
+            return kind_of(file.read(ENOUGH), file)
+    except OSError:
+        return None
 
 
 def safetensors_of(
@@ -98,10 +111,8 @@ def convert(path: Path, out: Path, progress: Callable[[int, int], None] | None =
                 progress(done, size)
 
 
-def load_tensors(path: Path) -> dict[str, Any]:
-    """The tensors of a pickled checkpoint by name; those below "state_dict" if it has one. Files in
-    zip form are memory-mapped, not read.
-    """
+def check_torch(path: Path) -> None:
+    """Raise MergeError if this PyTorch cannot open a pickled file safely."""
     import torch
 
     if _version(torch.__version__) < SAFE_TORCH:
@@ -110,18 +121,30 @@ def load_tensors(path: Path) -> dict[str, Any]:
             "file could run code (CVE-2025-32434). Update PyTorch to 2.6 or later, or use a "
             ".safetensors version of the file."
         )
+
+
+def load_tensors(path: Path) -> dict[str, Any]:
+    """The tensors of a pickled checkpoint by name; those below "state_dict" if it has one. Files in
+    zip form are memory-mapped, not read.
+    """
+    import torch
+
+    check_torch(path)
     if path.exists() and not path.is_file():
         raise MergeError(f"{path} cannot be read: it is not a regular file.")
-    known = kind_of(_start(path))
-    if known and known[1] != "PICKLED" and path.is_file():
+    known = _kind(path)
+    if known and known[1] != PICKLED:
         raise MergeError(f"{path} is not a checkpoint but {known[0]}. {known[1]}")
     try:
-        with _allowing(_harmless()):
+        with _allowing(_harmless()), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Detected pickle protocol")
             if _start(path).startswith(ZIP):
                 _check_names(path)
                 value = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
             else:
                 with path.open("rb", buffering=0) as raw, _File(raw) as file:
+                    _check_steps(file, OLD_PICKLES)
+                    file.seek(0)
                     value = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
         raise MergeError(f"{path} cannot be read: {error.strerror}.") from error
@@ -174,8 +197,23 @@ def _check_names(path: Path) -> None:
             if part.filename.lower().endswith("data.pkl"):
                 if part.file_size > part.compress_size:
                     raise pickle.UnpicklingError("PyTorch compresses nothing")
-                for _ in pickletools.genops(_Bytes(archive.read(part))):
-                    pass
+                if part.file_size > MOST_PICKLE_BYTES:
+                    raise pickle.UnpicklingError("it is too long")
+                _check_steps(_Bytes(archive.read(part)), 1)
+
+
+def _check_steps(file: Any, pickles: int) -> None:
+    """Raise UnpicklingError if the first pickles of a file do more than those of any checkpoint."""
+    steps = 0
+    for _ in range(pickles):
+        start = file.tell()
+        if start and not file.read(1):
+            return
+        file.seek(start)
+        for _ in pickletools.genops(file):
+            steps += 1
+            if steps > MOST_STEPS or file.tell() > MOST_PICKLE_BYTES:
+                raise pickle.UnpicklingError("it is too long")
 
 
 def _allowing(harmless: list[Any]) -> AbstractContextManager[Any]:

@@ -22,8 +22,9 @@ from .errors import MergeError, listed, nearest
 from .family import FIRST, LORA, Family, family_of, input_channels
 from .health import POSITION_IDS
 from .key_names import EMA, PARTS, TEXT_PART, UNET_PART, VAE, VAE_PART, part_of
+from .lora_kinds import other_kinds
 from .matching import check_shapes, cuts, notes, without
-from .parts import check_parts, outside
+from .parts import check_parts, notes_on_parts, outside
 from .prediction import common_prediction, is_marker
 from .quantised import is_quantised
 from .recipe import (
@@ -239,6 +240,7 @@ def make_plan(
             *notes(users, headers, tuple(blended), channels),
             *_outside_notes(mixture, made),
             *_vae_note(recipe, base, mixture.vae_from),
+            *notes_on_parts(family, headers[base], [output.name for output in made]),
         ),
     )
 
@@ -395,9 +397,9 @@ def _owner_of_vae(
 
 
 def _vae_note(recipe: Recipe, base: Ingredient, vae_from: Ingredient | None) -> list[str]:
-    if vae_from is None:
-        return ["The result has no VAE: none of its ingredients has one."]
-    if vae_from == base or (isinstance(recipe, Parts) and recipe.vae is not None):
+    if vae_from is None or vae_from == base:
+        return []
+    if isinstance(recipe, Parts) and recipe.vae is not None:
         return []
     return [
         f"{short_name(base.name)} has no VAE; the result has that of {short_name(vae_from.name)}."
@@ -449,15 +451,33 @@ def _families(
 ) -> dict[Ingredient, Family]:
     """The family of each ingredient. Refuses ingredients of different kinds."""
     families = {ingredient: family_of(headers[ingredient]) for ingredient in users}
-    if any(family == LORA for family in families.values()):
-        raise MergeError(
-            "These are LoRA files: their matrices are factors, and a mix of factors is not a mix "
-            'of LoRAs. `python -m merge run "0.5 a + 0.5 b" OUT` mixes LoRA files exactly.'
-        )
+    loras = [i for i, family in families.items() if family == LORA]
+    if loras:
+        raise MergeError(_about_loras(loras, users, headers))
     if len({family.kind for family in families.values()}) > 1:
         told = ", ".join(f"{i.name} is {family.name}" for i, family in families.items())
         raise MergeError(f"Only checkpoints of one family can be mixed: {told}.")
     return families
+
+
+def _about_loras(
+    loras: Sequence[Ingredient],
+    users: Sequence[Ingredient],
+    headers: Mapping[Ingredient, Header],
+) -> str:
+    """Why these cannot be mixed as checkpoints, and what can be done instead."""
+    names = listed([short_name(ingredient.name) for ingredient in loras])
+    kinds = other_kinds(name for i in loras for name in headers[i].tensors)
+    why = (
+        f"{names}: {'a LoRA file' if len(loras) == 1 else 'LoRA files'}"
+        f"{f' ({listed(list(kinds))})' if kinds else ''}, which hold factors of weights, and a mix "
+        "of factors is not a mix of LoRAs. "
+    )
+    if kinds:
+        return why + "Only LoRA and LoCon files with up and down matrices can be mixed or baked."
+    if len(loras) < len(users):
+        return why + "Bake it into a checkpoint first (Bake LoRA), and mix that."
+    return why + '`python -m merge run "0.5 a + 0.5 b" OUT` mixes LoRA files exactly.'
 
 
 def _family_of_result(

@@ -157,22 +157,6 @@ def read_weights(
     )
 
 
-def between(first: BlockWeights, second: BlockWeights, part: Fraction) -> BlockWeights:
-    """(1 - part) x first + part x second, slot by slot. Raises MergeError for different layouts."""
-    if first.layout != second.layout:
-        raise MergeError(
-            f"Block weights for {first.layout} and for {second.layout} cannot be combined."
-        )
-
-    def mix(a: Fraction, b: Fraction) -> Fraction:
-        return a + part * (b - a)
-
-    blocks = tuple(mix(a, b) for a, b in zip(first.blocks, second.blocks, strict=True))
-    return BlockWeights(
-        first.layout, mix(first.base, second.base), mix(first.time, second.time), blocks
-    )
-
-
 def curves(own: Mapping[str, BlockWeights]) -> dict[str, dict[str, list[int | float | str]]]:
     """BASE and the blocks of every preset by its name and layout, for JSON. Your own ones have one
     layout and replace built-in ones of the same name.

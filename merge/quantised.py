@@ -8,9 +8,7 @@ tensor gets them from `decode`, a piece at a time. What is known, by the names o
   scaled_fp8. compressed-tensors writes the same names with a scale for each row or group of a row.
 - bitsandbytes' int8: LAYER.weight times the row's LAYER.SCB / 127 (bitsandbytes/functional.py,
   int8_vectorwise_dequant).
-- bitsandbytes' NF4 and FP4: two numbers in a byte, the first in its upper half, each an index into
-  LAYER.weight.quant_map, times the absmax of its block; absmax may be quantised in turn
-  (bitsandbytes/functional.py, QuantState and dequantize_4bit).
+- bitsandbytes' NF4 and FP4: see four_bits.py.
 - optimum-quanto's int8 and fp8: LAYER.weight._data times LAYER.weight._scale.
 - MXFP8 and NVFP4 of ComfyUI, NVFP4 of compressed-tensors: see block_scaled.py.
 
@@ -21,15 +19,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import IO, Any, TypeAlias, TypeGuard
 
-from . import block_scaled
+from . import block_scaled, four_bits
 from .block_scaled import Blocked
 from .errors import MergeError, listed
+from .four_bits import Indexed
 from .key_names import UNET
-from .safetensors_file import FLOATS, ITEM_BYTES, Header, Tensor, torch_type
+from .safetensors_file import FLOATS, Header, Read, Tensor, stored_numbers
 
 METADATA = "_quantization_metadata"
 """ComfyUI's metadata field with the format of every layer."""
@@ -52,9 +51,6 @@ BLOCK_FORMATS = ("mxfp8", "nvfp4")
 HARMLESS = ("format", "full_precision_matrix_mult")
 SMALL_BYTES = 1 << 20
 
-Read: TypeAlias = Callable[[int, int], bytearray]
-"""read(offset, size): bytes of the file."""
-
 
 @dataclass(frozen=True)
 class Scaled(Tensor):
@@ -68,30 +64,12 @@ class Scaled(Tensor):
     factor: float = 1.0
 
 
-@dataclass(frozen=True)
-class Indexed(Tensor):
-    """A weight of two numbers in a byte: table[index] x absmax of its block."""
-
-    stored: Tensor
-    table: Tensor
-    absmax: Tensor
-    block: int
-    nested: Nested | None = None
+Quantised: TypeAlias = Scaled | Indexed | Blocked
 
 
-@dataclass(frozen=True)
-class Nested:
-    """How absmax is stored if it is quantised too: table[index] x absmax of its block + offset."""
-
-    table: Tensor
-    absmax: Tensor
-    block: int
-    offset: float
-
-
-def is_quantised(tensor: Tensor) -> bool:
+def is_quantised(tensor: Tensor) -> TypeGuard[Quantised]:
     """Whether a tensor's numbers have to come from `decode`."""
-    return isinstance(tensor, Scaled | Indexed | Blocked)
+    return isinstance(tensor, Quantised)
 
 
 def with_numbers(header: Header) -> Header:
@@ -105,11 +83,7 @@ def with_numbers(header: Header) -> Header:
     if not sides:
         return header
     with header.path.open("rb") as file:
-
-        def read(offset: int, size: int) -> bytearray:
-            file.seek(offset)
-            return bytearray(file.read(size))
-
+        read = reader(file)
         in_blocks = _in_blocks(header, read)
         _refuse_unknown(header, in_blocks)
         made = _four_bits(header, read) | _scaled(header, read, in_blocks) | in_blocks
@@ -130,55 +104,33 @@ def with_numbers(header: Header) -> Header:
     return replace(header, tensors=ordered, metadata=metadata, notes=notes)
 
 
+def reader(file: IO[bytes]) -> Read:
+    """How an open file is read."""
+
+    def read(offset: int, size: int) -> bytearray:
+        file.seek(offset)
+        return bytearray(file.read(size))
+
+    return read
+
+
 def decode(tensor: Tensor, start: int, count: int, read: Read) -> Any:
     """Elements `start` up to `start + count` of a quantised weight, in float32."""
-    import torch
-
     if isinstance(tensor, Blocked):
         return block_scaled.decode(tensor, start, count, read)
-    if isinstance(tensor, Scaled):
-        values = _numbers(tensor.stored, start, count, read)
-        scale = _spread(tensor.scale, tensor.elements, start, count, read)
-        return values.mul_(scale.mul_(tensor.factor) if tensor.factor != 1 else scale)
-    assert isinstance(tensor, Indexed)
-    first, last = start // 2, (start + count + 1) // 2
-    packed = torch.frombuffer(read(tensor.stored.offset + first, last - first), dtype=torch.uint8)
-    indices = torch.stack((packed >> 4, packed & 15), 1).flatten()[start % 2 :][:count]
-    table = _numbers(tensor.table, 0, tensor.table.elements, read)
-    blocks = torch.arange(start // tensor.block, (start + count - 1) // tensor.block + 1)
-    absmax = _absmax(tensor, int(blocks[0]), len(blocks), read)
-    spread = absmax.repeat_interleave(tensor.block)[start % tensor.block :][:count]
-    return table[indices.long()].mul_(spread)
-
-
-def _absmax(tensor: Indexed, start: int, count: int, read: Read) -> Any:
-    nested = tensor.nested
-    if nested is None:
-        return _numbers(tensor.absmax, start, count, read)
-    indices = _numbers(tensor.absmax, start, count, read).long()
-    table = _numbers(nested.table, 0, nested.table.elements, read)
-    first, last = start // nested.block, (start + count - 1) // nested.block
-    outer = _numbers(nested.absmax, first, last - first + 1, read)
-    spread = outer.repeat_interleave(nested.block)[start % nested.block :][:count]
-    return table[indices].mul_(spread).add_(nested.offset)
-
-
-def _numbers(tensor: Tensor, start: int, count: int, read: Read) -> Any:
-    """Stored numbers in float32."""
-    import torch
-
-    item = ITEM_BYTES[tensor.dtype]
-    data = read(tensor.offset + start * item, count * item)
-    if not data:
-        return torch.zeros(0)
-    return torch.frombuffer(data, dtype=torch_type(tensor.dtype)).float()
+    if isinstance(tensor, Indexed):
+        return four_bits.decode(tensor, start, count, read)
+    assert isinstance(tensor, Scaled)
+    values = stored_numbers(tensor.stored, start, count, read)
+    scale = _spread(tensor.scale, tensor.elements, start, count, read)
+    return values.mul_(scale.mul_(tensor.factor) if tensor.factor != 1 else scale)
 
 
 def _spread(scale: Tensor, elements: int, start: int, count: int, read: Read) -> Any:
     """The scale of each of these elements; a single one as it is."""
     each = elements // scale.elements
     first, last = start // each, (start + count - 1) // each
-    values = _numbers(scale, first, last - first + 1, read)
+    values = stored_numbers(scale, first, last - first + 1, read)
     if len(values) == 1:
         return values
     return values.repeat_interleave(each)[start - first * each :][:count]
@@ -253,7 +205,7 @@ def _in_blocks(header: Header, read: Read) -> dict[str, Tensor]:
 def _one_number(tensor: Tensor, read: Read) -> float:
     if tensor.elements != 1 or tensor.dtype not in FLOATS:
         raise ValueError(f"the shape or type of {tensor.name}")
-    return float(_numbers(tensor, 0, 1, read)[0])
+    return float(stored_numbers(tensor, 0, 1, read)[0])
 
 
 def _scaled(header: Header, read: Read, known: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -343,7 +295,7 @@ def _four_bits(header: Header, read: Read) -> dict[str, Tensor]:
             continue
         state = _json(header, tensor, read)
         try:
-            found[weight] = _indexed(header.tensors, weight, state)
+            found[weight] = four_bits.indexed(header.tensors, weight, tensor, state)
         except (KeyError, TypeError, ValueError) as error:
             raise _refusal(header, [weight], f"{error} is missing or wrong") from None
     lost = [
@@ -354,31 +306,3 @@ def _four_bits(header: Header, read: Read) -> dict[str, Tensor]:
     if lost:
         raise _refusal(header, lost, "quant_state is missing")
     return found
-
-
-def _indexed(tensors: Mapping[str, Tensor], weight: str, state: Mapping[str, Any]) -> Indexed:
-    stored = tensors[weight]
-    table, absmax = tensors[f"{weight}.quant_map"], tensors[f"{weight}.absmax"]
-    shape = tuple(int(size) for size in state["shape"])
-    block, elements = int(state["blocksize"]), math.prod(shape)
-    nested = None
-    if f"{weight}.nested_absmax" in tensors:
-        nested = Nested(
-            tensors[f"{weight}.nested_quant_map"],
-            tensors[f"{weight}.nested_absmax"],
-            int(state["nested_blocksize"]),
-            float(state["nested_offset"]),
-        )
-    blocks = -(-elements // block) if block > 0 else 0
-    is_whole = stored.dtype == "U8" and stored.elements == -(-elements // 2)
-    if not is_whole or table.elements != 16 or absmax.elements != blocks or elements < 1:
-        raise ValueError("the size of a tensor")
-    if (absmax.dtype == "U8") != (nested is not None) or table.dtype not in FLOATS:
-        raise ValueError("the type of absmax")
-    if nested and (
-        nested.block < 1
-        or nested.table.elements != 256
-        or nested.absmax.elements != -(-blocks // nested.block)
-    ):
-        raise ValueError("the size of nested_absmax")
-    return Indexed(weight, "F32", shape, stored.offset, stored, table, absmax, block, nested)

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from . import block_scaled
+from . import block_scaled, four_bits
 from .ancestry import read_ingredients, write_ingredients
 from .block_scaled import Blocked
 from .conversion import CONVERTED, DROPPED
 from .errors import MergeError, listed
+from .four_bits import FP16_SMALLEST, Indexed
 from .hashing import Progress, file_hashes
 from .health import check_finite
 from .key_names import EMA, with_usual_names
@@ -24,8 +25,10 @@ from .quantised import (
     METADATA,
     SECOND_SCALE,
     UNUSED,
+    Quantised,
     Scaled,
     is_quantised,
+    reader,
     with_numbers,
 )
 from .reading import open_checkpoint, read_values
@@ -34,7 +37,6 @@ from .safetensors_file import Header, Tensor, lay_out, new_file, read_header, to
 from .web_ui import json_object
 
 LARGEST_INT8 = 127.0
-FP16_SMALLEST = 2.0**-24
 
 
 @dataclass(frozen=True)
@@ -64,23 +66,15 @@ def quantise_like(
 
     A scale is the largest number of its part of the weight over the largest of the type. `called`
     is the original's name in the metadata, else that of its file. Raises MergeError where `like` is
-    not quantised, or in four bits of bitsandbytes', and where a weight has another shape there or
-    contains NaN or infinity.
+    not quantised, and where a weight has another shape there or contains NaN or infinity.
     """
     header = open_checkpoint(path)
     pattern = with_usual_names(read_header(like))
     kinds = _kinds(header, with_numbers(pattern), like)
     plain = _copied(header, kinds, path, like)
-    sides = {
-        name: tensor
-        for name, tensor in pattern.tensors.items()
-        if name.endswith(UNUSED) and _layer_of(name) in {"", *map(_layer_of, kinds)}
-    }
-    entries = [(t.name, t.dtype, t.shape) for t in (*plain.values(), *sides.values())]
-    for kind in kinds.values():
-        factor = _factor_of(kind, pattern)
-        wanted = (kind.stored, kind.scale, *([factor] if factor else []))
-        entries += [(t.name, t.dtype, t.shape) for t in wanted]
+    sides = _sides(pattern, kinds)
+    wanted = [*plain.values(), *sides.values(), *_written(kinds, pattern)]
+    entries = [(tensor.name, tensor.dtype, tensor.shape) for tensor in wanted]
     start, places = lay_out(entries, _metadata(header, pattern, path, like, called, hash_cache))
     size = len(start) + sum(place.size_bytes for place in places.values())
     copied = [(header.path, plain), (pattern.path, sides)]
@@ -96,7 +90,7 @@ def quantise_like(
                     progress(next(steps), total)
         for name, kind in kinds.items():
             value = read_values(header, name)
-            made, meant = _made(value, kind, _factor_of(kind, pattern))
+            made, meant = _quantised(value, kind, pattern)
             for place, numbers in made.items():
                 _put(file, places[place], _data(numbers))
             off += float((meant - value).double().square().sum())
@@ -141,6 +135,41 @@ def _put(file: IO[bytes], place: Tensor, data: bytes) -> None:
     file.write(data)
 
 
+def _sides(pattern: Header, kinds: dict[str, Quantised]) -> dict[str, Tensor]:
+    """The tensors of quantised layers that are copied from the pattern."""
+    layers = {"", *map(_layer_of, kinds)}
+    found = {
+        name: tensor
+        for name, tensor in pattern.tensors.items()
+        if name.endswith(UNUSED) and _layer_of(name) in layers
+    }
+    for kind in kinds.values():
+        if isinstance(kind, Indexed):
+            found |= {tensor.name: tensor for tensor in four_bits.carried(kind)}
+    return found
+
+
+def _written(kinds: dict[str, Quantised], pattern: Header) -> list[Tensor]:
+    """The tensors that are made of the weights, in the types and shapes they will have."""
+    found: list[Tensor] = []
+    with pattern.path.open("rb") as file:
+        for kind in kinds.values():
+            if isinstance(kind, Indexed):
+                found += four_bits.written(kind, reader(file))
+            else:
+                factor = _factor_of(kind, pattern)
+                found += [kind.stored, kind.scale, *([factor] if factor else [])]
+    return found
+
+
+def _quantised(value: Any, kind: Quantised, pattern: Header) -> tuple[dict[str, Any], Any]:
+    """The tensors of a quantised weight by name, and the weight that they mean."""
+    if not isinstance(kind, Indexed):
+        return _made(value, kind, _factor_of(kind, pattern))
+    with pattern.path.open("rb") as file:
+        return four_bits.encode(value, kind, reader(file))
+
+
 def _factor_of(kind: Scaled | Blocked, pattern: Header) -> Tensor | None:
     """The tensor with the factor of all scales of a weight, for kinds that have one."""
     layer = kind.name.removesuffix(".weight")
@@ -150,7 +179,7 @@ def _factor_of(kind: Scaled | Blocked, pattern: Header) -> Tensor | None:
 
 
 def _made(value: Any, kind: Scaled | Blocked, factor: Tensor | None) -> tuple[dict[str, Any], Any]:
-    """The tensors of a quantised weight by name, and the weight that they mean."""
+    """The tensors of a weight with scales by name, and the weight that they mean."""
     if isinstance(kind, Scaled):
         stored, scale, meant = quantise(value, kind)
         return {kind.stored.name: stored, kind.scale.name: scale}, meant
@@ -207,17 +236,12 @@ def _rounded(scale: Any, like: Tensor) -> Any:
     return torch.where(is_low, found.view(bits) + 1, found.view(bits)).view(found.dtype)
 
 
-def _kinds(header: Header, pattern: Header, like: Path) -> dict[str, Scaled | Blocked]:
+def _kinds(header: Header, pattern: Header, like: Path) -> dict[str, Quantised]:
     """How each weight that is to be quantised is so in the pattern."""
-    found: dict[str, Scaled | Blocked] = {}
+    found: dict[str, Quantised] = {}
     for name, kind in pattern.tensors.items():
         if not is_quantised(kind) or name not in header.tensors:
             continue
-        if not isinstance(kind, Scaled | Blocked):
-            raise MergeError(
-                f"{like.name} is quantised in a way that can be read but not written: {name}. "
-                "bitsandbytes makes such files, from a checkpoint in fp16."
-            )
         own = header.tensors[name]
         if own.shape != kind.shape:
             raise MergeError(
@@ -234,7 +258,7 @@ def _kinds(header: Header, pattern: Header, like: Path) -> dict[str, Scaled | Bl
 
 
 def _copied(
-    header: Header, kinds: dict[str, Scaled | Blocked], path: Path, like: Path
+    header: Header, kinds: dict[str, Quantised], path: Path, like: Path
 ) -> dict[str, Tensor]:
     """The weights that are copied as they are."""
     plain = {

@@ -17,13 +17,13 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import IO, Any, TypeAlias, TypeGuard
 
-from .content import ENOUGH, is_safetensors, kind_of
+from .content import ENOUGH, PICKLED, is_safetensors, kind_of
 from .errors import MergeError
 
 ITEM_BYTES = {
@@ -59,6 +59,10 @@ def torch_type(dtype: str) -> Any:
     return getattr(torch, TORCH_TYPES[dtype])
 
 
+Read: TypeAlias = Callable[[int, int], bytearray]
+"""read(offset, size): bytes of a file."""
+
+
 @dataclass(frozen=True)
 class Tensor:
     """A tensor of a file: `offset` is where its bytes begin, counted from the start of the file."""
@@ -75,6 +79,17 @@ class Tensor:
     @property
     def size_bytes(self) -> int:
         return self.elements * ITEM_BYTES[self.dtype]
+
+
+def stored_numbers(tensor: Tensor, start: int, count: int, read: Read) -> Any:
+    """Elements `start` up to `start + count` as they are stored, in float32."""
+    import torch
+
+    item = ITEM_BYTES[tensor.dtype]
+    data = read(tensor.offset + start * item, count * item)
+    if not data:
+        return torch.zeros(0)
+    return torch.frombuffer(data, dtype=torch_type(tensor.dtype)).float()
 
 
 ENDINGS = (".safetensors", ".sft")
@@ -104,7 +119,7 @@ def read_header(path: Path) -> Header:
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
-            _refuse_other_kinds(path, file.read(ENOUGH))
+            _refuse_other_kinds(path, file)
             file.seek(0)
             return _parse(path, size, *_read_json(file, size))
     except OSError as error:
@@ -115,12 +130,13 @@ def read_header(path: Path) -> Header:
         ) from None
 
 
-def _refuse_other_kinds(path: Path, start: bytes) -> None:
-    found = None if is_safetensors(start) else kind_of(start)
+def _refuse_other_kinds(path: Path, file: IO[bytes]) -> None:
+    start = file.read(ENOUGH)
+    found = None if is_safetensors(start) else kind_of(start, file)
     if found is None:
         return
     kind, advice = found
-    if advice == "PICKLED":
+    if advice == PICKLED:
         advice = (
             "Such files can run code when they are opened. `python -m merge prune FILE.ckpt "
             "OUT.safetensors` copies its tensors alone into a safetensors file"

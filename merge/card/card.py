@@ -71,6 +71,16 @@ class Ranked:
     ranks: tuple[Rank, ...]
     strengths: Any
 
+    @property
+    def in_rounds(self) -> bool:
+        return bool(self.votes.rounds.get(self.field.axis))
+
+    @property
+    def cast(self) -> str:
+        """How many votes of how many judges, in words."""
+        judges = "1 judge" if self.judges == 1 else f"{self.judges} judges"
+        return f"{self.counted} vote{'s' * (self.counted != 1)} by {judges}"
+
     def place_of(self, number: int) -> int:
         return 1 + next(n for n, rank in enumerate(self.ranks) if rank.number == number)
 
@@ -126,7 +136,7 @@ class Card:
 
     @property
     def rival(self) -> int | None:
-        """The strongest other candidate of the vote on it."""
+        """The first other candidate of the vote on it."""
         if self.final is None:
             return None
         ours = self.number_in(self.final)
@@ -222,7 +232,7 @@ def _grids(
     # A base is compared in many grids that have nothing to do with this release.
     bases = {model.base for model in lineage.models.values()}
     known = ours | (lineage.models.keys() - bases)
-    ranked = []
+    found: list[Ranked] = []
     for grid in grids:
         compares = grid.field
         if compares is None or compares.number_of(known) is None:
@@ -236,22 +246,20 @@ def _grids(
             problems.append(f"The votes on the grid {grid.name}: {votes.problem}")
         made = compared(compares, votes.standing)
         if made:
-            ranks, strengths = ranked_of([comparison for _, comparison in made], compares)
+            round_votes = votes.rounds.get(compares.axis, 0)
+            comparisons = [comparison for _, comparison in made]
+            ranks, strengths = ranked(comparisons, len(compares.candidates), round_votes)
             judges = len({vote.judge for vote, _ in made})
-            ranked.append(Ranked(grid, compares, votes, len(made), judges, tuple(ranks), strengths))
+            found.append(Ranked(grid, compares, votes, len(made), judges, tuple(ranks), strengths))
 
     def first(grid: Grid, count: int, compares: Field | None) -> tuple[Any, ...]:
         is_ours = compares is not None and compares.number_of(ours) is not None
         return grid.name != wishes.grid, not is_ours, -count, grid.name
 
-    ranked.sort(key=lambda one: first(one.grid, one.counted, one.field))
-    counts = {one.grid.name: one.counted for one in ranked}
+    found.sort(key=lambda one: first(one.grid, one.counted, one.field))
+    counts = {one.grid.name: one.counted for one in found}
     grids.sort(key=lambda grid: first(grid, counts.get(grid.name, 0), grid.field))
-    return grids[:MOST_GRIDS], ranked[:MOST_GRIDS], problems
-
-
-def ranked_of(made: Sequence[Any], compares: Field) -> tuple[list[Rank], Any]:
-    return ranked(made, len(compares.candidates))
+    return grids[:MOST_GRIDS], found[:MOST_GRIDS], problems
 
 
 def _captions(lineage: Lineage, count: int) -> tuple[list[str], list[str]]:

@@ -40,7 +40,7 @@ def nowhere(lineage: Lineage, by_hand: Mapping[str, Licence]) -> Iterator[str]:
     """A sentence about each licence given by hand that is for none of the checkpoints."""
     for name, keys in _meant(lineage, by_hand):
         if not keys:
-            yield f"A licence was given for {name}, which is none of the checkpoints in this card."
+            yield f"A licence was given for {name}, but this card has no such checkpoint."
 
 
 def _meant(lineage: Lineage, by_hand: Mapping[str, Licence]) -> Iterator[tuple[str, list[str]]]:

@@ -10,9 +10,9 @@ from typing import Any
 
 from .card import Card
 
-MODELS, RUNS, GRIDS, CARD = UNDER = ("models", "runs", "grids", "card")
+MODELS, RUNS, GRIDS, CARD = ("models", "runs", "grids", "card")
 """The folders that files are below; CARD is the card's own."""
-WHOLE, BEGINNING, SETTINGS = KINDS = ("whole file", "beginning", "settings of a run")
+WHOLE, BEGINNING, SETTINGS = ("whole file", "beginning", "settings of a run")
 """What a hash is of: a file; the first bytes of one that grows; what decides a run's weights."""
 
 

@@ -15,6 +15,8 @@ from typing import Any
 LARGEST_JSON = 128 << 20
 LARGEST_LINES = 256 << 20
 LONGEST_LINE = 4 << 20
+MOST_PARTS = 600_000
+"""Lists and objects in a file: 20,000 cells have 30 each."""
 CHUNK = 1 << 20
 MOST_ENTRIES = 10_000
 """Of a folder."""
@@ -73,6 +75,8 @@ def read_bytes(path: Path, most_bytes: int = LARGEST_JSON) -> bytes:
 def parse_json(data: bytes) -> dict[str, Any]:
     """A JSON object. Raises Unreadable."""
     try:
+        if data.count(b"[") + data.count(b"{") > MOST_PARTS:
+            raise Unreadable("it holds too many lists and objects")
         value = json.loads(data)
     except (ValueError, RecursionError):
         raise Unreadable("it is damaged: it is no JSON") from None
@@ -136,7 +140,7 @@ class Lines:
 
 def _object(line: bytes) -> dict[str, Any] | None:
     try:
-        value = json.loads(line)
+        value = json.loads(line) if line.count(b"[") + line.count(b"{") < MOST_PARTS else None
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
@@ -166,7 +170,7 @@ def sha256_json(value: Any) -> str:
 
 
 def text(value: Any, most: int = 2000) -> str:
-    """A value of a stranger as a text of bounded length, "" for what is none."""
+    """A value of a stranger as a text of bounded length, "" if it is not text."""
     if not isinstance(value, str):
         return ""
     return value if len(value) <= most else value[: most - 3] + "..."

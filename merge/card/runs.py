@@ -101,7 +101,7 @@ def read_note(metadata: Mapping[str, str]) -> RunNote | None:
 def read_run(root: Path, name: str) -> Run:
     """The run of that name below `root`. Raises Unreadable."""
     if not NAME.fullmatch(name):
-        raise Unreadable("its name is none of a run")
+        raise Unreadable("no run can have this name")
     folder = inside(root, name)
     value = read_json(folder / "run.json", 16 << 20)
     if value.get("format") != FORMAT:

@@ -193,10 +193,9 @@ def _recipe(card: Card) -> Iterator[Block]:
 
 def _votes(card: Card) -> Iterator[Block]:
     for vote in card.ranked:
-        judges = "1 judge" if vote.judges == 1 else f"{vote.judges} judges"
+        rounds = " In rounds: the one that was left is the first." if vote.in_rounds else ""
         yield Words(
-            f"Grid {plain(vote.grid.name)}, axis {plain(vote.field.axis)}: {vote.counted} votes "
-            f"of {judges}."
+            f"Grid {plain(vote.grid.name)}, axis {plain(vote.field.axis)}: {vote.cast}.{rounds}"
         )
         ours = card.number_in(vote)
         rows = []

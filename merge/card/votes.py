@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from .grids import Field
 from .reading import LARGEST_LINES, Lines
-from .strengths import Comparison, strengths
+from .rounds import Standing, ordered, standing
+from .strengths import Comparison, Strengths, strengths
 
 KEY = re.compile(r"[0-9a-f]{64}")
 ID = re.compile(r"[0-9a-f]{32}")
 MOST_VOTES = 1_000_000
+MOST_ROUND_VOTES = 100_000
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,9 @@ class Votes:
     size_bytes: int
     sha256: str
     """Of the first `size_bytes` of the file: votes that come later do not change it."""
+    rounds: Mapping[str, int] = field(default_factory=dict)
+    """How many votes all rounds have together, by the target of an axis that is voted on in rounds.
+    """
 
 
 @dataclass(frozen=True)
@@ -67,12 +72,15 @@ def read_votes(path: Path, most_bytes: int = LARGEST_LINES) -> Votes:
     """The votes in a grid's votes.jsonl; none if there is no such file. Raises Unreadable."""
     lines = Lines(path, most_bytes)
     votes: dict[str, Vote] = {}
+    rounds: dict[str, int] = {}
     senseless = 0
     for line in lines:
         if line.get("kind") == "undo":
             undone = votes.get(str(line.get("vote")))
             if undone is not None and undone.judge == line.get("judge"):
                 del votes[str(line["vote"])]
+        elif (told := _rounds(line)) is not None:
+            rounds[told[0]] = told[1]
         elif (found := _vote(line)) is not None and len(votes) < MOST_VOTES:
             votes.setdefault(line["id"], found)
         else:
@@ -82,7 +90,15 @@ def read_votes(path: Path, most_bytes: int = LARGEST_LINES) -> Votes:
     for vote in votes.values():
         last.pop((vote.judge, frozenset(vote.shown)), None)
         last[vote.judge, frozenset(vote.shown)] = vote
-    return Votes(tuple(last.values()), lines.problem(), lines.read_bytes, lines.digest.hexdigest())
+    digest = lines.digest.hexdigest()
+    return Votes(tuple(last.values()), lines.problem(), lines.read_bytes, digest, rounds)
+
+
+def _rounds(line: dict[str, Any]) -> tuple[str, int] | None:
+    axis, votes = line.get("axis"), line.get("votes")
+    if line.get("kind") != "rounds" or not isinstance(axis, str):
+        return None
+    return (axis, votes) if type(votes) is int and 0 <= votes <= MOST_ROUND_VOTES else None
 
 
 def _vote(line: dict[str, Any]) -> Vote | None:
@@ -119,9 +135,14 @@ def compared(field: Field, votes: Sequence[Vote]) -> list[tuple[Vote, Comparison
     return found
 
 
-def ranked(made: Sequence[Comparison], candidates: int) -> tuple[list[Rank], Any]:
-    """The candidates, the strongest first, and their `Strengths`."""
+def ranked(
+    made: Sequence[Comparison], candidates: int, round_votes: int = 0
+) -> tuple[list[Rank], Strengths]:
+    """The candidates, the first one first, and their strengths: in the order of the Ranking node.
+    With `round_votes` the vote is in rounds that have so many together.
+    """
     found = strengths(made, candidates)
+    stayed = _standing(made, candidates, round_votes).stayed if round_votes else ()
     beaten: Counter[int] = Counter()
     halves: Counter[int] = Counter()
     seen: Counter[int] = Counter()
@@ -135,11 +156,15 @@ def ranked(made: Sequence[Comparison], candidates: int) -> tuple[list[Rank], Any
             beaten[number] += sum(rank < other for other in at.values())
             halves[number] += sum(rank == other for other in at.values()) - 1
     ranks = []
-    for number in range(candidates):
+    for number in ordered(range(candidates), found.mean.tolist(), stayed):
         low, high = found.interval(number)
         wins = (beaten[number] + 0.5 * halves[number]) / met[number] if met[number] else 0.5
         ranks.append(Rank(number, float(found.mean[number]), low, high, seen[number], wins))
-    return sorted(ranks, key=lambda rank: -rank.strength), found
+    return ranks, found
+
+
+def _standing(made: Sequence[Comparison], candidates: int, votes: int) -> Standing:
+    return standing(made, candidates, votes, lambda some: strengths(some, candidates).mean.tolist())
 
 
 def decisive(field: Field, votes: Sequence[Vote], one: int, other: int) -> list[Decisive]:

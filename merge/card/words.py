@@ -36,10 +36,9 @@ def verdict(card: Card) -> str:
 
 def _vote_words(vote: Ranked, number: int, rival: int | None) -> str:
     place, of = vote.place_of(number), len(vote.ranks)
-    judges = "1 judge" if vote.judges == 1 else f"{vote.judges} judges"
-    cast = f"{vote.counted} vote{'s' * (vote.counted != 1)} of {judges}"
     stands = f"Place {place} of {of}" if place > 1 else f"First of {of}"
-    told = f"{stands} in {cast} on the grid {plain(vote.grid.name)}."
+    how = ", by rounds with" if vote.in_rounds else " in"
+    told = f"{stands}{how} {vote.cast} on the grid {plain(vote.grid.name)}."
     if rival is None:
         return told
     gap, low, high = vote.strengths.ahead(number, rival)
@@ -47,7 +46,10 @@ def _vote_words(vote: Ranked, number: int, rival: int | None) -> str:
     other = cut(vote.field.candidates[rival].label, 60)
     against = f"Against {other} it would win {share:.0f} of 100 decided votes"
     if least <= 50 <= most:
-        return f"{told} {against} (95 % interval {least:.0f} to {most:.0f}): that is not separated."
+        return (
+            f"{told} {against} (95 % interval {least:.0f} to {most:.0f}), so the votes do not tell "
+            "them apart."
+        )
     return f"{told} {against} (95 % interval {least:.0f} to {most:.0f})."
 
 
