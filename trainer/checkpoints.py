@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import TrainerError
+from .jobs.job import read_json
 from .litter import sweep_own
 from .model.single_file import (
     TEXT_ENCODER,
@@ -206,7 +207,7 @@ def _metadata(run: Run, epoch: int, step: int, suffix: str) -> dict[str, str]:
         "step": step,
         "ema": bool(suffix),
         "base": {"name": run.base.name, "sha256": run.base.sha256},
-        "dataset": json.loads((run.folder / "run.json").read_text(encoding="utf-8"))["dataset"],
+        "dataset": read_json(run.folder / "run.json")["dataset"],
         "settings": run.settings.to_json(),
         "versions": {name: version(name) for name in ("torch", "diffusers", "transformers")},
     }

@@ -143,7 +143,11 @@ def _add_jobs(commands: argparse._SubParsersAction) -> None:
     download = commands.add_parser("download", help="fetch the pictures of a download")
     download.add_argument("folder", type=Path, help="the download's folder")
     download.add_argument(
-        "--network", metavar="PATH", help="the network settings, instead of job.json's"
+        "--network",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="the owner's network.json, which says whether the network may be used",
     )
     download.set_defaults(run=_download)
 

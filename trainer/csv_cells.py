@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""What a spreadsheet takes for the beginning of a formula."""
+FORMULA = (*"=+-@", "\t", "\n", *"\uff1d\uff0b\uff0d\uff20")
+"""What a spreadsheet takes for the beginning of a formula, full-width signs too."""
 
 
 def as_cell(value: Any) -> Any:
     """A value for a CSV file: a text that a spreadsheet would compute gets an apostrophe before it,
-    as it shows text; numbers stay numbers.
+    as it shows text; numbers stay numbers. A carriage return becomes a line feed: Python before
+    3.13 does not quote it, and what follows would be a row of its own.
     """
+    if isinstance(value, str):
+        value = value.replace("\r\n", "\n").replace("\r", "\n")
     if isinstance(value, str) and value.startswith(FORMULA) and not _is_number(value):
         return f"'{value}"
     return value

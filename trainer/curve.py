@@ -4,7 +4,6 @@ no low and no high of the training loss is lost.
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import TrainerError
 from .files import literal
-from .jobs.lines import Lines, mentioning, parse
+from .jobs.lines import Lines, mentioning, parse, parse_line
 from .runs import Run, checkpoint_lines
 
 if TYPE_CHECKING:
@@ -121,8 +120,8 @@ class Followed:
 
     def _take_other(self, line: bytes, found: list[tuple[float, ...]]) -> None:
         try:
-            value = json.loads(line)
-        except (ValueError, RecursionError):
+            value = parse_line(line)
+        except ValueError:
             return
         if _is_mark(value):
             self._rest.append(value)

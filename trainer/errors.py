@@ -14,7 +14,7 @@ that share most letters are compared letter by letter.
 """
 
 
-class TrainerError(Exception):
+class ForThePerson(Exception):
     """Says what is wrong, where, and what to do. Anything else that is raised is a bug."""
 
     def __str__(self) -> str:
@@ -23,12 +23,16 @@ class TrainerError(Exception):
         return text if len(text) <= LONGEST else f"{text[: LONGEST - 500]} ... {text[-400:]}"
 
 
+class TrainerError(ForThePerson):
+    """What a person who trains or prepares data is told."""
+
+
 def nearest(name: str, known: Iterable[str], compared: Callable[[str], str] = str) -> str:
     """The words " Did you mean X?" with the known name X that is most like `name`, or "" if none
     is.
 
     `compared` gives the part of a name that counts, such as a file's name without its folder. Upper
-    and lower case count as the same.
+    and lower case count as the same. `nearest` in merge/errors.py answers alike.
     """
 
     def part_of(name: str) -> str:

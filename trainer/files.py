@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import glob
 import hashlib
 import json
 import math
 import os
-import secrets
 import stat
 import time
 from collections.abc import Callable
@@ -20,8 +18,6 @@ from .litter import temporary
 
 DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 """Error numbers of a write for which there is no room."""
-OWN = ".own"
-"""The name of the token in a folder, and of the folder with the tokens beside it."""
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -123,65 +119,6 @@ def real(path: str | Path) -> Path:
         return Path(path).resolve()
     except RuntimeError as error:
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path)) from error
-
-
-def link_out(folder: Path, unseen: str = "") -> Path | None:
-    """A link below `folder` that leads out of it, None without one. A folder from elsewhere may
-    hold such links; what is written or deleted behind them belongs to somebody else. What is inside
-    the folder's own folder `unseen` is not looked at, but that may be no such link itself.
-    """
-    root, waiting = real(folder), [os.fspath(folder)]
-    apart = os.path.join(folder, unseen) if unseen else ""  # noqa: PTH118 - compared with entries
-    while waiting:
-        with contextlib.suppress(OSError), os.scandir(waiting.pop()) as entries:
-            for entry in entries:
-                if entry.is_symlink() or _is_junction(entry):
-                    if not _leads_into(entry.path, root):
-                        return Path(entry.path)
-                elif entry.is_dir() and entry.path != apart:
-                    waiting.append(entry.path)
-    return None
-
-
-def _leads_into(path: str, root: Path) -> bool:
-    """Whether a link leads into a folder; one that leads in a circle does not."""
-    try:
-        return real(path).is_relative_to(root)
-    except OSError:
-        return False
-
-
-def foreign_link(folder: Path, unseen: str = "") -> Path | None:
-    """The link that `link_out` finds, unless the folder was free of such links here once: those
-    that were made since then are its owner's. That is so when the same token is in it and beside
-    it, since the folder alone may have come from elsewhere.
-    """
-    if was_free_of_links(folder):
-        return None
-    link = link_out(folder, unseen)
-    if link is None:
-        token = secrets.token_hex(16)
-        with contextlib.suppress(OSError):
-            for file in _tokens(folder):
-                write_text(file, token)
-    return link
-
-
-def was_free_of_links(folder: Path) -> bool:
-    """Whether `foreign_link` has once found nothing in a folder: its links are its owner's."""
-    inside, beside = _tokens(folder)
-    with contextlib.suppress(OSError, ValueError):
-        return read_text(inside, 100) == read_text(beside, 100)
-    return False
-
-
-def _tokens(folder: Path) -> tuple[Path, Path]:
-    return folder / OWN, folder.parent / OWN / f"{folder.name}.txt"
-
-
-def _is_junction(entry: os.DirEntry[str]) -> bool:
-    """Whether a folder is a junction, the links of Windows; Python 3.12 is the first to say so."""
-    return getattr(entry, "is_junction", lambda: False)()
 
 
 def write_text(path: Path, text: str) -> None:

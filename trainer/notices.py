@@ -1,10 +1,9 @@
 """Telling somebody elsewhere how a run went: by a webhook, or by any service that Apprise knows.
 
-The run's own process tells it, so that nobody has to be there: a run that ends while ComfyUI is
-down is told of too. Of a process that was killed ComfyUI tells, once it finds that. Whether and
-where is in the owner's settings file (data/fetch/network.py), read anew for every notice: no graph
-and no request can name an address. Captions, paths and messages are left out unless that file asks
-for them.
+The run's own process sends the notice, also when ComfyUI is down by then. When a process was
+killed, ComfyUI sends it once it finds that out. Whether and where is in the owner's settings file
+(data/fetch/network.py), read anew for every notice: no graph and no request can name an address.
+Captions, paths and messages are left out unless that file asks for them.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ from .loss import Schedule
 from .masks import Masks
 from .model.attention import set_attention
 from .model.ema import Ema
-from .model.layers import trained_parameters
+from .model.layers import Parameters, trained_parameters
 from .model.networks import Model, load_model, load_vae
 from .model.text import Text, load_tokenizer
 from .optim.optimizers import make_optimizer
@@ -104,43 +104,90 @@ def prepare(
     While the disk of the cache is full the run waits, as it does later. With `sharing` it gives way
     to prompts between two pictures.
     """
-    settings, device, resume = run.settings, workers.device, run.folder / "resume"
-    journal.update(status="preparing", message="Loading the base", epochs=settings.epochs)
+    resume = run.folder / "resume"
+    journal.update(status="preparing", message="Loading the base", epochs=run.settings.epochs)
     if workers.main:
         drop_torn_points(resume)
-    if settings.compute.compile:
-        check_compiler(device)
+    if run.settings.compute.compile:
+        check_compiler(workers.device)
     if not any(resume.glob("step-*")):
-        check_prediction(Path(run.base.path), settings.loss)
-    dataset = _with_flips(run.dataset(), settings.data.flip)
+        check_prediction(Path(run.base.path), run.settings.loss)
     filling = Filling(run, journal, workers, control or Control(), sharing)
+    data = _encode(filling)
+    training = _assembled(filling, data, *_models(filling, data), PointWriter(resume))
+    _take_up(training, resume)
+    _hand_to_accelerate(training)
+    epochs = run.settings.epochs
+    training.total_steps = run.settings.range_test.steps or training.steps(0, epochs)
+    if not training.total_steps:
+        raise TrainerError(no_steps([pair.weight for pair in data.shown], epochs))
+    return training
+
+
+@dataclass(frozen=True)
+class _Data:
+    """A dataset in the cache: what is encoded of it, and why some pairs are left out."""
+
+    dataset: Dataset
+    latents: Latents
+    masks: Masks | None
+    skipped: dict[str, str]
+    shown: list[Pair]
+    held_back: list[Pair]
+
+
+def _encode(filling: Filling) -> _Data:
+    """The pictures and masks of a run; TrainerError when none of them can be encoded."""
+    run = filling.run
+    dataset = _with_flips(run.dataset(), run.settings.data.flip)
     latents, unreadable = _encode_pictures(filling, dataset)
     masks, without_mask = _encode_masks(filling, dataset, latents)
-    unreadable |= without_mask
-    skipped = _note_skipped(run, journal, unreadable)
+    skipped = _note_skipped(run, filling.journal, unreadable | without_mask)
     shown, held_back = (_without(skipped, pairs) for pairs in (dataset.train, dataset.validation))
+    return _Data(dataset, latents, masks, skipped, shown, held_back)
 
+
+def _models(
+    filling: Filling, data: _Data
+) -> tuple[Model, Text, dict[str, Parameters], dict[str, Any]]:
+    """The base on its device, the captions, which parameters are trained, and the modules that
+    learn. A text encoder that is not needed any more is left out.
+    """
+    run, settings = filling.run, filling.run.settings
     model = load_model(Path(run.base.path))
     filling.control.heed()
-    text = _encode_captions(filling, dataset, model)
+    text = _encode_captions(filling, data.dataset, model)
     trained = trained_parameters(model.unet, model.text_encoder, settings)
     parts = _learning_parts(model, list(trained), settings)
-    if _captions_are_encoded(dataset, settings):
+    if _captions_are_encoded(data.dataset, settings):
         model.text_encoder = text.text_encoder = None
     for module in (model.unet, *parts.values()):
-        module.to(device)
+        module.to(filling.workers.device)
+    return model, text, trained, parts
 
-    schedule = Schedule(settings.loss, device)
-    followed = measured_training_pairs(shown, settings.validation.train_share, settings.seed)
+
+def _assembled(
+    filling: Filling,
+    data: _Data,
+    model: Model,
+    text: Text,
+    trained: dict[str, Parameters],
+    parts: dict[str, Any],
+    writer: PointWriter,
+) -> Training:
+    """A training at its beginning."""
+    run, settings = filling.run, filling.run.settings
+    schedule = Schedule(settings.loss, filling.workers.device)
+    followed = measured_training_pairs(data.shown, settings.validation.train_share, settings.seed)
 
     def measure(pairs: Sequence[Pair]) -> Validation:
-        timesteps = settings.validation_timesteps
-        return Validation(pairs, latents, text, timesteps, settings.seed, settings.loss, schedule)
+        timesteps, seed = settings.validation_timesteps, settings.seed
+        return Validation(pairs, data.latents, text, timesteps, seed, settings.loss, schedule)
 
-    training = Training(
+    return Training(
         run=run,
-        journal=journal,
-        workers=workers,
+        journal=filling.journal,
+        workers=filling.workers,
         model=model,
         unet=model.unet,
         parts=parts,
@@ -151,23 +198,17 @@ def prepare(
         },
         ema=Ema(trained, settings.ema) if settings.ema.decay else None,
         text=text,
-        latents=latents,
-        validation=measure(held_back),
+        latents=data.latents,
+        validation=measure(data.held_back),
         measured=measure(followed) if followed else None,
         schedule=schedule,
-        pairs={pair.id: pair for pair in shown},
-        caption_mix=dataset.caption_mix,
-        sets=_validation_sets(dataset, skipped),
-        skipped=skipped,
-        writer=PointWriter(resume),
-        masks=masks,
+        pairs={pair.id: pair for pair in data.shown},
+        caption_mix=data.dataset.caption_mix,
+        sets=_validation_sets(data.dataset, data.skipped),
+        skipped=data.skipped,
+        writer=writer,
+        masks=data.masks,
     )
-    _take_up(training, resume)
-    _hand_to_accelerate(training)
-    training.total_steps = settings.range_test.steps or training.steps(0, settings.epochs)
-    if not training.total_steps:
-        raise TrainerError(no_steps([pair.weight for pair in shown], settings.epochs))
-    return training
 
 
 def _take_up(training: Training, resume: Path) -> None:

@@ -3,7 +3,8 @@
 A deleted run is a folder NAME.TIME in the bin, which holds what the run's folder held, a note of
 its title (deleted.json) and, if they were deleted too, its checkpoints in `.checkpoints`. What is
 to become of checkpoints stands in the bin's own receipt of the deletion (.NAME.TIME.receipt): a
-folder without one was not deleted here, and moves no checkpoints whatever it says.
+folder without one that this installation has marked was not deleted here, and moves no checkpoints
+whatever it says.
 
 The run itself moves by one rename, before its checkpoints do, and comes back after them: a run that
 is listed never lacks checkpoints that are on the way. A kill between two steps leaves a move that
@@ -25,16 +26,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import marks
 from .errors import TrainerError
 from .files import sha256_file, sync_folder, write_json
 from .jobs.job import NAME, Refused, read_json
 from .jobs.lock import Lock
+from .litter import final_name
 from .notes import title_of
 
 KEY = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]{0,63})\.(?P<time>\d{1,15})")
 NOTE = "deleted.json"
 RECEIPT = re.compile(rf"\.({KEY.pattern})\.receipt")
 CHECKPOINTS = ".checkpoints"
+MOVED = re.compile(rf"\.{NAME.pattern}(\.\d{{1,15}})?\.(part|gone)")
 PART, GONE = "part", "gone"
 """Endings of a copy that is not whole yet, and of what is about to be deleted."""
 LOCK_WAIT_S = 10.0
@@ -84,7 +88,7 @@ class Bin:
         receipt = {"checkpoints": with_checkpoints, "moved": not with_checkpoints}
         write_json(run / NOTE, {"format": 1, "time": moment, "title": title_of(run)})
         try:
-            write_json(self._receipt(key), receipt)
+            self._write_receipt(key, receipt)
             _move_run(run, key)
         except TrainerError:
             self._forget(run, key)
@@ -153,18 +157,30 @@ class Bin:
             self._forget(target, deleted.folder)
 
     def tidy(self) -> None:
-        """Remove the notes and receipts of deletions that a kill has ended before the run was
-        moved, of those that were taken back, and of runs that are gone for good. For who has the
-        bin `alone`.
+        """Remove what a kill has left of moves: copies that are not whole, and originals whose copy
+        is. Remove the notes and receipts of deletions that were ended before the run was moved or
+        were taken back, and those of runs that are gone for good. For who has the bin `alone`.
         """
         with contextlib.suppress(OSError):
             for left in self.folder.iterdir():
                 found = RECEIPT.fullmatch(left.name)
                 if found and not (self.folder / found[1]).exists():
                     left.unlink()
-        for left in self.runs.glob(f"*/{NOTE}"):
+        for folder in (self.runs, self.folder):
+            for left in folder.glob(".*"):
+                if self._was_moved(left) and _is_folder(left):
+                    shutil.rmtree(left, ignore_errors=True)
+        for run in self.runs.glob("[!.]*"):
             with contextlib.suppress(OSError):
-                left.unlink()
+                if _is_folder(run):
+                    (run / NOTE).unlink(missing_ok=True)
+
+    def _was_moved(self, left: Path) -> bool:
+        """Whether a name is one that a move gives: beside the runs, a run that is being made at
+        this moment has one that is like it.
+        """
+        being_made = left.parent != self.folder and final_name(left.name) is not None
+        return bool(MOVED.fullmatch(left.name)) and not being_made
 
     def find(self, name: str, key: str) -> Deleted:
         """A deleted run by its name and key. Raises TrainerError when it is not in the bin."""
@@ -216,12 +232,17 @@ class Bin:
         return self.folder / f".{folder.name}.receipt"
 
     def _noted(self, folder: Path) -> dict[str, Any]:
-        """What the bin's receipt says of a deleted run; nothing where there is none."""
-        return _json(self._receipt(folder))
+        """What the bin's receipt says of a deleted run; nothing where there is none of ours."""
+        found = _json(self._receipt(folder))
+        return found if marks.is_marked(found.get("mark"), "receipt", folder.name) else {}
+
+    def _write_receipt(self, folder: Path, receipt: dict[str, Any]) -> None:
+        mark = marks.mark("receipt", folder.name)
+        write_json(self._receipt(folder), {**receipt, "mark": mark})
 
     def _note(self, folder: Path, moved: bool) -> None:
         """Note whether the checkpoints of a deleted run have been moved, all of them."""
-        write_json(self._receipt(folder), self._noted(folder) | {"moved": moved})
+        self._write_receipt(folder, self._noted(folder) | {"moved": moved})
 
     def _forget(self, run: Path, folder: Path) -> None:
         """Remove the note and the receipt of a deletion that was not made or was taken back."""

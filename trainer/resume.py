@@ -12,12 +12,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from . import bounded_json
 from .errors import TrainerError
 from .files import sync_folder, write_json
 from .litter import temporary
@@ -308,12 +310,14 @@ def _points(folder: Path) -> list[Path]:
 def _manifest(point: Path) -> dict[str, Any] | None:
     """A point's manifest, or None when the point is incomplete."""
     try:
-        manifest = json.loads((point / "manifest.json").read_text(encoding="utf-8"))
+        manifest = bounded_json.read(point / "manifest.json")
         if manifest.get("format") == FORMAT and all(
-            is_plain(name) and (point / name).stat().st_size == size
+            is_plain(name)
+            and stat.S_ISREG((found := (point / name).stat()).st_mode)
+            and found.st_size == size
             for name, size in manifest["sizes"].items()
         ):
             return manifest
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         pass
     return None

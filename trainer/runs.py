@@ -17,7 +17,6 @@ log.txt         what the process printed
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -32,7 +31,7 @@ from .data.buckets import no_steps, shows_anything
 from .data.manifest import TRAIN, Dataset
 from .errors import TrainerError
 from .files import canonical_json, sha256_text, write_json
-from .jobs.job import NAME, UNREADABLE, Job, Unreadable, described, list_jobs
+from .jobs.job import NAME, UNREADABLE, Job, Unreadable, described, list_jobs, read_json
 from .jobs.job import State as JobState
 from .jobs.lines import Followed, Lines, Read
 from .litter import sweep, temporary
@@ -44,7 +43,8 @@ PLAIN = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]*")
 PLACES = ("base", "checkpoints", "tokenizer", "cache")
 """What a run uses outside of its folder: the base's file and the folders of its Paths."""
 
-
+LARGEST_LOSS = 1e100
+"""A larger number, as a damaged file may hold, is no loss."""
 _REMEDY = "Put back a good copy, or move the run's folder away."
 
 
@@ -230,8 +230,12 @@ def _is_placed(line: Mapping[str, Any]) -> bool:
 
 def _are_losses(pairs: Any) -> bool:
     """Whether something is the loss of every pair by its id."""
-    numbers = isinstance(pairs, dict) and [isinstance(loss, int | float) for loss in pairs.values()]
-    return bool(numbers) and all(numbers)
+    return isinstance(pairs, dict) and bool(pairs) and all(map(is_loss, pairs.values()))
+
+
+def is_loss(value: Any) -> bool:
+    """Whether something is a number that can be a loss, or NaN: others have no square."""
+    return isinstance(value, int | float) and not abs(value) > LARGEST_LOSS
 
 
 @lru_cache(maxsize=256)
@@ -408,7 +412,7 @@ def _adopt(run: Run, identity: str, settings: RunSettings) -> Run:
     """Give an existing run settings that may change: more epochs, and what is only shown or saved.
 
     A finished run that gets more epochs is no longer finished. Raises TrainerError while it is at
-    work, and when its learning rates hang on its length.
+    work, and when its learning rates depend on its length.
     """
     if settings == run.settings:
         return run
@@ -427,7 +431,7 @@ def _adopt(run: Run, identity: str, settings: RunSettings) -> Run:
             )
     elif state.at_work or state.status == "finished":
         return run
-    value = json.loads((run.folder / "run.json").read_text(encoding="utf-8"))
+    value = read_json(run.folder / "run.json")
     write_json(run.folder / "run.json", value | {"id": identity, "settings": settings.to_json()})
     return Run.open(run.folder).at({"base": run.base.path, **asdict(run.paths)})
 
@@ -449,9 +453,9 @@ def _check_rates_so_far(run: Run, epochs: int) -> None:
         raise TrainerError(
             f"The run {run.name} cannot go on to {epochs} epochs: the learning rate of its "
             f"{listed} falls over the {run.settings.epochs} epochs that it has, and in a run of "
-            f"{epochs} it would have been another from the first step on. Train {epochs} epochs "
-            "under another name, or fork this run from its last checkpoint. What can be given more "
-            "epochs is a run with the schedule constant, or with decay_steps."
+            f"{epochs} it would have been different from the first step on. Train {epochs} epochs "
+            "under another name, or fork this run from its last checkpoint. Only a run with the "
+            "schedule constant, or with decay_steps, can be given more epochs."
         )
 
 

@@ -4,17 +4,18 @@ score of pictures made from such prompts.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
-import json
 import random
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from . import bounded_json
 from .errors import TrainerError
 from .files import write_json, write_text
 from .jobs.lines import Lines
@@ -35,6 +36,8 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 }
 SHAPES = ("circle", "square", "triangle")
 SIZES = ((128, 128), (160, 128), (128, 160), (192, 128), (128, 192), (96, 96), (256, 256))
+USERS = 20
+"""Of the messages."""
 FORMAT = 1
 CAPTION = re.compile(
     rf"\ba ({'|'.join(COLOURS)}) ({'|'.join(SHAPES)}) on a ({'|'.join(COLOURS)}) background\b"
@@ -45,14 +48,16 @@ def draw_shapes(
     folder: Path, count: int, seed: int, progress: Callable[[int, int], None] | None = None
 ) -> None:
     """Fill a new folder with `count` PNGs, a .txt caption for each, and `pairs.csv` (columns image,
-    prompt).
+    prompt, message).
 
     Picture i depends on (seed, i) alone. The folder appears complete or not at all; one that
-    contains the same pairs is kept. Raises TrainerError when the folder contains anything else.
+    contains the same pairs is kept, and its table gets messages if it was drawn before there were
+    any. Raises TrainerError when the folder contains anything else.
     """
     recipe = {"format": FORMAT, "count": count, "seed": seed}
     if folder.exists():
         if drawn_recipe(folder) == recipe:
+            add_messages(folder, seed)
             return
         raise TrainerError(
             f"The folder {folder.name} exists, but does not contain {count} shapes drawn with seed "
@@ -62,26 +67,60 @@ def draw_shapes(
     part = temporary(folder)
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    table = io.StringIO()
-    rows = csv.writer(table)
-    rows.writerow(["image", "prompt"])
+    captions = []
     for index in range(count):
         image, caption = draw_pair(seed, index)
         name = f"{index:05d}"
         image.save(part / f"{name}.png", compress_level=1)
         (part / f"{name}.txt").write_text(caption + "\n", encoding="utf-8")
-        rows.writerow([f"{name}.png", caption])
+        captions.append(caption)
         if progress:
             progress(index + 1, count)
-    write_text(part / "pairs.csv", table.getvalue())
+    write_text(part / "pairs.csv", table(captions, seed))
     write_json(part / "shapes.json", recipe)
     part.rename(folder)
+
+
+def add_messages(folder: Path, seed: int) -> None:
+    """Write the table of a drawn folder anew if it is exactly the one without messages."""
+    file = folder / "pairs.csv"
+    with contextlib.suppress(OSError, ValueError):
+        old = file.read_bytes().decode("utf-8")
+        if old.startswith("image,prompt\r\n"):
+            captions = [row["prompt"] for row in csv.DictReader(io.StringIO(old))]
+            if old == table(captions):
+                write_text(file, table(captions, seed))
+
+
+def table(captions: Sequence[str], seed: int | None = None) -> str:
+    """The pairs as CSV, with a column of messages if there is a seed for them."""
+    text = io.StringIO()
+    rows = csv.writer(text)
+    rows.writerow(["image", "prompt"] if seed is None else ["image", "prompt", "message"])
+    for index, caption in enumerate(captions):
+        rest = [] if seed is None else [message(caption, seed, index)]
+        rows.writerow([f"{index:05d}.png", caption, *rest])
+    return text.getvalue()
+
+
+def message(caption: str, seed: int, index: int) -> str:
+    """A message as Midjourney would post it with the picture: two of three were upscaled, most are
+    raw, and a few of its users post much.
+    """
+    choose = random.Random(f"{seed}/{index}/message")
+    user = 1 + int(USERS * choose.random() ** 3)
+    style = " --style raw" if choose.random() < 0.8 else ""
+    tail = f"<@{user}> (fast)"
+    if choose.random() < 2 / 3:
+        tail = f"Image #{choose.randint(1, 4)} <@{user}>"
+    return f"**{caption} --v 5.1{style}** - {tail}"
 
 
 def drawn_recipe(folder: Path) -> dict[str, int] | None:
     """What `draw_shapes` filled this folder with, or None."""
     try:
-        return json.loads((folder / "shapes.json").read_text(encoding="utf-8"))
+        value = bounded_json.read(folder / "shapes.json", 1 << 20)
+        return value if isinstance(value, dict) else None
     except (OSError, ValueError):
         return None
 

@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .errors import TrainerError
+from .jobs.device import accelerator
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +36,8 @@ class Workers:
         from accelerate import Accelerator
         from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
-        if settings.precision == "fp16" and not torch.accelerator.is_available():
+        on_cpu = accelerator() is None
+        if settings.precision == "fp16" and on_cpu:
             raise TrainerError("Precision fp16 needs a GPU. Choose bf16 or fp32.")
         if settings.compute.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -47,7 +49,7 @@ class Workers:
         # runs.
         try:
             self.accelerator = Accelerator(
-                cpu=not torch.accelerator.is_available(),
+                cpu=on_cpu,
                 mixed_precision="no" if settings.precision == "fp32" else settings.precision,
                 kwargs_handlers=[
                     DistributedDataParallelKwargs(broadcast_buffers=False),

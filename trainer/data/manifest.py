@@ -4,15 +4,18 @@ with a JSON header.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import tempfile
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from .. import bounded_json
 from ..errors import TrainerError
 from ..files import canonical_json, literal, publish, sha256_text
 from ..litter import sweep, temporary
@@ -22,6 +25,12 @@ TRAIN = "train"
 VALIDATION = "validation"
 HEADER = "cocktail.dataset"
 """Key of the JSON header in the Parquet file's metadata."""
+MOST_MEMORY = "1GB"
+"""What DuckDB may use to read a manifest."""
+PAIR_BYTES, SPARE_PAIRS = 8, 50_000
+"""A manifest of more pairs is at least so large: ids are random and hardly compress."""
+TEXT_GROWTH, SPARE_TEXT = 50, 64 << 20
+"""How many times larger than the file its texts may be, and how many bytes in any case."""
 
 
 @dataclass(frozen=True)
@@ -197,7 +206,7 @@ class Dataset:
                 metadata = database.execute(
                     "SELECT key, value FROM parquet_kv_metadata(?)", [literal(path)]
                 ).fetchall()
-            return str(json.loads(dict(metadata)[HEADER.encode()])["root"])
+            return str(bounded_json.parse(dict(metadata)[HEADER.encode()])["root"])
         except (duckdb.Error, KeyError, TypeError, ValueError):
             return ""
 
@@ -211,25 +220,23 @@ class Dataset:
         if not path.is_file():
             raise TrainerError(f"There is no manifest {path.name} in {path.parent}.")
         try:
-            with duckdb.connect() as database:
+            with _bounded() as database:
                 metadata = database.execute(
                     "SELECT key, value FROM parquet_kv_metadata(?)", [literal(path)]
                 ).fetchall()
-                header = json.loads(dict(metadata)[HEADER.encode()])
+                header = bounded_json.parse(dict(metadata)[HEADER.encode()])
                 if header["format"] != FORMAT:
                     raise TrainerError(
                         f"{path.name} was written by another version of Cocktail (format "
                         f"{header['format']}; this one reads {FORMAT}). Load the pairs again."
                     )
-                source = "read_parquet(?, hive_partitioning = false)"
-                found = database.execute(f"SELECT * FROM {source} LIMIT 0", [literal(path)])
-                there = {column[0] for column in found.description}
-                names = [field.name for field in fields(Pair) if field.name in there]
-                columns = ", ".join(f'"{name}"' for name in names)  # group is a word of SQL
-                rows = database.execute(
-                    f"SELECT {columns} FROM {source}", [literal(path)]
-                ).fetchall()
+                names, rows = _rows(database, path)
             dataset = _dataset(header, names, rows)
+        except duckdb.OutOfMemoryException as error:
+            raise TrainerError(
+                f"Reading {path.name} takes more than {MOST_MEMORY} of memory. Free some space on "
+                f"the disk of {tempfile.gettempdir()}, or load fewer pairs."
+            ) from error
         except (duckdb.Error, KeyError, TypeError, ValueError) as error:
             raise TrainerError(
                 f"{path.name} is not the manifest of a dataset, or it is damaged "
@@ -251,11 +258,46 @@ class Dataset:
                 f"{path.name} names {len(outside)} pictures outside its folder {dataset.root}, "
                 f"such as {outside[0]!r}. None of its pictures is opened. Load the pairs again."
             )
-        if dataset.fingerprint != header["fingerprint"]:
+        if dataset.fingerprint != header.get("fingerprint"):
             raise TrainerError(
                 f"{path.name} has been changed since it was written. Load the pairs again."
             )
         return dataset
+
+
+@contextlib.contextmanager
+def _bounded() -> Iterator[Any]:
+    """A DuckDB that does with MOST_MEMORY, however many processors there are."""
+    import duckdb
+
+    with tempfile.TemporaryDirectory(prefix="cocktail-", ignore_cleanup_errors=True) as spill:
+        config = {"memory_limit": MOST_MEMORY, "threads": 1, "temp_directory": spill}
+        with duckdb.connect(config=config) as database:
+            yield database
+
+
+def _rows(database: Any, path: Path) -> tuple[list[str], list[tuple]]:
+    """The columns of a manifest that a pair has, and its rows. Raises ValueError for a column of
+    another type, and when there is far more in the file than its size allows.
+    """
+    source, file = "FROM read_parquet(?, hive_partitioning = false)", [literal(path)]
+    described = database.execute(f"DESCRIBE SELECT * {source}", file).fetchall()
+    types = {name: kind for name, kind, *_ in described}
+    names = [field.name for field in fields(Pair) if field.name in types]
+    for name in names:
+        if types[name] != COLUMNS[name]:
+            raise ValueError(f"its column {name} is {types[name]}, not {COLUMNS[name]}")
+    size = path.stat().st_size
+    counted = "SELECT sum(num_rows) FROM parquet_file_metadata(?)"
+    ((count,),) = database.execute(counted, file).fetchall()
+    if count > SPARE_PAIRS + size // PAIR_BYTES:
+        raise ValueError(f"it claims to hold {count:,} pairs but is much smaller")
+    texts = " + ".join(f'coalesce(strlen("{n}"), 0)' for n in names if COLUMNS[n] == "VARCHAR")
+    ((length,),) = database.execute(f"SELECT sum({texts}) {source}", file).fetchall()
+    if (length or 0) > SPARE_TEXT + TEXT_GROWTH * size:
+        raise ValueError(f"it claims to hold {length >> 20} MB of text but is much smaller")
+    columns = ", ".join(f'"{name}"' for name in names)  # group is a word of SQL
+    return names, database.execute(f"SELECT {columns} {source}", file).fetchall()
 
 
 def _dataset(header: dict[str, Any], names: list[str], rows: list[tuple]) -> Dataset:
@@ -264,14 +306,27 @@ def _dataset(header: dict[str, Any], names: list[str], rows: list[tuple]) -> Dat
     """
     pairs = []
     for row in rows:
-        values = dict(zip(names, row, strict=True))
-        pairs.append(Pair(**values | {"captions": json.loads(values["captions"])}))
+        values: dict[str, Any] = dict(zip(names, row, strict=True))
+        captions = bounded_json.parse(values["captions"])
+        if not isinstance(captions, dict) or not all(isinstance(c, str) for c in captions.values()):
+            raise ValueError("the captions of a pair are not texts")
+        if missing := [n for n, v in values.items() if v is None and n != "conditional_dropout"]:
+            raise ValueError(f"a pair has no {missing[0]}")
+        values["captions"] = captions
+        pairs.append(Pair(**values))
+    mix = [(name, share) for name, share in header["caption_mix"]]
+    texts = [header["name"], header["root"], header["background"], *header["history"]]
+    if not all(isinstance(text, str) for text in texts) or "\0" in header["root"]:
+        raise ValueError("its header holds something other than texts")
+    header["root"].encode("utf-8")
+    if not all(isinstance(name, str) and isinstance(share, int | float) for name, share in mix):
+        raise ValueError("its caption mix is none")
     return Dataset(
         header["name"],
         header["root"],
         tuple(pairs),
         header["background"],
-        tuple((name, share) for name, share in header["caption_mix"]),
+        tuple(mix),
         tuple(header["history"]),
     )
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import TrainerError
-from ..runs import Run
+from ..runs import Run, is_loss
 from ..trend import change, trends
 
 VALIDATION = "validation"
@@ -167,8 +167,8 @@ class Places:
 
 def _loss(line: Mapping[str, Any], name: str = "loss") -> bool:
     """Whether a line has this loss, and it is a number."""
-    value = line.get(name)
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    value: Any = line.get(name)
+    return is_loss(value) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _sets(run: Run, lines: Sequence[Mapping[str, Any]], place: Places) -> list[Curve]:
@@ -216,7 +216,7 @@ def are_levels(value: Any) -> bool:
         isinstance(losses, list)
         and losses
         and len(losses) == len(lists[0])
-        and all(isinstance(loss, int | float) and math.isfinite(loss) for loss in losses)
+        and all(is_loss(loss) and math.isfinite(loss) for loss in losses)
         for losses in lists
     )
 

@@ -180,7 +180,10 @@ def read_ids(text: str) -> list[str]:
     """
     lines = text.strip().splitlines()
     if lines and lines[0].split(",")[0].strip() == "id":
-        rows = csv.reader(io.StringIO(text.strip()))
+        try:
+            rows = list(csv.reader(io.StringIO(text.strip())))
+        except csv.Error as error:
+            raise TrainerError(f"The list is no table that can be read: {error}.") from None
         words = [row[0] for row in rows if row][1:]
     else:
         words = text.replace(",", " ").split()

@@ -20,7 +20,7 @@ import os
 import re
 import time
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import (
@@ -35,16 +35,18 @@ from typing import (
     get_type_hints,
 )
 
+from .. import bounded_json
 from ..errors import TrainerError
 from ..files import (
     SpecialFile,
     canonical_json,
     finite,
-    foreign_link,
+    read_bytes,
     regular,
     remove,
     write_json,
 )
+from ..links import foreign_link
 from . import process
 from .lock import POLL_S, Lock, is_held
 
@@ -68,8 +70,8 @@ HEAR_WAIT_S = 0.5
 MOST_REQUESTS = 32
 """So many may wait until a process hears them."""
 LOG_TAIL_BYTES = 1 << 16
-MOST_BYTES = 16 << 20
-"""A larger file describes no job and no state."""
+MOST_BYTES, MOST_MEMORY = 4 << 20, 16 << 20
+"""A larger file, or one whose values take more memory, describes no job and no state."""
 LOOKS = 100
 """How often a state that changes all the time is read before it counts as it is."""
 PROBED_S = 2.0
@@ -239,8 +241,8 @@ class Job(Generic[S]):
 
     def _requests(self) -> list[dict[str, Any]]:
         try:
-            value = json.loads(_text(self.folder / "control.json"))
-        except (FileNotFoundError, ValueError, RecursionError, SpecialFile):
+            value = _value(self.folder / "control.json")[0]
+        except (FileNotFoundError, ValueError, SpecialFile):
             return []
         asked = value.get("asked", [value]) if isinstance(value, dict) else []
         return [
@@ -312,15 +314,14 @@ def list_jobs(folder: Path, file: str, open_job: Callable[[Path], J]) -> list[J 
 def read_json(file: Path) -> dict[str, Any]:
     """The object in a file. Raises TrainerError, which names the file and its folder."""
     try:
-        text = _text(file)
-        value = json.loads(text)
-        if "\\ud" in text.lower():
+        value, data = _value(file)
+        if b"\\ud" in data.lower():
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except OSError as error:
         raise TrainerError(
             f"{file.name} of {file.parent.name} cannot be read ({error.strerror})."
         ) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise TrainerError(
             f"{file.name} of {file.parent.name} is damaged ({type(error).__name__}: {error})."
         ) from error
@@ -353,13 +354,10 @@ def described(folder: Path, file: str, what: str, format: int, remedy: str) -> d
     )
 
 
-def _text(file: Path) -> str:
-    """What a file says. Raises OSError, and ValueError when it is too long or no text."""
-    with open(file, "rb", opener=regular) as opened:
-        data = opened.read(MOST_BYTES + 1)
-    if len(data) > MOST_BYTES:
-        raise ValueError(f"it is larger than {MOST_BYTES >> 20} MB")
-    return data.decode("utf-8")
+def _value(file: Path) -> tuple[Any, bytes]:
+    """The JSON value in a file, and its bytes. Raises OSError and ValueError."""
+    data = read_bytes(file, MOST_BYTES)
+    return bounded_json.parse(data, MOST_BYTES, MOST_MEMORY), data
 
 
 def read_state(file: Path, kind: type[S]) -> S:
@@ -405,13 +403,13 @@ def _fits(value: Any, hint: Any) -> bool:
 def check_links(job: Job) -> None:
     """Raise TrainerError if something in a job's folder is a link to somewhere else: work on it
     would write and delete there. Only wandb itself writes in its folder, and links that were made
-    after the job was first queued or worked on are its owner's.
+    after the job was first queued or started are its owner's.
     """
     if link := foreign_link(job.folder, unseen=WANDB):
         raise TrainerError(
             f"{link.relative_to(job.folder)} of the {job.noun} {job.folder.name} is a link that "
-            "leads out of its folder. Put what it leads to in its place, or delete it. Links that "
-            f"you make once the {job.noun} has been queued here are followed."
+            "leads out of its folder, or no file. Put what it leads to in its place, or delete it. "
+            f"Links that you make once the {job.noun} has been queued or started here are followed."
         )
 
 
@@ -432,8 +430,15 @@ def exclusive(job: Job, device: str = "") -> Iterator[Lock]:
         lock.let_go()
 
 
-def start(job: Job, command: str, arguments: Sequence[str] = (), wait_s: float = 30.0) -> bool:
+def start(
+    job: Job,
+    command: str,
+    arguments: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+    wait_s: float = 30.0,
+) -> bool:
     """Start a job's process, which outlives this one; False when somebody else works on it.
+    `environment` is what it finds there beside what this process has.
 
     A former process that has written its last state and is on its way out is waited for.
     """
@@ -453,7 +458,7 @@ def start(job: Job, command: str, arguments: Sequence[str] = (), wait_s: float =
             return False
         (job.folder / "control.json").unlink(missing_ok=True)
         job.write_state(replace(before, status="preparing", message="Starts", at_rest=False))
-        process.launch(job.folder, lock, job.folder / LOCK, command, arguments)
+        process.launch(job.folder, lock, job.folder / LOCK, command, arguments, environment)
         return True
     except BaseException:
         lock.let_go()

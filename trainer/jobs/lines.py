@@ -18,7 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from .. import bounded_json
 from ..files import finite, regular
+
+MOST_LINE_BYTES = 32 << 20
+"""The longest lines hold the losses of all validation pairs."""
+SPARE_MEMORY, MOST_GROWTH = 64 << 10, 20
+"""What the values of a line may take in memory: some bytes, and so many for each of its own."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,13 @@ class Lines:
                 raise OSError(errno.ENOSPC, "lines were written in part", str(self.path))
             if sync:
                 os.fsync(file.fileno())
+
+    def append_first(self, line: dict[str, Any]) -> None:
+        """Append a line and bring it to the disk, in a folder that may not exist yet. Raises
+        OSError.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.append(line, sync=True)
 
     def texts(self, after: int, size: int) -> Iterator[bytes]:
         """The whole lines from byte `after`, the beginning of one, on, in pieces of about `size`
@@ -150,6 +163,12 @@ def mentioning(data: bytes, kinds: Sequence[str]) -> list[bytes]:
     return [found[start] for start in sorted(found)]
 
 
+def parse_line(text: bytes) -> Any:
+    """The value of a line. Raises ValueError, also when it is larger than any line of ours."""
+    most = min(bounded_json.MOST_MEMORY, SPARE_MEMORY + MOST_GROWTH * len(text))
+    return bounded_json.parse(text, MOST_LINE_BYTES, most, bounded_json.DEEP)
+
+
 def parse(texts: list[bytes]) -> tuple[list[dict[str, Any]], int]:
     """The objects among some lines, and how many others there are; empty lines do not count."""
     found, damaged = [], 0
@@ -157,8 +176,8 @@ def parse(texts: list[bytes]) -> tuple[list[dict[str, Any]], int]:
         if not text.strip():
             continue
         try:
-            value = json.loads(text)
-        except (ValueError, RecursionError):
+            value = parse_line(text)
+        except ValueError:
             value = None
         if isinstance(value, dict):
             found.append(value)

@@ -8,18 +8,19 @@ the server has made of it.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import queue
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .. import bounded_json
 from ..files import regular, write_json
 from .lock import POLL_S, Lock, is_held
 
@@ -33,7 +34,12 @@ INHERITED = "COCKTAIL_LAUNCH_LOCK"
 
 
 def launch(
-    folder: Path, lock: Lock, own_lock: Path, command: str, arguments: Sequence[str] = ()
+    folder: Path,
+    lock: Lock,
+    own_lock: Path,
+    command: str,
+    arguments: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
 ) -> int:
     """Start a command of `python -m trainer` on a job's folder in a process that outlives this one;
     returns its pid.
@@ -42,15 +48,15 @@ def launch(
     process has `own_lock` or ends, even if this one is killed now. Where locks cannot be inherited
     (Windows) it is held here until then.
     """
-    environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
-    environment.pop("PYTORCH_CUDA_ALLOC_CONF", None)
+    given = {**os.environ, "PYTHONIOENCODING": "utf-8", **(environment or {})}
+    given.pop("PYTORCH_CUDA_ALLOC_CONF", None)
     detached: dict[str, Any] = (
         {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
         if sys.platform == "win32"
         else {"start_new_session": True, "pass_fds": [lock.fd]}
     )
     if sys.platform != "win32":
-        environment[INHERITED] = str(lock.fd)
+        given[INHERITED] = str(lock.fd)
     with open(folder / "log.txt", "ab", opener=regular) as log:
         process = subprocess.Popen(
             [sys.executable, "-u", str(MAIN), command, str(folder.absolute()), *arguments],
@@ -58,7 +64,7 @@ def launch(
             stdout=log,
             stderr=subprocess.STDOUT,
             cwd=PACK,
-            env=environment,
+            env=given,
             **detached,
         )
     if sys.platform == "win32":
@@ -97,7 +103,13 @@ def record(folder: Path, pid: int, device: str = "") -> None:
         started = psutil.Process(pid).create_time()
     except psutil.NoSuchProcess:
         started = 0.0
-    noted = {"pid": pid, "started": started, "born": _birth(pid), "device": device}
+    noted = {
+        "pid": pid,
+        "host": socket.gethostname(),
+        "started": started,
+        "born": _birth(pid),
+        "device": device,
+    }
     write_json(folder / "process.json", noted)
 
 
@@ -107,9 +119,8 @@ def noted(folder: Path) -> dict[str, Any]:
     None when it is not known.
     """
     try:
-        with open(folder / "process.json", "rb", opener=regular) as file:
-            value = json.loads(file.read(MOST_NOTED_BYTES))
-    except (OSError, ValueError, RecursionError):
+        value = bounded_json.read(folder / "process.json", MOST_NOTED_BYTES)
+    except (OSError, ValueError):
         value = None
     value = value if isinstance(value, dict) else {}
     kinds = {"pid": int, "device": str, "started": int | float}
@@ -120,16 +131,18 @@ def noted(folder: Path) -> dict[str, Any]:
 
 
 def kill(folder: Path) -> None:
-    """End the process noted in a folder at once, without saving; not another that has its pid."""
+    """End the process noted in a folder at once, without saving; not another that has its pid, here
+    or on another machine.
+    """
     import psutil
 
     try:
-        noted = json.loads((folder / "process.json").read_text(encoding="utf-8"))
-        pid, born = noted["pid"], noted["born"]
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        noted = bounded_json.read(folder / "process.json", MOST_NOTED_BYTES)
+        pid, born, host = noted["pid"], noted["born"], noted["host"]
+    except (OSError, ValueError, KeyError, TypeError):
         return
     with contextlib.suppress(psutil.NoSuchProcess):
-        if isinstance(pid, int) and born and born == _birth(pid):
+        if isinstance(pid, int) and host == socket.gethostname() and born and born == _birth(pid):
             psutil.Process(pid).kill()
 
 

@@ -1,9 +1,9 @@
 """Jobs wait their turn on disk: one at a time on each device, the one queued first goes next.
 
-Every job in the queue has a ticket, a file in the queue's own folder. What has no ticket is never
-started, whatever its state says: a folder may have come from anywhere. Tickets are kept until the
-work has ended. Whether it has is told by the lock that its process holds, so that a device is free
-again when that process dies, however it does.
+Every job in the queue has a ticket (tickets.py). What has no ticket is never started, whatever its
+state says: a folder may have come from anywhere. A job has ended when its process no longer holds
+its lock, so that a device is free again when that process dies, however it does. Of several
+ComfyUIs that share a queue, each starts only the jobs whose device it sees.
 """
 
 from __future__ import annotations
@@ -11,15 +11,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import TrainerError
-from ..files import write_json
 from .job import (
-    NAME,
     QUEUED,
     UNREADABLE,
     Job,
@@ -27,15 +25,27 @@ from .job import (
     Unreadable,
     check_links,
     list_jobs,
-    read_json,
     same,
     start,
 )
 from .lock import Lock, is_held
+from .process import noted
+from .tickets import Ticket, Tickets
 
 EVERY = ""
 """The device of work that does not say which one it uses: as long as it lasts, nothing starts."""
-LOCK_WAIT_S = 60.0
+RECEIVED = (
+    "Received: it was not queued on this ComfyUI. Resume it, or queue its graph, to start it."
+)
+ELSEWHERE = (
+    "Waits for a device that this ComfyUI does not see, or does not train on. Another one on this "
+    "output folder that does starts this job. To have it on a device of this one, stop it and "
+    "resume it here."
+)
+OF_ANOTHER = (
+    "Another ComfyUI on this output folder, with a user folder of its own, has queued this job and "
+    "starts it. To have it here, or if there is no other, stop it and resume it here."
+)
 TROUBLE = (TrainerError, OSError, TypeError, ValueError)
 """What a damaged folder or a full disk may raise: it must not keep other jobs waiting."""
 
@@ -53,18 +63,6 @@ class Kind:
     open: Callable[[Path], Job]
 
 
-@dataclass(frozen=True)
-class Ticket:
-    """A place in the queue. Without a kind it is a lease: the process that waits does the work."""
-
-    number: int
-    kind: str
-    name: str
-    device: str
-    arguments: tuple[str, ...] = ()
-    granted: bool = False
-
-
 class Queue:
     """The queue in a folder. Several processes may use it at the same time."""
 
@@ -73,11 +71,15 @@ class Queue:
         folder: Path,
         kinds: Sequence[Kind],
         ended: Callable[[str, str], None] = lambda kind, name: None,
+        reach: Callable[[str, str], Mapping[str, str] | None] = lambda kind, device: {},
     ) -> None:
-        """`ended` is told the kind and name of each job whose work has ended, however it did: once,
-        whoever of all that use the queue finds it.
+        """`ended` is called with the kind and name of each job whose work has ended in any way:
+        once, by the first of all that use the queue to find out. `reach` returns what the
+        environment of a process must say so that a job of a kind takes a device, None for a device
+        that it does not get from here. What it raises counts as that too.
         """
-        self.folder, self.ended = folder, ended
+        self.folder, self.ended, self.reach = folder, ended, reach
+        self.tickets = Tickets(folder)
         self.kinds = {kind.name: kind for kind in kinds}
 
     def put(self, kind: str, job: Job, device: str, arguments: Sequence[str] = ()) -> None:
@@ -87,27 +89,27 @@ class Queue:
         `arguments` follow the folder in its command. Raises Refused when its folder is gone, and
         TrainerError when it is unreadable or leads out of its folder.
         """
-        with self._alone():
+        with self.tickets.alone():
             if not job.folder.is_dir():
                 raise Refused(f"{job.folder.name} is gone: it was deleted or moved meanwhile.")
             state = job.state()
             if state.status == UNREADABLE:
                 raise TrainerError(state.message)
             check_links(job)
-            old = self._ticket_of(kind, job.folder.name)
+            old = self.tickets.of(kind, job.folder.name)
             if state.status == QUEUED and old is not None:
-                self._write(replace(old, device=device, arguments=tuple(arguments)))
+                self.tickets.write(replace(old, device=device, arguments=tuple(arguments)))
             elif state.status == QUEUED or state.can_go_on:
                 if old is not None:
-                    self._remove(old)
-                number = self._next_number()
-                self._write(Ticket(number, kind, job.folder.name, device, tuple(arguments)))
+                    self.tickets.remove(old)
+                number = self.tickets.next_number()
+                self.tickets.write(Ticket(number, kind, job.folder.name, device, tuple(arguments)))
                 (job.folder / "control.json").unlink(missing_ok=True)
                 job.write_state(job.queued(state))
 
     def stop(self, kind: str, job: Job) -> None:
         """Stop a job: one that waits leaves the queue, one at work is asked to stop."""
-        with self._alone():
+        with self.tickets.alone():
             state = job.state()
             if state.status == QUEUED or state.rests:
                 where = "while it waited for its turn" if state.status == QUEUED else "on request"
@@ -120,7 +122,7 @@ class Queue:
         """Pause a job until it is put again: one that waits leaves the queue, one at work is asked
         to save and to end; nothing happens when it is neither.
         """
-        with self._alone():
+        with self.tickets.alone():
             state = job.state()
             if state.status == QUEUED:
                 message = "Paused while it waited for its turn. Resume it to queue it again."
@@ -133,27 +135,31 @@ class Queue:
         that nobody has queued, with it that of work that has ended.
         """
         job.write_state(replace(state, at_rest=state.status == "paused"))
-        if (ticket := self._ticket_of(kind, job.folder.name)) is not None:
-            self._remove(ticket)
+        if (ticket := self.tickets.of(kind, job.folder.name)) is not None:
+            self.tickets.remove(ticket)
 
     def stands(self, kind: str, job: Any) -> Any:
-        """The state of a job, where one that only claims to be queued is not."""
+        """The state of a job, where one that only claims to be queued is not, and one that another
+        ComfyUI is to start says so.
+        """
         state = job.state()
-        if state.status == QUEUED and self._ticket_of(kind, job.folder.name) is None:
-            message = (
-                "Received: it was not queued on this ComfyUI. Resume it, or queue its graph, to "
-                "start it."
-            )
-            latest = job.state()
-            if same(latest, state):
-                return replace(latest, status="stopped", message=message)
-            return latest
-        return state
+        if state.status != QUEUED:
+            return state
+        ticket = self.tickets.of(kind, job.folder.name)
+        if ticket is not None:
+            seen = self._environment(ticket) is not None
+            return state if seen else replace(state, message=ELSEWHERE)
+        if self.tickets.of_another(kind, job.folder.name):
+            return replace(state, message=OF_ANOTHER)
+        latest = job.state()
+        return (
+            replace(latest, status="stopped", message=RECEIVED) if same(latest, state) else latest
+        )
 
     @contextlib.contextmanager
     def still(self) -> Iterator[None]:
         """Keep everybody from queueing and starting anything for a short while."""
-        with self._alone():
+        with self.tickets.alone():
             yield
 
     @contextlib.contextmanager
@@ -161,7 +167,7 @@ class Queue:
         """Keep a job from being queued and started for a short while, so that its folder may be
         changed. Raises Refused when it is queued or a process is at work on it.
         """
-        with self._alone():
+        with self.tickets.alone():
             status = self.stands(kind, job).status
             if status == QUEUED:
                 raise Refused(f"{job.folder.name} is queued. Stop it first.")
@@ -173,38 +179,15 @@ class Queue:
             yield
 
     def tick(self) -> None:
-        """Start what is next on every device that is free. To be called about once a second."""
-        with self._alone():
+        """Start what is next on every device that is free and seen from here. To be called about
+        once a second.
+        """
+        with self.tickets.alone():
             waiting, busy = self._survey()
             for ticket in waiting:
-                if _in_use(ticket.device, busy) or not ticket.kind or self._start(ticket):
+                waits = _in_use(ticket.device, busy) or not ticket.kind
+                if waits or self._start(ticket):
                     busy.add(ticket.device)
-
-    def adopt_once(
-        self,
-        kind: str,
-        device: Callable[[], str],
-        arguments: Callable[[Any], Sequence[str] | None],
-    ) -> None:
-        """Take over what was queued before there were tickets; later calls do nothing.
-
-        `arguments` returns those of a job that was queued by this installation, None for others.
-        """
-        done = self.folder / f"adopted-{kind}"
-        if done.exists():
-            return
-        with self._alone():
-            sort = self.kinds[kind]
-            jobs = [job for job in list_jobs(sort.folder, sort.file, sort.open)]
-            states = [(job.state(), job) for job in jobs]
-            queued = [(state, job) for state, job in states if state.status == QUEUED]
-            for _, job in sorted(queued, key=lambda found: getattr(found[0], "queued_at", 0.0)):
-                words = arguments(job)
-                if words is not None and self._ticket_of(kind, job.folder.name) is None:
-                    name = job.folder.name
-                    number = self._next_number()
-                    self._write(Ticket(number, kind, name, device(), tuple(words)))
-            done.touch()
 
     @contextlib.contextmanager
     def lease(self, device: str, name: str, wait: Callable[[], None]) -> Iterator[None]:
@@ -212,16 +195,16 @@ class Queue:
 
         `wait` is called again and again until it is free: it sleeps, and raises to give up.
         """
-        with self._alone():
-            ticket = Ticket(self._next_number(), "", name, device)
-            lock = Lock(self._file(ticket, ".lock"))
+        with self.tickets.alone():
+            ticket = Ticket(self.tickets.next_number(), "", name, device)
+            lock = Lock(self.tickets.lock_file(ticket))
             if not lock.take():
                 raise TrainerError(f"{lock.path} is in use by another process. Try again.")
             try:
-                self._write(ticket)
+                self.tickets.write(ticket)
             except BaseException:
                 lock.let_go()
-                self._remove(ticket)
+                self.tickets.remove(ticket)
                 raise
         try:
             while not self._granted(ticket):
@@ -229,15 +212,15 @@ class Queue:
             yield
         finally:
             try:
-                with self._alone():
+                with self.tickets.alone():
                     lock.let_go()
-                    self._remove(ticket)
+                    self.tickets.remove(ticket)
             finally:
                 lock.let_go()
 
     def _granted(self, ticket: Ticket) -> bool:
         """Take the device if it is this ticket's turn."""
-        with self._alone():
+        with self.tickets.alone():
             waiting, busy = self._survey()
             for other in waiting:
                 if other.number == ticket.number:
@@ -245,16 +228,31 @@ class Queue:
                 busy.add(other.device)
             if _in_use(ticket.device, busy):
                 return False
-            self._write(replace(ticket, granted=True))
+            self.tickets.write(replace(ticket, granted=True))
             return True
 
+    def _environment(self, ticket: Ticket) -> Mapping[str, str] | None:
+        """What `reach` says; None as well when a driver or a variable keeps that from being told:
+        jobs for other devices go on.
+        """
+        try:
+            return self.reach(ticket.kind, ticket.device)
+        except Exception as error:
+            _complain(f"Cocktail cannot tell whether {ticket.device} is seen from here: {error}")
+            return None
+
     def _start(self, ticket: Ticket) -> bool:
-        """Start a job; False when that is not possible, which its state says if it can."""
+        """Start a job, or leave it to who sees its device; False when it cannot be started, which
+        its state says if it can.
+        """
+        environment = self._environment(ticket)
+        if environment is None:
+            return True
         kind = self.kinds[ticket.kind]
         try:
             job = kind.open(kind.folder / ticket.name)
             try:
-                start(job, kind.command, ticket.arguments, wait_s=0.0)
+                start(job, kind.command, ticket.arguments, environment, wait_s=0.0)
             except (OSError, TypeError, ValueError) as error:
                 message = f"It could not be started: {error}. Queue it again once that is fixed."
                 job.write_state(replace(job.written(), status="failed", message=message))
@@ -269,12 +267,12 @@ class Queue:
         ended are removed.
         """
         waiting, busy, known = [], set(), set()
-        for ticket in self._tickets():
+        for ticket in self.tickets:
             known.add((ticket.kind, ticket.name))
             try:
                 stands = self._of_job(ticket) if ticket.kind else self._of_lease(ticket)
                 if stands == "ended":
-                    self._remove(ticket)
+                    self.tickets.remove(ticket)
                     if ticket.kind:
                         self.ended(ticket.kind, ticket.name)
             except TROUBLE as error:
@@ -283,12 +281,18 @@ class Queue:
             if stands == "waits":
                 waiting.append(ticket)
             elif stands == "works":
-                busy.add(ticket.device)
+                busy.add(self._device_of(ticket))
         for kind in self.kinds.values() if waiting else ():
             for job in list_jobs(kind.folder, kind.file, Job):
                 if (kind.name, job.folder.name) not in known and _is_alive(job):
                     busy.add(_noted_device(job.folder))
         return waiting, busy
+
+    def _device_of(self, ticket: Ticket) -> str:
+        """The device that work is on: what its process has noted, until then its ticket's."""
+        if not ticket.kind:
+            return ticket.device
+        return noted(self.kinds[ticket.kind].folder / ticket.name)["device"] or ticket.device
 
     def _of_job(self, ticket: Ticket) -> str:
         """waits, works, ended, or "" for what cannot be told now."""
@@ -303,79 +307,9 @@ class Queue:
         return {QUEUED: "waits", UNREADABLE: ""}.get(status, "ended")
 
     def _of_lease(self, ticket: Ticket) -> str:
-        if not is_held(self._file(ticket, ".lock")):
+        if not is_held(self.tickets.lock_file(ticket)):
             return "ended"
         return "works" if ticket.granted else "waits"
-
-    def _tickets(self) -> list[Ticket]:
-        """All tickets in their order. What is not a ticket is passed over: it holds up nothing."""
-        found = []
-        for file in self._files():
-            with contextlib.suppress(TrainerError):
-                found.append(_read_ticket(file))
-        return found
-
-    def _files(self) -> list[Path]:
-        return sorted(self.folder.glob("[0-9]*.json"))
-
-    def _ticket_of(self, kind: str, name: str) -> Ticket | None:
-        found = [t for t in self._tickets() if (t.kind, t.name) == (kind, name)]
-        return found[0] if found else None
-
-    def _next_number(self) -> int:
-        """A number after those of all files, whether or not they can be read."""
-        numbers = [int(file.stem) for file in self._files() if file.stem.isdecimal()]
-        return max(numbers, default=0) + 1
-
-    def _write(self, ticket: Ticket) -> None:
-        write_json(self._file(ticket), asdict(ticket))
-
-    def _remove(self, ticket: Ticket) -> None:
-        self._file(ticket).unlink(missing_ok=True)
-        self._file(ticket, ".lock").unlink(missing_ok=True)
-
-    def _file(self, ticket: Ticket, suffix: str = ".json") -> Path:
-        return self.folder / f"{ticket.number:08d}{suffix}"
-
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Keep others from changing the queue meanwhile."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        lock = Lock(self.folder / "queue.lock")
-        if not lock.take(LOCK_WAIT_S):
-            raise TrainerError(
-                f"The queue of jobs in {self.folder} has been locked for {LOCK_WAIT_S:.0f} s by "
-                "another ComfyUI. Check whether one is stuck."
-            )
-        try:
-            yield
-        finally:
-            lock.let_go()
-
-
-def _read_ticket(file: Path) -> Ticket:
-    """Raises TrainerError for what is not a ticket."""
-    value = read_json(file)
-    texts = [value.get(name) for name in ("kind", "name", "device")]
-    arguments, granted = value.get("arguments"), value.get("granted", False)
-    sound = (
-        all(isinstance(text, str) for text in texts)
-        and isinstance(arguments, list)
-        and all(isinstance(argument, str) for argument in arguments)
-        and isinstance(granted, bool)
-        and f"{value.get('number')!r:0>8}" == file.stem
-        and NAME.fullmatch(value["name"])
-    )
-    if not sound:
-        raise TrainerError(f"{file} is not a ticket.")
-    return Ticket(
-        value["number"],
-        value["kind"],
-        value["name"],
-        value["device"],
-        tuple(value["arguments"]),
-        granted,
-    )
 
 
 def _in_use(device: str, busy: set[str]) -> bool:
@@ -398,8 +332,4 @@ def _complain(message: str) -> None:
 
 
 def _noted_device(folder: Path) -> str:
-    try:
-        device = read_json(folder / "process.json").get("device", EVERY)
-    except TrainerError:
-        return EVERY
-    return device if isinstance(device, str) else EVERY
+    return noted(folder)["device"] or EVERY

@@ -5,7 +5,7 @@ in no time and before anything is loaded.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from ..errors import TrainerError, nearest
@@ -13,10 +13,12 @@ from .single_file import (
     FLOATS,
     TEXT_ENCODER,
     UNET,
+    UNKNOWN,
     VAE,
     Level,
     Shapes,
     family_of,
+    prune_command,
     read_header,
     single_file_name,
     unet_levels,
@@ -28,6 +30,9 @@ Named = Iterator[tuple[str, Shape]]
 VOCABULARY, TOKENS, WIDTH, FEED_FORWARD = 49408, 77, 768, 3072
 """Of CLIP ViT-L/14's text half."""
 MOST_DIGITS = 4
+MARKER = "scaled_fp8"
+SIDE = re.compile(r"scale|quant|absmax|SCB|packed|zero|g_idx|weight\._")
+"""In the names of what quantised checkpoints have beside or in place of their weights."""
 READ = re.compile(
     re.escape(UNET)
     + "|"
@@ -46,6 +51,12 @@ def check_sd15(path: Path) -> None:
     header = {single_file_name(name): entry for name, entry in read_header(path).items()}
     shapes = {name: shape for name, (_, shape) in header.items()}
     family = family_of(shapes)
+    if family.name in ("SD1.5", UNKNOWN) and (told := _quantised(header)):
+        command = prune_command(path, f"{path.stem}-fp16.safetensors", "--precision fp16")
+        raise TrainerError(
+            f"{path.name} cannot be trained: {told}. Choose a checkpoint in fp32, fp16 or bf16, or "
+            f"make one of it: `{command}`."
+        )
     if family.name != "SD1.5":
         raise TrainerError(
             f"{path.name} is {family.name} ({family.reason}). "
@@ -57,17 +68,25 @@ def check_sd15(path: Path) -> None:
                 f"{path.name} has no {part} ({prefix}*). "
                 "Choose a full checkpoint that contains UNet, text encoder and VAE."
             )
-    for name, (kind, _) in header.items():
-        if READ.match(name) and kind not in FLOATS:
-            raise TrainerError(
-                f"{path.name} cannot be trained: {name} is stored as {kind}, which are quantised "
-                "numbers and no weights. Choose a checkpoint in fp32, fp16 or bf16."
-            )
     if wrong := fault(shapes):
         raise TrainerError(
             f"{path.name} cannot be trained: {wrong}. "
             "Choose a full Stable Diffusion 1.5 checkpoint."
         )
+
+
+def _quantised(header: Mapping[str, tuple[str, Shape]]) -> str:
+    """What shows that weights are stored as quantised numbers: a tensor beside them that says how
+    to read them, or their type; "" when nothing does.
+    """
+    read = [name for name in header if READ.match(name)]
+    beside = [n for n in read if not n.endswith((".weight", ".bias")) and SIDE.search(n)]
+    for name in (*beside, *(name for name in header if name == MARKER)):
+        return f"its weights are quantised, as {name} shows"
+    for name in read:
+        if header[name][0] not in FLOATS:
+            return f"{name} is stored as {header[name][0]}, so it is quantised or damaged"
+    return ""
 
 
 def fault(shapes: Shapes) -> str:

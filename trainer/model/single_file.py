@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from ..errors import TrainerError
 from ..files import publish
 from ..litter import temporary
-from . import header
+from . import content, header
 
 if TYPE_CHECKING:
     import torch
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 UNET = "model.diffusion_model."
 TEXT_ENCODER = "cond_stage_model.transformer.text_model."
 VAE = "first_stage_model."
+
+UNKNOWN = "an unknown UNet"
+ENDINGS = (".safetensors", ".sft")
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -49,19 +52,45 @@ def read_header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Type and shape of every tensor by its name. Raises TrainerError."""
     if not path.is_file():
         raise TrainerError(f"There is no file {path.name} in {path.parent}.")
-    if path.suffix.lower() not in (".safetensors", ".sft"):
-        raise TrainerError(
-            f"{path.name} is not a .safetensors file. Convert it to safetensors first: "
-            f"`python -m merge prune {shlex.quote(path.name)} "
-            f"{shlex.quote(path.stem + '.safetensors')}` copies the tensors alone; pickled "
-            "checkpoints (.ckpt, .pt) can run code when they are opened."
-        )
     try:
+        _check_content(path)
         return header.read(path)
     except OSError as error:
         raise TrainerError(f"{path.name} cannot be read: {error.strerror}.") from error
     except header.Damaged as error:
         raise TrainerError(f"{path.name} cannot be read as a safetensors file: {error}.") from error
+
+
+def _check_content(path: Path) -> None:
+    """Raise TrainerError, which says what a file is by its content, unless it is a safetensors file
+    and named like one.
+    """
+    with path.open("rb") as file:
+        start = file.read(content.ENOUGH)
+        is_safetensors = content.is_safetensors(start)
+        known = None if is_safetensors else content.kind_of(start, file)
+    is_named = path.suffix.lower() in ENDINGS
+    if is_safetensors and not is_named:
+        raise TrainerError(
+            f"{path.name} is a safetensors file by its content. Rename it to {path.stem}"
+            ".safetensors, so that every program reads it as one."
+        )
+    if known and known[1] != content.PICKLED:
+        raise TrainerError(f"{path.name} is not a .safetensors file but {known[0]}. {known[1]}")
+    if known or not is_named:
+        pickled = path.with_suffix(".ckpt").name if is_named else path.name
+        raise TrainerError(
+            f"{path.name} is not a .safetensors file{f' but {known[0]}' if known else ''}. "
+            f"{f'Rename it to {pickled} and convert' if is_named else 'Convert'} it to safetensors "
+            f"first: `{prune_command(Path(pickled))}` copies the tensors alone; pickled "
+            "checkpoints (.ckpt, .pt) can run code when they are opened."
+        )
+
+
+def prune_command(path: Path, out: str = "", *options: str) -> str:
+    """The command that makes a safetensors file of a checkpoint which the trainer does not read."""
+    names = (path.name, out or f"{path.stem}.safetensors")
+    return " ".join(("python -m merge prune", *map(shlex.quote, names), *options))
 
 
 def write_single_file(
@@ -87,11 +116,6 @@ def write_single_file(
         part.unlink(missing_ok=True)
 
 
-def inspect(path: Path) -> Family:
-    """The family of a model file, from its header. Raises TrainerError if it is unreadable."""
-    return family_of(read_shapes(path))
-
-
 def family_of(shapes: Shapes) -> Family:
     """The family that ComfyUI would recognise by the same shapes (its model_detection)."""
     if any(".lora_down." in name or ".lora_A." in name for name in shapes):
@@ -113,7 +137,7 @@ def family_of(shapes: Shapes) -> Family:
     if context == 1024:
         return Family("Stable Diffusion 2", "its cross attention is 1024 wide")
     if context != 768 or conv_in[0] != 320:
-        return Family("an unknown UNet", f"cross attention {context}, model channels {conv_in[0]}")
+        return Family(UNKNOWN, f"cross attention {context}, model channels {conv_in[0]}")
     if conv_in[1] == 9:
         return Family("SD1.5 inpainting", "its first convolution has 9 input channels")
     if conv_in[1] != 4:

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from typing import Any
 
+from .. import bounded_json
 from ..errors import TrainerError
 
 
@@ -23,14 +24,14 @@ def parse_object(text: str, file: str) -> dict[str, Any]:
         return value
 
     try:
-        value = json.loads(text.lstrip("\ufeff"), object_pairs_hook=pairs)
+        value = bounded_json.parse(text.lstrip("\ufeff"), object_pairs_hook=pairs)
     except json.JSONDecodeError as error:
         raise TrainerError(
             f"{file} is not valid JSON at line {error.lineno}, column {error.colno}: "
             f"{_reason(error)}."
         ) from error
-    except RecursionError as error:
-        raise TrainerError(f"{file} is nested too deeply.") from error
+    except ValueError as error:
+        raise TrainerError(f"{file} cannot be read: {error}.") from error
     if not isinstance(value, dict):
         raise TrainerError(f"{file} must be a JSON object, {{ ... }}.")
     return value

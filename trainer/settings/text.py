@@ -12,8 +12,8 @@ from .run_settings import RunSettings
 
 
 def changed_by(settings: RunSettings, lines: Iterable[str]) -> RunSettings:
-    """The settings changed by lines such as `epochs = 20` and `loss.min_snr_gamma = 5`; empty lines
-    and `# remarks` do not count.
+    """The settings changed by lines such as `epochs = 20`, `loss.min_snr_gamma = 5` and
+    `learning_rate *= 0.5`, which multiplies; empty lines and `# remarks` do not count.
 
     A value is JSON (5, 1e-6, true, "text"); anything else is taken as text. All lines count at
     once, so that their order and settings that need each other do not matter. Raises TrainerError
@@ -25,7 +25,8 @@ def changed_by(settings: RunSettings, lines: Iterable[str]) -> RunSettings:
         if not line.strip() or line.strip().startswith("#"):
             continue
         name, equals, text = line.partition("=")
-        name = name.strip()
+        factor = name.endswith("*")
+        name = name.removesuffix("*").strip()
         if not equals:
             raise TrainerError(
                 f"{line.strip()!r} changes no setting. Write NAME = VALUE, such as epochs = 20."
@@ -34,7 +35,8 @@ def changed_by(settings: RunSettings, lines: Iterable[str]) -> RunSettings:
             raise TrainerError(f"Run setting {name} is given twice. Leave one of them out.")
         seen.add(name)
         holder, key = _place(value, name)
-        holder[key] = _value(text.strip(), holder[key])
+        read = _times if factor else _value
+        holder[key] = read(text.strip(), holder[key])
     return RunSettings.from_json(value)
 
 
@@ -120,3 +122,18 @@ def _value(text: str, old: Any) -> Any:
         return json.loads(text)
     except ValueError:
         return {"True": True, "False": False}.get(text, text)
+
+
+def _times(text: str, old: Any) -> float:
+    """A number times the factor that a text says."""
+    factor = _value(text, None)
+    for number in (old, factor):
+        if isinstance(number, bool) or not isinstance(number, int | float):
+            raise TrainerError(f"{number!r} is no number: *= multiplies. Write NAME = VALUE.")
+    return old * factor
+
+
+def clip_skip_words(clip_skip: int) -> str:
+    """Clip skip in the three ways to count it: ours and A1111's, ComfyUI's, EveryDream2's."""
+    everydream = "0 or 1" if clip_skip == 1 else str(clip_skip)
+    return f"clip skip {clip_skip} (ComfyUI -{clip_skip}, EveryDream2 {everydream})"

@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import TrainerError, nearest
 from ..jobs.job import NAME
 from ..settings.run_settings import RunSettings
-from ..settings.text import changed_by, setting_lines
+from ..settings.text import changed_by, clip_skip_words, setting_lines
 
 BASELINE = "baseline"
 MOST = 50
@@ -62,12 +62,6 @@ class Variant:
             return BASELINE
         text = re.sub(r"^-", "minus ", value_text(self.value))
         return f"{self.setting}-" + (re.sub(r"[^A-Za-z0-9._]+", "-", text).strip("-.") or "none")
-
-
-def clip_skip_words(clip_skip: int) -> str:
-    """Clip skip in the three ways to count it: ours and A1111's, ComfyUI's, EveryDream2's."""
-    everydream = "0 or 1" if clip_skip == 1 else str(clip_skip)
-    return f"clip skip {clip_skip} (ComfyUI -{clip_skip}, EveryDream2 {everydream})"
 
 
 def value_text(value: Any) -> str:

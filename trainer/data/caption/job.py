@@ -151,6 +151,36 @@ def create_job(
     if not dataset.pairs:
         raise TrainerError("The dataset has no pair to caption.")
     folder = jobs_dir / (name or f"captions-{identity[:12]}")
+    if (folder / "job.json").exists():
+        former = CaptionJob.open(folder)
+        _check_former(former, identity, fingerprint, settings)
+        if former.dataset_fingerprint == dataset.fingerprint and former.settings == settings:
+            return former
+        if former.state().status in (QUEUED, *ACTIVE):
+            raise TrainerError(
+                f"The caption job {folder.name} is queued or at work for another dataset or with "
+                "other settings. Stop it, or wait until it has finished."
+            )
+    return _write_job(folder, dataset, settings, fingerprint, identity)
+
+
+def _check_former(
+    former: CaptionJob, identity: str, fingerprint: str, settings: CaptionSettings
+) -> None:
+    """Raise TrainerError when a name is taken by a job that captions in another way."""
+    if former.id != identity:
+        raise TrainerError(
+            f"The name {former.name} is taken by captions of another model or wording "
+            f"({_difference(former, fingerprint, settings)}). Choose another name."
+        )
+
+
+def _write_job(
+    folder: Path, dataset: Dataset, settings: CaptionSettings, fingerprint: str, identity: str
+) -> CaptionJob:
+    """The files of a job, beside the captions that are there already. job.json comes last but for
+    the state: with it the folder is a job's.
+    """
     manifest = folder / f"dataset-{dataset.fingerprint[:16]}.parquet"
     value = {
         "format": FORMAT,
@@ -164,20 +194,6 @@ def create_job(
         },
         "settings": settings.to_json(),
     }
-    if (folder / "job.json").exists():
-        former = CaptionJob.open(folder)
-        if former.id != identity:
-            raise TrainerError(
-                f"The name {folder.name} is taken by captions of another model or wording "
-                f"({_difference(former, fingerprint, settings)}). Choose another name."
-            )
-        if former.dataset_fingerprint == dataset.fingerprint and former.settings == settings:
-            return former
-        if former.state().status in (QUEUED, *ACTIVE):
-            raise TrainerError(
-                f"The caption job {folder.name} is queued or at work for another dataset or with "
-                "other settings. Stop it, or wait until it has finished."
-            )
     folder.mkdir(parents=True, exist_ok=True)
     dataset.save(manifest)
     if not (folder / "state.json").exists():

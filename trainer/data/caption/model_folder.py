@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ... import bounded_json
 from ...errors import TrainerError
 from ...files import canonical_json, sha256_text
 from ...known_hashes import known_hashes
@@ -94,7 +94,7 @@ def _no_config(folder: Path) -> str:
 
 def _read_config(folder: Path) -> dict[str, Any]:
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = _json_of(folder / "config.json")
     except (FileNotFoundError, NotADirectoryError) as error:
         raise TrainerError(_no_config(folder)) from error
     except ValueError as error:
@@ -104,13 +104,24 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
+def _json_of(file: Path) -> Any:
+    """The value in a file or behind a link, as the Hub's own folders have them. Raises OSError and
+    ValueError.
+    """
+    if file.exists() and not file.is_file():
+        raise ValueError("it is no file")
+    return bounded_json.parse(file.read_bytes())
+
+
 def _refuse_own_code(folder: Path) -> None:
     """Refuse folders that name Python files of their own, under auto_map."""
     for name in CODE_FILES:
         try:
-            value = json.loads((folder / name).read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
+            value = _json_of(folder / name)
+        except FileNotFoundError:
             continue
+        except ValueError as error:
+            raise TrainerError(f"{name} in {folder.name} is damaged: {error}") from error
         if isinstance(value, dict) and value.get("auto_map"):
             raise TrainerError(
                 f"{folder.name} needs Python code of its own (auto_map in {name}), which is never "
@@ -124,9 +135,7 @@ def _check_weights(folder: Path) -> None:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         try:
-            parts = sorted(
-                set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-            )
+            parts = sorted(set(_json_of(index)["weight_map"].values()))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise TrainerError(f"{index.name} in {folder.name} is damaged: {error}") from error
         strange = [part for part in parts if not SHARD.fullmatch(str(part))]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from ...errors import TrainerError
@@ -53,7 +53,6 @@ class DownloadJob(Job[DownloadState]):
     id: str
     rows: int
     settings: DownloadSettings
-    network_file: Path
 
     states = DownloadState
     noun = "download"
@@ -69,10 +68,9 @@ class DownloadJob(Job[DownloadState]):
         value = described(folder, "job.json", "download", FORMAT, _REMEDY)
         try:
             settings = DownloadSettings.from_json(value["settings"])
-            network_file = Path(value["network_file"])
             if not isinstance(value["id"], str) or not isinstance(value["rows"], int):
                 raise TypeError("id must be a text and rows a number")
-            return cls(folder, value["id"], value["rows"], settings, network_file)
+            return cls(folder, value["id"], value["rows"], settings)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise TrainerError(
                 f"job.json of the download {folder.name} is damaged ({type(error).__name__}: "
@@ -114,17 +112,12 @@ def read_urls(selection: Path) -> list[tuple[int, str]]:
 
 
 def create_download(
-    datasets_dir: Path,
-    name: str,
-    selection: Path,
-    settings: DownloadSettings,
-    network_file: Path,
+    datasets_dir: Path, name: str, selection: Path, settings: DownloadSettings
 ) -> DownloadJob:
     """The download of that name for this selection, made or taken up again; nothing is started. The
     folder appears whole.
 
-    The same selection with other settings keeps what is there and goes on with the new ones.
-    `network_file` is where the server's owner allows the network (see network.py). Raises
+    The same selection with other settings keeps what is there and goes on with the new ones. Raises
     TrainerError when the name is taken by something else, or when the settings would change while
     the download is at work.
     """
@@ -141,7 +134,8 @@ def create_download(
         "rows": len(rows),
         "created": time.time(),
         "settings": settings.to_json(),
-        "network_file": str(network_file),
+        # For older versions only, which do not open a download without it.
+        "network_file": "",
     }
     if (folder / "job.json").exists():
         former = DownloadJob.open(folder)
@@ -151,7 +145,7 @@ def create_download(
                 f"rows there, {len(rows)} here). Choose another name; the existing download stays "
                 "as it is."
             )
-        if former.settings != settings or former.network_file != network_file:
+        if former.settings != settings:
             if former.state().status in ACTIVE:
                 raise TrainerError(
                     f"The download {name} is at work with other settings. Stop it, or wait until "
@@ -174,16 +168,16 @@ def create_download(
     return DownloadJob.open(folder)
 
 
-def start(job: DownloadJob) -> None:
+def start(job: DownloadJob, network_file: Path) -> None:
     """Start fetching in a process of its own, which outlives this one; nothing happens when one is
-    at work.
+    at work. `network_file` is where this server's owner allows the network (see network.py).
 
     One that has ended and is only not gone yet is waited for. Raises TrainerError when the network
     is off, or when its state cannot be read.
     """
-    require_download(job.network_file)
+    require_download(network_file)
     if job.state().status not in ACTIVE:
-        jobs.start(job, "download", ["--network", str(job.network_file)])
+        jobs.start(job, "download", ["--network", str(network_file)])
 
 
 def images(folder: Path) -> dict[int, str]:
@@ -191,20 +185,19 @@ def images(folder: Path) -> dict[int, str]:
     return {row: result.file for row, result in read_results(folder).items() if result.status == OK}
 
 
-def main(folder: Path, network_file: str | None = None) -> int:
+def main(folder: Path, network_file: Path) -> int:
     """Fetch what is not settled yet in a download folder; returns the exit status of the process.
 
-    Whether the network may be used is read from the file that job.json names, or from this one.
+    Whether the network may be used is read from `network_file`, whatever the folder says: it may
+    have come from anywhere.
     """
     job = DownloadJob.open(folder.resolve())
-    if network_file:
-        job = replace(job, network_file=Path(network_file))
-    return work(job, lambda progress: _fetch(job, progress))
+    return work(job, lambda progress: _fetch(job, progress, network_file))
 
 
-def _fetch(job: DownloadJob, work: Work[DownloadState]) -> str:
+def _fetch(job: DownloadJob, work: Work[DownloadState], network_file: Path) -> str:
     work.update(status="running", message="")
-    network = require_download(job.network_file)
+    network = require_download(network_file)
     began: list[tuple[float, int]] = []
 
     def report(progress: Fetched) -> None:

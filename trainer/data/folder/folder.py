@@ -92,7 +92,11 @@ class LoadReport:
         lines = [f"{self.found} pictures found, {self.found - skipped} pairs, {skipped} skipped"]
         if self.why:
             lines.append(f"read as {self.layout}: {self.why}")
-        lines += [f"skipped: {count} x {shown(reason)}" for reason, count in self.reasons().items()]
+        for reason, count in self.reasons().items():
+            which = [problem for problem in self.problems if problem.reason == reason]
+            where = "; ".join(f"{p.file}: {p.detail}" if p.detail else p.file for p in which[:3])
+            more = f" and {count - 3} more" if count > 3 else ""
+            lines.append(f"skipped: {count} x {shown(reason)} ({shown(where)}{more})")
         lines += [f"could not be read, ignored: {problem}" for problem in self.unread]
         if self.captions_from_names:
             whose = "their folder names" if self.layout == "kohya" else "their names"

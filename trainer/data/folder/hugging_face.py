@@ -206,7 +206,8 @@ def _note(listing: Listing, reading: Reading, left_out: Counter[str]) -> None:
         )
     missing = [file for file in listing.pictures if file not in used]
     if missing:
-        reading.notes.append(f"pictures without a row, not read: {len(missing)}")
+        understood = " that is understood" if reading.problems else ""
+        reading.notes.append(f"pictures without a row{understood}, not read: {len(missing)}")
     splits = Counter(entry.options.get("split", TRAIN) for entry in reading.entries)
     if splits and TRAIN not in splits:
         for entry in reading.entries:

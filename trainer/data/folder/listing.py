@@ -16,6 +16,8 @@ from ...errors import TrainerError
 from ..image import PACKAGES, SUFFIXES
 from .mask_names import Masks, find_masks
 
+TEXTS = (".txt", ".caption", ".json", ".yaml", ".yml")
+"""The suffixes of files that may hold the caption of the picture with their name."""
 LINK_AGAIN = "it is a link to a folder that is already read"
 LINK_OUT = (
     "it is a link that leads out of the dataset's folder; copy the folder with cp -rL, which puts "
@@ -60,7 +62,10 @@ class Listing:
     @cached_property
     def masks(self) -> Masks:
         """The masks among the pictures."""
-        return find_masks(self._pictures, self.no_masks)
+        captioned = {
+            stem for stem, ends in self.beside.items() if not ends.keys().isdisjoint(TEXTS)
+        }
+        return find_masks(self._pictures, self.no_masks, captioned)
 
     @cached_property
     def pictures(self) -> list[str]:
@@ -104,13 +109,13 @@ class Listing:
         whole: dict[str, list[str]] = {}
         stems: dict[str, list[str]] = {}
         for picture in self.pictures:
-            whole.setdefault(_spelling(picture), []).append(picture)
-            stems.setdefault(_spelling(split_suffix(picture)[0]), []).append(picture)
+            whole.setdefault(spelling(picture), []).append(picture)
+            stems.setdefault(spelling(split_suffix(picture)[0]), []).append(picture)
         found: dict[str, dict[str, str]] = {}
         for stem, ends in self.beside.items():
             if stem in self.by_stem:
                 continue
-            fitting = whole.get(_spelling(stem)) or stems.get(_spelling(stem)) or []
+            fitting = whole.get(spelling(stem)) or stems.get(spelling(stem)) or []
             if len(fitting) == 1:
                 known = found.setdefault(fitting[0], {})
                 for end, path in ends.items():
@@ -137,7 +142,7 @@ class Listing:
         return digest.hexdigest()
 
 
-def _spelling(path: str) -> str:
+def spelling(path: str) -> str:
     """A path without what tells spellings of a name apart: letter case, Unicode normalisation."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())
 

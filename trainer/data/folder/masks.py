@@ -23,6 +23,12 @@ def add_masks(listing: Listing, reading: Reading, results: Mapping[str, list | P
             "pictures in folders of masks that are pairs of their own, as their proportions are "
             f"not those of the picture called like them: {listed(sorted(listing.no_masks))}"
         )
+    doubtful = [file for file in masks.doubtful if file in reading.named]
+    if doubtful:
+        reading.notes.append(
+            f"named like masks of pictures that are not there, pairs all the same: "
+            f"{listed(doubtful)}"
+        )
     if not masks.files:
         return
     reading.read.update(masks.files)
@@ -41,6 +47,12 @@ def add_masks(listing: Listing, reading: Reading, results: Mapping[str, list | P
         reading.notes.append(
             f"masks of pictures, no pairs of their own: {len(masks.of)} (used when "
             "loss.mask_outside is below 1)"
+        )
+    used = {entry.file for entry in kept}
+    if others := [file for file in masks.others if file not in used]:
+        reading.notes.append(
+            "masks or conditioning of other pictures by their names, left out: "
+            f"{listed(others)} (a mask is used when it is named like a-masklabel.png)"
         )
     if masks.alone:
         reading.notes.append(f"masks that no picture has, left out: {listed(masks.alone)}")

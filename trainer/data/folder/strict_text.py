@@ -7,7 +7,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from ... import bounded_json
+
 MAX_DEPTH = 20
+MAX_VALUES = 60_000
+"""Larger YAML is not read: it takes a hundred times as much memory as JSON."""
 MAX_TEXT_BYTES = 1 << 20
 """Larger files of captions and settings are not read."""
 MAX_JSON_BYTES = 32 << 20
@@ -68,12 +72,15 @@ def parse_json(text: str) -> Any:
     with the same key twice.
     """
     try:
-        return json.loads(text, parse_constant=_no_constant, object_pairs_hook=_no_key_twice)
+        return bounded_json.parse(
+            text,
+            MAX_JSON_BYTES,
+            parse_constant=_no_constant,
+            object_pairs_hook=_no_key_twice,
+        )
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise ValueError(f"it is not JSON: {error.msg} at {where}") from error
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
 
 
 def _no_constant(name: str) -> Any:
@@ -103,7 +110,7 @@ def parse_yaml(text: str) -> Any:
     import yaml
 
     loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    depth = 0
+    depth, count = 0, 0
     try:
         for event in yaml.parse(text, Loader=loader):
             where = f"line {event.start_mark.line + 1}"
@@ -115,6 +122,9 @@ def parse_yaml(text: str) -> Any:
                 depth += 1
             elif isinstance(event, (yaml.SequenceEndEvent, yaml.MappingEndEvent)):
                 depth -= 1
+            count += isinstance(event, yaml.NodeEvent)
+            if count > MAX_VALUES:
+                raise ValueError(f"it has more than {MAX_VALUES:,} values ({where})")
             if depth > MAX_DEPTH:
                 raise ValueError(f"it is nested too deeply ({where})")
             tag = getattr(event, "tag", None)

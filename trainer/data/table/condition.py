@@ -67,7 +67,18 @@ _FUNCTIONS = frozenset(
     )
 )
 """What a condition may call, by DuckDB's names: functions and operators whose value is fixed by
-their arguments and is not much larger than those. For `replace` and `regexp_replace` see `_grows`.
+their arguments and is not much larger than all of those together. For `replace` and
+`regexp_replace` see `_grows`, for lists `_check_lists`.
+"""
+_LISTS = frozenset(("string_split", "str_split", "split", "regexp_extract_all", "list_value"))
+_OF_LISTS = frozenset(
+    (
+        *("len", "length", "array_length", "list_contains", "list_has", "array_contains"),
+        *("array_has", "list_has_any", "contains"),
+    )
+)
+"""What makes lists, and what may be asked of one. As text a list is five times as long as what it
+was made of, and so again at every level.
 """
 
 _TYPES = frozenset(
@@ -195,6 +206,25 @@ def _check_nodes(where: str, condition: Any, columns: list[str]) -> None:
                 f"The condition {where!r} casts to {name}, which is not allowed: only numbers, "
                 "texts, booleans and dates are."
             )
+    _check_lists(where, [node for _, node in nodes])
+
+
+def _check_lists(where: str, nodes: list[dict[str, Any]]) -> None:
+    """Raise TrainerError for a list that becomes a text, or part of another value."""
+    made = {id(node): node for node in nodes if _called(node) in _LISTS}
+    for node in nodes:
+        if _called(node) in _OF_LISTS:
+            for argument in _arguments(node):
+                made.pop(id(argument), None)
+    for node in made.values():
+        raise TrainerError(
+            f"The condition {where!r} uses the list of {_called(node)} as a value, which is not "
+            f"allowed. Ask it for something: {', '.join(sorted(_OF_LISTS))}."
+        )
+
+
+def _called(node: dict[str, Any]) -> str:
+    return str(node.get("function_name") or "").lower()
 
 
 def _grows(name: str, node: dict[str, Any]) -> bool:

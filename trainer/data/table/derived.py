@@ -28,7 +28,7 @@ from .table import Table, check_compression, fingerprint, source_sql
 from .whole_records import copy_whole_records
 
 MEMORY_MB = 256
-_DERIVED = 4
+_DERIVED = 5
 """Changes whenever the columns of derived tables or their meaning do."""
 
 Say = Callable[[str], None]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .table import MAX_RECORD_BYTES, Table, blocks
+from .table import MAX_FIELD, MAX_RECORD_BYTES, Table, blocks
 
 KEPT = 1000
+TOO_LONG = f"more than {MAX_FIELD:,} characters, the most that are taken"
 
 
 @dataclass(frozen=True)
@@ -155,11 +157,23 @@ def _walk(
             found.append(Reject(line, *noted[line]))
         elif text.strip(b" \t\r\n"):
             if number in unreadable:
-                found.append(Reject(line, "", "not a JSON object"))
+                found.append(Reject(line, *_why_not(text, table.columns)))
             number += 1
         if len(found) == min(KEPT, len(noted) + len(unreadable)):
             break
     return tuple(found)
+
+
+def _why_not(line: bytes, columns: Sequence[str]) -> tuple[str, str]:
+    """The column and the reason of a line of a JSONL file that is not readable."""
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        return "", "not a JSON object"
+    long = (name for name in columns if len(str(value.get(name) or "")) > MAX_FIELD)
+    return next(long, ""), TOO_LONG
 
 
 def _text_lines(table: Table) -> Iterator[bytes]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ... import bounded_json
 from ...errors import TrainerError
 from ...files import literal
 
@@ -128,42 +129,52 @@ def source_sql(
     values to bind.
 
     DuckDB skips damaged records and notes them (see rejects.py), except that rows with `readable`
-    false stand for lines of a JSONL file without an object, and for records of a CSV or TSV file
-    with a field that is too long. In a CSV or TSV file with line ends of several kinds, DuckDB
+    false stand for lines of a JSONL file without an object, and for records of a JSONL, CSV or TSV
+    file with a field that is too long. In a CSV or TSV file with line ends of several kinds, DuckDB
     fails, except with `one_thread`, when it is lenient: so only for files without damage.
     """
-    wanted = [table.columns.index(name) for name in columns]
     if table.format == "parquet":
-        picked = ", ".join(
-            f"CAST({identifier(name)} AS VARCHAR) AS c{number}"
-            for number, name in enumerate(columns)
-        )
-        return (
-            f"(SELECT true AS readable, {picked} FROM read_parquet(?, hive_partitioning = false))",
-            [literal(table.path)],
-        )
-    lenient = (
-        "auto_detect = false, hive_partitioning = false,"
-        " ignore_errors = true, store_rejects = true,"
-        f" max_line_size = {MAX_RECORD_BYTES}, {_buffers(table, one_thread)}"
-    )
+        return _parquet_sql(table, columns)
     if table.format == "jsonl":
-        picked = ", ".join(f"cells[{number + 1}] AS c{number}" for number in range(len(columns)))
-        is_object = "CASE WHEN json_valid(line) THEN json_type(line) = 'OBJECT' ELSE false END"
-        pointers = ["/" + name.replace("~", "~0").replace("/", "~1") for name in columns]
-        lines = (
-            "read_csv(?, columns = {'line': 'VARCHAR'}, header = false, delim = '\x1f',"
-            f" quote = '', escape = '', strict_mode = false, {lenient})"
-        )
-        return (
-            f"(SELECT readable, {picked} FROM (SELECT readable,"
-            f" CASE WHEN readable THEN json_extract_string(line, ?::VARCHAR[]) END AS cells"
-            f" FROM (SELECT line, {is_object} AS readable FROM {lines}"
-            " WHERE trim(line, ' \t\r') <> '')))",
-            [pointers, literal(table.path)],
-        )
+        return _lines_sql(table, columns, one_thread)
+    return _cells_sql(table, columns, one_thread)
+
+
+def _parquet_sql(table: Table, columns: Sequence[str]) -> tuple[str, list[Any]]:
+    picked = ", ".join(
+        f"CAST({identifier(name)} AS VARCHAR) AS c{number}" for number, name in enumerate(columns)
+    )
+    return (
+        f"(SELECT true AS readable, {picked} FROM read_parquet(?, hive_partitioning = false))",
+        [literal(table.path)],
+    )
+
+
+def _lines_sql(table: Table, columns: Sequence[str], one_thread: bool) -> tuple[str, list[Any]]:
+    """A JSONL file, whose lines DuckDB reads as a CSV file of one column."""
+    picked = ", ".join(f"cells[{number + 1}] AS c{number}" for number in range(len(columns)))
+    is_object = "CASE WHEN json_valid(line) THEN json_type(line) = 'OBJECT' ELSE false END"
+    pointers = ["/" + name.replace("~", "~0").replace("/", "~1") for name in columns]
+    lines = (
+        "read_csv(?, columns = {'line': 'VARCHAR'}, header = false, delim = '\x1f',"
+        f" quote = '', escape = '', strict_mode = false, {_lenient(table, one_thread)})"
+    )
+    return (
+        f"(SELECT is_object AND CASE WHEN strlen(line) > {MAX_FIELD} THEN"
+        f" coalesce(list_max([length(cell) for cell in cells]), 0) <= {MAX_FIELD}"
+        f" ELSE true END AS readable, {picked} FROM (SELECT line, is_object,"
+        f" CASE WHEN is_object THEN json_extract_string(line, ?::VARCHAR[]) END AS cells"
+        f" FROM (SELECT line, {is_object} AS is_object FROM {lines}"
+        " WHERE trim(line, ' \t\r') <> '')))",
+        [pointers, literal(table.path)],
+    )
+
+
+def _cells_sql(table: Table, columns: Sequence[str], one_thread: bool) -> tuple[str, list[Any]]:
+    """A CSV or TSV file."""
     import duckdb
 
+    wanted = [table.columns.index(name) for name in columns]
     places = range(len(table.columns))
     names = ", ".join(f"'f{number}': 'VARCHAR'" for number in places)
     # Before 2.0, DuckDB fails at a record that is not UTF-8 unless it reads every column.
@@ -181,8 +192,17 @@ def source_sql(
     return (
         f"(SELECT {short} AS readable, {picked} FROM read_csv(?, columns = {{{names}}},"
         f" header = true, delim = '{delimiter}', quote = '\"', escape = '\"',"
-        f" strict_mode = {not one_thread}, {lenient}){every})",
+        f" strict_mode = {not one_thread}, {_lenient(table, one_thread)}){every})",
         [literal(table.path)],
+    )
+
+
+def _lenient(table: Table, one_thread: bool) -> str:
+    """Options of DuckDB that let it go on after a damaged record and note it."""
+    return (
+        "auto_detect = false, hive_partitioning = false,"
+        " ignore_errors = true, store_rejects = true,"
+        f" max_line_size = {MAX_RECORD_BYTES}, {_buffers(table, one_thread)}"
     )
 
 
@@ -337,7 +357,7 @@ def _jsonl_head(text: str, whole: bool, name: str) -> tuple[tuple[str, ...], tup
     found: list[dict[str, Any]] = []
     for line in lines:
         try:
-            value = json.loads(line)
+            value = bounded_json.parse(line)
         except ValueError:
             continue
         if isinstance(value, dict):
