@@ -6,12 +6,13 @@ import os
 
 from comfy_api.latest import ComfyExtension, io
 
+from ..trainer import marks
 from . import dataset, finetune, merge, routes, supervisor
 from .finetune import events
 from .grid import render as grid
 from .grid.engine.feed import feeds
 from .grid.engine.feed.ray_worker import RENDERS_ONLY
-from .host import sharing
+from .host import names, sharing
 
 NODES: list[type[io.ComfyNode]] = [
     *dataset.NODES,
@@ -30,6 +31,7 @@ class CocktailExtension(ComfyExtension):
 
         instance = getattr(server.PromptServer, "instance", None)
         if instance is not None:
+            marks.use(names.key_file())
             routes.add(instance.routes)
             if RENDERS_ONLY not in os.environ:
                 supervisor.watch()

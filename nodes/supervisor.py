@@ -18,7 +18,7 @@ from ..trainer import notes, runs
 from ..trainer.data.caption.job import CaptionJob
 from ..trainer.data.fetch.network import require_wandb
 from ..trainer.errors import TrainerError
-from ..trainer.jobs.device import training_device
+from ..trainer.jobs.device import environment_on, training_device
 from ..trainer.jobs.job import QUEUED, UNREADABLE, Refused, Unreadable
 from ..trainer.jobs.queue import Kind, Queue
 from ..trainer.litter import sweep_below
@@ -43,7 +43,17 @@ def jobs() -> Queue:
     captions = Kind(
         CAPTIONING, names.cocktail_dir("captions"), "job.json", "caption", CaptionJob.open
     )
-    return Queue(names.cocktail_dir(".queue"), (trainings, captions), _ended)
+    return Queue(names.cocktail_dir(".queue"), (trainings, captions), _ended, _reach)
+
+
+def _reach(kind: str, device: str) -> dict[str, str] | None:
+    """What the environment of a job's process must say so that it takes a device, None when it
+    would take another, or none of this ComfyUI's. A training takes a GPU wherever there is one; a
+    captioning computes on what it was told.
+    """
+    if kind == RUN and device == "cpu" and training_device() != device:
+        return None
+    return environment_on(device)
 
 
 def _ended(kind: str, name: str) -> None:
@@ -52,7 +62,7 @@ def _ended(kind: str, name: str) -> None:
     if isinstance(run, Run) and (state := run.state()).status == INTERRUPTED:
         told = Notices(run, names.network_file())
         told.tell(INTERRUPTED, state)
-        # Whoever holds the queue waits for nobody who is to be told.
+        # In a thread, so that nobody waits for the queue while a notice is sent.
         threading.Thread(target=told.close, name="cocktail notices", daemon=True).start()
 
 
@@ -334,36 +344,18 @@ def watch() -> None:
 
 
 def _watch(ended: Callable[[], bool] = lambda: False) -> None:
-    complaints: dict[Callable[[], None], str] = {}
+    complaint = ""
     while not ended():
-        for step in (_adopt, _tick):
-            try:
-                step()
-                complaints.pop(step, None)
-            except Exception as error:
-                if str(error) != complaints.get(step):
-                    complaints[step] = str(error)
-                    logging.exception("Cocktail cannot process its job queue. It keeps trying")
+        try:
+            _tick()
+            complaint = ""
+        except Exception as error:
+            if str(error) != complaint:
+                complaint = str(error)
+                logging.exception("Cocktail cannot process its job queue. It keeps trying")
         _queued.wait(INTERVAL_S)
         _queued.clear()
 
 
-def _adopt() -> None:
-    jobs().adopt_once(RUN, training_device, _queued_here)
-
-
 def _tick() -> None:
     jobs().tick()
-
-
-def _queued_here(run: Run) -> list[str] | None:
-    """The arguments of a run that was queued before the queue had tickets, if its folder names the
-    very paths that it has here; what names others came from elsewhere and is not started.
-    """
-    try:
-        here = places(run)
-    except names.BadName:
-        return None
-    noted = {"base": run.base.path, **vars(run.paths)}
-    same = all(Path(noted[name]) == Path(path) for name, path in here.items())
-    return run.at(here).arguments() if same else None

@@ -46,8 +46,9 @@ class CocktailCleanDataset(io.ComfyNode):
             inputs=[
                 types.Dataset.Input(
                     "dataset",
-                    tooltip="The pairs to clean. Split them first, so that training and "
-                    "validation are compared too.",
+                    tooltip="The pairs to clean. Do so before Split Dataset, so that the share it "
+                    "holds back is exact. Pairs that are split already are compared across both "
+                    "parts.",
                 ),
                 io.Int.Input(
                     "min_side",

@@ -258,10 +258,9 @@ class CocktailDownloadImages(io.ComfyNode):
             name,
             Path(selection.path),
             settings,
-            names.network_file(),
         )
         if job.has_work():
-            download_job.start(job)
+            download_job.start(job, names.network_file())
         state = work_off(job, _describe)
         dataset, report = _join(
             selection, download_job.images(job.folder), job.folder, name, "skip", Progress()

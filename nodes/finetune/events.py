@@ -18,7 +18,7 @@ from .routes import summary
 
 EVENT = "cocktail.runs"
 BUSY_S, IDLE_S = 0.25, 1.0
-"""How often is looked while a run waits or is at work, and while there is none."""
+"""Seconds between two looks while a run waits or is at work, and while no run does."""
 BEATING = ("updated", "heartbeat_age_s")
 """What changes all the time although nothing has happened."""
 FILES = ("run.json", "state.json", "process.json", notes.FILE)

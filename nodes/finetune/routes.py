@@ -12,6 +12,7 @@ from aiohttp import web
 from ...trainer.curve import AXES, MOST_POINTS, curve
 from ...trainer.errors import TrainerError
 from ...trainer.jobs import process
+from ...trainer.jobs.device import device_title
 from ...trainer.jobs.job import UNREADABLE, Job, Unreadable, read_json
 from ...trainer.jobs.queue import Queue
 from ...trainer.notes import LONGEST_TITLE, read_notes, title_of
@@ -342,7 +343,8 @@ def _settings(request: web.Request) -> dict[str, Any]:
 
 
 def _compared(run: Run) -> dict[str, Any]:
-    dataset = read_json(run.folder / "run.json").get("dataset", {})
+    dataset = read_json(run.folder / "run.json").get("dataset")
+    dataset = dataset if isinstance(dataset, dict) else {}
     return {
         "base": run.base.name,
         "dataset": f"{dataset.get('name')} ({str(dataset.get('fingerprint'))[:12]})",
@@ -395,13 +397,15 @@ def summary(run: Run | Unreadable, queue: Queue | None = None) -> dict[str, Any]
     state = (queue or supervisor.jobs()).stands(supervisor.RUN, run)
     at_work = state.at_work
     noted = process.noted(run.folder) if at_work else {}
+    device = noted.get("device") or None
     failed = state.status == "failed" and isinstance(run, Run)
     return {
         "name": run.name,
         "id": run.id,
         **dataclasses.asdict(state),
         "title": title_of(run.folder),
-        "device": noted.get("device") or None,
+        "device": device,
+        "device_title": device_title(device) if device else None,
         "memory": state.memory if at_work else None,
         "started": noted.get("started"),
         "heartbeat_age_s": max(0.0, time.time() - state.updated) if at_work else None,

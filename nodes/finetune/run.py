@@ -198,12 +198,7 @@ class CocktailFineTune(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, run_name: str | None) -> bool | str:
-        try:
-            if run_name:
-                names.check_name(run_name, "run")
-        except names.BadName as error:
-            return str(error)
-        return True
+        return names.accepted(run_name, "run")
 
     @classmethod
     def fingerprint_inputs(cls, base: str | None, **_: Any) -> list[int]:

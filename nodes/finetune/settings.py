@@ -266,8 +266,8 @@ class CocktailChangeSettings(io.ComfyNode):
                     default="",
                     placeholder="epochs = 20\nloss.min_snr_gamma = 5",
                     tooltip="One setting per line, NAME = VALUE, such as epochs = 20 or "
-                    "unet_optimizer.schedule = cosine. Empty lines and lines that begin with # "
-                    "are ignored.",
+                    "unet_optimizer.schedule = cosine. NAME *= FACTOR multiplies a number, such as "
+                    "learning_rate *= 0.5. Empty lines and lines that begin with # are ignored.",
                 ),
             ],
             outputs=[_settings_output()],

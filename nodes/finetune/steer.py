@@ -173,12 +173,7 @@ class CocktailForkRun(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, run_name: str | None = "") -> bool | str:
-        try:
-            if run_name:
-                names.check_name(run_name, "run")
-        except names.BadName as error:
-            return str(error)
-        return True
+        return names.accepted(run_name, "run")
 
     @classmethod
     def execute(cls, run: Run, epoch: int, changes: str = "", run_name: str = "") -> io.NodeOutput:

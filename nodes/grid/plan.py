@@ -275,6 +275,7 @@ def _further_axes_and_rules() -> list[Any]:
             multiline=True,
             default="",
             optional=True,
+            advanced=True,
             placeholder="cells to leave out (optional)",
             tooltip="Cells to leave out, one rule per line: checkpoint = *768* and size = 512x512. "
             "Use the names of settings and axes. * stands for any text, and != means anything "
@@ -291,6 +292,7 @@ def _files_of_all_cells() -> list[Any]:
             options=[files.NONE, *files.listed("vae")],
             default=files.NONE,
             optional=True,
+            advanced=True,
             tooltip="The VAE of all cells, unless an axis varies it; none: the checkpoint's own.",
         ),
         opt(
@@ -299,9 +301,11 @@ def _files_of_all_cells() -> list[Any]:
             options=[files.NONE, *files.listed("lora")],
             default=files.NONE,
             optional=True,
+            advanced=True,
             tooltip="A LoRA on all cells, unless an axis varies it.",
         ),
-        io.Float.Input(
+        opt(
+            io.Float.Input,
             "lora_strength",
             default=1.0,
             min=-100.0,
@@ -309,6 +313,7 @@ def _files_of_all_cells() -> list[Any]:
             step=0.05,
             round=0.01,
             optional=True,
+            advanced=True,
             tooltip="Strength of that LoRA on model and text encoder, from -100 to 100, unless an "
             "axis varies it. 0 turns it off.",
         ),
@@ -318,10 +323,12 @@ def _files_of_all_cells() -> list[Any]:
             options=[files.NONE, *files.listed("image")],
             default=files.NONE,
             optional=True,
+            advanced=True,
             tooltip="A picture in the input folder to start from, scaled and cropped to the size "
             "of each cell; none: start from noise alone.",
         ),
-        io.Float.Input(
+        opt(
+            io.Float.Input,
             "denoise",
             default=1.0,
             min=0.01,
@@ -329,20 +336,22 @@ def _files_of_all_cells() -> list[Any]:
             step=0.01,
             round=0.001,
             optional=True,
+            advanced=True,
             tooltip="How much of the starting picture is replaced, from 0.01 to 1, unless an axis "
             "varies it: a low value keeps most of it, 1 replaces all. Without a picture it must "
             "be 1.",
         ),
-        io.Int.Input(
+        opt(
+            io.Int.Input,
             "batch_size",
             default=1,
             min=1,
             max=64,
             optional=True,
+            advanced=True,
             tooltip="How many cells are sampled in one pass, from 1 to 64. 1 is exact: each cell "
-            "is the picture of the stock nodes to the last bit. More are faster, on a GPU up to 3 "
-            "times, but can change last bits; such cells are marked and kept apart from exact "
-            "ones.",
+            "is the picture of the stock nodes to the last bit. More can be faster, but can "
+            "change last bits; such cells are marked and kept apart from exact ones.",
         ),
     ]
 

@@ -30,6 +30,7 @@ from .engine.plan.plan import Plan
 from .engine.render import execution, sampling
 from .engine.sheet import sheet
 from .engine.store import cell_file, events, export
+from .engine.store.picture import open_picture
 from .engine.store.store import Store
 from .engine.view import thumbnails
 from .mixes import CocktailAxisMerge, CocktailAxisRecipes
@@ -237,16 +238,14 @@ def _read_images(paths: list[Path]) -> list[torch.Tensor]:
     """Sheets as IMAGE [1, height, width, 3] from 0 to 1, scaled down if together they would take
     too much memory.
     """
-    from PIL import Image
-
     sizes = []
     for path in paths:
-        with Image.open(path, formats=cell_file.FORMATS) as file:
+        with open_picture(path) as file:
             sizes.append(file.size)
     shrink = min(1.0, (OUTPUT_PIXELS / sum(width * height for width, height in sizes)) ** 0.5)
     images = []
     for path, (width, height) in zip(paths, sizes, strict=True):
-        with Image.open(path, formats=cell_file.FORMATS) as file:
+        with open_picture(path) as file:
             picture = file.convert("RGB")
         if shrink < 1:
             picture = picture.resize((max(1, int(width * shrink)), max(1, int(height * shrink))))

@@ -68,7 +68,7 @@ class CocktailScoreVotes(io.ComfyNode):
         field = Ballot(Store(names.cocktail_dir("grids", grid.name)), RECIPE, grid).field
         strengths: dict[Recipe, float] = {}
         labels: dict[str, float] = {}
-        for rank in report["ranking"]:
+        for rank in sorted(report["ranking"], key=lambda one: -one["strength"]):
             if rank["votes"]:
                 settings = field.candidates[rank["number"]].set
                 mix = settings.get(RECIPE)

@@ -17,17 +17,17 @@ from ..pictures import as_image, keep_png
 from ..schema import opt, schema
 from .engine.errors import GridError
 from .engine.plan.plan import Plan
+from .engine.render import execution
 from .engine.store import events
 from .engine.store.store import Store
-from .engine.vote import chart, correlation, enough, winner
+from .engine.vote import chart, correlation, enough, verdict, winner
 from .engine.vote.ballot import ROUND_VOTES, Ballot
-from .engine.vote.log import FOUR, PAIR
+from .engine.vote.log import FOUR, MOST_VOTES, PAIR
 
 CATEGORY = "cocktail/select"
 DECISION, AS_IT_STANDS = "when it is decided", "as it stands"
 WHEN = (DECISION, AS_IT_STANDS)
 AT_ONCE = {"two at a time": PAIR, "four at once": FOUR}
-MOST_VOTES = 100_000
 WORDS = ["vote", "voting", "blind test", "A/B test", "best checkpoint"]
 
 
@@ -63,9 +63,9 @@ def when_input() -> Any:
         default=DECISION,
         optional=True,
         tooltip="Whether the graph waits until the vote is decided (one value is the best with a "
-        "probability of 0.9, or more votes would not separate the best ones) or goes on with the "
-        "votes so far. While it waits, it says where to vote; queue it again afterwards. Behind a "
-        f"Vote node choose '{AS_IT_STANDS}'.",
+        "probability of 0.9, more votes would not separate the best ones, or the rounds of a Vote "
+        "node are over) or goes on with the votes so far. While it waits, it says where to vote; "
+        f"queue it again afterwards. Behind a Vote node choose '{AS_IT_STANDS}'.",
     )
 
 
@@ -127,7 +127,10 @@ class CocktailVote(_OfVotes):
     ) -> io.NodeOutput:
         page = enough.page(grid.name, axis, until, votes, AT_ONCE[pictures])
         events.announce_vote(grid.name, page)
-        far = Ballot(_store(grid), axis, grid).progress(until, votes)
+        ballot = Ballot(_store(grid), axis, grid)
+        with execution.disk(ballot.store):
+            ballot.note(until, votes)
+        far = ballot.progress(until, votes)
         if not far.ends:
             raise GridError(
                 enough.not_over(grid.name, far.text, page)
@@ -176,7 +179,7 @@ class CocktailRanking(_OfVotes):
                     "wide.",
                 ),
                 io.String.Output(
-                    "winner", display_name="winner", tooltip="The label of the leader."
+                    "winner", display_name="winner", tooltip="The first one of the table."
                 ),
             ],
         )
@@ -235,6 +238,15 @@ class CocktailPickWinner(_OfVotes):
                 ),
                 _axis_input(),
                 when_input(),
+                io.String.Input(
+                    "where",
+                    default="",
+                    optional=True,
+                    multiline=True,
+                    tooltip="For votes: count only those on these values of other axes, such as "
+                    "size = 512 x 512, one a line. With one Pick Winner for each size every "
+                    "resolution has its own winner. Empty: all votes.",
+                ),
             ],
             outputs=[
                 types.CheckpointName.Output(
@@ -251,11 +263,22 @@ class CocktailPickWinner(_OfVotes):
 
     @classmethod
     def execute(
-        cls, grid: Plan, rule: str, name: str, axis: str = "", when: str = DECISION
+        cls,
+        grid: Plan,
+        rule: str,
+        name: str,
+        axis: str = "",
+        when: str = DECISION,
+        where: str = "",
     ) -> io.NodeOutput:
+        if where.strip() and rule != winner.VOTES:
+            raise GridError(
+                f"'where' chooses votes, and the rule is '{rule}'. Empty it, or choose the rule "
+                f"'{winner.VOTES}'."
+            )
         field = Ballot(_store(grid), axis, grid).field
         if rule == winner.VOTES:
-            report = report_of(grid, axis, [], when)
+            report = report_of(grid, axis, [], when, where)
             number = report["leader_number"]
             why = report["verdict"]["text"]
         elif rule == winner.LOSS:
@@ -274,18 +297,20 @@ class CocktailPickWinner(_OfVotes):
         return io.NodeOutput(checkpoint, label, ui={"text": [text], "cocktail": [result]})
 
 
-def report_of(grid: Plan, axis: str, by: list[str], when: str) -> dict[str, Any]:
+def report_of(grid: Plan, axis: str, by: list[str], when: str, where: str = "") -> dict[str, Any]:
     """What the votes on a grid say. Raises GridError, which says where to vote, when the graph has
     to wait for more.
     """
-    report = Ballot(_store(grid), axis, grid).report(by)
+    report = Ballot(_store(grid), axis, grid, where).report(by)
     state = report["verdict"]["state"]
-    page = enough.page(grid.name, axis)
+    page = enough.page(grid.name, axis, where=where)
     events.announce_vote(grid.name, page)
+    if state == verdict.ALIKE:
+        return report
     if not report["votes"] and when != DECISION:
         raise GridError(enough.not_over(grid.name, "0 votes, and 1 or more are needed", page))
-    if when == DECISION and (state not in enough.ENDS or not report["votes"]):
-        far = enough.undecided(report["votes"], [one["best"] for one in report["ranking"]])
+    if when == DECISION and (state not in verdict.ENDS or not report["votes"]):
+        far = enough.undecided(report["votes"], report["ranking"][0]["best"])
         to_go_on = f" To go on with the votes that there are, choose '{AS_IT_STANDS}'."
         raise GridError(enough.not_over(grid.name, far, page) + to_go_on * bool(report["votes"]))
     return report

@@ -8,8 +8,9 @@ import functools
 import json
 import os
 from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from aiohttp import web
 
@@ -21,6 +22,9 @@ from .names import BadName
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 MOST_BODY = 16 << 20
 """Bytes of JSON that a request may have."""
+AT_ONCE = 16
+"""Requests that are worked on at a time; others wait for their turn."""
+T = TypeVar("T")
 ODD = (errno.EINVAL, errno.ELOOP, errno.ENOTDIR, errno.EISDIR)
 """Errors of a folder that came from elsewhere: a link, pipe or folder where a file should be."""
 Refusals = Mapping[type[Exception], int]
@@ -79,13 +83,25 @@ async def json_body(request: web.Request, wanted: str) -> dict[str, Any]:
     return body
 
 
+async def outside(do: Callable[[], T]) -> T:
+    """What `do` returns, computed outside the event loop. What nobody waits for any longer is
+    worked on to its end: in a pool of its own it takes no thread of ComfyUI's.
+    """
+    return await asyncio.get_running_loop().run_in_executor(_pool(), do)
+
+
+@functools.lru_cache(maxsize=1)
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(AT_ONCE, "cocktail routes")
+
+
 async def answer(read: Callable[[], Any], refusals: Refusals = REFUSALS) -> web.Response:
     """The JSON that `read` returns, computed outside the event loop; what it refuses becomes
     {"error": ...} with the status of the first entry that fits.
     """
     try:
         return web.Response(
-            text=await asyncio.to_thread(lambda: dumps(read())), content_type="application/json"
+            text=await outside(lambda: dumps(read())), content_type="application/json"
         )
     except web.HTTPException as refusal:
         return error(refusal.status, refusal.text or refusal.reason)
@@ -95,7 +111,7 @@ async def answer(read: Callable[[], Any], refusals: Refusals = REFUSALS) -> web.
             return error(400 if refusal.errno in ODD else status, _of_disk(refusal))
         return error(status, str(refusal))
     except RecursionError:
-        return error(400, "What was sent is nested too deeply.")
+        return error(400, "A value in what was sent, or in a file it names, is nested too deeply.")
 
 
 def _of_disk(refusal: OSError) -> str:

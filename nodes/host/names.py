@@ -19,6 +19,10 @@ RESERVED = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 """Names that Windows reserves for devices."""
+UNUSUAL = re.compile(r"[\x00-\x1f\x7f:]")
+"""Control characters, and the colon of drives and streams on Windows. Of what else no name on
+Windows has, people's own files elsewhere may be called, such as `what is "this"?`.
+"""
 LONGEST_PART, LONGEST_PATH = 255, 4000
 """Bytes of a file's name and characters of a path that systems take."""
 TABLE = re.compile(r"\.((csv|tsv|jsonl|ndjson)(\.gz)?|parquet)$")
@@ -44,6 +48,16 @@ def check_name(name: str, what: str) -> str:
             "beginning with a letter or digit and not ending with a dot."
         )
     return name
+
+
+def accepted(name: str | None, what: str) -> bool | str:
+    """What a node's validate_inputs says of a name: True, also of one that is left empty or linked,
+    or why it cannot name a `what`.
+    """
+    try:
+        return not name or bool(check_name(name, what))
+    except BadName as error:
+        return str(error)
 
 
 def within(root: Path, relative: str, what: str) -> Path:
@@ -91,7 +105,7 @@ def _is_plain(part: str) -> bool:
     except UnicodeEncodeError:
         return False
     named = 0 < length <= LONGEST_PART and not part.startswith(".")
-    return named and ":" not in part and "\0" not in part
+    return named and not UNUSUAL.search(part)
 
 
 def cocktail_dir(*parts: str) -> Path:
@@ -125,6 +139,13 @@ def network_file() -> Path:
     import folder_paths
 
     return Path(folder_paths.get_user_directory(), "cocktail", "network.json")
+
+
+def key_file() -> Path:
+    """The file of the key with which this installation marks what it has begun. Neither graphs nor
+    archives that are unpacked in the output folder write to its folder.
+    """
+    return network_file().with_name("installation.key")
 
 
 def tokenizer_dir() -> Path:

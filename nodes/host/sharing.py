@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ...trainer.errors import TrainerError
-from ...trainer.jobs.device import device_name
+from ...trainer.jobs.device import device_name, device_title
 from ...trainer.jobs.job import LOCK, read_json
 from ...trainer.jobs.lock import is_held
 from ...trainer.sharing import Use, free_bytes, requests
@@ -137,5 +137,6 @@ def devices() -> list[dict[str, Any]]:
     for device in found:
         free, total = free_bytes(device)
         name = device_name(device.type, device.index)
-        listed.append({"name": name, "total": total, "free": free})
+        title = device_title(name)
+        listed.append({"name": name, "title": title, "total": total, "free": free})
     return listed

@@ -114,6 +114,8 @@ def _range(
     if count is not None:
         return _spread(text, low, high, int(count), whole)
     by = Fraction(step) if step else Fraction(1 if high >= low else -1)
+    if whole and not step and not low.denominator == high.denominator == 1:
+        raise GridError(f"{text!r} contains numbers that are not whole.")
     if not step and (high - low).denominator != 1:
         raise GridError(
             f"{text!r} in steps of 1 would not reach {last}. Write the step, "
@@ -164,7 +166,7 @@ def _quoted(line: str) -> list[str] | None:
     """The fields of a line in which every field is in quotes."""
     if not re.fullmatch(r'\s*"(?:[^"]|"")*"\s*(?:,\s*"(?:[^"]|"")*"\s*)*', line):
         return None
-    return _fields(line)
+    return [field.replace('""', '"') for field in re.findall(r'"((?:[^"]|"")*)"', line)]
 
 
 def _fields(line: str) -> list[str]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from .....trainer import bounded_json
 from .....trainer.data.manifest import Dataset
 from ....host import names
 from ..errors import GridError
@@ -110,7 +110,7 @@ def of_file(path: Path, column: str, label_column: str, most: int) -> Prompts:
         lines = [line.strip() for line in text.splitlines()]
         return [(line, "") for line in lines if line][:most]
     found: Prompts = []
-    for number, row in enumerate(_rows(path, text), start=2):
+    for number, row in enumerate(_named(path, text), start=2):
         for name in (column, label_column):
             if name and name not in row:
                 there = ", ".join(row) or "none"
@@ -124,6 +124,14 @@ def of_file(path: Path, column: str, label_column: str, most: int) -> Prompts:
     return found
 
 
+def _named(path: Path, text: str) -> Iterator[dict[str, Any]]:
+    """The rows of a table by the names of its columns. Raises GridError."""
+    try:
+        yield from _rows(path, text)
+    except csv.Error as error:
+        raise GridError(f"{path.name} is no table that can be read: {error}.") from None
+
+
 def _rows(path: Path, text: str) -> Iterator[dict[str, Any]] | Sequence[dict[str, Any]]:
     if path.suffix.lower() != ".jsonl":
         delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
@@ -134,7 +142,7 @@ def _rows(path: Path, text: str) -> Iterator[dict[str, Any]] | Sequence[dict[str
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = bounded_json.parse(line)
         except ValueError as error:
             raise GridError(f"{path.name}, line {number} is not JSON: {error}.") from None
         if not isinstance(row, dict):

@@ -12,6 +12,7 @@ from .....merge.errors import MergeError
 from .....merge.text import name_finder, parse
 from .....trainer.errors import nearest
 from .....trainer.files import canonical_json
+from .....trainer.settings.text import clip_skip_words
 from ..cell.mix import recipe_set
 from ..cell.samplers import as_people_write
 from ..cell.settings import (
@@ -19,7 +20,6 @@ from ..cell.settings import (
     STRONGEST,
     Lora,
     check_limits,
-    clip_skip_label,
     lora_words,
 )
 from ..errors import GridError
@@ -56,6 +56,10 @@ FILES = {"checkpoint": "checkpoint", "VAE": "vae", "LoRA": "lora"}
 """Targets whose values are files, and the kind of file."""
 
 NO_FILE = "none"
+AUTOMATIC = ("automatic", "auto", "baked vae")
+"""What other programs call the checkpoint's own VAE, or one that they choose."""
+IN_PROMPTS = re.compile(r"<lora:([^<>]+)>", re.IGNORECASE)
+"""A LoRA as A1111's prompts have it."""
 SIZE = re.compile(r"(\d{1,9})(?:\s*[x×*]\s*(\d{1,9}))?", re.IGNORECASE)
 
 
@@ -71,6 +75,8 @@ def typed_axis(
     label per line, in the order of the values. A list holds one value each: texts are taken as they
     are. Raises GridError that names the wrong line.
     """
+    if isinstance(text, list):
+        check_plain(text)
     if target not in TARGETS:
         raise GridError(f"{target!r} cannot be varied. Choose one of: {', '.join(TARGETS)}.")
     if target in REPLACES and not search:
@@ -142,6 +148,16 @@ def _reader_of_texts(target: str, search: str) -> Callable[[str], list[Value]]:
     return lambda text: [_text("negative_prompt", text, "no negative prompt", "negative: ")]
 
 
+def check_plain(values: Sequence[Any]) -> None:
+    """Raise GridError if a value of a JSON list is neither a text nor a number."""
+    for number, value in enumerate(values, 1):
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            raise GridError(
+                f"Line {number} of the values: {canonical_json(value)[:60]} is neither a text nor "
+                "a number. Write each value of the list as a text in quotes."
+            )
+
+
 def _lines(text: str | list[Any]) -> str:
     return text if isinstance(text, str) else "\n".join(map(str, text))
 
@@ -159,14 +175,14 @@ def _number(target: str, text: str) -> Value:
         value = math.nan
     if not math.isfinite(value):
         kind = "number, such as 0.5, 1/2 or 50%" if fractions else "whole number"
-        raise GridError(f"{text!r} is not a {kind}. Write one {target} per line.")
+        raise GridError(f"{text!r} is not a {kind}. Write numbers with commas, or one a line.")
     if target == "seed" and value < 0:
         raise GridError(
             f"seed {value} is out of range: give a number from 0 to {2**64 - 1}, or draw some, "
             "such as 4 seeds."
         )
     if target == "clip skip":
-        return Value(clip_skip_label(int(value)), {name: value})
+        return Value(clip_skip_words(int(value)), {name: value})
     if target == "steps":
         return Value(f"{value} step" if value == 1 else f"{value} steps", {name: value})
     if target == "LoRA strength" and abs(value) > STRONGEST:
@@ -206,6 +222,10 @@ def _files(target: str, line: str, choices: Choices) -> list[Value]:
     """The files that a line names: one, or all that match a `*` or `?`, in natural order."""
     if target == "VAE" and line.lower() == NO_FILE:
         return [Value("the checkpoint's VAE", {"vae": ""})]
+    if target == "VAE" and line.lower() in AUTOMATIC and not _named(target, line, choices):
+        raise GridError(
+            f"There is no VAE {line!r}. Write {NO_FILE} for the checkpoint's own VAE, or a file."
+        )
     found = _matching(target, line, choices)
     return [
         Value(label, {FILES[target]: name})
@@ -230,7 +250,11 @@ def _loras_of(line: str, choices: Choices) -> list[Value]:
 
 
 def _loras(entry: str, choices: Choices) -> list[Value]:
-    """`file`, `file:strength` or `file:on the model:on the text encoder`; `none` for no LoRA."""
+    """`file`, `file:strength` or `file:on the model:on the text encoder`; `none` for no LoRA. With
+    one strength also as in a prompt of A1111's, `<lora:file:strength>`.
+    """
+    if (in_prompt := IN_PROMPTS.fullmatch(entry)) and in_prompt[1].count(":") < 2:
+        entry = in_prompt[1]
     if found := _exact_lora(entry, choices):
         return _values_of_lora(*found)
     if entry.partition(":")[0].strip().lower() == NO_FILE:

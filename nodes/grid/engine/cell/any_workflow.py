@@ -133,7 +133,7 @@ def cell_of(
 
 
 def node_of(prompt: node_inputs.Prompt, target: str) -> str:
-    """The node of "id.input": ids of nodes in subgraphs have colons, no dots."""
+    """The node of "id.input": ids of nodes in subgraphs are such as 12:3, with no dots."""
     return next(id for id in prompt if target.startswith(f"{id}."))
 
 
@@ -181,6 +181,19 @@ def causes_first(prompt: node_inputs.Prompt, *outputs: str) -> list[str]:
             else:
                 todo.append(cause)
     return [*found]
+
+
+def check_loops(prompt: node_inputs.Prompt, output: str) -> None:
+    """Refuse an output between the two ends of a loop: only the first pass would reach it."""
+    before = set(causes_first(prompt, output))
+    for id in prompt.keys() - before:
+        start = node_inputs.loop_start(prompt, id)
+        if start in before:
+            raise GridError(
+                f"{node_inputs.called(prompt, output)} is within a loop, between "
+                f"{node_inputs.called(prompt, start)} and {node_inputs.called(prompt, id)}, so it "
+                "would show the first pass only. Link it to what comes out at the end of the loop."
+            )
 
 
 def _linked(prompt: node_inputs.Prompt, id: str) -> Iterator[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from .....merge.errors import MergeError
 from .....merge.hashing import file_sha256
+from .....merge.pickled import check_torch, is_pickled
 from .....merge.safetensors_file import ENDINGS, read_header
 from .....trainer.errors import nearest
 from ....host import names
@@ -65,6 +66,8 @@ def readable(kind: str, name: str) -> Path:
     try:
         if path.suffix.lower() in ENDINGS:
             read_header(path)
+        elif is_pickled(path):
+            check_torch(path)  # ComfyUI's own loader opens it
     except MergeError as error:
         raise GridError(str(error)) from None
     return path

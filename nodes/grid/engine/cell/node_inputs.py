@@ -27,6 +27,11 @@ LONGEST_TARGET = 1_000
 UPLOADS = ("image_upload", "video_upload", "audio_upload", "animated_image_upload")
 """Options of a combo whose values are files in ComfyUI's input, output or temp folder."""
 
+LOOP = "FLOW_CONTROL"
+"""The type of the link from the beginning of a loop to its end, as ComfyUI's own examples of loops
+call it.
+"""
+
 OUTSIDE_FOLDERS = ("custom_nodes", "configs", "datasets")
 
 
@@ -153,6 +158,16 @@ def kind_of(prompt: Prompt, id: str, name: str) -> Any:
     return specs(prompt[id]["class_type"]).get(name, ("*",))[0]
 
 
+def loop_start(prompt: Prompt, id: str) -> str | None:
+    """The node where the loop begins that a node closes; None if it closes none."""
+    try:
+        known = specs(prompt[id]["class_type"])
+    except GridError:
+        return None
+    links = {name: value for name, value in prompt[id]["inputs"].items() if is_link(value)}
+    return next((link[0] for name, link in links.items() if known.get(name, "*")[0] == LOOP), None)
+
+
 def is_output(class_type: str) -> bool:
     from nodes import NODE_CLASS_MAPPINGS
 
@@ -273,8 +288,8 @@ def file_of(class_type: str, name: str, value: Any) -> tuple[str, str] | None:
         return ("input", value)
     if value not in kind and leads_out(value):
         raise GridError(
-            f"{name} of {class_type} is refused: {value!r} is none of its choices, and no name "
-            "within a folder."
+            f"{name} of {class_type} is refused: {value!r} is neither one of its choices "
+            "nor a name within a folder."
         )
     best: tuple[int, str] | None = None
     for folder in folder_paths.folder_names_and_paths:

@@ -139,12 +139,6 @@ def check_limits(values: dict[str, Any]) -> None:
             )
 
 
-def clip_skip_label(clip_skip: int) -> str:
-    """Clip skip as we and A1111 count it, followed by ComfyUI's and EveryDream2's numbers."""
-    everydream = "0 or 1" if clip_skip == 1 else str(clip_skip)
-    return f"clip skip {clip_skip} (ComfyUI -{clip_skip}, EveryDream2 {everydream})"
-
-
 def lora_words(lora: Lora) -> str:
     """A LoRA as people write it on an axis: its file and strengths."""
     name, on_model, on_clip = lora

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import GridError
-from ..store.cell_file import FORMATS
+from ..store.picture import open_picture
 from ..store.store import Store
 from ..vote.chart import cell_text
 from ..vote.field import Field
@@ -80,15 +80,14 @@ def compare(
 def _pixels(store: Store, key: str | None) -> Any:
     """The pixels [height, width, 3] of a cell as int16, None if it has no picture."""
     import numpy
-    from PIL import Image
 
     if key is None or not store.is_finished(key):
         return None
     path = store.cell_path(key)
     try:
-        with Image.open(path, formats=FORMATS) as file:
+        with open_picture(path) as file:
             return numpy.asarray(file.convert("RGB"), dtype=numpy.int16)
-    except (OSError, ValueError, SyntaxError) as error:
+    except OSError as error:
         raise GridError(
             f"The file of a cell, {path.name}, cannot be read ({error}). Queue Render Grid again: "
             "it puts a damaged file aside and renders the cell again."

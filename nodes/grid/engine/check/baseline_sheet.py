@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from .....trainer.lettering import FAINT, FRAME, INK, PAPER, line_height, wrap
 from .....trainer.lettering import font as letters
-from ..store.cell_file import FORMATS
+from ..store.picture import open_picture
 from ..store.store import Store
 from ..vote.field import Field
 from .baseline import Difference
@@ -81,7 +81,7 @@ def _trio(store: Store, one: Difference, gain: float) -> list[Image.Image]:
 
     pictures = []
     for key in (one.baseline, one.key):
-        with Image.open(store.cell_path(key), formats=FORMATS) as file:
+        with open_picture(store.cell_path(key)) as file:
             pictures.append(file.convert("RGB"))
     difference = ImageChops.difference(*pictures)
     pictures.append(difference.point([min(255, round(gain * n)) for n in range(256)] * 3))

@@ -15,7 +15,7 @@ from ..errors import GridError
 from ..plan.plan import Cell
 from ..render import sampling
 from ..store import export
-from ..store.cell_file import FORMATS
+from ..store.picture import open_picture
 from ..store.store import Store
 from .result import Checked, Result, cause, chosen, largest_difference
 
@@ -107,11 +107,10 @@ def _changed(cell: Cell) -> str | None:
 
 def _read(store: Store, key: str) -> numpy.ndarray:
     import numpy
-    from PIL import Image
 
     path = store.cell_path(key)
     try:
-        with Image.open(path, formats=FORMATS) as file:
+        with open_picture(path) as file:
             return numpy.asarray(file.convert("RGB"))
     except OSError as error:
         raise GridError(

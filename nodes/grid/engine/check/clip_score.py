@@ -5,15 +5,15 @@ for image captioning", EMNLP, without its factor 2.5 and without the cut at 0).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from .....trainer import bounded_json
 from .....trainer.data.caption.model_folder import safe_config
 from .....trainer.errors import TrainerError
 from ..errors import GridError
-from ..store.cell_file import FORMATS
+from ..store.picture import open_picture
 
 KIND = "clip"
 BATCH = 8
@@ -22,7 +22,7 @@ BATCH = 8
 def is_clip(folder: Path) -> bool:
     """Whether a model folder says that it holds a CLIP model."""
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = bounded_json.parse((folder / "config.json").read_bytes())
     except (OSError, ValueError):
         return False
     return isinstance(config, dict) and config.get("model_type") == KIND
@@ -82,7 +82,5 @@ def _loaded(folder: Path) -> tuple[Any, Any]:
 
 
 def _picture(path: Path) -> Any:
-    from PIL import Image
-
-    with Image.open(path, formats=FORMATS) as file:
+    with open_picture(path) as file:
         return file.convert("RGB")

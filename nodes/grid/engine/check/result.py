@@ -7,7 +7,6 @@ in it.
 
 from __future__ import annotations
 
-import json
 import random
 import sys
 import tempfile
@@ -16,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .....trainer import bounded_json
 from .....trainer.jobs import process
 from ..errors import GridError
 from ..store.store import Store
@@ -160,4 +160,4 @@ def in_fresh_process(
             raise GridError(
                 f"The check of {store.folder.name} ended early: {said or f'status {status}'}"
             )
-        return Result.from_json(json.loads(answer.read_text(encoding="utf-8")))
+        return Result.from_json(bounded_json.read(answer))

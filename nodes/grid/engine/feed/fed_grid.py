@@ -8,7 +8,6 @@ feeding can go on after ComfyUI has ended.
 from __future__ import annotations
 
 import contextlib
-import io
 import logging
 import threading
 import time
@@ -23,6 +22,7 @@ from ....host import numerics
 from ..errors import GridError
 from ..plan.plan import Cell, Plan
 from ..store import cell_file
+from ..store.picture import FORMATS, open_picture
 from ..store.pixels import hash_of
 from ..store.store import Store
 from .remote import NoPicture
@@ -34,7 +34,7 @@ FINISHED, STOPPED = "finished", "stopped"
 ACTIVE = (RUNNING, PAUSED)
 STATES = (*ACTIVE, CANCELLED, FINISHED, STOPPED)
 MOST_IN_FLIGHT = 4
-ANSWERS = (*cell_file.FORMATS, "JPEG")
+ANSWERS = (*FORMATS, "JPEG")
 """What a server may send as a picture, by Pillow's names."""
 
 
@@ -69,6 +69,10 @@ def order_from_json(described: dict[str, Any]) -> Order:
         raise ValueError(f"in_flight {order.in_flight}, state {order.state[:40]!r}")
     if order.save_as not in cell_file.SUFFIXES or not 0 < order.lease_s < float("inf"):
         raise ValueError(f"save_as {order.save_as[:40]!r}, lease_s {order.lease_s}")
+    if not isinstance(order.sent, dict) or not all(
+        isinstance(s, dict) for s in order.sent.values()
+    ):
+        raise TypeError("sent must be an object of objects")
     for id, sent in order.sent.items():
         if not all(isinstance(text, str) for text in (id, sent["server"], sent["key"])):
             raise TypeError("sent must hold texts")
@@ -189,10 +193,9 @@ class FedGrid:
         if the disk refuses.
         """
         import numpy
-        from PIL import Image
 
         try:
-            with Image.open(io.BytesIO(data), formats=ANSWERS) as file:
+            with open_picture(data, ANSWERS) as file:
                 pixels = numpy.asarray(file.convert("RGB"))
         except Exception as error:
             raise NoPicture(f"The server sent no picture: {error}"[:300]) from None

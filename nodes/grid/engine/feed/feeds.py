@@ -5,7 +5,6 @@ when ComfyUI starts.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import threading
 import time
@@ -13,6 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from .....trainer import bounded_json, marks
+from .....trainer.errors import TrainerError
 from .....trainer.files import read_text, sha256_text, write_text
 from ....host import names
 from ..cell import files
@@ -193,7 +194,7 @@ def resume_all() -> None:
     for file in sorted(names.cocktail_dir("grids").glob("[!.]*/feed.json")):
         name = file.parent.name
         try:
-            if json.loads(read_text(file)).get("state") != RUNNING:
+            if _described(Store(file.parent)).get("state") != RUNNING:
                 continue
             with _door:
                 if name not in _feeds or not _feeds[name].is_alive():
@@ -230,7 +231,7 @@ def _begin(plan: Plan, order: Order) -> Feed:
         _lock(plan.name, store)
         store.save_plan(plan)
         store.set_aside_damaged(plan)
-        write_text(_ticket(plan.name), _fingerprint(plan))
+        write_text(_ticket(plan.name), _mark(plan))
         grid = FedGrid(
             plan,
             store,
@@ -256,20 +257,27 @@ def _begin(plan: Plan, order: Order) -> Feed:
 
 
 def _ticket(name: str) -> Path:
-    """The file, outside of all grids, that says which plan of that name was begun here: a grid's
-    folder may have come from anywhere, and is not fed because of what it says itself.
+    """The file with the mark of the plan of that name that was begun here: a grid's folder may have
+    come from anywhere, and is not fed because of what it says itself.
     """
     return names.cocktail_dir(".feeds", f"{name}.txt")
 
 
-def _fingerprint(plan: Plan) -> str:
-    return sha256_text("\n".join(_identity(plan)))
+def _mark(plan: Plan) -> str:
+    try:
+        return marks.mark(*_words(plan))
+    except TrainerError as error:
+        raise GridError(str(error)) from None
+
+
+def _words(plan: Plan) -> tuple[str, ...]:
+    return "feed", plan.name, sha256_text("\n".join(_identity(plan)))
 
 
 def _is_own(plan: Plan) -> bool:
     try:
-        return _ticket(plan.name).read_text(encoding="utf-8") == _fingerprint(plan)
-    except OSError:
+        return marks.is_marked(read_text(_ticket(plan.name), 1000), *_words(plan))
+    except (OSError, ValueError):
         return False
 
 
@@ -308,19 +316,24 @@ def _known(name: str) -> Feed | None:
 def _read(store: Store) -> tuple[Plan, Order]:
     where = f"feed.json of the grid {store.folder.name}"
     try:
-        described = json.loads(read_text(store.folder / "feed.json"))
+        described = _described(store)
         if described.pop("format", None) != FORMAT:
             raise GridError(
                 f"{where} was written by another version of the pack. Queue the grid again."
             )
         plan = described.pop("plan")
         order = order_from_json(described)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise GridError(f"{where} is damaged ({error}). Queue the grid again.") from error
     found = read_plan(plan, files.quiet_sha256)
     if found.name != store.folder.name:
         raise GridError(f"{where} is that of the grid {found.name}. Rename the folder back.")
     return found, order
+
+
+def _described(store: Store) -> Any:
+    """What feed.json says. Raises OSError and ValueError."""
+    return bounded_json.read(store.folder / "feed.json", most_depth=bounded_json.DEEP)
 
 
 def _identity(plan: Plan) -> list[str]:

@@ -16,12 +16,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from .....trainer import bounded_json
 from ..errors import GridError
 
 TIMEOUT_S = 30.0
 LARGEST_BYTES = 1_000_000_000
 """Of a picture. Other answers are read up to LARGEST_ANSWER."""
-LARGEST_ANSWER = 64 << 20
+LARGEST_ANSWER = 32 << 20
 LONGEST_WORD = 300
 Asked = TypeVar("Asked", bound=Callable[..., Any])
 
@@ -51,7 +52,7 @@ class Failed(Exception):
 
 
 class NoPicture(Failed):
-    """What a server gave as a picture is none."""
+    """What a server sent in place of a picture is not a picture."""
 
 
 def understood(ask: Asked) -> Asked:
@@ -237,7 +238,7 @@ def _ids(queued: list[Any]) -> set[str]:
 
 def _parsed(data: bytes) -> Any:
     """A JSON value that can be written again. Raises ValueError and RecursionError."""
-    value = json.loads(data)
+    value = bounded_json.parse(data, LARGEST_ANSWER, most_depth=bounded_json.DEEP)
     json.dumps(value, ensure_ascii=False).encode("utf-8")
     return value
 

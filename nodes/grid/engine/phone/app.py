@@ -4,7 +4,6 @@ token it has, questions about them, votes and taking them back. Everything else 
 
 from __future__ import annotations
 
-import asyncio
 import io
 import re
 from collections.abc import Awaitable, Callable
@@ -17,12 +16,10 @@ from aiohttp import web
 from .....trainer.errors import TrainerError
 from ....host import http
 from ..errors import GridError
-from ..store.cell_file import FORMATS
+from ..store.picture import open_picture
 from ..store.store import Store
-from ..vote.ballot import ROUND_VOTES, Answered, Ballot
-from ..vote.enough import ENDS
+from ..vote.ballot import Answered, Ballot
 from ..vote.log import FOUR, LONGEST_NAME, PAIR
-from ..vote.questions import ACTIVE
 from .gate import TOO_OFTEN, Gate, Session
 
 FOLDER = Path(__file__).parents[4] / "web" / "phone"
@@ -50,7 +47,9 @@ ON_A_PHONE = " (phone)"
 """Ends the names of those who vote from a phone: nobody there votes, or takes a vote back, in the
 name of somebody at ComfyUI's own page.
 """
-ENDED = "This link has ended. Ask whoever gave it to you for a new one."
+ENDED = (
+    "This link has ended: the vote is over, or there is a newer link. Ask whoever gave it to you."
+)
 OFTEN = "Too many requests. Wait a minute."
 GATE: web.AppKey[Gate] = web.AppKey("gate", Gate)
 
@@ -111,6 +110,25 @@ def _reads(do: Callable[[web.Request], Any]) -> Callable[[web.Request], Awaitabl
     return http.reads(do, REFUSALS)  # type: ignore[return-value]
 
 
+def end_if_over(gate: Gate, store: Store) -> bool:
+    """End the link to a grid's vote if that is over; whether it is. Whoever has just voted is not
+    told of a disk that cannot be read now: the next question tells.
+    """
+    session = gate.of(store.folder)
+    if session is None:
+        return False
+    try:
+        over = Ballot(store, session.axis, where=session.where).is_over(*session.rules)
+    except GridError:
+        # The grid has been planned again, and there is nothing to vote on any more.
+        over = True
+    except OSError:
+        over = False
+    if over:
+        gate.end(store.folder)
+    return over
+
+
 def _changes(do: Callable[..., Any]) -> Callable[[web.Request], Awaitable[web.Response]]:
     return http.changes(do, REFUSALS, "a vote")  # type: ignore[return-value]
 
@@ -120,7 +138,7 @@ def _ballot(request: web.Request) -> Ballot:
     store = Store(session.grid)
     if not (store.folder / "plan.json").is_file():
         raise web.HTTPGone(text="This grid is no longer there.")
-    return Ballot(store, session.axis)
+    return Ballot(store, session.axis, where=session.where)
 
 
 def _judge(name: str) -> str:
@@ -133,9 +151,8 @@ def _question(request: web.Request) -> dict[str, Any]:
     count = http.number_asked(request, "count", session.count, PAIR, FOUR)
     count = FOUR if count > PAIR else PAIR
     judge = _judge(request.query.get("judge", ""))
-    rules = (session.method or ACTIVE, session.votes or ROUND_VOTES)
-    found = _ballot(request).question(judge, count, *rules)
-    told: dict[str, Any] = {"question": None, "over": found["state"] in ENDS, "own": found["own"]}
+    found = _ballot(request).question(judge, count, *session.rules)
+    told: dict[str, Any] = {"question": None, "over": found["over"], "own": found["own"]}
     if asked := found["question"]:
         shown = [{name: one[name] for name in ("key", "width", "height")} for one in asked["shown"]]
         told["question"] = {"id": asked["id"], "shown": shown}
@@ -151,8 +168,8 @@ async def _picture(request: web.Request) -> web.StreamResponse:
     if path is None or not path.is_file() or not store.is_own(path):
         return http.error(404, "The grid has no picture of that cell.")
     try:
-        data = await asyncio.to_thread(_bare, path, path.stat().st_mtime_ns)
-    except (OSError, ValueError, SyntaxError):
+        data = await http.outside(lambda: _bare(path, path.stat().st_mtime_ns))
+    except OSError:
         return http.error(404, "This picture cannot be read.")
     return web.Response(body=data, content_type="image/webp")
 
@@ -161,7 +178,7 @@ async def _picture(request: web.Request) -> web.StreamResponse:
 def _bare(path: Path, changed: int) -> bytes:
     from PIL import Image
 
-    with Image.open(path, formats=FORMATS) as file:
+    with open_picture(path) as file:
         picture = file.convert("RGB")
     picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
     found = io.BytesIO()
@@ -171,14 +188,16 @@ def _bare(path: Path, changed: int) -> bytes:
 
 def _cast(request: web.Request, body: dict[str, Any]) -> dict[str, Any]:
     http.only(body, "judge", "question", "shown", "order", "both_bad")
-    found = _ballot(request).cast(
+    ballot = _ballot(request)
+    found = ballot.cast(
         _judge(http.text(body, "judge", LONGEST_NAME, "")),
         http.text(body, "question", 100),
         http.texts(body, "shown", FOUR, 100),
         http.texts(body, "order", FOUR, 100),
         http.truth(body, "both_bad", False),
     )
-    return {"own": found["own"]}
+    over = end_if_over(request.app[GATE], ballot.store)
+    return {"own": found["own"], "over": over}
 
 
 def _undo(request: web.Request, body: dict[str, Any]) -> dict[str, Any]:

@@ -40,7 +40,16 @@ class Session:
     axis: str = ""
     count: int = 2
     method: str = ""
+    """Empty: as a Vote node has noted it."""
+    round_votes: int = 0
     votes: int = 0
+    """The vote is over with so many, if it is not 0."""
+    where: str = ""
+
+    @property
+    def rules(self) -> tuple[str, int, int]:
+        """When the vote is over, as ballots ask for it."""
+        return self.method, self.round_votes, self.votes
 
 
 @dataclass

@@ -16,6 +16,7 @@ from ..cell.any_workflow import (
     WorkflowCell,
     ancestors,
     cell_of,
+    check_loops,
     descendants,
     node_of,
     set_input,
@@ -46,6 +47,7 @@ def workflow_plan(
     node_inputs.check_prompt(workflow)
     check_count(name, axes)
     shown = _output(workflow, output)
+    check_loops(workflow, shown)
     kept = {}
     for target, value in fixed.items():
         id, input = node_inputs.find_input(workflow, target)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from ..errors import GridError
 
@@ -13,23 +14,28 @@ def replaced(text: str, replacements: Mapping[str, str]) -> tuple[str, set[str]]
     """The text with every search replaced, and the searches that were found in it.
 
     Nothing that one search has put in is replaced by another. Of searches that contain each other
-    the longest counts. Raises GridError where two overlap without one containing the other.
+    the longest counts. Raises GridError where two overlap and neither they nor a third contain the
+    other.
     """
     longest_first = sorted(replacements, key=len, reverse=True)
     places = sorted(
-        (match.start(), match.start() + len(search), search)
-        for search in longest_first
-        for match in re.finditer(f"(?={re.escape(search)})", text)
+        (
+            (match.start(), match.start() + len(search), search)
+            for search in longest_first
+            for match in re.finditer(f"(?={re.escape(search)})", text)
+        ),
+        key=lambda place: (place[0], -place[1]),
     )
-    for number, (start, end, search) in enumerate(places):
-        for other_start, other_end, other in places[number + 1 :]:
-            if other_start >= end:
-                break
-            if other != search and other_start > start and other_end > end:
-                raise GridError(
-                    f"The searches {search!r} and {other!r} overlap in {text[start:other_end]!r}: "
-                    "it is not clear which one is meant. Search for words that do not overlap."
-                )
+    covering: list[tuple[int, int, str]] = []
+    for place in places:
+        if not covering or place[1] > covering[-1][1]:
+            covering.append(place)
+    for (start, end, search), (other_start, other_end, other) in pairwise(covering):
+        if other != search and other_start < end:
+            raise GridError(
+                f"The searches {search!r} and {other!r} overlap in {text[start:other_end]!r}: "
+                "it is not clear which one is meant. Search for words that do not overlap."
+            )
     found: set[str] = set()
 
     def put(match: re.Match[str]) -> str:

@@ -17,6 +17,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from .....trainer import bounded_json
 from .....trainer.jobs.lock import is_held
 from ..plan.plan import Cell
 
@@ -141,8 +142,8 @@ class Worker:
             note = file.with_suffix(".json")
             if is_held(file):
                 try:
-                    found[file.stem] = json.loads(note.read_text(encoding="utf-8"))
-                except FileNotFoundError:
+                    found[file.stem] = bounded_json.read(note)
+                except (OSError, ValueError):
                     continue
             else:
                 for left in (note, file.with_suffix(".part"), file):

@@ -115,9 +115,9 @@ def render(
     work = Work(cells)
     total = work.count()
     outcome, memory = Outcome(), _InMemory()
-    apart: list[Cell] = []
     with disk(store), Worker(store.folder) as worker:
         store.sweep()
+        failures = _Failures(work, store, renderer, worker, memory, outcome)
 
         def save(finished: Finished) -> None:
             try:
@@ -128,37 +128,58 @@ def render(
             outcome.saved.append(finished.cell.key)
 
         with Writer(save) as writer:
-            while work or apart:
+            while work or failures.apart:
                 renderer.stop_if_interrupted()
-                cells = [apart.pop(0)] if apart else _take(worker, work, store)
+                cells = failures.next() or _take(worker, work, store)
                 if not cells:
                     if work:
                         show(f"waiting for another ComfyUI, which renders {work.count()} cells")
                         time.sleep(WAIT_S)
                     continue
-                cell, done = cells[0], total - work.count() - len(apart) - len(cells)
+                done = total - work.count() - len(failures.apart) - len(cells)
                 try:
                     pictures = _make(cells, done, total, memory, renderer, store, show)
                 except renderer.interrupt:
                     raise
                 except Exception as error:
-                    logging.warning(
-                        "Cocktail: a cell of %s failed", store.folder.name, exc_info=True
-                    )
-                    reason = renderer.reason(error, cell)
-                    renderer.free()
-                    if memory.models and len(cells) > 1:
-                        apart += cells
-                        continue
-                    for failed in cells if memory.models else [*cells, *work.take_alike(cell)]:
-                        store.save_failure(failed, reason)
-                        worker.has_failed(failed.key)
-                        outcome.reasons.append(reason)
+                    failures.note(cells, error)
                 else:
                     for picture in pictures:
                         writer.put(picture)
     renderer.unload()
     return outcome
+
+
+@dataclass
+class _Failures:
+    """What becomes of cells that have failed. Those that were sampled together are to be tried
+    `apart`; when models cannot be loaded, all cells of these models have failed.
+    """
+
+    work: Work
+    store: Store
+    renderer: Renderer
+    worker: Worker
+    memory: _InMemory
+    outcome: Outcome
+    apart: list[Cell] = field(default_factory=list)
+
+    def next(self) -> list[Cell]:
+        """The next cell that is tried alone, if there is one."""
+        return [self.apart.pop(0)] if self.apart else []
+
+    def note(self, cells: Sequence[Cell], error: Exception) -> None:
+        """Record that cells have failed together, or put them aside to be tried alone."""
+        logging.warning("Cocktail: a cell of %s failed", self.store.folder.name, exc_info=error)
+        reason, loaded = self.renderer.reason(error, cells[0]), bool(self.memory.models)
+        self.renderer.free()
+        if loaded and len(cells) > 1:
+            self.apart += cells
+            return
+        for failed in cells if loaded else [*cells, *self.work.take_alike(cells[0])]:
+            self.store.save_failure(failed, reason)
+            self.worker.has_failed(failed.key)
+            self.outcome.reasons.append(reason)
 
 
 def _make(

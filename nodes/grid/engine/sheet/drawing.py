@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from .....trainer.lettering import FAINT, FRAME, INK, PAPER, line_height, wrap
 from .....trainer.lettering import font as letters
 from ..plan.plan import Cell
-from ..store.cell_file import FORMATS, fault
+from ..store.cell_file import fault
+from ..store.picture import open_picture
 from ..store.store import Store
 from .layout import SMALLEST_FONT, Layout, lay_out, scaled, title_size
 from .pages import Page
@@ -115,7 +116,7 @@ def _tile(cell: Cell, store: Store, failures: dict[str, str], layout: Layout) ->
     path = store.cell_path(cell.key)
     if wrong := fault(path, cell.key):
         return _blank_tile(size, f"its file {wrong}; queue Render Grid again", layout.font)
-    with Image.open(path, formats=FORMATS) as file:
+    with open_picture(path) as file:
         picture = file.convert("RGB")
     if picture.size == size:
         return picture

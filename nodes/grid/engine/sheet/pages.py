@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .....trainer.settings.text import clip_skip_words
 from ..axes.axis import Axis
-from ..cell.settings import clip_skip_label, lora_words
+from ..cell.settings import lora_words
 from ..plan.plan import Cell, Plan
 
 
@@ -66,7 +67,7 @@ def fixed_words(fixed: dict[str, Any]) -> str:
     if fixed.get("batch_size", 1) > 1:
         words.append(f"batches of {fixed['batch_size']}")
     if "clip_skip" in fixed:
-        words.append(clip_skip_label(fixed["clip_skip"]))
+        words.append(clip_skip_words(fixed["clip_skip"]))
     words += [fixed["vae"]] if "vae" in fixed else []
     words += [lora_words(lora) for lora in fixed.get("loras", ())]
     words += [f"from {fixed['image']}"] if "image" in fixed else []

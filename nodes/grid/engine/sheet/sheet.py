@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from .....trainer.files import canonical_json, sha256_text, write_bytes
 from ..errors import GridError
 from ..plan.plan import Plan
-from ..store.cell_file import FORMATS
+from ..store.picture import open_picture
 from ..store.store import Store
 from .drawing import draw
 from .layout import MOST_SIDE, split
@@ -70,8 +70,6 @@ def make_sheets(
 
 def _measured(plan: Plan, store: Store) -> Plan:
     """The plan, with the real sizes of pictures that any workflow made: only their files know."""
-    from PIL import Image
-
     if plan.rendered_here:
         return plan
     cells = []
@@ -79,7 +77,7 @@ def _measured(plan: Plan, store: Store) -> Plan:
         width, height = cell.settings.width, cell.settings.height
         if store.is_finished(cell.key):
             try:
-                with Image.open(store.cell_path(cell.key), formats=FORMATS) as file:
+                with open_picture(store.cell_path(cell.key)) as file:
                     width, height = file.size
             except OSError:
                 pass

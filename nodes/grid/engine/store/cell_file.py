@@ -15,15 +15,16 @@ import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .....trainer import bounded_json
+from .....trainer.files import SpecialFile, read_bytes, real
 from ..cell.settings import CellSettings
+from .picture import open_picture
 
 if TYPE_CHECKING:
     import numpy
 
 PNG, WEBP = "PNG", "WebP lossless"
 SUFFIXES = {PNG: ".png", WEBP: ".webp"}
-FORMATS = ("PNG", "WEBP")
-"""What Pillow may read a cell or a sheet as: for some other formats it starts programs."""
 
 WEBP_SIDE = 16_383
 """The longest side of a WebP."""
@@ -72,7 +73,10 @@ def fault(path: Path, key: str) -> str | None:
 
 def examine(path: Path, key: str) -> tuple[str | None, dict[str, Any]]:
     """What `fault` says about the file of a cell, and the note in it."""
-    data = path.read_bytes()
+    try:
+        data = read_bytes(real(path))
+    except (SpecialFile, ValueError) as error:
+        return f"is no picture ({getattr(error, 'strerror', error)})", {}
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         note = _png_note(data)
     elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
@@ -135,16 +139,19 @@ def _webp_note(data: bytes) -> dict[str, Any] | None:
         return None
     if hashlib.sha256(memoryview(data)[12:end]).digest() != data[end + 8 :]:
         return None
-    from PIL import Image
-
-    with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
-        text = picture.getexif().get(EXIF_SOFTWARE, "")
-    return _json(text.removeprefix(f"{NOTE}:").encode()) if text.startswith(f"{NOTE}:") else {}
+    try:
+        with open_picture(data) as picture:
+            text = picture.getexif().get(EXIF_SOFTWARE, "")
+    except OSError:
+        return None
+    if not isinstance(text, str) or not text.startswith(f"{NOTE}:"):
+        return {}
+    return _json(text.removeprefix(f"{NOTE}:").encode("utf-8", "surrogateescape"))
 
 
 def _json(text: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(text)
+        value = bounded_json.parse(text, 1 << 20)
     except ValueError:
         return {}
     return value if isinstance(value, dict) else {}

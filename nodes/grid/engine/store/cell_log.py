@@ -42,8 +42,7 @@ class CellLog:
 
     def append(self, line: dict[str, Any]) -> None:
         """Append a line and bring it to the disk. Raises OSError."""
-        self._lines.path.parent.mkdir(parents=True, exist_ok=True)
-        self._lines.append(line, sync=True)
+        self._lines.append_first(line)
 
     def failures(self) -> dict[str, Failure]:
         """The cells that failed when they were last tried, by key."""

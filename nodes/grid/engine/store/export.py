@@ -54,7 +54,7 @@ def _manifest(store: Store, plan: dict[str, Any]) -> dict[str, Any]:
 
 def states(store: Store) -> dict[str, Any]:
     """What a map of the grid shows: the axes' labels, and every cell's position, key and letter:
-    "f" finished, "x" failed, "." missing.
+    "f" finished, "x" failed, "." missing; and why cells failed, by key.
 
     Cells are in the order of the plan, without those that rules leave out.
     """
@@ -75,6 +75,11 @@ def states(store: Store) -> dict[str, Any]:
         "positions": positions,
         "keys": plan.keys,
         "states": "".join("f" if k in files else "x" if k in failures else "." for k in plan.keys),
+        "reasons": {
+            key: failures[key]
+            for key in dict.fromkeys(plan.keys)
+            if key in failures and key not in files
+        },
         "files": {key: files[key] for key in dict.fromkeys(plan.keys) if key in files},
     }
 

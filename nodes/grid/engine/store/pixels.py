@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .....trainer.files import SpecialFile
-from .cell_file import FORMATS
+from .picture import open_picture
 from .store import Store
 
 if TYPE_CHECKING:
@@ -36,13 +36,8 @@ def hash_of(pixels: numpy.ndarray) -> str:
 
 def pixel_hash(path: Path) -> str:
     """The same of a file. Raises OSError if it is damaged."""
-    from PIL import Image
-
-    try:
-        with Image.open(path, formats=FORMATS) as file:
-            picture = file.convert("RGB")
-    except (ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise OSError(f"{path.name} cannot be read: {error}") from error
+    with open_picture(path) as file:
+        picture = file.convert("RGB")
     sizes = f"{picture.width}x{picture.height}:".encode()
     return hashlib.sha256(sizes + picture.tobytes()).hexdigest()
 

@@ -25,8 +25,8 @@ AS_BEFORE = ("axes", "positions", "keys")
 
 def states_since(store: Store, mark: str) -> dict[str, Any]:
     """The same as `states` without files, and with a "mark" to give the next time. Of a grid that
-    is as it was at `mark` nothing but name and mark, of one with the same plan only name, mark and
-    "states". Any other text, such as "", is a mark that nothing is known of.
+    is as it was at `mark` nothing but name and mark, of one with the same plan only name, mark,
+    "states" and "reasons". Any other text, such as "", is a mark that nothing is known of.
 
     Raises OSError, and GridError for a plan that is damaged.
     """

@@ -21,23 +21,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .....trainer import bounded_json
 from .....trainer.files import (
     canonical_json,
-    foreign_link,
-    read_text,
     real,
     sha256_text,
-    was_free_of_links,
     write_bytes,
     write_json,
 )
 from .....trainer.jobs.lines import Lines
+from .....trainer.links import foreign_link, was_free_of_links
 from .....trainer.litter import sweep_below
 from ..errors import GridError
 from ..plan.plan import Cell, Plan
 from .cell_file import PNG, SUFFIXES, examine
 from .cell_log import DAMAGED, FAILED, FINISHED, CellLog, Failure, followed, sound
-from .plan_file import PlanFile, read_plan_file
+from .plan_file import MOST_BYTES, PlanFile, read_plan_file
 
 NOTING_S = 5
 """How long after its file a cell is noted at the latest, unless its process was killed."""
@@ -74,7 +73,9 @@ class Store:
         for folder in _entries(self.folder / "cells"):
             for file in _entries(folder.path):
                 key, suffix = os.path.splitext(file.name)  # noqa: PTH122
-                if suffix in SUFFIXES.values() and (suffix == SUFFIXES[PNG] or key not in found):
+                if suffix not in SUFFIXES.values() or not file.is_file():
+                    continue
+                if suffix == SUFFIXES[PNG] or key not in found:
                     found[key] = f"cells/{folder.name}/{file.name}"
         return found
 
@@ -121,18 +122,25 @@ class Store:
         sweep_below(self.folder)
 
     def save_plan(self, plan: Plan) -> None:
-        """Raises OSError, and GridError if something in the folder is a link that leads out of it:
-        cells would be written there.
+        """Raises OSError, and GridError for a plan that could not be read again, and if something
+        in the folder is a link that leads out of it: cells would be written there.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         if link := foreign_link(self.folder):
             raise GridError(
                 f"{link.relative_to(self.folder)} of the grid {self.folder.name} is a link that "
-                "leads out of its folder. Put what it leads to in its place, or delete it. Links "
-                "that you make once the grid has been begun here are followed."
+                "leads out of its folder, or no file. Put what it leads to in its place, or "
+                "delete it. Links that you make once the grid has been begun here are followed."
             )
         described = plan.to_json()
-        write_json(self.folder / "plan.json", described)
+        data = json.dumps(described, ensure_ascii=False, indent=1).encode("utf-8") + b"\n"
+        if len(data) > MOST_BYTES:
+            raise GridError(
+                f"The plan of the grid {self.folder.name} takes {len(data) / 2**20:.1f} MB, and "
+                f"only {MOST_BYTES >> 20} MB can be read again. Shorten the prompts, or make "
+                "several grids of it."
+            )
+        write_bytes(self.folder / "plan.json", data)
         del described["cells"]
         file = self.folder / "plans" / f"{sha256_text(canonical_json(described))[:12]}.json"
         if not file.is_file():
@@ -193,8 +201,8 @@ class Store:
         """The numerics classes that cells were made in, by the names that `numerics` gives."""
         found = {}
         for file in sorted(self.folder.glob("numerics/*.json")):
-            with contextlib.suppress(OSError, ValueError, RecursionError):
-                found[file.stem] = json.loads(read_text(file))
+            with contextlib.suppress(OSError, ValueError):
+                found[file.stem] = bounded_json.read(file, 1 << 20)
         return found
 
     def numerics(self) -> dict[str, str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import GridError
 from ..store.store import Store
-from .folder import Stopped, export_folder
+from .folder import ExportStopped, export_folder
 
 RUNNING, FINISHED, FAILED, STOPPED = "running", "finished", "failed", "stopped"
 
@@ -64,7 +64,7 @@ def start(store: Store, output: Path, thumbnails_dir: Path) -> dict[str, Any]:
             folder = export_folder(store, root, thumbnails_dir, job.show, job.stopped.is_set)
             job.folder = folder.relative_to(output).as_posix()
             job.state = FINISHED
-        except Stopped:
+        except ExportStopped:
             job.state = STOPPED
         except Exception as error:
             if not isinstance(error, GridError):

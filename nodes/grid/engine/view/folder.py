@@ -47,7 +47,7 @@ FOLDERS = re.compile(
 """The folders of an absolute path."""
 
 
-class Stopped(Exception):
+class ExportStopped(Exception):
     """Somebody does not want the export any more."""
 
 
@@ -61,7 +61,7 @@ def export_folder(
     """Write the grid as it is now to a new folder below `root`, whole or not at all; the folder.
 
     It has the grid's name, with a number if that is taken. `show` is called with how many pictures
-    are there, and of how many. Raises GridError, and Stopped when `is_stopped` says so.
+    are there, and of how many. Raises GridError, and ExportStopped when `is_stopped` says so.
     """
     name = store.folder.name
     try:
@@ -117,7 +117,7 @@ def _write(
     }
     for number, text in _cells(store, keys):
         if is_stopped():
-            raise Stopped
+            raise ExportStopped
         write_text(folder / "cells" / f"{number}.js", text)
     known = f"globalThis.cocktail = {{grid: {script(data)}, cells: {{}}}};\n"
     write_text(folder / "data.js", known)
@@ -145,7 +145,7 @@ def _pictures(
 
     def put(key: str) -> str | None:
         if is_stopped():
-            raise Stopped
+            raise ExportStopped
         picture = store.folder / files[key]
         try:
             status = picture.lstat()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .....trainer.litter import temporary
-from ..store.cell_file import FORMATS
+from ..store.picture import open_picture
 
 if TYPE_CHECKING:
     import numpy
@@ -48,13 +48,8 @@ def keep(picture: Path, pixels: numpy.ndarray, folder: Path) -> None:
 
 def read_picture(path: Path) -> Image.Image:
     """The picture of a cell. Raises OSError when it cannot be read."""
-    from PIL import Image
-
-    try:
-        with Image.open(path, formats=FORMATS) as opened:
-            return opened.convert("RGB")
-    except (ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise OSError(f"{path.name} cannot be read: {error}") from error
+    with open_picture(path) as opened:
+        return opened.convert("RGB")
 
 
 def _place(picture: Path, side: int, folder: Path) -> Path:

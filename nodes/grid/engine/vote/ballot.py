@@ -4,21 +4,32 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 from ..errors import GridError
 from ..plan.plan import Plan
-from ..store.cell_file import FORMATS
+from ..store.picture import open_picture
 from ..store.pixels import pixel_hash
 from ..store.store import Store
 from . import enough, ranking
 from .field import Field, field_of
-from .log import ID, PAIR, Vote, VoteLog, Votes, check, judge_name
-from .questions import ACTIVE, METHODS, State, comparisons, next_question
-from .verdict import SURE
+from .log import ID, PAIR, Vote, VoteLog, Votes, check, comparable, judge_name
+from .outcome import outcome
+from .questions import (
+    ACTIVE,
+    METHODS,
+    ROUNDS,
+    VoteSoFar,
+    all_alike,
+    comparisons,
+    in_field,
+    next_question,
+)
+from .strengths import Comparison
+from .verdict import NOTHING, SURE
 
 MOST_PICTURES = 50_000
 """So many pictures are known by their pixels at a time."""
@@ -38,10 +49,16 @@ class Ballot:
     axis: str = ""
     plan: Plan | None = None
     """The plan to take the values from; without it, the one that was rendered last."""
+    where: str = ""
+    """Only the votes on these values of other axes count; see `Field.only`."""
 
     @cached_property
     def field(self) -> Field:
         """Raises OSError, and GridError if there is nothing to compare."""
+        return self._whole.only(self.where)
+
+    @property
+    def _whole(self) -> Field:
         if self.plan is not None:
             cells = self.plan.cells
             axes = [axis.to_json() for axis in self.plan.axes]
@@ -54,26 +71,35 @@ class Ballot:
         return VoteLog(self.store.folder)
 
     def question(
-        self, judge: str, count: int, method: str = ACTIVE, round_votes: int = ROUND_VOTES
+        self, judge: str, count: int, method: str = "", round_votes: int = 0, most_votes: int = 0
     ) -> dict[str, Any]:
         """The next question to a judge, None when there is no more, and how far the vote is. No
-        candidate is named: the vote is blind.
+        candidate is named: the vote is blind. Without a method it is the one that a Vote node has
+        noted. `most_votes` of them end the vote, if it is not 0.
         """
-        if method not in METHODS:
-            raise GridError(f"There is no method {method[:100]!r}. Give one of {METHODS}.")
         judge, read = judge_name(judge), self.log.read()
+        rounds = self._rounds(read, method, round_votes)
+        method = ROUNDS if rounds else ACTIVE
         files = self.store.files()
-        state = State(
-            self.field, read.standing, files, self._pixels, self._seed, method, round_votes
+        state = VoteSoFar(
+            self.field,
+            read.standing,
+            files,
+            self._pixels,
+            self._seed,
+            method,
+            rounds,
+            0 if rounds else most_votes,
         )
         asked, found = next_question(state, judge, count)
         told: dict[str, Any] = {
             "question": None,
             "axis": self.field.axis,
             "state": found.state,
+            "over": found.ends,
             "text": found.text if asked is None else "",
-            "probability": max(found.best),
-            **_counts(read, judge),
+            "probability": found.best[found.leader],
+            **self._counts(read, judge),
         }
         if asked is not None:
             told["question"] = {
@@ -92,22 +118,28 @@ class Ballot:
         judge, log = judge_name(judge), self.log
         if not ID.fullmatch(id):
             raise GridError("The question must be the id that came with the pictures.")
-        if any(vote.id == id for vote in log.read().standing):
+        read = log.read()
+        if any(vote.id == id for vote in read.standing):
             raise Answered("This question has been answered already. Ask for the next one.")
         vote = Vote(id, judge, tuple(shown), _places(shown, order), bad, time.time())
         check(vote)
         if gone := [key for key in shown if not self.store.is_finished(key)]:
             raise GridError(f"There is no picture of the cell {gone[0]} in this grid.")
+        # Counted first: once the vote is stored, nothing may say that it is not.
+        told = self._counts(replace(read, standing=(*read.standing, vote)), judge)
         log.add(vote)
-        return _counts(log.read(), judge)
+        return told
 
     def undo(self, judge: str) -> dict[str, Any]:
         """Take back the last vote of a judge. Raises OSError, and GridError if there is none."""
         judge = judge_name(judge)
         vote = self.log.undo(judge)
-        return {"undone": vote.id, "shown": list(vote.shown), **_counts(self.log.read(), judge)}
+        counts = self._counts(self.log.read(), judge)
+        return {"undone": vote.id, "shown": list(vote.shown), **counts}
 
-    def report(self, by: Sequence[str] = (), sure: float = SURE) -> dict[str, Any]:
+    def report(
+        self, by: Sequence[str] = (), sure: float = SURE, method: str = "", round_votes: int = 0
+    ) -> dict[str, Any]:
         """Rankings as `ranking.report` gives them, and what could not be read of the votes."""
         known = [ranking.JUDGE, *self.field.places[0].labels]
         if unknown := [what for what in by if what not in known]:
@@ -116,15 +148,60 @@ class Ballot:
                 f"{', '.join(known)}."
             )
         read = self.log.read()
-        found = ranking.report(self.field, read.standing, by, sure)
+        rounds = self._rounds(read, method, round_votes)
+        alike = self._alike(comparisons(self.field, read.standing))
+        found = ranking.report(self.field, read.standing, by, sure, rounds, alike)
         return {**found, "undone": read.undone, "problem": read.problem()}
 
     def progress(self, until: str, votes: int) -> enough.Enough:
         """How far the vote is; see `enough.progress`."""
         made = comparisons(self.field, self.log.read().standing)
+        if self._alike(made):
+            return enough.Enough(True, NOTHING)
         labels = [one.label for one in self.field.candidates]
-        found = ranking.rank(made, labels).verdict
-        return enough.progress(made, found.best, found.state, until, votes)
+        rounds = votes if until == enough.ROUNDS_OVER else 0
+        return enough.progress(made, outcome(made, labels, rounds).verdict, until, votes)
+
+    def is_over(self, method: str = "", round_votes: int = 0, most_votes: int = 0) -> bool:
+        """Whether nobody is asked any more in a vote with these rules."""
+        read = self.log.read()
+        rounds = self._rounds(read, method, round_votes)
+        labels = [one.label for one in self.field.candidates]
+        made = comparisons(self.field, read.standing)
+        found = outcome(made, labels, rounds, 0 if rounds else most_votes, alike=self._alike(made))
+        return found.verdict.ends
+
+    def note(self, until: str, votes: int) -> None:
+        """Write down whether the vote is in rounds: who wins depends on it. Raises OSError."""
+        rounds = votes if until == enough.ROUNDS_OVER else 0
+        if self.log.read().rounds.get(self.field.axis, 0) != rounds:
+            self.log.set_rounds(self.field.axis, rounds)
+
+    def _rounds(self, read: Votes, method: str, round_votes: int) -> int:
+        """How many votes all rounds have together; a part of a vote has no rounds: 0."""
+        if method and method not in METHODS:
+            raise GridError(f"There is no method {method[:100]!r}. Give one of {METHODS}.")
+        if self.where.strip():
+            return 0
+        noted = read.rounds.get(self.field.axis, 0)
+        if not method:
+            return noted
+        return (round_votes or noted or ROUND_VOTES) if method == ROUNDS else 0
+
+    def _alike(self, made: Sequence[Comparison]) -> bool:
+        """Whether there is nothing to compare; what has been compared did differ."""
+        return not made and all_alike(self.field, self.store.files(), self._pixels)
+
+    def _counts(self, read: Votes, judge: str) -> dict[str, Any]:
+        """The votes that count in this field, as the ranking counts them."""
+        try:
+            here = comparable(in_field(self.field, read.standing))
+        except GridError:
+            # A vote is on pictures: it is cast without an axis too, where that of the models has
+            # nothing to compare.
+            here = comparable(read.standing)
+        own = sum(vote.judge == judge for vote in here)
+        return {"votes": len(here), "own": own, "problem": read.problem()}
 
     @property
     def _seed(self) -> int:
@@ -149,11 +226,6 @@ def _places(shown: Sequence[str], order: Sequence[str]) -> tuple[str, ...]:
     return tuple(order)[: max(1, len(shown) - 1)]
 
 
-def _counts(read: Votes, judge: str) -> dict[str, Any]:
-    own = sum(vote.judge == judge for vote in read.standing)
-    return {"votes": len(read.standing), "own": own, "problem": read.problem()}
-
-
 def _facts(path: Path) -> tuple[str, int, int] | None:
     """Hash of the pixels, width and height of a picture, None if it cannot be read."""
     try:
@@ -165,11 +237,6 @@ def _facts(path: Path) -> tuple[str, int, int] | None:
 
 @lru_cache(maxsize=MOST_PICTURES)
 def _read_facts(path: Path, changed: int, size: int) -> tuple[str, int, int]:
-    from PIL import Image
-
-    try:
-        with Image.open(path, formats=FORMATS) as picture:
-            width, height = picture.size
-        return pixel_hash(path), width, height
-    except (ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise OSError(f"{path.name} cannot be read: {error}") from error
+    with open_picture(path) as picture:
+        width, height = picture.size
+    return pixel_hash(path), width, height

@@ -11,11 +11,14 @@ if TYPE_CHECKING:
 
 MOST_LETTERS = 40
 """Longer labels are cut on the picture; the table has all of them."""
+LIKELY = 0.5
+"""Effects that are less probable are not listed."""
+MOST_EFFECTS = 5
 BEST, OTHER = "#0072B2", "#6E7781"
 
 
 def chart_png(report: Mapping[str, Any]) -> bytes:
-    """The strengths of a report's candidates with their 95 % intervals, the strongest above, as a
+    """The strengths of a report's candidates with their 95 % intervals, the leader above, as a
     PNG 1200 pixels wide.
     """
     picture = io.BytesIO()
@@ -46,7 +49,7 @@ def _figure(report: Mapping[str, Any]) -> Figure:
     axes.set_ylim(len(ranks) - 0.4, -0.6)
     axes.set_xlabel("strength in logits, with 95 % intervals; 0 is the mean of all")
     axes.set_title(
-        f"{report['votes']} votes: {report['verdict']['state']}. "
+        f"{report['votes']} vote{'s' * (report['votes'] != 1)}: {report['verdict']['state']}. "
         "On the right: how probably each is the best",
         loc="left",
     )
@@ -63,18 +66,16 @@ def table(report: Mapping[str, Any]) -> str:
         for group, ranks in found["groups"].items():
             parts.append(f"**{cell_text(what)}: {cell_text(group)}**\n\n{_ranking(ranks)}")
         if found["effects"]:
-            effects = found["effects"]
-            parts.append(
-                f"Some candidates do better at one {cell_text(what)} than at others with a "
-                f"probability of {effects['probability']:.0%}; standard deviation "
-                f"{effects['spread']:.2f}."
-            )
+            parts.append(_effects(cell_text(what), found["effects"]))
     rows = [f"| {cell_text(j['judge'])} | {j['votes']} | {j['ties']} |" for j in report["judges"]]
     parts.append("\n".join(["| judge | votes | ties |", "|---|---|---|", *rows]))
     alpha = report["agreement"]["alpha"]
     if alpha is not None:
         pictures = report["agreement"]["pictures"]
-        parts.append(f"Agreement of the judges on {pictures} pairs of pictures: alpha {alpha:.2f}.")
+        parts.append(
+            f"Agreement of the judges on {pictures} pair{'s' * (pictures != 1)} of pictures: "
+            f"alpha {alpha:.2f}."
+        )
     return "\n\n".join([*parts, report["verdict"]["text"]])
 
 
@@ -82,6 +83,24 @@ def short(label: str) -> str:
     """A label in one line that is not too long for the picture."""
     label = " ".join(label.split())
     return label if len(label) <= MOST_LETTERS else label[: MOST_LETTERS - 3] + "..."
+
+
+def _effects(what: str, found: Mapping[str, Any]) -> str:
+    """How probably candidates do better in one group than in others, and the clearest of these."""
+    text = (
+        f"Some candidates do better with one {what} than with others with a probability of "
+        f"{found['probability']:.0%}; standard deviation {found['spread']:.2f}."
+    )
+    if found["probability"] < LIKELY:
+        return text
+    clear = [one for one in found["largest"] if one["low"] > 0 or one["high"] < 0]
+    lines = [
+        f"- {cell_text(one['candidate'])} does {'better' if one['effect'] > 0 else 'worse'} with "
+        f"the {what} {cell_text(one['group'])}: {one['effect']:+.2f} "
+        f"({one['low']:+.2f} to {one['high']:+.2f})"
+        for one in clear[:MOST_EFFECTS]
+    ]
+    return "\n".join([text, "", *lines] if lines else [text])
 
 
 def _agrees(found: Mapping[str, Any]) -> str:
@@ -96,6 +115,7 @@ def _agrees(found: Mapping[str, Any]) -> str:
 
 def _ranking(ranks: list[dict[str, Any]]) -> str:
     head = ["candidate", "strength", "95 %", "best", "wins", "votes"]
+    rounds = max((one.get("stayed", 0) for one in ranks), default=0)
     rows = [
         [
             cell_text(one["label"]),
@@ -107,6 +127,10 @@ def _ranking(ranks: list[dict[str, Any]]) -> str:
         ]
         for one in ranks
     ]
+    if rounds:
+        head.append("rounds")
+        for row, one in zip(rows, ranks, strict=True):
+            row.append(f"{one['stayed']} of {rounds}")
     losses = [one.get("validation_loss") for one in ranks]
     if any(loss is not None for loss in losses):
         head.append("validation loss")

@@ -5,14 +5,15 @@ of values on the other axes, there is a picture of every candidate.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from .....trainer.errors import nearest
 from ..errors import GridError
 from .strengths import Comparison
 
-MODELS = ("checkpoint", "recipe")
+MODELS = ("checkpoint", "ckpt", "recipe")
 """The axis whose target has one of these words holds the candidates, if none is named."""
 
 
@@ -55,6 +56,35 @@ class Field:
                     found.setdefault(key, {}).setdefault(number, candidate)
         return found
 
+    def only(self, where: str) -> Field:
+        """The field with the places that have these labels alone: `target = label`, one a line,
+        with blanks for line breaks in labels; see `_alike`. Raises GridError if there are none.
+        """
+        places = self.places
+        for line in filter(None, map(str.strip, where.splitlines())):
+            target, equals, label = (part.strip() for part in line.partition("="))
+            targets = list(self.places[0].labels)
+            if not equals or target not in targets:
+                shown = ", ".join(targets) or "none"
+                raise GridError(
+                    f"{line[:100]!r} chooses no votes: write target = label, one a line, of one of "
+                    f"the grid's other axes ({shown})."
+                )
+            labels = list(dict.fromkeys(one.labels[target] for one in self.places))
+            meant = [label] if label in labels else _alike(target, label, labels)
+            if not meant:
+                lines = [" ".join(one.split()) for one in labels]
+                shown = ", ".join(lines[:10]) + (", ..." if len(lines) > 10 else "")
+                raise GridError(
+                    f"The {target} axis has no value {label[:100]!r}.{nearest(label, lines)} It "
+                    f"has these: {shown[:500]}."
+                )
+            places = tuple(one for one in places if one.labels[target] in meant)
+        if not places:
+            lines = " and ".join(filter(None, map(str.strip, where.splitlines())))
+            raise GridError(f"No picture of the grid has {lines[:200]} at once.")
+        return replace(self, places=places)
+
     def place_of(self, shown: Sequence[str]) -> int | None:
         """The first place that some cells share; None if they do not, or are no cells of this
         field.
@@ -84,6 +114,8 @@ def field_of(
 
     Raises GridError if there is no such axis, or nothing to compare.
     """
+    if not axes:
+        raise GridError("The grid has no axis, so there is nothing to vote on.")
     at = _number(axes, axis)
     target = axes[at]["target"]
     others = [(n, one) for n, one in enumerate(axes) if n != at]
@@ -119,6 +151,17 @@ def field_of(
     return Field(target, candidates, places)
 
 
+def _alike(target: str, label: str, labels: Sequence[str]) -> list[str]:
+    """The labels that say the same but for blanks, capitals and the axis: 512x512 for 512 x 512, 2
+    for seed 2.
+    """
+
+    def plain(text: str) -> str:
+        return "".join(text.split()).casefold().removeprefix("".join(target.split()).casefold())
+
+    return [one for one in labels if plain(one) == plain(label)]
+
+
 def _number(axes: Sequence[Mapping[str, Any]], axis: str) -> int:
     targets = [one["target"] for one in axes]
     if axis:
@@ -128,5 +171,7 @@ def _number(axes: Sequence[Mapping[str, Any]], axis: str) -> int:
                 f"{', '.join(targets)}."
             )
         return targets.index(axis)
-    of_models = [n for n, target in enumerate(targets) if any(word in target for word in MODELS)]
+    of_models = [
+        n for n, target in enumerate(targets) if any(word in target.lower() for word in MODELS)
+    ]
     return (of_models or [0])[0]

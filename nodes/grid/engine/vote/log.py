@@ -1,5 +1,5 @@
 """votes.jsonl of a grid: a line for every vote and for every one that was taken back, whoever cast
-it.
+it; and one where a vote begins to be in rounds, or ceases to be.
 
 A vote names the cells that it was cast on, not candidates or places: it stays with its pictures
 when the grid is planned again or an axis is renamed. Several processes may append at a time, and
@@ -11,17 +11,19 @@ from __future__ import annotations
 import re
 import time
 import unicodedata
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from .....trainer.jobs.lines import Lines
 from ..errors import GridError
 
-VOTE, UNDO = "vote", "undo"
+VOTE, UNDO, IN_ROUNDS = "vote", "undo", "rounds"
 PAIR, FOUR = 2, 4
 LONGEST_NAME = 60
+MOST_VOTES = 100_000
+"""That may be asked for."""
 KEY = re.compile(r"[0-9a-f]{64}")
 ID = re.compile(r"[0-9a-f]{32}")
 
@@ -54,6 +56,9 @@ class Votes:
     """Lines that make no sense."""
     cut: bool = False
     """Whether the last line was cut off; it is not read."""
+    rounds: Mapping[str, int] = field(default_factory=dict)
+    """How many votes all rounds have together, by the target of an axis that is voted on in rounds.
+    """
 
     def problem(self) -> str:
         """A sentence about what could not be read, or ""."""
@@ -74,6 +79,7 @@ class VoteLog:
         """All votes up to now. Raises OSError."""
         read = self._lines.read()
         votes: dict[str, Vote] = {}
+        rounds: dict[str, int] = {}
         undone, damaged = 0, read.damaged
         for line in read.lines:
             if line.get("kind") == UNDO and isinstance(line.get("vote"), str):
@@ -81,16 +87,26 @@ class VoteLog:
                 if vote is not None and vote.judge == line.get("judge"):
                     del votes[vote.id]
                     undone += 1
+            elif (told := _rounds(line)) is not None:
+                rounds[told[0]] = told[1]
             elif (vote := _vote(line)) is not None:
                 votes.setdefault(vote.id, vote)
             else:
                 damaged += 1
-        return Votes(tuple(votes.values()), undone, damaged, self._is_cut(read.next))
+        return Votes(tuple(votes.values()), undone, damaged, self._is_cut(read.next), rounds)
 
     def add(self, vote: Vote) -> None:
         """Bring a vote to the disk. Raises OSError, and GridError for one that makes no sense."""
         check(vote)
-        self._append(_line(vote))
+        self._lines.append_first(_line(vote))
+
+    def set_rounds(self, axis: str, votes: int) -> None:
+        """The vote on this axis is in rounds that have so many votes together from now on; 0: it is
+        not in rounds. Raises OSError.
+        """
+        self._lines.append_first(
+            {"kind": IN_ROUNDS, "axis": axis, "votes": votes, "time": time.time()}
+        )
 
     def undo(self, judge: str) -> Vote:
         """Take the last standing vote of a judge back, and say which it was. Raises OSError, and
@@ -99,12 +115,10 @@ class VoteLog:
         own = [vote for vote in self.read().standing if vote.judge == judge]
         if not own:
             raise GridError(f"{judge} has no vote here that could be taken back.")
-        self._append({"kind": UNDO, "vote": own[-1].id, "judge": judge, "time": time.time()})
+        self._lines.append_first(
+            {"kind": UNDO, "vote": own[-1].id, "judge": judge, "time": time.time()}
+        )
         return own[-1]
-
-    def _append(self, line: dict[str, Any]) -> None:
-        self._lines.path.parent.mkdir(parents=True, exist_ok=True)
-        self._lines.append(line, sync=True)
 
     def _is_cut(self, end: int) -> bool:
         try:
@@ -148,7 +162,7 @@ def judge_name(name: str) -> str:
 
 
 def _vote(line: dict[str, Any]) -> Vote | None:
-    """The vote of a line, None if it is none."""
+    """The vote that a line holds, None if it does not hold one."""
     shown, order, bad = _keys(line.get("shown")), _keys(line.get("order")), line.get("bad", False)
     id, judge, when = line.get("id"), line.get("judge"), line.get("time")
     if line.get("kind") != VOTE or shown is None or order is None or not isinstance(bad, bool):
@@ -160,6 +174,16 @@ def _vote(line: dict[str, Any]) -> Vote | None:
     if isinstance(when, bool) or not isinstance(when, int | float):
         return None
     return Vote(id, judge, shown, order[: len(shown) - 1], bad, float(when))
+
+
+def _rounds(line: dict[str, Any]) -> tuple[str, int] | None:
+    """An axis and the votes of all its rounds, None for another line."""
+    axis, votes = line.get("axis"), line.get("votes")
+    if line.get("kind") != IN_ROUNDS or not isinstance(axis, str):
+        return None
+    if isinstance(votes, bool) or not isinstance(votes, int) or not 0 <= votes <= MOST_VOTES:
+        return None
+    return axis, votes
 
 
 def _keys(value: Any) -> tuple[str, ...] | None:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from . import information
 from .field import Field
 from .log import FOUR, PAIR, Vote, comparable
-from .rounds import Standing, standing
-from .strengths import Comparison, Posterior, posterior
-from .verdict import EXHAUSTED, Verdict, verdict
+from .outcome import outcome
+from .strengths import Comparison, Posterior
+from .verdict import EXHAUSTED, Verdict
 
 ACTIVE, ROUNDS = "active", "rounds"
 METHODS = (ACTIVE, ROUNDS)
@@ -47,7 +47,7 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class State:
+class VoteSoFar:
     """All that questions depend on."""
 
     field: Field
@@ -64,6 +64,13 @@ class State:
     method: str = ACTIVE
     round_votes: int = 0
     """With ROUNDS: how many votes all rounds have together."""
+    most_votes: int = 0
+    """The vote is over with so many; 0 if it is only when it is decided."""
+
+
+def in_field(field: Field, votes: Sequence[Vote]) -> list[Vote]:
+    """The votes on pictures that this field compares."""
+    return [vote for vote in votes if field.comparison(vote.shown, vote.order) is not None]
 
 
 def comparisons(field: Field, votes: Sequence[Vote]) -> list[Comparison]:
@@ -74,43 +81,45 @@ def comparisons(field: Field, votes: Sequence[Vote]) -> list[Comparison]:
     return [comparison for comparison in found if comparison is not None]
 
 
-def next_question(state: State, judge: str, count: int) -> tuple[Question | None, Verdict]:
+def all_alike(field: Field, finished: Collection[str], pixels: Callable[[str], str | None]) -> bool:
+    """Whether all pictures of the field are there, and in every place they are the same."""
+    if not all(key in finished for key in field.where):
+        return False
+    places = [[key for key in place.keys if key is not None] for place in field.places]
+    compared = [keys for keys in places if len(keys) > 1]
+    firsts = (pixels(keys[0]) for keys in compared)
+    return bool(compared) and all(
+        first is not None and all(pixels(key) == first for key in keys[1:])
+        for first, keys in zip(firsts, compared, strict=True)
+    )
+
+
+def next_question(state: VoteSoFar, judge: str, count: int) -> tuple[Question | None, Verdict]:
     """The next question of `count` pictures, PAIR or FOUR, to a judge, and how far the vote is.
     None when the vote has ended, or when there is nothing left to ask this judge.
     """
     made = comparisons(state.field, state.votes)
     labels = [one.label for one in state.field.candidates]
-    votes = posterior(made, len(labels))
-    found = verdict(votes, labels)
+    round_votes = state.round_votes if state.method == ROUNDS else 0
+    alike = not made and all_alike(state.field, state.finished, state.pixels)
+    now = outcome(made, labels, round_votes, state.most_votes, alike=alike)
+    found = now.verdict
     if found.ends:
         return None, found
-    rounds = _rounds(state, made)
-    if rounds is not None and not rounds.votes_left:
-        return None, Verdict(EXHAUSTED, rounds.alive[0], found.best, _end_words(labels, rounds))
     own = sum(vote.judge == judge for vote in state.votes)
     drawn = _random(state.seed, judge, own, count, len(state.votes))
     asker = _Asker(state, judge, drawn)
-    alive = rounds.alive if rounds is not None else tuple(range(len(labels)))
-    for wanted in _wanted(state, judge, votes, alive, count, drawn):
+    alive = now.rounds.alive if now.rounds is not None else tuple(range(len(labels)))
+    for wanted in _wanted(state, judge, now.posterior, alive, count, drawn):
         keys = asker.again(wanted) if isinstance(wanted, Shown) else asker.ask(wanted)
         if keys is not None:
             return _question(state, judge, keys, own, drawn), found
-    text = f"There are no more finished pictures that {judge} has not compared."
+    text = "You have compared all finished pictures."
     return None, Verdict(EXHAUSTED, found.leader, found.best, text)
 
 
-def _rounds(state: State, made: Sequence[Comparison]) -> Standing | None:
-    if state.method != ROUNDS:
-        return None
-    return standing(made, len(state.field.candidates), state.round_votes)
-
-
-def _end_words(labels: Sequence[str], rounds: Standing) -> str:
-    return f"All {rounds.rounds} rounds are over; {labels[rounds.alive[0]]} is left."
-
-
 def _wanted(
-    state: State,
+    state: VoteSoFar,
     judge: str,
     votes: Posterior,
     alive: Sequence[int],
@@ -129,7 +138,7 @@ def _wanted(
     yield from itertools.islice(itertools.combinations(shuffled, PAIR), MOST_PAIRS)
 
 
-def _asked_of_others(state: State, judge: str, count: int) -> Iterator[Shown]:
+def _asked_of_others(state: VoteSoFar, judge: str, count: int) -> Iterator[Shown]:
     """The pictures that others were asked about, the last ones first."""
     for vote in reversed(state.votes):
         if vote.judge != judge and len(vote.shown) == count:
@@ -141,7 +150,7 @@ class _Asker:
     differ, and that the judge has not seen, the ones asked about least first.
     """
 
-    def __init__(self, state: State, judge: str, drawn: random.Random) -> None:
+    def __init__(self, state: VoteSoFar, judge: str, drawn: random.Random) -> None:
         self._state = state
         self._seen = {frozenset(v.shown) for v in state.votes if v.judge == judge}
         asked: Counter[object] = Counter()
@@ -186,7 +195,7 @@ class _Asker:
 
 
 def _question(
-    state: State, judge: str, keys: tuple[str, ...], own: int, drawn: random.Random
+    state: VoteSoFar, judge: str, keys: tuple[str, ...], own: int, drawn: random.Random
 ) -> Question:
     """The question with its pictures in an order that leaves every candidate as often on the left
     as on the right, as far as that goes.

@@ -13,9 +13,10 @@ from .agreement import agreement
 from .effects import Effects, effects
 from .field import Field
 from .log import Vote, comparable
-from .questions import comparisons
-from .strengths import Comparison, posterior
-from .verdict import SURE, Verdict, verdict
+from .outcome import outcome
+from .questions import comparisons, in_field
+from .strengths import Comparison
+from .verdict import SURE, Verdict
 
 JUDGE = "judge"
 """Groups of votes by who cast them; all others are axes of the grid, by their targets."""
@@ -41,11 +42,13 @@ class Rank:
     """The share of pictures beside it that it beat, equal ones counted as half."""
     number: int
     """Of the candidate: two may have the same label."""
+    stayed: int
+    """After how many rounds it was still in; 0 where the vote is not in rounds."""
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """Candidates, the strongest first."""
+    """Candidates, the leader first: those that stayed in more rounds, then the stronger."""
 
     ranks: tuple[Rank, ...]
     votes: int
@@ -54,15 +57,23 @@ class Ranking:
     """The standard deviation of the strengths in logits, as the votes suggest it."""
 
 
-def rank(made: Sequence[Comparison], labels: Sequence[str], sure: float = SURE) -> Ranking:
-    """The ranking of candidates by these votes."""
-    votes = posterior(made, len(labels))
-    found = verdict(votes, labels, sure)
+def rank(
+    made: Sequence[Comparison],
+    labels: Sequence[str],
+    sure: float = SURE,
+    round_votes: int = 0,
+    alike: bool = False,
+) -> Ranking:
+    """The ranking of candidates by these votes, in rounds that have so many together. Where all
+    pictures are `alike` there can be none.
+    """
+    now = outcome(made, labels, round_votes, sure=sure, alike=alike)
+    votes, found = now.posterior, now.verdict
     beaten, met, seen = _counts(made)
     ends = votes.intervals()
     ranks = [
         Rank(
-            label,
+            labels[number],
             float(votes.strengths[number]),
             float(ends[number, 0]),
             float(ends[number, 1]),
@@ -70,37 +81,45 @@ def rank(made: Sequence[Comparison], labels: Sequence[str], sure: float = SURE) 
             seen[number],
             beaten[number] / met[number] if met[number] else 0.5,
             number,
+            now.rounds.stayed[number] if now.rounds is not None else 0,
         )
-        for number, label in enumerate(labels)
+        for number in now.order
     ]
-    ranks.sort(key=lambda one: -one.strength)
     return Ranking(tuple(ranks), len(made), found, votes.spread)
 
 
 def report(
-    field: Field, votes: Sequence[Vote], by: Sequence[str] = (), sure: float = SURE
+    field: Field,
+    votes: Sequence[Vote],
+    by: Sequence[str] = (),
+    sure: float = SURE,
+    round_votes: int = 0,
+    alike: bool = False,
 ) -> dict[str, Any]:
     """Everything that the votes say, as JSON: the ranking, one for each group of every axis (by its
-    target) or of JUDGE in `by`, effects of these groups, and how far judges agree.
+    target) or of JUDGE in `by`, effects of these groups, and how far judges agree. With
+    `round_votes` the vote was in rounds that have so many together. `alike`: see `rank`.
     """
     labels = [one.label for one in field.candidates]
-    whole = rank(comparisons(field, votes), labels, sure)
-    alpha, shared = agreement(votes)
+    here = in_field(field, votes)
+    whole = rank(comparisons(field, here), labels, sure, round_votes, alike)
+    alpha, shared = agreement(here)
     found: dict[str, Any] = {
         "axis": field.axis,
         "candidates": labels,
         "votes": whole.votes,
-        "elsewhere": len(votes) - _counted(field, votes),
+        "elsewhere": len(votes) - len(here),
         "ranking": [asdict(one) for one in whole.ranks],
         "verdict": {"state": whole.verdict.state, "text": whole.verdict.text},
         "leader": labels[whole.verdict.leader],
         "leader_number": whole.verdict.leader,
-        "judges": judges(votes),
+        "judges": judges(comparable(here)),
         "agreement": {"alpha": alpha, "pictures": shared},
+        "rounds": round_votes,
         "by": {},
     }
     for what in by:
-        groups = grouped(field, votes, what)
+        groups = grouped(field, here, what)
         found["by"][what] = {
             "groups": {
                 name: [asdict(one) for one in rank(of, labels, sure).ranks]
@@ -165,10 +184,6 @@ def _counts(
                     met[one] += 1
                     beaten[one] += (place < theirs) + 0.5 * (place == theirs)
     return beaten, met, seen
-
-
-def _counted(field: Field, votes: Sequence[Vote]) -> int:
-    return sum(field.comparison(vote.shown, vote.order) is not None for vote in votes)
 
 
 def _effects(found: Effects | None, labels: Sequence[str]) -> dict[str, Any] | None:

@@ -30,7 +30,12 @@ NORMAL_90 = 1.2815515655446004
 SAMPLES = 4000
 
 MORE, DECIDED, LEVEL, EXHAUSTED = "more votes", "decided", "not separated", "no questions left"
-STATES = (MORE, DECIDED, LEVEL, EXHAUSTED)
+ROUNDS_DONE, ENOUGH, ALIKE = "rounds over", "enough votes", "all alike"
+BY_VOTES = (DECIDED, LEVEL)
+"""States in which the votes themselves say that no more are needed."""
+ENDS = (*BY_VOTES, ROUNDS_DONE, ENOUGH, ALIKE)
+"""States of a vote that is over: nobody is asked any more."""
+NOTHING = "All pictures are alike: there is nothing to compare."
 
 
 @dataclass(frozen=True)
@@ -38,9 +43,9 @@ class Verdict:
     """How far the vote is."""
 
     state: str
-    """One of STATES."""
+    """MORE, EXHAUSTED, or one of ENDS."""
     leader: int
-    """The candidate that is the most probably the best."""
+    """The candidate that has the best place: the strongest, in rounds of those still in."""
     best: tuple[float, ...]
     """For every candidate the probability that it is the best."""
     text: str
@@ -48,27 +53,34 @@ class Verdict:
 
     @property
     def ends(self) -> bool:
-        return self.state in (DECIDED, LEVEL)
+        """Whether the vote is over."""
+        return self.state in ENDS
 
 
-def verdict(votes: Posterior, labels: Sequence[str], sure: float = SURE, seed: int = 0) -> Verdict:
-    """What these votes suffice for, with that probability. `seed` draws the samples that
-    probabilities are counted in.
+def verdict(
+    votes: Posterior,
+    labels: Sequence[str],
+    leader: int | None = None,
+    sure: float = SURE,
+    seed: int = 0,
+) -> Verdict:
+    """What these votes suffice for, with that probability: that of the `leader`, the strongest if
+    none is named, is asked for. `seed` draws the samples that probabilities are counted in.
 
     More votes would not separate the best when the leader is surely less than MARGIN below the
     best, and to tell it from its nearest rival would take more than MOST_MORE votes.
     """
     strengths, nu = votes.samples(SAMPLES, seed)
     best = probability_best(strengths)
-    leader = int(best.argmax())
+    if leader is None:
+        leader = int(votes.strengths.argmax())
     found = tuple(float(p) for p in best)
     if best[leader] >= sure:
         text = f"{labels[leader]} is the best with a probability of {best[leader]:.0%}."
         return Verdict(DECIDED, leader, found, text)
-    near = (strengths.max(1)[:, None] - strengths < MARGIN).mean(0)
-    level = int(near.argmax())
-    if near[level] >= sure and (more := _votes_to_tell(votes, level, strengths, nu)) > MOST_MORE:
-        return Verdict(LEVEL, level, found, _level_words(level, best, labels, sure, more))
+    near = float((strengths.max(1) - strengths[:, leader] < MARGIN).mean())
+    if near >= sure and (more := _votes_to_tell(votes, leader, strengths, nu)) > MOST_MORE:
+        return Verdict(LEVEL, leader, found, _level_words(leader, best, labels, sure, more))
     text = f"{labels[leader]} leads; it is the best with a probability of {best[leader]:.0%}."
     return Verdict(MORE, leader, found, text)
 

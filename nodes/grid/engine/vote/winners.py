@@ -12,7 +12,7 @@ from ..errors import GridError
 from ..store.plan_file import naming
 from ..store.store import Store
 from .ballot import Ballot
-from .enough import ENDS
+from .verdict import ENDS
 
 MOST_GRIDS = 256
 """So many grids are known without being read again."""
@@ -40,8 +40,8 @@ class Winner:
 
 
 def winner_among(grids: Path, checkpoints: Collection[str]) -> Winner | None:
-    """Of all grids below `grids` whose vote is led by one of these checkpoints, the winner of the
-    one with the most votes.
+    """Of all grids below `grids` whose vote is led by one of these checkpoints, the winner of one
+    whose vote is over, if there is any, and of these of the one with the most votes.
     """
     found = []
     for votes in sorted(grids.glob("[!.]*/votes.jsonl")):
@@ -80,7 +80,7 @@ def _state(file: Path) -> tuple[int, int]:
 
 @lru_cache(maxsize=MOST_GRIDS)
 def _winner(folder: Path, votes: tuple[int, int], plan: tuple[int, int]) -> Winner | None:
-    """The leader of a grid's vote on checkpoints, for the states of the files that it hangs on."""
+    """The leader of a grid's vote on checkpoints, for the states of the files it depends on."""
     ballot = Ballot(Store(folder))
     report = ballot.report()
     leader = ballot.field.candidates[report["leader_number"]]
