@@ -9,7 +9,9 @@ const [judge, count, asked, status, pictures, equal, bad, undo] = ["judge", "cou
 let question = null;
 let chosen = false;
 let order = [];
-let busy = false;
+let working = 0;
+let asks = 0;
+let answered = 0;
 let shown = [];
 
 async function ask(path, body) {
@@ -18,30 +20,72 @@ async function ask(path, body) {
   try {
     answer = await fetch(path, { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body), cache: "no-store" });
   } catch {
-    throw new Error("The server does not answer. Are you in the same network?");
+    throw new Error("The server does not answer: the vote is over, or this phone is not in the same network.");
   }
   if (answer.ok) return answer;
   const said = await answer.json().catch(() => null);
   throw Object.assign(new Error(String(said?.error ?? `The server answers ${answer.status}.`)), { status: answer.status });
 }
 
+// Of several questions that are asked for, the last one counts, whichever comes first.
 async function next() {
-  await does(async () => {
+  const mine = (asks += 1);
+  const current = () => asks === mine;
+  mark();
+  try {
     // At first as many pictures as the link says.
     const query = new URLSearchParams({ judge: judge.value, ...(chosen ? { count: count.value } : {}) });
     const found = await (await ask(`/question?${query}`)).json();
-    question = found.question;
-    order = [];
-    if (question && !chosen) count.value = String(question.shown.length);
-    if (question) await show();
-    else clear();
-    const own = `${found.own} ${found.own === 1 ? "vote" : "votes"} of yours.`;
-    say(question ? own : found.over ? `The vote is over. Thank you. ${own}` : `You have seen all pictures that are there. Thank you. ${own}`);
-  });
+    const loaded = found.question ? await load(found.question) : [];
+    if (current()) take(found, loaded);
+    else forget(loaded);
+  } catch (error) {
+    if (current()) say(error.message);
+  } finally {
+    if (current()) answered = mine;
+    mark();
+  }
 }
 
-async function show() {
-  const loaded = await Promise.all(question.shown.map(async ({ key }) => URL.createObjectURL(await (await ask(`/pictures/${key}`)).blob())));
+function take(found, loaded) {
+  question = found.question;
+  order = [];
+  if (question && !chosen) count.value = String(question.shown.length);
+  if (question) show(loaded);
+  else clear();
+  if (!question && found.over) over(found.own);
+  else say(`${question ? "" : "You have seen all pictures that are there. Thank you. "}${votes(found.own)}`);
+}
+
+function busy() {
+  return working > 0 || answered < asks;
+}
+
+function mark() {
+  pictures.setAttribute("aria-busy", String(busy()));
+}
+
+function load(asked) {
+  return Promise.all(asked.shown.map(async ({ key }) => URL.createObjectURL(await (await ask(`/pictures/${key}`)).blob())));
+}
+
+function forget(sources) {
+  for (const source of sources) URL.revokeObjectURL(source);
+}
+
+function votes(own) {
+  return `${own} ${own === 1 ? "vote" : "votes"} of yours.`;
+}
+
+// The token is worth nothing any more, so nothing can be taken back.
+function over(own) {
+  question = null;
+  clear();
+  undo.disabled = true;
+  say(`The vote is over. Thank you. ${votes(own)}`);
+}
+
+function show(loaded) {
   clear();
   shown = loaded;
   pictures.dataset.count = String(loaded.length);
@@ -66,7 +110,7 @@ async function show() {
 }
 
 function clear() {
-  for (const source of shown) URL.revokeObjectURL(source);
+  forget(shown);
   shown = [];
   pictures.replaceChildren();
   for (const button of [equal, bad]) button.disabled = true;
@@ -74,7 +118,7 @@ function clear() {
 
 function pick(number, choice) {
   const { key } = question.shown[number];
-  if (busy || order.includes(key)) return;
+  if (busy() || order.includes(key)) return;
   order.push(key);
   choice.dataset.rank = String(order.length);
   choice.setAttribute("aria-label", `Picture ${LETTERS[number]}, place ${order.length}`);
@@ -82,17 +126,20 @@ function pick(number, choice) {
 }
 
 async function cast(bothBad) {
-  if (busy || !question) return;
+  if (busy() || !question) return;
   const { id } = question;
+  let told = null;
   const done = await does(async () => {
     try {
-      await ask("/votes", { judge: judge.value, question: id, shown: question.shown.map((one) => one.key), order: bothBad ? [] : order, both_bad: bothBad });
+      told = await ask("/votes", { judge: judge.value, question: id, shown: question.shown.map((one) => one.key), order: bothBad ? [] : order, both_bad: bothBad });
     } catch (error) {
       // Somebody with the same name was quicker: that vote stands, and the next question comes.
       if (error.status !== 409) throw error;
     }
   });
-  if (done) await next();
+  const taken = done && told ? await told.json().catch(() => null) : null;
+  if (taken?.over) over(taken.own);
+  else if (done) await next();
   else unpick();
 }
 
@@ -106,13 +153,15 @@ function unpick() {
 }
 
 async function takeBack() {
-  if (busy) return;
+  if (busy()) return;
   if (order.length) unpick();
   else if (await does(() => ask("/votes/undo", { judge: judge.value }))) await next();
 }
 
+// Whether it went well.
 async function does(what) {
-  busy = true;
+  working += 1;
+  mark();
   try {
     await what();
     return true;
@@ -120,7 +169,8 @@ async function does(what) {
     say(error.message);
     return false;
   } finally {
-    busy = false;
+    working -= 1;
+    mark();
   }
 }
 

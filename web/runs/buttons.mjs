@@ -1,15 +1,13 @@
 // What can be done with a run. Each button is a route; where something would be lost it asks first.
 import { ask } from "./dialog.mjs";
 import { button, changed, make } from "./dom.mjs";
-import { BUSY, count, titleOf } from "./words.mjs";
-
-const IDLE = ["stopped", "interrupted", "failed", "paused"];
+import { atWork, canGoOn, count, rests, titleOf } from "./words.mjs";
 
 const ACTIONS = [
   {
     what: "resume",
     text: (run) => (run.step ? "Resume" : "Start"),
-    when: (run) => IDLE.includes(run.status),
+    when: canGoOn,
     press: (panel, run) => panel.act(run, "resume", {}, "It waits for its turn."),
     kind: "primary",
   },
@@ -17,14 +15,14 @@ const ACTIONS = [
     what: "pause",
     text: () => "Pause",
     title: "saves, and frees the device",
-    when: (run) => ["preparing", "running"].includes(run.status),
+    when: (run) => atWork(run) && run.status !== "stopping",
     press: (panel, run) => panel.act(run, "pause", {}, "It saves and then frees the device."),
   },
   {
     what: "stop",
     text: () => "Stop",
     title: "saves, and ends; it can be resumed",
-    when: (run) => ["queued", "preparing", "running", "paused"].includes(run.status),
+    when: (run) => run.status === "queued" || rests(run) || (atWork(run) && run.status !== "stopping"),
     press: (panel, run) => panel.act(run, "stop", {}, run.status === "queued" ? "It leaves the queue." : "It stops after the step it is in."),
   },
   {
@@ -45,7 +43,7 @@ const ACTIONS = [
     what: "extend",
     text: () => "Extend…",
     title: "more epochs",
-    when: (run) => ["finished", ...IDLE].includes(run.status),
+    when: (run) => run.status === "finished" || canGoOn(run),
     press: extend,
     kind: "quiet",
   },
@@ -61,7 +59,7 @@ const ACTIONS = [
     kind: "quiet",
   },
   { what: "rename", text: () => "Rename…", when: (run) => run.status !== "unreadable", press: rename, kind: "quiet" },
-  { what: "delete", text: () => "Delete…", when: (run) => !["queued", ...BUSY].includes(run.status), press: remove, kind: "quiet" },
+  { what: "delete", text: () => "Delete…", when: (run) => run.status !== "queued" && !atWork(run), press: remove, kind: "quiet" },
 ];
 
 // Fills `row` with the buttons that fit the run's state.

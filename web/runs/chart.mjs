@@ -248,7 +248,6 @@ export class Chart {
     const font = `11px ${style.fontFamily}`;
     const series = [{}];
     const bands = [];
-    this.columns = [];
     for (const line of lines) {
       const at = series.length;
       const base = { label: line.label, spanGaps: true, stroke: line.colour, scale: "y" };
@@ -260,7 +259,6 @@ export class Chart {
       else if (line.kind === "validation")
         series.push({ ...base, width: 1.5, dash: line.run === this.run ? undefined : [5, 4], points: { show: true, size: line.x.length > 60 ? 4 : 6, fill: line.colour } });
       else series.push({ ...base, scale: "rate", width: 1, dash: line.dash, points: { show: false } });
-      this.columns.push({ ...line, at: line.kind === "raw" ? at + 2 : at });
     }
     if (series.length === 1) series.push({ show: false });
     const grid = { stroke: faint, width: 1 };
@@ -428,7 +426,7 @@ export class Chart {
     const x = plot.posToVal(left, "x");
     const where = this.options.x === "step" ? `step ${Math.round(x)}` : this.options.x === "epoch" ? `epoch ${x.toFixed(2)}` : duration(x) || "0 s";
     const parts = [where];
-    for (const one of this.columns) {
+    for (const one of this.drawn) {
       if (one.kind === "raw") continue;
       const at = nearest(one.x, x);
       const value = one.columns[0][at];
@@ -482,6 +480,7 @@ export class Chart {
     this.canvas.dataset.lastStep = String(main.last_step ?? 0);
     this.canvas.setAttribute("aria-label", `loss chart of ${titleOf(this.run)}. ${this.summary || "No validation yet."}`);
     if (!this.plot || this.plot.cursor.left === undefined || this.plot.cursor.left < 0) setText(this.readout, this.summary);
+    else this.point(this.plot);
     const shown = lines.filter((one) => one.kind !== "raw");
     if (!changed(this.legend, [shown.map((one) => [one.label, one.colour]), main.restarts.length > 0, main.checkpoints.length > 0, this.bestPoint(main) !== null, voted?.decided])) return;
     const entries = shown.map((one) => {

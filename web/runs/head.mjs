@@ -2,7 +2,7 @@
 import { showButtons } from "./buttons.mjs";
 import { button, changed, make, setText } from "./dom.mjs";
 import { progress, showTag } from "./list.mjs";
-import { ACTIVE, duration, number, percent, size, titleOf } from "./words.mjs";
+import { ACTIVE, deviceOf, duration, number, percent, size, titleOf } from "./words.mjs";
 
 const LATE_S = 60;
 
@@ -14,7 +14,7 @@ export class Head {
     this.tag = make("span", { class: "tag" });
     this.message = make("p", { class: "quiet" });
     this.advice = make("p", {});
-    this.log = make("pre", { class: "log", tabIndex: 0, "aria-label": "last lines of the log" });
+    this.log = make("pre", { class: "log", role: "region", tabIndex: 0, "aria-label": "last lines of the log" });
     this.logs = make("details", {}, make("summary", { text: "Last lines of its log" }), this.log);
     this.bar = make("progress", { max: 1, value: 0 });
     this.facts = make("dl", { class: "facts" });
@@ -69,7 +69,7 @@ function factsOf(run, working) {
     const change = run.first_validation ? ` (${percent(run.best.loss / run.first_validation - 1)})` : "";
     facts.push(["best validation", `${number(run.best.loss)}${change}`, `epoch ${run.best.epoch}, step ${run.best.step}`]);
   }
-  if (run.device) facts.push(["device", run.device]);
+  if (run.device) facts.push(["device", deviceOf(run), run.device]);
   if (run.memory) facts.push(["memory", size(run.memory)]);
   if (run.skipped) facts.push(["pairs skipped", String(run.skipped), "see skipped.jsonl in the run's folder"]);
   if (working && run.heartbeat_age_s > LATE_S) facts.push(["silent for", `${duration(run.heartbeat_age_s)}: ${run.message || `in step ${run.step + 1}`}`, "since it last wrote how it stands"]);

@@ -14,7 +14,7 @@ export class Heatmap {
   constructor(panel) {
     this.panel = panel;
     this.at = [0, 0];
-    this.canvas = make("canvas", { tabIndex: 0, role: "img" });
+    this.canvas = make("canvas", { tabIndex: 0, role: "img", "aria-label": "Validation loss by noise level and epoch" });
     this.readout = make("div", { class: "readout", role: "status" });
     this.words = make("p", {});
     this.levels = make("div", { class: "levels", "aria-hidden": "true" });
@@ -67,7 +67,10 @@ export class Heatmap {
       swatch.style.setProperty("--ink", `rgb(${colour.join(", ")})`);
       return make("span", { class: "entry" }, swatch, make("span", { text }));
     };
-    this.scale.replaceChildren(entry(FALLS, `lower than at first, down to ${percent(-most)}`), entry(RISES, `higher, up to ${percent(most)}`));
+    const changes = relative.flat().filter(Number.isFinite);
+    const entries = changes.some((value) => value < 0) ? [entry(FALLS, `lower than at first, down to ${percent(-most)}`)] : [];
+    if (changes.some((value) => value > 0)) entries.push(entry(RISES, `higher, up to ${percent(most)}`));
+    this.scale.replaceChildren(...entries);
   }
 
   point(event) {

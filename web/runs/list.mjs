@@ -1,6 +1,6 @@
 // The list of runs, and the bin.
 import { button, changed, make, refill, setText } from "./dom.mjs";
-import { ACTIVE, count, date, duration, number, size, titleOf } from "./words.mjs";
+import { ACTIVE, count, date, deviceOf, duration, number, size, titleOf } from "./words.mjs";
 
 const SEARCH_FROM = 8;
 
@@ -37,7 +37,7 @@ export class List {
     // What is moved within the page loses the focus.
     if (focused?.isConnected && focused !== document.activeElement) focused.focus();
     this.none.hidden = shown.length > 0;
-    setText(this.none, runs.length ? "No run with this word." : "No runs yet. Queue a graph with a Fine-Tune node: its run appears here.");
+    setText(this.none, runs.length ? "No run with this word." : "No runs yet. Queue a graph with a Fine-tune node: its run appears here.");
   }
 
   focus(name) {
@@ -124,7 +124,7 @@ function facts(run, working) {
   const parts = [];
   if (working && run.steps) parts.push(`${Math.floor(100 * progress(run))} %`);
   if (run.status === "running" && run.eta_s) parts.push(`${duration(run.eta_s)} left`);
-  if (working && run.device) parts.push(run.device);
+  if (working && run.device) parts.push(deviceOf(run));
   if (working && run.memory) parts.push(size(run.memory));
   if (!working && run.epochs) parts.push(`epoch ${Math.min(run.epoch, run.epochs)} of ${run.epochs}`);
   if (run.best && Number.isFinite(run.best.loss)) parts.push(`★ ${number(run.best.loss)}`);

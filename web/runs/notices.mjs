@@ -1,6 +1,6 @@
 // What is told of runs outside of the panel: a number on its icon while runs work, and a word when
 // one has ended.
-import { BUSY, titleOf } from "./words.mjs";
+import { BUSY, atWork, titleOf } from "./words.mjs";
 
 const LIFE_MS = 12_000;
 const ENDS = {
@@ -24,10 +24,12 @@ export class Notices {
     for (const name of gone) this.states.delete(name);
     for (const run of runs ?? []) {
       const before = this.states.get(run.name);
-      this.states.set(run.name, run.status);
-      if (BUSY.includes(before) && ENDS[run.status]) this.tell(run);
+      this.states.set(run.name, run);
+      // A short run may go from the queue to its end between two looks.
+      const goes = before && (before.status === "queued" || atWork(before));
+      if (goes && ENDS[run.status]) this.tell(run);
     }
-    this.badge([...this.states.values()].filter((status) => BUSY.includes(status)).length);
+    this.badge([...this.states.values()].filter(({ status }) => BUSY.includes(status)).length);
   }
 
   badge(many) {

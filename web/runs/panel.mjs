@@ -63,7 +63,7 @@ export class Panel {
     this.tabs = this.sections.map((section, at) => this.tab(section, at));
     this.alert = make("div", { class: "message", role: "alert", hidden: true }, (this.alertText = make("span", {})), button("×", () => this.say(""), { class: "bare", "aria-label": "close" }));
     this.tabList = make("div", { class: "tabs", role: "tablist", "aria-label": "more about this run" }, ...this.tabs.map(({ tab }) => tab));
-    this.run = make("main", { class: "one", hidden: true }, this.head.element, this.chart.element, this.findings.element, this.tabList, ...this.tabs.map(({ body }) => body));
+    this.run = make("div", { class: "one", hidden: true }, this.head.element, this.chart.element, this.findings.element, this.tabList, ...this.tabs.map(({ body }) => body));
     this.nothing = make("p", { class: "quiet nothing", text: "Choose a run." });
     const style = make("link", { rel: "stylesheet", href: new URL("panel.css", import.meta.url).href });
     const plot = make("link", { rel: "stylesheet", href: new URL("../vendor/uPlot.css", import.meta.url).href });

@@ -18,7 +18,7 @@ export class Samples {
     this.answer = answer;
     this.places = new Map(answer.pictures.map((picture) => [`${picture.prompt},${picture.column}`, picture]));
     if (!answer.pictures.length) {
-      this.element.replaceChildren(make("p", { class: "quiet", text: "No samples yet. Give the run prompts in Sample Settings, or press Sample now while it trains." }));
+      this.element.replaceChildren(make("p", { class: "quiet", text: "No samples yet. Give the run prompts by Sample nodes, or press Sample now while it trains." }));
       return;
     }
     const grid = make("div", { class: "strip" });

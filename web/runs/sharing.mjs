@@ -79,7 +79,7 @@ export class Sharing {
           make(
             "div",
             { class: "grow" },
-            make("div", { class: "name" }, make("b", { text: device.name })),
+            make("div", { class: "name", title: device.name }, make("b", { text: device.title || device.name })),
             make("div", { class: "quiet", text: `${size(device.free)} of ${size(device.total)} free · ${runs || "no run at work"}` }),
           ),
         );

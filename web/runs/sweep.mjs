@@ -13,9 +13,9 @@ export class Sweep {
     this.element = make("div", { class: "sweep" });
   }
 
-  // A run that is part of no sweep has no such part.
+  // A run that is part of no sweep has no such part; until that is known a person may have chosen it.
   get absent() {
-    return !this.names.length;
+    return this.run === this.panel.shown?.name && !this.names.length;
   }
 
   async find(run) {

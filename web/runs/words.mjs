@@ -3,6 +3,14 @@
 export const ACTIVE = ["preparing", "running", "paused", "stopping"];
 export const BUSY = ["preparing", "running", "stopping"];
 
+// A run that a person has paused has no process. Other pauses, for a prompt or a full disk, end by
+// themselves: the run is at work.
+export const rests = (run) => run.status === "paused" && run.at_rest === true;
+export const atWork = (run) => ACTIVE.includes(run.status) && !rests(run);
+export const canGoOn = (run) => ["stopped", "interrupted", "failed"].includes(run.status) || rests(run);
+
+// Between a number and its unit no line ends.
+const SPACE = "\u00a0";
 const UNITS = [[86400, "d"], [3600, "h"], [60, "min"], [1, "s"]];
 
 // 4210 -> "1 h 10 min"
@@ -21,7 +29,7 @@ export function size(bytes) {
   if (!Number.isFinite(bytes)) return "";
   const at = Math.min(4, Math.floor(Math.log10(Math.max(1, bytes)) / 3));
   const value = bytes / 1000 ** at;
-  return `${value.toFixed(at && value < 100 ? 1 : 0)} ${["bytes", "kB", "MB", "GB", "TB"][at]}`;
+  return `${value.toFixed(at && value < 100 ? 1 : 0)}${SPACE}${["bytes", "kB", "MB", "GB", "TB"][at]}`;
 }
 
 // A loss or a rate, short enough for a table: 0.1384, 1.5e-6.
@@ -33,7 +41,7 @@ export function number(value, digits = 4) {
 
 export function percent(share) {
   if (!Number.isFinite(share)) return "";
-  return `${share > 0 ? "+" : ""}${(100 * share).toFixed(1)} %`;
+  return `${share > 0 ? "+" : ""}${(100 * share).toFixed(1)}${SPACE}%`;
 }
 
 export function count(many, one, more = `${one}s`) {
@@ -43,6 +51,11 @@ export function count(many, one, more = `${one}s`) {
 // What changes when a run has validated: until then its figures are the same.
 export function validated({ name, status, epoch, epochs, first_validation, last_validation, best }) {
   return JSON.stringify([name, status, epoch, epochs, first_validation, last_validation, best]);
+}
+
+// A GPU by its name: what tells it from others is a number of 36 characters.
+export function deviceOf(run) {
+  return run.device_title || run.device;
 }
 
 export function titleOf(run) {

@@ -1,5 +1,5 @@
-// What is shown, in the page's address: #grid=NAME, #vote=NAME&axis=TARGET&count=4&method=rounds&votes=480, or
-// all of it as JSON.
+// What is shown, in the page's address: #grid=NAME, #vote=NAME&axis=TARGET&count=4&method=rounds&votes=480&where=size = 512,
+// or all of it as JSON.
 
 export function address(state) {
   return `#${encodeURIComponent(JSON.stringify(state))}`;
@@ -9,8 +9,8 @@ export function asked() {
   const hash = location.hash.slice(1);
   const words = new URLSearchParams(hash);
   if (words.has("vote")) {
-    const asked = { grid: words.get("vote"), vote: true, axis: words.get("axis") ?? "", count: Number(words.get("count")) };
-    return words.has("method") ? { ...asked, method: words.get("method"), votes: words.get("votes") ?? undefined } : asked;
+    const rules = ["method", "votes", "where"].filter((name) => words.has(name)).map((name) => [name, words.get(name)]);
+    return { grid: words.get("vote"), vote: true, axis: words.get("axis") ?? "", count: Number(words.get("count")), ...Object.fromEntries(rules) };
   }
   if (words.has("grid")) return { grid: words.get("grid") };
   const text = decodeURIComponent(hash);

@@ -15,7 +15,7 @@ async function begin() {
     if (!globalThis.cocktail) throw new Error("The file data.js is missing beside this page.");
     await new Page(new Folder(globalThis.cocktail), state).start();
   } catch (error) {
-    document.body.replaceChildren(make("main", { class: "grids" }, make("p", { role: "alert", text: error.message })));
+    document.body.replaceChildren(make("main", { class: "grids" }, make("h1", { text: "Grid" }), make("p", { role: "alert", text: error.message })));
   }
 }
 

@@ -1,5 +1,8 @@
 // The cells of a grid, and how they are arranged: which axes are rows, columns and tabs.
 
+const OF_MODELS = /checkpoint|ckpt|recipe/i;
+const OF_PROMPTS = /prompt|text/i;
+
 export class Grid {
   // `found` is what /cocktail/grids/NAME/states answers.
   constructor(found) {
@@ -59,6 +62,18 @@ export class Arrangement {
 
   get rest() {
     return this.grid.axes.map((_, axis) => axis).filter((axis) => !this.rows.includes(axis) && !this.columns.includes(axis));
+  }
+
+  // The axes along which the large view goes, as on model sites, wherever they stand in the table:
+  // prompts to the left and right, models or epochs up and down, and what is left besides.
+  get ways() {
+    const all = [...this.columns, ...this.rows, ...this.rest].filter((axis) => this.values(axis).length > 1);
+    const named = (words, but) => all.find((axis) => axis !== but && words.test(this.grid.axes[axis].target));
+    const models = named(OF_MODELS);
+    const prompts = named(OF_PROMPTS, models) ?? all.find((axis) => axis !== models);
+    const other = models ?? all.find((axis) => axis !== prompts);
+    const list = (axis) => (axis === undefined ? [] : [axis]);
+    return { across: list(prompts ?? other), down: list(other ?? prompts), besides: all.filter((axis) => axis !== prompts && axis !== other) };
   }
 
   // Every combination of the values of these axes, the last axis changing fastest.

@@ -1,6 +1,6 @@
 // One to four pictures large: side by side, in turn, with a slider, or their difference. They zoom and
 // move together.
-import { button, make, setText } from "../runs/dom.mjs";
+import { button, make, refill, setText } from "../runs/dom.mjs";
 import { write } from "./exact.mjs";
 import { compared } from "./pixels.mjs";
 
@@ -8,6 +8,9 @@ const MODES = [["side", "Side by side"], ["turn", "In turn"], ["slider", "Slider
 const OF_TWO = ["slider", "difference"];
 const TURN_MS = 500;
 const MOST_ZOOM = 32;
+const ZOOM = 1.5;
+const MOVED_PX = 60;
+const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 const SAVED_MS = 60_000;
 
 export class Lens {
@@ -20,12 +23,14 @@ export class Lens {
     this.modes = make("div", { class: "row", role: "group", "aria-label": "how pictures are compared" });
     this.slider = make("input", { type: "range", min: 0, max: 100, value: 50, "aria-label": "where the slider is", on: { input: () => this.place() } });
     this.gain = make("input", { type: "range", min: 1, max: 32, value: 8, "aria-label": "gain of the difference", on: { input: () => this.place() } });
+    this.steps = make("div", { class: "row", role: "group", "aria-label": "other pictures" });
     this.marks = make("div", { class: "row" });
+    const zoom = [["−", "Zoom out", "-", 1 / ZOOM], ["+", "Zoom in", "+", ZOOM]].map(([text, label, key, factor]) => button(text, () => this.zoomAll(factor), { "aria-label": label, "aria-keyshortcuts": key }));
     this.facts = make("div", { class: "facts", hidden: true, tabIndex: 0 });
     this.dialog = make(
       "dialog",
-      { class: "lens", "aria-label": "pictures", tabIndex: -1, on: { keydown: (event) => this.key(event), close: () => this.closed() } },
-      make("header", { class: "row" }, this.modes, this.slider, this.gain, make("span", { class: "grow" }), this.marks, button("Close", () => this.dialog.close(), { "aria-keyshortcuts": "Escape" })),
+      { class: "lens", "aria-label": "pictures", tabIndex: -1, on: { keydown: (event) => this.key(event), click: (event) => this.clicked(event), close: () => this.closed() } },
+      make("header", { class: "row" }, this.modes, this.slider, this.gain, make("span", { class: "grow" }), this.steps, this.marks, ...zoom, button("Close", () => this.dialog.close(), { "aria-keyshortcuts": "Escape" })),
       this.stage,
       this.facts,
       make("footer", {}, this.words, this.badge),
@@ -44,7 +49,10 @@ export class Lens {
     this.reset();
     this.build();
     this.looking = true;
-    if (!this.dialog.open) this.dialog.showModal();
+    if (!this.dialog.open) {
+      this.dialog.showModal();
+      this.dialog.focus();
+    }
     this.hold();
   }
 
@@ -57,7 +65,7 @@ export class Lens {
     this.modes.hidden = cells.length < 2;
     const modes = cells.length > 2 ? MODES.filter(([name]) => !OF_TWO.includes(name)) : MODES;
     const back = cells.some((cell) => cell.picture) ? [button("Back to the cell", () => this.open(cells.slice(0, 1)))] : [];
-    this.modes.replaceChildren(...modes.map(([name, text]) => button(text, () => this.open(this.cells, name), { "aria-pressed": String(mode === name) })), ...back);
+    refill(this.modes, ...modes.map(([name, text]) => button(text, () => this.open(this.cells, name), { "aria-pressed": String(mode === name), "data-key": name })), ...back);
     this.slider.hidden = mode !== "slider";
     this.gain.hidden = mode !== "difference";
     if (mode === "turn") this.turning = setInterval(() => this.turn(), TURN_MS);
@@ -73,6 +81,11 @@ export class Lens {
     return this.cells.map((cell) => cell.words ?? different.map(([axis, at]) => `${axis.label}: ${axis.values[cell.position[at]] || "empty"}`).join(", "));
   }
 
+  // Space is a key of the large view too, so a button that a mouse has pressed does not keep it.
+  clicked(event) {
+    if (event.detail && event.target.tagName === "BUTTON") this.dialog.focus({ preventScroll: true });
+  }
+
   // Buttons come and go; keys are heard as long as something in the dialog has the focus.
   hold() {
     if (!this.dialog.contains(document.activeElement)) this.dialog.focus();
@@ -83,22 +96,35 @@ export class Lens {
     const [first] = cells;
     setText(this.words, this.alone ? page.grid.words(first.position) : this.apart().join("  |  "));
     setText(this.badge, "");
-    this.marks.replaceChildren(
+    refill(
+      this.marks,
       ...(this.alone
         ? [
-            button("Favourite", () => this.mark("favourite"), { "aria-pressed": String(page.kept.mark(first.key) === "favourite"), "aria-keyshortcuts": "f" }),
-            button("Reject", () => this.mark("reject"), { "aria-pressed": String(page.kept.mark(first.key) === "reject"), "aria-keyshortcuts": "x" }),
-            button("Choose", () => this.choose(), { "aria-pressed": String(page.chosen.has(first.key)), "aria-keyshortcuts": "c" }),
-            button("Baseline", () => this.pin(), { "aria-pressed": String(page.isBaselineCell(first)), "aria-keyshortcuts": "b" }),
-            button("Previous", () => page.step(0, -1), { "aria-keyshortcuts": "ArrowLeft" }),
-            button("Next", () => page.step(0, 1), { "aria-keyshortcuts": "ArrowRight" }),
-            button("Settings", () => this.settings(), { "aria-expanded": String(!this.facts.hidden), "aria-keyshortcuts": "m" }),
+            button("Favourite", () => this.mark("favourite"), { "data-key": "f", "aria-pressed": String(page.kept.mark(first.key) === "favourite"), "aria-keyshortcuts": "f" }),
+            button("Reject", () => this.mark("reject"), { "data-key": "x", "aria-pressed": String(page.kept.mark(first.key) === "reject"), "aria-keyshortcuts": "x" }),
+            button("Choose", () => this.choose(), { "data-key": "c", "aria-pressed": String(page.chosen.has(first.key)), "aria-keyshortcuts": "c" }),
+            button("Baseline", () => this.pin(), { "data-key": "b", "aria-pressed": String(page.isBaselineCell(first)), "aria-keyshortcuts": "b" }),
+            button("Settings", () => this.settings(), { "data-key": "m", "aria-expanded": String(!this.facts.hidden), "aria-keyshortcuts": "m" }),
           ]
         : []),
     );
+    refill(this.steps, ...(this.alone ? this.neighbours() : []));
     if (!this.facts.hidden) this.fillFacts();
     if (cells.length === 2) this.measure(cells);
     if (this.dialog.open) this.hold();
+  }
+
+  // Buttons that lead to other pictures, with the axes that they go along.
+  neighbours() {
+    const { page } = this;
+    const { across, down, besides } = page.arrangement.ways;
+    const keys = [[across, "ArrowLeft", "ArrowRight"], [down, "ArrowUp", "ArrowDown"], [besides, "PageUp", "PageDown"]];
+    const shown = keys.filter(([axes], at) => axes.length && !(at === 1 && axes[0] === across[0]));
+    return shown.map(([axes, before, after]) => {
+      const name = axes.map((axis) => page.grid.axes[axis].label).join(", ");
+      const go = (text, word, by, key) => button(text, () => page.step(axes, by), { "data-key": key, "aria-label": `${word}: ${name}`, "aria-keyshortcuts": key });
+      return make("span", { class: "step" }, go("‹", "Previous", -1, before), make("span", { text: name, title: name }), go("›", "Next", 1, after));
+    });
   }
 
   // In an exported folder pictures cannot be read by the page, but it is known which are equal.
@@ -213,6 +239,18 @@ export class Lens {
     this.place();
   }
 
+  // About the middle of every picture.
+  zoomAll(factor) {
+    const [pane] = this.stage.children;
+    this.zoomBy(factor, pane.clientWidth / 2, pane.clientHeight / 2);
+  }
+
+  moveBy(right, down) {
+    const { zoom, x, y } = this.view;
+    if (zoom > 1) this.view = { zoom, x: x + right, y: y + down };
+    this.place();
+  }
+
   wheel(event) {
     event.preventDefault();
     const box = (event.target.closest(".pane") ?? this.stage).getBoundingClientRect();
@@ -228,8 +266,7 @@ export class Lens {
     const before = this.pointers.get(event.pointerId);
     if (!before) return;
     if (this.pointers.size === 1) {
-      if (this.view.zoom > 1) this.view = { ...this.view, x: this.view.x + event.clientX - before.clientX, y: this.view.y + event.clientY - before.clientY };
-      this.place();
+      this.moveBy(event.clientX - before.clientX, event.clientY - before.clientY);
     } else if (this.pointers.size === 2) {
       const [other] = [...this.pointers].filter(([id]) => id !== event.pointerId).map(([, one]) => one);
       const far = (one) => Math.hypot(one.clientX - other.clientX, one.clientY - other.clientY) || 1;
@@ -245,14 +282,17 @@ export class Lens {
 
   key(event) {
     if (event.target.matches("input, select, textarea") || event.ctrlKey || event.metaKey || event.altKey) return;
-    const [first] = this.cells;
-    const moves = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
+    if (event.target === this.facts && event.key.startsWith("Page")) return;
+    const { across, down, besides } = this.page.arrangement.ways;
+    const steps = { ArrowLeft: [across, -1], ArrowRight: [across, 1], ArrowUp: [down, -1], ArrowDown: [down, 1], PageUp: [besides, -1], PageDown: [besides, 1] };
     const does = {
       d: () => this.compare("difference"), s: () => this.compare("slider"), k: () => this.compare("turn"), g: () => this.compare("side"),
-      z: () => (this.view.zoom > 1 ? this.reset() : this.zoomBy(4, this.stage.clientWidth / 2, this.stage.clientHeight / 2)),
+      z: () => (this.view.zoom > 1 ? this.reset() : this.zoomAll(4)), "+": () => this.zoomAll(ZOOM), "-": () => this.zoomAll(1 / ZOOM),
       f: () => this.alone && this.mark("favourite"), x: () => this.alone && this.mark("reject"), m: () => this.settings(), c: () => this.alone && this.choose(), b: () => this.alone && this.pin(),
     };
-    if (event.key in moves && this.alone) this.page.step(...moves[event.key]);
+    // What is moved is the view, so the picture goes the other way.
+    if (event.shiftKey && event.key in ARROWS) this.moveBy(...ARROWS[event.key].map((way) => -way * MOVED_PX));
+    else if (event.key in steps && this.alone) this.page.step(...steps[event.key]);
     else if (event.key === " " && event.target.tagName !== "BUTTON") this.flick();
     else if (event.key in does) does[event.key]();
     else return;

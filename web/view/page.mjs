@@ -8,16 +8,17 @@ import { Kept } from "./kept.mjs";
 import { Lens } from "./lens.mjs";
 import { Table } from "./table.mjs";
 
-const FILTERS = [["all", "All rows"], ["gaps", "Rows with missing or failed cells"], ["favourite", "Rows with favourites"], ["left", "Rows without rejects only"], ["different", "Rows whose pictures differ"]];
+const FILTERS = [["all", "All rows"], ["gaps", "Rows with missing or failed cells"], ["favourite", "Rows with favourites"], ["left", "Rows that are not all rejected"], ["different", "Rows whose pictures differ"]];
 const LOOK_MS = 3000;
 const LARGE = 3000;
 const SAVE_MS = 300;
 const TILE = 160;
 const MOST_COMPARED = 4;
 const KEYS = [
-  ["Arrows", "move from cell to cell; in the large view to the next picture"], ["Enter", "the large view"], ["Space", "in the large view: the baseline and back"],
+  ["Arrows", "in the table: from cell to cell"], ["Left, right", "in the large view: the next prompt"], ["Up, down", "in the large view: the next checkpoint or epoch"],
+  ["PageUp, PageDown", "in the large view: the next value of the other axes, such as the seed"], ["Enter", "the large view"], ["Space", "in the large view: the baseline and back"],
   ["b", "make this column the baseline"], ["c", "choose for comparing"], ["v", "compare what is chosen"], ["f, x", "favourite, reject"],
-  ["d, s, k, g", "in the large view: difference, slider, in turn, side by side"], ["z", "in the large view: zoom"], ["m", "in the large view: settings"], ["+, -", "larger and smaller; so do Ctrl with the wheel, and two fingers"],
+  ["d, s, k, g", "in the large view: difference, slider, in turn, side by side"], ["z", "in the large view: zoom in and back; Shift with the arrows moves what is zoomed"], ["m", "in the large view: settings"], ["+, -", "larger and smaller; so do Ctrl with the wheel, and two fingers"], ["Esc", "closes the large view"],
 ];
 
 export class Page {
@@ -129,6 +130,13 @@ export class Page {
     return true;
   }
 
+  // The same for the row of a position that may be on another tab.
+  wantsRowOf(position) {
+    const { columns } = this.arrangement;
+    const inColumn = (values) => this.grid.cell(position.map((value, axis) => (columns.includes(axis) ? values[columns.indexOf(axis)] : value)));
+    return this.filter === "all" || this.wants(this.table.columns.map(inColumn));
+  }
+
   // Whether pictures of a row differ from the baseline's, or from each other where there is none.
   differ(cells) {
     const number = (cell) => (cell?.state === "f" ? this.pixels?.[cell.key] : undefined);
@@ -145,11 +153,11 @@ export class Page {
       const same = found === this.grid.found || (axes && found.states === this.grid.states && found.keys.every((key, at) => key === this.grid.keys[at]));
       if (!same) {
         this.grid = axes ? this.grid.take(found) : new Grid(found);
+        for (const key of this.chosen.keys()) if (!found.keys.includes(key)) this.chosen.delete(key);
+        this.counted();
         if (!axes) {
           this.arrangement = new Arrangement(this.grid, {});
           this.base = null;
-          this.chosen.clear();
-          this.counted();
         }
         this.arrangement.grid = this.grid;
         if (axes) this.redraw();
@@ -244,17 +252,27 @@ export class Page {
     else if (cell?.state === "x") this.tell(this.grid.reasons[cell.key] ? `This cell failed: ${this.grid.reasons[cell.key]}` : "This cell failed. The reason is in the grid's manifest.json and on its node.");
   }
 
-  // To the next picture in a direction, over gaps.
-  step(down, right) {
-    let [row, column] = this.table.focus;
-    do {
-      row += down;
-      column += right;
-      if (!this.table.rows[row] || !this.table.columns[column]) return;
-    } while (this.table.at(row, column)?.state !== "f");
-    this.table.focusOn(row, column, false);
-    this.table.reveal();
-    this.lens.open([this.table.at(row, column)]);
+  // To the next picture along some axes, over gaps and over rows that are not shown.
+  step(axes, by) {
+    const { arrangement, grid, lens, table } = this;
+    const [{ position: from }] = lens.cells;
+    const all = arrangement.combinations(axes);
+    const at = all.findIndex((values) => axes.every((axis, level) => values[level] === from[axis]));
+    for (let next = at + by; axes.length && all[next]; next += by) {
+      const position = [...from];
+      axes.forEach((axis, level) => (position[axis] = all[next][level]));
+      const cell = grid.cell(position);
+      const tabbed = arrangement.rest.some((axis) => arrangement.tabs[axis] !== position[axis]);
+      if (cell?.state !== "f" || !(tabbed ? this.wantsRowOf(position) : table.placeOf(position))) continue;
+      if (tabbed) {
+        for (const axis of arrangement.rest) arrangement.tabs[axis] = position[axis];
+        this.arranged();
+      }
+      table.focusOn(...table.placeOf(position), false);
+      table.reveal();
+      lens.open([cell]);
+      return;
+    }
   }
 
   back() {

@@ -24,11 +24,10 @@ export class Phone {
     setText(this.words, "One moment.");
     this.show(null);
     this.dialog.showModal();
-    const { axis = "", method, votes } = this.vote.state;
     await this.does(async () => {
       const known = await this.vote.server.get("/votes/phone");
       if (known.url) this.show(known);
-      else this.show(await this.vote.server.post("/votes/phone", { axis, count: this.vote.count, ...(method ? { method } : {}), ...(votes ? { round_votes: Number(votes) } : {}) }));
+      else this.show(await this.vote.server.post("/votes/phone", { ...this.vote.rules, count: this.vote.count }));
     });
   }
 

@@ -32,7 +32,7 @@ async function begin() {
     else await new Page(new Server(state.grid), state, TOOLS).start();
   } catch (error) {
     console.warn("Cocktail:", error);
-    document.body.replaceChildren(make("main", { class: "grids" }, make("p", { role: "alert", text: error.message }), make("p", {}, make("a", { href: "#", text: "All grids" }))));
+    document.body.replaceChildren(make("main", { class: "grids" }, make("h1", { text: "Grids" }), make("p", { role: "alert", text: error.message }), make("p", {}, make("a", { href: "#", text: "All grids" }))));
   }
 }
 

@@ -67,6 +67,14 @@ export class Table {
     return this.rows[row] && this.columns[column] ? this.cellOf(this.rows[row], this.columns[column]) : null;
   }
 
+  // Row and column of a position on this tab; null if its row is not shown.
+  placeOf(position) {
+    const { rows, columns } = this.page.arrangement;
+    const find = (list, axes) => list.findIndex((values) => values.every((value, level) => value === position[axes[level]]));
+    const place = [find(this.rows, rows), find(this.columns, columns)];
+    return place.includes(-1) ? null : place;
+  }
+
   later() {
     this.frame ??= requestAnimationFrame(() => {
       this.frame = null;

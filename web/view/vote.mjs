@@ -23,6 +23,13 @@ export class Vote {
     this.asked = this.answered = 0;
   }
 
+  // What is voted on, and when that ends, as the routes take it.
+  get rules() {
+    const { axis = "", method, votes, where } = this.state;
+    const most = votes ? { [method === "rounds" ? "round_votes" : "votes"]: Number(votes) } : {};
+    return { axis, ...(method ? { method } : {}), ...most, ...(where ? { where } : {}) };
+  }
+
   get busy() {
     return this.working > 0 || this.answered < this.asked;
   }
@@ -84,12 +91,11 @@ export class Vote {
   }
 
   async next() {
-    const { axis = "", method, votes } = this.state;
     // Of several questions that are asked for, the last one counts, whichever comes first.
     const asked = (this.asked += 1);
     const current = () => this.asked === asked;
     try {
-      const found = await this.server.get("/votes/question", { judge: this.name, count: this.count, axis, ...(method ? { method } : {}), ...(votes ? { round_votes: votes } : {}) });
+      const found = await this.server.get("/votes/question", { judge: this.name, count: this.count, ...this.rules });
       if (current()) await this.take(found);
     } catch (error) {
       if (current()) setText(this.status, error.message);
@@ -102,12 +108,12 @@ export class Vote {
     this.question = found.question;
     this.axis.value = found.axis;
     this.order = [];
-    setText(this.status, [`${found.votes} votes, ${found.own} of them yours.`, found.problem].filter(Boolean).join(" "));
+    setText(this.status, [`${counted(found.votes, "vote")}, ${found.own} of them yours.`, found.problem].filter(Boolean).join(" "));
     this.progress.value = found.probability;
     this.progress.title = `The leader is the best with a probability of ${Math.round(100 * found.probability)} %.`;
     if (found.question) this.show();
-    else if (found.state === "no questions left") this.wait(found.text);
-    else await this.end();
+    else if (found.over) await this.end(found.text);
+    else this.wait(found.text);
   }
 
   show() {
@@ -145,7 +151,7 @@ export class Vote {
     const { id, shown } = this.question;
     const taken = await this.does(async () => {
       try {
-        await this.server.post("/votes", { judge: this.name, question: id, shown: shown.map((one) => one.key), order: bad ? [] : this.order, both_bad: bad });
+        await this.server.post("/votes", { judge: this.name, question: id, shown: shown.map((one) => one.key), order: bad ? [] : this.order, both_bad: bad, axis: this.axis.value });
       } catch (error) {
         // Another tab was quicker: its vote stands, and the next question comes.
         if (error.status !== 409) throw error;
@@ -168,7 +174,7 @@ export class Vote {
       this.show();
       return;
     }
-    if (await this.does(() => this.server.post("/votes/undo", { judge: this.name }))) await this.next();
+    if (await this.does(() => this.server.post("/votes/undo", { judge: this.name, axis: this.axis.value }))) await this.next();
   }
 
   // There may be more pictures later; the ranking names the candidates, so it is shown only if asked for.
@@ -185,15 +191,16 @@ export class Vote {
     setText(this.status, text);
   }
 
-  async end() {
-    const { axis = "" } = this.state;
+  async end(text) {
     const { asked } = this;
+    // All votes are ranked, those too that came after as many as were wanted.
+    const { votes: _, ...rules } = this.rules;
     this.wait(this.status.textContent);
-    const found = await this.server.get("/votes/ranking", { axis });
+    const found = await this.server.get("/votes/ranking", rules);
     if (this.asked !== asked) return;
-    this.pictures.replaceChildren(ranking(found));
+    this.pictures.replaceChildren(ranking(found), agreement(found));
     this.actions.replaceChildren(button("Undo", () => this.undo(), { "aria-keyshortcuts": "Backspace" }));
-    setText(this.status, found.verdict.text);
+    setText(this.status, text ?? found.verdict.text);
   }
 
   // Answers whether it went well.
@@ -224,6 +231,17 @@ export class Vote {
     else return;
     event.preventDefault();
   }
+}
+
+function counted(count, word) {
+  return `${count} ${word}${count === 1 ? "" : "s"}`;
+}
+
+function agreement({ agreement: { alpha, pictures }, judges }) {
+  if (judges.length < 2) return "";
+  const pairs = counted(pictures, "pair");
+  const text = alpha === null ? "Too few pictures have been judged by two people to say how far they agree." : `Agreement of ${judges.length} judges on ${pairs} of pictures: alpha ${alpha.toFixed(2)} (1: they agree, 0: no more than by chance).`;
+  return make("p", { class: "quiet", text });
 }
 
 // A table of the candidates with their intervals.
