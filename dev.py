@@ -783,15 +783,18 @@ def test(options: argparse.Namespace) -> int:
         "types": [PYTHON, "-m", "basedpyright", "--pythonpath", PYTHON],
         "pytest": [PYTHON, "-m", "pytest", *options.pytest],
     }
-    failed = []
+    failed, took = [], []
     for name, command in steps.items():
         say(name)
+        began = time.monotonic()
         try:
             # The type checker finds ComfyUI's modules by PYTHONPATH; no other step may.
             also = {"PYTHONPATH": str(comfyui)} if name == "types" else {}
             run(command, environment=environment | also)
         except Problem:
             failed.append(name)
+        took.append(f"{time.monotonic() - began:7.1f} s  {name}")
+    print("", *took, sep="\n")
     print(f"\nFailed: {', '.join(failed)}" if failed else "\nAll passed.", flush=True)
     return 1 if failed else 0
 

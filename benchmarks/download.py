@@ -136,9 +136,7 @@ def measure(folder: Path, rows: int, side: int, port: int) -> dict[str, Any]:
         )
     write_json(folder / "network.json", {"download": True, "private_addresses": True})
     settings = DownloadSettings(timeout_s=5.0)
-    job = download_job.create_download(
-        folder, "benchmark", folder / "selection.parquet", settings, folder / "network.json"
-    )
+    job = download_job.create_download(folder, "benchmark", folder / "selection.parquet", settings)
     before_s = time_until(job, lambda: job.state().done >= rows // 2)
     process.kill(job.folder)
     while job.is_alive():
@@ -180,7 +178,7 @@ def measure(folder: Path, rows: int, side: int, port: int) -> dict[str, Any]:
 def time_until(job: download_job.DownloadJob, done: Any) -> float:
     """Seconds from the start of the download's process until `done`."""
     began = time.monotonic()
-    download_job.start(job)
+    download_job.start(job, job.folder.parent / "network.json")
     while not done():
         time.sleep(0.05)
     return time.monotonic() - began

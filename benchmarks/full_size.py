@@ -53,22 +53,39 @@ def training(side: int) -> Prompt:
         "split": node("CocktailSplitDataset", dataset=["load", 0], share=0.5, seed=1),
         "base": node("CocktailBase", checkpoint=BASE),
         "settings": node(
-            "CocktailTrainingSettings", resolution=side, bucket_step=64, epochs=1, batch_size=1,
-            learning_rate=1.5e-6, train_text_encoder=True, text_encoder_learning_rate=1.5e-6,
-            conditional_dropout=0.04, clip_skip=1, weight_decay=0.01, gradient_clip=1.0, seed=555,
-            save_every_epochs=1, validation_timesteps=1, precision="bf16", save_precision="fp16",
+            "CocktailTrainingSettings",
+            resolution=side,
+            bucket_step=64,
+            epochs=1,
+            batch_size=1,
+            learning_rate=1.5e-6,
+            train_text_encoder=True,
+            text_encoder_learning_rate=1.5e-6,
+            conditional_dropout=0.04,
+            clip_skip=1,
+            weight_decay=0.01,
+            gradient_clip=1.0,
+            seed=555,
+            save_every_epochs=1,
+            validation_timesteps=1,
+            precision="bf16",
+            save_precision="fp16",
         ),
         "memory": node(
-            "CocktailChangeSettings", settings=["settings", 0],
+            "CocktailChangeSettings",
+            settings=["settings", 0],
             changes="compute.gradient_checkpointing = true\nsaving.resume_minutes = 0",
         ),
         "run": node(
-            "CocktailFineTune", base=["base", 0], dataset=["split", 0], settings=["memory", 0],
+            "CocktailFineTune",
+            base=["base", 0],
+            dataset=["split", 0],
+            settings=["memory", 0],
             run_name="one-step",
         ),
         "wait": node("CocktailWaitForRun", run=["run", 0]),
         "pick": node("CocktailPickCheckpoint", run=["wait", 0], rule="last", epoch=1),
-    }  # fmt: skip
+    }
 
 
 def merging(side: int) -> Prompt:
@@ -76,13 +93,16 @@ def merging(side: int) -> Prompt:
         "trained": node("CocktailIngredient", checkpoint=["pick", 0]),
         "untrained": node("CocktailIngredient", checkpoint=BASE),
         "mix": node(
-            "CocktailWeightedSum", a=["trained", 0], b=["untrained", 0], share_of_a=60.0,
+            "CocktailWeightedSum",
+            a=["trained", 0],
+            b=["untrained", 0],
+            share_of_a=60.0,
             share_of_b=40.0,
         ),
         "file": node(
             "CocktailMergeToFile", recipe=["mix", 0], name="half-trained", precision="fp16"
         ),
-    }  # fmt: skip
+    }
 
 
 def sampling(side: int) -> Prompt:
@@ -91,13 +111,21 @@ def sampling(side: int) -> Prompt:
         "text": node("CLIPTextEncode", text="a red circle", clip=["model", 1]),
         "size": node("EmptyLatentImage", width=side, height=side, batch_size=1),
         "sample": node(
-            "KSampler", model=["model", 0], seed=1, steps=1, cfg=4.0, sampler_name="euler",
-            scheduler="normal", positive=["text", 0], negative=["text", 0],
-            latent_image=["size", 0], denoise=1.0,
+            "KSampler",
+            model=["model", 0],
+            seed=1,
+            steps=1,
+            cfg=4.0,
+            sampler_name="euler",
+            scheduler="normal",
+            positive=["text", 0],
+            negative=["text", 0],
+            latent_image=["size", 0],
+            denoise=1.0,
         ),
         "decode": node("VAEDecode", samples=["sample", 0], vae=["model", 2]),
         "save": node("SaveImage", images=["decode", 0], filename_prefix="full_size"),
-    }  # fmt: skip
+    }
 
 
 STAGES = {

@@ -5,10 +5,12 @@
 
 Weights are random and made here, so nothing is downloaded. Each line of the table is measured in a
 process of its own, with the card to itself: the UNet learns at 512 px with batches of 4. Ours is
-the steps of an epoch as a run takes them, bare and recipe are those of train_step.py. Peak is the
-most that PyTorch had allocated, reserved what it had taken for that. Resume: a training that is
-killed and resumed must have the bits of one that was not. Pause: how long a run needs to leave the
-card to a prompt, and to come back. The last line is JSON. Exit status 1: something has failed.
+the steps of an epoch as a run takes them, bare and recipe are those of train_step.py. Peak:
+most memory allocated by PyTorch; reserved: what it had taken from the driver. Resume: a training
+that is killed and resumed must have the bits of one that was not. Pause: how long a run needs to
+move to RAM and back; a prompt has the card that long, a step and POLL_S after it was queued, at the
+latest. The last line is JSON. Exit status 1: something has failed. What is left out, because it is
+not installed or the time is over, is listed and is no failure.
 """
 
 from __future__ import annotations
@@ -38,6 +40,8 @@ from typing import Any
 HERE = Path(__file__).resolve()
 STEPS, BATCH = 4, 4
 ROUNDS, SMALL_ROUNDS = 4, 1
+POLL_S = 0.1
+"""Between two looks of ComfyUI's process at its queue (nodes/host/sharing.py)."""
 KILLED_AT = 2
 """Steps after which the killed training has its resume point."""
 KILLED = -signal.SIGKILL if os.name != "nt" else int(signal.SIGTERM)
@@ -155,9 +159,7 @@ def memory(device: Any) -> dict[str, float]:
 
 
 def pause(training: Any) -> dict[str, float]:
-    """Seconds in which a run leaves the device to a prompt after the step it is in, and comes back;
-    what it keeps there meanwhile.
-    """
+    """Seconds in which a run moves to RAM, and back; what it keeps on the device meanwhile."""
     import torch
 
     from cocktail.trainer.giving_way import park, tensors_of
@@ -265,6 +267,7 @@ class Measured:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options, self.began = options, time.monotonic()
         self.failed: dict[str, str] = {}
+        self.left_out: dict[str, str] = {}
 
     def run(self, part: str, way: str = "", killed: bool = False) -> dict[str, Any]:
         """The figures of a part, measured in a process of its own; none when time is up or the
@@ -273,7 +276,7 @@ class Measured:
         options, name = self.options, f"{part} {way}".strip()
         left = options.minutes * 60 - (time.monotonic() - self.began)
         if left <= 0:
-            self.failed[name] = f"not measured: the {options.minutes:g} minutes were over"
+            self.left_out[name] = f"not measured: the {options.minutes:g} minutes were over"
             return {}
         command = [sys.executable, str(HERE), "--part", part, "--way", way]
         command += ["--folder", str(options.folder), "--device", options.device]
@@ -295,8 +298,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     """All figures, by what they belong to."""
     measured = Measured(options)
     measured.run("make")
-    if measured.failed:
-        return {"failed": measured.failed}
+    if measured.failed or measured.left_out:
+        return {"failed": measured.failed, "left_out": measured.left_out}
     precisions = ("bf16", "fp32") if options.device == "cpu" else ("bf16", "fp16")
     ways = [f"{way} {one}" for one in precisions for way in ("ours", "bare", "recipe")]
     speeds = {way: measured.run("speed", way) for way in ways}
@@ -308,7 +311,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     if importlib.util.find_spec("xformers"):
         variants.insert(0, "ours bf16 xformers")
     else:
-        measured.failed["speed ours bf16 xformers"] = "not measured: xformers is not installed"
+        measured.left_out["speed ours bf16 xformers"] = "not measured: xformers is not installed"
     speeds |= {way: measured.run("speed", way) for way in variants}
     return {
         "speed": {way: figures for way, figures in speeds.items() if figures},
@@ -318,6 +321,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         },
         "merge": merged,
         "failed": measured.failed,
+        "left_out": measured.left_out,
         "seconds": time.monotonic() - measured.began,
     }
 
@@ -341,7 +345,8 @@ def table(found: dict[str, Any], machine: dict[str, Any]) -> Iterator[str]:
     pauses = speeds.get("ours bf16", {})
     lines = {
         "killed and resumed, deterministic": _equal(found.get("resume", {})),
-        "leaves the device to a prompt after": _seconds(pauses.get("leave_s")),
+        "moves to RAM in": _seconds(pauses.get("leave_s")),
+        "so leaves the device to a prompt within": _seconds(_way(pauses)),
         "comes back in": _seconds(pauses.get("return_s")),
         "keeps meanwhile, of what it moved": f"{pauses.get('kept_gb', 0):.2f} of "
         f"{pauses.get('moved_gb', 0):.2f} GB",
@@ -352,7 +357,7 @@ def table(found: dict[str, Any], machine: dict[str, Any]) -> Iterator[str]:
         yield f"| {words} | {value} |"
     for name, value in found.get("merge", {}).items():
         yield f"| merge {name.replace('_', ' ')} | {value:.4g} |"
-    for name, reason in found["failed"].items():
+    for name, reason in (found["failed"] | found["left_out"]).items():
         yield f"| {name} | {reason} |"
 
 
@@ -360,6 +365,13 @@ def _equal(resumed: dict[str, Any]) -> str:
     if resumed.get("resumed_at_step") != KILLED_AT:
         return "NOT MEASURED"
     return "equal bits" if resumed["equal_bits"] else "OTHER BITS"
+
+
+def _way(figures: dict[str, Any]) -> float | None:
+    """Until a run has left the device to a prompt, if that comes at the beginning of a step."""
+    if "leave_s" not in figures:
+        return None
+    return 1 / figures["steps_per_s"] + POLL_S + figures["leave_s"]
 
 
 def _seconds(value: float | None) -> str:
@@ -423,10 +435,9 @@ def main() -> int:
         found = measure(options)
     print("\n".join(table(found, machine)))
     print(json.dumps({"machine": machine, **found}))
-    missing = [reason for reason in found["failed"].values() if "not installed" not in reason]
     equal = found.get("resume", {}).get("equal_bits", False)
     pauses = found.get("speed", {}).get("ours bf16", {})
-    return int(bool(missing) or not equal or not pauses.get("same_bits_after_pause"))
+    return int(bool(found["failed"]) or not equal or not pauses.get("same_bits_after_pause"))
 
 
 if __name__ == "__main__":

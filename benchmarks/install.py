@@ -27,14 +27,32 @@ INSIDE = "Scripts/python.exe" if os.name == "nt" else "bin/python"
 VERSIONS = {"oldest": "transformers==4.50.3", "newest": "transformers"}
 """ComfyUI 0.3.75 asks for 4.50.3 or newer."""
 OURS = (
-    "accelerate", "diffusers", "duckdb", "filelock", "krippendorff", "matplotlib",
-    "pytorch-optimizer", "segno",
-)  # fmt: skip
+    "accelerate",
+    "diffusers",
+    "duckdb",
+    "filelock",
+    "krippendorff",
+    "matplotlib",
+    "pytorch-optimizer",
+    "segno",
+)
 """Hidden from pip in the environment, as on a fresh ComfyUI."""
 KEPT = {
-    "numpy", "torch", "torchvision", "torchaudio", "transformers", "tokenizers", "safetensors",
-    "huggingface-hub", "pillow", "scipy", "xformers", "aiohttp", "av", "einops",
-}  # fmt: skip
+    "numpy",
+    "torch",
+    "torchvision",
+    "torchaudio",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "huggingface-hub",
+    "pillow",
+    "scipy",
+    "xformers",
+    "aiohttp",
+    "av",
+    "einops",
+}
 PLAN = """
 import importlib.metadata as m, json, sys
 from packaging.requirements import Requirement
@@ -84,9 +102,14 @@ def plan(wanted: str) -> dict:
         python = environment(Path(folder), wanted)
         report = Path(folder) / "report.json"
         pip(
-            python, "--quiet", "--dry-run", "--report", report,
-            "-r", ROOT / "requirements.txt",
-        )  # fmt: skip
+            python,
+            "--quiet",
+            "--dry-run",
+            "--report",
+            report,
+            "-r",
+            ROOT / "requirements.txt",
+        )
         told = subprocess.run(
             [python, "-c", PLAN, report], check=True, capture_output=True, text=True
         )

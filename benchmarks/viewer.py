@@ -6,8 +6,11 @@
 Starts a ComfyUI with the pack in a temporary folder, with a grid of 2,184 cells of 512 x 512 pixels
 and one of 20,000 small ones made by code. The last line is JSON:
 
+    first_open_s, first_open_20k_s
+                       from the address until the pictures that are seen at first are there, for the
+                       first time after a start of the server: it makes the thumbnails meanwhile
     open_s             from the address until the pictures that are seen at first are there, 2,184
-                       cells
+                       cells; thumbnails are there already
     open_20k_s         the same with 20,000 cells
     open_cpu_s, open_20k_cpu_s
                        the processor time of server and browser for that: what is left of the time
@@ -19,9 +22,11 @@ and one of 20,000 small ones made by code. The last line is JSON:
     worst_task_cpu_ms  the most processor time that the page's main thread spends on one task of
                        that: on a busy machine frames come late for reasons that are not the page's
     export_s           until the grid of 2,184 is a folder
+    sheet_row_s        until a sheet of 20,000 cells in one row is laid out, in as many parts as it
+                       needs
 
-`clicks_vs_rounds` and `coverage_95` come from benchmarks/votes.py. Exit status 1: a figure misses
-its target.
+`clicks_vs_rounds` and `coverage_95` need no browser: benchmarks/votes.py prints them. Exit status
+1: a figure misses its target.
 """
 
 from __future__ import annotations
@@ -57,6 +62,8 @@ import psutil  # noqa: E402
 from cocktail.nodes.grid.engine.axes.checkpoints import checkpoint_axis  # noqa: E402
 from cocktail.nodes.grid.engine.axes.typed import typed_axis  # noqa: E402
 from cocktail.nodes.grid.engine.plan.of_settings import make_plan  # noqa: E402
+from cocktail.nodes.grid.engine.sheet.layout import split  # noqa: E402
+from cocktail.nodes.grid.engine.sheet.pages import make_pages  # noqa: E402
 from cocktail.nodes.grid.engine.store import cell_file  # noqa: E402
 from cocktail.nodes.grid.engine.store.pixels import hash_of  # noqa: E402
 from cocktail.nodes.grid.engine.store.store import Store  # noqa: E402
@@ -68,8 +75,10 @@ TARGETS = {
     "worst_frame_ms": 50.0,
     "images_alive": 300,
     "memory_growth_mb": 5.0,
+    "sheet_row_s": 5.0,
 }
 OPENINGS = 5
+SHEET_PX = 8192
 FIXED = {
     "checkpoint": "base.safetensors", "prompt": "", "negative_prompt": "", "seed": 1, "steps": 20,
     "cfg": 7.0, "sampler": "euler", "scheduler": "normal", "clip_skip": 1,
@@ -132,23 +141,22 @@ def address(server: Comfy, grid: str) -> str:
     return f"{server.url}/cocktail/view#{quote(json.dumps({'grid': grid}))}"
 
 
-def opening_s(browser: Any, server: Comfy, grid: str) -> tuple[float, float]:
-    """Of a browser that has not seen the page before, and a server that has: the time, and the
-    processor time of server and browser together; medians of some. The first opening, for which
-    the server makes the thumbnails, is told beside it.
+def opening_s(browser: Any, server: Comfy, grid: str) -> tuple[float, float, float]:
+    """Of a browser that has not seen the page before: the time of the first opening, for which the
+    server makes the thumbnails; then, as medians of some, the time of a later one and the processor
+    time of server and browser together.
     """
     taken = []
-    for number in range(OPENINGS + 1):
+    for _ in range(OPENINGS + 1):
         page = browser.new_page(viewport={"width": 1400, "height": 900})
         before, began = cpu_s(), time.perf_counter()
         page.goto(address(server, grid))
         page.wait_for_function(OPENED)
         taken.append((time.perf_counter() - began, cpu_s() - before))
         page.close()
-        if not number:
-            print(f"first opening of {grid}: {taken.pop()[0]:.2f} s, thumbnails made")
-    seconds, spent = zip(*taken, strict=True)
-    return statistics.median(seconds), statistics.median(spent)
+    (first, _), *later = taken
+    seconds, spent = zip(*later, strict=True)
+    return first, statistics.median(seconds), statistics.median(spent)
 
 
 def cpu_s() -> float:
@@ -229,6 +237,17 @@ def export_s(server: Comfy) -> float:
     return time.perf_counter() - began
 
 
+def sheet_row_s() -> float:
+    """All parts of a page are laid out when it is split."""
+    words = "\n".join(f"prompt {number}, a fox in the snow" for number in range(20_000))
+    axes = [typed_axis("prompt", words, {})]
+    plan = make_plan("row", {**FIXED, "width": 512, "height": 512}, axes, lambda kind, name: name)
+    began = time.perf_counter()
+    for page in make_pages(plan):
+        split(page, SHEET_PX)
+    return time.perf_counter() - began
+
+
 def timed(text: str, work: Callable[[], Any]) -> Any:
     began = time.perf_counter()
     result = work()
@@ -245,7 +264,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=5.0, help="for which memory is watched")
     options = parser.parse_args()
     kinds = types.SimpleNamespace(CHROMIUM=("chromium", "chromium-browser", "google-chrome"))
-    found: dict[str, float] = {}
+    found = {"sheet_row_s": sheet_row_s()}
     with tempfile.TemporaryDirectory() as temporary:
         base = options.base or Path(temporary)
         grids = base / "output" / "cocktail" / "grids"
@@ -256,8 +275,10 @@ def main() -> int:
         server.start()
         try:
             with launched(kinds, gpu=True) as browser:
-                found["open_s"], found["open_cpu_s"] = opening_s(browser, server, "middle")
-                found["open_20k_s"], found["open_20k_cpu_s"] = opening_s(browser, server, "large")
+                for grid, name in (("middle", "open"), ("large", "open_20k")):
+                    seconds = opening_s(browser, server, grid)
+                    names = (f"first_{name}_s", f"{name}_s", f"{name}_cpu_s")
+                    found |= dict(zip(names, seconds, strict=True))
                 found |= page_figures(browser, server, options.minutes)
             found["export_s"] = export_s(server)
         finally:

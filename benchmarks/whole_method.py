@@ -69,28 +69,53 @@ Prompt = dict[str, dict[str, Any]]
 def selection(sizes: Sizes) -> Prompt:
     return {
         "rows": node(
-            "CocktailSelectPairs", table="input/table.csv", layout="wanng_v5_clean",
-            image_column="", prompt_column="", content_column="", user_column="",
-            upscaled_column="", kind="any", raw="any", max_stylize=50, min_words=3, max_words=0,
-            max_tokens=0, image_prompts=False, truncated=True, top_users=0, deduplicate=False,
-            per_user=0, sample=sizes.pairs, seed=555, where="",
+            "CocktailSelectPairs",
+            table="input/table.csv",
+            layout="wanng_v5_clean",
+            image_column="",
+            prompt_column="",
+            content_column="",
+            user_column="",
+            upscaled_column="",
+            kind="any",
+            raw="any",
+            max_stylize=50,
+            min_words=3,
+            max_words=0,
+            max_tokens=0,
+            image_prompts=False,
+            truncated=True,
+            top_users=0,
+            deduplicate=False,
+            per_user=0,
+            sample=sizes.pairs,
+            seed=555,
+            where="",
         )
-    }  # fmt: skip
+    }
 
 
 def dataset(sizes: Sizes) -> Prompt:
     return selection(sizes) | {
         "pairs": node(
-            "CocktailJoinImages", selection=["rows", 0], folder="input/pictures",
-            key="row index", on_problem="skip",
+            "CocktailJoinImages",
+            selection=["rows", 0],
+            folder="input/pictures",
+            key="row index",
+            on_problem="skip",
         ),
         "split": node("CocktailSplitDataset", dataset=["pairs", 0], share=0.15, seed=555),
         "clean": node(
-            "CocktailCleanDataset", dataset=["split", 0], min_side=32, max_aspect=4.0,
-            min_deviation=0.0, same_picture="keep", near_distance=-1,
+            "CocktailCleanDataset",
+            dataset=["split", 0],
+            min_side=32,
+            max_aspect=4.0,
+            min_deviation=0.0,
+            same_picture="keep",
+            near_distance=-1,
         ),
         "kept": node("CocktailSaveDataset", dataset=["clean", 0], name="whole"),
-    }  # fmt: skip
+    }
 
 
 def training(sizes: Sizes) -> Prompt:
@@ -101,27 +126,48 @@ def training(sizes: Sizes) -> Prompt:
     for number, saves in enumerate(sizes.saves, 1):
         prompt |= {
             f"settings {number}": node(
-                "CocktailTrainingSettings", resolution=64, bucket_step=64, epochs=1,
-                batch_size=sizes.batch, learning_rate=3e-4 / number, train_text_encoder=False,
-                text_encoder_learning_rate=0.0, conditional_dropout=0.04, clip_skip=1,
-                weight_decay=0.01, gradient_clip=1.0, seed=555, save_every_epochs=1,
-                validation_timesteps=1, precision="fp32", save_precision="fp16",
+                "CocktailTrainingSettings",
+                resolution=64,
+                bucket_step=64,
+                epochs=1,
+                batch_size=sizes.batch,
+                learning_rate=3e-4 / number,
+                train_text_encoder=False,
+                text_encoder_learning_rate=0.0,
+                conditional_dropout=0.04,
+                clip_skip=1,
+                weight_decay=0.01,
+                gradient_clip=1.0,
+                seed=555,
+                save_every_epochs=1,
+                validation_timesteps=1,
+                precision="fp32",
+                save_precision="fp16",
             ),
             f"saving {number}": node(
-                "CocktailSavingSettings", settings=[f"settings {number}", 0],
-                every_steps=steps // saves + (saves > 1), every_minutes=0.0, keep_last=0,
-                pinned_epochs="", resume_minutes=10.0,
+                "CocktailSavingSettings",
+                settings=[f"settings {number}", 0],
+                every_steps=steps // saves + (saves > 1),
+                every_minutes=0.0,
+                keep_last=0,
+                pinned_epochs="",
+                resume_minutes=10.0,
             ),
             f"run {number}": node(
-                "CocktailFineTune", base=["base", 0], dataset=["clean", 0],
-                settings=[f"saving {number}", 0], run_name=f"whole-{number}",
+                "CocktailFineTune",
+                base=["base", 0],
+                dataset=["clean", 0],
+                settings=[f"saving {number}", 0],
+                run_name=f"whole-{number}",
             ),
             f"wait {number}": node("CocktailWaitForRun", run=[f"run {number}", 0]),
             f"best {number}": node(
-                "CocktailPickCheckpoint", run=[f"wait {number}", 0],
-                rule="lowest validation loss", epoch=1,
+                "CocktailPickCheckpoint",
+                run=[f"wait {number}", 0],
+                rule="lowest validation loss",
+                epoch=1,
             ),
-        }  # fmt: skip
+        }
     return prompt
 
 
@@ -136,9 +182,17 @@ def grid(sizes: Sizes, name: str, columns: dict[str, Any]) -> Prompt:
     numbered = {f"axis_{n}": [key, 0] for n, key in enumerate(found, 2)}
     found[f"{name} columns"] = columns
     found[f"{name} plan"] = node(
-        "CocktailGridPlan", name=f"whole-{name}", axis_1=[f"{name} columns", 0], **numbered,
-        checkpoint="none", prompt="", negative_prompt="", seed=0, clip_skip=1, **GRID,
-    )  # fmt: skip
+        "CocktailGridPlan",
+        name=f"whole-{name}",
+        axis_1=[f"{name} columns", 0],
+        **numbered,
+        checkpoint="none",
+        prompt="",
+        negative_prompt="",
+        seed=0,
+        clip_skip=1,
+        **GRID,
+    )
     found[f"{name} grid"] = node("CocktailRenderGrid", grid=[f"{name} plan", 0])
     return found
 
@@ -151,9 +205,11 @@ def epochs(sizes: Sizes) -> Prompt:
 def mixes(sizes: Sizes) -> Prompt:
     prompt = training(sizes)
     for name, checkpoint in (
-        ("512", ["best 1", 0]), ("768", ["best 2", 0]),
-        ("V1", "miniature_v1.safetensors"), ("V3", "miniature_v3.safetensors"),
-    ):  # fmt: skip
+        ("512", ["best 1", 0]),
+        ("768", ["best 2", 0]),
+        ("V1", "miniature_v1.safetensors"),
+        ("V3", "miniature_v3.safetensors"),
+    ):
         prompt[name] = node("CocktailIngredient", checkpoint=checkpoint)
     prompt["half"] = node(
         "CocktailWeightedSum", a=["512", 0], b=["768", 0], share_of_a=50.0, share_of_b=50.0
@@ -164,9 +220,11 @@ def mixes(sizes: Sizes) -> Prompt:
         )
     for name in ("half", "512 plus", "768 plus", "half plus"):
         prompt[f"file {name}"] = node(
-            "CocktailMergeToFile", recipe=[name, 0], name=f"whole-{name.replace(' ', '-')}",
+            "CocktailMergeToFile",
+            recipe=[name, 0],
+            name=f"whole-{name.replace(' ', '-')}",
             precision="fp16",
-        )  # fmt: skip
+        )
     return prompt
 
 

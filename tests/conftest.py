@@ -4,11 +4,13 @@ ComfyUI.
 
 from __future__ import annotations
 
+import getpass
 import hashlib
 import importlib.util
 import os
 import shutil
 import sys
+import tempfile
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +25,7 @@ from .demo import Demo
 
 ROOT = Path(__file__).resolve().parents[1]
 SERVERS: list[Comfy] = []
+CHECKPOINT = "lively.safetensors"
 DEMO = ("test_browser.py", "test_pipeline.py")
 LONG = (
     *DEMO, "test_saved_graphs.py", "grid/test_live.py", "trainer/test_resume.py",
@@ -55,6 +58,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    key = Path(tempfile.gettempdir(), f"cocktail-tests-{getpass.getuser()}", "installation.key")
+    os.environ.setdefault("COCKTAIL_KEY_FILE", str(key))
+    # Before there are other processes that would make it too.
+    from cocktail.trainer import marks
+
+    marks.mark("made")
     config.addinivalue_line("markers", "only_all: runs only with `python dev.py test --all`")
     config.addinivalue_line("markers", "more_with_all(what): `--all` makes it longer, by this")
 
@@ -147,7 +156,10 @@ def miniatures(dev: ModuleType, root: Path) -> Path:
 def comfy(
     comfyui: Path, miniatures: Path, root: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Comfy]:
-    """A ComfyUI with this pack and the miniature checkpoints, for all tests together."""
+    """A ComfyUI with this pack and the miniature checkpoints, for all tests together. It and all
+    that it starts write nothing into the pack.
+    """
+    before = pack_files()
     server = Comfy(comfyui, tmp_path_factory.mktemp("comfy base"), root)
     for file in miniatures.glob("*.safetensors"):
         link_or_copy(file, server.base / "models" / "checkpoints" / file.name)
@@ -156,6 +168,39 @@ def comfy(
     yield server
     server.stop()
     shutil.rmtree(server.base / "models")
+    assert pack_files() - before == set()
+
+
+def pack_files() -> set[Path]:
+    """The files of the pack that users get, without compiled modules: Python writes those."""
+    return {
+        file
+        for part in ROOT.iterdir()
+        if part.name != "tests" and not part.name.startswith((".", "__pycache__"))
+        for file in (part.rglob("*") if part.is_dir() else [part])
+        if file.suffix != ".pyc" and file.name != "__pycache__"
+    }
+
+
+@pytest.fixture(scope="session")
+def lively(comfy: Comfy) -> str:
+    """A checkpoint whose pictures depend on all that a cell sets.
+
+    The untrained miniature predicts no noise and has silent text layers: with it, wrong prompts or
+    clip skips would go unnoticed.
+    """
+    import numpy
+    from safetensors.numpy import load_file, save_file
+
+    folder = comfy.base / "models" / "checkpoints"
+    tensors = load_file(folder / "miniature_base.safetensors")
+    random = numpy.random.default_rng(7)
+    for name, tensor in tensors.items():
+        if name.endswith(("diffusion_model.out.2.weight", "mlp.fc2.weight")):
+            noise = random.normal(0.0, 0.02, tensor.shape)
+            tensors[name] = noise.astype(tensor.dtype)
+    save_file(tensors, folder / CHECKPOINT)
+    return CHECKPOINT
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -13,10 +13,13 @@ JUDGES = ("Ann", "Bob", "Cy", "Dee")
 
 
 def checkpoints_of(comfy: Comfy, grid: str) -> dict[str, str]:
-    """The checkpoint of every cell of a grid by the cell's key, in the order of its columns."""
+    """The checkpoint of every cell of a grid, or its mix, by the cell's key, in the order of its
+    columns.
+    """
     file = comfy.base / "output" / "cocktail" / "grids" / grid / "plan.json"
     saved = json.loads(file.read_text(encoding="utf-8"))
-    return {cell["key"]: cell["settings"]["checkpoint"] for cell in saved["cells"]}
+    cells = {cell["key"]: cell["settings"] for cell in saved["cells"]}
+    return {key: one.get("recipe") or one["checkpoint"] for key, one in cells.items()}
 
 
 def vote_for(comfy: Comfy, grid: str, checkpoint: str, judge: str, **asked: Any) -> int:

@@ -199,49 +199,63 @@ def import_pack() -> None:
         sys.modules[name] = package
 
 
-def cases() -> dict[str, Case]:
-    import torch
-    from safetensors.torch import load_file, save_file
-
-    from cocktail.merge import safetensors_file
-    from cocktail.merge.card.writing import write_card
-    from cocktail.merge.hashing import file_sha256
-    from cocktail.nodes.grid.engine.store.store import Store
-    from cocktail.nodes.grid.engine.view.folder import export_folder
-    from cocktail.nodes.grid.engine.vote.log import Vote, VoteLog
-    from cocktail.trainer import notes
-    from cocktail.trainer.checkpoints import save_checkpoint, sweep_checkpoints
+def dataset(caption: str) -> Any:
     from cocktail.trainer.data.manifest import Dataset, Pair
-    from cocktail.trainer.jobs.lines import Lines
-    from cocktail.trainer.jobs.queue import Kind, Queue
-    from cocktail.trainer.litter import sweep_below, sweep_own
-    from cocktail.trainer.recycle_bin import Bin
-    from cocktail.trainer.resume import (
-        Point,
-        Position,
-        drop_torn_points,
-        load_point,
-        write_point,
-    )  # fmt: skip
-    from cocktail.trainer.runs import Base, Paths, Run, create_run, list_runs
+
+    pairs = [
+        Pair(s, f"{s}.png", "0" * 64, 64, 64, caption, split=s) for s in ("train", "validation")
+    ]
+    return Dataset("few", "somewhere", tuple(pairs))
+
+
+def a_run(folder: Path) -> Any:
+    import torch
+    from safetensors.torch import save_file
+
+    from cocktail.trainer.runs import Base, Paths, create_run
     from cocktail.trainer.settings.run_settings import RunSettings
-    from tests.grid.drawn import Drawn, draw_grid, drawn_plan
 
-    def dataset(caption: str) -> Dataset:
-        pairs = [Pair(s, f"{s}.png", "0" * 64, 64, 64, caption, split=s)
-                 for s in ("train", "validation")]  # fmt: skip
-        return Dataset("few", "somewhere", tuple(pairs))
+    base = folder / "base.safetensors"
+    save_file({"model.diffusion_model.a": torch.zeros(8)}, base)
+    return create_run(
+        folder / "runs",
+        "one",
+        Base(base.name, str(base), "0" * 64),
+        dataset("a"),
+        RunSettings(),
+        Paths(str(folder / "saved"), "tokenizer", str(folder / "cache")),
+    )
 
-    def a_run(folder: Path) -> Run:
-        base = folder / "base.safetensors"
-        save_file({"model.diffusion_model.a": torch.zeros(8)}, base)
-        return create_run(
-            folder / "runs", "one", Base(base.name, str(base), "0" * 64), dataset("a"),
-            RunSettings(), Paths(str(folder / "saved"), "tokenizer", str(folder / "cache")),
-        )  # fmt: skip
 
-    def opened(folder: Path) -> Run:
-        return Run.open(folder / "runs" / "one")
+def opened(folder: Path) -> Any:
+    from cocktail.trainer.runs import Run
+
+    return Run.open(folder / "runs" / "one")
+
+
+def swept(folder: Path) -> None:
+    from cocktail.trainer.litter import sweep_below
+
+    sweep_below(folder)
+
+
+def contents(folder: Path) -> Any:
+    """What is below it by name, unfinished folders left out."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    named = {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+    return {name: data for name, data in named.items() if not name.startswith(".")}
+
+
+def saves_of_training() -> dict[str, Case]:
+    """What a run and its dataset write."""
+    import torch
+    from safetensors.torch import load_file
+
+    from cocktail.trainer.checkpoints import save_checkpoint, sweep_checkpoints
+    from cocktail.trainer.data.manifest import Dataset
+    from cocktail.trainer.litter import sweep_own
+    from cocktail.trainer.resume import Point, Position, drop_torn_points, load_point, write_point
+    from cocktail.trainer.runs import list_runs
 
     def point(step: int) -> Point:
         weights = {"unet": {"w": torch.full((4,), float(step))}}
@@ -261,49 +275,51 @@ def cases() -> dict[str, Case]:
             file.name: sorted(load_file(file)) for file in folder.glob("saved/one/*.safetensors")
         }
 
-    def merged(folder: Path) -> Any:
-        path = folder / "out.safetensors"
-        return (path.read_bytes() if path.exists() else None) or None
+    return {
+        "run state": Case(
+            lambda f: (a_run(f), None)[1],
+            lambda f: opened(f).write_state(replace(opened(f).written(), step=7)),
+            lambda f: opened(f).written().step,
+            lambda f: sweep_own(f / "runs" / "one", lambda name: name == "state.json"),
+        ),
+        "new run": Case(
+            lambda f: (f / "runs").mkdir(),
+            lambda f: (a_run(f), None)[1],
+            lambda f: [run.state().status for run in list_runs(f / "runs")],
+            swept,
+        ),
+        "checkpoint": Case(
+            lambda f: (a_run(f), None)[1],
+            lambda f: (save_checkpoint(opened(f), {}, (), 1, 2), None)[1],
+            saved_checkpoints,
+            lambda f: sweep_checkpoints(opened(f)),
+        ),
+        "resume point": Case(
+            lambda f: write_points(f, 1, 2),
+            lambda f: write_points(f, 3),
+            newest_point,
+            lambda f: (drop_torn_points(f / "resume"), write_points(f, newest_point(f)))[1],
+        ),
+        "manifest": Case(
+            lambda f: dataset("a").save(f / "manifest.parquet"),
+            lambda f: dataset("b").save(f / "manifest.parquet"),
+            lambda f: Dataset.load(f / "manifest.parquet").fingerprint,
+            swept,
+        ),
+    }
 
-    def merge(folder: Path) -> None:
-        if not (folder / "out.safetensors").exists():
-            start, _ = safetensors_file.lay_out([("a", "F32", (64,))], {})
-            new = safetensors_file.new_file(folder / "out.safetensors", len(start) + 256)
-            with new as part, part.open("r+b") as file:
-                file.write(start)
-                for _ in range(4):
-                    file.write(bytes(64))
 
-    def merge_without_links(folder: Path) -> None:
-        def refuse(*_: Any) -> None:
-            raise PermissionError("this file system has no hard links")
+def saves_around_runs() -> dict[str, Case]:
+    """What is written of a run while it is not at work."""
+    from pytest import MonkeyPatch
 
-        links, Path.hardlink_to = Path.hardlink_to, refuse
-        try:
-            merge(folder)
-        finally:
-            Path.hardlink_to = links
-
-    cell = types.SimpleNamespace(
-        key="a" * 64, settings=types.SimpleNamespace(to_json=lambda: {"seed": 1})
-    )
-
-    def plan(seed: int) -> Any:
-        described = {
-            "name": "g", "axes": [],
-            "cells": [{"key": f"{seed:064x}", "position": [], "settings": {"seed": seed}}],
-        }  # fmt: skip
-        return types.SimpleNamespace(to_json=lambda: dict(described))
-
-    def logged(folder: Path) -> Any:
-        return {key: (folder / file).read_bytes() for key, file in Store(folder).files().items()}
-
-    def hashes(folder: Path) -> Any:
-        file = folder / "hashes.json"
-        return file.exists() and [one["sha256"] for one in json.loads(file.read_text()).values()]
-
-    def vote(number: int) -> Vote:
-        return Vote(f"{number:032x}", "me", ("a" * 64, "b" * 64), ("a" * 64,), False, 1.0)
+    from cocktail.merge import safetensors_file
+    from cocktail.trainer import notes
+    from cocktail.trainer.jobs.queue import Kind, Queue
+    from cocktail.trainer.litter import sweep_below
+    from cocktail.trainer.recycle_bin import Bin
+    from cocktail.trainer.runs import Run, list_runs
+    from tests.nodes.run_folders import make_run, pretend_comfyui, with_checkpoints
 
     def queue(folder: Path) -> Queue:
         return Queue(folder / ".queue", [Kind("run", folder / "runs", "run.json", "run", Run.open)])
@@ -337,55 +353,82 @@ def cases() -> dict[str, Case]:
         sweep_below(folder)
         the_bin(folder).tidy()
 
-    def swept(folder: Path) -> None:
-        sweep_below(folder)
+    def forkable(folder: Path) -> None:
+        pretend_comfyui(folder, MonkeyPatch())
+        with_checkpoints(make_run(folder), 1)
 
-    def grid(folder: Path) -> None:
-        drawn = drawn_plan(checkpoints=2)
-        Store(folder / "g").save_plan(drawn)
-        draw_grid(drawn, folder / "g", Drawn())
-        for path in folder.rglob("*.png"):
-            os.utime(path, (1, 1))
+    def the_first(folder: Path) -> Run:
+        return Run.open(folder / "output" / "cocktail" / "runs" / "one")
 
-    def contents(folder: Path) -> Any:
-        """What is below it by name, unfinished folders left out."""
-        files = [path for path in folder.rglob("*") if path.is_file()]
-        named = {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
-        return {name: data for name, data in named.items() if not name.startswith(".")}
+    def fork(folder: Path) -> None:
+        from cocktail.nodes import supervisor
+
+        first = the_first(folder)
+        supervisor.fork(first, "two", first.settings, start=False, epoch=1)
+
+    def forks(folder: Path) -> Any:
+        found = [run.name for run in list_runs(folder / "output" / "cocktail" / "runs")]
+        pinned = notes.read_notes(the_first(folder).folder).pinned
+        assert "two" not in found or pinned == (10,), "its base may be pruned"
+        return found
+
+    def remove_abandoned_below(folder: Path) -> None:
+        safetensors_file.remove_abandoned(folder / "output" / "cocktail")
+
+    return {
+        "notes": Case(
+            lambda f: notes.rename(f, "before"),
+            lambda f: notes.rename(f, "after"),
+            notes.title_of,
+            swept,
+        ),
+        "queue": Case(
+            lambda f: (a_run(f), None)[1],
+            lambda f: queue(f).put("run", opened(f), "cpu"),
+            is_queued,
+            swept,
+        ),
+        "bin": Case(with_saved, delete, where_it_is, start_again),
+        "fork": Case(forkable, fork, forks, lambda f: (swept(f), remove_abandoned_below(f))[0]),
+    }
+
+
+def saves_of_merging() -> dict[str, Case]:
+    """What the merge engine and release cards write."""
+    from cocktail.merge import safetensors_file
+    from cocktail.merge.card.writing import write_card
+    from cocktail.merge.hashing import file_sha256
+
+    def merged(folder: Path) -> Any:
+        path = folder / "out.safetensors"
+        return (path.read_bytes() if path.exists() else None) or None
+
+    def merge(folder: Path) -> None:
+        if not (folder / "out.safetensors").exists():
+            start, _ = safetensors_file.lay_out([("a", "F32", (64,))], {})
+            new = safetensors_file.new_file(folder / "out.safetensors", len(start) + 256)
+            with new as part, part.open("r+b") as file:
+                file.write(start)
+                for _ in range(4):
+                    file.write(bytes(64))
+
+    def merge_without_links(folder: Path) -> None:
+        def refuse(*_: Any) -> None:
+            raise PermissionError("this file system has no hard links")
+
+        links, Path.hardlink_to = Path.hardlink_to, refuse
+        try:
+            merge(folder)
+        finally:
+            Path.hardlink_to = links
+
+    def hashes(folder: Path) -> Any:
+        file = folder / "hashes.json"
+        return file.exists() and [one["sha256"] for one in json.loads(file.read_text()).values()]
 
     card = {"README.md": b"a card", "a.card.json": b"{}", "pictures/a.jpg": b"a picture"}
 
-    made = {
-        "run state": Case(
-            lambda f: (a_run(f), None)[1],
-            lambda f: opened(f).write_state(replace(opened(f).written(), step=7)),
-            lambda f: opened(f).written().step,
-            lambda f: sweep_own(f / "runs" / "one", lambda name: name == "state.json"),
-        ),
-        "new run": Case(
-            lambda f: (f / "runs").mkdir(),
-            lambda f: (a_run(f), None)[1],
-            lambda f: [run.state().status for run in list_runs(f / "runs")],
-            swept,
-        ),
-        "checkpoint": Case(
-            lambda f: (a_run(f), None)[1],
-            lambda f: (save_checkpoint(opened(f), {}, (), 1, 2), None)[1],
-            saved_checkpoints,
-            lambda f: sweep_checkpoints(opened(f)),
-        ),
-        "resume point": Case(
-            lambda f: write_points(f, 1, 2),
-            lambda f: write_points(f, 3),
-            newest_point,
-            lambda f: (drop_torn_points(f / "resume"), write_points(f, newest_point(f)))[1],
-        ),
-        "manifest": Case(
-            lambda f: dataset("a").save(f / "manifest.parquet"),
-            lambda f: dataset("b").save(f / "manifest.parquet"),
-            lambda f: Dataset.load(f / "manifest.parquet").fingerprint,
-            swept,
-        ),
+    return {
         "merge": Case(
             lambda f: None, merge, merged, lambda f: safetensors_file.remove_abandoned(f)
         ),
@@ -401,6 +444,49 @@ def cases() -> dict[str, Case]:
             hashes,
             lambda f: safetensors_file.remove_abandoned(f),
         ),
+        "card": Case(
+            lambda f: None,
+            lambda f: (write_card(f / "cards" / "c", card), None)[1],
+            lambda f: contents(f / "cards"),
+            swept,
+        ),
+    }
+
+
+def saves_of_grids() -> dict[str, Case]:
+    """What grids, their votes and their exports write."""
+    from cocktail.nodes.grid.engine.store.store import Store
+    from cocktail.nodes.grid.engine.view.folder import export_folder
+    from cocktail.nodes.grid.engine.vote.log import Vote, VoteLog
+    from cocktail.trainer.jobs.lines import Lines
+    from tests.grid.drawn import Drawn, draw_grid, drawn_plan
+
+    cell = types.SimpleNamespace(
+        key="a" * 64, settings=types.SimpleNamespace(to_json=lambda: {"seed": 1})
+    )
+
+    def plan(seed: int) -> Any:
+        described = {
+            "name": "g",
+            "axes": [],
+            "cells": [{"key": f"{seed:064x}", "position": [], "settings": {"seed": seed}}],
+        }
+        return types.SimpleNamespace(to_json=lambda: dict(described))
+
+    def logged(folder: Path) -> Any:
+        return {key: (folder / file).read_bytes() for key, file in Store(folder).files().items()}
+
+    def vote(number: int) -> Vote:
+        return Vote(f"{number:032x}", "me", ("a" * 64, "b" * 64), ("a" * 64,), False, 1.0)
+
+    def grid(folder: Path) -> None:
+        drawn = drawn_plan(checkpoints=2)
+        Store(folder / "g").save_plan(drawn)
+        draw_grid(drawn, folder / "g", Drawn())
+        for path in folder.rglob("*.png"):
+            os.utime(path, (1, 1))
+
+    return {
         "journal": Case(
             lambda f: Lines(f / "metrics.jsonl").append({"step": 1}),
             lambda f: Lines(f / "metrics.jsonl").append({"step": 2}, sync=True),
@@ -425,18 +511,6 @@ def cases() -> dict[str, Case]:
             lambda f: Store(f).saved_plan().keys,
             lambda f: Store(f).sweep(),
         ),
-        "notes": Case(
-            lambda f: notes.rename(f, "before"),
-            lambda f: notes.rename(f, "after"),
-            notes.title_of,
-            swept,
-        ),
-        "queue": Case(
-            lambda f: (a_run(f), None)[1],
-            lambda f: queue(f).put("run", opened(f), "cpu"),
-            is_queued,
-            swept,
-        ),
         "export": Case(
             grid,
             lambda f: (export_folder(Store(f / "g"), f / "exports", f / "small"), None)[1],
@@ -444,15 +518,12 @@ def cases() -> dict[str, Case]:
             swept,
             appends=True,
         ),
-        "card": Case(
-            lambda f: None,
-            lambda f: (write_card(f / "cards" / "c", card), None)[1],
-            lambda f: contents(f / "cards"),
-            swept,
-        ),
-        "bin": Case(with_saved, delete, where_it_is, start_again),
     }
-    return made
+
+
+def cases() -> dict[str, Case]:
+    """All saves by name."""
+    return saves_of_training() | saves_around_runs() | saves_of_merging() | saves_of_grids()
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from cocktail.trainer.settings.run_settings import RunSettings
 
 BEGAN = 1_790_000_000.0
 SECONDS_PER_STEP = 0.4
+PAIRS = 12
 PROMPTS = ("a red circle above a green square", "three <b>yellow</b> triangles")
 
 
@@ -33,11 +34,13 @@ def make_run(
     message: str = "",
     checkpoints: bool = True,
     settings: dict[str, Any] | None = None,
+    restarted: int = 0,
 ) -> Run:
     """A run below `base`, ComfyUI's base directory, that has trained for `done` of its epochs.
 
-    Its validation loss falls to 0.1387 at the epoch `lowest` and rises from there; checkpoints are
-    small files.
+    Its validation loss falls to 0.1387 at the epoch `lowest` and rises from there, the more so the
+    less noise there is; of its training pairs the last stands out. Checkpoints are small files.
+    With `restarted` another process has gone on after that epoch.
     """
     done = epochs if done is None else done
     made = RunSettings.from_json(
@@ -73,16 +76,21 @@ def make_run(
             (saved / name).mkdir(parents=True, exist_ok=True)
             (saved / name / file).write_bytes(b"no weights")
             lines.append(_line("checkpoint", epoch, step, file=file))
+        if epoch == restarted > 0:
+            lines.append(_line("start", epoch, step, device="cpu", processes=1))
         _draw(run, epoch, step, lines)
     with (run.folder / "metrics.jsonl").open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(line) + "\n" for line in lines)
     with (run.folder / "validation.jsonl").open("w", encoding="utf-8") as file:
         for epoch, loss in enumerate(losses):
-            pairs = {f"id{n}": loss * (0.8 + 0.1 * n) for n in range(4)}
-            file.write(
-                json.dumps({"epoch": epoch, "step": epoch * steps_per_epoch, "pairs": pairs})
-            )
-            file.write("\n")
+            line = {"epoch": epoch, "step": epoch * steps_per_epoch}
+            line["pairs"] = {f"id{n}": loss * (0.8 + 0.1 * n) for n in range(4)}
+            line["levels"] = {pair: _levels(mean, epoch) for pair, mean in line["pairs"].items()}
+            line["training"] = {
+                f"id{n}": _levels(loss * (1.6 if n == PAIRS - 1 else 0.9 + 0.02 * n), epoch)
+                for n in range(4, PAIRS)
+            }
+            file.write(json.dumps(line) + "\n")
     (run.folder / "log.txt").write_text("epoch 1\nloss <b>0.14</b>\n", encoding="utf-8")
     best = min(range(len(losses)), key=losses.__getitem__)
     state = State(
@@ -126,12 +134,17 @@ def _pairs() -> list[Pair]:
             1.0,
             "validation" if n < 4 else "train",
         )
-        for n in range(12)
+        for n in range(PAIRS)
     ]
 
 
 def _validation(epoch: int, lowest: int) -> float:
     return 0.1387 + 0.0035 * ((epoch - lowest) / max(1, lowest)) ** 2
+
+
+def _levels(mean: float, epoch: int) -> list[float]:
+    """Losses with little, some and much noise: with little it rises, with much it falls."""
+    return [mean + 0.001 * epoch, mean, mean - 0.001 * epoch]
 
 
 def _line(kind: str, epoch: int, step: int, **values: Any) -> dict[str, Any]:

@@ -26,7 +26,7 @@ FRESH = count()
 """A page keeps the places of nodes by their ids beyond the graph that they were in."""
 BOXES = """async () => {
     const app = window.app, view = app.canvas.ds;
-    view.scale = 0.06;
+    view.scale = 0.05;
     view.offset[0] = view.offset[1] = 400;
     app.canvas.setDirty(true, true);
     const frame = () => new Promise(resolve => requestAnimationFrame(resolve));
@@ -74,7 +74,8 @@ BOXES = """async () => {
         boxes = look();
         drawn = links();
         const now = JSON.stringify([boxes, drawn]);
-        same = now === before ? same + 1 : 0;
+        const whole = Object.values(drawn).flat().every(curve => curve);
+        same = whole && now === before ? same + 1 : 0;
         before = now;
     }
     const groups = app.graph.groups.map(group => [...group._bounding]);

@@ -9,6 +9,7 @@ from .pages import open_page
 
 TAB = ":is(.cocktail-runs-tab-button, [data-testid=cocktail-runs-tab-button])"
 """The button of the panel, as older and newer pages of ComfyUI mark it."""
+PALETTE = "name => window.app.extensionManager.setting.set('Comfy.ColorPalette', name)"
 
 
 def ready(comfy: Comfy, browser: Browser, nodes_2: bool = False) -> Page:

@@ -50,12 +50,17 @@ def page(comfy, dev):
 
 
 def add(page, name: str) -> None:
-    """By the search for nodes: its name, Enter."""
+    """By the search for nodes: its name, Enter, and on newer pages a click where it shall lie."""
     page.evaluate("window.app.extensionManager.command.execute('Workspace.SearchBox.Toggle')")
-    search = page.get_by_placeholder("Search Nodes")
+    older, newer = (page.get_by_placeholder(words) for words in ("Search Nodes", "Add a node..."))
+    search = older.or_(newer)
     search.fill(name)
     expect(page.get_by_role("option").filter(has_text=name).first).to_be_visible()
+    is_placed_by_click = newer.is_visible()
     search.press("Enter")
+    if is_placed_by_click:
+        expect(search).to_be_hidden()
+        page.mouse.click(600, 400)
     page.wait_for_function(
         "name => window.app.graph.nodes.some(node => node.title === name)", arg=name
     )
@@ -82,9 +87,11 @@ def test_a_graph_with_one_runs(comfy, page):
     add(page, "Grid and Sheet")
     outputs = comfy.run(page.evaluate(FILL))
     (made,) = [
-        result for output in outputs.values() for result in output.get("cocktail", ())
+        result
+        for output in outputs.values()
+        for result in output.get("cocktail", ())
         if "rendered" in result
-    ]  # fmt: skip
+    ]
     assert (made["name"], made["rendered"], made["failed"]) == ("from-blueprint", 2, 0)
     assert [output["images"] for output in outputs.values() if "images" in output]
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -116,12 +117,20 @@ def test_the_prompt_that_the_browser_sends_is_the_committed_one(demo: Demo, brow
     assert plain == {key: (node["class_type"], node["inputs"]) for key, node in demo.graph.items()}
 
 
-def test_the_help_page_of_a_node_is_where_the_page_looks_for_it(demo: Demo, browser, root):
-    page, _ = open_page(browser, demo.comfy)
-    path = "/extensions/cocktail/docs/CocktailFineTune.md"
-    text = page.evaluate("async path => (await fetch(path)).text()", path)
+def test_a_help_page_and_its_picture_are_where_the_page_looks_for_them(comfy, browser, root):
+    page, _ = open_page(browser, comfy)
+    folder = "/extensions/cocktail/docs"
+    text = page.evaluate(
+        "async path => (await fetch(path)).text()", f"{folder}/CocktailLossChart.md"
+    )
+    assert text == (root / "web" / "docs" / "CocktailLossChart.md").read_text(encoding="utf-8")
+    picture = re.search(r"!\[[^]]+\]\(([^)]+)\)", text)[1]
+    width = page.evaluate(
+        "async path => (await createImageBitmap(await (await fetch(path)).blob())).width",
+        f"{folder}/{picture}",
+    )
     page.close()
-    assert text == (root / "web" / "docs" / "CocktailFineTune.md").read_text(encoding="utf-8")
+    assert width > 300
 
 
 MAP = """() => {

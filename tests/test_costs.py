@@ -17,8 +17,10 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import duckdb
 import psutil
 import pytest
+import torch  # noqa: F401 - what is imported on first use is not the reader's cost
 from PIL import Image
 
 from cocktail.merge.errors import MergeError
@@ -28,12 +30,24 @@ from cocktail.merge.recipe_json import load_json
 from cocktail.merge.safetensors_file import read_header
 from cocktail.merge.text import parse, to_text
 from cocktail.nodes.grid.engine.errors import GridError
+from cocktail.nodes.grid.engine.feed.remote import Odd, Server
+from cocktail.nodes.grid.engine.plan.of_settings import make_plan
+from cocktail.nodes.grid.engine.plan.plan import MOST_CELLS
 from cocktail.nodes.grid.engine.plan.rules import read_rules
+from cocktail.nodes.grid.engine.store.plan_file import read_plan_file, read_whole_plan
+from cocktail.nodes.grid.engine.store.store import Store, list_grids
+from cocktail.trainer.curve import Followed as CurveFile
 from cocktail.trainer.data.fetch.attempt import Failure, examine
 from cocktail.trainer.data.folder.strict_text import parse_json, parse_yaml
 from cocktail.trainer.data.image import open_rgb, scans
+from cocktail.trainer.data.manifest import COLUMNS, HEADER, Dataset, Pair
 from cocktail.trainer.errors import TrainerError, nearest
+from cocktail.trainer.jobs.job import read_state
+from cocktail.trainer.jobs.lines import Lines
 from cocktail.trainer.model.single_file import read_shapes
+from cocktail.trainer.runs import State, list_runs
+
+from .grid.test_plan import FIXED, content_of, typed
 
 MOST_S, MOST_BYTES = 2.0, 200 << 20
 NAME = "n" * 5_000_000
@@ -255,6 +269,137 @@ def test_plans_of_workflows(comfy, plan):
     assert refused.value.code == 400 and json.load(refused.value)["error"]
 
 
+EMPTY = "[" + "[]," * 5_000_000 + "1]"
+"""15 MB that would be 350 MB."""
+SHORT = EMPTY[: 3 << 20] + "1]"
+
+
+def a_plan(folder: Path) -> object:
+    (folder / "g").mkdir()
+    (folder / "g" / "plan.json").write_text(f'{{"axes": [], "cells": {EMPTY}}}')
+    (listed,) = list_grids(folder)
+    raise GridError(listed["unreadable"])
+
+
+def many_cells(folder: Path) -> object:
+    (folder / "g").mkdir()
+    cells = '\n  {\n   "key": "a",\n  },' * 2_000_000
+    (folder / "g" / "plan.json").write_text(f'{{"axes": [],\n "cells": [{cells}\n ]}}')
+    return read_plan_file(folder / "g" / "plan.json")
+
+
+def a_run(folder: Path) -> object:
+    text = json.dumps({"format": 1, "settings": "here"}).replace('"here"', SHORT)
+    (folder / "a").mkdir()
+    (folder / "a" / "run.json").write_text(text)
+    (listed,) = list_runs(folder)
+    raise TrainerError(listed.state().message)
+
+
+def a_state(folder: Path) -> object:
+    (folder / "state.json").write_text(f'{{"status": "running", "best": {SHORT}}}')
+    return read_state(folder / "state.json", State)
+
+
+def lines(folder: Path) -> object:
+    line = f'{{"kind": "step", "epoch": 1, "step": 1, "x": {SHORT}}}\n'
+    short = f'{{"kind": "step", "epoch": 1, "step": 1, "x": {EMPTY[:200_000]}1]}}\n'
+    (folder / "metrics.jsonl").write_text(line + short * 20)
+    read = Lines(folder / "metrics.jsonl").read()
+    assert read.lines == [] and read.damaged == 21
+    _, marks, _ = CurveFile(folder / "metrics.jsonl").read()
+    assert marks == []
+    raise TrainerError("left out")
+
+
+def an_answer(folder: Path) -> object:
+    class Lavish(Server):
+        def _open(self, request: object, most_bytes: int = 1) -> bytes:
+            return EMPTY.encode()
+
+    return Lavish("http://127.0.0.1:1").known()
+
+
+def a_manifest(folder: Path) -> object:
+    """300,000 equal pairs are 12 kB."""
+    pair = Pair("id", "a.png", "0" * 64, 64, 64, "a caption", split="train")
+    Dataset("few", "somewhere", (pair,)).save(folder / "one.parquet")
+    with duckdb.connect() as database:
+        said = database.execute(
+            "SELECT value FROM parquet_kv_metadata(?)", [str(folder / "one.parquet")]
+        ).fetchall()
+        header = said[0][0].decode()
+        database.execute(
+            f"COPY (SELECT one.* FROM read_parquet('{folder}/one.parquet') one, range(300000)) "
+            f"TO '{folder}/many.parquet' (FORMAT parquet, KV_METADATA {{'{HEADER}': '{header}'}})"
+        )
+    return Dataset.load(folder / "many.parquet")
+
+
+def long_captions(folder: Path) -> object:
+    """One caption of 1 MB that 500 pairs share."""
+    with duckdb.connect() as database:
+        pair = ", ".join(
+            f"'{'x' * 1_000_000 if name == 'caption' else ''}'::{kind} AS \"{name}\""
+            if kind == "VARCHAR"
+            else f'0::{kind} AS "{name}"'
+            for name, kind in COLUMNS.items()
+        )
+        database.execute(
+            f"COPY (SELECT {pair} FROM range(500)) TO '{folder}/long.parquet' "
+            f"(FORMAT parquet, COMPRESSION zstd, KV_METADATA {{'{HEADER}': '{{\"format\": 2}}'}})"
+        )
+    return Dataset.load(folder / "long.parquet")
+
+
+def a_pickle(folder: Path) -> object:
+    data = b"\x80\x02" + b"N0" * 4_000_000 + b"}."
+    (folder / "long.ckpt").write_bytes(data)
+    with pytest.raises(MergeError):
+        load_tensors(folder / "long.ckpt")
+    with zipfile.ZipFile(folder / "zip.ckpt", "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr("archive/data.pkl", data)
+        archive.writestr("archive/version", "3\n")
+    return load_tensors(folder / "zip.ckpt")
+
+
+COSTLY = {
+    "plan.json": (a_plan, "too many values"),
+    "cells of a plan": (many_cells, "2,000,000 cells"),
+    "run.json": (a_run, "too many values"),
+    "state.json": (a_state, "too many values"),
+    "metrics.jsonl": (lines, "left out"),
+    "an answer": (an_answer, "too many values"),
+    "a manifest": (a_manifest, "300,000 pairs"),
+    "captions": (long_captions, "MB of text"),
+    "a pickle": (a_pickle, "is not opened"),
+    "a caption file": (lambda folder: parse_json(EMPTY), "too many values"),
+    "YAML": (lambda folder: parse_yaml(EMPTY[: 1 << 20] + "1]"), "more than 60,000 values"),
+}
+
+
+REFUSALS = (GridError, TrainerError, MergeError, ValueError, Odd)
+
+
+@pytest.mark.parametrize("what", list(COSTLY))
+def test_files_of_received_folders_are_measured_before_they_are_read(tmp_path, what):
+    read, words = COSTLY[what]
+    with cheap(), pytest.raises(REFUSALS, match=words):
+        read(tmp_path)
+
+
+def test_a_plan_of_as_many_cells_as_there_may_be_opens(tmp_path):
+    """Of the longest kind: each with a prompt of 1,000 characters."""
+    fixed = {**FIXED, "prompt": "a castle, " * 100}
+    plan = make_plan("g", fixed, [typed("seed", *range(1, MOST_CELLS + 1))], content_of)
+    store = Store(tmp_path / "g")
+    store.save_plan(plan)
+    (listed,) = list_grids(tmp_path)
+    assert listed["cells"] == MOST_CELLS, listed
+    assert len(store.saved_plan().positions()) == MOST_CELLS
+    assert len(read_whole_plan(tmp_path / "g" / "plan.json")["cells"]) == MOST_CELLS
+
+
 @pytest.mark.parametrize("inside", ['"%d": {}', "0"], ids=["objects", "numbers"])
 def test_a_header_of_very_many_tensors(tmp_path, inside):
     entries = ",".join(inside % n if "%" in inside else inside for n in range(4_000_000))
@@ -283,7 +428,7 @@ def test_a_long_name_in_a_pickle_is_refused_at_once(tmp_path, packed, name):
         with zipfile.ZipFile(path, "w", packed) as archive:
             archive.writestr(f"archive/{name}", data)
             archive.writestr("archive/version", "3\n")
-    with cheap(), pytest.raises(MergeError, match="could be code"):
+    with cheap(), pytest.raises(MergeError, match="could be code|is not a checkpoint"):
         load_tensors(path)
 
 

@@ -4,10 +4,13 @@ obeyed there.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, expect
 
 from cocktail.nodes.host.progress import JOINER, as_text
 
@@ -17,10 +20,14 @@ from .pages import launched, open_page
 from .trainer.folders import picture
 
 KINDS = pytest.mark.parametrize("nodes_2", [False, True], ids=["classic nodes", "Nodes 2.0"])
-FOLDER = "hostile [[here|there]] __LNK0__ &lt;"
+FOLDER = "hostile [[here]] __LNK0__ &lt;"
 IMAGE = ".<img src=x onerror=obeyed=1>"
 TOLD = """text => window.app.graph.nodes.some(node => node.widgets?.some(
     widget => String(widget.value).replaceAll("\\u2060", "").includes(text)))"""
+IN_PAGE = """text => [document.body.textContent, ...window.app.graph.nodes.flatMap(
+    node => (node.widgets ?? []).map(widget => String(widget.value)))].some(
+    told => told.replaceAll("\\u2060", "").includes(text))"""
+CONTRACT = json.loads((Path(__file__).parent / "node_contract.json").read_text(encoding="utf-8"))
 SHOWN = """text => [...document.querySelectorAll("span")].some(
     span => span.textContent.replaceAll("\\u2060", "").includes(text))"""
 
@@ -70,12 +77,74 @@ def test_a_hostile_name_is_shown_on_the_node_and_in_the_error_as_it_is(comfy, br
         queue(comfy, page, "stop")
         dialog = page.get_by_role("dialog").filter(has_text="<b>bad.png")
         dialog.wait_for()
-        assert page.evaluate("document.querySelectorAll('img[src=x], span b').length") == 0
-        assert page.evaluate("window.obeyed") is None
+        untouched(page)
+        for name, graph in attacks(comfy).items():
+            page.keyboard.press("Escape")
+            expect(page.locator(".p-dialog-mask")).to_have_count(0)
+            send(page, graph)
+            page.wait_for_function(IN_PAGE, arg=mark(name))
+            untouched(page)
         assert not any("destructure" in text for text in complaints), complaints
     finally:
         page.close()
         comfy.post("/settings/Comfy.VueNodes.Enabled", False)
+
+
+def untouched(page: Page) -> None:
+    assert page.evaluate("document.querySelectorAll('img[src=x], span b').length") == 0
+    assert page.evaluate("window.obeyed") is None
+
+
+def mark(name: str) -> str:
+    """A text that would set `obeyed`, if the page took it for markup; with the name of who shows it
+    at its beginning, since long texts are cut.
+    """
+    return f"{name} <img src=x onerror=obeyed=1>"
+
+
+def attacks(comfy: Comfy) -> dict[str, dict[str, Any]]:
+    """Graphs with the words of strangers in a checkpoint's metadata, in the columns of a
+    table, in the settings of EveryDream2 and in a plan.
+    """
+    metadata = {
+        "sd_merge_recipe": json.dumps(
+            {
+                "type": "webui",
+                "primary_model_hash": "a" * 64,
+                "secondary_model_hash": "b" * 64,
+                "tertiary_model_hash": None,
+                "interp_method": "Weighted sum",
+                "multiplier": 0.3,
+            }
+        ),
+        "sd_merge_models": json.dumps(
+            {"a" * 64: {"name": mark("recipe")}, "b" * 64: {"name": mark("recipe")}}
+        ),
+    }
+    header = json.dumps({"__metadata__": metadata}).encode()
+    checkpoint = comfy.base / "models" / "checkpoints" / "hostile.safetensors"
+    checkpoint.write_bytes(len(header).to_bytes(8, "little") + header)
+    table = comfy.base / "input" / "hostile.csv"
+    table.write_text(f"image,{mark('column')}\na.png,x\n", encoding="utf-8")
+    shown = filled("CocktailSelectPairs", table="input/hostile.csv")
+    axes = [{"target": "seed", "values": "1, 2"}]
+    plan = {"name": "hostile", "fixed": {mark("plan"): 1}, "axes": axes}
+    return {
+        "recipe": {
+            "1": node("CocktailRecipeFromFile", checkpoint="hostile.safetensors"),
+            "2": filled("CocktailMergeToFile", recipe=["1", 0], name="hostile"),
+        },
+        "column": {"1": shown},
+        "key": {"1": filled("CocktailImportEveryDream2", train=json.dumps({mark("key"): 1}))},
+        "plan": {"1": node("CocktailGridPlanJson", plan=json.dumps(plan))},
+    }
+
+
+def filled(id: str, **given: Any) -> dict[str, Any]:
+    """A node with the defaults of what is not given."""
+    known = CONTRACT[id]["inputs"]
+    defaults = {name: one["default"] for name, one in known.items() if "default" in one}
+    return node(id, **defaults | given)
 
 
 def queue(comfy: Comfy, page: Page, on_problem: str) -> None:
@@ -92,7 +161,12 @@ def queue(comfy: Comfy, page: Page, on_problem: str) -> None:
         ),
         "2": node("CocktailSaveDataset", dataset=["1", 0], name=f"hostile-{on_problem}"),
     }
+    send(page, graph)
+
+
+def send(page: Page, graph: dict[str, Any]) -> None:
     page.evaluate("graph => window.app.loadApiJson(graph, 'hostile')", graph)
     with page.expect_response(lambda response: response.url.endswith("/prompt")) as answer:
         page.get_by_test_id("queue-button").get_by_role("button").first.click()
-    assert answer.value.status == 200, answer.value.text()
+    # A plan is refused when it is queued, all others when they are worked on.
+    assert answer.value.status == (400 if "plan" in graph["1"]["inputs"] else 200)

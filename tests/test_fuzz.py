@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy
 import psutil
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
@@ -34,14 +35,19 @@ from cocktail.merge.presets import read_own_presets
 from cocktail.merge.recipe_json import load_json
 from cocktail.merge.safetensors_file import read_header
 from cocktail.merge.text import parse, parse_settings
-from cocktail.nodes.grid.engine.axes import lists
+from cocktail.nodes.grid.engine.axes import lists, prompts
 from cocktail.nodes.grid.engine.errors import GridError
 from cocktail.nodes.grid.engine.feed.fed_grid import Order, order_from_json
 from cocktail.nodes.grid.engine.feed.remote import Failed, Odd, Refused, Server
 from cocktail.nodes.grid.engine.feed.servers import read_settings as read_servers
 from cocktail.nodes.grid.engine.plan.rules import read_rules
+from cocktail.nodes.grid.engine.store import cell_file
 from cocktail.nodes.grid.engine.store.plan_file import read_plan_file, read_whole_plan
+from cocktail.nodes.grid.engine.store.store import Store
 from cocktail.nodes.grid.engine.vote.log import VoteLog
+from cocktail.trainer import marks
+from cocktail.trainer.data.caption.captioner import CaptionSettings
+from cocktail.trainer.data.caption.job import CaptionJob
 from cocktail.trainer.data.captions import as_choices, chosen
 from cocktail.trainer.data.fetch.network import (
     BadURL,
@@ -52,23 +58,28 @@ from cocktail.trainer.data.fetch.network import (
 )
 from cocktail.trainer.data.folder.folder import load_folder
 from cocktail.trainer.data.folder.strict_text import parse_json, parse_yaml
+from cocktail.trainer.data.manifest import Dataset, Pair
 from cocktail.trainer.data.table.columns import guess
 from cocktail.trainer.data.table.condition import check_condition
 from cocktail.trainer.data.table.table import open_table
 from cocktail.trainer.errors import TrainerError
-from cocktail.trainer.jobs.job import read_state
+from cocktail.trainer.jobs.job import Job, read_state
 from cocktail.trainer.jobs.lines import Lines
-from cocktail.trainer.jobs.queue import Ticket, _read_ticket
+from cocktail.trainer.jobs.tickets import Ticket, _read, _words
 from cocktail.trainer.model.single_file import read_header as trainers_header
 from cocktail.trainer.model.single_file import read_shapes
 from cocktail.trainer.notes import read_notes
 from cocktail.trainer.recycle_bin import Bin
+from cocktail.trainer.resume import FORMAT as POINT_FORMAT
+from cocktail.trainer.resume import _manifest as point_manifest
 from cocktail.trainer.runs import Run, State
 from cocktail.trainer.settings.everydream.importing import import_everydream
 from cocktail.trainer.settings.run_settings import RunSettings
 from cocktail.trainer.settings.text import changed_by
 from cocktail.trainer.sweep.sweep import Sweep
 from cocktail.trainer.sweep.variants import read_variants
+
+from .spoiled import ODD, spoiled
 
 MOST_S, MOST_BYTES = 2.0, 200 << 20
 EXAMPLES, EXAMPLES_OF_SLOW = 60, 12
@@ -101,8 +112,15 @@ class Target:
 
 @st.composite
 def damaged(draw: st.DrawFn, samples: tuple[bytes, ...]) -> bytes:
-    """A sample in which pieces were cut out, put in, changed or repeated; seldom none of it."""
+    """A sample in which pieces were cut out, put in, changed or repeated; seldom none of it. One of
+    JSON may have something odd at any place instead, and is sound otherwise.
+    """
     data = draw(st.sampled_from(samples))
+    if data[:1] in (b"{", b"[") and draw(st.integers(0, 2)) == 0:
+        first, end, rest = data.partition(b"\n") if data.count(b"}\n") > 1 else (data, b"", b"")
+        with contextlib.suppress(ValueError):
+            chance, odd = draw(st.randoms(use_true_random=False)), draw(st.sampled_from(ODD))
+            return spoiled(chance, first.decode(), odd).replace("\n", " ").encode() + end + rest
     for _ in range(draw(st.integers(0, 4))):
         at = draw(st.integers(0, len(data)))
         end = min(len(data), at + draw(st.sampled_from([0, 1, 2, 8, 100, LONGEST])))
@@ -351,7 +369,9 @@ def an_url(text: str) -> object:
 
 
 JSON_TEXT = json.dumps({"a": [1, 2.5, None, "x"], "b": {"c": True}}).encode()
-TICKET = json.dumps(asdict(Ticket(7, "run", "one", "cpu", ("--base", "x")))).encode()
+OF_A_RUN = Ticket(7, "run", "one", "cpu", ("--base", "x"))
+TICKET = json.dumps({**asdict(OF_A_RUN), "mark": marks.mark(*_words(OF_A_RUN))}).encode()
+RECEIPT = {"checkpoints": True, "moved": False, "mark": marks.mark("receipt", "a.77")}
 VOTE = {
     "kind": "vote", "id": "1" * 32, "judge": "me", "shown": ["a" * 64, "b" * 64],
     "order": ["a" * 64], "bad": False, "time": 1.0,
@@ -373,7 +393,28 @@ RUN = {
     "settings": RunSettings().to_json(),
     "paths": {"checkpoints": "c", "tokenizer": "t", "cache": "k"},
 }  # fmt: skip
+CAPTIONING = {
+    "format": 1, "id": "0" * 64, "model_fingerprint": "1" * 64,
+    "dataset": {"name": "few", "manifest": "dataset-0.parquet", "fingerprint": "2" * 64},
+    "settings": CaptionSettings("model").to_json(),
+}  # fmt: skip
+CELLS = (
+    {"key": "a" * 64, "time": 1.0, "status": "finished", "bytes": 9, "numerics": "n"},
+    {"key": "a" * 64, "time": 1.0, "status": "failed", "reason": "x", "settings": {"steps": 9}},
+)
 OURS = (TrainerError,)
+
+
+def a_log(store: Store) -> object:
+    """All that is read of the log of a grid."""
+    return store.log(), store.failures(), store.numerics(), store.pixels()
+
+
+def a_captioning(folder: Path) -> Path:
+    (folder / "job.json").write_text(json.dumps(CAPTIONING))
+    return folder
+
+
 TARGETS = (
     Target("safetensors header", files("a.safetensors", read_header), (MergeError,), HEADERS),
     Target("trainer's header", files("a.safetensors", read_shapes), OURS, HEADERS),
@@ -529,7 +570,7 @@ TARGETS = (
         OURS,
         (b'{"title": "x", "pinned": [3]}',),
     ),
-    Target("ticket", files("00000007.json", _read_ticket), OURS, (TICKET,)),
+    Target("ticket", files("00000007.json", _read), OURS, (TICKET,)),
     Target(
         "sweep.json",
         files("sweep.json", lambda path: Sweep.open(path.parent)),
@@ -547,7 +588,7 @@ TARGETS = (
         "receipt",
         files(".a.77.receipt", lambda path: a_bin(path.parent)),
         OURS,
-        (b'{"checkpoints": true, "moved": false}',),
+        (json.dumps(RECEIPT).encode(),),
         refuses_nothing=True,
     ),
     Target(
@@ -562,6 +603,61 @@ TARGETS = (
         files("g/plan.json", lambda path: (read_plan_file(path), read_whole_plan(path))),
         (GridError,),
         (json.dumps(PLAN).encode(), json.dumps(PLAN, indent=1).encode()),
+    ),
+    Target("manifest", files("manifest.parquet", Dataset.load), OURS, (), is_slow=True),
+    Target(
+        "prompts",
+        files("p.csv", lambda path: prompts.of_file(path, "prompt", "label", 9)),
+        (GridError,),
+        (b"prompt,label\nx,y\n", b'label,prompt\n"x","y"\n'),
+    ),
+    Target(
+        "prompts as JSON lines",
+        files("p.jsonl", lambda path: prompts.of_file(path, "prompt", "", 9)),
+        (GridError,),
+        (b'{"prompt": "x"}\n{"prompt": 2}\n',),
+    ),
+    Target(
+        "cells.jsonl",
+        files("g/cells.jsonl", lambda path: a_log(Store(path.parent))),
+        (GridError,),
+        tuple(json.dumps(line).encode() + b"\n" for line in CELLS),
+        refuses_nothing=True,
+    ),
+    Target(
+        "note of a picture",
+        files("a.png", lambda path: cell_file.examine(path, "a" * 64)),
+        OURS,
+        (),
+        is_slow=True,
+        refuses_nothing=True,
+    ),
+    Target(
+        "captioning",
+        files("a/job.json", lambda path: CaptionJob.open(path.parent)),
+        OURS,
+        (json.dumps(CAPTIONING).encode(),),
+    ),
+    Target(
+        "captions.jsonl",
+        files("a/captions.jsonl", lambda path: CaptionJob.open(a_captioning(path.parent)).lines()),
+        OURS,
+        (json.dumps({"image_hash": "3" * 64, "caption": "a", "error": ""}).encode() + b"\n",),
+        refuses_nothing=True,
+    ),
+    Target(
+        "control.json",
+        files("a/control.json", lambda path: Job(path.parent)._requests()),
+        OURS,
+        (b'{"command": "stop", "time": 0.0, "asked": [{"command": "stop"}]}',),
+        refuses_nothing=True,
+    ),
+    Target(
+        "resume point",
+        files("step-1/manifest.json", lambda path: point_manifest(path.parent)),
+        OURS,
+        (json.dumps({"format": POINT_FORMAT, "sizes": {}, "values": {}}).encode(),),
+        refuses_nothing=True,
     ),
     Target(
         "order",
@@ -603,6 +699,14 @@ def samples_of(target: Target, folder: Path) -> tuple[bytes, ...]:
             str(folder / "s.parquet")
         )
         return ((folder / "s.parquet").read_bytes(),)
+    if target.name == "manifest":
+        pair = Pair("id", "a.png", "0" * 64, 64, 64, "a", captions={"long": "b"}, split="train")
+        Dataset("few", "somewhere", (pair,)).save(folder / "s.parquet")
+        return ((folder / "s.parquet").read_bytes(),)
+    if target.name == "note of a picture":
+        pixels = numpy.zeros((2, 2, 3), numpy.uint8)
+        note = {"key": "a" * 64, "numerics": "n"}
+        return tuple(cell_file.encode(pixels, kind, None, "", note) for kind in cell_file.SUFFIXES)
     return target.samples
 
 

@@ -14,7 +14,7 @@ import pytest
 KILLED = Path(__file__).with_name("killed.py")
 SAVES = (
     "run state,new run,checkpoint,resume point",
-    "manifest,merge,merge without links,hashes,journal,cell,votes,grid plan,notes,queue,bin",
+    "manifest,merge,merge without links,hashes,journal,cell,votes,grid plan,notes,queue,bin,fork",
     "export,card",
 )
 LEAST = 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -92,11 +93,45 @@ def test_every_node_explains_itself(loaded):
             assert part["tooltip"], f"{node['id']}.{part['id']} has no tooltip"
 
 
-def test_every_node_has_a_help_page_that_names_every_input(loaded, root):
-    for node in loaded["nodes"]:
-        page = (root / "web" / "docs" / f"{node['id']}.md").read_text(encoding="utf-8")
-        missing = [part["id"] for part in node["inputs"] if f"`{part['id']}`" not in page]
-        assert not missing, f"web/docs/{node['id']}.md does not explain {missing}"
+def test_the_help_page_of_every_node_is_true_to_its_schema(loaded, root):
+    promised = json.loads((root / "tests" / "node_contract.json").read_text(encoding="utf-8"))
+    assert promised.keys() == {node["id"] for node in loaded["nodes"]}
+    found = {
+        node["id"]: untrue(
+            (root / "web" / "docs" / f"{node['id']}.md").read_text(encoding="utf-8"),
+            [part["id"] for part in node["inputs"]],
+            promised[node["id"]],
+        )
+        for node in loaded["nodes"]
+    }
+    assert {name: problems for name, problems in found.items() if problems} == {}
+
+
+def untrue(page, inputs, promised):
+    """What a help page does not say of its node, or says of an input that the node lacks."""
+    table = page.partition("\n## Inputs\n")[2].partition("\n| input |")[2].partition("\n\n")[0]
+    cells = re.findall(r"^\| ([^|]+) \|", table, re.MULTILINE)
+    rows = [name for cell in cells for name in named(cell)]
+    problems = [f"rows of {rows}, not of {inputs}"] if sorted(rows) != sorted(inputs) else []
+    output = re.search(r"^## Outputs?$(.*?)(?=^## |\Z)", page, re.MULTILINE | re.DOTALL)
+    told = output[1] if output else ""
+    problems += [f"no output {name}" for name, _ in promised["outputs"] if f"`{name}`" not in told]
+    words = re.sub(r"\s+", " ", page)
+    return problems + [
+        f"{name} can be {choice}"
+        for name, entry in promised["inputs"].items()
+        for choice in entry.get("choices", ())
+        if not re.search(rf"(?<![\w-]){re.escape(choice)}(?![\w-])", words)
+    ]
+
+
+def named(cell):
+    """The inputs of a row: one, several, or the first and last of numbered ones."""
+    names = re.findall(r"`([^`]+)`", cell)
+    if " to " in cell:
+        (start, first), (_, last) = (name.rsplit("_", 1) for name in names)
+        return [f"{start}_{number}" for number in range(int(first), int(last) + 1)]
+    return names
 
 
 def test_no_help_page_is_left_of_a_node_that_is_gone(loaded, root):

@@ -27,8 +27,11 @@ and so fetches nothing.
 NO_AVIF = "this Pillow has no AVIF"
 """Why tests are left out with an old Pillow: 11.3 is the first that reads AVIF."""
 FETCH = (
-    "leads_to_this_machine", "one_private_address", "becomes_private", "socket_is_checked_too",
-)  # fmt: skip
+    "leads_to_this_machine",
+    "one_private_address",
+    "becomes_private",
+    "socket_is_checked_too",
+)
 """Tests of the network that fetch something where they may."""
 
 
@@ -51,8 +54,11 @@ def test_network_and_pictures_with_other_packages(which, tmp_path):
     files = [ROOT / "tests" / "trainer" / name for name in tests]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", *chosen, *files],
-        cwd=ROOT, env=environment, capture_output=True, text=True,
-    )  # fmt: skip
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout[-8000:]
     print(told, done.stdout[-1000:])
     skipped = re.findall(r"^SKIPPED .*$", done.stdout, re.MULTILINE)

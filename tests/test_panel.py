@@ -13,7 +13,8 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Locator, Page, expect
 
 from cocktail.nodes.grid.engine.axes.checkpoints import checkpoint_axis
 from cocktail.nodes.grid.engine.axes.typed import typed_axis
@@ -30,7 +31,19 @@ from .grid.test_plan import FIXED
 from .grid.voting import vote_on
 from .made_runs import PROMPTS, make_run, set_state
 from .pages import PATIENCE_MS, Held, launched
-from .panel import TAB, close_panel, item, open_panel, part, press, ready, show, told, widen
+from .panel import (
+    PALETTE,
+    TAB,
+    close_panel,
+    item,
+    open_panel,
+    part,
+    press,
+    ready,
+    show,
+    told,
+    widen,
+)
 
 KINDS = pytest.mark.parametrize("nodes_2", [False, True], ids=["classic nodes", "Nodes 2.0"])
 NODE = """kind => window.app.graph.nodes.find(node => node.type === kind)"""
@@ -253,6 +266,100 @@ def test_the_chart_shows_whom_votes_prefer_and_leads_to_the_columns_of_epochs(co
     state = {"grid": "chosen-in-panel", "columns": [0], "rows": [1], "base": [[0, last]]}
     address = unquote(link.get_attribute("href") or "").partition("/cocktail/view#")[2]
     assert json.loads(address) == state
+
+
+LINES = """() => {
+    const lines = (window.dashed = []);
+    const pen = CanvasRenderingContext2D.prototype;
+    window.realMove ??= pen.moveTo;
+    pen.moveTo = function (x, y) {
+        const share = x / this.canvas.width;
+        if (this.getLineDash().length) lines.push([share, this.globalAlpha]);
+        return window.realMove.call(this, x, y);
+    };
+}"""
+"""Notes where on the chart dashed lines begin."""
+
+
+def readout(page: Page) -> str:
+    """What the chart says of its last step."""
+    page.locator(".cocktail-runs .plot canvas").wait_for()
+    page.locator(".cocktail-runs .plot").focus()
+    page.keyboard.press("End")
+    said = page.locator(".cocktail-runs .chart .readout")
+    expect(said).to_contain_text("training, smoothed")
+    return said.inner_text()
+
+
+def picture(page: Page) -> str:
+    return page.locator(".cocktail-runs .plot canvas").evaluate("one => one.toDataURL()")
+
+
+def drawn_anew(page: Page, before: str) -> str:
+    """The chart once it looks different."""
+    page.wait_for_function(
+        "old => document.querySelector('.cocktail-runs .plot canvas')?.toDataURL() !== old",
+        arg=before,
+    )
+    return picture(page)
+
+
+def test_the_chart_is_smoothed_as_the_slider_says_and_has_a_logarithmic_scale(page, runs):
+    show(page, "good")
+    losses = [line["loss"] for line in runs["good"].metrics() if line["kind"] == "step"]
+    slider = page.get_by_label("smoothing")
+    said = readout(page)
+    step = int(re.match("step ([0-9]+) ", said)[1])
+    raw = f"training, smoothed {losses[step - 1]:.4g} "
+    assert raw not in said
+    smooth = picture(page)
+    slider.focus()
+    page.keyboard.press("Home")
+    expect(slider).to_have_value("0")
+    straight = drawn_anew(page, smooth)
+    assert raw in readout(page)
+    log = page.get_by_role("checkbox", name="log")
+    log.check()
+    drawn_anew(page, straight)
+    log.uncheck()
+    page.wait_for_function(
+        "old => document.querySelector('.cocktail-runs .plot canvas')?.toDataURL() === old",
+        arg=straight,
+    )
+
+
+def test_the_chart_marks_where_another_process_went_on(page, comfy):
+    make_run(comfy.base, "resumed", restarted=3)
+    page.evaluate(LINES)
+    show(page, "resumed")
+    expect(page.locator(".cocktail-runs .legend").first).to_contain_text("restart")
+    ((share, _),) = {(round(share, 2), alpha) for share, alpha in page.evaluate("window.dashed")}
+    over = page.locator(".cocktail-runs .plot .u-over").bounding_box()
+    whole = page.locator(".cocktail-runs .plot canvas").bounding_box()
+    at = (whole["width"] * share - (over["x"] - whole["x"])) / over["width"]
+    assert at == pytest.approx(60 / 200, abs=0.02)
+
+
+def test_a_part_of_the_chart_is_enlarged_by_dragging(page):
+    show(page, "good")
+    over = page.locator(".cocktail-runs .plot .u-over")
+    over.wait_for()
+    box = over.bounding_box()
+    middle = box["y"] + box["height"] / 2
+    with page.expect_request(re.compile("/good/curve.*from=")) as asked:
+        page.mouse.move(box["x"] + box["width"] / 4, middle)
+        page.mouse.down()
+        page.mouse.move(box["x"] + box["width"] * 0.6, middle, steps=4)
+        page.mouse.up()
+    first, last = (
+        int(re.search(f"{name}=([0-9]+)", asked.value.url)[1]) for name in ("from", "to")
+    )
+    assert 45 <= first <= 51 and 118 <= last <= 124
+    plot = page.locator(".cocktail-runs .plot")
+    expect(plot).to_have_attribute("aria-label", re.compile("validation 0.1396 at step 60"))
+    page.get_by_role("button", name="Whole run").click()
+    expect(plot).to_have_attribute("aria-label", re.compile("validation 0.1422 at the start"))
+    expect(page.get_by_role("button", name="Whole run")).to_be_hidden()
 
 
 def test_another_run_is_laid_over_the_chart_and_taken_away(page):
@@ -518,6 +625,42 @@ def test_settings_show_what_differs_from_another_run(page):
     expect(settings.locator("tbody tr")).to_have_text("loss.min_snr_gamma05")
 
 
+COLOUR = """(canvas, [x, y]) => [...canvas.getContext("2d").getImageData(x, y, 1, 1).data]"""
+
+
+def test_noise_levels_are_a_map_whose_colours_and_words_say_what_rises(page, comfy):
+    show(page, "good")
+    levels = part(page, "Noise levels")
+    canvas = levels.locator("canvas")
+    expect(canvas).to_have_attribute("aria-label", re.compile("detail overfits from epoch"))
+    found = comfy.get("/cocktail/runs/good/heatmap")
+    assert canvas.get_attribute("aria-label").endswith(found["words"])
+    assert (canvas.get_attribute("width"), canvas.get_attribute("height")) == ("11", "3")
+    risen, _, fallen = found["relative"][10]
+    assert risen > 0 > fallen == min(min(row) for row in found["relative"])
+    red, _, blue, seen = canvas.evaluate(COLOUR, [10, 0])
+    assert red > blue and seen == pytest.approx(255 * risen / -fallen, abs=1)
+    red, _, blue, seen = canvas.evaluate(COLOUR, [10, 2])
+    assert blue > red and seen == 255
+    assert canvas.evaluate(COLOUR, [0, 1])[3] == 0, "the first is what others are compared with"
+    canvas.focus()
+    for key in ("ArrowRight", "ArrowDown", "ArrowDown"):
+        page.keyboard.press(key)
+    loss, relative = found["loss"][1][2], found["relative"][1][2]
+    said = f"composition (noise steps 667 to 999): loss {loss:.4g}, {100 * relative:.1f} %"
+    expect(levels.locator(".readout")).to_have_text(f"epoch 1, {said}")
+
+
+def test_pairs_that_stand_out_are_listed_with_their_captions_as_text(page, comfy):
+    show(page, "good")
+    rows = part(page, "Pairs").locator(".pairs li")
+    (first, *_) = comfy.get("/cocktail/runs/good/pairs?limit=20")["pairs"]
+    assert (first["id"], first["part"]) == ("id11", "training")
+    expect(rows.first.locator(".caption")).to_have_text("a <i>shape</i> 11")
+    expect(rows.first).to_contain_text(first["words"])
+    expect(rows.first).to_contain_text("training · score ")
+
+
 def test_the_sweep_of_a_run_is_a_table_that_leads_to_its_other_runs(page, comfy, runs):
     show(page, "failed")
     expect(page.get_by_role("tab", name="Log")).to_be_visible()
@@ -568,12 +711,15 @@ def test_a_run_is_renamed_deleted_after_a_question_and_brought_back(page, comfy)
 def test_a_run_at_work_is_followed_and_told_when_it_ends(page, comfy):
     run = make_run(comfy.base, "working", done=4, status="stopped")
     with exclusive(run, "cpu"):
-        set_state(run, status="running", memory=3_000_000_000)
+        set_state(run, status="running", memory=3_000_000_000, eta_s=125.0)
         expect(item(page, "working")).to_contain_text("running")
+        expect(item(page, "working")).to_contain_text("2 min 5 s left · CPU")
         expect(page.locator(BADGE)).to_have_text("1")
         show(page, "working")
         facts = page.locator(".cocktail-runs .facts")
         expect(facts).to_contain_text("3.0 GB")
+        expect(facts.locator("div").filter(has_text="left")).to_have_text("left2 min 5 s")
+        expect(facts.locator("div[title=cpu]")).to_have_text("deviceCPU")
         for step in (81, 82):
             line = {"kind": "step", "epoch": 5, "step": step, "time": 1.0, "loss": 0.3}
             with (run.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
@@ -595,6 +741,73 @@ def test_a_run_at_work_is_followed_and_told_when_it_ends(page, comfy):
         set_state(run, status="finished", message="Finished 10 epochs")
     expect(page.get_by_text("working has finished", exact=True)).to_be_visible()
     expect(page.locator(BADGE)).to_have_count(0)
+
+
+def test_a_run_that_gives_way_is_at_work_and_one_that_a_person_paused_is_not(page, comfy):
+    run = make_run(comfy.base, "yields", done=4, status="stopped")
+    buttons = page.locator(".cocktail-runs .buttons button")
+    with exclusive(run, "cpu"):
+        set_state(run, status="paused", message="Has left the device to a prompt")
+        show(page, "yields")
+        expect(buttons).to_have_text(["Pause", "Stop", "Fork…", "Rename…"])
+        press(page, "Pause")
+        expect(told(page)).to_contain_text("It saves and then frees the device")
+        assert [one["command"] for one in run.take_requests()] == ["pause"]
+        set_state(run, status="paused", at_rest=True)
+        expect(buttons).to_have_text(["Resume", "Stop", "Extend…", "Fork…", "Rename…", "Delete…"])
+
+
+def test_a_run_is_extended_after_a_question(page, comfy):
+    make_run(comfy.base, "longer", epochs=4)
+    show(page, "longer")
+    press(page, "Extend…")
+    question = page.get_by_role("dialog", name="Extend longer")
+    expect(question).to_contain_text("It has 4 epochs.")
+    question.get_by_label("Epochs in all").fill("9")
+    question.get_by_label("Go on at once").uncheck()
+    question.get_by_role("button", name="Extend").click()
+    expect(told(page)).to_contain_text("It now has 9 epochs.")
+    run = comfy.get("/cocktail/runs/longer")
+    assert (run["status"], run["epochs"]) == ("stopped", 9)
+    expect(page.locator(".cocktail-runs .head .tag")).to_have_text("stopped")
+
+
+ENDED = """async ({ action, states }) => {
+    const { Notices } = await import("/extensions/cocktail/runs/notices.mjs");
+    const said = [];
+    const say = kind => (summary, given) => said.push({ kind, summary, ...given });
+    const toast = action
+        ? { dismiss() {}, success: say("success"), error: say("error"), warning: say("warning") }
+        : { add: said.push.bind(said) };
+    const opened = [];
+    const command = { execute: id => opened.push(id) };
+    const notices = new Notices({ extensionManager: { toast, command } }, "cocktail-runs");
+    for (const [status, at_rest] of states) {
+        notices.hear([{ name: "one", title: "", message: "why", status, at_rest }]);
+    }
+    said.forEach(one => one.action?.onClick());
+    return { said, opened, wanted: notices.take() };
+}"""
+
+
+@pytest.mark.parametrize("before", [["queued", False], ["running", False], ["paused", False]])
+def test_the_end_of_a_run_is_told_with_a_button_that_opens_it(page, before):
+    ended = page.evaluate(ENDED, {"action": True, "states": [before, ["failed", False]]})
+    ((said,), opened) = ended["said"], ended["opened"]
+    assert (said["kind"], said["summary"], said["description"]) == (
+        ("error", "one has failed", "why")
+    )
+    assert said["action"]["label"] == "Show the run"
+    assert (opened, ended["wanted"]) == (["Workspace.ToggleSidebarTab.cocktail-runs"], "one")
+
+
+def test_a_page_whose_messages_have_no_button_says_where_the_run_is(page):
+    states = [["preparing", False], ["interrupted", False]]
+    ended = page.evaluate(ENDED, {"action": False, "states": states})
+    ((said,), opened) = ended["said"], ended["opened"]
+    assert said["severity"] == "warn" and said["detail"].endswith("under Runs.")
+    quiet = [["paused", True], ["failed", False], ["stopped", False], ["failed", False]]
+    assert not opened and not page.evaluate(ENDED, {"action": True, "states": quiet})["said"]
 
 
 def test_words_that_come_after_the_end_of_a_run_are_read_and_then_no_more(page, comfy):
@@ -670,6 +883,98 @@ def test_the_panel_fits_from_320_pixels_to_half_a_screen(page):
             expect(part(page, title).locator(content).first).to_be_attached()
             page.wait_for_function(f"() => ({wide})().length === 0")
         expect(page.locator(".cocktail-runs .list")).to_be_visible(visible=width == 900)
+
+
+def tab_to(page: Page, place: Locator, back: bool = False) -> None:
+    """By the Tab key alone."""
+    for _ in range(600):  # other files of tests leave runs in the list
+        if place.evaluate("one => one === document.activeElement"):
+            return
+        page.keyboard.press("Shift+Tab" if back else "Tab")
+    raise AssertionError(f"Tab does not lead to {place}")
+
+
+def test_everything_is_reached_by_keyboard_alone(page, comfy):
+    make_run(comfy.base, "keys", epochs=2, done=1, status="stopped")
+    root = page.locator(".cocktail-runs")
+    item(page, "keys").wait_for()
+    page.locator(TAB).focus()
+    tab_to(page, item(page, "keys"))
+    page.keyboard.press("Enter")
+    expect(root.locator(".back")).to_be_focused()
+    for name in ("Resume", "Extend…", "Fork…", "Rename…", "Delete…"):
+        tab_to(page, root.locator(".buttons").get_by_role("button", name=name))
+    overlay = page.get_by_label("lay another run over this one")
+    for place in (page.get_by_label("smoothing"), page.get_by_label("horizontal axis"), overlay):
+        tab_to(page, place)
+    page.keyboard.type("good")
+    expect(root.locator(".legend").first).to_contain_text("good: validation")
+    tab_to(page, page.get_by_role("tab", name="Samples"))
+    page.keyboard.press("ArrowLeft")
+    expect(page.get_by_role("tab", name="Log")).to_be_focused()
+    tab_to(page, root.locator(".buttons").get_by_role("button", name="Delete…"), back=True)
+    page.keyboard.press("Enter")
+    question = page.get_by_role("dialog", name="Delete keys")
+    tab_to(page, question.get_by_role("button", name="Delete"))
+    page.keyboard.press("Enter")
+    expect(item(page, "keys")).to_have_count(0)
+    tab_to(page, root.locator(".binned summary"))
+    page.keyboard.press("Enter")
+    tab_to(page, page.get_by_label("restore keys"))
+    page.keyboard.press("Enter")
+    expect(root.locator("h2")).to_have_attribute("title", "keys")
+
+
+INKS = {"dark": "#56b4e9", "light": "#0067a8"}
+
+
+@pytest.mark.parametrize("palette", INKS)
+def test_the_panel_is_sound_in_every_part_light_and_dark(page, palette):
+    page.evaluate(PALETTE, palette)
+    show(page, "good")
+    smooth = page.locator(".cocktail-runs .legend .swatch.smooth")
+    expect(smooth).to_have_attribute("style", f"--ink: {INKS[palette]};")
+    for title in ("Samples", "Noise levels", "Checkpoints", "Settings", "Pairs", "Device", "Log"):
+        part(page, title)
+        for _ in range(20):  # a part that is still being read is left time
+            found = Axe().run(page, ".cocktail-runs")
+            if not found.violations_count:
+                break
+            page.wait_for_timeout(250)
+        assert found.violations_count == 0, (title, found.generate_report())
+    page.evaluate(PALETTE, "dark")
+
+
+JAVASCRIPT = "text/javascript"
+OLD_APP = """export const app = {
+    extensionManager: { registerSidebarTab: tab => (window.tab = tab) },
+    registerExtension: extension => extension.setup(),
+};"""
+OLD_API = """export const api = Object.assign(new EventTarget(), {
+    fetchApi: fetch.bind(window), apiURL: path => path, fileURL: path => path,
+});"""
+
+
+def test_a_page_of_before_sidebar_tabs_had_a_store_is_given_the_panel_too(comfy, browser, runs):
+    page = browser.new_page()
+    for name, text in {"app": OLD_APP, "api": OLD_API}.items():
+        page.route(
+            f"**/scripts/{name}.js",
+            lambda route, request, body=text: route.fulfill(body=body, content_type=JAVASCRIPT),
+        )
+    page.goto(f"{comfy.url}/extensions/cocktail/openapi.json")
+    page.evaluate(
+        """async () => {
+            await import("/extensions/cocktail/cocktail.js");
+            const place = document.body.appendChild(document.createElement("div"));
+            await window.tab.render(place);
+        }"""
+    )
+    show(page, "good")
+    expect(page.locator(".cocktail-runs .plot canvas")).to_have_count(1)
+    page.evaluate("() => window.tab.destroy()")
+    expect(page.locator(".cocktail-runs")).to_have_count(0)
+    page.close()
 
 
 FOLLOW = """async updates => {

@@ -4,6 +4,7 @@ not wait for its publication.
 
 from __future__ import annotations
 
+import ast
 import copy
 import json
 import zipfile
@@ -130,3 +131,23 @@ def test_what_is_too_much_or_missing_is_told(archive, tmp_path):
     for words in ("no use", "bytecode", "bytes", "a link", "__init__.py is not in"):
         assert [problem for problem in problems if words in problem], words
     assert len(problems) == 5
+
+
+def test_security_md_names_every_place_that_starts_a_program():
+    named = (release.ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    starts, computes = set(), set()
+    for folder in ("trainer", "merge", "nodes"):
+        for file in (release.ROOT / folder).rglob("*.py"):
+            name = file.relative_to(release.ROOT).as_posix()
+            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Import | ast.ImportFrom):
+                    words = ast.unparse(node)
+                    if "subprocess" in words or "multiprocessing" in words:
+                        starts.add(name)
+                elif isinstance(node, ast.Call):
+                    function = ast.unparse(node.func)
+                    shell = any(keyword.arg == "shell" for keyword in node.keywords)
+                    if function in ("eval", "exec", "os.system") or shell:
+                        computes.add(name)
+    assert starts and not [name for name in sorted(starts) if f"`{name}`" not in named]
+    assert not computes

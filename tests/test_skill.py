@@ -20,17 +20,17 @@ def shell(comfy, root: Path, tmp_path: Path):
     for name in ("workflows", "docs"):
         shutil.copytree(root / name, tmp_path / name)
 
-    def run(script: str, *arguments: str) -> str:
+    def run(script: str, *arguments: str, ends: int = 0, told: str = "stdout") -> str:
         done = subprocess.run(
             ["sh", "-eu", *(["-c", script] if not arguments else [script, *arguments])],
             cwd=tmp_path,
-            env={**os.environ, "COMFY": comfy.url},
+            env={**os.environ, "COMFY": comfy.url, "OUTPUT": str(comfy.base / "output")},
             timeout=300,
             capture_output=True,
             text=True,
         )
-        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-        return done.stdout
+        assert done.returncode == ends, done.stdout[-2000:] + done.stderr[-2000:]
+        return getattr(done, told)
 
     return run
 
@@ -63,7 +63,7 @@ def test_the_words_of_its_table_are_those_of_the_answers(comfy, root):
         assert words in comfy.post(f"/cocktail/graphs/{path}", body)["error"] and words in told
 
 
-def test_a_night_of_grids_submits_five_plans_and_collects_them(shell, tmp_path):
+def test_a_night_of_grids_submits_five_plans_and_collects_their_viewers(shell, tmp_path):
     workflow = {
         "1": {"class_type": "EmptyImage",
               "inputs": {"width": 16, "height": 16, "batch_size": 1, "color": 0}},
@@ -76,7 +76,26 @@ def test_a_night_of_grids_submits_five_plans_and_collects_them(shell, tmp_path):
         plans.append(f"night-{number}.plan.json")
         (tmp_path / plans[-1]).write_text(json.dumps(plan), encoding="utf-8")
     told = shell("docs/night_of_grids.sh", "collected", *plans)
-    assert told.count('"state": "finished"') == NIGHT
+    assert told.count('"state": "finished"') == told.count("/index.html") == NIGHT
     for number in range(1, NIGHT + 1):
         found = json.loads((tmp_path / "collected" / f"night-{number}.json").read_text())
         assert [cell["status"] for cell in found["cells"]] == ["finished"] * 2
+        viewer = tmp_path / "collected" / f"night-{number}"
+        assert "<html" in (viewer / "index.html").read_text(encoding="utf-8")
+    kept, torn = tmp_path / "collected" / "night-1", tmp_path / "collected" / ".night-2.part"
+    mark = kept.parent / "night-2" / "made-by-night-of-grids"
+    (kept / mark.name).unlink()
+    for file in (kept / "index.html", mark.parent / "index.html"):
+        file.write_text("old", encoding="utf-8")
+    shutil.copytree(mark.parent, torn)
+    told = shell("docs/night_of_grids.sh", "collected", *plans[:2])
+    assert (kept / "index.html").read_text(encoding="utf-8") == "old"
+    assert "collected/night-1 is something else, and stays" in told
+    assert "<html" in (mark.parent / "index.html").read_text(encoding="utf-8") and mark.exists()
+    assert not [one for one in kept.parent.iterdir() if one.name.startswith(".")]
+    refused = plan | {"name": "night-6", "axes": [{"target": "1.colour", "values": "1"}]}
+    (tmp_path / "refused.json").write_text(json.dumps(refused), encoding="utf-8")
+    again = ["refused.json", plans[0]]
+    told = shell("docs/night_of_grids.sh", "again", *again, ends=1, told="stderr")
+    assert told.startswith("refused.json is refused: ") and "colour" in told
+    assert (tmp_path / "again" / "night-1" / "index.html").is_file()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -13,6 +14,7 @@ from urllib.parse import quote
 
 import numpy
 import pytest
+import segno
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, expect
@@ -22,9 +24,9 @@ from cocktail.nodes.grid.engine.axes.typed import typed_axis
 from cocktail.nodes.grid.engine.plan.of_settings import make_plan
 from cocktail.nodes.grid.engine.store.store import Store
 from cocktail.nodes.grid.engine.view.folder import export_folder
-from cocktail.trainer.files import OWN
+from cocktail.trainer.links import OWN
 
-from .comfy import Comfy
+from .comfy import Comfy, free_port
 from .grid.drawn import Drawn, draw_grid
 from .grid.test_plan import FIXED
 from .pages import PATIENCE_MS, Held, launched
@@ -40,6 +42,8 @@ class Levels(Drawn):
     """
 
     def pictures(self, cells: Any, done: int, total: int) -> list[numpy.ndarray]:
+        if self.fails and any(map(self.fails, cells)):
+            raise RuntimeError("out of memory")
         return [numpy.full((16, 16, 3), brightness(cell.settings), numpy.uint8) for cell in cells]
 
 
@@ -48,7 +52,9 @@ def brightness(settings: Any) -> int:
     return 30 * (1 if (model, settings.seed) == (0, 1) else model) + settings.seed
 
 
-def drawn(comfy: Comfy, name: str, models: int, prompts: int, seeds: int) -> Store:
+def drawn(
+    comfy: Comfy, name: str, models: int, prompts: int, seeds: int, fails: Any = None, **fixed: Any
+) -> Store:
     """A grid on the server whose pictures are Levels."""
     lines = "\n".join([HTML, *(f"prompt {number}" for number in range(1, prompts))])
     axes = [
@@ -56,10 +62,10 @@ def drawn(comfy: Comfy, name: str, models: int, prompts: int, seeds: int) -> Sto
         typed_axis("prompt", lines, {}),
         typed_axis("seed", "\n".join(map(str, range(seeds))), {}),
     ]
-    plan = make_plan(name, FIXED, axes, lambda kind, name: f"content of {name}")
+    plan = make_plan(name, {**FIXED, **fixed}, axes, lambda kind, name: f"content of {name}")
     store = Store(comfy.base / "output" / "cocktail" / "grids" / name)
     store.save_plan(plan)
-    draw_grid(plan, store.folder, Levels())
+    draw_grid(plan, store.folder, Levels(fails))
     return store
 
 
@@ -79,6 +85,13 @@ def page(browser: Browser) -> Iterator[Page]:
     yield page
     page.close()
     assert troubles == []
+
+
+def keys_at(store: Store, *positions: tuple[int, ...]) -> list[str]:
+    """The keys of the cells at these positions."""
+    cells = json.loads((store.folder / "plan.json").read_text())["cells"]
+    at = {tuple(cell["position"]): cell["key"] for cell in cells}
+    return [at[position] for position in positions]
 
 
 def show(page: Page, comfy: Comfy, **state: Any) -> None:
@@ -173,20 +186,50 @@ def test_pictures_are_compared_with_the_baseline_and_with_each_other(comfy: Comf
     expect(page.locator(".tile.favourite")).to_have_count(1)
 
 
-def test_settings_of_a_cell_are_told_and_the_arrows_lead_to_its_neighbours(comfy, page):
-    drawn(comfy, "settings", models=2, prompts=2, seeds=1)
+def test_settings_of_a_cell_are_told_and_its_prompt_is_copied(comfy: Comfy, page: Page):
+    store = drawn(comfy, "settings", models=2, prompts=2, seeds=1)
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     show(page, comfy, grid="settings")
     tile(page, "model 1").first.click()
     page.keyboard.press("m")
     expect(page.locator(".facts dl")).to_contain_text("checkpoint")
     expect(page.locator(".facts dl")).to_contain_text(HTML)
-    expect(page.get_by_role("button", name="Copy API prompt")).to_be_visible()
-    page.keyboard.press("ArrowDown")
-    expect(page.locator(".facts dl")).to_contain_text("prompt 1")
-    page.keyboard.press("ArrowLeft")
-    expect(page.locator(".lens .words")).to_contain_text("model 0")
+    page.get_by_role("button", name="Copy API prompt").click()
+    expect(page.locator(".lens .badge")).to_have_text("The API prompt is on the clipboard.")
+    copied = json.loads(page.evaluate("navigator.clipboard.readText()"))
+    (key,) = keys_at(store, (1, 0, 0))
+    assert copied == comfy.get(f"/cocktail/grids/settings/cells/{key}")["prompt"]
+    texts = [node["inputs"].get("text") for node in copied.values()]
+    assert HTML in texts
+
+
+WAYS = {
+    "ArrowRight": (1, 1, 0), "ArrowDown": (2, 1, 0), "PageDown": (2, 1, 1),
+    "ArrowLeft": (2, 0, 1), "ArrowUp": (1, 0, 1), "PageUp": (1, 0, 0),
+}  # fmt: skip
+"""Where keys lead, one after the other, from model 1 and the first prompt and seed."""
+
+
+@pytest.mark.parametrize("columns, rows", [([0], [1, 2]), ([1], [2]), ([2], [])])
+def test_arrows_in_the_large_view_go_as_on_model_sites_however_axes_stand(
+    comfy: Comfy, page: Page, columns: list[int], rows: list[int]
+):
+    drawn(comfy, "ways", models=3, prompts=2, seeds=2)
+    show(page, comfy, grid="ways", columns=columns, rows=rows, tabs=[1, 0, 0])
+    start = f"model 1, prompt: {HTML}, seed: seed 0"
+    tile(page, start).first.focus()
+    page.keyboard.press("Enter")
+    words = page.locator(".lens .words")
+    expect(page.locator(".lens")).to_be_focused()
+    for key, (model, prompt, seed) in WAYS.items():
+        page.keyboard.press(key)
+        text = f"checkpoint: model {model}, prompt: {('prompt 1' if prompt else HTML)}"
+        expect(words).to_have_text(f"{text}, seed: seed {seed}")
+    page.get_by_role("button", name="Next: prompt").press("Enter")
+    page.get_by_role("button", name="Next: checkpoint").press("Enter")
+    expect(page.get_by_role("button", name="Next: checkpoint")).to_be_focused()
     page.keyboard.press("Escape")
-    expect(tile(page, "model 0, prompt: prompt 1")).to_be_focused()
+    expect(tile(page, "model 2, prompt: prompt 1, seed: seed 0")).to_be_focused()
 
 
 def test_settings_that_come_late_take_neither_the_keys_nor_the_place_of_newer_ones(comfy, page):
@@ -254,7 +297,7 @@ def test_a_vote_by_keyboard_finds_the_best_through_reload_and_undo(comfy: Comfy,
     sound(page)
     assert "model" not in page.locator("body").inner_text()
     page.keyboard.press("ArrowLeft")
-    expect(page.locator(".vote .status")).to_have_text("1 votes, 1 of them yours.")
+    expect(page.locator(".vote .status")).to_have_text("1 vote, 1 of them yours.")
     page.keyboard.press("Backspace")
     expect(page.locator(".vote .status")).to_have_text("0 votes, 0 of them yours.")
     vote_for_the_brighter(page, 3)
@@ -281,11 +324,99 @@ def test_a_vote_on_a_phone_by_touch(comfy: Comfy, browser: Browser):
     expect(page.locator(".choice")).to_have_count(4)
     for at in (2, 0, 1):
         page.locator(".choice").nth(at).tap()
-    expect(page.locator(".vote .status")).to_have_text("1 votes, 1 of them yours.")
+    expect(page.locator(".vote .status")).to_have_text("1 vote, 1 of them yours.")
     page.get_by_role("button", name="All bad").tap()
     expect(page.locator(".vote .status")).to_have_text("2 votes, 2 of them yours.")
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     context.close()
+
+
+@pytest.fixture
+def network(comfy: Comfy) -> Iterator[Path]:
+    """The owner's settings file, which is as before afterwards."""
+    file = comfy.base / "user" / "cocktail" / "network.json"
+    before = file.read_bytes() if file.is_file() else None
+    file.parent.mkdir(parents=True, exist_ok=True)
+    yield file
+    file.unlink() if before is None else file.write_bytes(before)
+
+
+def scanned(page: Page, network: Path) -> str:
+    """The link that the vote's page opens to phones, which the owner allows; its QR code says the
+    same.
+    """
+    known = json.loads(network.read_bytes()) if network.is_file() else {}
+    allowed = {**known, "phone_port": free_port(), "phone_address": "127.0.0.1"}
+    network.write_text(json.dumps(allowed), encoding="utf-8")
+    page.get_by_role("button", name="Vote on a phone").click()
+    expect(page.locator("dialog a")).to_contain_text("/#")
+    link = page.locator("dialog a").inner_text()
+    code = segno.make(link, error="m", micro=False)
+    uri = code.svg_data_uri(scale=6, border=4, dark="#000", light="#fff")
+    expect(page.get_by_role("img", name="QR code")).to_have_attribute("src", uri)
+    return link
+
+
+def test_whoever_scans_the_code_votes_by_thumb_until_there_are_enough(
+    comfy: Comfy, browser: Browser, page: Page, network: Path
+):
+    store = drawn(comfy, "thumbs", models=4, prompts=1, seeds=6)
+    page.goto(f"{comfy.url}/cocktail/view#vote=thumbs&votes=4")
+    expect(page.locator(".place")).to_contain_text(HTML)
+    link = scanned(page, network)
+    context = browser.new_context(viewport={"width": 390, "height": 780}, has_touch=True)
+    phone = context.new_page()
+    phone.set_default_timeout(PATIENCE_MS)
+    troubles: list[str] = []
+    phone.on("pageerror", lambda error: troubles.append(str(error)))
+    phone.on("dialog", lambda dialog: troubles.append(dialog.message))
+    phone.goto(link)
+    status, choices = phone.locator("#status"), phone.locator(".choice")
+    expect(status).to_have_text("0 votes of yours.")
+    expect(choices).to_have_count(2)
+    phone.get_by_label("Your name").fill(HTML)
+    phone.get_by_label("Your name").blur()
+    ready = phone.locator('#pictures[aria-busy="false"]')
+    ready.wait_for()
+    choices.first.tap()
+    expect(status).to_have_text("1 vote of yours.")
+    sound(phone)
+    phone.get_by_role("button", name="Undo").tap()
+    expect(status).to_have_text("0 votes of yours.")
+
+    late = Held(phone, re.compile(r"/question\?.*count=4"))
+    phone.get_by_label("how many pictures").select_option("4")
+    late.wait()
+    phone.get_by_label("how many pictures").select_option("2")
+    ready.wait_for()
+    phone.get_by_role("button", name="Equal", exact=True).tap()
+    expect(status).to_have_text("1 vote of yours.")
+    late.let_go()
+    expect(choices).to_have_count(2)
+    phone.get_by_label("how many pictures").select_option("4")
+    expect(choices).to_have_count(4)
+    for at in (2, 0, 1):
+        choices.nth(at).tap()
+    expect(status).to_have_text("2 votes of yours.")
+    expect(choices).to_have_count(4)
+    sound(phone)
+    assert phone.evaluate("document.documentElement.scrollWidth") <= 390
+    phone.get_by_role("button", name="All bad").tap()
+    expect(status).to_have_text("3 votes of yours.")
+    assert not re.search("fox|model", phone.content()), "the vote is blind"
+
+    page.reload()
+    expect(page.locator(".vote .status")).to_have_text("3 votes, 0 of them yours.")
+    page.keyboard.press("ArrowLeft")
+    expect(page.locator(".vote .status")).to_contain_text("as many as were wanted")
+    expect(page.locator(".vote")).to_contain_text("judged by two people")
+    sound(page)
+    phone.get_by_role("button", name="All bad").tap()
+    expect(status).to_contain_text("the vote is over")
+    assert troubles == []
+    context.close()
+    cast = [json.loads(line) for line in (store.folder / "votes.jsonl").read_text().splitlines()]
+    assert [one["judge"] for one in cast if one["kind"] == "vote"].count(f"{HTML} (phone)") == 4
 
 
 def test_a_grid_that_is_not_there_is_told_and_all_are_listed(comfy: Comfy, page: Page):
@@ -322,7 +453,11 @@ def test_pictures_are_those_of_the_grid_and_small_ones_are_kept_elsewhere(
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links need rights there")
-def test_cells_behind_a_link_are_shown_if_it_is_the_owners(comfy: Comfy, page: Page, tmp_path):
+def test_cells_behind_a_link_are_shown_if_it_is_the_owners(
+    comfy: Comfy, page: Page, tmp_path, monkeypatch
+):
+    key = comfy.base / "user" / "cocktail" / "installation.key"
+    monkeypatch.setenv("COCKTAIL_KEY_FILE", str(key))  # the grid is begun as this ComfyUI does
     store = drawn(comfy, "linked", models=2, prompts=1, seeds=1)
     cells = store.folder / "cells"
     cells.rename(tmp_path / "other disk")
@@ -357,7 +492,7 @@ def test_a_vote_that_the_server_does_not_take_leaves_nothing_chosen(comfy: Comfy
     expect(status).to_contain_text("does not answer")
     page.unroute("**/votes")
     page.keyboard.press("ArrowRight")
-    expect(status).to_have_text("1 votes, 1 of them yours.")
+    expect(status).to_have_text("1 vote, 1 of them yours.")
     (line,) = (store.folder / "votes.jsonl").read_text().splitlines()
     vote = json.loads(line)
     assert vote["order"] == vote["shown"][1:]
@@ -370,12 +505,11 @@ def test_any_axis_is_voted_on_and_waiting_for_pictures_names_nobody(comfy: Comfy
     expect(page.locator(".place")).to_contain_text("checkpoint: model")
     for votes in range(1, 5):
         page.keyboard.press("ArrowDown")
+        s = "s" * (votes != 2)
         expect(page.locator(".vote .status")).not_to_have_text(
-            f"{votes - 1} votes, {votes - 1} of them yours."
+            f"{votes - 1} vote{s}, {votes - 1} of them yours."
         )
-    expect(page.locator(".vote .status")).to_have_text(
-        "There are no more finished pictures that me has not compared."
-    )
+    expect(page.locator(".vote .status")).to_have_text("You have compared all finished pictures.")
     assert page.locator(".ranking").count() == 0
     page.get_by_role("button", name="Show the ranking").click()
     expect(page.locator(".ranking tbody tr")).to_have_count(2)
@@ -410,9 +544,9 @@ def test_of_two_axes_chosen_in_haste_the_last_one_is_voted_on(comfy: Comfy, page
     expect(place).to_contain_text("checkpoint: model")
     status = page.locator(".vote .status")
     page.keyboard.press("ArrowLeft")
-    expect(status).to_have_text("1 votes, 1 of them yours.")
+    expect(status).to_have_text("1 vote, 1 of them yours.")
     late.let_go()
-    expect(status).to_have_text("1 votes, 1 of them yours.")
+    expect(status).to_have_text("1 vote, 1 of them yours.")
     expect(axis).to_have_value("seed")
     expect(place).to_contain_text("checkpoint: model")
 
@@ -567,3 +701,409 @@ def test_a_cell_is_rendered_again_beside_itself_and_its_graph_is_opened(comfy: C
         "window.app?.graph?.nodes?.some(node => node.type === 'EmptyImage')", timeout=PATIENCE_MS
     )
     opened.value.close()
+
+
+def scrolled(page: Page) -> list[float]:
+    return page.locator(".table").evaluate("one => [one.scrollLeft, one.scrollTop]")
+
+
+def under(page: Page, x: int, y: int) -> str:
+    """The cell at a place of the screen."""
+    return page.evaluate(
+        "([x, y]) => document.elementFromPoint(x, y).closest('.tile').title", [x, y]
+    )
+
+
+def test_the_table_is_dragged_and_zoomed_under_heads_that_stay(comfy: Comfy, page: Page):
+    drawn(comfy, "canvas", models=8, prompts=6, seeds=2)
+    # As a chart of losses links to an epoch.
+    show(page, comfy, grid="canvas", columns=[0], rows=[1, 2], base=[[0, 7]], tile=200)
+    expect(page.locator(".label.base")).to_have_text("model 7")
+    expect(page.locator(".label.base")).to_be_in_viewport(ratio=1)
+    before = scrolled(page)
+    assert before[0] > 0 and before[1] == 0
+    page.mouse.move(600, 600)
+    page.mouse.down()
+    page.mouse.move(700, 300, steps=4)
+    page.mouse.up()
+    assert scrolled(page) == [before[0] - 100, 300]
+    expect(page.locator(".lens")).to_be_hidden()
+    table = page.locator(".table").bounding_box()
+    heads, sides = (page.locator(f"{name} .label") for name in (".heads", ".sides"))
+    assert {box["y"] for one in heads.all() if (box := one.bounding_box())} == {table["y"]}
+    assert min(one.bounding_box()["x"] for one in sides.all()) == table["x"]
+    side = page.evaluate("document.querySelector('.corner').offsetWidth")
+    assert page.evaluate(
+        "([x, y]) => Boolean(document.elementFromPoint(x, y).closest('.sides'))",
+        [table["x"] + side / 4, 600],
+    )
+    width, seen = page.locator(".tile").first.bounding_box()["width"], under(page, 700, 500)
+    page.keyboard.down("Control")
+    page.mouse.move(700, 500)
+    page.mouse.wheel(0, -150)
+    page.keyboard.up("Control")
+    expect(page.get_by_label("size of the pictures")).not_to_have_value("200")
+    page.wait_for_function("width => document.querySelector('.tile').offsetWidth > width", arg=300)
+    assert width == 200 and under(page, 700, 500) == seen
+    page.mouse.click(700, 500)
+    expect(page.locator(".lens .words")).to_have_text(seen)
+    page.keyboard.press("Escape")
+    page.keyboard.press("-")
+    page.wait_for_function("!decodeURIComponent(location.hash).includes('\"tile\":200')")
+    page.reload()
+    expect(page.locator(".label.base")).to_have_count(1)
+    assert 270 < page.locator(".tile").first.bounding_box()["width"] < 310
+
+
+def dragged(page: Page, axis: int, to: Locator) -> None:
+    page.locator(f"details[data-axis='{axis}'] summary").drag_to(to)
+
+
+def test_axes_are_dragged_before_each_other_and_between_rows_and_columns(comfy, page):
+    drawn(comfy, "dragged", models=2, prompts=2, seeds=2)
+    show(page, comfy, grid="dragged")
+    chips = [page.locator(f"details[data-axis='{axis}'] summary") for axis in range(3)]
+    heads, sides = page.locator(".heads .label"), page.locator(".sides .label")
+    zones = {name: page.locator(".zone > span", has_text=name) for name in ("Columns", "Rows")}
+    seeds, models = ["seed 0", "seed 1"], ["model 0", "model 1"]
+    expect(sides).to_have_text([HTML, "prompt 1", *seeds, *seeds])
+    dragged(page, 2, chips[1])
+    expect(sides).to_have_text([*seeds, HTML, "prompt 1", HTML, "prompt 1"])
+    dragged(page, 2, chips[0])
+    expect(heads).to_have_text([*seeds, *models, *models])
+    expect(sides).to_have_text([HTML, "prompt 1"])
+    dragged(page, 0, zones["Rows"])
+    expect(heads).to_have_text(seeds)
+    expect(sides).to_have_text([HTML, "prompt 1", *models, *models])
+    dragged(page, 1, zones["Columns"])
+    expect(heads).to_have_text([*seeds, HTML, "prompt 1", HTML, "prompt 1"])
+    chips[1].press("Enter")
+    page.locator("details[data-axis='1']").get_by_role("button", name="Further out").press("Enter")
+    expect(heads).to_have_text([HTML, "prompt 1", *seeds, *seeds])
+    expect(sides).to_have_text(models)
+
+
+def test_rows_are_left_out_by_gaps_favourites_and_rejects(comfy: Comfy, page: Page):
+    def fails(cell: Any) -> bool:
+        return brightness(cell.settings) == 30 and cell.settings.prompt == "prompt 1"
+
+    store = drawn(comfy, "filtered", models=2, prompts=4, seeds=1, fails=fails)
+    (key,) = keys_at(store, (0, 2, 0))
+    store.cell_path(key).unlink()
+    show(page, comfy, grid="filtered", rows=[1])
+    sides, filters = page.locator(".sides .label"), page.get_by_label("rows that are shown")
+    expect(page.locator(".status")).to_have_text("6 of 8 cells, 1 failed.")
+    tile(page, "model 1, prompt: prompt 1").click()
+    expect(page.locator(".status")).to_have_text("This cell failed: out of memory")
+    filters.select_option("Rows with missing or failed cells")
+    expect(sides).to_have_text(["prompt 1", "prompt 2"])
+    page.reload()
+    expect(sides).to_have_text(["prompt 1", "prompt 2"])
+    filters.select_option("All rows")
+    for words in (
+        "model 0, prompt: prompt 3",
+        "model 1, prompt: prompt 3",
+        f"model 0, prompt: {HTML}",
+    ):
+        tile(page, words).press("x")
+        expect(tile(page, words)).to_have_class(re.compile("reject"))
+    tile(page, "model 1, prompt: <").press("f")
+    filters.select_option("Rows that are not all rejected")
+    expect(sides).to_have_text([HTML, "prompt 1", "prompt 2"])
+    filters.select_option("Rows with favourites")
+    expect(sides).to_have_text([HTML])
+    expect(page.locator(".status")).to_have_text("6 of 8 cells, 1 failed. 1 rows are shown.")
+    # The large view steps over what is not shown.
+    tile(page, "model 1").press("Enter")
+    page.get_by_role("button", name="Favourite", exact=True).press("Enter")
+    reject = page.get_by_role("button", name="Reject", exact=True)
+    reject.press("Enter")
+    expect(reject).to_have_attribute("aria-pressed", "true")
+    page.keyboard.press("ArrowRight")
+    expect(page.locator(".lens .words")).to_contain_text(HTML)
+    page.keyboard.press("Escape")
+    page.reload()
+    expect(page.locator(".tile.reject")).to_have_count(0)
+    expect(page.locator(".status")).to_have_text("6 of 8 cells, 1 failed. 0 rows are shown.")
+
+
+VIEWS = "[...document.querySelectorAll('.lens .pane img')].map(one => one.style.transform)"
+SHOWN = "[...document.querySelectorAll('.lens .pane img')].map(one => one.style.opacity)"
+
+
+def colour(page: Page) -> int:
+    """How bright the middle of the first picture of the large view is on the screen."""
+    box = page.locator(".lens .pane").first.bounding_box()
+    place = {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2}
+    return Image.open(
+        io.BytesIO(page.screenshot(clip={**place, "width": 1, "height": 1}))
+    ).getpixel((0, 0))[0]
+
+
+def test_four_pictures_zoom_together_and_are_shown_in_turn(comfy: Comfy, page: Page):
+    drawn(comfy, "zoomed", models=5, prompts=1, seeds=1)
+    show(page, comfy, grid="zoomed")
+    tile(page, "model 0").focus()
+    for key in ("c", "ArrowRight") * 5:
+        page.keyboard.press(key)
+    page.keyboard.press("v")
+    # The first of five is chosen no more.
+    captions = [f"checkpoint: model {number}" for number in range(1, 5)]
+    expect(page.locator(".lens .pane .caption")).to_have_text(captions)
+    sound(page)
+
+    def views(text: str) -> None:
+        found = set(page.evaluate(VIEWS))
+        assert len(found) == 1 and re.fullmatch(text, found.pop())
+
+    views(r"translate\(0px, 0px\) scale\(1\)")
+    page.keyboard.press("z")
+    views(r".* scale\(4\)")
+    page.keyboard.press("+")
+    views(r".* scale\(6\)")
+    place = page.evaluate(VIEWS)[0]
+    left, top = map(float, re.findall(r"(-?[0-9.]+)px", place))
+    page.keyboard.press("Shift+ArrowRight")
+    page.keyboard.press("Shift+ArrowUp")
+    views(rf"translate\({left - 60:g}px, {top + 60:g}px\) scale\(6\)")
+    page.mouse.move(300, 300)
+    page.mouse.down()
+    page.mouse.move(310, 280)
+    page.mouse.up()
+    views(rf"translate\({left - 50:g}px, {top + 40:g}px\) scale\(6\)")
+    page.get_by_role("button", name="Zoom out").press("Enter")
+    views(r".* scale\(4\)")
+    page.keyboard.press("z")
+    views(r"translate\(0px, 0px\) scale\(1\)")
+    page.keyboard.press("k")
+    for shown in (2, 3, 0):
+        page.wait_for_function(f"shown => {SHOWN}.join() === shown", arg=one_of_four(shown))
+    page.keyboard.press("g")
+    expect(page.locator(".lens .pane")).to_have_count(4)
+    assert page.evaluate(SHOWN) == ["1"] * 4
+
+
+def one_of_four(shown: int) -> str:
+    return ",".join("1" if at == shown else "0" for at in range(4))
+
+
+def test_a_difference_has_a_gain_and_space_changes_to_the_baseline_and_back(comfy, page):
+    drawn(comfy, "gained", models=3, prompts=1, seeds=2)
+    show(page, comfy, grid="gained")
+    tile(page, "model 1, prompt").first.press("b")
+    tile(page, "model 2, prompt").last.press("Enter")
+    for shown in ("The baseline.", ""):
+        assert page.locator(".lens .pane img").evaluate("one => one.decode()") is None
+        before = colour(page)
+        page.keyboard.press("Space")
+        expect(page.locator(".lens .badge")).to_have_text(shown)
+        page.locator(".lens .pane img").evaluate("one => one.decode()")
+        assert abs(colour(page) - before) == 30
+    page.keyboard.press("d")
+    expect(page.locator(".lens .badge")).to_contain_text("by 30.00 of 255")
+    gain = page.get_by_label("gain of the difference")
+    for value in (1, 4):
+        gain.fill(str(value))
+        assert abs(colour(page) - 30 * value) <= value
+
+
+REPLANNED_MS = 15_000
+"""Longer than the page waits at most before it looks at a small grid again."""
+
+
+def test_a_grid_that_is_renamed_planned_anew_or_deleted_while_it_is_open(comfy: Comfy, page: Page):
+    page.clock.install()
+    store = drawn(comfy, "watched", models=3, prompts=2, seeds=1)
+    show(page, comfy, grid="watched", rows=[1])
+    status, tiles = page.locator(".status"), page.locator(".tile")
+    expect(status).to_have_text("6 of 6 cells.")
+    tile(page, "model 0").first.press("b")
+    for words in ("model 0", "model 1"):
+        tile(page, f"{words}, prompt: prompt 1").press("c")
+    compare = page.get_by_role("button", name="Compare")
+    expect(compare).to_have_text("Compare (2)")
+    other = store.folder.with_name("watched-elsewhere")
+    store.folder.rename(other)
+    page.clock.fast_forward(REPLANNED_MS)
+    expect(status).to_have_text("There is no grid named watched.")
+    expect(tiles).to_have_count(6)
+    other.rename(store.folder)
+    page.clock.fast_forward(REPLANNED_MS)
+    expect(status).to_have_text("6 of 6 cells.")
+    # Other cells on the same axes: what was chosen is not there any more, the baseline is.
+    drawn(comfy, "watched", models=3, prompts=2, seeds=1, steps=9)
+    page.clock.fast_forward(REPLANNED_MS)
+    expect(compare).to_have_text("Compare")
+    expect(page.locator(".label.base")).to_have_text("model 0")
+    expect(page.locator(".tile.chosen")).to_have_count(0)
+    # Other axes.
+    drawn(comfy, "watched", models=2, prompts=1, seeds=2)
+    page.clock.fast_forward(REPLANNED_MS)
+    expect(page.locator(".heads .label")).to_have_text(["model 0", "model 1"])
+    expect(page.locator(".sides .label")).to_have_text([HTML, "seed 0", "seed 1"])
+    expect(page.locator(".label.base")).to_have_count(0)
+    tile(page, "model 1, prompt").first.press("Enter")
+    shutil.rmtree(store.folder)
+    page.keyboard.press("m")
+    expect(page.locator(".facts")).to_have_text("There is no grid named watched.")
+    page.keyboard.press("Escape")
+    page.reload()
+    expect(page.get_by_role("alert")).to_have_text("There is no grid named watched.")
+
+
+def votes_in(store: Store) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (store.folder / "votes.jsonl").read_text().splitlines()]
+
+
+def counted(page: Page, votes: int) -> None:
+    told = f"{votes} vote{'s' * (votes != 1)}, {votes} of them yours."
+    expect(page.locator(".vote .status")).to_have_text(told)
+
+
+def test_of_two_tabs_with_the_same_question_one_is_answered(comfy: Comfy, page: Page):
+    store = drawn(comfy, "tabs", models=3, prompts=2, seeds=2)
+    show(page, comfy, grid="tabs", vote=True)
+    counted(page, 0)
+    other = page.context.browser.new_page()
+    show(other, comfy, grid="tabs", vote=True)
+    counted(other, 0)
+    page.keyboard.press("a")
+    counted(page, 1)
+    with other.expect_response("**/votes") as refused:
+        other.keyboard.press("b")
+    assert refused.value.status == 409
+    counted(other, 1)
+    other.keyboard.press("b")
+    counted(other, 2)
+    first, second = votes_in(store)
+    assert first["order"] == first["shown"][:1] and second["order"] == second["shown"][1:]
+    other.close()
+
+
+def test_pairs_are_voted_on_with_one_hand_and_four_by_letters(comfy: Comfy, page: Page):
+    store = drawn(comfy, "letters", models=5, prompts=3, seeds=3)
+    show(page, comfy, grid="letters", vote=True)
+    for votes, key in enumerate("abex"):
+        counted(page, votes)
+        page.keyboard.press(key)
+    counted(page, 4)
+    one, other, equal, bad = votes_in(store)
+    assert (one["order"], other["order"]) == (one["shown"][:1], other["shown"][1:])
+    assert (equal["order"], bad["order"], bad["bad"]) == ([], [], True)
+    assert not equal["bad"]
+    page.get_by_label("how many pictures at a time").select_option("Four at once")
+    page.get_by_label("how many pictures at a time").blur()
+    ranks = page.locator(".choice[data-rank]")
+    expect(page.locator(".choice")).to_have_count(4)
+    page.keyboard.press("c")
+    expect(ranks).to_have_count(1)
+    page.keyboard.press("Backspace")
+    expect(ranks).to_have_count(0)
+    for votes, keys in enumerate((("b", "d", "Enter"), ("c", "a", "d"), ("x",)), start=5):
+        for key in keys:
+            page.keyboard.press(key)
+        counted(page, votes)
+    part, whole, bad = votes_in(store)[4:]
+    assert part["order"] == [part["shown"][at] for at in (1, 3)]
+    assert whole["order"] == [whole["shown"][at] for at in (2, 0, 3)]
+    assert bad["bad"] and bad["order"] == []
+
+
+def test_a_whole_tournament_on_a_phone_by_touch(comfy: Comfy, browser: Browser):
+    store = drawn(comfy, "thumb", models=4, prompts=4, seeds=3)
+    of = {
+        cell["key"]: cell["settings"]["checkpoint"]
+        for cell in json.loads((store.folder / "plan.json").read_text())["cells"]
+    }
+    context = browser.new_context(viewport={"width": 390, "height": 780}, has_touch=True)
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE_MS)
+    show(page, comfy, grid="thumb", vote=True)
+    status = page.locator(".vote .status")
+    for votes in range(60):
+        expect(status).to_have_text(re.compile(f"^{votes} votes?,|is the best"))
+        page.wait_for_function("document.querySelector('.choice img, .ranking')")
+        if page.locator(".ranking").count():
+            break
+        choices = page.locator(".choice img")
+        keys = [one.get_attribute("src").rpartition("/")[2] for one in choices.all()]
+        choices.nth(max(range(2), key=lambda at: of[keys[at]])).tap()
+    expect(status).to_have_text(re.compile("^model 3 is the best"))
+    expect(page.locator(".ranking tbody th").first).to_have_text("model 3")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    sound(page)
+    context.close()
+
+
+def pinched(page: Page, x: int, y: int, before: int, after: int) -> None:
+    """Two fingers around a place that move apart."""
+    session = page.context.new_cdp_session(page)
+
+    def touch(kind: str, far: int) -> None:
+        points = [{"x": x + side * far, "y": y, "id": at} for at, side in enumerate((-1, 1))]
+        session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    touch("touchStart", before)
+    for far in range(before, after + 1, 10):
+        touch("touchMove", far)
+        page.evaluate("() => new Promise(requestAnimationFrame)")
+    session.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+
+
+def sound_everywhere(page: Page) -> None:
+    """axe-core finds nothing, on a desktop and on a phone, light and dark, and nothing is too
+    wide.
+    """
+    for width, height in ((1200, 800), (390, 780)):
+        page.set_viewport_size({"width": width, "height": height})
+        for scheme in ("light", "dark"):
+            page.emulate_media(color_scheme=scheme)
+            sound(page)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def outlined(page: Page, keys: int) -> None:
+    """Whatever the tabulator reaches is seen to have the focus."""
+    for _ in range(keys):
+        page.keyboard.press("Tab")
+        found = page.evaluate(
+            """() => {
+                const one = document.activeElement;
+                const style = getComputedStyle(one);
+                return one === document.body || style.outlineStyle !== "none" || one.outerHTML;
+            }"""
+        )
+        assert found is True
+
+
+def test_pages_are_sound_on_every_screen_and_the_focus_is_seen(comfy: Comfy, browser: Browser):
+    drawn(comfy, "screens", models=3, prompts=2, seeds=2)
+    context = browser.new_context(viewport={"width": 390, "height": 780}, has_touch=True)
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE_MS)
+    show(page, comfy, grid="screens", rows=[1], tile=96)
+    page.locator(".tile.there img[src]").first.wait_for()
+    pinched(page, 220, 500, 20, 60)
+    page.wait_for_function("document.querySelector('.tile').offsetWidth > 200")
+    expect(page.locator(".lens")).to_be_hidden()
+    outlined(page, 12)
+    for chip in page.locator("details.chip").all():
+        chip.locator("summary").press("Enter")
+        box = chip.locator(".menu").bounding_box()
+        assert box["x"] >= 0 and box["x"] + box["width"] <= 390
+        chip.locator("summary").press("Enter")
+    sound_everywhere(page)
+    tile(page, "model 0").first.press("Enter")
+    expect(page.locator(".lens")).to_be_focused()
+    assert page.locator(".lens").evaluate("one => getComputedStyle(one).outlineStyle") == "solid"
+    page.keyboard.press("m")
+    expect(page.locator(".facts dl")).to_contain_text("checkpoint")
+    outlined(page, 14)
+    sound_everywhere(page)
+    show(page, comfy, grid="not there")
+    expect(page.get_by_role("alert")).to_be_visible()
+    sound_everywhere(page)
+    page.get_by_text("All grids").press("Enter")
+    expect(page.get_by_role("link", name="screens")).to_be_visible()
+    sound_everywhere(page)
+    context.close()

@@ -40,7 +40,7 @@ ELSEWHERE = {
     "CocktailSample",
     "CocktailSampleSettings",
     "CocktailSavingSettings",
-    "CocktailScoreVotes",
+    "CocktailScoreRecipe",
     "CocktailSetCaptions",
     "CocktailShowSettings",
     "CocktailStandOut",
@@ -183,6 +183,14 @@ def test_every_reroute_of_a_saved_graph_is_on_the_links_that_it_names(file):
     assert on == {key: set(one["linkIds"]) for key, one in reroutes.items()}
     assert all(on.values())
     assert {link for links in on.values() for link in links} <= {link[0] for link in graph["links"]}
+
+
+def test_the_prompts_of_the_method_are_in_the_graph_and_in_a_file_to_load():
+    (note,) = [n for n in read(ROOT / "workflows" / "epochs_grid.json")["nodes"]
+               if n["type"] == NOTE and "```" in n["widgets_values"][0]]  # fmt: skip
+    (block,) = re.findall(r"```\n(.*?)```", note["widgets_values"][0], re.S)
+    prompts = (ROOT / "workflows" / "prompts_21.txt").read_text(encoding="utf-8")
+    assert block == prompts and len(set(prompts.splitlines())) == 21
 
 
 def test_a_title_names_one_node_of_its_graph_and_an_id_one_graph():

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,8 @@ def main(folder: Path, miniatures: Path, graphs: Sequence[str]) -> None:
             if graph != DEMO and (not graphs or graph.stem in graphs):
                 prompt = json.loads(graph.read_text(encoding="utf-8"))
                 outputs, _ = run_voted(server, prompt, timeout=3600)
+                if is_fed(server, prompt):
+                    outputs = server.run(prompt, timeout=3600)
                 keep(best_picture(server, prompt, outputs), graph.stem)
                 print(graph.stem, flush=True)
     finally:
@@ -65,6 +68,19 @@ def start(comfyui: Path, base: Path, checkpoints: dict[str, Path]) -> Comfy:
             link_or_copy(file, link)
     server.start()
     return server
+
+
+def is_fed(server: Comfy, prompt: dict[str, Any]) -> bool:
+    """Whether a graph leaves a grid to the queue; waits until that grid is finished."""
+    kinds = {node["class_type"] for node in prompt.values()}
+    if "CocktailQueueGrid" not in kinds:
+        return False
+    for node in prompt.values():
+        if node["class_type"] == "CocktailWorkflowPlan":
+            feed = f"/cocktail/grids/{node['inputs']['name']}/feed"
+            while server.get(feed)["state"] == "running":
+                time.sleep(1)
+    return True
 
 
 def best_picture(server: Comfy, prompt: dict[str, Any], outputs: dict[str, Any]) -> Path:

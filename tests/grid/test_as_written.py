@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
@@ -70,6 +72,38 @@ def test_the_longest_search_counts_and_overlapping_ones_are_refused():
     assert replaced("a.b", {"a.b": r"\1"}) == (r"\1", {"a.b"})
 
 
+def test_searches_that_a_longer_one_covers_do_not_overlap():
+    assert replaced("abcd", {"abcd": "x", "ab": "y", "bc": "z"}) == ("x", {"abcd"})
+    assert replaced("abcd ab", {"abcd": "x", "ab": "y", "bc": "z"}) == ("x y", {"abcd", "ab"})
+    with pytest.raises(GridError, match="'ab' and 'bc' overlap in 'abc'"):
+        replaced("abcd abc", {"abcd": "x", "ab": "y", "bc": "z"})
+
+
+@hypothesis_settings(deadline=None)
+@given(
+    st.text("abc", max_size=12),
+    st.dictionaries(st.text("abc", min_size=1, max_size=4), st.just("X"), max_size=4),
+)
+def test_only_searches_that_none_covers_can_overlap(text, words):
+    places = {
+        (start, start + len(search))
+        for search in words
+        for start in range(len(text))
+        if text.startswith(search, start)
+    }
+    outer = sorted(
+        (a, b)
+        for a, b in places
+        if not any((c, d) != (a, b) and c <= a and b <= d for c, d in places)
+    )
+    overlap = any(text[a:b] != text[c:d] and c < b for (a, b), (c, d) in pairwise(outer))
+    if overlap:
+        with pytest.raises(GridError, match="overlap"):
+            replaced(text, words)
+    else:
+        assert replaced(text, words)[0].count("X") >= bool(outer)
+
+
 @hypothesis_settings(deadline=None)
 @given(st.text("abc ", max_size=30), st.dictionaries(st.sampled_from("abc"), st.text("abc")))
 def test_single_letters_are_replaced_one_by_one(text, given_words):
@@ -89,6 +123,69 @@ def test_two_searches_in_one_text_are_not_lost_on_one_axis():
 )
 def test_a_list_of_texts_is_that_list(target, values):
     assert [next(iter(one.values())) for one in settings(target, values)] == values
+
+
+PLAIN = st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]), max_size=12)
+
+
+@hypothesis_settings(deadline=None)
+@given(st.lists(PLAIN, min_size=1, max_size=4, unique=True), st.sampled_from([",", ", ", " , "]))
+def test_any_texts_in_quotes_are_these_texts_on_every_axis(texts, comma):
+    line = comma.join('"' + text.replace('"', '""') + '"' for text in texts)
+    assert [one["prompt"] for one in settings("prompt", line)] == texts
+    assert [
+        value.set["6.text"] for value in input_axis("6.text", line, kind="STRING").values
+    ] == texts
+    as_lines = "\n".join(line.split("\n"))
+    assert [one["prompt"] for one in settings("prompt", as_lines)] == texts
+    assert [one["prompt"] for one in settings("prompt", texts)] == texts
+
+
+@hypothesis_settings(deadline=None)
+@given(
+    st.lists(PLAIN.filter(lambda text: text.strip() and text[0] != '"'), min_size=1, unique=True)
+)
+def test_a_line_that_begins_with_no_quote_is_one_text(texts):
+    lines = list(dict.fromkeys(text.strip() for text in texts))
+    lines = [line for line in lines if not line.startswith('"')] or ["a"]
+    assert [one["prompt"] for one in settings("prompt", "\n".join(lines))] == lines
+
+
+@hypothesis_settings(deadline=None)
+@given(st.lists(st.integers(1, 10**6), min_size=1, max_size=9, unique=True))
+def test_numbers_are_the_same_in_a_line_in_lines_and_in_a_list(numbers):
+    words = list(map(str, numbers))
+    for values in (", ".join(words), "\n".join(words), words, numbers):
+        assert [one["seed"] for one in settings("seed", values)] == numbers
+
+
+@pytest.mark.parametrize("target", ["prompt", "negative prompt", "cfg", "LoRA", "VAE", "sampler"])
+@pytest.mark.parametrize("value", [None, ["a"], True])
+def test_what_is_neither_text_nor_number_in_a_list_is_refused(target, value):
+    with pytest.raises(GridError, match="Line 1 of the values: .* neither a text nor a number"):
+        settings(target, [value])
+
+
+def test_what_other_programs_write_is_read_or_told():
+    for line in ("Automatic", "auto", "automatic"):
+        with pytest.raises(GridError, match="Write none for the checkpoint's own VAE"):
+            settings("VAE", line)
+    file = "styl.safetensors"
+    assert settings("LoRA", "<lora:styl:0.5>, <lora:styl>") == [
+        {"loras": ((file, 0.5, 0.5),)},
+        {"loras": ((file, 1.0, 1.0),)},
+    ]
+    # A1111 writes the text encoder first, so two strengths are not taken for ours.
+    with pytest.raises(GridError, match="FILE:0.8:0.5 for model and text encoder"):
+        settings("LoRA", "<lora:styl:0.5:0.8>")
+
+
+def test_advice_suits_the_numbers_of_the_axis():
+    with pytest.raises(GridError) as error:
+        settings("steps", "0.5-1")
+    assert "not whole" in str(error.value) and "+0.1" not in str(error.value)
+    with pytest.raises(GridError, match="Write numbers with commas, or one a line"):
+        settings("clip skip", "two")
 
 
 def test_quotes_go_by_one_rule_on_every_axis():

@@ -100,7 +100,7 @@ def test_values_are_read_one_a_line(target, text, expected):
     ("target", "text", "words"),
     [
         ("seed", "1\n1.5", "Line 2 of the values: '1.5' is not a whole number"),
-        ("seed", "1, x, 3", "Write one seed per line"),
+        ("seed", "1, x, 3", "Write numbers with commas, or one a line"),
         ("seed", "-1", "seed -1 is out of range: give a number from 0"),
         ("cfg", "high", "'high' is not a number"),
         ("cfg", "1/0", "'1/0' is not a number"),

@@ -80,7 +80,7 @@ def test_a_cell_of_a_workflow_is_found_though_a_node_has_an_input_called_cells(t
     cell = {"position": [0], "key": "k", "settings": {"1.seed": 3}}
     write_json(tmp_path / "plan.json", {**head, "cells": [cell]})
     found = read_plan_file(tmp_path / "plan.json")
-    assert (found.head, found.keys, found.cell("k")) == (head, ["k"], cell)
+    assert (found.head, found.keys, found.cell("k")) == ({**head, "axes": []}, ["k"], cell)
 
 
 def test_who_has_looked_before_is_told_what_is_new_and_of_a_grid_at_rest_nothing(tmp_path: Path):
@@ -99,14 +99,15 @@ def test_who_has_looked_before_is_told_what_is_new_and_of_a_grid_at_rest_nothing
     failing = plan.cells[1].key
     draw_grid(plan, tmp_path, Drawn(fails=lambda cell: cell.key == failing))
     drawn = states_since(store, mark)
-    assert {**drawn, "mark": ""} == {"name": name, "states": "fxff", "mark": ""}
+    told = {"states": "fxff", "reasons": {failing: "out of memory"}}
+    assert {**drawn, "mark": ""} == {"name": name, "mark": "", **told}
     settle(tmp_path)
     mark = states_since(store, drawn["mark"])["mark"]
     store.cell_path(plan.cells[0].key).unlink()
     assert states_since(store, mark)["states"] == ".xff", "told at once, and at any time later"
     settle(tmp_path)
     changed = states_since(store, mark)
-    assert changed["states"] == ".xff" and changed.keys() == {"name", "states", "mark"}
+    assert changed["states"] == ".xff" and changed.keys() == {"name", "mark", *told}
     other = make_plan("g", FIXED, [typed("prompt", "a", "c"), typed("seed", 1, 2)], content_of)
     store.save_plan(other)
     settle(tmp_path)

@@ -15,7 +15,12 @@ from cocktail.nodes.grid.engine.render.execution import render
 from cocktail.nodes.grid.engine.store import pixels
 from cocktail.nodes.grid.engine.store.store import Store
 from cocktail.nodes.grid.engine.view import bundle, thumbnails
-from cocktail.nodes.grid.engine.view.folder import Stopped, export_folder, script, without_folders
+from cocktail.nodes.grid.engine.view.folder import (
+    ExportStopped,
+    export_folder,
+    script,
+    without_folders,
+)
 
 from .drawn import Drawn, draw_grid, drawn_plan
 
@@ -63,7 +68,7 @@ def test_what_cannot_be_read_or_lies_elsewhere_is_left_out(store: Store, tmp_pat
 
 def test_one_that_is_stopped_leaves_nothing_and_a_name_is_taken_once(store: Store, tmp_path: Path):
     exports = tmp_path / "exports"
-    with pytest.raises(Stopped):
+    with pytest.raises(ExportStopped):
         export_folder(store, exports, tmp_path / "small", is_stopped=lambda: True)
     assert [*exports.iterdir()] == []
     (exports / "g").mkdir()

@@ -17,8 +17,7 @@ from safetensors.numpy import load_file, save_file
 from cocktail.nodes.grid.engine.cell.samplers import keeps_apart
 
 from ..comfy import Comfy, ComfyError
-from ..conftest import link_or_copy
-from .conftest import CHECKPOINT
+from ..conftest import CHECKPOINT, link_or_copy
 from .grids import (
     SMALL,
     axis_node,

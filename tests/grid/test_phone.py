@@ -7,6 +7,8 @@ import http.client
 import io
 import json
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from itertools import count
@@ -166,22 +168,23 @@ def test_without_leave_of_the_owner_nothing_listens(store: Store, tmp_path: Path
     assert phones._thread is None and phones.gate.sessions() == []
 
 
-def test_a_phone_votes_until_the_vote_is_over_and_so_is_its_link(store, settings, phones):
-    _, url = phones.open(settings, store.folder)
+@pytest.mark.parametrize("rules", [{}, {"method": "rounds", "round_votes": 6}, {"votes": 5}])
+def test_a_phone_votes_until_the_vote_is_over_and_so_is_its_link(store, settings, phones, rules):
+    _, url = phones.open(settings, store.folder, **rules)
     phone, log = Phone(url), VoteLog(store.folder)
     log.add(vote_on(made_field(), 0, (0, 1), (1,), "Ann"))
     plan = store.saved_plan()
     model = dict(zip(plan.keys, (position[2] for position in plan.positions()), strict=True))
     for votes in count():
         told = phone.question("Bob")
-        if told["question"] is None:
-            break
         assert set(told) == {"question", "over", "own"} and told["own"] == votes
         assert all(set(one) == {"key", "width", "height"} for one in told["question"]["shown"])
         models = [model[one["key"]] for one in told["question"]["shown"]]
         status, data = phone.vote("Bob", told["question"], models.index(max(models)))
         assert status == 200, data
-    assert told["over"] and votes > 4
+        if json.loads(data)["over"]:
+            break
+    assert 4 <= votes + 1 <= rules.get("round_votes", 40)
     assert {vote.judge for vote in log.read().standing} == {"Ann", "Bob (phone)"}
     assert phone.ask("GET", "/question")[0] == 401
     phones._thread.join(30)
@@ -255,6 +258,51 @@ def test_two_phones_at_once_lose_no_vote_and_none_counts_twice(store, settings, 
         thread.join()
     standing = [vote.id for vote in VoteLog(store.folder).read().standing]
     assert sorted(standing) == sorted(set(cast)) and len(cast) > 3
+
+
+SERVER = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from killed import import_pack
+import_pack()
+from cocktail.nodes.grid.engine.phone.serving import PhoneServer
+print(PhoneServer().open(Path(sys.argv[2]), Path(sys.argv[3]))[1], flush=True)
+time.sleep(600)
+"""
+
+
+def test_of_a_server_that_is_killed_every_vote_that_was_taken_is_there(store, settings):
+    given = (str(Path(__file__).parents[1]), str(settings), str(store.folder))
+    server = subprocess.Popen(
+        [sys.executable, "-c", SERVER, *given], stdout=subprocess.PIPE, text=True
+    )
+    taken: list[str] = []
+    try:
+        assert server.stdout is not None
+        phone = Phone(server.stdout.readline().strip())
+
+        def judge(name: str) -> None:
+            with contextlib.suppress(OSError, http.client.HTTPException, AssertionError):
+                while asked := phone.question(name)["question"]:
+                    if phone.vote(name, asked)[0] == 200:
+                        taken.append(asked["id"])
+
+        threads = [threading.Thread(target=judge, args=(name,)) for name in ("Ann", "Bob")]
+        for thread in threads:
+            thread.start()
+        wait_for(lambda: len(taken) > 2 or not any(thread.is_alive() for thread in threads))
+    finally:
+        server.kill()
+        server.communicate()
+    for thread in threads:
+        thread.join()
+    log = VoteLog(store.folder)
+    before = log.read()
+    assert len(taken) > 2 and set(taken) <= {vote.id for vote in before.standing}
+    log.add(vote_on(made_field(), 0, (0, 1), (1,), "Cy"))
+    after = log.read()
+    assert after.standing[:-1] == before.standing and after.damaged == int(before.cut)
 
 
 def test_a_vote_that_is_opened_while_the_server_closes_is_open(store, settings, phones):

@@ -8,17 +8,22 @@ from collections import Counter
 import numpy
 import pytest
 
+from cocktail.merge.card.rounds import cuts, lengths
 from cocktail.nodes.grid.engine.vote.field import field_of
 from cocktail.nodes.grid.engine.vote.information import most_telling
 from cocktail.nodes.grid.engine.vote.log import FOUR, PAIR
+from cocktail.nodes.grid.engine.vote.outcome import outcome
 from cocktail.nodes.grid.engine.vote.questions import ROUNDS, comparisons, next_question
-from cocktail.nodes.grid.engine.vote.rounds import cuts, lengths, standing
+from cocktail.nodes.grid.engine.vote.rounds import standing
 from cocktail.nodes.grid.engine.vote.strengths import Comparison, posterior
 from cocktail.nodes.grid.engine.vote.verdict import (
+    ALIKE,
     DECIDED,
+    ENOUGH,
     EXHAUSTED,
     LEVEL,
     MORE,
+    ROUNDS_DONE,
     verdict,
 )
 
@@ -72,12 +77,33 @@ def test_identical_pictures_and_missing_ones_are_not_shown():
     }
     missing = {place.keys[2] for place in field.places[:3]}
     votes, found = run(
-        field, numpy.zeros(3), PAIR, 100,
-        pixels=lambda key: twins.get(key, key), finished=set(field.where) - missing, ties=1.0,
-    )  # fmt: skip
+        field,
+        numpy.zeros(3),
+        PAIR,
+        100,
+        pixels=lambda key: twins.get(key, key),
+        finished=set(field.where) - missing,
+        ties=1.0,
+    )
     assert len(votes) == 10 or found.ends
     assert all(2 in {at(field, key)[1] for key in vote.shown} for vote in votes)
     assert not {key for vote in votes for key in vote.shown} & missing
+
+
+def test_without_two_pictures_that_differ_the_vote_is_over_at_once():
+    field = made_field(3, 2, 1)
+    place = {key: key_of(at(field, key)[0]) for key in field.where}
+    question, found = next_question(state_of(field, pixels=place.get), "Ann", PAIR)
+    assert question is None and found.ends and found.state == ALIKE
+    assert found.text == "All pictures are alike: there is nothing to compare."
+    (one, *_) = place
+    for other in (
+        {"pixels": {**place, one: "another"}.get},
+        {"pixels": {**place, one: None}.get},
+        {"pixels": place.get, "finished": set(place) - {one}},
+    ):
+        _, found = next_question(state_of(field, **other), "Ann", PAIR)
+        assert not found.ends
 
 
 def test_the_vote_ends_when_one_is_best_and_says_who():
@@ -98,7 +124,7 @@ def test_the_vote_ends_when_more_votes_would_not_separate_them():
 def test_a_judge_who_has_seen_all_pictures_is_told_so():
     votes, found = run(made_field(2, 2, 1), numpy.zeros(2), PAIR, 50, ties=1.0)
     assert len(votes) == 2 and found.state == EXHAUSTED
-    assert "no more finished pictures that Ann" in found.text
+    assert found.text == "You have compared all finished pictures."
 
 
 def test_what_is_still_open_is_asked_about():
@@ -158,9 +184,43 @@ def test_rounds_cut_the_weaker_half_and_end_with_one():
     after = standing(made[:36], 13, 90)
     assert after.round == 2 and len(after.alive) == 6 and 12 in after.alive
     assert {n for c in made[36:63] for n in c.shown} <= set(after.alive)
-    assert found.state in (EXHAUSTED, DECIDED) and "m12" in found.text
+    assert found.state in (ROUNDS_DONE, DECIDED) and "m12" in found.text
     over = standing([*made, *made[:1] * 90], 13, 90)
     assert over.votes_left == 0 and len(over.alive) == 1
+
+
+def test_the_survivor_of_the_rounds_is_the_winner_even_if_one_that_is_out_is_stronger():
+    """In the first round 2 and 3 lose; later votes prefer 3."""
+    first = [Comparison((n, out), (n,)) for n in (0, 1) for out in (2, 3)] * 2
+    later = [Comparison((1, 0), (1,))] * 2 + [Comparison((3, n), (3,)) for n in (0, 1)] * 5
+    labels = ["m0", "m1", "m2", "m3"]
+    freely, rounds = outcome([*first, *later], labels), outcome([*first, *later], labels, 20)
+    assert freely.order[0] == 3
+    assert rounds.verdict.state == ROUNDS_DONE and rounds.verdict.ends
+    assert (rounds.order, rounds.verdict.leader) == ((1, 0, 3, 2), 1)
+    assert rounds.rounds.alive == (1,) and rounds.rounds.stayed == (1, 2, 0, 0)
+    assert "All 2 rounds are over; m1 is left, the best with a prob" in rounds.verdict.text
+
+
+def test_the_leader_is_the_first_of_the_order_whatever_the_votes():
+    for number in range(15):
+        random = numpy.random.default_rng(number)
+        strengths, made = random.normal(0, 0.4, 7), []
+        for _ in range(40):
+            shown = tuple(int(n) for n in random.choice(7, 2, replace=False))
+            made.append(Comparison(shown, judged(strengths, shown, random, 0.2)))
+        for votes in (0, 30, 60):
+            now = outcome(made, list("abcdefg"), votes)
+            assert now.verdict.leader == now.order[0]
+            assert not votes or now.order[0] in now.rounds.alive
+            if now.verdict.state == DECIDED:
+                assert now.verdict.best[now.order[0]] >= 0.9
+
+
+def test_a_vote_of_so_many_votes_ends_with_them():
+    votes, found = run(made_field(4, 8, 2), numpy.zeros(4), PAIR, 100, most_votes=5)
+    assert len(votes) == 5 and found.state == ENOUGH and found.ends
+    assert found.text.startswith("There are 5 votes, as many as were wanted.")
 
 
 def test_a_picture_of_several_places_is_asked_about_and_counted():

@@ -10,9 +10,11 @@ import json
 import os
 import shutil
 import socketserver
+import struct
 import threading
 import urllib.error
 import urllib.request
+import zlib
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -29,10 +31,15 @@ from cocktail.nodes.grid.engine.errors import GridError
 from cocktail.nodes.grid.engine.feed.fed_grid import FORMAT, Order, order_from_json
 from cocktail.nodes.grid.engine.feed.remote import Failed, Gone, Refused, Server
 from cocktail.nodes.grid.engine.plan.of_settings import make_plan
-from cocktail.nodes.grid.engine.store import estimate, export
+from cocktail.nodes.grid.engine.store import cell_file, estimate, export
+from cocktail.nodes.grid.engine.store.picture import MOST_PIXELS, open_picture
+from cocktail.nodes.grid.engine.store.pixels import classes
 from cocktail.nodes.grid.engine.store.store import Store, list_grids
+from cocktail.nodes.grid.engine.view.thumbnails import thumbnail
+from cocktail.nodes.grid.engine.vote.ballot import Ballot
+from cocktail.nodes.grid.engine.vote.winners import columns_of, winner_among
 
-from ..trainer.test_damaged_jobs import mutated, with_a_mutated_line
+from ..trainer.test_damaged_jobs import MUTATIONS, mutated, with_a_mutated_line
 from .drawn import Drawn, draw_grid
 from .feeding import axis, ended, feed
 from .grids import folder_of, wait_for
@@ -266,6 +273,8 @@ def test_a_received_grid_is_not_fed_when_comfyui_starts(comfy):
         (folder / "feed.json").write_text(json.dumps(described))
         for file in folder.glob("cells/*/*.png"):
             file.unlink()
+    tickets = comfy.base / "output" / "cocktail" / ".feeds"
+    shutil.copyfile(tickets / "begun.txt", tickets / "came.txt")
     comfy.restart()
     assert wait_for(lambda: comfy.get("/cocktail/grids/begun/feed")["state"] == "finished")
     assert wait_for(lambda: comfy.get("/cocktail/grids/came/feed")["state"] == "paused")
@@ -312,11 +321,18 @@ def pristine(tmp_path_factory) -> Path:
         order = Order(("this",), sent={"id": {"server": "this", "key": failing}})
         fed = {"format": FORMAT, **vars(order), "plan": grid.to_json()}
         (root / name / "feed.json").write_text(json.dumps(fed))
+        (root / name / "votes.jsonl").write_text(vote_line(grid.cells[0].key, grid.cells[1].key))
     return root
 
 
+def vote_line(*keys: str, time: str = "1.0") -> str:
+    said = {"kind": "vote", "id": "1" * 32, "judge": "me", "shown": keys, "order": keys[:1]}
+    return json.dumps({**said, "bad": False, "time": "T"}).replace('"T"', time) + "\n"
+
+
+@pytest.mark.more_with_all("500 damaged grids")
 @settings(
-    max_examples=500,
+    max_examples=MUTATIONS,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
@@ -355,6 +371,16 @@ def look_at(folder: Path) -> None:
             ask(store)
         except (GridError, OSError):
             continue
+    for count in (2, 4):
+        with contextlib.suppress(GridError, OSError):
+            Ballot(store).question("me", count)
+    for by in ((), ("judge",)):
+        with contextlib.suppress(GridError, OSError):
+            Ballot(store).report(by)
+    for of_all in (winner_among, columns_of):
+        of_all(folder.parent, ["m1"])
+    with contextlib.suppress(GridError, OSError):
+        classes(store, 9.0)
     estimate.learn(folder.parent)
     with contextlib.suppress(OSError):
         estimate.estimate_workflow([], store.log())
@@ -364,6 +390,119 @@ def look_at(folder: Path) -> None:
         order_from_json(fed)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass
+
+
+KEYS = ("a" * 64, "b" * 64)
+MODELS = [{"label": name, "set": {"checkpoint": name}} for name in ("m1", "m2")]
+AXIS = {"target": "checkpoint", "label": "c", "values": MODELS}
+SOUND = {
+    "axes": [AXIS],
+    "cells": [{"key": key, "position": [n], "settings": {}} for n, key in enumerate(KEYS)],
+}
+
+
+def at(*positions: Any) -> dict[str, Any]:
+    return {"cells": [{"key": k, "position": p} for k, p in zip(KEYS, positions, strict=True)]}
+
+
+def valued(**said: Any) -> dict[str, Any]:
+    return {"axes": [{**AXIS, "values": [{**MODELS[0], **said}, MODELS[1]]}]}
+
+
+ODD_PLANS: dict[str, dict[str, Any]] = {
+    **{f"axes {odd}": {"axes": odd} for odd in ({}, None, "ab", 5, [[]], [{}])},
+    **{f"cells {odd}": {"cells": odd} for odd in (None, {}, [1], [{}])},
+    "no position": {"cells": [{"key": key} for key in KEYS]},
+    **{
+        f"position {odd}": at(odd, [1])
+        for odd in ([], "ab", {}, None, [-1], [99], [0.5], [True], [[]], [0, 0], [10**30])
+    },
+    **{f"label {odd}": valued(label=odd) for odd in (None, 5, [], {})},
+    **{f"set {odd}": valued(set=odd) for odd in (None, [], "ab", 5)},
+    "target": {"axes": [{**AXIS, "target": [1]}]},
+    "name of the axis": {"axes": [{**AXIS, "label": None}]},
+    "values": {"axes": [{**AXIS, "values": "xy"}]},
+    "no axes at all": {"axes": [], **at([], [])},
+}
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize("odd", list(ODD_PLANS))
+def test_the_votes_of_a_grid_whose_plan_is_odd_are_its_own_trouble(tmp_path, odd, indent):
+    for name, change in (("odd", ODD_PLANS[odd]), ("sound", {})):
+        (tmp_path / name).mkdir()
+        plan = json.dumps({"name": name, **SOUND, **change}, indent=indent)
+        (tmp_path / name / "plan.json").write_text(plan)
+        (tmp_path / name / "votes.jsonl").write_text(vote_line(*KEYS))
+    won = winner_among(tmp_path, ["m1", "m2"])
+    assert won is not None and (won.grid, won.checkpoint) == ("sound", "m1")
+    assert "sound" in [found["grid"] for found in columns_of(tmp_path, ["m1"])]
+    ballot = Ballot(Store(tmp_path / "odd"))
+    with pytest.raises(GridError):
+        ballot.question("me", 2)
+    with pytest.raises(GridError):
+        ballot.report(["judge"])
+    listed = {grid["name"]: grid for grid in list_grids(tmp_path)}
+    assert listed["sound"]["cells"] == 2 and listed["odd"]["name"]
+
+
+@pytest.mark.parametrize("time", ["1" + "0" * 400, "[" * 700 + "]" * 700, "null"])
+def test_a_vote_that_is_none_is_left_out(tmp_path, time):
+    folder = tmp_path / "g"
+    folder.mkdir()
+    (folder / "plan.json").write_text(json.dumps({"name": "g", **SOUND}))
+    (folder / "votes.jsonl").write_text(vote_line(*KEYS, time=time))
+    told = Ballot(Store(folder)).report()
+    assert told["votes"] == 0 and "1 line of votes.jsonl is damaged" in told["problem"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no such files")
+def test_pipes_in_the_place_of_pictures_are_not_waited_for(tmp_path):
+    folder = tmp_path / "g"
+    (folder / "cells" / "aa").mkdir(parents=True)
+    (folder / "plan.json").write_text(json.dumps({"name": "g", **SOUND}))
+    picture = folder / "cells" / "aa" / f"{KEYS[0]}.png"
+    os.mkfifo(picture)
+    store, asked = Store(folder), []
+
+    def look() -> None:
+        asked.append((store.files(), store.is_finished(KEYS[0])))
+        asked.append(Ballot(store).question("me", 2)["question"])
+        asked.append(cell_file.fault(picture, KEYS[0]))
+        for read in (open_whole, lambda path: thumbnail(path, 128, tmp_path / "small")):
+            with pytest.raises(OSError, match="no regular file"):
+                read(picture)
+        with pytest.raises(GridError, match="or no file"):
+            store.save_plan(make_plan("g", FIXED, [typed("seed", 1)], content_of))
+        asked.append("done")
+
+    looking = threading.Thread(target=look, daemon=True)
+    looking.start()
+    looking.join(120)
+    assert not looking.is_alive()
+    wrong = "is no picture (it is a link or no regular file)"
+    assert asked == [({}, False), None, wrong, "done"]
+
+
+def open_whole(path: Path) -> None:
+    with open_picture(path) as opened:
+        opened.load()
+
+
+def test_a_picture_has_a_limit_though_another_pack_has_switched_off_pillows(tmp_path, monkeypatch):
+    """A few bytes that say they are 90,000 x 90,000 pixels."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    head = struct.pack(">IIBBBBB", 90_000, 90_000, 8, 2, 0, 0, 0)
+    (tmp_path / "a.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n" + part(b"IHDR", head) + part(b"IDAT", b"")
+    )
+    for read in (open_whole, lambda path: thumbnail(path, 128, tmp_path / "small")):
+        with pytest.raises(OSError, match=f"more than {MOST_PIXELS:,} pixels"):
+            read(tmp_path / "a.png")
+
+
+def part(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
 def test_a_received_picture_is_read_as_png_or_webp_alone(tmp_path, monkeypatch):

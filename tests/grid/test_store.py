@@ -12,6 +12,7 @@ from PIL import Image
 from cocktail.nodes.grid.engine.errors import GridError
 from cocktail.nodes.grid.engine.plan.of_settings import make_plan
 from cocktail.nodes.grid.engine.plan.plan import Plan
+from cocktail.nodes.grid.engine.store import store as store_file
 from cocktail.nodes.grid.engine.store.cell_file import PNG, encode
 from cocktail.nodes.grid.engine.store.export import manifest
 from cocktail.nodes.grid.engine.store.store import Store, list_grids
@@ -73,6 +74,17 @@ def test_a_name_that_is_used_for_another_grid_is_noticed(plan: Plan, store: Stor
         1,
         3,
     ]
+
+
+def test_a_plan_that_could_not_be_read_again_is_not_written(plan, store, monkeypatch):
+    size = len(json.dumps(plan.to_json(), ensure_ascii=False, indent=1).encode()) + 1
+    monkeypatch.setattr(store_file, "MOST_BYTES", size - 1)
+    with pytest.raises(GridError, match="plan of the grid g takes .* Shorten the prompts"):
+        store.save_plan(plan)
+    assert not (store.folder / "plan.json").exists()
+    monkeypatch.setattr(store_file, "MOST_BYTES", size)
+    store.save_plan(plan)
+    assert (store.folder / "plan.json").stat().st_size == size
 
 
 def test_a_damaged_plan_of_before_stops_no_new_one(plan: Plan, store: Store):

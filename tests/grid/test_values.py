@@ -52,12 +52,17 @@ def test_numbers_are_lists_ranges_or_go_on(line: str, whole: bool, expected: str
         ("1, 2, .., 0", "cannot go from 2 to 0"),
         ("a, .., 3", "is not one"),
         ("1, .., 1e999999999", "is not one"),
-        ("0.5-1", "0.5-1 (+0.1), or how many numbers, 0.5-1 [6]"),
+        ("0.5-1", "contains numbers that are not whole"),
     ],
 )
 def test_a_range_that_makes_no_sense_is_refused(line: str, words: str):
     with pytest.raises(GridError, match=re.escape(words)):
         numbers(line, whole=True)
+
+
+def test_a_range_of_fractions_needs_a_step():
+    with pytest.raises(GridError, match=re.escape("0.5-1 (+0.1), or how many numbers, 0.5-1 [6]")):
+        numbers("0.5-1", whole=False)
 
 
 def test_numbers_too_long_to_be_meant_are_no_range():
@@ -87,6 +92,7 @@ def test_drawn_seeds_are_the_same_every_time_and_exact_in_javascript():
         ('"red", "blue"', ["red", "blue"]),
         ('"", "blurry"', ["", "blurry"]),
         ('"said ""so"""', ['said "so"']),
+        ('"" , "red" , "blue"', ["", "red", "blue"]),
     ],
 )
 def test_commas_separate_prompts_only_between_quotes(line: str, expected: list[str]):

@@ -12,6 +12,7 @@ import pytest
 
 from cocktail.nodes.grid.engine.errors import GridError
 from cocktail.nodes.grid.engine.vote.agreement import agreement
+from cocktail.nodes.grid.engine.vote.chart import table
 from cocktail.nodes.grid.engine.vote.field import field_of
 from cocktail.nodes.grid.engine.vote.log import VoteLog, judge_name
 from cocktail.nodes.grid.engine.vote.questions import comparisons
@@ -74,10 +75,18 @@ def test_a_file_that_is_cut_anywhere_keeps_its_whole_lines_and_says_so(tmp_path:
 @pytest.mark.parametrize(
     "change",
     [
-        {"order": ["x"]}, {"shown": []}, {"shown": "ab"}, {"id": 1}, {"judge": ""}, {"time": None},
-        {"bad": 1}, {"kind": "other"}, {"order": [key_of("not shown")]}, {"bad": True},
+        {"order": ["x"]},
+        {"shown": []},
+        {"shown": "ab"},
+        {"id": 1},
+        {"judge": ""},
+        {"time": None},
+        {"bad": 1},
+        {"kind": "other"},
+        {"order": [key_of("not shown")]},
+        {"bad": True},
     ],
-)  # fmt: skip
+)
 def test_lines_that_are_no_votes_are_counted_and_hide_nothing(tmp_path: Path, change):
     log = VoteLog(tmp_path)
     vote = vote_on(made_field(), 0, (0, 1), (1,))
@@ -150,6 +159,8 @@ def test_values_with_the_same_pictures_are_one_candidate_and_one_alone_is_refuse
     assert [one.label for one in field.candidates] == ["a = copy of a", "b"]
     assert field.axis == "checkpoint" and field.places[1].labels == {"seed": "2"}
     assert field_of(axes, positions, keys, "seed").axis == "seed"
+    of_any_workflow = [axes[0], {**axes[1], "target": "loader.ckpt_name"}]
+    assert field_of(of_any_workflow, positions, keys).axis == "loader.ckpt_name"
     with pytest.raises(GridError, match="no axis 'steps'.*seed, checkpoint"):
         field_of(axes, positions, keys, "steps")
     with pytest.raises(GridError, match="nothing to vote on"):
@@ -181,8 +192,82 @@ def test_rankings_by_prompt_and_judge_with_their_effects():
     assert told["agreement"] == {"alpha": 1.0, "pictures": 24}
     assert [j["judge"] for j in told["judges"]] == ["Ann", "Bob"]
     assert list(grouped(field, votes, "size")) == []
+    text = table(told)
+    assert "Some candidates do better with one prompt than with others" in text
+    assert "- m0 does better with the prompt p0: +" in text
+    assert "- m0 does worse with the prompt p1: -" in text and "the judge Ann:" not in text
     wins = {r["label"]: r["wins"] for r in told["ranking"]}
     assert wins == pytest.approx({"m0": 2 / 3, "m1": 2 / 3, "m2": 0})
+
+
+def test_each_size_has_its_own_ranking_and_its_own_votes():
+    axes = [
+        axis("checkpoint", "m0", "m1"),
+        axis("size", "512 x 512", "768 x 768"),
+        axis("seed", *"123456"),
+    ]
+    positions = [(c, s, n) for c in range(2) for s in range(2) for n in range(6)]
+    field = field_of(axes, positions, [key_of(position) for position in positions])
+    votes = [
+        vote_on(field, place, (0, 1), (at.labels["size"] == "768 x 768",))
+        for place, at in enumerate(field.places)
+    ]
+    groups = report(field, votes, ["size"])["by"]["size"]["groups"]
+    assert [(size, ranks[0]["label"]) for size, ranks in groups.items()] == [
+        ("512 x 512", "m0"), ("768 x 768", "m1"),
+    ]  # fmt: skip
+    for size, best in (("512 x 512", "m0"), ("768x768", "m1")):
+        told = report(field.only(f"size = {size}"), votes)
+        assert (told["leader"], told["votes"], told["elsewhere"]) == (best, 6, 6)
+    one = report(field.only("size = 512X512\nseed=3"), votes)
+    assert (one["leader"], one["votes"]) == ("m0", 1)
+    for where, said in (
+        ("size = 521 x 512", "no value '521 x 512'. Did you mean 512 x 512"),
+        ("512", "write target = label"),
+        ("checkpoint = m0", "other axes .size, seed."),
+        ("size = 512x512\nsize = 768x768", "has size = 512x512 and size = 768x768 at once"),
+    ):
+        with pytest.raises(GridError, match=said):
+            field.only(where)
+
+
+def test_a_label_with_a_line_break_is_chosen_with_a_blank_for_it():
+    axes = [axis("checkpoint", "m0", "m1"), axis("prompt", "a red\n  car", "a\u2028bus")]
+    positions = [(c, p) for c in range(2) for p in range(2)]
+    field = field_of(axes, positions, [key_of(position) for position in positions])
+    for label, place in (("a red car", 0), ("a bus", 1)):
+        assert field.only(f"prompt = {label}").places == (field.places[place],)
+    with pytest.raises(GridError, match="no value 'a red'. Did you mean a red car[?]"):
+        field.only("prompt = a red\ncar")
+    with pytest.raises(GridError, match="It has these: a red car, a bus[.]"):
+        field.only("prompt = a red dog")
+
+
+def test_the_rounds_of_an_axis_are_noted_in_the_file_and_no_vote_is_lost(tmp_path: Path):
+    log = VoteLog(tmp_path)
+    log.add(vote_on(made_field(), 0, (0, 1), (1,)))
+    for votes in (240, 0, 90):
+        log.set_rounds("checkpoint", votes)
+        read = log.read()
+        assert read.rounds == {"checkpoint": votes} and len(read.standing) == 1
+        assert not read.problem()
+    for wrong in ({"votes": -1}, {"votes": True}, {"votes": 10**9}, {"axis": 1}):
+        line = {"kind": "rounds", "axis": "checkpoint", "votes": 5, **wrong}
+        with (tmp_path / "votes.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+    assert log.read().rounds == {"checkpoint": 90} and log.read().damaged == 4
+
+
+def test_only_judges_of_votes_that_count_here_are_told_each_vote_once():
+    field, other = made_field(3, 2, 1), made_field(3, 5, 4)
+    elsewhere = next(n for n, p in enumerate(other.places) if not set(p.keys) & set(field.where))
+    votes = [
+        vote_on(field, 0, (0, 1), (0,)), vote_on(field, 0, (1, 0), (1,)),
+        vote_on(other, elsewhere, (0, 1), (0,), "Zoe"),
+    ]  # fmt: skip
+    told = report(field, votes)
+    assert [(j["judge"], j["votes"]) for j in told["judges"]] == [("Ann", 1)]
+    assert (told["votes"], told["elsewhere"]) == (1, 1)
 
 
 def test_agreement_is_that_of_the_library_and_none_without_common_pictures():
@@ -192,8 +277,10 @@ def test_agreement_is_that_of_the_library_and_none_without_common_pictures():
     assert agreement(ann) == (None, 0)
     alpha, shared = agreement([*ann, *bob])
     assert shared == 3 and -1 < alpha < 0.5
-    alike = [vote_on(field, p, (0, 1), vote.order and (0, 1)[vote.order != bob[p].order:][:1], "Cy")
-             for p, vote in enumerate(ann)]  # fmt: skip
+    alike = [
+        vote_on(field, p, (0, 1), vote.order and (0, 1)[vote.order != bob[p].order :][:1], "Cy")
+        for p, vote in enumerate(ann)
+    ]
     assert agreement([*ann, *alike])[0] == pytest.approx(1)
     four = vote_on(field, 4, (0, 1, 2, 3), (2, 0))
     two = vote_on(field, 4, (2, 3), (2,), "Bob")

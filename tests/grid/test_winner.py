@@ -22,11 +22,12 @@ from cocktail.nodes.grid.engine.vote.enough import (
 from cocktail.nodes.grid.engine.vote.field import field_of
 from cocktail.nodes.grid.engine.vote.ranking import JUDGE, report
 from cocktail.nodes.grid.engine.vote.strengths import Comparison
+from cocktail.nodes.grid.engine.vote.verdict import Verdict
 from cocktail.nodes.grid.engine.vote.winner import by_hand, by_loss, checkpoint_of
 
 from ..comfy import Comfy, ComfyError
+from ..conftest import CHECKPOINT
 from ..judge import vote_for
-from .conftest import CHECKPOINT
 from .grids import axis_node, checkpoints_node, grid_prompt
 from .voting import axis, key_of, made_field, vote_on
 
@@ -101,6 +102,14 @@ def test_a_graph_stops_for_votes_and_goes_on_with_the_winner(comfy: Comfy, livel
         vote_for(comfy, "voted", OTHER, judge)
     found = comfy.run(voted(winner_prompt(when="as it stands"), until="the rounds are over"))
     assert found["vote"]["text"][0].endswith(" votes: decided")
+    votes = comfy.base / "output" / "cocktail" / "grids" / "voted" / "votes.jsonl"
+    assert '"kind": "rounds", "axis": "checkpoint", "votes": 9' in votes.read_text()
+    one = {"when": "as it stands", "where": "seed = 2"}
+    assert comfy.run(winner_prompt(**one))["winner"]["cocktail"][0]["checkpoint"] == OTHER
+    with pytest.raises(ComfyError, match="'where' chooses votes, and the rule is 'last'"):
+        comfy.run(winner_prompt(rule="last", **one))
+    with pytest.raises(ComfyError, match="seed axis has no value '4'"):
+        comfy.run(winner_prompt(where="seed = 4"))
     assert found["winner"]["cocktail"][0]["checkpoint"] == OTHER
     compared = {"grid": ["render", 0], "baseline": "old", "most": 2, "gain": 4.0}
     baseline = {"class_type": "CocktailCompareToBaseline", "inputs": compared}
@@ -131,7 +140,8 @@ def test_a_vote_is_enough_when_it_is_decided_or_all_that_was_asked_for_is_there(
     made = [Comparison((0, 1), (0,))] * 12
 
     def told(count: int, until: str, votes: int = 12, state: str = "more votes") -> tuple:
-        found = progress(made[:count], (0.1, 0.899, 0.0, 0.001), state, until, votes)
+        verdict = Verdict(state, 1, (0.1, 0.899, 0.0, 0.001), "")
+        found = progress(made[:count], verdict, until, votes)
         return found.ends, found.text
 
     ends, text = told(12, DECISION)
@@ -148,6 +158,8 @@ def test_a_vote_is_enough_when_it_is_decided_or_all_that_was_asked_for_is_there(
     assert page("a b", "cfg", ROUNDS_OVER, 48, 2) == (
         "/cocktail/view#vote=a+b&axis=cfg&method=rounds&votes=48&count=2"
     )
+    assert page("g", "", NUMBER, 9) == "/cocktail/view#vote=g&votes=9"
+    assert page("g", where=" size = 64 ") == "/cocktail/view#vote=g&where=size+%3D+64"
 
 
 def test_the_lowest_loss_and_the_hand_find_their_candidate():

@@ -30,7 +30,7 @@ def voted(folder: Path, winner: int, votes: int) -> None:
         VoteLog(folder).add(vote_on(field, place, (other, winner), (winner,), judge))
 
 
-def test_the_winner_of_a_run_is_that_of_the_grid_with_the_most_votes(tmp_path: Path):
+def test_the_winner_of_a_run_is_that_of_a_vote_that_is_over_and_else_of_most_votes(tmp_path: Path):
     voted(tmp_path / "few", 0, 2)
     voted(tmp_path / "many", 2, 5)
     voted(tmp_path / "none", 1, 0)

@@ -10,7 +10,7 @@ import numpy
 
 from cocktail.nodes.grid.engine.vote.field import Field, field_of
 from cocktail.nodes.grid.engine.vote.log import Vote
-from cocktail.nodes.grid.engine.vote.questions import State
+from cocktail.nodes.grid.engine.vote.questions import VoteSoFar
 
 
 def key_of(*what: object) -> str:
@@ -49,10 +49,10 @@ def vote_on(
     return Vote(id, judge, shown_keys, order_keys, **{"bad": False, "time": 1.0, **more})
 
 
-def state_of(field: Field, votes: Sequence[Vote] = (), **more: Any) -> State:
+def state_of(field: Field, votes: Sequence[Vote] = (), **more: Any) -> VoteSoFar:
     """All pictures are there and differ, unless said otherwise."""
     known = {"finished": set(field.where), "pixels": lambda key: key, "seed": 1}
-    return State(field, list(votes), **{**known, **more})
+    return VoteSoFar(field, list(votes), **{**known, **more})
 
 
 def judged(

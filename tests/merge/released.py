@@ -34,9 +34,7 @@ from cocktail.trainer.settings.run_settings import RunSettings
 from .conftest import sd15_tensors
 
 PROMPTS = ("a red circle on a blue background", "a green square", "three yellow triangles")
-FIXED = StockCell(
-    "", PROMPTS[0], "blurry", 1, 20, 7.0, "euler", "normal", 64, 64, 1
-).to_json()  # fmt: skip
+FIXED = StockCell("", PROMPTS[0], "blurry", 1, 20, 7.0, "euler", "normal", 64, 64, 1).to_json()
 CAPTION = "a secret caption"
 
 
@@ -111,11 +109,16 @@ def _checkpoint(path: Path, seed: int, metadata: dict[str, str]) -> Path:
 def _run(base: Path, name: str, dataset: str) -> Run:
     pairs = tuple(
         Pair(
-            f"{n:016x}", f"{n}.png", f"{n:064x}", 512 + 64 * (n % 3), 512, f"{CAPTION} {n}",
+            f"{n:016x}",
+            f"{n}.png",
+            f"{n:064x}",
+            512 + 64 * (n % 3),
+            512,
+            f"{CAPTION} {n}",
             split="validation" if n % 6 == 0 else "train",
         )
         for n in range(60)
-    )  # fmt: skip
+    )
     made = Dataset(dataset, "nowhere", pairs, history=("51 to train on, 9 held back",))
     start = base / "models" / "base.safetensors"
     settings = RunSettings.from_json({"epochs": 8, "resolution": 512})

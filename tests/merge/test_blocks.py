@@ -26,7 +26,6 @@ from cocktail.merge.checkpoint import bind_to_files, make_checkpoint
 from cocktail.merge.errors import MergeError
 from cocktail.merge.presets import (
     PRESETS,
-    between,
     curves,
     preset,
     read_own_presets,
@@ -129,8 +128,6 @@ def test_presets_are_those_of_the_field():
         and blocks("GRAD_V", "SDXL")[9] == 0
     )
     assert [name for name in PRESETS if preset(name).base] == ["ALL_B"]
-    half = between(preset("ALL_A"), preset("ALL_B"), Fraction(1, 2))
-    assert set(half.blocks) == {half.base, half.time} == {Fraction(1, 2)}
     with pytest.raises(MergeError, match="no preset 'X'"):
         preset("X")
 

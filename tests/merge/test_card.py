@@ -110,6 +110,24 @@ def test_the_ranking_is_that_of_the_ranking_node(release: Released):
             assert getattr(ours, name) == pytest.approx(theirs[name], abs=1e-6), name
 
 
+def test_in_rounds_card_and_ranking_node_name_the_one_that_is_left(release: Released):
+    ballot, strongest = Ballot(Store(release.grid)), card_of(release).ranked[0].ranks[0].number
+    winners = set()
+    for votes in (4, 8, 12, 90, 400):
+        ballot.log.set_rounds(ballot.field.axis, votes)
+        report, card = ballot.report(), card_of(release)
+        assert not card.problems
+        vote = card.ranked[0]
+        numbers = [one["number"] for one in report["ranking"]]
+        assert [rank.number for rank in vote.ranks] == numbers
+        assert numbers[0] == report["leader_number"]
+        assert f"by rounds with {vote.cast} on the grid" in texts(card)["README.md"]
+        winners.add(numbers[0])
+    assert winners - {strongest}, "one of them ends with another winner than the strongest"
+    ballot.log.set_rounds(ballot.field.axis, 0)
+    assert card_of(release).ranked[0].ranks[0].number == strongest
+
+
 @pytest.mark.parametrize(
     ("resolution", "step", "table"),
     [
@@ -219,7 +237,8 @@ def test_of_a_votes_file_that_was_cut_all_whole_lines_count(release: Released):
     file.write_bytes(data.rstrip(b"\n")[:-20])
     cut = card_of(release)
     assert cut.ranked[0].counted < whole.ranked[0].counted + 1 and cut.ranked[0].counted > 40
-    assert any("1 line is damaged or cut off" in one for one in cut.problems)
+    told = "1 line is damaged or cut off and left out; all others count."
+    assert cut.problems == (*whole.problems, f"The votes on the grid tasting: {told}")
     file.write_bytes(b"[" * 100_000 + b"\n\xff\xfe\n{}\n" + data)
     assert card_of(release).ranked[0].ranks == whole.ranked[0].ranks
     lines = Lines(file, most_bytes=len(data) // 2)
@@ -316,7 +335,8 @@ def test_licences_given_by_hand_are_everywhere_and_names_of_nothing_are_told(rel
     record = json.loads(texts(card)["card.card.json"])
     (epic,) = [one for one in record["models"] if one["name"] == "epic.safetensors"]
     assert epic["licence"]["license"] == "cc-by-4.0"
-    assert any("A licence was given for epik" in one for one in card.problems)
+    told = "A licence was given for epik, but this card has no such checkpoint."
+    assert [one for one in card.problems if "epik" in one] == [told]
 
 
 def test_two_checkpoints_of_one_name_keep_their_own_licences(tmp_path: Path):
@@ -341,7 +361,8 @@ def test_pictures_that_are_no_pictures_are_left_out(release: Released):
         file.write_bytes(b"P5 1 1 255 \0")
     card = card_of(release)
     assert card.pictures == [] and card.final is not None
-    assert any("it is no picture" in problem for problem in card.problems)
+    told = r"A picture of the grid tasting, [0-9a-f]{12}\.\.\.: it is no picture, or damaged\."
+    assert card.problems and all(re.fullmatch(told, problem) for problem in card.problems)
     assert "pictures/thumbnail.jpg" not in files_of(card, "card")
 
 

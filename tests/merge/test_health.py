@@ -105,3 +105,14 @@ def test_infinity_in_the_noise_schedule_is_no_fault(folder, write, monkeypatch):
     monkeypatch.chdir(folder)
     assert main([a.replace("OUT", "out.safetensors") for a in COMMANDS["prune"]]) == 0
     assert main(["run", "0.5 bad + 0.5 good", "merged.safetensors", "--models", "."]) == 0
+
+
+@pytest.mark.parametrize("precision", ["as it is", "bf16"])
+def test_averaged_copies_that_are_kept_are_looked_at_too(write, tmp_path, capsys, precision):
+    tensors = sd15_tensors(1)
+    tensors["model_ema.diffusion_modelout2bias"][0] = float("nan")
+    out = tmp_path / "out.safetensors"
+    command = ["prune", str(write("a", tensors)), str(out), "--precision", precision]
+    assert main([*command, "--ema", "keep"]) == 1 and not out.exists()
+    assert "NaN or infinity: model_ema.diffusion_modelout2bias in a" in capsys.readouterr().err
+    assert main(command) == 0

@@ -12,6 +12,8 @@ from cocktail.merge.errors import MergeError
 from cocktail.merge.text import parse
 
 from .conftest import UNET, sd15_tensors
+from .test_lora import OTHER_KINDS
+from .test_quantised import scaled
 
 BLOCKS = ("input_blocks.1.1", "middle_block.1", "output_blocks.3.1")
 NAMES = {
@@ -94,11 +96,103 @@ def test_methods_and_block_weights_are_refused(write, tmp_path, capsys, text):
     assert "LoRA files can only be added" in capsys.readouterr().err and not out.exists()
 
 
+MORE_KINDS = OTHER_KINDS | {
+    "LoKr (Kronecker products)": {"lokr_w1": (4, 4), "lokr_w2_a": (8, 2), "lokr_w2_b": (2, 192)},
+    "OFT (rotations)": {"oft_diag": (4, 8, 8)},
+    "IA3": {"weight": (32,), "on_input": ()},
+    "full differences of norms": {"w_norm": (32,), "b_norm": (32,)},
+    "in the layout of diffusers": {"lora.up.weight": (32, 2), "lora.down.weight": (2, 768)},
+    "LoRA in the layout of mochi": {"lora_B": (32, 2), "lora_A": (2, 768)},
+    "in the layout of PEFT": {
+        "lora_B.default.weight": (32, 2),
+        "lora_A.default.weight": (2, 768),
+    },
+    "an unknown kind of layer": {"new_factor": (32, 2)},
+}
+
+
+@pytest.mark.parametrize("text", ["0.5 ha + 0.5 hb", "slerp(ha, hb)", "0.5 ha + 0.5 la"])
+@pytest.mark.parametrize("kind", MORE_KINDS)
+def test_files_of_other_kinds_are_not_mixed_as_checkpoints(write, tmp_path, capsys, kind, text):
+    for seed, name in enumerate(("ha", "hb")):
+        random = torch.Generator().manual_seed(seed)
+        made = {e: torch.randn(shape, generator=random) for e, shape in MORE_KINDS[kind].items()}
+        write(name, {f"{LAYERS[0]}.{ending}": tensor for ending, tensor in made.items()})
+    write("la", lora(1, 2))
+    out = tmp_path / "made" / "out.safetensors"
+    assert main(["run", text, str(out), "--models", str(tmp_path)]) == 1
+    told = capsys.readouterr().err
+    if "slerp" in text:
+        assert "LoRA files can only be added" in told
+    else:
+        assert "ha.safetensors cannot be mixed. It contains " in told
+        assert kind.removesuffix(" of norms") in told and LAYERS[0] in told
+    assert not out.exists()
+
+
+def test_tensors_that_are_no_matrices_of_a_lora_are_named(write, tmp_path, capsys):
+    write("la", lora(1, 2) | {"bundle_emb.word.string_to_param.*": torch.ones(1, 768)})
+    write("lb", lora(2, 2))
+    out = tmp_path / "made" / "out.safetensors"
+    assert main(["run", "0.5 la + 0.5 lb", str(out), "--models", str(tmp_path)]) == 1
+    assert "bundle_emb.word" in capsys.readouterr().err and not out.exists()
+
+
+@pytest.mark.parametrize("ending", [".weight_scale", ".scale_weight"])
+def test_quantised_matrices_are_baked_and_mixed_as_the_weights_they_mean(
+    write, tmp_path, capsys, ending
+):
+    plain, name = lora(1, 4), LAYERS[0]
+    up = f"{name}.lora_up.weight"
+    made, meant = scaled(plain[up].float(), ending)
+    stored = {f"{name}.lora_up{k[k.rindex(ending) :]}" for k in made if k.endswith(ending)}
+    assert len(stored) == 1
+    made = {stored.pop() if k.endswith(ending) else up: v for k, v in made.items()}
+    if ending == ".scale_weight":
+        made["scaled_fp8"] = torch.zeros(0, dtype=torch.float8_e4m3fn)
+    base = sd15_tensors(1)
+    files = [write("base", base), write("la", plain | made), tmp_path / "baked.safetensors"]
+    assert main(["bake-lora", *map(str, files)]) == 0
+    weight = next(iter(NAMES))
+    expected = base[weight].double() + product(plain | {up: meant}, name)
+    baked = load_file(files[2])[weight].double()
+    torch.testing.assert_close(baked, expected, rtol=2e-3, atol=2e-3)
+    write("lb", lora(2, 3))
+    out = tmp_path / "made" / "out.safetensors"
+    assert main(["run", "0.5 la + 0.5 lb", str(out), "--models", str(tmp_path)]) == 0
+    mean = (product(plain | {up: meant}, name) + product(lora(2, 3), name)) / 2
+    torch.testing.assert_close(product(load_file(out), name), mean, rtol=1e-5, atol=1e-5)
+
+
+def test_scales_without_what_tells_their_meaning_are_refused(write, tmp_path, capsys):
+    plain, up = lora(1, 4), f"{LAYERS[0]}.lora_up.weight"
+    made = {up: plain[up].to(torch.float8_e4m3fn), f"{up}_scale_inv": torch.tensor(0.01)}
+    write("la", plain | made)
+    files = [
+        write("base", sd15_tensors(1)),
+        tmp_path / "la.safetensors",
+        tmp_path / "o.safetensors",
+    ]
+    assert main(["bake-lora", *map(str, files)]) == 1
+    assert f"{up}_scale_inv" in capsys.readouterr().err
+
+
+def test_a_lora_is_not_extracted_from_loras(write, tmp_path, capsys):
+    files = [write("la", lora(1, 2)), write("lb", lora(2, 2)), tmp_path / "o.safetensors"]
+    assert main(["extract-lora", *map(str, files)]) == 1
+    assert "is extracted from two checkpoints" in capsys.readouterr().err
+
+
 def test_a_merge_of_checkpoints_refuses_lora_files(write, tmp_path):
     write("la", lora(1, 2))
     write("lb", lora(2, 2))
     write("c", sd15_tensors(1))
-    for text, words in (("0.5 la + 0.5 lb", "are LoRA files"), ("0.5 la + 0.5 c", "LoRA")):
+    write("ha", {f"{LAYERS[0]}.hada_w1_a": torch.ones(32, 2)})
+    for text, words in (
+        ("0.5 la + 0.5 lb", r"la, lb: LoRA files, which .* merge run"),
+        ("0.5 la + 0.5 c", "la: a LoRA file, which .* Bake it into a checkpoint first"),
+        ("0.5 ha + 0.5 c", r"ha: a LoRA file \(LoHa"),
+    ):
         bound = bind_to_files(parse(text), lambda name: tmp_path / f"{name}.safetensors")
         with pytest.raises(MergeError, match=words):
             make_checkpoint(bound, tmp_path / "out.safetensors")

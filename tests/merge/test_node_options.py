@@ -80,7 +80,11 @@ def test_noise_and_v_are_mixed_only_where_it_is_allowed(comfy, models):
         comfy.run(graph)
     graph["file"]["inputs"]["allow_mixed_prediction"] = True
     (made,) = comfy.run(graph)["file"]["cocktail"]
-    assert any("The mix predicts neither" in note for note in made["notes"])
+    told = (
+        "These models do not predict the same: small.sft predicts epsilon (nothing in it says "
+        "otherwise), vpred.sft predicts v (the tensor v_pred). The mix predicts neither."
+    )
+    assert made["notes"][0] == told
     graph["file"] = node("CocktailMergeToModel", recipe=["text", 0], precision="fp16")
     graph["show"] = node("PreviewAny", source=["file", 0])
     with pytest.raises(ComfyError, match="switch on allow_mixed_prediction"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from cocktail.merge.hashing import file_sha256
 
 from ..comfy import ComfyError
+from ..judge import run_voted
 from .conftest import sd15_tensors
 
 MINIATURES = {"a": "miniature_base", "b": "miniature_v1", "c": "miniature_v3"}
@@ -456,19 +458,25 @@ def test_a_search_proposes_recipes_and_learns_of_scores(comfy):
     assert "cannot name a search" in comfy.errors(graph)["search"]
 
 
-def test_the_saved_graph_of_a_search_renders_its_mixes_and_goes_on_from_their_scores(comfy, root):
-    """Proposals are an axis of a grid, the grid's pictures are scored, and the next queueing knows
-    of it; none is a file.
+def test_the_saved_graph_of_a_search_stops_for_votes_on_its_mixes_and_scores_them_by_these(
+    comfy, root, lively
+):
+    """Proposals are an axis of a grid, the grid's pictures are voted on, and the next queueing
+    knows of it; none is a file.
     """
     graph = json.loads((root / "workflows" / "api" / "cocktail_search.json").read_text("utf-8"))
+    graph["1"]["inputs"]["checkpoint"] = lively
     kinds = {value["class_type"]: key for key, value in graph.items()}
+    saved = json.loads((root / "workflows" / "cocktail_search.json").read_text("utf-8"))
+    (switch,) = [one for one in saved["nodes"] if one["title"].endswith("switch on")]
+    name, when = switch["widgets_values"]
+    switched_on = {"grid": [kinds["CocktailRenderGrid"], 0], "name": name, "when": when}
+    graph["score"] = node(switch["type"], **switched_on)
     before = set((comfy.base / "models" / "checkpoints").rglob("*.safetensors"))
-    judged = graph[kinds["CocktailRecipeFromText"]]["inputs"]["text"]
-    score = graph.pop(kinds["CocktailScoreRecipe"])
-    first = comfy.run(graph)
-    shares = first[kinds["CocktailSearch"]]["cocktail"][0]["shares"]
-    grid = first[kinds["CocktailRenderGrid"]]["cocktail"][0]
-    assert (grid["cells"], grid["rendered"], grid["failed"]) == (8, 8, 0)
+    found, liked = run_voted(comfy, graph, 300)
+    shares = found[kinds["CocktailSearch"]]["cocktail"][0]["shares"]
+    grid = found[kinds["CocktailRenderGrid"]]["cocktail"][0]
+    assert (grid["cells"], grid["failed"]) == (8, 0)
     names = [
         graph[key]["inputs"]["checkpoint"].removesuffix(".safetensors") for key in ("1", "2", "3")
     ]
@@ -476,16 +484,19 @@ def test_the_saved_graph_of_a_search_renders_its_mixes_and_goes_on_from_their_sc
         " + ".join(f"{n / 100:g} {name}" for n, name in zip(share, names, strict=True))
         for share in shares
     ]
-    assert judged in mixes
-    assert first[kinds["CocktailMergeToModel"]]["cocktail"][0]["recipe"] == mixes[0]
-    # The score is given before the search looks, so that this queueing is the next one.
-    comfy.run({"score": score, score["inputs"]["recipe"][0]: graph[score["inputs"]["recipe"][0]]})
-    second = comfy.run(graph)
-    found = second[kinds["CocktailSearch"]]
-    assert found["text"] == [f"4  {judged}"] and found["cocktail"][0]["scored"] == 1
-    again = second[kinds["CocktailRenderGrid"]]["cocktail"][0]
-    assert (again["cells"], again["rendered"], again["reused"]) == (8, 2, 6)
-    assert second[kinds["CocktailMergeToModel"]]["cocktail"][0]["recipe"] == judged
+    assert found[kinds["CocktailMergeToModel"]]["cocktail"][0]["recipe"] == mixes[0]
+    scored = found["score"]
+    assert scored["cocktail"][0]["scored"] == 4
+    parts = json.loads(liked)["parts"]
+    shown = [f"{one['weight']:g} {Path(one['recipe']['name']).stem}" for one in parts]
+    liked = " + ".join(shown)
+    assert liked in mixes
+    search = {key: graph[key] for key in ("1", "2", "3", kinds["CocktailSearch"])}
+    again = comfy.run(search)[kinds["CocktailSearch"]]
+    assert again["cocktail"][0]["scored"] == 4
+    assert again["text"][0].splitlines()[0].endswith(f"  {liked}")
+    new = again["cocktail"][0]["shares"]
+    assert len(new) == 4 and not any(share in shares for share in new)
     assert set((comfy.base / "models" / "checkpoints").rglob("*.safetensors")) == before
 
 

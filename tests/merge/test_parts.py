@@ -10,6 +10,8 @@ from cocktail.merge.checkpoint import bind_to_files, make_checkpoint, notes_of
 from cocktail.merge.errors import MergeError
 from cocktail.merge.reading import open_checkpoint
 from cocktail.merge.text import parse
+from cocktail.merge.whole_parts import missing_of
+from cocktail.trainer.model.layout import sd15_tensors as real_sd15
 
 from .conftest import TEXT, UNET, sd15_tensors
 
@@ -24,6 +26,26 @@ def without(tensors, *prefixes):
 
 def only(tensors, prefix):
     return {name: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def whole(seed):
+    """A checkpoint whose text encoder (of one layer) and VAE (of two levels) have every tensor of
+    SD1.5's, by the names that the trainer reads.
+    """
+    hints = {
+        f"{UNET}input_blocks.1.0.in_layers.0.weight": (1,),
+        f"{UNET}input_blocks.1.0.out_layers.3.weight": (1,),
+        f"{TEXT}encoder.layers.0.mlp.fc1.weight": (1,),
+        f"{VAE}encoder.down.0.block.0.conv1.weight": (1,),
+        f"{VAE}encoder.down.1.block.0.conv1.weight": (1,),
+    }
+    parts = {name for name, _ in real_sd15(hints) if name.startswith((TEXT, VAE))}
+    plain = sd15_tensors(seed)
+    sizes = {f"{VAE}quant_conv.weight": (8, 8, 1, 1), f"{VAE}post_quant_conv.weight": (4, 4, 1, 1)}
+    sizes |= {f"{VAE}decoder.conv_in.weight": (8, 4, 3, 3)}
+    sizes |= {f"{VAE}encoder.conv_out.weight": (8, 8, 3, 3)}
+    made = {name: torch.full(sizes.get(name, (2,)), float(seed)).half() for name in sorted(parts)}
+    return made | plain
 
 
 def half(*shape):
@@ -95,6 +117,47 @@ def test_a_vae_that_nobody_chose_is_looked_at_too(mix):
     with pytest.raises(MergeError, match="latents have another size"):
         wrong = {VAE + "post_quant_conv.weight": half(16, 16, 1, 1)}
         mix("0.5 a + 0.5 b", a=without(sd15_tensors(1), VAE), b=sd15_tensors(2) | wrong)
+
+
+@pytest.mark.parametrize("part, prefix", [("text encoder", TEXT), ("vae", VAE)])
+def test_a_base_without_a_part_gets_a_whole_one_or_none(mix, part, prefix):
+    base, names = without(sd15_tensors(1), "cond_stage_model.", VAE), set(only(whole(2), prefix))
+    asked = f"u with {part.replace(' ', '_')} b"
+    made, _, told = mix(asked, u=base, b=whole(2))
+    assert set(only(made, prefix)) == names and "not whole" not in told
+    for gone in sorted(n for n in names if not n.endswith(("token_embedding.weight", "_ids"))):
+        assert missing_of({"vae": "VAE"}.get(part, part), names - {gone}) == [gone]
+    gone = sorted(names - {TEXT + "embeddings.token_embedding.weight"})[0]
+    with pytest.raises(MergeError, match=f"of b is not whole: {gone.replace('.', '[.]')} is miss"):
+        mix(asked, u=base, b=without(whole(2), gone))
+    made, _, told = mix("0.5 u + 0.5 b", u=base, b=without(whole(2), gone))
+    assert "of the result is not whole: the base has none, and that of the others lacks 1" in told
+    assert gone in told
+
+
+def test_openclip_is_whole_with_every_tensor_of_its_layers():
+    at = "conditioner.embedders.1.model."
+    layer = f"{at}transformer.resblocks.1."
+    names = {at + "token_embedding.weight", at + "positional_embedding", layer + "ln_1.weight"}
+    missing = missing_of("text encoder", names)
+    assert {at + "ln_final.bias", layer + "attn.in_proj_weight", layer + "mlp.c_proj.bias"} < set(
+        missing
+    )
+    assert len(missing) == 2 + 2 * 12 - 1 and not missing_of("text encoder", names | set(missing))
+
+
+def test_what_the_result_has_not_is_told_and_nothing_else(mix):
+    u, other = (without(sd15_tensors(n), "cond_stage_model.", VAE) for n in (1, 2))
+    none = "The result has no {}: none of its ingredients has one."
+    told = mix("0.5 u + 0.5 v", u=u, v=other)[2]
+    assert none.format("VAE") in told and none.format("text encoder") in told
+    told = mix("u with vae b", u=u, b=whole(2))[2]
+    assert none.format("text encoder") in told and "mixed from the others" not in told
+
+
+def test_families_have_the_right_article(mix):
+    with pytest.raises(MergeError, match="text encoder of an SD1.5 checkpoint"):
+        mix("vodka with text_encoder f", vodka=sd15_tensors(1), f=SD2_TEXT)
 
 
 OUTSIDE = {

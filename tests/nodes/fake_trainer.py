@@ -9,6 +9,7 @@ While it has the run to itself a file with its pid lies in `working`, beside the
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -25,9 +26,14 @@ def main(folder: Path, checkpoints: Path) -> int:
     real = time.time
     time.time = lambda: real() - set_back_s
 
+    from trainer import files
     from trainer.files import write_json
+    from trainer.jobs.lines import Lines
     from trainer.jobs.work import work
     from trainer.runs import Run
+
+    if writes := os.environ.get("COCKTAIL_TEST_DISK"):
+        fill_the_disk(int(writes), (files, "write_bytes"), (Lines, "append"))
 
     run = Run.open(folder).at({"checkpoints": str(checkpoints)})
     point, working = folder / "point.json", folder.parents[1] / "working"
@@ -60,6 +66,23 @@ def main(folder: Path, checkpoints: Path) -> int:
             alone.unlink()
 
     return work(run, train)
+
+
+def fill_the_disk(writes: int, *writers: tuple[object, str]) -> None:
+    """Let so many writes succeed, and none after them."""
+    left = [writes]
+
+    def failing(write):
+        def change(*arguments, **options):
+            left[0] -= 1
+            if left[0] < 0:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return write(*arguments, **options)
+
+        return change
+
+    for owner, name in writers:
+        setattr(owner, name, failing(getattr(owner, name)))
 
 
 def save(progress, run, epoch: int, step: int) -> None:

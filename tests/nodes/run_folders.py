@@ -22,6 +22,7 @@ from cocktail.trainer.jobs.lines import Lines
 from cocktail.trainer.runs import Base, Paths, Run, State, create_run
 from cocktail.trainer.settings.run_settings import RunSettings
 
+DEVICE = {"name": "cpu", "title": "CPU", "total": 2, "free": 1}
 HTML = "<img src=x onerror=alert(1)> 🍸"
 
 
@@ -80,7 +81,7 @@ def pretend_comfyui(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from cocktail.nodes import supervisor
     from cocktail.nodes.host import sharing
 
-    monkeypatch.setattr(sharing, "devices", lambda: [{"name": "cpu", "total": 2, "free": 1}])
+    monkeypatch.setattr(sharing, "devices", lambda: [DEVICE])
     monkeypatch.setattr(supervisor, "check_sd15", lambda path: None)
     monkeypatch.setattr(supervisor, "watch", lambda: None)
     monkeypatch.setattr(supervisor, "training_device", lambda: "cpu")

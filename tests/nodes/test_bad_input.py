@@ -9,6 +9,7 @@ import struct
 
 import pytest
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from ..comfy import ComfyError, reasons
 from .graphs import fine_tune, node
@@ -63,6 +64,14 @@ def test_a_path_is_not_a_checkpoint(comfy, name):
 
 
 UNET = "model.diffusion_model."
+
+
+def test_a_base_that_is_not_whole_is_refused_with_the_name_of_the_tensor(comfy, checkpoints):
+    tensors = load_file(comfy.base / "models" / "checkpoints" / "miniature_base.safetensors")
+    cut = {name: tensor for name, tensor in tensors.items() if name != f"{UNET}out.2.bias"}
+    save_file(cut, checkpoints / "cut.safetensors")
+    error = refused(comfy, with_base("wrong/cut.safetensors"))["base"]
+    assert f"cannot be trained: {UNET}out.2.bias is missing" in error
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,11 @@ EXAMPLES = 50 if os.environ.get("COCKTAIL_ALL") else 10
 """Histories of STEPS operations each."""
 NAMES = ("one", "two", "three")
 GARBAGE = ("", "{", "[]", '{"status": "dreaming"}', '{"status": 5}', "\x00" * 50)
+ON_DISK = (
+    "resume", "stop", "pause", "delete", "restore", "extend", "tick", "fork", "rename", "save_now",
+    "restart",
+)  # fmt: skip
+"""Operations that are ended in their middle."""
 WAIT_S = 120.0
 
 
@@ -139,6 +144,10 @@ class Life(RuleBasedStateMachine):
     def fork(self, name: str, epoch: int) -> None:
         self.do(name, lambda run: self.fork_of(run, epoch))
 
+    @rule(name=st.sampled_from(NAMES), title=st.sampled_from(("", "Another title")))
+    def rename(self, name: str, title: str) -> None:
+        self.do(name, lambda run: self.server.rename(run, title))
+
     def fork_of(self, run: Run, epoch: int) -> None:
         self.server.fork(run, "three", replace(run.settings, epochs=1), epoch=epoch)
 
@@ -170,6 +179,20 @@ class Life(RuleBasedStateMachine):
     def tick(self) -> None:
         self.server.jobs().tick()
 
+    @rule()
+    def restart(self) -> None:
+        """What a ComfyUI does when it starts; it remembers nothing."""
+        self.server.sweep()
+        for thread in threading.enumerate():
+            if thread.name == "cocktail sweep":
+                thread.join()
+        self.tick()
+
+    @rule(writes=st.sampled_from(("", "0", "2", "5", "12")))
+    def fill_the_disk(self, writes: str) -> None:
+        """Trainings that start from now on find it full after so many writes; "" makes room."""
+        self.patch.setenv("COCKTAIL_TEST_DISK", writes)
+
     @rule(name=st.sampled_from(NAMES))
     def wait(self, name: str) -> None:
         """Let a training that is at work come to its end, or to that of its step."""
@@ -182,7 +205,7 @@ class Life(RuleBasedStateMachine):
     @rule(
         name=st.sampled_from(NAMES),
         writes=st.integers(0, 6),
-        what=st.sampled_from(("resume", "stop", "pause", "delete", "restore", "extend", "tick")),
+        what=st.sampled_from(ON_DISK),
         full=st.booleans(),
     )
     def fail_in_the_middle(self, name: str, writes: int, what: str, full: bool) -> None:
@@ -196,8 +219,12 @@ class Life(RuleBasedStateMachine):
                 self.restore(0)
             elif what == "extend":
                 self.extend(name, 1, True)
-            elif what == "tick":
-                self.tick()
+            elif what in ("tick", "restart"):
+                getattr(self, what)()
+            elif what == "fork":
+                self.fork(name, 1)
+            elif what == "rename":
+                self.rename(name, "Yet another")
             else:
                 getattr(self, what)(name)
 
@@ -291,6 +318,7 @@ class Life(RuleBasedStateMachine):
         """All runs that are there can be brought to their end, none step left out."""
         try:
             if hasattr(self, "runs"):
+                self.fill_the_disk("")
                 self.mend()
                 for one in self.server.deleted():
                     with contextlib.suppress(Refused):

@@ -11,6 +11,7 @@ ESCAPES = [
     "a/.hidden", ".hidden", "a//b", "a/", "nul\0l", "x" * 256, "\u00e9" * 128, "a/" * 2000 + "b",
     "\ud800", "con", "a/NUL", "aux.png", "Com1.txt", "com\u00b9", "lpt9.tar.gz", "conin$",
     "prn .txt", "con/a.txt", "a.", "a ", "b./a.txt", "b /a.txt", "...",
+    "a\n", "a\x1fb", "a\x7f", "in/a\tb",
 ]  # fmt: skip
 
 
@@ -31,6 +32,11 @@ def test_what_is_no_name_on_every_system_is_refused(name):
 def test_a_path_that_leaves_its_folder_is_refused(tmp_path, relative):
     with pytest.raises(BadName, match="is refused"):
         within(tmp_path, relative, "Folder")
+
+
+@pytest.mark.parametrize("relative", ["a|b", 'what is "this"?.png', "[*].csv", "a<b>", "a'b # % ~"])
+def test_peoples_own_names_are_taken(tmp_path, relative):
+    assert within(tmp_path, relative, "File") == tmp_path / relative
 
 
 @pytest.mark.parametrize("relative", ["console", "a/null.png", "com10", "aux1", "my con.txt"])

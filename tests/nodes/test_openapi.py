@@ -15,15 +15,27 @@ from urllib.parse import quote
 import pytest
 from aiohttp import web
 from jsonschema import Draft202012Validator
+from PIL import Image
 
 from cocktail.nodes.grid.engine.store.store import Store
+from cocktail.trainer.data.caption import job as caption_job
+from cocktail.trainer.data.caption.captioner import CaptionSettings
+from cocktail.trainer.data.manifest import Dataset, Pair
+from cocktail.trainer.jobs.job import exclusive
 from cocktail.trainer.jobs.lines import Lines
+from cocktail.trainer.runs import State
+from cocktail.trainer.sweep.sweep import Member, Sweep
 
+from ..comfy import free_port
 from ..grid.drawn import Drawn, draw_grid, drawn_plan
+from ..grid.feeding import axis, ended, plan_of
 from .run_folders import HTML, ask, ask_all, make_run, with_checkpoints
 
 FILE = Path(__file__).parents[2] / "web" / "openapi.json"
+CONTRACT = Path(__file__).parents[1] / "route_contract.json"
 DELETED = "/cocktail/runs?deleted=true"
+CELLS = 200
+"""More than are rendered before a grid is paused."""
 BAD_NAMES = ("../up", "..", "%2e%2e", "x" * 300, "🍸", "CON", "a\\b", "a b", "-x", "\0", HTML)
 BAD_VALUES: tuple[Any, ...] = (
     None, True, -1, 10**30, 1.5, "", "x" * 5000, "\ud800", "../up", HTML, [], [None], {}, {"a": {}},
@@ -118,6 +130,77 @@ def test_every_route_is_in_it_and_nothing_else(document, here):
         assert named == {part[1:-1] for part in path.split("/") if part.startswith("{")}
 
 
+def keys_of(document: dict[str, Any], schema: dict[str, Any], within: tuple[str, ...]) -> set[str]:
+    """The keys of all that a schema describes, such as "runs[].name"; those that may be missing end
+    with "?". `within` are the named schemas that it is part of.
+    """
+    if name := schema.get("$ref", "").rpartition("/")[2]:
+        if name in within:
+            return set()
+        return keys_of(document, document["components"]["schemas"][name], (*within, name))
+    found = set()
+    for key, value in schema.get("properties", {}).items():
+        found.add(key if key in schema.get("required", ()) else f"{key}?")
+        for below in keys_of(document, value, within):
+            found.add(f"{key}{'' if below.startswith('[') else '.'}{below}")
+    for part in (*schema.get("allOf", ()), *schema.get("anyOf", ())):
+        found |= keys_of(document, part, within)
+    for name, mark in (("items", "[]."), ("additionalProperties", "{}.")):
+        if isinstance(below := schema.get(name), dict):
+            found |= {mark + key for key in keys_of(document, below, within)}
+    return found
+
+
+def promises(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What callers rely on, by method and path: what each route must and may be asked, which values
+    are chosen from and what is meant without one, and the keys of its answer.
+    """
+    found = {}
+    for method, path, operation in operations(document):
+        content = operation.get("requestBody", {}).get("content", {})
+        body = content.get("application/json", {}).get("schema", {})
+        asked = [q for q in operation.get("parameters", ()) if q["in"] == "query"]
+        queries = {f"{q['name']}?" for q in asked}
+        values = {q["name"]: q["schema"] for q in asked} | body.get("properties", {})
+        answer = operation["responses"]["200"]["content"]
+        schema = answer.get("application/json", {}).get("schema", {})
+        found[f"{method} {path}"] = {
+            "asks": sorted(queries | keys_of(document, body, ())),
+            "choices": {name: v["enum"] for name, v in values.items() if "enum" in v},
+            "defaults": {name: v["default"] for name, v in values.items() if "default" in v},
+            "types": sorted(answer),
+            "answers": sorted(keys_of(document, schema, ())),
+        }
+    return found
+
+
+def test_what_callers_rely_on_stays(document):
+    """Routes are promises, as nodes are: what is once in route_contract.json stays. After a route
+    has got more, run this once with COCKTAIL_WRITE_CONTRACT=1.
+    """
+    now = promises(document)
+    promised = json.loads(CONTRACT.read_text(encoding="utf-8"))
+    assert not promised.keys() - now.keys(), "these routes are gone"
+    for route, told in promised.items():
+        asks, answers = set(now[route]["asks"]), set(now[route]["answers"])
+        missing = {key for key in told["asks"] if not {key, key.rstrip("?") + "?"} & asks}
+        assert not missing, f"{route} can no longer be asked these"
+        must = {key for key in asks if not key.endswith("?")} - set(told["asks"])
+        assert not must, f"{route} must be asked these, which it did without"
+        for name, choices in told["choices"].items():
+            left = now[route]["choices"].get(name, ())
+            assert set(choices) <= set(left), f"{route} no longer takes some values of {name}"
+        defaults = {name: now[route]["defaults"].get(name) for name in told["defaults"]}
+        assert defaults == told["defaults"], f"{route} means something else when they are missing"
+        gone = {key for key in told["answers"] if not {key, key.rstrip("?")} & answers}
+        assert not gone, f"{route} no longer answers these"
+        assert set(told["types"]) <= set(now[route]["types"]), route
+    if os.environ.get("COCKTAIL_WRITE_CONTRACT"):
+        CONTRACT.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
+    else:
+        assert promised == now, "run once with COCKTAIL_WRITE_CONTRACT=1"
+
+
 def test_every_route_has_a_line_for_curl_that_fits_it(document):
     for method, path, operation in operations(document):
         words = shlex.split(operation["description"].split("```")[-2])
@@ -160,6 +243,88 @@ def test_every_route_answers_as_it_says(document, prepared):
         "getPixels", "exportGrid", "stopExport",
         "getQuestion", "getRanking", "castVote", "undoVote", "getColumns", "getPhoneLink",
     }  # fmt: skip
+
+
+def answered_as_told(document, requests) -> None:
+    """That each of these, (operationId, path, body), succeeds, and answers as the document says."""
+    known = {operation["operationId"]: (m, operation) for m, _, operation in operations(document)}
+    asked = [(known[id][0], path, body) for id, path, body in requests]
+    for (id, *_), (status, value) in zip(requests, ask_all(asked), strict=True):
+        assert status == 200, (id, value)
+        check(document, known[id][1], status, value)
+
+
+def test_what_is_asked_of_runs_at_work_and_at_rest_is_done(document, prepared):
+    output = prepared / "output" / "cocktail"
+    busy = make_run(prepared, "busy")
+    resting = make_run(prepared, "resting")
+    resting.write_state(State("paused", at_rest=True))
+    members = Member("one", "", None, "baseline"), Member("busy", "clip_skip", 2, "2")
+    Sweep("s", "base.safetensors", "few", members, busy.settings).save(output / "sweeps")
+    with exclusive(busy, "cpu"):
+        busy.write_state(State("running", step=1))
+        requests = [
+            ("saveNow", "/cocktail/runs/busy/save", {}),
+            ("sampleNow", "/cocktail/runs/busy/sample", {"prompts": [HTML]}),
+            ("setPolicy", "/cocktail/runs/busy/policy", {"policy": "polite", "idle_s": 2}),
+            ("pauseRun", "/cocktail/runs/busy/pause", {}),
+            ("listDevices", "/cocktail/devices", None),
+            ("resumeRun", "/cocktail/runs/resting/resume", {}),
+            ("getSweep", "/cocktail/sweeps/s", None),
+        ]
+        answered_as_told(document, requests)
+        asked = [(one["command"], one.get("prompts")) for one in busy.take_requests()]
+        assert asked == [("save", None), ("sample", [HTML]), ("pause", None)]
+
+
+def test_pictures_captionings_and_phones_answer_as_it_says(document, prepared, monkeypatch):
+    folder = prepared / "output" / "cocktail" / "drawn"
+    folder.mkdir()
+    Image.new("RGB", (8, 8)).save(folder / "a.png")
+    shown = make_run(prepared, "shown")
+    pair = Pair("a", "a.png", "0" * 64, 8, 8, HTML, split="train")
+    Dataset("drawn", str(folder), (pair,)).save(shown.folder / "dataset.parquet")
+    monkeypatch.setattr(caption_job, "check_model", lambda *given: None)
+    monkeypatch.setattr(caption_job, "model_fingerprint", lambda *given: "0" * 64)
+    captions = prepared / "output" / "cocktail" / "captions"
+    caption_job.create_job(captions, "said", shown.dataset(), CaptionSettings("model"))
+    network = prepared / "user" / "cocktail" / "network.json"
+    network.parent.mkdir(parents=True)
+    network.write_text(json.dumps({"phone_port": free_port(), "phone_address": "127.0.0.1"}))
+    requests = [
+        ("getPairImage", "/cocktail/runs/shown/pairs/a/image?side=16", None),
+        ("stopCaptioning", "/cocktail/captions/said/stop", {}),
+        ("openToPhones", "/cocktail/grids/g/votes/phone", {}),
+        ("getPhoneLink", "/cocktail/grids/g/votes/phone", None),
+        ("closeToPhones", "/cocktail/grids/g/votes/phone/end", {}),
+    ]
+    answered_as_told(document, requests)
+
+
+def test_what_needs_a_comfyui_answers_as_it_says(document, comfy):
+    known = {operation["operationId"]: operation for *_, operation in operations(document)}
+
+    def right(id: str, value: Any) -> None:
+        assert "error" not in value, (id, value)
+        check(document, known[id], 200, value)
+
+    colour = {"width": 8, "height": 8, "batch_size": 1, "color": 1}
+    workflow = {
+        "1": {"class_type": "EmptyImage", "inputs": colour},
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "x"}},
+    }
+    plan = plan_of("plain", workflow, axis("EmptyImage.color", *range(CELLS)))
+    right("planGrid", comfy.post("/cocktail/grids/plan", {"plan": plan}))
+    right("feedGrid", comfy.post("/cocktail/grids", {"plan": plan}))
+    for what in ("pause", "resume", "cancel", "retry", "cancel"):
+        right(f"{what}Grid", comfy.post(f"/cocktail/grids/plain/{what}", {}))
+    right("getFeed", ended(comfy, "plain"))
+    right("exportGrid", comfy.post("/cocktail/grids/plain/export", {}))
+    right("getExport", comfy.get("/cocktail/grids/plain/export"))
+    right("listGraphs", comfy.get("/cocktail/graphs"))
+    queued = comfy.post("/cocktail/graphs/block_weights", {})
+    comfy.post("/queue", {"delete": [queued["prompt_id"]]})
+    right("queueGraph", queued)
 
 
 def test_no_name_leads_out_of_its_folder_or_to_an_error_of_ours(document, prepared):

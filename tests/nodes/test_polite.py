@@ -12,8 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from cocktail.trainer.files import write_json
+from cocktail.trainer.jobs.job import exclusive
 from cocktail.trainer.settings.groups import ComputeSettings
+from cocktail.trainer.sharing import requests
 
+from ..made_runs import make_run
 from ..trainer.conftest import make_tiny_base
 from .graphs import fine_tune, node
 from .test_runs import folder_of, held
@@ -102,6 +106,29 @@ def wait_for_turn(comfy, prompt):
     while prompt not in [entry[1] for entry in comfy.get("/queue")["queue_running"]]:
         assert time.monotonic() < deadline and comfy.history(prompt) is None
         time.sleep(0.02)
+
+
+def test_comfyui_unloads_its_models_for_a_run_that_asks_for_their_memory(comfy):
+    log = comfy.log
+
+    def loads():
+        """How often the text encoder has been loaded, after some words more."""
+        load = node("CheckpointLoaderSimple", ckpt_name="miniature_base.safetensors")
+        words = node("CLIPTextEncode", text=str(time.time_ns()), clip=["1", 1])
+        comfy.run({"1": load, "2": words, "3": node("PreviewAny", source=["2", 0])})
+        return log.read_text(errors="replace").count("Requested to load SD1ClipModel")
+
+    before = loads()
+    assert loads() == before, "it is there already"
+    run = make_run(comfy.base, "needy", epochs=1)
+    request = requests(comfy.base / "output" / "cocktail" / ".queue") / f"{run.name}.json"
+    said = "ComfyUI's models are unloaded for the run needy"
+    deadline = time.monotonic() + LIMIT_S
+    with exclusive(run, "cpu"):
+        write_json(request, {"device": "cpu", "bytes": 1})
+        while loads() == before or said not in log.read_text(errors="replace"):
+            assert time.monotonic() < deadline, "it stays"
+        request.unlink()
 
 
 def test_a_polite_run_gives_way_to_a_prompt_and_ends_with_the_same_bits(comfy, base):

@@ -7,16 +7,22 @@ import sys
 import threading
 import types
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
+from cocktail.trainer.errors import TrainerError
 from cocktail.trainer.files import write_json
+from cocktail.trainer.jobs.device import device_name, device_title, training_device
 from cocktail.trainer.jobs.job import LOCK, exclusive
 from cocktail.trainer.jobs.lock import Lock
 from cocktail.trainer.runs import State
+from cocktail.trainer.settings.run_settings import RunSettings
 from cocktail.trainer.sharing import requests
+from cocktail.trainer.workers import Workers
 
 from ..trainer.test_runs import make
 
@@ -180,6 +186,22 @@ def test_all_runs_on_a_device_are_named(here, monkeypatch):
         lock.let_go()
     (device,) = answer["devices"]
     assert device["run"] == "one" and [run["run"] for run in device["runs"]] == ["one", "two"]
+
+
+def test_a_gpu_is_told_by_the_name_of_its_card(monkeypatch):
+    cards = [SimpleNamespace(uuid=f"0000-{n}", name=f"Card {n}") for n in range(2)]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", cards.__getitem__)
+    assert device_title(device_name("cuda", 1)) == device_title("cuda:0000-1") == "Card 1"
+    assert (device_title("cpu"), device_title("cuda:elsewhere")) == ("CPU", "cuda:elsewhere")
+    device_title.cache_clear()
+
+
+def test_a_pytorch_that_is_too_old_to_train_is_refused_in_words(monkeypatch):
+    monkeypatch.delattr(torch, "accelerator")
+    for begin in (training_device, lambda: Workers(RunSettings())):
+        with pytest.raises(TrainerError, match="needs PyTorch 2.6 or newer; this is .*Update"):
+            begin()
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,6 @@ def test_what_is_queued_wakes_the_thread_that_starts_it(here, monkeypatch):
     ended = threading.Event()
     monkeypatch.setattr(supervisor, "INTERVAL_S", 3600.0)
     monkeypatch.setattr(supervisor, "_tick", turns.release)
-    monkeypatch.setattr(supervisor, "_adopt", lambda: None)
     monkeypatch.setattr(supervisor, "watch", lambda: None)
     supervisor._queued.clear()
     thread = threading.Thread(target=supervisor._watch, args=(ended.is_set,), daemon=True)
@@ -41,7 +40,6 @@ def test_trouble_with_the_queue_is_told_once_and_does_not_end_the_thread(monkeyp
 
     monkeypatch.setattr(supervisor, "INTERVAL_S", 0.0)
     monkeypatch.setattr(supervisor, "_tick", tick)
-    monkeypatch.setattr(supervisor, "_adopt", lambda: None)
     thread = threading.Thread(
         target=supervisor._watch, args=(lambda: len(turns) >= 4,), daemon=True
     )
@@ -73,3 +71,16 @@ def test_a_run_whose_process_was_killed_is_told_of_once(here, monkeypatch):
     for _ in range(2):
         supervisor.jobs().tick()
     assert told == [("killed", "interrupted", "interrupted")]
+
+
+def test_a_training_for_the_cpu_is_not_started_where_it_would_take_a_gpu(here, monkeypatch):
+    from cocktail.nodes import supervisor
+
+    run, queue = make_run(here), supervisor.jobs()
+    queue.put(supervisor.RUN, run, "cpu")
+    assert queue.stands(supervisor.RUN, run).message == "Waits for its turn"
+    monkeypatch.setattr(supervisor, "training_device", lambda: "cuda:GPU-a")
+    queue.tick()
+    assert "does not train on" in queue.stands(supervisor.RUN, run).message
+    assert not run.is_alive() and not (run.folder / "log.txt").exists()
+    assert queue.reach(supervisor.CAPTIONING, "cpu") == {}

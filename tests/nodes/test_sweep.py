@@ -6,7 +6,9 @@ import json
 import urllib.error
 
 import pytest
+from PIL import Image, ImageColor
 
+from cocktail.trainer.chart import COLOURS
 from cocktail.trainer.runs import Run
 
 from ..comfy import ComfyError, reasons
@@ -114,7 +116,10 @@ def test_the_table_compares_them_and_is_kept_as_files(comfy, outputs):
     assert json.loads((kept / "table.json").read_text(encoding="utf-8")) == table
     assert len((kept / "table.csv").read_text(encoding="utf-8").splitlines()) == 4
     (image,) = outputs["results"]["images"]
-    assert folder(comfy, "charts", image["filename"]).is_file()
+    with Image.open(folder(comfy, "charts", image["filename"])) as chart:
+        inks = {colour for _, colour in chart.convert("RGB").getcolors(1 << 20)}
+    drawn = [ImageColor.getrgb(colour) in inks for colour in COLOURS[:3]]
+    assert chart.size == (1200, 900) and drawn == [True, True, False], "one of each run that ended"
 
 
 def test_the_runs_are_an_axis_and_the_best_of_them_is_picked(outputs):

@@ -194,7 +194,7 @@ def write_large(make_table, path, times):
             file.write(records)
 
 
-LONG = "damerau_levenshtein(image, concat(prompt, image)) < 5"
+LONG = "levenshtein(image, concat(prompt, image)) < 5"
 
 
 def children(comfy):
@@ -287,7 +287,7 @@ def drawn(comfy) -> str:
         }
     )
     with (comfy.base / "input" / "joined" / "pairs.csv").open("a", encoding="utf-8") as file:
-        file.write("nowhere.png,a picture that is not there\n")
+        file.write("nowhere.png,a picture that is not there,\n")
     return "input/joined/pairs.csv"
 
 

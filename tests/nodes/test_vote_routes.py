@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import shutil
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 from PIL import Image
 
+from cocktail.nodes.grid.engine.errors import GridError
+from cocktail.nodes.grid.engine.phone.serving import PHONES
+from cocktail.nodes.grid.engine.store import events
 from cocktail.nodes.grid.engine.store.store import Store
+from cocktail.nodes.grid.engine.vote.ballot import Ballot
+from cocktail.nodes.grid.engine.vote.enough import ROUNDS_OVER, UNTIL, Enough
+from cocktail.nodes.grid.engine.vote.verdict import NOTHING
 
 from ..grid.drawn import Drawn, draw_grid, drawn_plan
 from .run_folders import HTML, ask
@@ -121,6 +129,125 @@ def test_what_cannot_be_asked_is_said(store, query: str, told: str):
     assert status == 400 and told in refused["error"]
     status, refused = ask("GET", f"{VOTES}/ranking?by=steps")
     assert status == 400 and "judge, seed, prompt" in refused["error"]
+
+
+@pytest.mark.parametrize(
+    ("at_the_desk", "on_phones"),
+    [
+        ({}, {}),
+        ({"method": "rounds", "round_votes": 4}, {"method": "rounds", "round_votes": 4}),
+        ({"votes": 3}, {"votes": 3}),
+    ],
+)
+def test_a_vote_that_is_over_at_the_desk_is_over_on_phones(store, at_the_desk, on_phones):
+    session = PHONES.gate.open(store.folder, axis="checkpoint", **on_phones)
+    try:
+        while (asked := question(**at_the_desk))["question"]:
+            assert not asked["over"] and PHONES.gate.of(store.folder) == session
+            best = max(asked["question"]["shown"], key=lambda s: model_of(store, s["key"]))
+            assert vote(asked, [best["key"]])[0] == 200
+        assert asked["over"] and PHONES.gate.of(store.folder) is None
+    finally:
+        PHONES.gate.end(store.folder)
+
+
+def test_the_end_by_rules_of_this_page_alone_leaves_phones_open(store):
+    PHONES.gate.open(store.folder, axis="seed")
+    try:
+        while (asked := question(votes=2))["question"]:
+            assert vote(asked, [])[0] == 200
+        assert asked["over"] and asked["votes"] == 2
+        assert PHONES.gate.of(store.folder)
+    finally:
+        PHONES.gate.end(store.folder)
+
+
+def test_rounds_that_a_node_has_noted_are_those_of_page_and_ranking(store):
+    Ballot(store).note(ROUNDS_OVER, 4)
+    while (asked := question())["question"]:
+        best = max(asked["question"]["shown"], key=lambda s: model_of(store, s["key"]))
+        assert vote(asked, [best["key"]])[0] == 200
+    assert asked["over"] and asked["votes"] <= 4
+    found = ask("GET", f"{VOTES}/ranking")[1]
+    assert found["leader"] == found["ranking"][0]["label"] and found["rounds"] == 4
+    assert ask("GET", f"{VOTES}/ranking?method=rounds")[1]["rounds"] == 4
+    assert question(method="rounds")["over"]
+    assert not question(method="rounds", round_votes=99)["over"]
+    freely = ask("GET", f"{VOTES}/ranking?method=active")[1]
+    assert freely["rounds"] == 0 and all(one["stayed"] == 0 for one in freely["ranking"])
+    assert question(method="active")["state"] == "more votes"
+
+
+def test_a_vote_that_is_stored_is_never_refused(store, monkeypatch):
+    def broken(*given, **more):
+        raise OSError(errno.EIO, "it cannot be read")
+
+    PHONES.gate.open(store.folder, axis="checkpoint")
+    try:
+        asked = question()
+        with monkeypatch.context() as failing:
+            failing.setattr(Store, "saved_plan", broken)
+            assert vote(asked, [])[0] == 500
+        assert not (store.folder / "votes.jsonl").exists()
+        asked = question()
+        monkeypatch.setattr(Ballot, "is_over", broken)
+        status, told = vote(asked, [])
+        assert (status, told["votes"], told["own"]) == (200, 1, 1)
+        assert PHONES.gate.of(store.folder)
+    finally:
+        PHONES.gate.end(store.folder)
+
+
+def test_a_disk_that_takes_no_note_of_the_rounds_is_told_in_words(store, monkeypatch):
+    from cocktail.nodes.grid.vote import CocktailVote
+
+    monkeypatch.setattr(events, "announce_vote", lambda *told: None)
+    (store.folder / ".votes.jsonl.lock").mkdir()
+    with pytest.raises(GridError, match="Free space or change the folder's permissions"):
+        CocktailVote.execute(drawn_plan(checkpoints=3), ROUNDS_OVER, 4, "two at a time")
+
+
+def test_where_all_pictures_are_alike_nobody_waits_for_votes(here, monkeypatch):
+    from cocktail.nodes.grid.vote import AS_IT_STANDS, DECISION, report_of
+
+    monkeypatch.setattr(events, "announce_vote", lambda *told: None)
+    plan = drawn_plan()
+    store = Store(here / "output" / "cocktail" / "grids" / "g")
+    store.save_plan(plan)
+    draw_grid(plan, store.folder, Drawn())
+    with pytest.raises(GridError, match="is not over: 0 votes"):
+        report_of(plan, "", [], DECISION)
+    first, *others = (store.cell_path(cell.key) for cell in plan.cells)
+    for file in others:
+        shutil.copyfile(first, file)
+    asked = question()
+    assert asked["question"] is None and asked["over"] and asked["state"] == "all alike"
+    ranked = ask("GET", f"{VOTES}/ranking")[1]
+    assert asked["text"] == ranked["verdict"]["text"] == NOTHING
+    for when in (DECISION, AS_IT_STANDS):
+        assert report_of(plan, "", [], when)["leader"] == "model 0"
+    for until in UNTIL:
+        assert Ballot(store).progress(until, 9) == Enough(True, NOTHING)
+    assert Ballot(store).is_over()
+
+
+def test_one_size_is_voted_on_alone(store):
+    only = quote("prompt = prompt 1")
+    status, asked = ask("GET", f"{VOTES}/question?where={only}")
+    assert status == 200 and asked["question"]["place"]["prompt"] == "prompt 1"
+    assert vote(asked, [])[0] == 200
+    assert ask("GET", f"{VOTES}/ranking?where={only}")[1]["votes"] == 1
+    none = ask("GET", f"{VOTES}/ranking?where={quote('prompt = prompt 2')}")[1]
+    assert (none["votes"], none["elsewhere"]) == (0, 1)
+    status, refused = ask("GET", f"{VOTES}/question?where=x")
+    assert status == 400 and "write target = label" in refused["error"]
+
+
+def test_votes_on_another_axis_are_not_counted_on_this_one(store):
+    asked = question(axis="prompt")
+    assert vote(asked, [], axis="prompt")[1]["votes"] == 1
+    assert question()["votes"] == question()["own"] == 0
+    assert question(axis="prompt")["own"] == 1
 
 
 def test_rounds_and_other_axes_can_be_voted_on(store):

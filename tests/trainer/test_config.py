@@ -145,12 +145,28 @@ def test_settings_from_before_the_groups_are_read_and_keep_their_identity():
 
 
 MANY_CHANGED = {
-    "resolution": 768, "bucket_step": 32, "epochs": 7, "learning_rate": 1, "weight_decay": 0,
-    "precision": "fp32", "bucket_table": "generated",
-    "unet_optimizer": {"optimizer": "prodigy", "d0": 1e-5, "warmup_steps": 20, "schedule": "cosine", "decouple": False},
+    "resolution": 768,
+    "bucket_step": 32,
+    "epochs": 7,
+    "learning_rate": 1,
+    "weight_decay": 0,
+    "precision": "fp32",
+    "bucket_table": "generated",
+    "unet_optimizer": {
+        "optimizer": "prodigy",
+        "d0": 1e-5,
+        "warmup_steps": 20,
+        "schedule": "cosine",
+        "decouple": False,
+    },
     "text_encoder_optimizer": {"beta1": 0, "growth_rate": 2},
     "layers": {"text_encoder_last_layers": 3, "freeze_embeddings": True},
-    "loss": {"prediction": "v-prediction", "zero_terminal_snr": True, "min_snr_gamma": 5, "timestep_end": 900},
+    "loss": {
+        "prediction": "v-prediction",
+        "zero_terminal_snr": True,
+        "min_snr_gamma": 5,
+        "timestep_end": 900,
+    },
     "data": {"accumulate": 2, "crop_jitter": 0.02, "crop_variants": 3, "flip": 1},
     "validation": {"every_steps": 50, "train_share": 0.1},
     "ema": {"decay": 0.999, "device": "as the weights"},
@@ -159,7 +175,7 @@ MANY_CHANGED = {
     "saving": {"pinned_epochs": "1, 2", "resume_minutes": 3},
     "logging": {"wandb": True},
     "sharing": {"policy": "share", "leave_gb": 1},
-}  # fmt: skip
+}
 
 
 def test_the_identity_of_settings_in_every_group_is_what_it_always_was():
@@ -198,19 +214,37 @@ def test_a_changed_group_counts_unless_it_is_harmless(name):
     [
         ({"los": {}}, "'los'. Did you mean loss"),
         ({"loss": {"min_snr": 5.0}}, "'loss.min_snr'. Did you mean loss.min_snr_gamma"),
-        ({"text_encoder_optimizer": {"beta": 0.5}}, "'text_encoder_optimizer.beta'. Did you mean text_encoder_optimizer.beta[12]"),
-        ({"text_encoder_optimizer": {"beta1": 5}}, "text_encoder_optimizer.beta1 is 5; it must be between"),
-        ({"unet_optimizer": {"schedule": "cosin"}}, "unet_optimizer.schedule is 'cosin'; it must be one of"),
-        ({"samples": {"prompts": [{}, {"promt": ""}]}}, r"'samples.prompts\[1\].promt'. Did you mean samples.prompts\[1\].prompt"),
+        (
+            {"text_encoder_optimizer": {"beta": 0.5}},
+            "'text_encoder_optimizer.beta'. Did you mean text_encoder_optimizer.beta[12]",
+        ),
+        (
+            {"text_encoder_optimizer": {"beta1": 5}},
+            "text_encoder_optimizer.beta1 is 5; it must be between",
+        ),
+        (
+            {"unet_optimizer": {"schedule": "cosin"}},
+            "unet_optimizer.schedule is 'cosin'; it must be one of",
+        ),
+        (
+            {"samples": {"prompts": [{}, {"promt": ""}]}},
+            r"'samples.prompts\[1\].promt'. Did you mean samples.prompts\[1\].prompt",
+        ),
         ({"samples": {"prompts": ["a cat"]}}, r"samples.prompts\[0\] must be a JSON object"),
         ({"data": 5}, "data must be a JSON object"),
-        ({"layers": {"train_unet": False}, "train_text_encoder": False}, "Neither the UNet nor the text encoder"),
-        ({"loss": {"timestep_start": 500, "timestep_end": 500}}, "timestep_end is 500; it must be above"),
+        (
+            {"layers": {"train_unet": False}, "train_text_encoder": False},
+            "Neither the UNet nor the text encoder",
+        ),
+        (
+            {"loss": {"timestep_start": 500, "timestep_end": 500}},
+            "timestep_end is 500; it must be above",
+        ),
         ({"loss": {"zero_terminal_snr": True}}, "needs loss.prediction v-prediction"),
         ({"loss": {"debiased": True, "min_snr_gamma": 5}}, "not both"),
         ({"ema": {"decay": float("nan")}}, "ema.decay is nan"),
     ],
-)  # fmt: skip
+)
 def test_what_is_wrong_in_a_group_is_said_with_its_path(value, words):
     with pytest.raises(TrainerError, match=words):
         RunSettings.from_json(value)

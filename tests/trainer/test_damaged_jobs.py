@@ -17,17 +17,22 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cocktail.trainer import notes
 from cocktail.trainer.data.caption.captioner import CaptionSettings
 from cocktail.trainer.data.caption.job import CaptionJob, CaptionState
 from cocktail.trainer.data.fetch.job import DownloadJob, create_download
 from cocktail.trainer.data.fetch.settings import DownloadSettings
 from cocktail.trainer.data.manifest import Dataset, Pair
 from cocktail.trainer.errors import TrainerError
+from cocktail.trainer.figures import pairs, words
+from cocktail.trainer.figures.curves import read_curves
+from cocktail.trainer.figures.heat_map import read_heat_map
 from cocktail.trainer.jobs.job import STATUSES, UNREADABLE, Job, list_jobs
 from cocktail.trainer.jobs.lines import Lines
 from cocktail.trainer.jobs.queue import Kind, Queue
 from cocktail.trainer.runs import Base, Paths, Run, create_run, list_runs
 from cocktail.trainer.settings.run_settings import RunSettings
+from cocktail.trainer.sharing import policy_of
 from cocktail.trainer.trend import trend
 
 DATASET = Dataset(
@@ -37,13 +42,18 @@ DATASET = Dataset(
         Pair(f"id{s}", f"{s}.png", "0" * 64, 64, 64, "a", 1.0, s) for s in ("train", "validation")
     ),
 )
+DEEP = "a value that is nested too deeply"
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: (
         st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=4), inner, max_size=2)
     ),
     max_leaves=4,
-) | st.sampled_from([*STATUSES, 10**400, "\ud800", "../../x", -1, {}, []])  # fmt: skip
+) | st.sampled_from([*STATUSES, DEEP, 10**400, 1e308, "\ud800", "../../x", -1, {}, []])
+POLICY = json.dumps(
+    {"sharing": RunSettings().sharing.to_json(), "instead_of": RunSettings().sharing.to_json()}
+)
+MUTATIONS = 500 if os.environ.get("COCKTAIL_ALL") else 100
 
 
 def make_run(folder: Path, name: str) -> Job:
@@ -86,7 +96,7 @@ def make_captioning(folder: Path, name: str) -> Job:
 def make_download(folder: Path, name: str) -> Job:
     selection = folder.parent / f"{name}.parquet"
     duckdb.sql(f"COPY (SELECT 1 AS row, 'http://x/1' AS image) TO '{selection}' (FORMAT parquet)")
-    return create_download(folder, name, selection, DownloadSettings(), folder / "network.json")
+    return create_download(folder, name, selection, DownloadSettings())
 
 
 KINDS = {
@@ -109,6 +119,9 @@ def pristine(tmp_path_factory) -> dict[str, Path]:
             queue_of(found[kind], kind).put(kind, job, device)
             (job.folder / "process.json").write_text('{"pid": 1, "started": 0.0}')
             (job.folder / "control.json").write_text('{"command": "stop", "time": 0.0}')
+            if isinstance(job, Run):
+                notes.rename(job.folder, "a title")
+                (job.folder / "policy.json").write_text(POLICY)
     return found
 
 
@@ -118,7 +131,9 @@ def queue_of(folder: Path, kind: str) -> Queue:
 
 
 def mutated(data: st.DataObject, content: bytes) -> bytes | None:
-    """Content with something wrong: cut off, bytes changed, a value replaced, added or left out."""
+    """Content with something wrong: cut off, bytes changed, a value at any place replaced, added or
+    left out.
+    """
     how = data.draw(st.sampled_from(["gone", "cut", "bytes", "value", "value", "value", "other"]))
     if how == "gone":
         return None
@@ -131,16 +146,17 @@ def mutated(data: st.DataObject, content: bytes) -> bytes | None:
         return data.draw(st.sampled_from([b"", b"null", b"{}", b"[]", b"[" * 9999, b"\xff\xfe"]))
     value = place = json.loads(content)
     while True:
-        key = data.draw(st.sampled_from([*place, "unknown"]))
-        inner = place.get(key)
-        if not (isinstance(inner, dict) and inner and data.draw(st.booleans())):
+        known = isinstance(place, dict)
+        key = data.draw(st.sampled_from([*place, "unknown"] if known else range(len(place))))
+        inner = place.get(key) if known else place[key]
+        if not (isinstance(inner, dict | list) and inner and data.draw(st.integers(0, 3))):
             break
         place = inner
-    if data.draw(st.booleans()):
+    if known and data.draw(st.integers(0, 3)) == 0:
         place.pop(key, None)
     else:
         place[key] = data.draw(VALUES)
-    return json.dumps(value).encode()
+    return json.dumps(value).replace(json.dumps(DEEP), "[" * 700 + "]" * 700).encode()
 
 
 def with_a_mutated_line(data: st.DataObject, content: bytes) -> bytes:
@@ -150,9 +166,10 @@ def with_a_mutated_line(data: st.DataObject, content: bytes) -> bytes:
     return b"\n".join([*lines, b""])
 
 
+@pytest.mark.more_with_all("500 damaged folders of each kind")
 @pytest.mark.parametrize("kind", list(KINDS))
 @settings(
-    max_examples=200,
+    max_examples=MUTATIONS,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
@@ -188,6 +205,10 @@ def test_whatever_a_jobs_files_hold_the_list_and_the_queue_go_on(
         if isinstance(job, Run):
             assert isinstance(job.checkpoints(), list) and isinstance(job.metrics(), list)
             assert trend(job.validations(), 1) is None
+            assert notes.title_of(job.folder)
+            for look in (read_curves, read_heat_map, pairs.standings, words.read_lines, policy_of):
+                with contextlib.suppress(TrainerError):
+                    look(job)
         if isinstance(job, CaptionJob):
             assert isinstance(job.lines(), dict)
     assert [job.name for job in listed][-1] == "sound"

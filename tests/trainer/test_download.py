@@ -27,6 +27,7 @@ import pytest
 from aiohttp import web
 from PIL import Image
 
+from cocktail.trainer import command_line
 from cocktail.trainer.data.fetch import disk, network
 from cocktail.trainer.data.fetch import download as download_module
 from cocktail.trainer.data.fetch import job as download_job
@@ -688,7 +689,7 @@ def network_file(tmp_path) -> Path:
 
 
 @pytest.fixture
-def make(tmp_path, network_file):
+def make(tmp_path):
     """Makes a download of these images; its process is ended with the test, unless that is the
     test's own.
     """
@@ -697,9 +698,7 @@ def make(tmp_path, network_file):
 
     def make(images, settings=QUICK, name="set"):
         selection = select(tmp_path / f"{name} [1].parquet", images)
-        job = download_job.create_download(
-            tmp_path / "datasets", name, selection, settings, network_file
-        )
+        job = download_job.create_download(tmp_path / "datasets", name, selection, settings)
         made.append(job)
         return job
 
@@ -719,7 +718,9 @@ def wait_for(true, seconds: float = 120.0) -> None:
         time.sleep(0.01)
 
 
-def test_one_that_has_failed_is_started_again_before_its_process_is_gone(make, server):
+def test_one_that_has_failed_is_started_again_before_its_process_is_gone(
+    make, server, network_file
+):
     """The state says "failed" a moment before the process ends; a start in that moment must not be
     lost.
     """
@@ -727,7 +728,7 @@ def test_one_that_has_failed_is_started_again_before_its_process_is_gone(make, s
     job.write_state(dataclasses.replace(job.state(), status="failed", message="it did not work"))
     former = Lock(job.folder / LAUNCH_LOCK)
     assert former.take()
-    starting = threading.Thread(target=download_job.start, args=(job,))
+    starting = threading.Thread(target=download_job.start, args=(job, network_file))
     starting.start()
     starting.join(0.2)
     assert starting.is_alive() and job.state().status == "failed"
@@ -736,11 +737,11 @@ def test_one_that_has_failed_is_started_again_before_its_process_is_gone(make, s
     wait_for(lambda: job.state().status == "finished")
 
 
-def test_a_download_runs_in_a_process_of_its_own(make, server):
+def test_a_download_runs_in_a_process_of_its_own(make, server, network_file):
     job = make([server.url("good/1"), server.url("good/2"), None, server.url("status/404")])
     assert (job.state().status, job.state().total) == ("stopped", 4)
     assert job.has_work()
-    download_job.start(job)
+    download_job.start(job, network_file)
     wait_for(lambda: job.state().status not in ACTIVE)
     state = job.state()
     assert state.status == "finished", job.folder.joinpath("log.txt").read_text(encoding="utf-8")
@@ -755,12 +756,14 @@ def test_a_download_runs_in_a_process_of_its_own(make, server):
 
 
 @pytest.mark.parametrize("share", [0.2, 0.6])
-def test_killed_in_the_middle_and_resumed_nothing_good_is_fetched_twice(make, server, share):
+def test_killed_in_the_middle_and_resumed_nothing_good_is_fetched_twice(
+    make, server, share, network_file
+):
     server.most = int(400 * share) + 20
     kinds = ["good"] * 8 + ["status/404", "damaged"]
     paths = [f"{kinds[number % 10]}/{number}" for number in range(400)]
     job = make([server.url(path) for path in paths])
-    download_job.start(job)
+    download_job.start(job, network_file)
     wait_for(lambda: len(server.asked) > share * len(paths))
     process.kill(job.folder)
     wait_for(lambda: not job.is_alive())
@@ -770,7 +773,7 @@ def test_killed_in_the_middle_and_resumed_nothing_good_is_fetched_twice(make, se
     assert 0 < len(there) < 320 and lines <= set(there)
     server.most = None
     assert job.has_work()
-    download_job.start(job)
+    download_job.start(job, network_file)
     wait_for(lambda: job.state().status not in ACTIVE)
     state = job.state()
     assert (state.status, state.ok) == ("finished", 320)
@@ -783,30 +786,30 @@ def test_killed_in_the_middle_and_resumed_nothing_good_is_fetched_twice(make, se
     assert not [name for name in kept(job.folder) if name.startswith(".")]
 
 
-def test_a_download_is_stopped_and_started_again(make, server):
+def test_a_download_is_stopped_and_started_again(make, server, network_file):
     server.most = 60
     job = make([server.url(f"good/{number}") for number in range(400)])
-    download_job.start(job)
+    download_job.start(job, network_file)
     wait_for(lambda: len(server.asked) > 20)
     job.stop()
     wait_for(lambda: job.state().status == "stopped")
     wait_for(lambda: not job.is_alive())
     assert 0 < job.state().done <= 60
     server.most = None
-    download_job.start(job)
+    download_job.start(job, network_file)
     wait_for(lambda: job.state().status == "finished")
     assert job.state().ok == 400
 
 
-def test_a_download_at_work_is_not_started_a_second_time(make, server):
+def test_a_download_at_work_is_not_started_a_second_time(make, server, network_file):
     job = make([server.url("silent")], dataclasses.replace(QUICK, timeout_s=90))
-    download_job.start(job)
+    download_job.start(job, network_file)
     wait_for(lambda: job.state().status == "running" and server.asked)
     noted = (job.folder / "process.json").read_bytes()
-    download_job.start(job)
+    download_job.start(job, network_file)
     assert (job.folder / "process.json").read_bytes() == noted
     with pytest.raises(TrainerError, match="Another process works on the download set"):
-        download_job.main(job.folder)
+        download_job.main(job.folder, network_file)
     with pytest.raises(TrainerError, match="at work with other settings"):
         make([server.url("silent")], QUICK)
 
@@ -815,51 +818,73 @@ def test_a_download_does_not_start_while_the_network_is_off(make, server, networ
     job = make([server.url("good/1")])
     network_file.unlink()
     with pytest.raises(TrainerError, match="is off"):
-        download_job.start(job)
+        download_job.start(job, network_file)
     assert job.state().status == "stopped"
-    assert download_job.main(job.folder) == 1
+    assert download_job.main(job.folder, network_file) == 1
     assert job.state().status == "failed"
     assert "network.json" in job.state().message
     assert not server.asked
 
 
-def test_dead_links_fail_the_download_with_the_way_out(make, server):
+def test_a_folder_that_was_received_does_not_say_where_the_network_is_allowed(
+    make, server, network_file, tmp_path, capsys
+):
+    """It names a network.json of its own, as folders of older versions do."""
+    job = make([server.url("good/1")])
+    own = job.folder / "network.json"
+    own.write_text('{"download": true, "private_addresses": true}', encoding="utf-8")
+    told = job.folder / "job.json"
+    value = json.loads(told.read_text(encoding="utf-8"))
+    told.write_text(json.dumps(value | {"network_file": str(own)}), encoding="utf-8")
+    with pytest.raises(SystemExit):
+        command_line.main(["download", str(job.folder)])
+    assert "--network" in capsys.readouterr().err
+    network_file.unlink()
+    assert command_line.main(["download", str(job.folder), "--network", str(network_file)]) == 1
+    state = download_job.DownloadJob.open(job.folder).state()
+    assert (state.status, str(network_file) in state.message) == ("failed", True)
+    assert not server.asked
+
+
+def test_dead_links_fail_the_download_with_the_way_out(make, server, network_file):
     job = make([server.url(f"status/404/{number}") for number in range(90)])
-    assert download_job.main(job.folder) == 1
+    assert download_job.main(job.folder, network_file) == 1
     assert (job.state().status, "22 Feb 2024" in job.state().message) == ("failed", True)
     few = make([server.url(f"status/404/{number}") for number in range(9)], name="few")
-    assert download_job.main(few.folder) == 1
+    assert download_job.main(few.folder, network_file) == 1
     assert (few.state().status, "22 Feb 2024" in few.state().message) == ("failed", True)
 
 
-def test_a_full_disk_is_a_state_and_no_crash(make, server, monkeypatch, capfd):
+def test_a_full_disk_is_a_state_and_no_crash(make, server, monkeypatch, capfd, network_file):
     job = make([server.url("good/1")], dataclasses.replace(QUICK, keep_free_bytes=10**18))
-    assert download_job.main(job.folder) == 1
+    assert download_job.main(job.folder, network_file) == 1
     assert job.state().status == "failed" and "Make room" in job.state().message
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_the_same_selection_takes_up_the_same_download_and_another_is_refused(make, server):
+def test_the_same_selection_takes_up_the_same_download_and_another_is_refused(
+    make, server, network_file
+):
     job = make([server.url("good/1"), server.url("status/503")])
     assert make([server.url("good/1"), server.url("status/503")]) == job
-    assert download_job.main(job.folder) == 0
+    assert download_job.main(job.folder, network_file) == 0
     assert server.asked["status/503"] == 3
     again = make(
         [server.url("good/1"), server.url("status/503")],
         dataclasses.replace(QUICK, retry_failed="transient", retries=0),
     )
     assert again.has_work()
-    assert download_job.main(again.folder) == 0
+    assert download_job.main(again.folder, network_file) == 0
     assert server.asked == {"good/1": 1, "status/503": 4}
     with pytest.raises(TrainerError, match="the download of another selection"):
         make([server.url("good/2")])
 
 
 @pytest.mark.parametrize("name", ["..", "a/b", "", ".hidden", "x" * 65])
-def test_a_name_that_is_a_path_is_refused(make, server, tmp_path, name, network_file):
+def test_a_name_that_is_a_path_is_refused(make, server, tmp_path, name):
     selection = select(tmp_path / "s.parquet", [server.url("good/1")])
     with pytest.raises(TrainerError, match="cannot name a download"):
-        download_job.create_download(tmp_path / "datasets", name, selection, QUICK, network_file)
+        download_job.create_download(tmp_path / "datasets", name, selection, QUICK)
     assert not (tmp_path / "datasets").exists()
 
 
@@ -880,10 +905,10 @@ def test_a_folder_of_another_kind_is_not_touched(make, server, tmp_path):
         ("SELECT NULL::BIGINT AS row, 'http://x' AS image", "without a number"),
     ],
 )
-def test_a_file_that_is_not_a_selection_is_refused(tmp_path, network_file, query, words):
+def test_a_file_that_is_not_a_selection_is_refused(tmp_path, query, words):
     file = tmp_path / "s.parquet"
     duckdb.sql(f"COPY ({query}) TO '{file}' (FORMAT parquet)")
     with pytest.raises(TrainerError, match=words):
-        download_job.create_download(tmp_path / "datasets", "set", file, QUICK, network_file)
+        download_job.create_download(tmp_path / "datasets", "set", file, QUICK)
     with contextlib.suppress(FileNotFoundError):
         assert list((tmp_path / "datasets").iterdir()) == []

@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 
 import pytest
 
+from cocktail.merge import errors as merge_errors
 from cocktail.trainer import errors
 from cocktail.trainer.errors import CLOSER_LOOKS, LONGEST_NAME, nearest
 
@@ -24,7 +25,7 @@ OPTIMIZERS = ("adamw", "adafactor", "prodigy", "d-adapt adam")
     ],
 )
 def test_the_most_similar_name_is_offered_and_none_if_none_is_similar(name, hint):
-    assert nearest(name, OPTIMIZERS) == hint
+    assert nearest(name, OPTIMIZERS) == merge_errors.nearest(name, OPTIMIZERS) == hint
 
 
 def test_only_the_part_that_counts_is_compared_and_the_whole_name_is_offered():
@@ -33,7 +34,8 @@ def test_only_the_part_that_counts_is_compared_and_the_whole_name_is_offered():
     assert hint == " Did you mean a/very/long/folder/epoch-05.safetensors?"
 
 
-def test_long_and_many_names_cost_little(monkeypatch):
+@pytest.mark.parametrize("of", [errors, merge_errors])
+def test_long_and_many_names_cost_little(monkeypatch, of):
     compared = set()
 
     class Counting(difflib.SequenceMatcher):
@@ -41,11 +43,11 @@ def test_long_and_many_names_cost_little(monkeypatch):
             compared.add(self.a)
             return super().ratio()
 
-    monkeypatch.setattr(errors.difflib, "SequenceMatcher", Counting)
+    monkeypatch.setattr(of.difflib, "SequenceMatcher", Counting)
     many = [f"{number:05d}" + "ab" * 40 for number in range(20 * CLOSER_LOOKS)]
-    assert nearest("ba" * 42, many)
+    assert of.nearest("ba" * 42, many)
     assert 0 < len(compared) <= CLOSER_LOOKS
     compared.clear()
-    assert nearest("a" * (LONGEST_NAME + 1), ["a" * LONGEST_NAME]) == ""
-    assert nearest("a" * 9, ["a" * (LONGEST_NAME + 1)]) == ""
+    assert of.nearest("a" * (LONGEST_NAME + 1), ["a" * LONGEST_NAME]) == ""
+    assert of.nearest("a" * 9, ["a" * (LONGEST_NAME + 1)]) == ""
     assert not compared

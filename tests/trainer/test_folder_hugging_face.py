@@ -215,3 +215,25 @@ def test_a_folder_without_metadata_is_refused_by_name(tmp_path):
         TrainerError, match="There is no metadata.jsonl, metadata.csv or metadata.parquet"
     ):
         load(tmp_path, layout="hugging face")
+
+
+def test_damaged_rows_of_a_csv_file_are_told_with_line_and_reason(tmp_path):
+    for name in "abcd":
+        picture(tmp_path, f"{name}.png")
+    rows = ["file_name,text", "a.png,a cat, big", 'b.png,"open', "c.png,x", f"d.png,{'x' * 20_001}"]
+    text(tmp_path, "metadata.csv", "\n".join([*rows, ""]))
+    dataset, report = load(tmp_path)
+    assert [pair.image for pair in dataset.pairs] == ["c.png"]
+    told = str(report)
+    assert "2 x the row is not understood (metadata.csv, line 2: 3 values for 2 columns; " in told
+    assert "metadata.csv, line 3: a quote is not closed)" in told
+    assert "1 x the caption is too long (metadata.csv, line 5: column 'text': 20,001 char" in told
+    assert "pictures without a row that is understood, not read: 3" in told
+
+
+def test_a_csv_file_whose_only_row_is_damaged_is_not_blamed_for_its_name(tmp_path):
+    picture(tmp_path, "a.png")
+    text(tmp_path, "metadata.csv", 'file_name,text\na.png,"x\n')
+    with pytest.raises(TrainerError, match=r"metadata\.csv.*(understood|not closed)") as error:
+        load(tmp_path, on_problem="stop")
+    assert "is not called as" not in str(error.value)

@@ -14,13 +14,15 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from cocktail.trainer.errors import TrainerError
+from cocktail.trainer.jobs import device, process, tickets
 from cocktail.trainer.jobs import job as job_module
 from cocktail.trainer.jobs import lock as jobs_lock
-from cocktail.trainer.jobs import process
 from cocktail.trainer.jobs import queue as jobs_queue
 from cocktail.trainer.jobs.control import Control
 from cocktail.trainer.jobs.job import (
@@ -41,7 +43,7 @@ from cocktail.trainer.jobs.queue import Kind, Queue
 from cocktail.trainer.jobs.work import Work, work
 
 WORKER = """
-import sys, time
+import os, sys, time
 sys.path.insert(0, {root!r})
 from pathlib import Path
 from trainer.jobs.job import Job
@@ -52,7 +54,8 @@ folder = Path(sys.argv[2])
 while (folder / "slow").exists():
     time.sleep(0.01)
 def do(progress):
-    progress.update(status="running", message=" ".join(sys.argv[3:]))
+    words = [*sys.argv[3:], *filter(None, [os.environ.get("GPU")])]
+    progress.update(status="running", message=" ".join(words))
     while not (folder / "done").exists():
         progress.control.heed()
         time.sleep(0.01)
@@ -63,6 +66,9 @@ sys.exit(work(Pausable(folder), do))
 
 class Pausable(Job):
     commands = ("stop", "pause")
+
+
+NOT_OURS = (jobs_queue.RECEIVED, jobs_queue.OF_ANOTHER)
 
 
 @pytest.fixture(autouse=True)
@@ -93,9 +99,9 @@ def make(tmp_path: Path, name: str = "one", kind: str = "runs", **state) -> Job:
     return Job(folder)
 
 
-def queue_of(tmp_path: Path) -> Queue:
+def queue_of(tmp_path: Path, **options) -> Queue:
     kinds = [Kind(name, tmp_path / name, "job.json", name, Job) for name in ("runs", "captions")]
-    return Queue(tmp_path / ".queue", kinds)
+    return Queue(tmp_path / ".queue", kinds, **options)
 
 
 def status(*jobs: Job) -> list[str]:
@@ -406,14 +412,78 @@ def test_jobs_of_all_kinds_take_turns_on_one_device_in_the_order_they_were_queue
 def test_jobs_on_two_devices_go_at_once(tmp_path):
     queue = queue_of(tmp_path)
     jobs = [make(tmp_path, name) for name in ("a", "b", "c")]
-    for job, device in zip(jobs, ("cuda:1", "cuda:2", "cuda:1"), strict=True):
-        queue.put("runs", job, device)
+    for job, gpu in zip(jobs, ("cuda:1", "cuda:2", "cuda:1"), strict=True):
+        queue.put("runs", job, gpu)
     queue.tick()
     wait_for(lambda: status(*jobs) == ["running", "running", "queued"])
     process.kill(jobs[0].folder)
     wait_for(lambda: not jobs[0].is_alive())
     queue.tick()
     wait_for(lambda: status(*jobs) == ["interrupted", "running", "running"])
+
+
+def test_of_two_comfyuis_on_one_output_folder_each_starts_what_is_for_its_own_gpu(tmp_path):
+    def comfyui(gpu: str) -> Queue:
+        return queue_of(
+            tmp_path, reach=lambda kind, device: {"GPU": gpu} if device == gpu else None
+        )
+
+    one, two = comfyui("cuda:1"), comfyui("cuda:2")
+    jobs = [make(tmp_path, name) for name in ("a", "b", "c")]
+    for job, gpu in zip(jobs, ("cuda:1", "cuda:1", "cuda:2"), strict=True):
+        one.put("runs", job, gpu)
+    two.tick()
+    wait_for(lambda: status(*jobs) == ["queued", "queued", "running"])
+    assert jobs[2].state().message == "cuda:2", "its process is told which GPU it is to take"
+    assert one.stands("runs", jobs[0]).message == "Waits for its turn"
+    seen_by_two = two.stands("runs", jobs[0])
+    assert seen_by_two.status == "queued" and "does not see" in seen_by_two.message
+    one.tick()
+    wait_for(lambda: status(*jobs) == ["running", "queued", "running"])
+    assert jobs[0].state().message == "cuda:1"
+    one.stop("runs", jobs[1])
+    two.put("runs", jobs[1], "cuda:2")
+    end(jobs[2])
+    two.tick()
+    wait_for(lambda: status(*jobs) == ["running", "running", "finished"])
+
+
+def test_in_use_is_the_device_that_a_process_has_taken_and_not_the_one_meant_for_it(tmp_path):
+    queue = queue_of(tmp_path)
+    jobs = [make(tmp_path, name) for name in ("a", "b", "c")]
+    for job, gpu in zip(jobs, ("cuda:1", "cuda:1", "cuda:2"), strict=True):
+        queue.put("runs", job, gpu)
+        if job is jobs[0]:
+            queue.tick()
+            wait_for(lambda: status(jobs[0]) == ["running"])
+    process.record(jobs[0].folder, process.noted(jobs[0].folder)["pid"], "cuda:2")
+    queue.tick()
+    wait_for(lambda: status(*jobs) == ["running", "running", "queued"])
+
+
+@pytest.mark.parametrize(
+    ("index", "limits", "told"),
+    [
+        (0, {"CUDA_VISIBLE_DEVICES": "3,1"}, {}),
+        (1, {}, {"CUDA_VISIBLE_DEVICES": "1"}),
+        (1, {"CUDA_VISIBLE_DEVICES": "3, 1,0"}, {"CUDA_VISIBLE_DEVICES": "1"}),
+        (1, {"HIP_VISIBLE_DEVICES": "2,GPU-a"}, {"HIP_VISIBLE_DEVICES": "GPU-a"}),
+    ],
+)
+def test_a_process_that_is_to_take_another_than_the_first_gpu_sees_that_one_alone(
+    monkeypatch, index, limits, told
+):
+    for name in device.LIMITS:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in limits.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    facts = [SimpleNamespace(uuid=letter) for letter in "abc"]
+    monkeypatch.setattr(torch.cuda, "get_device_properties", facts.__getitem__)
+    assert device.environment_on(f"cuda:{facts[index].uuid}") == told
+    assert device.environment_on("cuda:elsewhere") is None
+    assert device.environment_on("cpu") == {}
 
 
 def test_a_job_that_a_person_has_started_is_waited_for(tmp_path):
@@ -476,7 +546,7 @@ def test_a_lease_whose_lock_is_taken_or_whose_ticket_cannot_be_written_leaves_no
     def full(*_) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(jobs_queue, "write_json", full)
+    monkeypatch.setattr(tickets, "write_json", full)
     with pytest.raises(OSError, match="No space"), queue.lease("cpu", "check", lambda: None):
         pass
     assert [file.name for file in queue.folder.iterdir()] == ["queue.lock"]
@@ -513,7 +583,6 @@ def test_a_lease_dies_with_its_holder(tmp_path, root):
 def test_a_folder_that_only_claims_to_be_queued_is_listed_and_not_started(tmp_path):
     queue = queue_of(tmp_path)
     received, own = make(tmp_path, "received", status="queued"), make(tmp_path, "own")
-    queue.adopt_once("runs", lambda: "cpu", lambda job: None)
     queue.put("runs", own, "cpu")
     queue.tick()
     wait_for(lambda: status(own) == ["running"])
@@ -527,19 +596,111 @@ def test_a_folder_that_only_claims_to_be_queued_is_listed_and_not_started(tmp_pa
     wait_for(lambda: queue.stands("runs", received).status == "running")
 
 
-def test_what_was_queued_before_there_were_tickets_is_taken_over_once_if_it_is_ours(tmp_path):
+def test_a_ticket_that_was_not_made_here_starts_nothing(tmp_path, monkeypatch):
     queue = queue_of(tmp_path)
-    ours, others, late = (
-        make(tmp_path, name, status="queued") for name in ("ours", "others", "late")
-    )
-    queue.adopt_once(
-        "runs", lambda: "cpu", lambda job: ["now"] if job.folder.name == "ours" else None
-    )
-    queue.adopt_once("runs", lambda: "cpu", lambda job: ["late"])
+    received, own = make(tmp_path, "received", status="queued"), make(tmp_path, "own")
+    queue.put("runs", own, "cpu")
+    made = json.loads((queue.folder / "00000001.json").read_text())
+    forged = {**made, "number": 2, "name": "received", "device": "cuda:1"}
+    for mark in (made["mark"], "", None, "é", ["x"]):
+        (queue.folder / "00000002.json").write_text(json.dumps({**forged, "mark": mark}))
+        assert queue.stands("runs", received).message in NOT_OURS
+    for name, value in (("arguments", ["--checkpoints", "elsewhere"]), ("device", "cuda:1")):
+        (queue.folder / "00000001.json").write_text(json.dumps({**made, name: value}))
+        assert queue.stands("runs", own).message in NOT_OURS
+    (queue.folder / "00000001.json").write_text(json.dumps(made))
+    with monkeypatch.context() as patch:
+        patch.setenv("COCKTAIL_KEY_FILE", str(tmp_path / "user" / "other.key"))
+        assert queue.stands("runs", own).message in NOT_OURS, "another installation's"
+        assert (tmp_path / "user" / "other.key").stat().st_mode & 0o077 == 0 or os.name == "nt"
+        patch.delenv("COCKTAIL_KEY_FILE")
+        assert queue.stands("runs", own).message in NOT_OURS
+    assert queue.stands("runs", own).message == "Waits for its turn"
     queue.tick()
-    wait_for(lambda: status(ours) == ["running"])
-    assert ours.state().message == "now"
-    assert [queue.stands("runs", job).status for job in (others, late)] == ["stopped", "stopped"]
+    wait_for(lambda: status(own) == ["running"])
+    assert not received.is_alive() and not (received.folder / "log.txt").exists()
+    queue.put("runs", received, "cuda:1")
+    queue.tick()
+    wait_for(lambda: status(received) == ["running"])
+
+
+def test_what_another_installation_has_queued_is_left_to_it_until_it_is_stopped(
+    tmp_path, monkeypatch
+):
+    queue, job = queue_of(tmp_path), make(tmp_path)
+    with monkeypatch.context() as other:
+        other.setenv("COCKTAIL_KEY_FILE", str(tmp_path / "user" / "other.key"))
+        queue.put("runs", job, "cpu")
+    queue.tick()
+    state = queue.stands("runs", job)
+    assert (state.status, state.message) == ("queued", jobs_queue.OF_ANOTHER)
+    assert not job.is_alive() and not (job.folder / "log.txt").exists()
+    with pytest.raises(Refused, match="is queued"), queue.alone("runs", job):
+        pass
+    queue.stop("runs", job)
+    assert queue.stands("runs", job).status == "stopped"
+    queue.put("runs", job, "cpu")
+    queue.tick()
+    wait_for(lambda: status(job) == ["running"])
+
+
+MAKER = """
+import sys
+sys.path.insert(0, {root!r})
+from pathlib import Path
+from trainer import marks
+folder, me, other = Path(sys.argv[1]), *sys.argv[2:]
+for number in range(60):
+    file = folder / f"{{number}}.key"
+    (folder / f"{{number}}.{{me}}").touch()
+    while not (folder / f"{{number}}.{{other}}").exists():
+        pass
+    marks.use(file)
+    print(marks.mark("a"))
+"""
+
+
+def test_two_processes_that_make_the_key_at_once_mark_with_the_same_one(tmp_path, root):
+    """Also where each finds a damaged one, which is kept."""
+    script = tmp_path / "maker.py"
+    script.write_text(MAKER.format(root=str(root)))
+    for number in range(0, 60, 2):
+        (tmp_path / f"{number}.key").write_text("damaged")
+    makers = [
+        subprocess.Popen(
+            [sys.executable, script, tmp_path, *names], stdout=subprocess.PIPE, text=True
+        )
+        for names in (("one", "two"), ("two", "one"))
+    ]
+    try:
+        one, two = (maker.communicate(timeout=300)[0].split() for maker in makers)
+    finally:
+        for maker in makers:
+            maker.kill()
+    assert len(one) == 60 and one == two
+    kept = list(tmp_path.glob("*.damaged"))
+    assert len(kept) == 30 and {file.read_text() for file in kept} == {"damaged"}
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("CUDA error"), IndexError("list index"), TrainerError("Update PyTorch")]
+)
+def test_a_device_that_cannot_be_told_holds_up_no_other(tmp_path, caplog, error):
+    def reach(kind: str, device: str) -> dict[str, str]:
+        if device == "cuda:1":
+            raise error
+        return {}
+
+    queue = queue_of(tmp_path, reach=reach)
+    bad, good = make(tmp_path, "bad"), make(tmp_path, "good")
+    queue.put("runs", bad, "cuda:1")
+    queue.put("runs", good, "cpu")
+    jobs_queue._complain.cache_clear()
+    queue.tick()
+    queue.tick()
+    wait_for(lambda: status(bad, good) == ["queued", "running"])
+    assert "does not see" in queue.stands("runs", bad).message
+    assert caplog.text.count(f"cannot tell whether cuda:1 is seen from here: {error}") == 1
 
 
 @pytest.mark.parametrize("error", [TrainerError, OSError, TypeError, ValueError])
@@ -758,7 +919,7 @@ def test_a_stop_that_is_asked_for_while_the_process_still_starts_is_not_lost(tmp
 def test_a_state_of_many_megabytes_is_none(tmp_path):
     job = make(tmp_path)
     (job.folder / "state.json").write_text(json.dumps({"message": "a" * (17 << 20)}))
-    assert status(job) == ["unreadable"] and "larger than 16 MB" in job.state().message
+    assert status(job) == ["unreadable"] and "larger than 4 MB" in job.state().message
 
 
 def test_a_job_ends_with_what_became_of_it(tmp_path):

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
+from cocktail.trainer.data import manifest
 from cocktail.trainer.data.captions import texts, vary
 from cocktail.trainer.data.manifest import HEADER, Dataset, Pair
 from cocktail.trainer.errors import TrainerError
@@ -154,7 +155,7 @@ BAD_MANIFESTS = [
     (COMPLETE, "* EXCLUDE (captions)", "damaged (KeyError"),
     (COMPLETE, "* EXCLUDE (id)", "damaged (TypeError"),
     (COMPLETE, "* REPLACE ('no json' AS captions)", "damaged (JSONDecodeError"),
-    (COMPLETE, "* REPLACE (NULL AS captions)", "damaged (TypeError"),
+    (COMPLETE, "* REPLACE (NULL AS captions)", "damaged (ValueError"),
     (COMPLETE, "* REPLACE ('one' AS id)", "has 1 ids more than once, such as one"),
 ]
 
@@ -193,6 +194,13 @@ def test_an_odd_name_below_the_root_is_none_outside(tmp_path, image):
     dataset = Dataset("one", str(tmp_path), (dataclasses.replace(PLAIN, image=image),))
     dataset.save(tmp_path / "m")
     assert Dataset.load(tmp_path / "m") == dataset
+
+
+def test_a_manifest_for_which_memory_is_short_is_not_called_damaged(tmp_path, monkeypatch):
+    Dataset("one", str(tmp_path), (PLAIN,)).save(tmp_path / "m")
+    monkeypatch.setattr(manifest, "MOST_MEMORY", "100KB")
+    with pytest.raises(TrainerError, match="takes more than 100KB of memory"):
+        Dataset.load(tmp_path / "m")
 
 
 def test_a_manifest_that_is_not_there_is_missed_by_name(tmp_path):

@@ -54,6 +54,61 @@ def test_masks_are_known_by_their_names():
     assert masks.mask("cats/mask/alone.png") == ""
 
 
+def test_a_picture_with_a_caption_is_a_pair_unless_it_is_the_mask_of_another():
+    masks = find_masks(
+        ["a.jpg", "masks/a.png", "masks/b.png", "masks/c.png", "d-masklabel.png"],
+        captioned={"masks/a", "masks/b", "d-masklabel"},
+    )
+    assert masks.of == {"a": "masks/a.png"}
+    assert set(masks.alone) == {"masks/c.png", "d-masklabel.png"}
+    assert "masks/b.png" not in masks.files
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a_mask.png",
+        "a-mask.png",
+        "a.mask.png",
+        "A_MASK.png",
+        "a-condlabel.png",
+        "conditioning/a.png",
+    ],
+)
+def test_what_belongs_to_a_picture_under_another_name_is_left_out_and_told(tmp_path, name):
+    stem = "A" if name.startswith("A") else "a"
+    for file in (f"{stem}.png", name):
+        draw(tmp_path / file, (64, 64), 1)
+    (tmp_path / f"{stem}.txt").write_text("a cat")
+    dataset, report = load_folder(tmp_path, "pictures")
+    assert [(pair.image, pair.mask) for pair in dataset.pairs] == [(f"{stem}.png", "")]
+    assert f"by their names, left out: {name} (a mask is used when" in str(report)
+    assert report.found == 1
+
+
+def test_without_its_picture_or_with_a_caption_it_is_a_pair(tmp_path):
+    for number, file in enumerate(("lion_mask.png", "a.png", "a_mask.png", "masks/c.png")):
+        draw(tmp_path / file, (64, 64), number)
+    for stem in ("a", "a_mask"):
+        (tmp_path / f"{stem}.txt").write_text(f"caption {stem}")
+    dataset, report = load_folder(tmp_path, "pictures")
+    assert {pair.image: pair.caption for pair in dataset.pairs} == {
+        "a.png": "caption a",
+        "a_mask.png": "caption a_mask",
+        "lion_mask.png": "lion",
+        "masks/c.png": "c",
+    }
+    assert "not there, pairs all the same: lion_mask.png, masks/c.png" in str(report)
+    assert "left out" not in str(report)
+
+
+def test_what_no_picture_is_called_like_in_a_folder_of_masks_is_left_out(folder):
+    draw(folder / "mask" / "gone.png", (64, 64), 12, "L")
+    dataset, report = load_folder(folder, "pictures")
+    assert [pair.image for pair in dataset.pairs] == ["0.png", "1.png", "2.png"]
+    assert "masks that no picture has, left out: mask/gone.png" in str(report)
+
+
 def draw(file: Path, size: tuple[int, int], seed: int, mode: str = "RGB") -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     shape = (*size[::-1], 3) if mode == "RGB" else size[::-1]

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from cocktail.trainer.errors import TrainerError
 from cocktail.trainer.model.miniature import CONTRAST, make_miniature
 from cocktail.trainer.model.networks import LATENT_SCALE, load_model, load_vae
-from cocktail.trainer.model.single_file import UNET, inspect, read_shapes
+from cocktail.trainer.model.single_file import UNET, family_of, read_shapes
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def miniature(tmp_path_factory):
 
 
 def test_it_is_recognised_as_sd15(miniature):
-    assert inspect(miniature).name == "SD1.5"
+    assert family_of(read_shapes(miniature)).name == "SD1.5"
 
 
 def test_the_same_seed_gives_the_same_tensors_and_another_seed_others(miniature, tmp_path):

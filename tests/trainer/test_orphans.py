@@ -114,16 +114,72 @@ def test_what_may_hold_captions_stops_and_is_named(tmp_path, name):
     assert f"could not be read, ignored: {name}: {why}" in str(report)
 
 
+ELSEWHERE = {
+    "a folder of captions": ("a.png", "captions/a.txt"),
+    "folders side by side": ("imgs/a.png", "txts/a.txt"),
+    "the folder above": ("imgs/a.png", "a.caption"),
+    "in another spelling": ("imgs/IMG_1.JPG", "txts/img_1.txt"),
+    "with the picture's suffix": ("imgs/a.png", "txts/a.png.txt"),
+    "as JSON": ("imgs/a.png", "json/a.json"),
+    "of another ending": ("imgs/a.png", "tags/a.tags"),
+    "tags beside it": ("a.png", "a.tags"),
+    "a tagger's, beside it": ("a.png", "a.wd14"),
+    "of an unknown ending, beside it": ("a.png", "a.cap"),
+    "of an unknown ending with its suffix": ("a.png", "a.png.cap"),
+}
+
+
+@pytest.mark.parametrize("where", ELSEWHERE)
+@pytest.mark.parametrize("layout", ["plain", "everydream"])
+def test_a_text_called_like_a_picture_without_a_caption_stops(tmp_path, where, layout):
+    name, file = ELSEWHERE[where]
+    picture(tmp_path, name)
+    picture(tmp_path, "z.png")
+    text(tmp_path, "z.txt", "a dog")
+    text(tmp_path, file, "a cat")
+    with pytest.raises(TrainerError, match="1 other files in input/few cannot be used") as error:
+        load(tmp_path, on_problem="stop", layout=layout)
+    assert f"  {file}: it may " in str(error.value)
+    report = load(tmp_path, layout=layout)[1]
+    assert f"could not be read, ignored: {file}: it may " in str(report)
+    assert "caption files of no picture" not in str(report)
+
+
+def test_what_is_no_text_or_of_another_name_does_not_stop(tmp_path):
+    picture(tmp_path, "imgs/a.png")
+    text(tmp_path, "cache/a.npz", b"PK\3\4\xff\xfe")
+    text(tmp_path, "imgs/a.xmp", "<xml/>")
+    text(tmp_path, "imgs/a.bin", b"\xff\xfe\xfd")
+    text(tmp_path, "txts/b.txt", "of no picture")
+    report = load(tmp_path, on_problem="stop")[1]
+    assert "caption files of no picture: txts/b.txt" in report.notes
+
+
+def test_a_text_beside_a_picture_that_has_a_caption_is_not_anothers(tmp_path):
+    for name in ("a.png", "sub/a.png"):
+        picture(tmp_path, name)
+    text(tmp_path, "sub/a.txt", "a cat")
+    text(tmp_path, "sub/a.tags", "cat")
+    assert len(load(tmp_path, on_problem="stop")[0].pairs) == 2
+
+
+def test_an_archive_stops_where_every_picture_has_its_caption(tmp_path):
+    picture(tmp_path, "a.png")
+    text(tmp_path, "a.txt", "a cat")
+    text(tmp_path, "sub/all.zip", b"PK\x05\x06" + bytes(18))
+    with pytest.raises(TrainerError, match=r"sub/all\.zip: it is an archive; unpack it"):
+        load(tmp_path, on_problem="stop")
+    assert "ignored: sub/all.zip: it is an archive" in str(load(tmp_path)[1])
+
+
 def test_where_every_picture_has_its_caption_nothing_stops(tmp_path):
     picture(tmp_path, "a.png")
     text(tmp_path, "a.txt", "a cat")
     jsonl(tmp_path, "list.jsonl", {"file_name": "a.png", "text": "a dog"})
     text(tmp_path, "b.txt", "of a picture that is gone")
-    text(tmp_path, "backup/all.zip", b"PK\x05\x06" + bytes(18))
     text(tmp_path, "a.HEIC", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(50))
     dataset, report = load(tmp_path, on_problem="stop" if ".heic" not in SUFFIXES else "skip")
     assert [pair.caption for pair in dataset.pairs] == ["a cat"]
-    assert "archives, not read: backup/all.zip" in report.notes
     assert "caption files of no picture: b.txt" in report.notes
 
 

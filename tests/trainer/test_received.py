@@ -56,7 +56,7 @@ def test_a_job_whose_folder_leads_elsewhere_is_neither_queued_nor_worked_on(tmp_
         queue_of(tmp_path, kind).put(kind, job, "cpu")
     with pytest.raises(TrainerError, match="leads out of its folder"), exclusive(job):
         pass
-    assert not queue_of(tmp_path, kind)._tickets()
+    assert not list(queue_of(tmp_path, kind).tickets)
 
 
 @LINKS
@@ -107,3 +107,30 @@ def test_links_to_another_disk_are_fine_in_a_job_of_ones_own(tmp_path, kind):
     (received.folder / "images").symlink_to(disk)
     with pytest.raises(TrainerError, match="images of the .* one is a link"), exclusive(received):
         pass
+
+
+@LINKS
+def test_a_person_who_starts_a_job_by_hand_needs_no_key_for_links_of_their_own(
+    tmp_path, monkeypatch
+):
+    """Nor does that spoil the mark by which ComfyUI knows the folder."""
+    make, _, _ = KINDS["run"]
+    disk, queue = tmp_path / "disk", queue_of(tmp_path, "run")
+    disk.mkdir()
+    queued, by_hand, received = (make(tmp_path / "run", n) for n in ("queued", "hand", "received"))
+    queue.put("run", queued, "cpu")
+    (received.folder / ".own").write_text("0" * 32)
+    (received.folder / "images").symlink_to(disk)
+    with monkeypatch.context() as hand:
+        hand.delenv("COCKTAIL_KEY_FILE")
+        for job in (queued, by_hand):
+            with exclusive(job):
+                pass
+            (job.folder / "images").symlink_to(disk)
+            with exclusive(job):
+                pass
+        with pytest.raises(TrainerError, match="the run received is a link"), exclusive(received):
+            pass
+    queue.put("run", queued, "cpu")
+    with pytest.raises(TrainerError, match="the run hand is a link"):
+        queue.put("run", by_hand, "cpu")

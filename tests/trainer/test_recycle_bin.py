@@ -14,6 +14,7 @@ import pytest
 from cocktail.trainer import recycle_bin
 from cocktail.trainer.errors import TrainerError
 from cocktail.trainer.jobs.job import Refused
+from cocktail.trainer.litter import temporary
 from cocktail.trainer.recycle_bin import Bin
 
 SAVED = ("one-1.safetensors", "one-2.safetensors")
@@ -215,6 +216,49 @@ def test_a_folder_that_was_put_into_the_bin_moves_no_checkpoints(where):
     shutil.rmtree(received / ".checkpoints")
     where.restore("one", "one.7")
     assert (where.runs / "one" / "run.json").is_file() and where.deleted() == []
+
+
+@pytest.mark.parametrize("mark", ["", "0" * 64, None])
+def test_a_receipt_that_was_not_made_here_moves_no_checkpoints(where, mark):
+    received = where.folder / "one.7"
+    (received / ".checkpoints").mkdir(parents=True)
+    (received / ".checkpoints" / "other.safetensors").write_bytes(b"of a stranger")
+    says = {"checkpoints": True, "moved": False, "mark": mark}
+    (where.folder / ".one.7.receipt").write_text(json.dumps(says))
+    shutil.rmtree(where.runs / "one")
+    (deleted,) = where.deleted()
+    where.complete(deleted)
+    assert {path.name for path in (where.checkpoints / "one").iterdir()} == set(SAVED)
+    with pytest.raises(Refused, match="no receipt that one.7 was deleted here"):
+        where.restore("one", "one.7")
+    assert {path.name for path in (where.checkpoints / "one").iterdir()} == set(SAVED)
+
+
+def test_what_a_kill_has_left_of_moves_is_swept_and_nothing_behind_links(where, tmp_path):
+    where.folder.mkdir()
+    moved = {where.runs: {".one.gone", ".one.part"}, where.folder: {".one.7.gone", ".one.7.part"}}
+    for folder in moved:
+        for name in (*moved[folder], ".config", "one.part"):
+            (folder / name).mkdir()
+            (folder / name / "run.json").write_text("{}")
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "deleted.json").write_text("of somebody")
+    for name in ("linked", ".two.gone", ".hidden"):
+        (where.runs / name).symlink_to(outside, target_is_directory=True)
+    where.tidy()
+    for folder, names in moved.items():
+        left = {path.name for path in folder.iterdir()}
+        assert {".config", "one.part"} <= left and not left & names
+    assert (outside / "deleted.json").read_text() == "of somebody"
+
+
+@pytest.mark.parametrize("name", ["one", "one.of.two", "v1.2"])
+def test_a_run_that_is_just_being_made_is_not_swept(where, name):
+    part = temporary(where.runs / name)
+    part.mkdir()
+    where.tidy()
+    assert part.is_dir()
 
 
 def test_a_run_without_a_receipt_comes_back_once_its_checkpoints_are_moved_as_it_is_said(where):

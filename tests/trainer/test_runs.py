@@ -179,7 +179,7 @@ def test_a_run_is_started_with_the_paths_of_whoever_queues_it_not_those_in_its_f
     queue = queue_of(tmp_path)
     queue.put("run", run, "cpu", run.arguments())
     queue.tick()
-    ((folder, command, arguments),) = started
+    ((folder, command, arguments, _),) = started
     assert (folder, command) == (tmp_path / "one", "run")
     given = dict(zip(arguments[::2], arguments[1::2], strict=True))
     assert given == {
@@ -309,7 +309,7 @@ def test_a_run_that_has_begun_a_schedule_over_its_length_gets_no_more_epochs(
         {"layers": {"train_unet": False}, "unet_optimizer": {"schedule": "linear"}},
     ],
 )
-def test_a_run_whose_rates_do_not_hang_on_its_length_gets_more_epochs(tmp_path, changes):
+def test_a_run_whose_rates_do_not_depend_on_its_length_gets_more_epochs(tmp_path, changes):
     run = make(tmp_path, settings=RunSettings.from_json({"epochs": 2, **changes}))
     run.write_state(dataclasses.replace(run.state(), status="finished", step=12))
     (run.folder / "resume" / "step-00000012").mkdir(parents=True)

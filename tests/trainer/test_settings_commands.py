@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from cocktail import trainer
 from cocktail.trainer import command_line
@@ -189,6 +190,17 @@ def test_a_run_made_by_new_trains(given, tmp_path, capsys, alone):
 def test_new_refuses_in_words_and_leaves_nothing(given, tmp_path, capsys, changes, words):
     assert main([*given, *changes]) == 1
     assert words in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_new_refuses_a_base_that_is_not_whole_naming_the_tensor(given, tmp_path, capsys):
+    place = given.index("--base") + 1
+    tensors = load_file(given[place])
+    bias = "model.diffusion_model.out.2.bias"
+    save_file({k: v for k, v in tensors.items() if k != bias}, tmp_path / "cut.safetensors")
+    given[place] = str(tmp_path / "cut.safetensors")
+    assert main(given) == 1
+    assert f"cut.safetensors cannot be trained: {bias} is missing" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
 
 

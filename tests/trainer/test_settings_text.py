@@ -46,6 +46,14 @@ def test_a_change_by_name_leaves_everything_else():
     assert {**now, "epochs": 0} == {**was, "epochs": 0}
 
 
+def test_a_factor_goes_by_what_the_settings_say():
+    settings = RunSettings(learning_rate=3e-4)
+    assert changed_by(settings, ["learning_rate *= 0.5"]).learning_rate == 1.5e-4
+    for line in ("precision *= 2", "learning_rate *= half", "train_text_encoder *= 2"):
+        with pytest.raises(TrainerError, match="is no number"):
+            changed_by(settings, [line])
+
+
 def test_settings_that_need_each_other_are_changed_together():
     lines = ["loss.zero_terminal_snr = true", "loss.prediction = v-prediction"]
     assert changed_by(RunSettings(), lines).loss.zero_terminal_snr

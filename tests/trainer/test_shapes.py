@@ -30,7 +30,9 @@ def test_a_folder_gets_pictures_captions_and_a_table(tmp_path):
         rows = list(csv.DictReader(file))
     for picture, row in zip(pictures, rows, strict=True):
         caption = picture.with_suffix(".txt").read_text(encoding="utf-8").strip()
-        assert row == {"image": picture.name, "prompt": caption}
+        assert list(row) == ["image", "prompt", "message"]
+        assert (row["image"], row["prompt"]) == (picture.name, caption)
+        assert row["message"].startswith(f"**{caption} --v 5.1")
         assert border_colour(Image.open(picture)) == CAPTION.fullmatch(caption).group(3)
 
 
@@ -49,6 +51,21 @@ def test_drawing_again_changes_nothing_and_another_drawing_is_refused(tmp_path):
     assert before == {file: file.stat().st_mtime_ns for file in folder.iterdir()}
     with pytest.raises(TrainerError, match="Choose another name"):
         draw_shapes(folder, count=4, seed=2)
+
+
+def test_a_table_from_before_there_were_messages_gets_them_unless_somebody_has_changed_it(tmp_path):
+    draw_shapes(tmp_path / "shapes", count=3, seed=2)
+    file = tmp_path / "shapes" / "pairs.csv"
+    now = file.read_bytes()
+    before = b"".join(line.rpartition(b",")[0] + b"\r\n" for line in now.splitlines())
+    assert before.startswith(b"image,prompt\r\n00000.png,a ")
+    file.write_bytes(before)
+    draw_shapes(tmp_path / "shapes", count=3, seed=2)
+    assert file.read_bytes() == now
+    mine = before.replace(b"a ", b"one ", 1) + b"mine.png,my own\r\n"
+    file.write_bytes(mine + b"\n")
+    draw_shapes(tmp_path / "shapes", count=3, seed=2)
+    assert file.read_bytes() == mine + b"\n"
 
 
 def test_a_folder_of_somebody_is_not_touched(tmp_path):

@@ -245,6 +245,33 @@ def test_a_run_at_work_that_is_to_leave_too_much_goes_on_as_it_was(tmp_path, one
         sharing.begin(lambda: False)
 
 
+def test_a_run_that_shares_a_gpu_takes_what_is_left_and_later_all_of_it_again(
+    tmp_path, one_gpu, monkeypatch
+):
+    fractions = []
+    monkeypatch.setattr(
+        torch.cuda, "set_per_process_memory_fraction", lambda *given: fractions.append(given)
+    )
+    sharing = sharing_of(make(tmp_path), 9.0, policy="share", leave_gb=2.0)
+    sharing.look()
+    sharing.look()
+    set_policy(sharing.run, SharingSettings("exclusive"))
+    sharing.look()
+    assert fractions == [(0.8, torch.device("cuda")), (1.0, torch.device("cuda"))]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a priority cannot be given back")
+def test_a_run_that_shares_a_processor_has_a_low_priority(tmp_path, one_gpu):
+    child = os.fork()
+    if not child:
+        try:
+            sharing_of(make(tmp_path), 9.0, kind="cpu", policy="share", leave_gb=1.0).look()
+        finally:
+            os._exit(os.nice(0))
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == max(sharing_module.NICENESS, os.nice(0))
+
+
 def test_every_policy_but_polite_keeps_the_device(tmp_path, one_gpu):
     for policy in ("exclusive", "share"):
         sharing = sharing_of(make(tmp_path), 9.0, kind="cpu", policy=policy, leave_gb=1.0)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from cocktail.merge import content as merge_content
 from cocktail.trainer.errors import TrainerError
-from cocktail.trainer.model import layout
+from cocktail.trainer.model import content, layout
 from cocktail.trainer.model.layout import check_sd15, fault
 from cocktail.trainer.model.networks import build_unet, build_vae, load_model, load_vae
 from cocktail.trainer.model.networks import sd15_shapes as built_shapes
@@ -17,12 +20,13 @@ from cocktail.trainer.model.single_file import (
     VAE,
     Level,
     family_of,
-    inspect,
     read_shapes,
     unet_levels,
     unet_name,
     vae_name,
 )
+
+from ..merge.test_quantised import KINDS, WEIGHT, weight
 
 SD15 = (Level(320, 2, True), Level(640, 2, True), Level(1280, 2, True), Level(1280, 2, False))
 
@@ -85,7 +89,7 @@ def test_a_family_with_another_text_width_is_sd2():
 def test_other_files_are_named_for_what_they_are(tmp_path):
     lora = tmp_path / "lora.safetensors"
     save_file({"lora_unet_x.lora_down.weight": torch.zeros(4, 4)}, lora)
-    assert inspect(lora).name == "a LoRA"
+    assert family_of(read_shapes(lora)).name == "a LoRA"
     with pytest.raises(TrainerError, match="is a LoRA"):
         check_sd15(lora)
 
@@ -95,19 +99,54 @@ def test_a_truncated_file_is_refused_in_words(tmp_path):
     save_file({"a": torch.zeros(1000)}, path)
     path.write_bytes(path.read_bytes()[:-7])
     with pytest.raises(TrainerError, match=r"torn\.safetensors.*truncated"):
-        inspect(path)
+        check_sd15(path)
 
 
 def test_a_pickle_is_refused_before_it_is_opened(tmp_path):
     path = tmp_path / "old.ckpt"
     path.write_bytes(b"\x80\x04")
-    with pytest.raises(TrainerError, match="not a .safetensors file"):
-        inspect(path)
+    with pytest.raises(TrainerError, match="not a .safetensors file but a pickled") as error:
+        check_sd15(path)
+    assert "`python -m merge prune old.ckpt old.safetensors`" in str(error.value)
+    path.rename(tmp_path / "old v1.safetensors")
+    with pytest.raises(TrainerError, match=r"Rename it to old v1\.ckpt") as error:
+        check_sd15(tmp_path / "old v1.safetensors")
+    assert "`python -m merge prune 'old v1.ckpt' 'old v1.safetensors'`" in str(error.value)
+
+
+OTHER_CONTENT = {
+    "an empty file": b"",
+    "a web page": b"<!DOCTYPE html><html>",
+    "a Git LFS pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 42\n",
+    "a GGUF file": b"GGUF" + bytes(90),
+    "a zip archive": b"PK\x03\x04" + bytes(90),
+    "a text. ": b"Access denied. Please log in.\n",
+}
+
+
+@pytest.mark.parametrize("what", OTHER_CONTENT)
+@pytest.mark.parametrize("name", ["x.safetensors", "x.sft", "x.ckpt"])
+def test_a_file_of_another_content_is_told_by_it(tmp_path, what, name):
+    (tmp_path / name).write_bytes(OTHER_CONTENT[what])
+    with pytest.raises(TrainerError, match="x.* is not a .safetensors file but") as error:
+        check_sd15(tmp_path / name)
+    assert what in str(error.value) and "claims" not in str(error.value)
+
+
+def test_a_safetensors_file_of_another_name_is_to_be_renamed(tmp_path, tiny_base):
+    (tmp_path / "a.ckpt").write_bytes(tiny_base.read_bytes())
+    with pytest.raises(TrainerError, match=r"a\.ckpt is a safe.* Rename it to a\.safetensors"):
+        check_sd15(tmp_path / "a.ckpt")
+
+
+def test_the_trainer_and_the_merge_engine_tell_files_apart_alike():
+    ours, theirs = (Path(str(module.__file__)).read_text() for module in (content, merge_content))
+    assert ours == theirs
 
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(TrainerError, match="no file gone.safetensors"):
-        inspect(tmp_path / "gone.safetensors")
+        check_sd15(tmp_path / "gone.safetensors")
 
 
 def bare(shape: tuple[int, ...]) -> list[int]:
@@ -186,8 +225,24 @@ def test_a_quantised_base_is_refused(tiny_base, tmp_path, kind):
     name = UNET + "out.2.weight"
     tensors[name] = tensors[name].to(kind)
     save_file(tensors, tmp_path / "base.safetensors")
-    with pytest.raises(TrainerError, match=f"{name} is stored as .*quantised"):
+    with pytest.raises(TrainerError, match=f"{name} is stored as .*quantised") as error:
         check_sd15(tmp_path / "base.safetensors")
+    assert "`python -m merge prune base.safetensors base-fp16.safetensors --precision fp16`" in str(
+        error.value
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_base_quantised_in_any_way_is_refused_as_such(tiny_base, tmp_path, kind):
+    """Every kind that the merge engine reads, as its own tests make it."""
+    tensors = load_file(tiny_base)
+    made, _ = KINDS[kind](weight(1))
+    assert tensors.pop(WEIGHT).ndim == 2
+    save_file(tensors | made, tmp_path / "base.safetensors")
+    with pytest.raises(TrainerError, match="weights are quantised, as ") as error:
+        check_sd15(tmp_path / "base.safetensors")
+    assert "--precision fp16`" in str(error.value)
+    assert any(name in str(error.value) for name in made if name != WEIGHT)
 
 
 @pytest.mark.parametrize(
