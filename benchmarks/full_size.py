@@ -5,8 +5,9 @@
 
 Fine-tune loads it, takes one step at 512 px with the text encoder and saves it; Merge to File mixes
 the result with the base; ComfyUI's own nodes load the mix and take one sampling step at 512 px.
-Prints a table: wall seconds without the server's start, the peak memory of the server and of the
-training, sampled twice a second, and what the disk holds more.
+Prints a table: wall seconds without the server's start, processor seconds, the peak memory of the
+server and of the training, looked at twice a second, and what the disk holds more.
+With --keep FOLDER, an interrupted benchmark goes on from there.
 """
 
 from __future__ import annotations
@@ -17,20 +18,14 @@ import sys
 sys.path.pop(0)
 sys.path.insert(0, __file__.rpartition("benchmarks")[0] or ".")
 
-import argparse
-import json
-import os
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from benchmarks.stages import measured, node, table
+from benchmarks.stages import ROOT, Prompt, carry_out, node, parsed, told
 from tests.comfy import Comfy
 
-ROOT = Path(__file__).resolve().parents[1]
 BASE = "full_base.safetensors"
 MAKE = """
 import importlib.util, sys
@@ -41,7 +36,6 @@ module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
 module.make_full(Path(sys.argv[2]))
 """
-Prompt = dict[str, dict[str, Any]]
 
 
 def training(side: int) -> Prompt:
@@ -135,44 +129,30 @@ STAGES = {
 }
 
 
-def carry_out(server: Comfy, stage: str, side: int) -> str:
-    prompt = STAGES[stage](side)
-    outputs = server.run(prompt, timeout=6 * 3600)
-    last = outputs[list(prompt)[-1]]
+def done(server: Comfy, stage: str, side: int) -> str:
+    last = told(server, STAGES[stage](side))
     return last["text"][0].splitlines()[0] if "text" in last else last["images"][0]["filename"]
 
 
-def make_base(folder: Path, small: bool) -> Path:
-    file = folder / BASE
+def make_base(folder: Path, small: bool) -> None:
+    file = folder / "models" / "checkpoints" / BASE
     if small:
         words = [ROOT / "trainer" / "__main__.py", "miniature", file]
     else:
-        words = ["-c", MAKE, ROOT / "benchmarks" / "train_step.py", folder]
-    subprocess.run([sys.executable, *words], check=True, stdout=subprocess.DEVNULL, cwd=ROOT)
-    if not small:
-        (folder / "full.safetensors").rename(file)
-    return file
+        words = ["-c", MAKE, ROOT / "benchmarks" / "train_step.py", file.parent]
+    if not file.exists():
+        subprocess.run([sys.executable, *words], check=True, stdout=subprocess.DEVNULL, cwd=ROOT)
+    if not file.exists():
+        file.with_name("full.safetensors").rename(file)
+    print(f"{file.name}: {file.stat().st_size / 1e9:.2f} GB", flush=True)
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--comfyui", type=Path, default=os.environ.get("COMFYUI_PATH"))
-    parser.add_argument("--small", action="store_true", help="the miniature at 64 px")
-    options = parser.parse_args(arguments)
-    if not options.comfyui or not (Path(options.comfyui) / "main.py").is_file():
-        parser.error("name ComfyUI's folder with --comfyui")
-    side = 64 if options.small else 512
-    with tempfile.TemporaryDirectory() as folder:
-        server = Comfy(Path(options.comfyui).resolve(), Path(folder), ROOT)
-        made = make_base(server.base / "models" / "checkpoints", options.small)
-        print(f"{made.name}: {made.stat().st_size / 1e9:.2f} GB", flush=True)
-        found = [
-            measured(server, stage, partial(carry_out, server, stage, side)) for stage in STAGES
-        ]
-    print(*table(found), json.dumps(found), sep="\n")
-    return 0
+    options = parsed(__doc__, arguments, small="the miniature at 64 px")
+    small = options.size == "small"
+    side = 64 if small else 512
+    stages = {stage: partial(done, stage=stage, side=side) for stage in STAGES}
+    return carry_out(options, partial(make_base, small=small), stages)
 
 
 if __name__ == "__main__":

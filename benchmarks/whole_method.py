@@ -1,15 +1,17 @@
 """The whole method at its own counts, with small pictures: time, memory and disk of every stage.
 
     .venv/bin/python benchmarks/whole_method.py --comfyui PATH --small    # a minute or two
+    .venv/bin/python benchmarks/whole_method.py --comfyui PATH --tenth    # a tenth of everything
     .venv/bin/python benchmarks/whole_method.py --comfyui PATH            # hours, 20 GB of disk
 
 A table of 1,000,000 rows, a selection of 11,475 pairs of which 15 % are held back, two runs of one
 epoch with 13 checkpoints in all, 21 prompts x 2 sizes x 4 seeds of each (2,184 cells at 64 and
-72 px), four mixes and their grid, votes by a judge who likes one model, and the card of the winner.
-The model is the miniature. Everything is done by a real ComfyUI's nodes, in prompts that it gets
-by HTTP; the server starts anew for each stage. Prints a table: wall seconds without the start, the
-peak memory of the server and of the largest other process (trainer, selection), sampled twice a
-second, and what the disk holds more. --keep FOLDER keeps everything there and goes on from there.
+72 px), four mixes and a grid of seven models (1,176 cells), votes by a judge who likes one model,
+and the card of the winner. The model is the miniature. Everything is done by a real ComfyUI's
+nodes, in prompts that it gets by HTTP; the server starts anew for each stage.
+Prints a table: wall seconds without the start, processor seconds, the peak memory of the server and
+of the largest other process (trainer, selection), looked at twice a second, and what the disk holds
+more. With --keep FOLDER, an interrupted benchmark goes on from there, stage by stage.
 """
 
 from __future__ import annotations
@@ -20,12 +22,9 @@ import sys
 sys.path.pop(0)
 sys.path.insert(0, __file__.rpartition("benchmarks")[0] or ".")
 
-import argparse
 import json
-import os
 import subprocess
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,14 +33,13 @@ from typing import Any
 import duckdb
 from PIL import Image
 
-from benchmarks.stages import measured, node, table
+from benchmarks.stages import ROOT, Prompt, Work, carry_out, node, parsed, told
 from tests.comfy import Comfy
 from tests.judge import decide
 
-ROOT = Path(__file__).resolve().parents[1]
 COLOURS = ("red", "green", "blue", "yellow", "white", "black", "grey")
 SHAPES = ("circle", "square", "triangle")
-GRID = {"steps": 4, "cfg": 4.0, "sampler": "ddim", "scheduler": "normal", "width": 64, "height": 64}
+GRID = {"steps": 2, "cfg": 4.0, "sampler": "ddim", "scheduler": "normal", "width": 64, "height": 64}
 
 
 @dataclass(frozen=True)
@@ -57,13 +55,16 @@ class Sizes:
     seeds: int = 4
 
 
-SMALL = Sizes(rows=4_000, pairs=60, batch=8, saves=(1, 2), prompts=2, sizes="64", seeds=1)
+SIZES = {
+    "full": Sizes(),
+    "tenth": Sizes(rows=100_000, pairs=1_148, prompts=4, seeds=2),
+    "small": Sizes(rows=4_000, pairs=60, batch=8, saves=(1, 2), prompts=2, sizes="64", seeds=1),
+}
 MINIATURES = {
     "base": ("--seed", "1"),
     "v1": ("--seed", "2"),
     "v3": ("--seed", "2", "--drift", "0.03"),
 }
-Prompt = dict[str, dict[str, Any]]
 
 
 def selection(sizes: Sizes) -> Prompt:
@@ -230,10 +231,10 @@ def mixes(sizes: Sizes) -> Prompt:
 
 def tasting(sizes: Sizes) -> Prompt:
     names = ("best 1", "best 2", "file half", "file 512 plus", "file 768 plus", "file half plus")
-    files = {f"checkpoint_{n}": [key, 0] for n, key in enumerate(names, 1)}
-    none = {f"checkpoint_{n}": "none" for n in (7, 8)}
+    files: dict[str, Any] = {f"checkpoint_{n}": [key, 0] for n, key in enumerate(names, 1)}
+    others = {"checkpoint_7": "miniature_v3.safetensors", "checkpoint_8": "none"}
     return mixes(sizes) | grid(
-        sizes, "mixes", node("CocktailAxisCheckpoints", labels="", **files, **none)
+        sizes, "mixes", node("CocktailAxisCheckpoints", labels="", **files, **others)
     )
 
 
@@ -244,19 +245,6 @@ def release(sizes: Sizes) -> Prompt:
             "CocktailReleaseCard", checkpoint=["winner", 0], title="whole", grid=["mixes grid", 0]
         ),
     }
-
-
-STAGES: dict[str, Callable[[Sizes], Prompt]] = {
-    "select, first time": selection,
-    "select, again": selection,
-    "join, split, clean": dataset,
-    "two runs": training,
-    "grid of the epochs": epochs,
-    "four mixes": mixes,
-    "grid of the mixes": tasting,
-    "votes": tasting,
-    "winner and card": release,
-}
 
 
 def draw(base: Path) -> int:
@@ -272,55 +260,55 @@ def draw(base: Path) -> int:
     return len(rows)
 
 
-def carry_out(server: Comfy, stage: str, sizes: Sizes) -> str:
-    """One stage. Returns what it made, in words."""
-    if stage == "votes":
-        server_plan = server.base / "output" / "cocktail" / "grids" / "whole-mixes" / "plan.json"
-        saved = json.loads(server_plan.read_text(encoding="utf-8"))
-        decide(server, "whole-mixes", saved["cells"][-1]["settings"]["checkpoint"])
-        return "four judges"
-    prompt = STAGES[stage](sizes)
-    outputs = server.run(prompt, timeout=24 * 3600)
-    last = outputs.get(list(prompt)[-1], {})
-    if stage.startswith("winner"):
-        return last["cocktail"][0]["verdict"]
-    text = last.get("text", [""])[0].splitlines()
-    return text[-1] if stage.startswith("select") else next(iter(text), "")
+def vote(server: Comfy) -> str:
+    file = server.base / "output" / "cocktail" / "grids" / "whole-mixes" / "plan.json"
+    saved = json.loads(file.read_text(encoding="utf-8"))
+    decide(server, "whole-mixes", saved["cells"][-1]["settings"]["checkpoint"])
+    return "four judges"
 
 
-def main(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--comfyui", type=Path, default=os.environ.get("COMFYUI_PATH"))
-    parser.add_argument("--small", action="store_true", help="few of everything")
-    parser.add_argument("--keep", type=Path, help="a folder to work in")
-    options = parser.parse_args(arguments)
-    if not options.comfyui or not (Path(options.comfyui) / "main.py").is_file():
-        parser.error("name ComfyUI's folder with --comfyui")
-    sizes = SMALL if options.small else Sizes()
-    with tempfile.TemporaryDirectory() as temporary:
-        base = (options.keep or Path(temporary)).resolve()
-        found = carried_out(Comfy(Path(options.comfyui).resolve(), base, ROOT), sizes)
-    print(f"\n{sizes}")
-    print(*table(found), json.dumps(found), sep="\n")
-    return 0
+def stages_of(sizes: Sizes) -> dict[str, Work]:
+    def first_line(prompt: Prompt, server: Comfy) -> str:
+        return next(iter(told(server, prompt).get("text", [""])[0].splitlines()), "")
+
+    def last_line(prompt: Prompt, server: Comfy) -> str:
+        return told(server, prompt)["text"][0].splitlines()[-1]
+
+    def verdict(prompt: Prompt, server: Comfy) -> str:
+        return told(server, prompt)["cocktail"][0]["verdict"]
+
+    return {
+        "select, first time": partial(last_line, selection(sizes)),
+        "select, again": partial(last_line, selection(sizes)),
+        "draw pictures": lambda server: f"{draw(server.base):,}, in place of a download",
+        "join, split, clean": partial(first_line, dataset(sizes)),
+        "two runs": partial(first_line, training(sizes)),
+        "grid of the epochs": partial(first_line, epochs(sizes)),
+        "four mixes": partial(first_line, mixes(sizes)),
+        "grid of the mixes": partial(first_line, tasting(sizes)),
+        "votes": vote,
+        "winner and card": partial(verdict, release(sizes)),
+    }
 
 
-def carried_out(server: Comfy, sizes: Sizes) -> list[dict[str, Any]]:
-    """Make what the method starts from, then do all stages."""
-    base, found = server.base, []
+def prepare(base: Path, sizes: Sizes) -> None:
+    """Make what the method starts from."""
     for name, extra in MINIATURES.items():
         file = base / "models" / "checkpoints" / f"miniature_{name}.safetensors"
         if not file.exists():
             program("trainer/__main__.py", "miniature", file, *extra)
-    if not (base / "input" / "table.csv").exists():
-        program("benchmarks/make_table.py", base / "input" / "table.csv", "--rows", str(sizes.rows))
-    for stage in STAGES:
-        if stage.startswith("join"):
-            print(f"drew {draw(base):,} pictures", flush=True)
-        found.append(measured(server, stage, partial(carry_out, server, stage, sizes)))
-    return found
+    table = base / "input" / "table.csv"
+    if not table.exists():
+        torn = table.with_suffix(".part")
+        program("benchmarks/make_table.py", torn, "--rows", str(sizes.rows))
+        torn.rename(table)
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = parsed(__doc__, arguments, tenth="a tenth of everything", small="few of everything")
+    sizes = SIZES[options.size]
+    print(sizes, flush=True)
+    return carry_out(options, partial(prepare, sizes=sizes), stages_of(sizes))
 
 
 def program(file: str, *words: str | Path) -> None:

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,25 @@ def test_the_commands_of_skill_md_work_one_after_the_other(shell, comfy, root, t
         ("V1", "checkpoint"), ("V2", "checkpoint"),
     ]  # fmt: skip
     comfy.wait(re.findall(r'"prompt_id": "([^"]+)"', out)[-1])
+
+
+def test_comfy_run_takes_an_api_prompt_to_its_end(comfy, root, tmp_path):
+    """All of them pass comfy-cli's check (test_workflows.py) and run (test_saved_graphs.py)."""
+    program = Path(sys.executable).with_name("comfy")
+    prompt = root / "workflows" / "api" / "inspect_and_compare.json"
+    done = subprocess.run(
+        [
+            *(program, "--skip-prompt", "--no-enable-telemetry", "run", "--workflow", prompt),
+            *("--host", "127.0.0.1", "--port", str(comfy.port), "--wait", "--json"),
+        ],
+        env={**os.environ, "HOME": str(tmp_path), "DO_NOT_TRACK": "1"},
+        timeout=600,
+        capture_output=True,
+        text=True,
+    )
+    ended = json.loads(done.stdout.splitlines()[-1])
+    assert ended["ok"], done.stdout[-2000:] + done.stderr[-2000:]
+    assert comfy.history(ended["data"]["prompt_id"])["status"]["status_str"] == "success"
 
 
 def test_the_words_of_its_table_are_those_of_the_answers(comfy, root):

@@ -50,6 +50,18 @@ pages show how they are linked.
 """
 APP_VIEWS = ("cocktail_60_20_20", "cosmopolitan_miniature", "epochs_grid", "weighted_sum")
 """Graphs that newer frontends also open as a form (app mode)."""
+KEEP_THEIR_NAMES = {
+    "CocktailBakeLora",
+    "CocktailExtractLora",
+    "CocktailFineTune",
+    "CocktailMergeToFile",
+    "CocktailPruneCheckpoint",
+    "CocktailRangeTest",
+    "CocktailRemakeFromFile",
+    "CocktailSaveDataset",
+    "CocktailSweep",
+}
+"""Nodes that refuse a name under which something else was made."""
 NOTE = "MarkdownNote"
 """A kind of node that only the page knows."""
 TITLE = 30
@@ -100,6 +112,20 @@ def test_a_saved_graph_converts_to_exactly_its_api_prompt(file, object_info):
     assert plain(convert_ui_to_api(read(file), object_info)) == plain(committed)
 
 
+@pytest.fixture(scope="module")
+def known_to_comfy_cli(object_info):
+    from comfy_cli.cql.engine import Graph
+
+    return Graph.from_object_info(object_info)
+
+
+@pytest.mark.parametrize("file", GRAPHS, ids=lambda file: file.stem)
+def test_comfy_run_finds_nothing_wrong_with_an_api_prompt(file, known_to_comfy_cli):
+    """`comfy run --workflow` refuses what its own check finds; test_skill.py lets it run one."""
+    prompt = read(file.parent / "api" / file.name)
+    assert known_to_comfy_cli.validate_workflow(prompt)["errors"] == []
+
+
 @pytest.mark.parametrize("file", GRAPHS, ids=lambda file: file.stem)
 def test_a_saved_graph_uses_nodes_that_exist_and_names_no_path(file, object_info):
     graph = read(file)
@@ -130,6 +156,17 @@ def test_a_note_in_every_group_says_what_to_change_and_how_long_it_takes(file):
         (text,) = note["widgets_values"]
         assert re.search(r"\*\*(Your own|To change):\*\*", text), group["title"]
         assert re.search(r"\*\*Takes\*\* ", text), group["title"]
+
+
+@pytest.mark.parametrize("file", GRAPHS, ids=lambda file: file.stem)
+def test_a_note_beside_what_keeps_its_name_says_that_a_change_needs_a_new_one(file):
+    graph = read(file)
+    for group in graph["groups"]:
+        edge = corners(*group["bounding"])
+        inside = [node for node in graph["nodes"] if holds(edge, place(node))]
+        if KEEP_THEIR_NAMES & {node["type"] for node in inside}:
+            (text,) = next(node for node in inside if node["type"] == NOTE)["widgets_values"]
+            assert re.search(r"\bnew (run )?names?\b", text), group["title"]
 
 
 def test_the_page_draws_no_node_over_another_or_its_groups_edge_and_no_link_through_one(comfy, dev):
