@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from .errors import MergeError, listed
 from .family import SD2, SD2_DEPTH, SD15, SDXL, SDXL_REFINER, Family
 from .key_names import TEXT, TEXT_PART, UNET, UNET_PART, VAE, VAE_PART, part_of
 from .recipe import Ingredient, short_name
 from .safetensors_file import Header
-from .whole_parts import missing_of
+from .whole_parts import Shape, faults_of
 
 EMBEDDING = "token_embedding.weight"
 TEXT_WIDTHS = {
@@ -81,22 +81,22 @@ def check_parts(
         _check_whole(family, part, sides, users[UNET_PART], headers)
 
 
-def notes_on_parts(family: Family, base: Header, made: Collection[str]) -> list[str]:
+def notes_on_parts(family: Family, base: Header, made: Mapping[str, Shape]) -> list[str]:
     """What is to say of a text encoder and a VAE that the base does not have: that the result has
-    none, or that it has one which is not whole. `made` are the names of the result's tensors.
+    none, or that it has one which is not whole. `made` are the shapes of the result's tensors.
     """
     told = []
     for part in (TEXT_PART, VAE_PART):
-        names = {name for name in made if part_of(name) == part}
-        if not names:
+        shapes = {name: shape for name, shape in made.items() if part_of(name) == part}
+        if not shapes:
             told.append(f"The result has no {part}: none of its ingredients has one.")
-        elif family.kind in TEXT_WIDTHS and not any(part_of(n) == part for n in base.tensors):
-            missing = missing_of(part, names)
-            if missing:
-                told.append(
-                    f"The {part} of the result is not whole: the base has none, and that of the "
-                    f"others lacks {len(missing)} tensors ({listed(missing, 3)})."
-                )
+            continue
+        is_of_base = any(part_of(name) == part for name in base.tensors)
+        if family.kind in TEXT_WIDTHS and not is_of_base and (faults := faults_of(part, shapes)):
+            told.append(
+                f"The {part} of the result is not whole: the base has none, and in that of the "
+                f"others {listed(faults, 3)}."
+            )
     return told
 
 
@@ -150,10 +150,10 @@ def _check_whole(
         for name, shape in expected.items()
         if not name.endswith(OPTIONAL) and given.get(name) != shape
     ]
-    if not expected and family.kind in TEXT_WIDTHS and (missing := missing_of(part, given)):
+    if not expected and family.kind in TEXT_WIDTHS and (faults := faults_of(part, given)):
         raise MergeError(
-            f"The {part} of {label} is not whole: {listed(missing, 3)} "
-            f"{'is' if len(missing) == 1 else 'are'} missing. Choose a checkpoint with a whole one."
+            f"The {part} of {label} is not whole: {listed(faults, 3)}. Choose a checkpoint with a "
+            "whole one."
         )
     if wrong:
         raise MergeError(

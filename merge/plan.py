@@ -240,7 +240,7 @@ def make_plan(
             *notes(users, headers, tuple(blended), channels),
             *_outside_notes(mixture, made),
             *_vae_note(recipe, base, mixture.vae_from),
-            *notes_on_parts(family, headers[base], [output.name for output in made]),
+            *notes_on_parts(family, headers[base], {output.name: output.shape for output in made}),
         ),
     )
 

@@ -10,7 +10,7 @@ from cocktail.merge.checkpoint import bind_to_files, make_checkpoint, notes_of
 from cocktail.merge.errors import MergeError
 from cocktail.merge.reading import open_checkpoint
 from cocktail.merge.text import parse
-from cocktail.merge.whole_parts import missing_of
+from cocktail.merge.whole_parts import faults_of
 from cocktail.trainer.model.layout import sd15_tensors as real_sd15
 
 from .conftest import TEXT, UNET, sd15_tensors
@@ -29,23 +29,31 @@ def only(tensors, prefix):
 
 
 def whole(seed):
-    """A checkpoint whose text encoder (of one layer) and VAE (of two levels) have every tensor of
-    SD1.5's, by the names that the trainer reads.
+    """A checkpoint whose text encoder (of one layer) and VAE (of two narrow levels) have every
+    tensor of SD1.5's, by the names and shapes that the trainer reads.
+    """
+    made = {
+        name: torch.full(shape, float(seed)).half()
+        for name, shape in sorted(WHOLE.items())
+        if name != EMBEDDING
+    }
+    return sd15_tensors(seed) | made
+
+
+def real_parts(*widths):
+    """The names and shapes of SD1.5's text encoder, of one layer, and of its VAE, with a level of
+    each of these widths.
     """
     hints = {
         f"{UNET}input_blocks.1.0.in_layers.0.weight": (1,),
         f"{UNET}input_blocks.1.0.out_layers.3.weight": (1,),
         f"{TEXT}encoder.layers.0.mlp.fc1.weight": (1,),
-        f"{VAE}encoder.down.0.block.0.conv1.weight": (1,),
-        f"{VAE}encoder.down.1.block.0.conv1.weight": (1,),
     }
-    parts = {name for name, _ in real_sd15(hints) if name.startswith((TEXT, VAE))}
-    plain = sd15_tensors(seed)
-    sizes = {f"{VAE}quant_conv.weight": (8, 8, 1, 1), f"{VAE}post_quant_conv.weight": (4, 4, 1, 1)}
-    sizes |= {f"{VAE}decoder.conv_in.weight": (8, 4, 3, 3)}
-    sizes |= {f"{VAE}encoder.conv_out.weight": (8, 8, 3, 3)}
-    made = {name: torch.full(sizes.get(name, (2,)), float(seed)).half() for name in sorted(parts)}
-    return made | plain
+    hints |= {f"{VAE}encoder.down.{n}.block.0.conv1.weight": (w,) for n, w in enumerate(widths)}
+    return {name: s for name, s in real_sd15(hints) if name.startswith((TEXT, VAE))}
+
+
+WHOLE = real_parts(4, 6)
 
 
 def half(*shape):
@@ -125,25 +133,68 @@ def test_a_base_without_a_part_gets_a_whole_one_or_none(mix, part, prefix):
     asked = f"u with {part.replace(' ', '_')} b"
     made, _, told = mix(asked, u=base, b=whole(2))
     assert set(only(made, prefix)) == names and "not whole" not in told
-    for gone in sorted(n for n in names if not n.endswith(("token_embedding.weight", "_ids"))):
-        assert missing_of({"vae": "VAE"}.get(part, part), names - {gone}) == [gone]
     gone = sorted(names - {TEXT + "embeddings.token_embedding.weight"})[0]
     with pytest.raises(MergeError, match=f"of b is not whole: {gone.replace('.', '[.]')} is miss"):
         mix(asked, u=base, b=without(whole(2), gone))
     made, _, told = mix("0.5 u + 0.5 b", u=base, b=without(whole(2), gone))
-    assert "of the result is not whole: the base has none, and that of the others lacks 1" in told
-    assert gone in told
+    words = "of the result is not whole: the base has none, and in that of the others"
+    assert f"{words} {gone} is missing." in told
+    wrong = whole(2) | {gone: half(3, 5)}
+    with pytest.raises(MergeError, match=rf"of b is not whole: {gone} is \[3, 5\], not \["):
+        mix(asked, u=base, b=wrong)
+    assert f"{words} {gone} is [3, 5], not [" in mix("0.5 u + 0.5 b", u=base, b=wrong)[2]
+
+
+@pytest.mark.parametrize(
+    "levels", [(128, 256, 512, 512), (4, 6), (4,)], ids=["full size", "narrow", "one level"]
+)
+def test_what_is_whole_is_what_the_trainer_reads(levels):
+    """Of every tensor of SD1.5 it is told that it is missing or of another shape."""
+    shapes = real_parts(*levels)
+    for part, prefix in (("text encoder", TEXT), ("VAE", VAE)):
+        own = {name: shape for name, shape in shapes.items() if name.startswith(prefix)}
+        assert faults_of(part, own) == []
+        matrices = {
+            name: shape[:2] if shape[2:] == (1, 1) else shape for name, shape in own.items()
+        }
+        assert faults_of(part, matrices) == []
+        for name in own.keys() - {EMBEDDING}:
+            less = {other: shape for other, shape in own.items() if other != name}
+            assert faults_of(part, less) == [f"{name} is missing"]
+            bad = (*own[name][:-1], 1234567)
+            told = faults_of(part, own | {name: bad})
+            assert f"{name} is {list(bad)}, not {list(own[name])}" in told
 
 
 def test_openclip_is_whole_with_every_tensor_of_its_layers():
-    at = "conditioner.embedders.1.model."
-    layer = f"{at}transformer.resblocks.1."
-    names = {at + "token_embedding.weight", at + "positional_embedding", layer + "ln_1.weight"}
-    missing = missing_of("text encoder", names)
-    assert {at + "ln_final.bias", layer + "attn.in_proj_weight", layer + "mlp.c_proj.bias"} < set(
-        missing
-    )
-    assert len(missing) == 2 + 2 * 12 - 1 and not missing_of("text encoder", names | set(missing))
+    """By the shapes of OpenCLIP ViT-bigG/14's text half, which is SDXL's second one."""
+    width, at = 1280, "conditioner.embedders.1.model."
+    whole = {
+        "token_embedding.weight": (49408, width), "positional_embedding": (77, width),
+        "ln_final.weight": (width,), "ln_final.bias": (width,),
+        "text_projection": (width, width), "logit_scale": (),
+    }  # fmt: skip
+    for number in (0, 1):
+        layer = f"transformer.resblocks.{number}."
+        whole |= {
+            f"{layer}{name}.{end}": shape if end == "weight" else shape[:1]
+            for end in ("weight", "bias")
+            for name, shape in {
+                "ln_1": (width,), "ln_2": (width,), "attn.out_proj": (width, width),
+                "mlp.c_fc": (5120, width), "mlp.c_proj": (width, 5120),
+            }.items()
+        } | {
+            f"{layer}attn.in_proj_weight": (3840, width), f"{layer}attn.in_proj_bias": (3840,),
+        }  # fmt: skip
+    whole = {at + name: shape for name, shape in whole.items()}
+    assert faults_of("text encoder", whole) == []
+    few = {name: whole[name] for name in whole if "resblocks.0" not in name and "_proj" not in name}
+    faults = faults_of("text encoder", few)
+    assert f"{at}transformer.resblocks.1.attn.in_proj_bias is missing" in faults
+    assert len(faults) == 12 + 2 + 2 + 2
+    wrong = f"{at}transformer.resblocks.1.mlp.c_proj.weight"
+    told = [f"{wrong} is [5120, 1280], not [1280, 5120]"]
+    assert faults_of("text encoder", whole | {wrong: (5120, width)}) == told
 
 
 def test_what_the_result_has_not_is_told_and_nothing_else(mix):
