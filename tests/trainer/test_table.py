@@ -19,7 +19,7 @@ from hypothesis import strategies as some
 from cocktail.trainer.data.table import table as table_module
 from cocktail.trainer.data.table import whole_records
 from cocktail.trainer.data.table.columns import Mapping
-from cocktail.trainer.data.table.derived import connected, read_source
+from cocktail.trainer.data.table.derived import connected, ingest, read_source
 from cocktail.trainer.data.table.rejects import Rejects, read_rejects
 from cocktail.trainer.data.table.select import SelectionSettings, select
 from cocktail.trainer.data.table.selection import read_columns
@@ -254,6 +254,33 @@ def test_fields_that_are_too_long_are_listed_in_jsonl_too(tmp_path):
     assert (line, reason) == (3, "more than 20,000 characters, the most that are taken")
 
 
+def test_fields_that_are_too_long_are_listed_with_their_row_in_parquet(tmp_path):
+    prompts = ["a cat", "x" * 20_000, "x" * 20_001, "狐" * 20_000, "狐" * 20_001, None, "a dog"]
+    path, kept = tmp_path / "t.parquet", tmp_path / "rows.parquet"
+    with duckdb.connect() as database:
+        database.execute("CREATE TABLE rows (image VARCHAR, prompt VARCHAR, user VARCHAR)")
+        rows = [(f"{number}.png", prompt, "me") for number, prompt in enumerate(prompts)]
+        rows += [("7.png", "a bird", "x" * 20_001)]
+        database.executemany("INSERT INTO rows VALUES (?, ?, ?)", rows)
+        database.execute(f"COPY rows TO '{path}' (FORMAT parquet)")
+    mapping = Mapping(image="image", prompt="prompt")
+    reason = "more than 20,000 characters, the most that are taken"
+    for _ in range(2):  # the second time from the derived table
+        found = select(open_table(path), mapping, EVERY, kept, tmp_path / "cache")
+        assert [image for _, image in read_columns(kept, "image")] == [
+            f"{number}.png" for number in (0, 1, 3, 6, 7)
+        ]
+        assert found.rejects.count == 2
+        assert [str(one) for one in found.rejects.first] == [
+            f"row 3, column prompt: {reason}", f"row 5, column prompt: {reason}"
+        ]  # fmt: skip
+        assert f"  row 3, column prompt: {reason}" in str(found).splitlines()
+        ingest(open_table(path), mapping, tmp_path / "cache")
+    mapping = Mapping(image="image", prompt="prompt", user="user")
+    found = select(open_table(path), mapping, EVERY, kept, tmp_path / "cache")
+    assert str(found.rejects.first[-1]) == f"row 8, column user: {reason}"
+
+
 @pytest.mark.parametrize("name", ["t.csv", "t.csv.gz"])
 @pytest.mark.parametrize("later", ["%d.png,a cat", '%d.png,"a cat, asleep"', '%d.png,a ""cat""'])
 def test_a_quote_that_is_never_closed_costs_its_own_row(tmp_path, name, later):
@@ -430,7 +457,8 @@ def test_any_small_jsonl_is_read_as_python_reads_it(tmp_path_factory, lines):
     with duckdb.connect() as database:
         database.execute(f"CREATE TEMP TABLE found AS SELECT * FROM {sql}", values)
         found = database.execute("SELECT * FROM found").fetchall()
-        rejects = read_rejects(database, table, "(SELECT rowid FROM found WHERE NOT readable)")
+        unreadable = "(SELECT rowid FROM found WHERE NOT readable)"
+        rejects = read_rejects(database, table, unreadable, table.columns)
     assert [list(map(as_value, row[1:])) if row[0] else None for row in found] == [
         row and list(map(as_value, row)) for row in wanted
     ]

@@ -28,7 +28,7 @@ from .table import Table, check_compression, fingerprint, source_sql
 from .whole_records import copy_whole_records
 
 MEMORY_MB = 256
-_DERIVED = 5
+_DERIVED = 6
 """Changes whenever the columns of derived tables or their meaning do."""
 
 Say = Callable[[str], None]
@@ -119,7 +119,7 @@ def read_source(
             connection.execute(f"DROP TABLE IF EXISTS {stale}")
         relation, values = source_sql(source, cells, one_thread)
         connection.execute(f"CREATE TABLE {name} AS {query(relation)}", values)
-        return read_rejects(connection, source, unreadable)
+        return read_rejects(connection, source, unreadable, cells)
 
     if table.format not in ("csv", "tsv"):
         check_compression(table)

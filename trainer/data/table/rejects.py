@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .table import MAX_FIELD, MAX_RECORD_BYTES, Table, blocks
+from ...files import literal
+from .table import MAX_FIELD, MAX_RECORD_BYTES, Table, blocks, identifier
 
 KEPT = 1000
 TOO_LONG = f"more than {MAX_FIELD:,} characters, the most that are taken"
@@ -16,16 +17,17 @@ TOO_LONG = f"more than {MAX_FIELD:,} characters, the most that are taken"
 @dataclass(frozen=True)
 class Reject:
     """A record that could not be read. `line` is where it begins in the unpacked file, counted from
-    1; `column` may be "".
+    1, or its row where `unit` says so; `column` may be "".
     """
 
     line: int
     column: str
     reason: str
+    unit: str = "line"
 
     def __str__(self) -> str:
         where = f", column {self.column}" if self.column else ""
-        return f"line {self.line}{where}: {self.reason}"
+        return f"{self.unit} {self.line}{where}: {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,9 @@ def with_gap(gaps: list[tuple[int, int]], place: int) -> None:
         gaps.append((place, 1))
 
 
-def read_rejects(connection: Any, table: Table, unreadable: str) -> Rejects:
-    """What DuckDB skipped on this connection, and the rows that are not `readable`.
+def read_rejects(connection: Any, table: Table, unreadable: str, cells: Sequence[str]) -> Rejects:
+    """What DuckDB skipped on this connection of these columns, and the rows that are not
+    `readable`.
 
     `unreadable` is the SQL of a relation of those rows; its `rowid` numbers the rows that DuckDB
     delivered. Of a CSV or TSV file with damage, only the count is sure to be above 0.
@@ -60,13 +63,39 @@ def read_rejects(connection: Any, table: Table, unreadable: str) -> Rejects:
     lines = dict(zip(_lines(table, list(noted)), noted.values(), strict=True)) if noted else {}
     first = tuple(Reject(line, *why) for line, why in lines.items())
     (more,) = connection.execute(f"SELECT count(*) FROM {unreadable}").fetchone()
-    if more and table.format == "jsonl":
-        numbers = connection.execute(
+    if more and table.format in ("jsonl", "parquet"):
+        rows = connection.execute(
             f"SELECT rowid FROM {unreadable} ORDER BY rowid LIMIT {KEPT}"
         ).fetchall()
-        first = _walk(table, lines, {number for (number,) in numbers})
+        numbers = [number for (number,) in rows]
+        is_jsonl = table.format == "jsonl"
+        first = (
+            _walk(table, lines, {*numbers})
+            if is_jsonl
+            else _long_rows(connection, table, numbers, cells)
+        )
     gaps = _gaps(connection, table) if count and table.format == "jsonl" else ()
     return Rejects(count + more, first, gaps)
+
+
+def _long_rows(
+    connection: Any, table: Table, numbers: Sequence[int], cells: Sequence[str]
+) -> tuple[Reject, ...]:
+    """The first rows of a Parquet file that have a field which is too long."""
+    is_long = " ".join(
+        f"WHEN length(CAST({identifier(cell)} AS VARCHAR)) > {MAX_FIELD} THEN {place}"
+        for place, cell in enumerate(cells)
+    )
+    places = connection.execute(
+        f"SELECT long FROM (SELECT CASE {is_long} END AS long"
+        " FROM read_parquet(?, hive_partitioning = false))"
+        f" WHERE long IS NOT NULL LIMIT {KEPT}",
+        [literal(table.path)],
+    ).fetchall()
+    return tuple(
+        Reject(number + 1, cells[int(place)], TOO_LONG, "row")
+        for number, (place,) in zip(numbers, places, strict=True)
+    )
 
 
 def _gaps(connection: Any, table: Table) -> tuple[tuple[int, int], ...]:

@@ -30,8 +30,8 @@ FORMATS = {
 MAX_RECORD_BYTES = 1 << 20
 """Longer records are not read."""
 MAX_FIELD = 20_000
-"""Longest field in characters that is taken from a CSV or TSV file: as many as the caption of a
-picture in a folder may have.
+"""Longest field in characters that is taken: as many as the caption of a picture in a folder may
+have.
 """
 PART_BYTES = 4 * MAX_RECORD_BYTES
 """The most that one of DuckDB's threads reads at a time; its buffers are four times as large."""
@@ -129,8 +129,8 @@ def source_sql(
     values to bind.
 
     DuckDB skips damaged records and notes them (see rejects.py), except that rows with `readable`
-    false stand for lines of a JSONL file without an object, and for records of a JSONL, CSV or TSV
-    file with a field that is too long. In a CSV or TSV file with line ends of several kinds, DuckDB
+    false stand for lines of a JSONL file without an object, and for records with a field that is
+    too long. In a CSV or TSV file with line ends of several kinds, DuckDB
     fails, except with `one_thread`, when it is lenient: so only for files without damage.
     """
     if table.format == "parquet":
@@ -144,10 +144,9 @@ def _parquet_sql(table: Table, columns: Sequence[str]) -> tuple[str, list[Any]]:
     picked = ", ".join(
         f"CAST({identifier(name)} AS VARCHAR) AS c{number}" for number, name in enumerate(columns)
     )
-    return (
-        f"(SELECT true AS readable, {picked} FROM read_parquet(?, hive_partitioning = false))",
-        [literal(table.path)],
-    )
+    places = [f"c{number}" for number in range(len(columns))]
+    cells = f"(SELECT {picked} FROM read_parquet(?, hive_partitioning = false))"
+    return f"(SELECT {_are_short(places)} AS readable, * FROM {cells})", [literal(table.path)]
 
 
 def _lines_sql(table: Table, columns: Sequence[str], one_thread: bool) -> tuple[str, list[Any]]:
@@ -182,18 +181,24 @@ def _cells_sql(table: Table, columns: Sequence[str], one_thread: bool) -> tuple[
     every = every if int(duckdb.__version__.split(".")[0]) < 2 else ""
     delimiter = "\t" if table.format == "tsv" else ","
     picked = ", ".join(f"f{place} AS c{number}" for number, place in enumerate(wanted))
-    bytes_long = ", ".join(f"strlen(f{place})" for place in wanted)
-    letters_long = ", ".join(f"length(f{place})" for place in wanted)
-    # Letters are counted only where there are that many bytes: it takes longer.
-    short = (
-        f"CASE WHEN greatest({bytes_long}) > {MAX_FIELD}"
-        f" THEN greatest({letters_long}) <= {MAX_FIELD} ELSE true END"
-    )
+    are_short = _are_short([f"f{place}" for place in wanted])
     return (
-        f"(SELECT {short} AS readable, {picked} FROM read_csv(?, columns = {{{names}}},"
+        f"(SELECT {are_short} AS readable, {picked} FROM read_csv(?, columns = {{{names}}},"
         f" header = true, delim = '{delimiter}', quote = '\"', escape = '\"',"
         f" strict_mode = {not one_thread}, {_lenient(table, one_thread)}){every})",
         [literal(table.path)],
+    )
+
+
+def _are_short(cells: Sequence[str]) -> str:
+    """SQL of whether no cell is too long. Letters are counted only where there are that many bytes:
+    it takes longer.
+    """
+    bytes_long = ", ".join(f"strlen({cell})" for cell in cells)
+    letters_long = ", ".join(f"length({cell})" for cell in cells)
+    return (
+        f"CASE WHEN greatest({bytes_long}) > {MAX_FIELD}"
+        f" THEN greatest({letters_long}) <= {MAX_FIELD} ELSE true END"
     )
 
 
