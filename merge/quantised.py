@@ -11,6 +11,7 @@ tensor gets them from `decode`, a piece at a time. What is known, by the names o
 - bitsandbytes' NF4 and FP4: see four_bits.py.
 - optimum-quanto's int8 and fp8: LAYER.weight._data times LAYER.weight._scale.
 - MXFP8 and NVFP4 of ComfyUI, NVFP4 of compressed-tensors: see block_scaled.py.
+- int4 and turned int8 of ComfyUI, int4 and int8 of compressed-tensors: see by_rows.py.
 
 Anything else that looks like a part of a quantised tensor is refused by name.
 """
@@ -19,16 +20,17 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import IO, Any, TypeAlias, TypeGuard
 
-from . import block_scaled, four_bits
+from . import block_scaled, by_rows, four_bits
 from .block_scaled import Blocked
+from .by_rows import ByRows
 from .errors import MergeError, listed
 from .four_bits import Indexed
 from .key_names import UNET
-from .safetensors_file import FLOATS, Header, Read, Tensor, stored_numbers
+from .safetensors_file import FLOATS, ITEM_BYTES, Header, Read, Tensor, stored_numbers
 
 METADATA = "_quantization_metadata"
 """ComfyUI's metadata field with the format of every layer."""
@@ -39,16 +41,22 @@ UNUSED = (
 """Of quantised layers: what only their activations or a reader of the file needs."""
 FOUR_BITS = (".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map")
 STATE = ".quant_state.bitsandbytes__"
-SECOND_SCALE, PACKED, GLOBAL_SCALE = ".weight_scale_2", ".weight_packed", ".weight_global_scale"
+SCALE, SECOND_SCALE, GLOBAL_SCALE = ".weight_scale", ".weight_scale_2", ".weight_global_scale"
+PACKED, ZERO, SHAPE = ".weight_packed", ".weight_zero_point", ".weight_shape"
+GROUP_SCALE, ROW_SCALE, CODEBOOK = ".weight_s_rel", ".weight_s_channel", ".weight_codebook"
 UNKNOWN = (
-    ".weight_scale_2", ".weight_scale_inv", ".weight_packed", ".weight_zero_point",
-    ".weight_shape", ".weight_g_idx", ".qweight", ".qzeros", ".g_idx", ".W_q", ".weight._shift",
-    ".weight._zeropoint", ".weight_svd_up", ".weight_svd_down", ".pre_quant_scale",
-    ".weight._data._data",
+    SECOND_SCALE, GLOBAL_SCALE, PACKED, ZERO, SHAPE, GROUP_SCALE, ROW_SCALE, CODEBOOK,
+    ".weight_scale_inv", ".weight_correction", ".weight_g_idx", ".qweight", ".qzeros", ".g_idx",
+    ".W_q", ".weight._shift", ".weight._zeropoint", ".weight_svd_up", ".weight_svd_down",
+    ".pre_quant_scale", ".weight._data._data",
 )  # fmt: skip
+"""Of quantised layers: what has to belong to a weight that is known."""
 FORMATS = ("float8_e4m3fn", "float8_e5m2", "int8_tensorwise")
 BLOCK_FORMATS = ("mxfp8", "nvfp4")
+FOUR_BIT_ROWS, GROUPED_ROWS = "convrot_w4a4", "asym_w4a8_int8"
 HARMLESS = ("format", "full_precision_matrix_mult")
+TURNED = ("convrot", "convrot_groupsize")
+OF_ROWS = (*HARMLESS, *TURNED, "linear_dtype", "group_size", "params")
 SMALL_BYTES = 1 << 20
 
 
@@ -64,7 +72,7 @@ class Scaled(Tensor):
     factor: float = 1.0
 
 
-Quantised: TypeAlias = Scaled | Indexed | Blocked
+Quantised: TypeAlias = Scaled | Indexed | Blocked | ByRows
 
 
 def is_quantised(tensor: Tensor) -> TypeGuard[Quantised]:
@@ -84,9 +92,10 @@ def with_numbers(header: Header) -> Header:
         return header
     with header.path.open("rb") as file:
         read = reader(file)
-        in_blocks = _in_blocks(header, read)
-        _refuse_unknown(header, in_blocks)
-        made = _four_bits(header, read) | _scaled(header, read, in_blocks) | in_blocks
+        described, used = _described(header, read)
+        _refuse_unknown(header, used)
+        made = _four_bits(header, read) | _scaled(header, read, described) | described
+        _refuse_unread(header, read, made)
     for name in sides:
         if not name.endswith(PACKED):
             del tensors[name]
@@ -120,6 +129,8 @@ def decode(tensor: Tensor, start: int, count: int, read: Read) -> Any:
         return block_scaled.decode(tensor, start, count, read)
     if isinstance(tensor, Indexed):
         return four_bits.decode(tensor, start, count, read)
+    if isinstance(tensor, ByRows):
+        return by_rows.decode(tensor, start, count, read)
     assert isinstance(tensor, Scaled)
     values = stored_numbers(tensor.stored, start, count, read)
     scale = _spread(tensor.scale, tensor.elements, start, count, read)
@@ -141,6 +152,8 @@ def _kind(tensor: Tensor) -> str:
         return "nvfp4" if tensor.packed else "mxfp8"
     if isinstance(tensor, Indexed):
         return "4 bits"
+    if isinstance(tensor, ByRows):
+        return f"int{tensor.bits}"
     assert isinstance(tensor, Scaled)
     return {"I8": "int8", "F8_E4M3": "scaled fp8", "F8_E5M2": "scaled fp8"}.get(
         tensor.stored.dtype, f"scaled {tensor.stored.dtype}"
@@ -148,19 +161,23 @@ def _kind(tensor: Tensor) -> str:
 
 
 def _is_side(name: str) -> bool:
-    return name.endswith((*SCALES, *UNUSED, *FOUR_BITS, *UNKNOWN, GLOBAL_SCALE)) or STATE in name
+    return name.endswith((*SCALES, *UNUSED, *FOUR_BITS, *UNKNOWN)) or STATE in name
 
 
-def _refuse_unknown(header: Header, in_blocks: Mapping[str, Tensor]) -> None:
-    known = {
-        weight.removesuffix(".weight") + ending
-        for weight in in_blocks
-        for ending in (SECOND_SCALE, PACKED, GLOBAL_SCALE)
-    }
-    endings = (*UNKNOWN, GLOBAL_SCALE)
-    unknown = [name for name in header.tensors if name.endswith(endings) and name not in known]
+def _refuse_unknown(header: Header, used: Collection[str]) -> None:
+    unknown = [name for name in header.tensors if name.endswith(UNKNOWN) and name not in used]
     if unknown:
         raise _refusal(header, unknown)
+
+
+def _refuse_unread(header: Header, read: Read, made: Collection[str]) -> None:
+    """Refuse a layer that ComfyUI describes as quantised while it has no scale, unless its format
+    may have none.
+    """
+    for name in header.tensors:
+        layer = name.removesuffix(".comfy_quant")
+        if layer != name and f"{layer}.weight" not in made:
+            _check_described(header, layer, _json(header, header.tensors[name], read), FORMATS)
 
 
 def _refusal(header: Header, names: list[str], why: str = "") -> MergeError:
@@ -170,36 +187,93 @@ def _refusal(header: Header, names: list[str], why: str = "") -> MergeError:
     )
 
 
-def _in_blocks(header: Header, read: Read) -> dict[str, Tensor]:
-    """The weights in MXFP8 and NVFP4, by name."""
-    found: dict[str, Tensor] = {}
-    layers, tensors = _layers(header), header.tensors
-    for name in tensors:
-        layer, ending = next(
-            ((name.removesuffix(e), e) for e in (".weight_scale", PACKED) if name.endswith(e)),
-            ("", ""),
-        )
-        weight = f"{layer}.weight"
-        told = _told(header, layer, layers, read) if ending == ".weight_scale" else None
-        is_packed = ending == PACKED and f"{layer}{GLOBAL_SCALE}" in tensors
-        form = told.get("format") if isinstance(told, dict) else None
-        if not is_packed and form not in BLOCK_FORMATS:
+def _described(header: Header, read: Read) -> tuple[dict[str, Blocked | ByRows], set[str]]:
+    """The weights whose kind ComfyUI tells, or that compressed-tensors has packed, by name, but for
+    those with a plain scale; and the names of all tensors that belong to them.
+    """
+    found: dict[str, Blocked | ByRows] = {}
+    used: set[str] = set()
+    layers = _layers(header)
+    for name in header.tensors:
+        ending = next((e for e in (SCALE, PACKED, GROUP_SCALE) if name.endswith(e)), None)
+        if ending is None:
             continue
-        if told:
-            _check_described(header, layer, told, BLOCK_FORMATS)
+        layer = name.removesuffix(ending)
+        own = _Layer(header, layer, read)
+        told = None if ending == PACKED else _told(header, layer, layers, read)
         try:
-            scale = tensors[f"{layer}.weight_scale"]
-            if is_packed:
-                factor = 1 / _one_number(tensors[f"{layer}{GLOBAL_SCALE}"], read)
-                found[weight] = block_scaled.nvfp4(weight, tensors[name], scale, factor, False)
-            elif form == "nvfp4":
-                factor = _one_number(tensors[f"{layer}{SECOND_SCALE}"], read)
-                found[weight] = block_scaled.nvfp4(weight, tensors[weight], scale, factor, True)
-            else:
-                found[weight] = block_scaled.mxfp8(weight, tensors[weight], scale)
-        except (KeyError, ValueError, ZeroDivisionError) as error:
-            raise _refusal(header, [weight], f"{error} is missing or wrong") from None
-    return found
+            made = own.packed() if ending == PACKED else own.described(told)
+        except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+            raise _refusal(header, [f"{layer}.weight"], f"{error} is missing or wrong") from None
+        if made:
+            found[made.name] = made
+            used |= own.used
+    return found, used
+
+
+class _Layer:
+    """A quantised layer, and the names of those of its tensors that were asked for."""
+
+    def __init__(self, header: Header, name: str, read: Read) -> None:
+        self.header, self.name, self.read = header, name, read
+        self.used: set[str] = set()
+
+    def tensor(self, ending: str) -> Tensor:
+        """Raises KeyError."""
+        self.used.add(self.name + ending)
+        return self.header.tensors[self.name + ending]
+
+    def optional(self, ending: str) -> Tensor | None:
+        return self.tensor(ending) if self.name + ending in self.header.tensors else None
+
+    def packed(self) -> Blocked | ByRows:
+        """A weight of compressed-tensors."""
+        weight, stored, scale = f"{self.name}.weight", self.tensor(PACKED), self.tensor(SCALE)
+        if whole := self.optional(GLOBAL_SCALE):
+            factor = 1 / _one_number(whole, self.read)
+            return block_scaled.nvfp4(weight, stored, scale, factor, False)
+        shape = _whole_numbers(self.tensor(SHAPE), self.read)
+        return by_rows.packed(weight, stored, scale, self.optional(ZERO), shape)
+
+    def described(self, told: Any) -> Blocked | ByRows | None:
+        """A weight as ComfyUI tells of it; None if it has a plain scale, or is not told of."""
+        form = told.get("format") if isinstance(told, dict) else None
+        weight = f"{self.name}.weight"
+        if form in BLOCK_FORMATS:
+            _check_described(self.header, self.name, told, BLOCK_FORMATS)
+            stored, scale = self.tensor(".weight"), self.tensor(SCALE)
+            if form == "mxfp8":
+                return block_scaled.mxfp8(weight, stored, scale)
+            factor = _one_number(self.tensor(SECOND_SCALE), self.read)
+            return block_scaled.nvfp4(weight, stored, scale, factor, True)
+        params = {**_dict(told, "params"), **told} if form else {}
+        is_turned = form in (FOUR_BIT_ROWS, GROUPED_ROWS) or params.get("convrot")
+        if not is_turned or form not in (FOUR_BIT_ROWS, GROUPED_ROWS, "int8_tensorwise"):
+            return None
+        if unknown := {*params} - {*OF_ROWS}:
+            raise ValueError(f"{', '.join(sorted(unknown))} of its format")
+        size, stored = int(params.get("convrot_groupsize", 256)), self.tensor(".weight")
+        if form != GROUPED_ROWS:
+            bits = 4 if form == FOUR_BIT_ROWS else 8
+            return by_rows.of_comfy(weight, stored, self.tensor(SCALE), bits, size)
+        scale, channel = self.tensor(GROUP_SCALE), self.tensor(ROW_SCALE)
+        table, group = self.optional(CODEBOOK), int(params.get("group_size", 16))
+        return by_rows.with_groups(weight, stored, scale, channel, table, group, size)
+
+
+def _dict(told: Mapping[str, Any], key: str) -> dict[str, Any]:
+    value = told.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def _whole_numbers(tensor: Tensor, read: Read) -> tuple[int, ...]:
+    """The numbers of a small tensor of whole numbers."""
+    size = ITEM_BYTES[tensor.dtype]
+    if tensor.dtype not in ("I32", "I64") or tensor.size_bytes > SMALL_BYTES:
+        raise ValueError(f"the type or shape of {tensor.name}")
+    data = read(tensor.offset, tensor.size_bytes)
+    cuts = range(0, len(data), size)
+    return tuple(int.from_bytes(data[at : at + size], "little", signed=True) for at in cuts)
 
 
 def _one_number(tensor: Tensor, read: Read) -> float:
@@ -208,7 +282,7 @@ def _one_number(tensor: Tensor, read: Read) -> float:
     return float(stored_numbers(tensor, 0, 1, read)[0])
 
 
-def _scaled(header: Header, read: Read, known: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _scaled(header: Header, read: Read, known: Collection[str]) -> dict[str, Tensor]:
     """The weights with a scale beside them, by name, but for those that are known already."""
     found: dict[str, Tensor] = {}
     layers = _layers(header)
@@ -236,6 +310,8 @@ def _scaled(header: Header, read: Read, known: Mapping[str, Tensor]) -> dict[str
 def _fits(scale: tuple[int, ...], weight: tuple[int, ...]) -> bool:
     """Whether a scale has one number in all, or one for every row or every group of a row."""
     count = math.prod(scale)
+    if not math.prod(weight):
+        return False
     if count == 1:
         return True
     if not weight or not scale or scale[0] != weight[0] or not count:
@@ -296,7 +372,7 @@ def _four_bits(header: Header, read: Read) -> dict[str, Tensor]:
         state = _json(header, tensor, read)
         try:
             found[weight] = four_bits.indexed(header.tensors, weight, tensor, state)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise _refusal(header, [weight], f"{error} is missing or wrong") from None
     lost = [
         name

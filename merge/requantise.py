@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from . import block_scaled, four_bits
+from . import block_scaled, by_rows, four_bits
 from .ancestry import read_ingredients, write_ingredients
 from .block_scaled import Blocked
+from .by_rows import ByRows
 from .conversion import CONVERTED, DROPPED
 from .errors import MergeError, listed
 from .four_bits import FP16_SMALLEST, Indexed
@@ -24,6 +25,7 @@ from .quantised import (
     GLOBAL_SCALE,
     METADATA,
     SECOND_SCALE,
+    SHAPE,
     UNUSED,
     Quantised,
     Scaled,
@@ -146,6 +148,9 @@ def _sides(pattern: Header, kinds: dict[str, Quantised]) -> dict[str, Tensor]:
     for kind in kinds.values():
         if isinstance(kind, Indexed):
             found |= {tensor.name: tensor for tensor in four_bits.carried(kind)}
+        shape = kind.name.removesuffix(".weight") + SHAPE
+        if isinstance(kind, ByRows) and shape in pattern.tensors:
+            found[shape] = pattern.tensors[shape]
     return found
 
 
@@ -156,6 +161,8 @@ def _written(kinds: dict[str, Quantised], pattern: Header) -> list[Tensor]:
         for kind in kinds.values():
             if isinstance(kind, Indexed):
                 found += four_bits.written(kind, reader(file))
+            elif isinstance(kind, ByRows):
+                found += [kind.stored, kind.scale, *([kind.zero] if kind.zero else [])]
             else:
                 factor = _factor_of(kind, pattern)
                 found += [kind.stored, kind.scale, *([factor] if factor else [])]
@@ -164,6 +171,8 @@ def _written(kinds: dict[str, Quantised], pattern: Header) -> list[Tensor]:
 
 def _quantised(value: Any, kind: Quantised, pattern: Header) -> tuple[dict[str, Any], Any]:
     """The tensors of a quantised weight by name, and the weight that they mean."""
+    if isinstance(kind, ByRows):
+        return by_rows.encode(value, kind, _scales)
     if not isinstance(kind, Indexed):
         return _made(value, kind, _factor_of(kind, pattern))
     with pattern.path.open("rb") as file:
@@ -204,18 +213,25 @@ def quantise(value: Any, kind: Scaled) -> tuple[Any, Any, Any]:
     dtype = torch_type(kind.stored.dtype)
     largest = LARGEST_INT8 if kind.stored.dtype == "I8" else float(torch.finfo(dtype).max)
     parts = value.reshape(kind.scale.elements, -1)
-    scale = parts.abs().amax(1) / (largest * kind.factor)
-    scale = _rounded(torch.where(scale > 0, scale, torch.ones(())), kind.scale)
-    if not bool((scale.float() > 0).all() and scale.float().isfinite().all()):
-        raise MergeError(
-            f"{kind.scale.name} cannot be stored as {kind.scale.dtype}: the weights are too small "
-            "or too large for it. Keep the checkpoint in fp16 or fp32."
-        )
+    scale = _scales(parts.abs().amax(1) / (largest * kind.factor), kind.scale)
     step = (scale.float() * kind.factor)[:, None]
     numbers = (parts / step).clamp(-largest, largest)
     stored = (numbers.round() if kind.stored.dtype == "I8" else numbers).to(dtype)
     meant = (stored.float() * step).reshape(value.shape)
     return stored.reshape(kind.stored.shape), scale.reshape(kind.scale.shape), meant
+
+
+def _scales(scale: Any, like: Tensor) -> Any:
+    """Scales in the type in which they are stored, 1 where there is nothing but 0."""
+    import torch
+
+    scale = _rounded(torch.where(scale > 0, scale, torch.ones(())), like)
+    if not bool((scale.float() > 0).all() and scale.float().isfinite().all()):
+        raise MergeError(
+            f"{like.name} cannot be stored as {like.dtype}: the weights are too small or too large "
+            "for it. Keep the checkpoint in fp16 or fp32."
+        )
+    return scale
 
 
 def _rounded(scale: Any, like: Tensor) -> Any:

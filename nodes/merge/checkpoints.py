@@ -274,8 +274,8 @@ class CocktailPruneCheckpoint(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip="A quantised checkpoint: the weights that are quantised in it are "
-                    "quantised in the same way (fp8 and int8 with scales, MXFP8, NVFP4, NF4, FP4). "
-                    "Set precision to 'as it is'. Best for a mix in fp32.",
+                    "quantised in the same way (fp8, int8 and int4 with scales, MXFP8, NVFP4, NF4, "
+                    "FP4). Set precision to 'as it is'. Best for a mix in fp32.",
                 ),
             ],
             outputs=[

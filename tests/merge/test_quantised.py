@@ -150,7 +150,106 @@ def nvfp4(value, of="comfy"):
     }, meant
 
 
+def described(**format):
+    return torch.tensor(list(json.dumps(format).encode()), dtype=torch.uint8)
+
+
+def turn(value):
+    """Rows times comfy_kitchen's regular Hadamard matrix, written as a matrix."""
+    size = 256 if value.shape[1] % 256 == 0 else 16
+    matrix = small = torch.tensor(
+        [[1, 1, 1, -1], [1, 1, -1, 1], [1, -1, 1, 1], [-1, 1, 1, 1]], dtype=torch.float64
+    )
+    while len(matrix) < size:
+        matrix = torch.kron(matrix, small)
+    parts = value.double().reshape(len(value), -1, size) @ (matrix / size**0.5)
+    return parts.reshape(value.shape).float(), size
+
+
+def power_of_two(scale):
+    """A scale with which no sum is rounded."""
+    return 2 ** torch.ceil(torch.log2(scale))
+
+
+def in_halves(codes):
+    """Two codes in a byte, the first in its lower half."""
+    return (codes[:, ::2] % 16 + 16 * (codes[:, 1::2] % 16)).to(torch.uint8).view(torch.int8)
+
+
+def turned(value, bits):
+    """ComfyUI's convrot_w4a4, or its int8 with convrot."""
+    rows, size = turn(value)
+    scale = power_of_two(rows.abs().amax(1, keepdim=True) / (2 ** (bits - 1) - 1))
+    codes = (rows / scale).round()
+    form = {"format": "convrot_w4a4"} if bits == 4 else {"format": "int8_tensorwise"}
+    return {
+        WEIGHT: in_halves(codes) if bits == 4 else codes.to(torch.int8),
+        LAYER + ".weight_scale": scale[:, 0] if bits == 4 else scale,
+        LAYER + ".comfy_quant": described(**form, convrot=True, convrot_groupsize=size),
+    }, turn(codes * scale)[0]
+
+
+def with_groups(value, codebook: torch.Tensor | None = CUBES):
+    """ComfyUI's asym_w4a8_int8, with a codebook or with plain numbers."""
+    rows, size = turn(value)
+    channel = power_of_two(rows.abs().amax(1) / 127)
+    parts = rows.reshape(len(rows), -1, 16) / channel[:, None, None]
+    table = torch.arange(16.0) - 8 if codebook is None else codebook
+    scale = (parts.abs().amax(2) / table.abs().max()).to(torch.float8_e4m3fn)
+    levels = (table * scale.float()[..., None]).round().clamp(-127, 127)[:, :, None]
+    codes = (parts[..., None] - levels).abs().argmin(-1)
+    found = levels.expand(*parts.shape, 16).gather(-1, codes[..., None])[..., 0]
+    tensors = {
+        WEIGHT: in_halves(codes.reshape(rows.shape)),
+        LAYER + ".weight_s_rel": scale,
+        LAYER + ".weight_s_channel": channel,
+        LAYER + ".comfy_quant": described(
+            format="asym_w4a8_int8", group_size=16, convrot_groupsize=size
+        ),
+    }
+    if codebook is not None:
+        tensors[LAYER + ".weight_codebook"] = codebook
+    return tensors, turn((found * channel[:, None, None]).reshape(rows.shape))[0]
+
+
+def in_words(codes, bits):
+    """Numbers in int32 as compressed-tensors packs them, the first in the lowest bits, each plus
+    half of the range; the last word is filled up with 0.
+    """
+    each = 32 // bits
+    words = torch.zeros(len(codes), -(-codes.shape[1] // each), dtype=torch.int64)
+    for place, column in enumerate(codes.long().T):
+        words[:, place // each] += column + 2 ** (bits - 1) << bits * (place % each)
+    return torch.where(words < 1 << 31, words, words - (1 << 32)).int()
+
+
+def pack_quantized(value, bits, has_zero=False, group=32):
+    """compressed-tensors' pack-quantized."""
+    rows, half = len(value), 2 ** (bits - 1)
+    parts = value.reshape(rows, -1, group)
+    low, high = parts.amin(2).clamp(max=0), parts.amax(2).clamp(min=0)
+    scale = (high - low) / (2 * half - 1) if has_zero else parts.abs().amax(2) / (half - 1)
+    zero = (-half - low / scale).round().clamp(-half, half - 1) * has_zero
+    codes = ((parts / scale[..., None]).round() + zero[..., None]).clamp(-half, half - 1)
+    tensors = {
+        LAYER + ".weight_packed": in_words(codes.reshape(value.shape), bits),
+        LAYER + ".weight_scale": scale,
+        LAYER + ".weight_shape": torch.tensor(value.shape),
+    }
+    if has_zero:
+        tensors[LAYER + ".weight_zero_point"] = in_words(zero.T, bits).T.contiguous()
+    return tensors, ((codes - zero[..., None]) * scale[..., None]).reshape(value.shape)
+
+
 KINDS = {
+    "int4 of ComfyUI": lambda v: turned(v, 4),
+    "turned int8 of ComfyUI": lambda v: turned(v, 8),
+    "int4 in groups of ComfyUI": with_groups,
+    "int4 in groups without a codebook": lambda v: with_groups(v, None),
+    "int4 of compressed-tensors": lambda v: pack_quantized(v, 4),
+    "int4 with zero points": lambda v: pack_quantized(v, 4, True),
+    "int8 of compressed-tensors": lambda v: pack_quantized(v, 8),
+    "int8 with zero points": lambda v: pack_quantized(v, 8, True),
     "mxfp8": mxfp8,
     "nvfp4": nvfp4,
     "nvfp4 of compressed-tensors": lambda v: nvfp4(v, "compressed-tensors"),
@@ -166,6 +265,7 @@ KINDS = {
     "nf4 nested": lambda v: four_bits(v, True),
     "fp4": lambda v: four_bits(v, table=FP4_MAP, kind="fp4"),
 }
+BY_ROWS = list(KINDS)[:8]
 
 
 def _with_marker(made):
@@ -208,9 +308,9 @@ def test_quantised_weights_are_mixed_as_the_weights_they_mean(write, tmp_path, k
     torch.testing.assert_close(made[WEIGHT], (a + b) / 2, rtol=1e-6, atol=1e-7)
     assert {name for name in made if name.startswith(LAYER)} == {WEIGHT}
     assert not any("scaled_fp8" in name for name in made)
-    told = r"a: 1 quantised tensors \((.+)\) were read as the weights they mean\."
-    (read_as,) = [one[1] for note in notes_of(bound, "fp32") if (one := re.fullmatch(told, note))]
-    assert read_as in ("4 bits", "int8", "mxfp8", "nvfp4", "scaled fp8")
+    words = r"a: 1 quantised tensors \((.+)\) were read as the weights they mean\."
+    (read_as,) = [one[1] for note in notes_of(bound, "fp32") if (one := re.fullmatch(words, note))]
+    assert read_as in ("4 bits", "int4", "int8", "mxfp8", "nvfp4", "scaled fp8")
     memory = MergeBuffer().merge(bound, "fp32")
     assert torch.equal(memory.tensors[WEIGHT], made[WEIGHT])
 
@@ -279,23 +379,27 @@ def test_compare_and_inspect_see_the_weights_that_are_meant(write, tmp_path):
     assert "1 F8_E4M3" in told and "quantised tensors (scaled fp8)" in told
 
 
-@pytest.mark.parametrize(
-    "more",
-    [
-        {LAYER + ".weight_scale_2": torch.ones(())},
-        {LAYER + ".weight_global_scale": torch.ones(1)},
-        {LAYER + ".qweight": torch.ones(2, 2, dtype=torch.int32)},
-        {LAYER + ".weight_scale": torch.ones(31)},
-        {LAYER + ".comfy_quant": torch.tensor(list(b'{"format": "mxfp8"}'), dtype=torch.uint8)},
-        {
-            LAYER + ".comfy_quant": torch.tensor(
-                list(b'{"format": "int8_tensorwise", "convrot": true}'), dtype=torch.uint8
-            )
-        },
-        {WEIGHT + ".absmax": torch.ones(4)},
-        {"model.diffusion_model.nowhere.weight_scale": torch.ones(())},
-    ],
-)
+NOT_KNOWN = [
+    {LAYER + ".weight._data._data": torch.ones(2, 2, dtype=torch.uint8)},
+    {"x.comfy_quant": described(format="some_int3"), "x.weight": torch.ones(2, 2)},
+    {LAYER + ".weight_codebook": torch.ones(16)},
+    {LAYER + ".weight_scale_2": torch.ones(())},
+    {LAYER + ".weight_global_scale": torch.ones(1)},
+    {LAYER + ".qweight": torch.ones(2, 2, dtype=torch.int32)},
+    {LAYER + ".weight_scale": torch.ones(31)},
+    {LAYER + ".comfy_quant": torch.tensor(list(b'{"format": "mxfp8"}'), dtype=torch.uint8)},
+    {
+        LAYER + ".comfy_quant": torch.tensor(
+            list(b'{"format": "int8_tensorwise", "convrot": true}'), dtype=torch.uint8
+        )
+    },
+    {WEIGHT + ".absmax": torch.ones(4)},
+    {"model.diffusion_model.nowhere.weight_scale": torch.ones(())},
+]
+"""Beside the layer of `comfy`."""
+
+
+@pytest.mark.parametrize("more", NOT_KNOWN)
 def test_what_is_not_known_is_refused_by_name(write, tmp_path, capsys, more):
     path, _ = checkpoint(write, "a", 1, "comfy", weight(1))
     path = write("a", load_file(path) | more)
@@ -345,12 +449,14 @@ def test_any_piece_of_any_scale_is_the_product(tmp_path_factory, rows, columns, 
 
 
 @settings(max_examples=15, deadline=None)
-@given(piece=st.integers(200, 9000), kind=st.sampled_from(["mxfp8", "nvfp4", "compressed"]))
-def test_any_piece_of_a_weight_with_scales_in_tiles_is_the_product(tmp_path_factory, piece, kind):
+@given(
+    piece=st.integers(200, 9000), kind=st.sampled_from(["mxfp8", "nvfp4", "compressed", *BY_ROWS])
+)
+def test_any_piece_of_a_weight_with_scales_for_parts_is_the_product(tmp_path_factory, piece, kind):
     from cocktail.merge.reading import numbers
 
     value = weight(1, (261, 160))  # three tiles high, two or three wide, none of them full
-    made, meant = {"mxfp8": mxfp8, "nvfp4": nvfp4}.get(kind, lambda v: nvfp4(v, kind))(value)
+    made, meant = KINDS.get(kind, lambda v: nvfp4(v, kind))(value)
     path = tmp_path_factory.mktemp("blocks") / "a.safetensors"
     save_file({name.replace(LAYER, "x"): tensor for name, tensor in made.items()}, path)
     header = open_checkpoint(path)
@@ -371,6 +477,19 @@ def half_step(value, kind):
     scale = most / 6
     sizes = value.abs() / scale
     return scale * 17 / 16 * torch.where(sizes < 1.9, 0.25, torch.where(sizes < 3.7, 0.5, 1.0))
+
+
+def by_rows_step(value, kind):
+    """The most that numbers are off in int4 and int8: half a step, and as much again where a zero
+    point was rounded too.
+    """
+    largest = 7 if "int4" in kind else 127
+    parts = turn(value)[0] if "ComfyUI" in kind else value.reshape(len(value), -1, 32)
+    if "zero" in kind:
+        step = (parts.amax(2).clamp(min=0) - parts.amin(2).clamp(max=0)) / (2 * largest + 1)
+        return step.repeat_interleave(32, 1)
+    step = parts.abs().amax(-1, keepdim=True) / largest / 2
+    return step.expand(parts.shape).reshape(value.shape)
 
 
 def four_bits_step(value, table, is_nested, block=64):
@@ -403,6 +522,7 @@ def four_bits_step(value, table, is_nested, block=64):
         "nf4",
         "nf4 nested",
         "fp4",
+        *(kind for kind in BY_ROWS if "in groups" not in kind),
     ],
 )
 def test_a_mix_is_quantised_again_like_an_ingredient(write, tmp_path, capsys, kind):
@@ -424,7 +544,10 @@ def test_a_mix_is_quantised_again_like_an_ingredient(write, tmp_path, capsys, ki
         if "rows" in kind or kind in ("bitsandbytes int8", "quanto")
         else expected.abs().amax()
     )
-    if kind in ("nf4", "nf4 nested", "fp4"):
+    if kind in BY_ROWS:
+        step = by_rows_step(expected, kind)
+        found, expected = (turn(v)[0] if "Comfy" in kind else v for v in (found, expected))
+    elif kind in ("nf4", "nf4 nested", "fp4"):
         step = four_bits_step(expected, given[WEIGHT + ".quant_map"], "nested" in kind)
     elif "fp4" in kind or "mx" in kind:
         step = half_step(expected, kind)
@@ -646,6 +769,79 @@ def test_what_cannot_be_quantised_like_another_is_refused(write, tmp_path, capsy
     assert main([*command, "--like", str(nf4), "--precision", "fp16"]) == 1
     assert "goes without --precision" in capsys.readouterr().err
     assert not (tmp_path / "o.safetensors").exists()
+
+
+@pytest.mark.parametrize("has_zero", [False, True])
+@pytest.mark.parametrize(("bits", "columns"), [(4, 12), (8, 6), (4, 40), (4, 1000), (8, 1000)])
+def test_rows_that_do_not_fill_whole_words_are_read_and_written(tmp_path, bits, columns, has_zero):
+    made, meant = pack_quantized(weight(1, (5, columns)), bits, has_zero, columns // 2)
+    save_file(made, like := tmp_path / "like.safetensors")
+    assert torch.equal(read_values(open_checkpoint(like), WEIGHT), meant)
+    save_file({WEIGHT: meant}, plain := tmp_path / "plain.safetensors")
+    quantise_like(plain, like, out := tmp_path / "made.safetensors")
+    again = load_file(out)
+    assert {n: (t.shape, t.dtype) for n, t in again.items()} == {
+        n: (t.shape, t.dtype) for n, t in made.items()
+    }
+    found = read_values(open_checkpoint(out), WEIGHT)
+    parts = meant.reshape(5, 2, -1)
+    most = parts.abs().amax(2) / (2 ** (bits - 1) - 1) / 2
+    if has_zero:
+        most = (parts.amax(2).clamp(min=0) - parts.amin(2).clamp(max=0)) / (2**bits - 1)
+    assert bool(((found - meant).reshape(parts.shape).abs() <= 1.001 * most[..., None]).all())
+
+
+@pytest.mark.parametrize(
+    ("ending", "wrong"),
+    [
+        (".weight_shape", torch.tensor([32, 700])),
+        (".weight_shape", torch.tensor([32, 768, 1])),
+        (".weight_shape", torch.tensor([-32, 768])),
+        (".weight_shape", torch.tensor([32.0, 768.0])),
+        (".weight_scale", torch.ones(32, 5)),
+        (".weight_zero_point", torch.ones(32, 24, dtype=torch.int32)),
+        (".weight_g_idx", torch.ones(768, dtype=torch.int32)),
+        (".weight_shape", None),
+    ],
+)
+def test_numbers_in_words_that_do_not_fit_are_refused(tmp_path, ending, wrong):
+    made, _ = pack_quantized(weight(1), 4, True)
+    made[LAYER + ending] = wrong
+    made = {name: tensor for name, tensor in made.items() if tensor is not None}
+    save_file(made, path := tmp_path / "a.safetensors")
+    with pytest.raises(MergeError, match=f"cannot be read: {re.escape(LAYER)}"):
+        open_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"convrot_groupsize": 8},
+        {"convrot_groupsize": 1024},
+        {"convrot_groupsize": "x"},
+        {"convrot_groupsize": 1e999},
+        {"group_size": 5, "format": "asym_w4a8_int8"},
+        {"block": 3},
+    ],
+)
+def test_an_odd_description_of_int4_is_refused(tmp_path, wrong):
+    made, _ = turned(weight(1), 4)
+    if "format" in wrong:
+        made, _ = with_groups(weight(1))
+    form = {"format": "convrot_w4a4", "convrot_groupsize": 256}
+    made[LAYER + ".comfy_quant"] = described(**{**form, **wrong})
+    save_file(made, path := tmp_path / "a.safetensors")
+    with pytest.raises(MergeError, match=f"cannot be read: {re.escape(WEIGHT)}"):
+        open_checkpoint(path)
+
+
+def test_int4_in_groups_is_read_but_not_written(tmp_path):
+    made, meant = with_groups(weight(1))
+    save_file(made, like := tmp_path / "like.safetensors")
+    save_file({WEIGHT: meant}, plain := tmp_path / "plain.safetensors")
+    with pytest.raises(MergeError, match="asym_w4a8_int8, which can be read but not written"):
+        quantise_like(plain, like, tmp_path / "made.safetensors")
+    assert not (tmp_path / "made.safetensors").exists()
 
 
 @pytest.mark.parametrize("name", [WEIGHT, UNET + "out.2.weight"], ids=["quantised", "copied"])
