@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 from .errors import TrainerError
 from .jobs.job import read_json
 from .litter import sweep_own
+from .model.decoding import Quantised
 from .model.single_file import (
     TEXT_ENCODER,
     UNET,
     Level,
+    open_weights,
     single_file_name,
     text_encoder_name,
     unet_name,
@@ -50,24 +52,27 @@ def save_checkpoint(
     suffix: str = "",
 ) -> Path:
     """Write the trained parts into a copy of the base; all other tensors, such as the VAE's, are
-    copied as they are.
+    copied as they are. Of a quantised base they are the weights that are meant, in the precision in
+    which the run saves.
 
     EMA copies (`model_ema.*`) of the base are left out. The file is read back and compared before
     it gets its name. Raises TrainerError when a weight is not finite or does not fit the type, or
     when the file does not hold what was written.
     """
-    from safetensors import safe_open
-
     path = Path(run.paths.checkpoints) / checkpoint_file(run, epoch, step, suffix)
     if path.exists():
         return path
-    trained = trained_tensors(parts, levels, run.settings.save_precision)
+    precision = run.settings.save_precision
+    trained = trained_tensors(parts, levels, precision)
     tensors = {}
-    with safe_open(run.base.path, framework="pt") as file:
-        for name in file.keys():  # noqa: SIM118 (a safe_open file is not a dict)
-            if not name.startswith("model_ema."):
-                own = trained.pop(single_file_name(name), None)
-                tensors[name] = file.get_tensor(name) if own is None else own
+    with open_weights(Path(run.base.path)) as file:
+        for name, stored in file.tensors.items():
+            if name.startswith("model_ema."):
+                continue
+            own = trained.pop(single_file_name(name), None)
+            if own is None and isinstance(stored, Quantised):
+                own = in_precision(name, file[name], precision)
+            tensors[name] = file[name] if own is None else own
     if trained:
         raise TrainerError(
             f"{run.base.name} cannot be trained: it lacks tensors such as {sorted(trained)[0]}. "
@@ -90,9 +95,6 @@ def trained_tensors(
     parts: dict[str, Any], levels: tuple[Level, ...], precision: str
 ) -> dict[str, torch.Tensor]:
     """The trained tensors by their names in a single file, in the type to save them in."""
-    import torch
-
-    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}[precision]
     tensors = {}
     for part, module in parts.items():
         for name, tensor in module.state_dict().items():
@@ -100,14 +102,22 @@ def trained_tensors(
                 key = UNET + unet_name(name, levels)
             else:
                 key = TEXT_ENCODER + text_encoder_name(name)
-            largest = tensor.abs().max().item()
-            if not largest <= (HALF_LIMIT if precision == "fp16" else torch.finfo(dtype).max):
-                raise TrainerError(
-                    f"{key} contains {largest}, which {precision} cannot store. "
-                    "Choose save precision bf16 or fp32, or a lower learning rate."
-                )
-            tensors[key] = tensor.detach().cpu().to(dtype).contiguous()
+            tensors[key] = in_precision(key, tensor, precision)
     return tensors
+
+
+def in_precision(name: str, tensor: torch.Tensor, precision: str) -> torch.Tensor:
+    """A weight in the type to save it in. Raises TrainerError when that cannot hold it."""
+    import torch
+
+    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}[precision]
+    largest = tensor.abs().max().item()
+    if not largest <= (HALF_LIMIT if precision == "fp16" else torch.finfo(dtype).max):
+        raise TrainerError(
+            f"{name} contains {largest}, which {precision} cannot store. "
+            "Choose save precision bf16 or fp32, or a lower learning rate."
+        )
+    return tensor.detach().cpu().to(dtype).contiguous()
 
 
 def _verify(path: Path, name: str, tensors: dict[str, torch.Tensor]) -> None:

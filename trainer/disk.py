@@ -9,8 +9,9 @@ from pathlib import Path
 
 from .errors import TrainerError
 from .litter import final_name
+from .model.decoding import Quantised
 from .model.memory import state_bytes, trained_counts
-from .model.single_file import read_shapes
+from .model.single_file import read_weights
 from .resume import KEPT
 from .runs import Run
 from .settings.run_settings import RunSettings
@@ -49,7 +50,12 @@ def check_disk(run: Run, cache_bytes: int = 0) -> None:
     resume points, and so many bytes of encoded pictures and captions.
     """
     base = Path(run.base.path)
-    checkpoint, point = checkpoint_bytes(read_shapes(base), base.stat().st_size, run.settings)
+    tensors = read_weights(base)
+    # Quantised weights are saved in full.
+    quantised = [prod(t.shape) for t in tensors.values() if isinstance(t, Quantised)]
+    size = base.stat().st_size + SAVED_BYTES[run.settings.save_precision] * sum(quantised)
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    checkpoint, point = checkpoint_bytes(shapes, size, run.settings)
     folders = {
         Path(run.paths.checkpoints): checkpoint * saves(run.settings),
         run.folder / "resume": point * (KEPT + 1),

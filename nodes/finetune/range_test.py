@@ -142,7 +142,7 @@ class CocktailRangeTest(io.ComfyNode):
 
         names.check_name(name, "run")
         path = names.checkpoint_path(base)
-        check_sd15(path)
+        told = check_sd15(path)
         run = create_run(
             names.cocktail_dir("runs"),
             name,
@@ -169,7 +169,7 @@ class CocktailRangeTest(io.ComfyNode):
             "charts",
             canonical_json([run.name, run.id, rates, losses]),
         )
-        text = f"Suggested learning rate {reading.reason}"
+        text = f"Suggested learning rate {reading.reason}" + (f"\n{told}" if told else "")
         show_text(text)
         result = {
             "run": run.name,

@@ -140,8 +140,11 @@ class CocktailBase(io.ComfyNode):
 
     @classmethod
     def execute(cls, checkpoint: str) -> io.NodeOutput:
-        check_sd15(names.checkpoint_path(checkpoint))
-        return io.NodeOutput(checkpoint)
+        told = check_sd15(names.checkpoint_path(checkpoint))
+        if not told:
+            return io.NodeOutput(checkpoint)
+        show_text(told)
+        return io.NodeOutput(checkpoint, ui={"text": [told]})
 
 
 class CocktailFineTune(io.ComfyNode):
@@ -211,7 +214,7 @@ class CocktailFineTune(io.ComfyNode):
         if run_name:
             names.check_name(run_name, "run")
         path = names.checkpoint_path(base)
-        check_sd15(path)
+        told = check_sd15(path)
         run = create_run(
             names.cocktail_dir("runs"),
             run_name,
@@ -226,8 +229,8 @@ class CocktailFineTune(io.ComfyNode):
         )
         supervisor.queue_run(run)
         result = result_of(run)
-        if slow := slow_precision(settings.precision, supervisor.training_device()):
-            result["text"] = [f"{result['text'][0]}\n{slow}"]
+        slow = slow_precision(settings.precision, supervisor.training_device())
+        result["text"] = ["\n".join(filter(None, (result["text"][0], told, slow)))]
         show_text(result["text"][0])
         return io.NodeOutput(run, ui=result)
 

@@ -124,7 +124,7 @@ class CocktailSweep(io.ComfyNode):
     ) -> io.NodeOutput:
         names.check_name(name, "sweep")
         path = names.checkpoint_path(base)
-        check_sd15(path)
+        told = check_sd15(path)
         sweep, runs = create_sweep(
             names.cocktail_dir(),
             name,
@@ -140,7 +140,7 @@ class CocktailSweep(io.ComfyNode):
         )
         for run in runs:
             supervisor.queue_run(run)
-        lines = [describe(run, run.state()) for run in runs]
+        lines = [describe(run, run.state()) for run in runs] + ([told] if told else [])
         show_text(f"{name}: {len(runs)} runs, {lines[0]}")
         result = {
             "sweep": name,

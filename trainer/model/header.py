@@ -11,11 +11,12 @@ import json
 import math
 import os
 import struct
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeGuard
 
 ITEM_BYTES = {
-    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1,
+    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1,
     "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
     "I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8, "C64": 8,
 }  # fmt: skip
@@ -24,15 +25,38 @@ MOST_OBJECTS, MOST_COMMAS = 100_000, 3_000_000
 """Of a header: a checkpoint has some thousand tensors."""
 MOST_DIMENSIONS = 32
 
-Entry = tuple[str, tuple[int, ...]]
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor of a file: `offset` is where its bytes begin, counted from the start of the file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def size_bytes(self) -> int:
+        return self.elements * ITEM_BYTES[self.dtype]
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a safetensors file holds."""
+
+    tensors: dict[str, Stored]
+    metadata: dict[str, str]
 
 
 class Damaged(ValueError):
     """What is wrong with the bytes of a file."""
 
 
-def read(path: Path) -> dict[str, Entry]:
-    """Type and shape of every tensor by its name. Raises OSError and Damaged."""
+def read(path: Path) -> Contents:
+    """Every tensor by its name, and the metadata. Raises OSError and Damaged."""
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         entries, data = _read_json(file, size)
@@ -40,16 +64,17 @@ def read(path: Path) -> dict[str, Entry]:
     metadata = {} if metadata is None else metadata
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise Damaged("its __metadata__ does not consist of texts")
-    found = {name: _tensor(name, entry) for name, entry in entries.items()}
+    found = {name: _tensor(name, entry, data) for name, entry in entries.items()}
     end = data
-    for name, (begins, ends, _) in sorted(found.items(), key=lambda item: item[1][:2]):
-        if data + begins != end:
-            kind = "overlaps the one before it" if data + begins < end else "has a hole before it"
+    for name, tensor in sorted(found.items(), key=lambda item: _bounds(item[1])):
+        begins, ends = _bounds(tensor)
+        if begins != end:
+            kind = "overlaps the one before it" if begins < end else "has a hole before it"
             raise Damaged(f"the tensor {name} {kind}")
-        end = data + ends
+        end = ends
     if end != size:
         raise Damaged(f"it should have {end} bytes but has {size}: it is truncated or damaged")
-    return {name: entry for name, (_, _, entry) in found.items()}
+    return Contents(found, metadata)
 
 
 def _read_json(file: IO[bytes], size: int) -> tuple[dict[str, Any], int]:
@@ -81,8 +106,11 @@ def _read_json(file: IO[bytes], size: int) -> tuple[dict[str, Any], int]:
     return value, 8 + length
 
 
-def _tensor(name: str, entry: Any) -> tuple[int, int, Entry]:
-    """Where a tensor begins and ends after the header, and what it is."""
+def _bounds(tensor: Stored) -> tuple[int, int]:
+    return tensor.offset, tensor.offset + tensor.size_bytes
+
+
+def _tensor(name: str, entry: Any, data: int) -> Stored:
     fields = entry if isinstance(entry, dict) else {}
     dtype, shape, offsets = fields.get("dtype"), fields.get("shape"), fields.get("data_offsets")
     if not (_are_sizes(shape) and _are_sizes(offsets) and len(offsets) == 2 and name.isprintable()):
@@ -91,7 +119,7 @@ def _tensor(name: str, entry: Any) -> tuple[int, int, Entry]:
         raise Damaged(f"the tensor {name[:200]} has the unknown type {str(dtype)[:60]!a}")
     if offsets[1] - offsets[0] != math.prod(shape) * ITEM_BYTES[dtype]:
         raise Damaged(f"the size of the tensor {name[:200]} does not match its shape {shape}")
-    return offsets[0], offsets[1], (dtype, tuple(shape))
+    return Stored(dtype, tuple(shape), data + offsets[0])
 
 
 def _are_sizes(value: Any) -> TypeGuard[list[int]]:

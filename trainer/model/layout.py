@@ -9,8 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from ..errors import TrainerError, nearest
+from .decoding import FLOATS, Quantised
+from .header import Stored
 from .single_file import (
-    FLOATS,
     TEXT_ENCODER,
     UNET,
     UNKNOWN,
@@ -18,8 +19,7 @@ from .single_file import (
     Level,
     Shapes,
     family_of,
-    prune_command,
-    read_header,
+    read_weights,
     single_file_name,
     unet_levels,
 )
@@ -30,7 +30,6 @@ Named = Iterator[tuple[str, Shape]]
 VOCABULARY, TOKENS, WIDTH, FEED_FORWARD = 49408, 77, 768, 3072
 """Of CLIP ViT-L/14's text half."""
 MOST_DIGITS = 4
-MARKER = "scaled_fp8"
 SIDE = re.compile(r"scale|quant|absmax|SCB|packed|zero|g_idx|weight\._")
 """In the names of what quantised checkpoints have beside or in place of their weights."""
 READ = re.compile(
@@ -44,18 +43,18 @@ READ = re.compile(
 """How the names begin that a run reads; whatever else a file holds is only copied."""
 
 
-def check_sd15(path: Path) -> None:
+def check_sd15(path: Path) -> str:
     """Raise TrainerError unless a run can start from this file: SD1.5, whole, with its text encoder
-    and VAE. The header alone is read.
+    and VAE. The header alone is read, and how quantised weights are stored.
+
+    Returns what a person should know of the file, "" when that is nothing.
     """
-    header = {single_file_name(name): entry for name, entry in read_header(path).items()}
-    shapes = {name: shape for name, (_, shape) in header.items()}
+    tensors = {single_file_name(name): tensor for name, tensor in read_weights(path).items()}
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
     family = family_of(shapes)
-    if family.name in ("SD1.5", UNKNOWN) and (told := _quantised(header)):
-        command = prune_command(path, f"{path.stem}-fp16.safetensors", "--precision fp16")
+    if family.name in ("SD1.5", UNKNOWN) and (told := _unread(tensors)):
         raise TrainerError(
-            f"{path.name} cannot be trained: {told}. Choose a checkpoint in fp32, fp16 or bf16, or "
-            f"make one of it: `{command}`."
+            f"{path.name} cannot be trained: {told}. Choose a checkpoint in fp32, fp16 or bf16."
         )
     if family.name != "SD1.5":
         raise TrainerError(
@@ -73,20 +72,34 @@ def check_sd15(path: Path) -> None:
             f"{path.name} cannot be trained: {wrong}. "
             "Choose a full Stable Diffusion 1.5 checkpoint."
         )
+    return _quantised(path, tensors.values())
 
 
-def _quantised(header: Mapping[str, tuple[str, Shape]]) -> str:
-    """What shows that weights are stored as quantised numbers: a tensor beside them that says how
-    to read them, or their type; "" when nothing does.
+def _unread(tensors: Mapping[str, Stored | Quantised]) -> str:
+    """What shows that weights are stored as quantised numbers of a kind that is not known: a tensor
+    beside them that says how to read them, or their type; "" when nothing does.
     """
-    read = [name for name in header if READ.match(name)]
-    beside = [n for n in read if not n.endswith((".weight", ".bias")) and SIDE.search(n)]
-    for name in (*beside, *(name for name in header if name == MARKER)):
-        return f"its weights are quantised, as {name} shows"
+    read = [name for name in tensors if READ.match(name)]
     for name in read:
-        if header[name][0] not in FLOATS:
-            return f"{name} is stored as {header[name][0]}, so it is quantised or damaged"
+        if not name.endswith((".weight", ".bias")) and SIDE.search(name):
+            return f"its weights are quantised, as {name} shows"
+    for name in read:
+        tensor = tensors[name]
+        if isinstance(tensor, Stored) and tensor.dtype not in FLOATS:
+            return f"{name} is stored as {tensor.dtype}, so it is quantised or damaged"
     return ""
+
+
+def _quantised(path: Path, tensors: Iterable[Stored | Quantised]) -> str:
+    """What is told of a file with quantised weights."""
+    kinds = [tensor.kind for tensor in tensors if isinstance(tensor, Quantised)]
+    if not kinds:
+        return ""
+    count = f"{len(kinds)} weight{'s' if kinds[1:] else ''}"
+    return (
+        f"{path.name} is quantised ({count}: {', '.join(sorted({*kinds}))}). It is read as the "
+        "weights that are meant; a run trains and saves them in full."
+    )
 
 
 def fault(shapes: Shapes) -> str:

@@ -16,6 +16,7 @@ from .single_file import (
     VAE,
     Level,
     Shapes,
+    open_weights,
     single_file_name,
     text_encoder_name,
     unet_levels,
@@ -50,15 +51,12 @@ def load_model(path: Path) -> Model:
     """Load an SD1.5 single file without any hub access. Raises TrainerError when it is not one, or
     not whole, or holds NaN or an infinity.
     """
-    from safetensors import safe_open
-
     check_sd15(path)
-    with safe_open(path, framework="pt") as file:
-        names = file.keys()
-        state = {name: file.get_tensor(name) for name in names if name.startswith(UNET)}
-        for name in names:
+    with open_weights(path) as file:
+        state = {name: file[name] for name in file.tensors if name.startswith(UNET)}
+        for name in file.tensors:
             if name.startswith("cond_stage_model.transformer.") and "position_ids" not in name:
-                state[single_file_name(name)] = file.get_tensor(name)
+                state[single_file_name(name)] = file[name]
     _check_finite(path, state)
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
     levels = unet_levels(shapes)
@@ -74,12 +72,9 @@ def load_model(path: Path) -> Model:
 
 def load_vae(path: Path) -> Any:
     """The VAE of an SD1.5 single file, in fp32 on the CPU. Raises TrainerError like load_model."""
-    from safetensors import safe_open
-
     check_sd15(path)
-    with safe_open(path, framework="pt") as file:
-        names = file.keys()
-        state = {name: file.get_tensor(name) for name in names if name.startswith(VAE)}
+    with open_weights(path) as file:
+        state = {name: file[name] for name in file.tensors if name.startswith(VAE)}
     _check_finite(path, state)
     vae = vae_on_meta(vae_widths({name: tuple(tensor.shape) for name, tensor in state.items()}))
     depth = len(vae.config["block_out_channels"])

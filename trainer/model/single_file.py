@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import TrainerError
 from ..files import publish
 from ..litter import temporary
 from . import content, header
+from .decoding import Quantised, Read, reader
+from .header import Stored
+from .quantised import NotKnown, with_weights
 
 if TYPE_CHECKING:
     import torch
@@ -31,9 +35,6 @@ ENDINGS = (".safetensors", ".sft")
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
-"""The types of weights, by their names in a safetensors header."""
-
 
 @dataclass(frozen=True)
 class Family:
@@ -44,12 +45,55 @@ class Family:
 
 
 def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Tensor shapes by name from a safetensors header. Raises TrainerError if there is none."""
-    return {name: shape for name, (_, shape) in read_header(path).items()}
+    """Shapes of the weights of a checkpoint by name, whether they are quantised or not. Raises
+    TrainerError.
+    """
+    return {name: tensor.shape for name, tensor in read_weights(path).items()}
 
 
-def read_header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Type and shape of every tensor by its name. Raises TrainerError."""
+def read_weights(path: Path) -> dict[str, Stored | Quantised]:
+    """The tensors of a checkpoint by name, the quantised ones as the weights that they mean. Raises
+    TrainerError, also for a kind of quantisation that is not known.
+    """
+    contents = read_header(path)
+    try:
+        with path.open("rb") as file:
+            return with_weights(contents, reader(file))
+    except OSError as error:
+        raise TrainerError(f"{path.name} cannot be read: {error.strerror}.") from error
+    except NotKnown as error:
+        raise TrainerError(
+            f"{path.name} is quantised in a way that cannot be read: {error}. Choose the "
+            "checkpoint before it was quantised."
+        ) from error
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The weights of an open checkpoint by name; the quantised ones come in fp32."""
+
+    tensors: Mapping[str, Stored | Quantised]
+    plain: Any
+    read: Read
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        tensor = self.tensors[name]
+        is_quantised = isinstance(tensor, Quantised)
+        return tensor.decode(self.read) if is_quantised else self.plain.get_tensor(name)
+
+
+@contextmanager
+def open_weights(path: Path) -> Iterator[Weights]:
+    """Raises TrainerError like `read_weights`."""
+    from safetensors import safe_open
+
+    tensors = read_weights(path)
+    with safe_open(path, framework="pt") as plain, path.open("rb") as file:
+        yield Weights(tensors, plain, reader(file))
+
+
+def read_header(path: Path) -> header.Contents:
+    """What a file holds, as it is stored. Raises TrainerError."""
     if not path.is_file():
         raise TrainerError(f"There is no file {path.name} in {path.parent}.")
     try:
@@ -79,18 +123,13 @@ def _check_content(path: Path) -> None:
         raise TrainerError(f"{path.name} is not a .safetensors file but {known[0]}. {known[1]}")
     if known or not is_named:
         pickled = path.with_suffix(".ckpt").name if is_named else path.name
+        names = " ".join(map(shlex.quote, (pickled, f"{Path(pickled).stem}.safetensors")))
         raise TrainerError(
             f"{path.name} is not a .safetensors file{f' but {known[0]}' if known else ''}. "
             f"{f'Rename it to {pickled} and convert' if is_named else 'Convert'} it to safetensors "
-            f"first: `{prune_command(Path(pickled))}` copies the tensors alone; pickled "
+            f"first: `python -m merge prune {names}` copies the tensors alone; pickled "
             "checkpoints (.ckpt, .pt) can run code when they are opened."
         )
-
-
-def prune_command(path: Path, out: str = "", *options: str) -> str:
-    """The command that makes a safetensors file of a checkpoint which the trainer does not read."""
-    names = (path.name, out or f"{path.stem}.safetensors")
-    return " ".join(("python -m merge prune", *map(shlex.quote, names), *options))
 
 
 def write_single_file(

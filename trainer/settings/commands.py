@@ -234,7 +234,7 @@ def _new(options: argparse.Namespace) -> int:
     from ..runs import Base, Paths, create_run
 
     settings = _settings(options)
-    check_sd15(options.base)
+    told = check_sd15(options.base)
     tokenizer = options.tokenizer or _tokenizer()
     if not (tokenizer / VOCABULARY).is_file():
         raise TrainerError(
@@ -259,6 +259,8 @@ def _new(options: argparse.Namespace) -> int:
         f"{run.folder}: {len(dataset.train)} pairs to train on, "
         f"{len(dataset.validation)} for validation"
     )
+    if told:
+        print(told)
     print(f"python -m trainer run {_quoted(run.folder)}")
     return 0
 
