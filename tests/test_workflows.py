@@ -243,9 +243,12 @@ def test_a_title_names_one_node_of_its_graph_and_an_id_one_graph():
 def test_an_app_view_shows_inputs_and_results_that_the_graph_has(name, object_info):
     graph = read(ROOT / "workflows" / f"{name}.json")
     nodes, view = {node["id"]: node for node in graph["nodes"]}, graph["extra"]["linearData"]
+    labels = []
     for key, widget in view["inputs"]:
         entry = next(one for one in nodes[key]["inputs"] if one["name"] == widget)
         assert "widget" in entry and entry["link"] is None, (nodes[key]["title"], widget)
+        labels.append(entry.get("label", widget))
+    assert len(set(labels)) == len(labels), "a form shows labels, without the titles of nodes"
     assert view["outputs"]
     for key in view["outputs"]:
         assert object_info[nodes[key]["type"]]["output_node"], nodes[key]["title"]
