@@ -271,7 +271,7 @@ def merge(base: Path) -> dict[str, Any]:
     a, b = Ingredient(checkpoint(1)), Ingredient(checkpoint(2))
     axis = mixes.merge_axis(mixes.SHARE, "0.04-0.92 [12]", a, b)
     plan = make_plan("ratios", fixed, [axis], files.quiet_sha256)
-    cache = names.cocktail_dir("hashes.json")
+    cache = names.hashes_file()
     written = set(base.rglob("*.safetensors"))
     grid_s, store = render(plan)
     assert set(base.rglob("*.safetensors")) == written, "a checkpoint was written"

@@ -7,6 +7,7 @@ the two alike.
 from __future__ import annotations
 
 import codecs
+import os
 import zipfile
 from typing import IO
 
@@ -26,8 +27,13 @@ KINDS = (
     (b"\x1f\x8b", "a gzip archive", "Unpack it."),
 )  # fmt: skip
 ZIP = b"PK\3\4"
+MOST_COMMENT = 1 << 16
 PICKLE_IN_ZIP = "data.pkl"
 """What PyTorch calls the pickle in its zip files; it comes first in them."""
+MOST_DIRECTORY = 8 << 20
+"""Bytes that the list of the files in a zip archive may take: one of SD1.5 with the state of its
+optimizer has a twentieth of that. Python takes minutes and gigabytes for one of millions.
+"""
 SHORTEST_TEXT = 6
 ENOUGH = 512
 """Bytes that tell all kinds apart."""
@@ -59,11 +65,27 @@ def kind_of(start: bytes, file: IO[bytes] | None = None) -> tuple[str, str] | No
 
 
 def _names(file: IO[bytes] | None) -> str:
-    """The names in a zip archive; "" if it cannot be read."""
+    """The names in a zip archive; "" if it cannot be read, or holds too many files."""
     try:
-        return "\n".join(zipfile.ZipFile(file).namelist()) if file else ""
+        if file is None or directory_bytes(file) > MOST_DIRECTORY:
+            return ""
+        return "\n".join(zipfile.ZipFile(file).namelist())
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
         return ""
+
+
+def directory_bytes(file: IO[bytes]) -> int:
+    """How long the list of files in a zip archive is by its last record, or by that of 64 bits
+    before it, as Python's zipfile looks for them. Leaves the file at its end.
+    """
+    file.seek(max(0, file.seek(0, os.SEEK_END) - MOST_COMMENT - 98))
+    tail = file.read()
+    at = tail.rfind(b"PK\5\6")
+    if at < 0:
+        return 0
+    wide = tail[max(0, at - 76) : at]
+    of_64_bits = int.from_bytes(wide[40:48], "little") if wide.startswith(b"PK\6\6") else 0
+    return max(int.from_bytes(tail[at + 12 : at + 16], "little"), of_64_bits)
 
 
 def _text(start: bytes) -> str:

@@ -93,6 +93,28 @@ def known_files(cache: Path, sha256: str) -> list[Path]:
     return found
 
 
+def is_own_copy(cache: Path, sha256: str, copy: Path) -> bool:
+    """Whether `note_copy` was told that a file is a copy of what has this hash, and it has not
+    changed since.
+    """
+    try:
+        identity = _identity(copy)
+    except OSError:
+        return False
+    return any(
+        entry["sha256"] == sha256 and entry.get("copy") == identity
+        for entry in _read(cache).values()
+    )
+
+
+def note_copy(cache: Path, path: Path, copy: Path) -> None:
+    """Note beside the hash of a file which copy was made of it, in another format."""
+    path = path.resolve()
+    with suppress(OSError):
+        if (known := _read(cache).get(str(path))) and known["identity"] == _identity(path):
+            _remember(cache, str(path), {**known, "copy": _identity(copy)})
+
+
 def tensors_sha256(path: Path) -> str:
     """Hex SHA-256 of everything after a safetensors file's header (AutoV3). Editing the metadata
     does not change it.

@@ -122,7 +122,7 @@ def read_licence(path: Path, metadata: Mapping[str, str]) -> Licence | None:
     for ending in SIDE_FILES:
         side = path.with_name(path.stem + ending)
         try:
-            if side.stat().st_size > LONGEST:
+            if not side.is_file() or side.stat().st_size > LONGEST:
                 continue
             value = json.loads(side.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError):

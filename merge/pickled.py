@@ -16,11 +16,19 @@ import zipfile
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from .content import ENOUGH, PICKLED, ZIP, is_safetensors, kind_of
+from .content import (
+    ENOUGH,
+    MOST_DIRECTORY,
+    PICKLED,
+    ZIP,
+    directory_bytes,
+    is_safetensors,
+    kind_of,
+)
 from .errors import MergeError
-from .hashing import file_sha256
+from .hashing import file_sha256, is_own_copy, note_copy
 from .safetensors_file import lay_out, new_file
 
 SPARE_BYTES = 1 << 20
@@ -79,12 +87,21 @@ def safetensors_of(
     """The safetensors file in `folder` with the tensors of a pickled checkpoint; it is made if it
     does not exist.
 
-    Its name is the content hash of `path`, so it is made only once. Raises MergeError for a file
-    that contains anything but data.
+    Its name is the content hash of `path`, so it is made only once. The folder may have come from
+    anywhere: with `hash_cache`, a file that was not made with it is made again. Raises MergeError
+    for a file that contains anything but data.
     """
-    made = folder / f"{file_sha256(path, hash_cache, progress)}.safetensors"
-    if not made.exists():
-        convert(path, made, progress)
+    sha256 = file_sha256(path, hash_cache, progress)
+    made = folder / f"{sha256}.safetensors"
+    if made.exists() and (hash_cache is None or is_own_copy(hash_cache, sha256, made)):
+        return made
+    try:
+        made.unlink(missing_ok=True)
+    except OSError as error:
+        raise MergeError(f"{made} is in the way ({error.strerror}). Remove it.") from error
+    convert(path, made, progress)
+    if hash_cache:
+        note_copy(hash_cache, path, made)
     return made
 
 
@@ -192,7 +209,7 @@ def _check_names(path: Path) -> None:
     """Raise UnpicklingError if the pickle in a zip file holds a long name, or is packed small.
     PyTorch finds it in small letters and in large ones.
     """
-    with zipfile.ZipFile(path) as archive:
+    with path.open("rb") as file, zipfile.ZipFile(_few(file)) as archive:
         for part in archive.infolist():
             if part.filename.lower().endswith("data.pkl"):
                 if part.file_size > part.compress_size:
@@ -200,6 +217,13 @@ def _check_names(path: Path) -> None:
                 if part.file_size > MOST_PICKLE_BYTES:
                     raise pickle.UnpicklingError("it is too long")
                 _check_steps(_Bytes(archive.read(part)), 1)
+
+
+def _few(file: IO[bytes]) -> IO[bytes]:
+    """A zip archive of not too many files. Raises UnpicklingError."""
+    if directory_bytes(file) > MOST_DIRECTORY:
+        raise pickle.UnpicklingError("it holds too many files")
+    return file
 
 
 def _check_steps(file: Any, pickles: int) -> None:

@@ -27,6 +27,8 @@ from .recipe_json import from_json, recipe_hash, to_json
 RANDOM, GRID, BAYESIAN = METHODS = ("random", "grid", "bayesian")
 WHOLE = 100
 MOST_TRIES = 1000
+MOST_BYTES, MOST_LINE = 256 << 20, 1 << 20
+"""Of a table of scores. A longer line is damaged."""
 FIRST_RANDOM = 4
 """The number of scored tries before a model of them is of use."""
 
@@ -203,7 +205,7 @@ def read_scores(table: Path, without: str | None = None) -> list[Scored]:
         try:
             key, judge, score = entry["recipe_hash"], entry["judge"], float(entry["score"])
             recipe = from_json(entry["recipe"])
-        except (KeyError, TypeError, ValueError, MergeError):
+        except (KeyError, TypeError, ValueError, OverflowError, MergeError):
             continue
         if judge == without:
             continue
@@ -215,15 +217,18 @@ def read_scores(table: Path, without: str | None = None) -> list[Scored]:
 
 
 def _lines(table: Path) -> Iterator[Any]:
-    try:
-        text = table.read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
+    if not table.exists():
         return
+    if not table.is_file() or table.stat().st_size > MOST_BYTES:
+        raise MergeError(f"{table} cannot be read: it is no file, or a far too large one. Move it.")
+    try:
+        with table.open("rb") as file:
+            lines = list(iter(lambda: file.readline(MOST_LINE), b""))
     except OSError as error:
         raise MergeError(f"{table} cannot be read: {error.strerror}.") from error
-    for line in text.splitlines():
+    for line in lines:
         try:
-            yield json.loads(line)
+            yield json.loads(line.decode("utf-8", "replace"))
         except (ValueError, RecursionError):
             continue
 

@@ -166,7 +166,7 @@ def fork(
         forked = runs.create_run(
             names.cocktail_dir("runs"),
             name,
-            Base(base, str(saved.file), file_sha256(saved.file, names.cocktail_dir("hashes.json"))),
+            Base(base, str(saved.file), file_sha256(saved.file, names.hashes_file())),
             run.dataset(),
             settings,
             Paths(
@@ -286,7 +286,7 @@ def at_home(run: Run) -> Run:
     name, and TrainerError when it is another than the one it was made from.
     """
     here = places(run)
-    if file_sha256(Path(here["base"]), names.cocktail_dir("hashes.json")) != run.base.sha256:
+    if file_sha256(Path(here["base"]), names.hashes_file()) != run.base.sha256:
         raise TrainerError(
             f"The checkpoint {run.base.name} is not the one that {run.name} was made from: its "
             "content differs. Put that one back under this name."
@@ -325,7 +325,7 @@ def sweep() -> None:
     """Remove, beside everything else, what killed processes have left in the pack's folders."""
 
     def remove() -> None:
-        for folder in (names.cocktail_dir(), names.checkpoint_dir()):
+        for folder in (names.cocktail_dir(), names.checkpoint_dir(), names.hashes_file().parent):
             sweep_below(folder)
         with contextlib.suppress(Refused, TrainerError, OSError), recycle_bin().alone():
             _complete_all()

@@ -141,6 +141,8 @@ def test_many_keys():
     text = "{" + ", ".join(f"k{number}: 1" for number in range(20_000)) + "}"
     with cheap():
         assert len(parse_yaml(text)) == 20_000
+    with cheap(), pytest.raises(ValueError, match="more than 60,000 values"):
+        parse_yaml("\n".join(f"k{number}: 1" for number in range(120_000)))
     twice = text[:-1] + ", k19999: 2}"
     with cheap(), pytest.raises(ValueError, match="'k19999' twice"):
         parse_yaml(twice)
@@ -312,6 +314,15 @@ def lines(folder: Path) -> object:
     raise TrainerError("left out")
 
 
+def no_lines(folder: Path) -> object:
+    """300 MB that take no room on the disk."""
+    with (folder / "metrics.jsonl").open("wb") as file:
+        file.truncate(300 << 20)
+    with pytest.raises(OSError, match="larger than 32 MB"):
+        Lines(folder / "metrics.jsonl").read()
+    return CurveFile(folder / "metrics.jsonl").read()
+
+
 def an_answer(folder: Path) -> object:
     class Lavish(Server):
         def _open(self, request: object, most_bytes: int = 1) -> bytes:
@@ -369,6 +380,7 @@ COSTLY = {
     "run.json": (a_run, "too many values"),
     "state.json": (a_state, "too many values"),
     "metrics.jsonl": (lines, "left out"),
+    "metrics.jsonl without lines": (no_lines, "larger than 32 MB"),
     "an answer": (an_answer, "too many values"),
     "a manifest": (a_manifest, "300,000 pairs"),
     "captions": (long_captions, "MB of text"),
@@ -378,7 +390,7 @@ COSTLY = {
 }
 
 
-REFUSALS = (GridError, TrainerError, MergeError, ValueError, Odd)
+REFUSALS = (GridError, TrainerError, MergeError, ValueError, OSError, Odd)
 
 
 @pytest.mark.parametrize("what", list(COSTLY))
@@ -429,6 +441,30 @@ def test_a_long_name_in_a_pickle_is_refused_at_once(tmp_path, packed, name):
             archive.writestr(f"archive/{name}", data)
             archive.writestr("archive/version", "3\n")
     with cheap(), pytest.raises(MergeError, match="could be code|is not a checkpoint"):
+        load_tensors(path)
+
+
+@pytest.mark.parametrize("wide", [True, False])
+def test_a_zip_file_of_very_many_files_is_not_listed(tmp_path, wide):
+    path, count = tmp_path / "a.ckpt", 1_000_000 if wide else 60_000
+    name = b"a" * (1 if wide else 200)
+    entry = b"PK\1\2" + struct.pack("<6H3L5H2L", *[0] * 9, len(name), *[0] * 6) + name
+    size = len(entry) * count
+    with path.open("wb") as file:
+        file.write(b"PK\3\4".ljust(600, b"\0") + entry * count)
+        if wide:
+            file.write(
+                b"PK\6\6" + struct.pack("<Q2H2L4Q", 44, 45, 45, 0, 0, count, count, size, 600)
+            )
+            file.write(b"PK\6\7" + struct.pack("<LQL", 0, 600 + size, 1))
+        shown = (65535, 65535, 0, 0) if wide else (count, count, size, 600)
+        file.write(b"PK\5\6" + struct.pack("<4H2LH", 0, 0, *shown, 0))
+    with cheap(), pytest.raises(MergeError, match="is not a checkpoint but a zip archive"):
+        load_tensors(path)
+    with path.open("r+b") as file:
+        file.seek(30)
+        file.write(b"archive/data.pkl")
+    with cheap(), pytest.raises(MergeError, match="is not opened"):
         load_tensors(path)
 
 

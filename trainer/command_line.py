@@ -138,6 +138,7 @@ def _add_jobs(commands: argparse._SubParsersAction) -> None:
     caption.add_argument(
         "--model", metavar="PATH", help="the model's folder, instead of job.json's"
     )
+    caption.add_argument("--device", choices=("cpu", "cuda"), help="instead of job.json's")
     caption.set_defaults(run=_caption)
 
     download = commands.add_parser("download", help="fetch the pictures of a download")
@@ -249,7 +250,8 @@ def _caption(options: argparse.Namespace) -> int:
 
     status = 0
     with ending_early(lambda: CaptionJob.open(options.folder)):
-        status = caption(options.folder, options.model)
+        instead = {"model": options.model, "device": options.device}
+        status = caption(options.folder, **{name: one for name, one in instead.items() if one})
     return status
 
 

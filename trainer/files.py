@@ -16,6 +16,10 @@ from typing import Any
 
 from .litter import temporary
 
+HALVES = "replace"
+"""What becomes of halves of characters, which others' texts and names of files may hold: UTF-8 has
+none, and what could not be written would stop the work.
+"""
 DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 """Error numbers of a write for which there is no room."""
 
@@ -95,6 +99,13 @@ def regular(path: str | Path, flags: int) -> int:
     return fd
 
 
+class TooLarge(OSError):
+    """A file that is larger than any of ours of its kind, or has a part that is."""
+
+    def __init__(self, path: str | Path, most_bytes: int, what: str = "it") -> None:
+        super().__init__(errno.EFBIG, f"{what} is larger than {most_bytes >> 20} MB", str(path))
+
+
 def _special(path: str | Path) -> SpecialFile:
     return SpecialFile(errno.EINVAL, "it is a link or no regular file", str(path))
 
@@ -140,7 +151,8 @@ def read_text(path: Path, most_bytes: int = 64 << 20) -> str:
 
 
 def write_json(path: Path, value: Any) -> None:
-    write_text(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
+    text = json.dumps(value, ensure_ascii=False, indent=1) + "\n"
+    write_bytes(path, text.encode("utf-8", HALVES))
 
 
 def finite(value: Any) -> Any:

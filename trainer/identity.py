@@ -9,14 +9,10 @@ from pathlib import Path
 
 from .errors import TrainerError
 from .jobs.job import read_json
-from .known_hashes import known_hashes
+from .known_hashes import known_hashes, own_cache
 from .runs import Run, run_identity, trained_fingerprint
 
 FileState = tuple[int, int]
-
-
-HASHES = "hashes.json"
-"""The file in a run's cache folder that keeps the hashes of bases."""
 
 
 def check_identity(run: Run, heed: Callable[[], None] = lambda: None) -> FileState:
@@ -27,7 +23,7 @@ def check_identity(run: Run, heed: Callable[[], None] = lambda: None) -> FileSta
     """
     base = Path(run.base.path)
     state = file_state(base)
-    (found,) = known_hashes([base], Path(run.paths.cache) / HASHES, lambda *_: heed())
+    (found,) = known_hashes([base], own_cache(), lambda *_: heed())
     if found != run.base.sha256:
         raise TrainerError(
             f"The base of the run {run.name} has changed since it was made: {run.base.path} has "

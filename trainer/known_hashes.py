@@ -10,10 +10,18 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from . import marks
 from .errors import TrainerError
 from .files import write_json
 
 BLOCK_BYTES = 4 << 20
+
+
+def own_cache() -> Path | None:
+    """The file in which this installation keeps the hashes that it has computed, merges their own
+    too (merge/hashing.py); None for a command that a person starts by hand.
+    """
+    return marks.own_file("hashes.json")
 
 
 def known_hashes(
@@ -31,7 +39,7 @@ def known_hashes(
     known = _read(cache)
     found = {file: known.get(str(file.resolve()), {}) for file in files}
     states = {file: _state(file) for file in files}
-    new = [file for file in files if found[file].get("state") != states[file]]
+    new = [file for file in files if found[file].get("identity") != states[file]]
     done, total = 0, sum(states[file][0] for file in new)
     for file in new:
         before = done
@@ -40,7 +48,7 @@ def known_hashes(
             if progress:
                 progress(before + count, total)
 
-        found[file] = {"state": states[file], "sha256": _sha256(file, tell)}
+        found[file] = {"identity": states[file], "sha256": _sha256(file, tell)}
         if _state(file) != states[file]:
             raise TrainerError(
                 f"{file.name} changes while it is read. Wait until it has been copied."
@@ -81,7 +89,7 @@ def _read(cache: Path | None) -> dict[str, dict]:
         return {
             path: entry
             for path, entry in entries.items()
-            if isinstance(entry["sha256"], str) and isinstance(entry["state"], list)
+            if isinstance(entry["sha256"], str) and isinstance(entry["identity"], list)
         }
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return {}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .cache import TensorCache, file_bytes, module_hash
 from .data.buckets import choose_bucket, make_buckets
-from .data.image import fit, open_rgb, reduction
+from .data.image import fit, open_rgb, read_file, reduction
 from .data.manifest import TRAIN, Dataset, Pair
 from .errors import TrainerError
 from .model.networks import LATENT_SCALE, load_vae
@@ -236,7 +236,7 @@ def _forms(work: Work, background: str) -> list[Decoded]:
     import numpy
 
     try:
-        data = work.file.read_bytes()
+        data = read_file(work.file)
     except OSError as error:
         raise TrainerError(f"it cannot be read: {error.strerror or error}") from error
     if hashlib.sha256(data).hexdigest() != work.pair.image_hash:

@@ -38,6 +38,14 @@ def has_key() -> bool:
     return bool(os.environ.get(KEY_FILE))
 
 
+def own_file(name: str) -> Path | None:
+    """A file beside the key, which nobody writes who only fills the output folder; None without a
+    key.
+    """
+    file = os.environ.get(KEY_FILE, "")
+    return Path(file).with_name(name) if file else None
+
+
 def mark(*words: str) -> str:
     """The mark of some words. Raises TrainerError when there is no key and none can be made."""
     file = os.environ.get(KEY_FILE, "")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .cache import TensorCache, file_bytes
-from .data.image import fit, open_rgb
+from .data.image import fit, open_rgb, read_file
 from .data.manifest import TRAIN, Dataset, Pair
 from .errors import TrainerError
 from .latents import Form, Latents, Picture, jittered
@@ -112,7 +112,7 @@ def open_mask(file: Path, pair: Pair) -> Any:
     from PIL import Image
 
     try:
-        data = file.read_bytes()
+        data = read_file(file)
     except OSError as error:
         raise TrainerError(f"it cannot be read: {error.strerror or error}") from error
     if hashlib.sha256(data).hexdigest() != pair.mask_hash:

@@ -44,14 +44,14 @@ def strip_of(folder: Path) -> Strip:
             place = (int(parts["epoch"]), int(parts["step"]))
             found.append((bool(parts["own"]), int(parts["number"]), place, text, entry.name))
     found.sort()
-    rows = list(dict.fromkeys(text for _, _, _, text, _ in found))
-    columns = sorted({place for _, _, place, _, _ in found}, key=lambda place: place[::-1])
+    texts = dict.fromkeys(text for _, _, _, text, _ in found)
+    places = sorted({place for _, _, place, _, _ in found}, key=lambda place: place[::-1])
+    rows = {text: number for number, text in enumerate(texts)}
+    columns = {place: number for number, place in enumerate(places)}
     return Strip(
-        tuple(prompt_in(text) for text in rows),
-        tuple(columns),
-        tuple(
-            Drawn(name, rows.index(text), columns.index(place)) for _, _, place, text, name in found
-        ),
+        tuple(map(prompt_in, texts)),
+        tuple(places),
+        tuple(Drawn(name, rows[text], columns[place]) for _, _, place, text, name in found),
     )
 
 

@@ -146,7 +146,7 @@ class CocktailRangeTest(io.ComfyNode):
         run = create_run(
             names.cocktail_dir("runs"),
             name,
-            Base(base, str(path), file_sha256(path, names.cocktail_dir("hashes.json"))),
+            Base(base, str(path), file_sha256(path, names.hashes_file())),
             dataset,
             range_settings(settings, lowest, highest, steps),
             Paths(

@@ -218,7 +218,7 @@ class CocktailFineTune(io.ComfyNode):
         run = create_run(
             names.cocktail_dir("runs"),
             run_name,
-            Base(base, str(path), file_sha256(path, names.cocktail_dir("hashes.json"))),
+            Base(base, str(path), file_sha256(path, names.hashes_file())),
             dataset,
             settings,
             Paths(

@@ -128,7 +128,7 @@ class CocktailSweep(io.ComfyNode):
         sweep, runs = create_sweep(
             names.cocktail_dir(),
             name,
-            Base(base, str(path), file_sha256(path, names.cocktail_dir("hashes.json"))),
+            Base(base, str(path), file_sha256(path, names.hashes_file())),
             dataset,
             settings,
             variants,

@@ -104,7 +104,7 @@ class CocktailReleaseCard(io.ComfyNode):
         captions: int = 0,
         name: str = "",
     ) -> io.NodeOutput:
-        path, cache = names.checkpoint_path(checkpoint), names.cocktail_dir("hashes.json")
+        path, cache = names.checkpoint_path(checkpoint), names.hashes_file()
         sources = Sources(
             _file_of,
             _folder("runs"),

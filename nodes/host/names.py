@@ -148,6 +148,13 @@ def key_file() -> Path:
     return network_file().with_name("installation.key")
 
 
+def hashes_file() -> Path:
+    """What is known of the hashes of files. It lies beside the key, since it is believed: in the
+    output folder, somebody's archive could say of any file that it is another one.
+    """
+    return key_file().with_name("hashes.json")
+
+
 def tokenizer_dir() -> Path:
     """The folder of CLIP's tokenizer, which comes with ComfyUI."""
     import comfy

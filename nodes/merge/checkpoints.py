@@ -102,7 +102,7 @@ class CocktailInspectCheckpoint(io.ComfyNode):
         from ...merge.picture import draw_tree
 
         path = names.checkpoint_path(checkpoint)
-        found = inspect_file(path, names.cocktail_dir("hashes.json"), Progress())
+        found = inspect_file(path, names.hashes_file(), Progress())
         branches = tree(found)
         content = "\n".join(["recipe tree", *tree_text(branches)])
         image = keep_png(draw_tree(branches), "charts", content)
@@ -333,7 +333,7 @@ class CocktailPruneCheckpoint(io.ComfyNode):
         from ...merge.requantise import find_or_quantise_like
 
         path, folder = names.checkpoint_path(checkpoint), names.checkpoint_dir()
-        hashes = names.cocktail_dir("hashes.json")
+        hashes = names.hashes_file()
         if quantise_like != NONE:
             if (precision, ema, convert_vae) != (KEEP, "drop", False):
                 raise MergeError(QUANTISES_ALONE)

@@ -35,7 +35,7 @@ def _file_name(name: str, *made_of: object) -> str:
 
 
 def _sha256(path) -> str:
-    return file_sha256(path, names.cocktail_dir("hashes.json"), Progress())
+    return file_sha256(path, names.hashes_file(), Progress())
 
 
 def _refusal(

@@ -376,7 +376,7 @@ class CocktailRemakeFromFile(io.ComfyNode):
 
     @classmethod
     def execute(cls, checkpoint: str, name: str) -> io.NodeOutput:
-        file, cache = names.checkpoint_path(checkpoint), names.cocktail_dir("hashes.json")
+        file, cache = names.checkpoint_path(checkpoint), names.hashes_file()
         recipe = read_recipe(read_header(file))
         others = [names.checkpoint_path(other) for other in names.checkpoint_names()]
         others = [path for path in others if path.suffix.lower() in ENDINGS and path != file]
@@ -418,7 +418,7 @@ def _name_now(ingredient: Ingredient) -> str:
     try:
         names.ingredient_path(ingredient.name)
     except names.BadName:
-        for path in known_files(names.cocktail_dir("hashes.json"), ingredient.sha256 or ""):
+        for path in known_files(names.hashes_file(), ingredient.sha256 or ""):
             with suppress(names.BadName):
                 return names.checkpoint_name(path)
     return ingredient.name

@@ -387,7 +387,7 @@ def bind(
     bound = bind_to_files(
         recipe,
         names.ingredient_path,
-        names.cocktail_dir("hashes.json"),
+        names.hashes_file(),
         Progress(),
         names.cocktail_dir("converted"),
         licences,

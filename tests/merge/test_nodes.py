@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,29 @@ def test_a_recipe_is_made_once_and_another_under_its_name_is_refused(comfy):
     assert path.stat().st_mtime_ns == before
 
 
+def test_hashes_that_came_with_an_output_folder_are_not_believed(comfy):
+    """They would let a recipe, a plan or a card vouch for a file that is another one."""
+    base = comfy.base / "models" / "checkpoints" / "sip_base.safetensors"
+    copy = base.with_name("sip_vouched.safetensors")
+    shutil.copyfile(base, copy)
+    found = copy.stat()
+    planted = {
+        "identity": [found.st_size, found.st_mtime_ns, found.st_ino],
+        "sha256": "f" * 64,
+        "tensors_sha256": "e" * 64,
+    }
+    file = comfy.base / "output" / "cocktail" / "hashes.json"
+    known = json.loads(file.read_text()) if file.exists() else {}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps({**known, str(copy.resolve()): planted}))
+    graph = {"what": node("CocktailInspectCheckpoint", checkpoint=copy.name)}
+    try:
+        told = comfy.run(graph)["what"]["cocktail"][0]
+    finally:
+        copy.unlink()
+    assert told["sha256"] == file_sha256(base)
+
+
 def test_a_merge_without_a_name_is_named_by_its_recipe(comfy):
     made = comfy.run(merge("", multiplier=0.25))["file"]["cocktail"][0]
     assert made["recipe_hash"][:12] in made["checkpoint"]
@@ -164,7 +188,7 @@ def test_a_merged_file_gives_its_recipe_back(comfy):
     kept, moved = models / "sip_v3.safetensors", models / "renamed.safetensors"
     kept.rename(moved)
     try:
-        file_sha256(moved, comfy.base / "output" / "cocktail" / "hashes.json")
+        file_sha256(moved, comfy.base / "user" / "cocktail" / "hashes.json")
         graph["read"]["inputs"]["checkpoint"] = second["checkpoint"]
         graph["file"]["inputs"]["name"] = "once-more"
         found = comfy.run(graph)["file"]["cocktail"][0]

@@ -7,7 +7,7 @@ import pickle
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from cocktail.merge.checkpoint import bind_to_files, make_checkpoint
 from cocktail.merge.errors import MergeError
@@ -58,6 +58,24 @@ def test_it_is_converted_once_and_keeps_every_type(tmp_path):
     for name, tensor in load_file(made).items():
         assert tensor.dtype == tensors[name].dtype
         assert torch.equal(tensor.double(), tensors[name].double())
+
+
+def test_a_converted_file_that_came_from_elsewhere_is_not_taken(tmp_path):
+    """Its name is the hash of a checkpoint that everybody has, its weights are others."""
+    checkpoint, folder, cache = tmp_path / "x.ckpt", tmp_path / "c", tmp_path / "hashes.json"
+    torch.save({"a": torch.ones(4)}, checkpoint)
+    folder.mkdir()
+    planted = folder / f"{file_sha256(checkpoint, cache)}.safetensors"
+    save_file({"a": torch.zeros(4)}, planted)
+    assert safetensors_of(checkpoint, folder, cache) == planted
+    assert torch.equal(load_file(planted)["a"], torch.ones(4))
+    before = planted.stat()
+    assert safetensors_of(checkpoint, folder, cache) == planted
+    assert planted.stat().st_ino == before.st_ino, "made once"
+    planted.unlink()
+    planted.mkdir()
+    with pytest.raises(MergeError, match="is in the way"):
+        safetensors_of(checkpoint, folder, cache)
 
 
 @pytest.mark.parametrize("zipped", [True, False])

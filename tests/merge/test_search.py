@@ -4,6 +4,8 @@ closer.
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from cocktail.merge.errors import MergeError
@@ -59,6 +61,13 @@ def test_scores_come_back_by_recipe_and_damaged_lines_do_no_harm(tmp_path):
     add_score(table, good, 5, "metric")
     found = read_scores(table)
     assert [(entry.recipe, entry.score) for entry in found] == [(good, 4.5), (bad, 1)]
+    with table.open("ab") as file:
+        entry = json.loads(table.read_bytes().splitlines()[0])
+        for score in ("1" + "0" * 400, "[" * 5_000, '"x"'):
+            line = json.dumps({**entry, "judge": "odd", "score": "S"}).replace('"S"', score)
+            file.write(line.encode() + b"\n")
+        file.write(b"\0" * 3_000_000 + b"\n")
+    assert read_scores(table) == found
     foreign = weighted_sum([(Ingredient("w", "d" * 64), 1), (RECIPES[0], 1)])
     add_score(table, foreign, 9, "me")
     assert known_shares(RECIPES, read_scores(table)) == {(60, 20, 20): 4.5, (0, 100, 0): 1}

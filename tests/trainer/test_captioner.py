@@ -14,10 +14,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
 import cocktail.trainer as trainer
+from cocktail.trainer import command_line
+from cocktail.trainer.data.caption import job as caption_job
 from cocktail.trainer.data.caption.apply import apply_captions
 from cocktail.trainer.data.caption.captioner import (
     Captioned,
@@ -25,6 +28,7 @@ from cocktail.trainer.data.caption.captioner import (
     Picture,
     caption_images,
     load_captioner,
+    pick_device,
 )
 from cocktail.trainer.data.caption.job import (
     CaptionJob,
@@ -248,6 +252,23 @@ def test_killed_and_started_again_it_captions_nothing_twice(models, shapes, tmp_
     assert after.lines[: len(before)] == before and (len(after.lines), after.damaged) == (12, 1)
     assert problems(killed.folder) == {}
     assert killed.state().status == "finished"
+
+
+def test_a_captioning_takes_the_device_it_was_queued_for(models, shapes, tmp_path, monkeypatch):
+    """`auto`, queued where there is no GPU and started by a ComfyUI that has one."""
+    job = create_job(tmp_path, "queued", shapes, settings(models / "blip"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    device, arguments = job.device(), job.arguments()
+    taken = []
+
+    def load(found: CaptionSettings) -> None:
+        taken.append(pick_device(found.device))
+        raise TrainerError("enough")
+
+    monkeypatch.setattr(caption_job, "load_captioner", load)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert command_line.main(["caption", str(job.folder), *arguments]) == 1
+    assert job.state().message == "enough" and taken == [device] == ["cpu"]
 
 
 @pytest.mark.parametrize(

@@ -164,6 +164,15 @@ class Server:
             return web.Response(status=429, headers={"Retry-After": rest})
         return web.Response(body=picture(3))
 
+    async def _wait_until(self, request, rest):
+        return web.Response(status=503, headers={"Retry-After": rest})
+
+    async def _in_odd_words(self, request, rest):
+        """A reason that is no UTF-8."""
+        request.transport.write(b"HTTP/1.1 404 N\xf6t \xff\r\nContent-Length: 0\r\n\r\n")
+        request.transport.close()
+        return web.Response()
+
     async def _silent(self, request, rest):
         await asyncio.sleep(60)
         return web.Response()
@@ -351,6 +360,8 @@ def test_width_and_height_are_those_of_the_picture_as_it_is_shown(tmp_path, serv
         ("robots/noindex", "robots", 1),
         ("robots/googlebot:noai", "ok", 1),
         ("flaky", "ok", 3),
+        ("in_odd_words", "http_404", 1),
+        ("wait_until/Mon, 01 Jan 2024 00:00:00 +99999999999999999999", "http_503", 3),
     ],
 )
 def test_every_url_ends_with_a_picture_or_the_reason_why_there_is_none(

@@ -54,6 +54,19 @@ def test_a_base_is_read_once_and_what_is_asked_meanwhile_ends_that(run):
         check_identity(run)
 
 
+def test_a_hash_that_came_with_a_folder_is_not_believed(run):
+    """Whoever sends an output folder could say in it that another base is the one of a run."""
+    base = Path(run.base.path)
+    base.write_bytes(b"another base")
+    found = base.stat()
+    state = [found.st_size, found.st_mtime_ns, found.st_ino]
+    said = {str(base.resolve()): {"state": state, "identity": state, "sha256": run.base.sha256}}
+    for folder in (Path(run.paths.cache), run.folder, run.folder.parent, run.folder.parent.parent):
+        write_json(folder / "hashes.json", said)
+    with pytest.raises(TrainerError, match="has changed since it was made"):
+        check_identity(run)
+
+
 def test_a_base_that_was_overwritten_is_refused_with_both_hashes(run):
     Path(run.base.path).write_bytes(b"b base")
     there = sha256_file(Path(run.base.path))

@@ -774,6 +774,16 @@ def test_a_ticket_that_makes_no_sense_holds_up_nobody(tmp_path, content):
     wait_for(lambda: status(job) == ["running"])
 
 
+@pytest.mark.parametrize("number", ["9" * 250, "99999999"])
+def test_a_number_that_no_ticket_of_ours_has_holds_up_nobody(tmp_path, number):
+    queue, jobs = queue_of(tmp_path), [make(tmp_path, name) for name in ("a", "b")]
+    queue.folder.mkdir()
+    (queue.folder / f"{number}.json").write_text("{")
+    for job in jobs:
+        queue.put("runs", job, "cpu")
+    assert [ticket.name for ticket in queue.tickets] == ["a", "b"]
+
+
 @pytest.mark.parametrize(
     ("written", "words"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import subprocess
 import sys
@@ -11,6 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cocktail.trainer.files import write_json
+from cocktail.trainer.jobs import lines
 from cocktail.trainer.jobs.lines import Followed, Lines
 
 
@@ -52,6 +55,37 @@ def test_a_line_that_was_cut_off_never_swallows_the_one_after_it(file):
     file.append({"n": 3})
     assert (numbers(file.read()), file.read().damaged) == ([1, 3], 1)
     assert numbers(file.read(before.next)) == [3]
+
+
+def test_halves_of_characters_do_not_stop_the_work(file):
+    """As in what a server says in no UTF-8, or in the name of such a file."""
+    file.append({"n": 1, "said": "N\udcf6t \ud800"})
+    assert file.read().lines == [{"n": 1, "said": "N?t ?"}]
+    write_json(file.path, {"said": "\udcff"})
+    assert json.loads(file.path.read_bytes()) == {"said": "?"}
+
+
+@pytest.mark.parametrize("piece", [7, 64, 1 << 20])
+def test_a_line_that_is_longer_than_any_of_ours_is_not_gathered(file, monkeypatch, piece):
+    monkeypatch.setattr(lines, "MOST_LINE_BYTES", 100)
+    monkeypatch.setattr(lines, "PIECE_BYTES", piece)
+    file.append({"n": 1}, {"n": 2}, {"n": 3})
+    assert numbers(file.read()) == numbers(file.read(kinds=("n",))) == [1, 2, 3]
+    assert b"".join(file.texts(0, piece)) == file.path.read_bytes()
+    assert numbers(file.read(3)) == [2, 3]
+    with file.path.open("ab") as opened:
+        opened.write(b"x" * 500)
+    for read in (file.read, lambda: list(file.texts(0, piece))):
+        with pytest.raises(OSError, match="a line of it is larger"):
+            read()
+
+
+def test_a_file_of_holes_is_refused_unread(file):
+    with file.path.open("wb") as opened:
+        opened.truncate(1 << 40)
+    for read in (file.read, lambda: list(file.texts(0, 1 << 20))):
+        with pytest.raises(OSError, match="larger than 2048 MB"):
+            read()
 
 
 @pytest.mark.parametrize("line", [b"nonsense", b"[1]", b"null", b"\xff\x00", b"[" * 100_000])

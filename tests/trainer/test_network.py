@@ -326,6 +326,9 @@ def test_retry_after_is_a_number_of_seconds_or_a_date():
     assert retry_after_s("Wed, 21 Oct 2015 07:28:00 GMT") == 0.0
     assert retry_after_s("Fri, 31 Dec 2100 23:59:59 GMT") > 1e9
     assert [retry_after_s(text) for text in (None, "", "soon", "-5", "1e9")] == [0.0] * 5
+    never = "Mon, 01 Jan 2024 00:00"
+    for text in (f"{never}:00 +{'9' * 20}", f"{never}:{'9' * 25} GMT", "\u00b2", "\udcff"):
+        assert retry_after_s(text) == 0.0
 
 
 def test_the_settings_file_is_plain_json(tmp_path):

@@ -412,6 +412,8 @@ REFUSED = {
     "coalesce(str_split(prompt, 'a'), prompt) = ''": "uses the list of str_split as a value",
     "len([string_split(prompt, '')]) > 1": "uses the list of string_split as a value",
     "lower(CASE WHEN raw THEN [prompt] ELSE prompt END) = ''": "uses the list of list_value",
+    "len([ARRAY[prompt]]) > 1": "uses the list of list_value",
+    "length(" + "CAST(ARRAY[" * 28 + "prompt" + "] AS VARCHAR)" * 28 + ") > 1": "uses the list of",
     "CAST(prompt AS JSON) IS NULL": "casts to ",
     "len(list_resize([1], 1000000000)) > 1": "calls list_resize, which",
     "prompt.upper() = 'A'": "calls upper, which",

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
+import os
 import re
+import stat
 import threading
 import warnings
 from collections.abc import Iterator
@@ -15,6 +18,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
 from ..errors import TrainerError
+from ..files import SpecialFile, TooLarge
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -55,6 +59,8 @@ when their PACKAGES are installed.
 
 Others are left out on purpose: to open PostScript, for example, Pillow starts another program.
 """
+MOST_FILE_BYTES = 1 << 30
+"""No picture of so few pixels takes more."""
 MOST_SCANS = 100
 """Of a JPEG. A progressive one has about ten; each costs as much time as a whole picture."""
 TOO_MANY_SCANS = f"it is a JPEG of more than {MOST_SCANS} scans, which takes too long to decode"
@@ -120,7 +126,7 @@ def open_rgb(
     except ValueError as error:
         raise TrainerError(f"{background!r} is not a colour; write it like #ffffff") from error
     try:
-        file = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
+        file = io.BytesIO(source) if isinstance(source, bytes) else open_file(source)
     except OSError as error:
         raise TrainerError(f"it cannot be read: {error.strerror or error}") from error
     with file:
@@ -135,6 +141,24 @@ def open_rgb(
             raise TrainerError(TOO_MANY) from error
         except Exception as error:
             raise TrainerError(_what_is_wrong(error, file)) from error
+
+
+def open_file(path: Path) -> IO[bytes]:
+    """A picture's file, which links may lead to. Raises OSError, also for a pipe, whose other end
+    nobody may ever open, and for what is far too large.
+    """
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise SpecialFile(errno.EINVAL, "it is no regular file", os.fspath(path))
+    if found.st_size > MOST_FILE_BYTES:
+        raise TooLarge(path, MOST_FILE_BYTES)
+    return path.open("rb")
+
+
+def read_file(path: Path) -> bytes:
+    """The same, read."""
+    with open_file(path) as file:
+        return file.read()
 
 
 def _decode(image: Any, cover: tuple[int, int] | None, background: str) -> Image.Image:

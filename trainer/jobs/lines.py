@@ -19,10 +19,15 @@ from pathlib import Path
 from typing import IO, Any
 
 from .. import bounded_json
-from ..files import finite, regular
+from ..files import HALVES, TooLarge, finite, regular
 
 MOST_LINE_BYTES = 32 << 20
 """The longest lines hold the losses of all validation pairs."""
+MOST_FILE_BYTES = 2 << 30
+"""A larger file is none of ours. One that is mostly holes takes no room on the disk, and none in an
+archive.
+"""
+PIECE_BYTES = 1 << 24
 SPARE_MEMORY, MOST_GROWTH = 64 << 10, 20
 """What the values of a line may take in memory: some bytes, and so many for each of its own."""
 
@@ -50,7 +55,7 @@ class Lines:
         Raises OSError, ENOSPC too when there was room for a part of them only.
         """
         texts = (json.dumps(finite(v), ensure_ascii=False, allow_nan=False) for v in values)
-        data = b"".join(text.encode("utf-8") + b"\n" for text in texts)
+        data = b"".join(text.encode("utf-8", HALVES) + b"\n" for text in texts)
         with self._alone(), self._open("a+b") as file:
             if file.tell() and not _ends_a_line(file):
                 data = b"\n" + data
@@ -68,7 +73,7 @@ class Lines:
 
     def texts(self, after: int, size: int) -> Iterator[bytes]:
         """The whole lines from byte `after`, the beginning of one, on, in pieces of about `size`
-        bytes. None when there is no file.
+        bytes. None when there is no file. Raises OSError.
         """
         try:
             file = self._open("rb")
@@ -76,13 +81,7 @@ class Lines:
             return
         with file:
             file.seek(after)
-            part = b""
-            while data := file.read(size):
-                part += data
-                end = part.rfind(b"\n") + 1
-                if end:
-                    yield part[:end]
-                    part = part[end:]
+            yield from _whole_lines(file, size)
 
     def read(self, after: int = 0, kinds: Iterable[str] = ()) -> Read:
         """The lines from byte `after` on; all of them from 0, none when there is no file.
@@ -96,21 +95,26 @@ class Lines:
         except FileNotFoundError:
             return Read([], 0)
         with file:
-            start = after if 0 < after <= file.seek(0, os.SEEK_END) else 0
-            file.seek(max(0, start - 1))
-            if start:
-                file.readline()
-                start = file.tell()
-            data = file.read()
-        whole = data[: data.rfind(b"\n") + 1]
-        names = tuple(kinds)
-        lines, damaged = parse(mentioning(whole, names) if names else whole.split(b"\n")[:-1])
-        return Read(lines, start + len(whole), damaged)
+            end = after if 0 < after <= file.seek(0, os.SEEK_END) else 0
+            file.seek(max(0, end - 1))
+            if end:
+                while (piece := file.readline(PIECE_BYTES)) and not piece.endswith(b"\n"):
+                    pass
+                end = file.tell()
+            names = tuple(kinds)
+            lines: list[dict[str, Any]] = []
+            damaged = 0
+            for whole in _whole_lines(file, PIECE_BYTES):
+                found, odd = parse(mentioning(whole, names) if names else whole.split(b"\n"))
+                lines += found
+                damaged, end = damaged + odd, end + len(whole)
+        return Read(lines, end, damaged)
 
     def _open(self, mode: str) -> IO[bytes]:
-        """Raises OSError for links, pipes and the like."""
-        buffering = -1 if mode == "rb" else 0
-        return open(self.path, mode, buffering, opener=regular)
+        """Raises OSError for links, pipes and the like, and for what is too large to be read."""
+        if mode == "rb":
+            return open(self.path, mode, opener=_not_huge)
+        return open(self.path, mode, 0, opener=regular)
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
@@ -122,6 +126,31 @@ class Lines:
 
         with FileLock(self.path.with_name(f".{self.path.name}.lock")):
             yield
+
+
+def _not_huge(path: str, flags: int) -> int:
+    """`regular`, and raises TooLarge."""
+    fd = regular(path, flags)
+    if os.fstat(fd).st_size > MOST_FILE_BYTES:
+        os.close(fd)
+        raise TooLarge(path, MOST_FILE_BYTES)
+    return fd
+
+
+def _whole_lines(file: IO[bytes], size: int) -> Iterator[bytes]:
+    """The whole lines of an open file from its place on, in pieces of about `size` bytes. Raises
+    TooLarge for a line that is longer than any of ours, before more of it is read.
+    """
+    part = b""
+    while data := file.read(size):
+        end = data.rfind(b"\n") + 1
+        if end:
+            yield part + data[:end]
+            part = data[end:]
+        else:
+            part += data
+        if len(part) > MOST_LINE_BYTES:
+            raise TooLarge(file.name, MOST_LINE_BYTES, "a line of it")
 
 
 class Followed:

@@ -20,6 +20,7 @@ from .job import NAME, read_json
 from .lock import Lock
 
 LOCK_WAIT_S = 60.0
+DIGITS = 8
 _MARK = re.compile("[0-9a-f]{64}")
 
 
@@ -63,9 +64,15 @@ class Tickets:
         return False
 
     def next_number(self) -> int:
-        """A number after those of all files, whether or not they can be read."""
-        numbers = [int(file.stem) for file in self._files() if file.stem.isdecimal()]
-        return max(numbers, default=0) + 1
+        """A number after those of all files, whether or not they can be read. One with so many
+        digits that no ticket of ours has them does not count: the next may be no name of a file.
+        """
+        stems = {file.stem for file in self._files()}
+        numbers = [int(stem) for stem in stems if stem.isdecimal() and len(stem) <= DIGITS]
+        number = max(numbers, default=0) + 1
+        while f"{number:0{DIGITS}d}" in stems:
+            number += 1
+        return number
 
     def write(self, ticket: Ticket) -> None:
         write_json(self.file(ticket), {**asdict(ticket), "mark": marks.mark(*_words(ticket))})
@@ -75,11 +82,11 @@ class Tickets:
         self.lock_file(ticket).unlink(missing_ok=True)
 
     def file(self, ticket: Ticket) -> Path:
-        return self.folder / f"{ticket.number:08d}.json"
+        return self.folder / f"{ticket.number:0{DIGITS}d}.json"
 
     def lock_file(self, ticket: Ticket) -> Path:
         """Held by the process that waits for a lease, or has it."""
-        return self.folder / f"{ticket.number:08d}.lock"
+        return self.folder / f"{ticket.number:0{DIGITS}d}.lock"
 
     def _files(self) -> list[Path]:
         return sorted(self.folder.glob("[0-9]*.json"))
@@ -118,7 +125,7 @@ def _read_any(file: Path) -> tuple[Ticket, object]:
         and isinstance(arguments, list)
         and all(isinstance(argument, str) for argument in arguments)
         and isinstance(granted, bool)
-        and f"{value.get('number')!r:0>8}" == file.stem
+        and f"{value.get('number')!r:0>{DIGITS}}" == file.stem
         and NAME.fullmatch(value["name"])
     )
     if not sound:

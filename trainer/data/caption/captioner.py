@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ...errors import TrainerError
 from ...files import sha256_text
 from ...settings.group import Group, setting
-from ..image import open_rgb
+from ..image import open_rgb, read_file
 from .model_folder import KINDS, ModelFacts, check_model
 
 if TYPE_CHECKING:
@@ -230,7 +230,7 @@ def caption_images(captioner: Captioner, pictures: Iterable[Picture]) -> Iterato
 def _read(picture: Picture) -> Image.Image | str:
     """The decoded picture, or what is wrong with the file."""
     try:
-        data = picture.path.read_bytes()
+        data = read_file(picture.path)
         if picture.image_hash and hashlib.sha256(data).hexdigest() != picture.image_hash:
             return "the picture is not the one that the dataset was made of; load the pairs again"
         return open_rgb(data, background=picture.background)

@@ -24,6 +24,7 @@ from ...jobs.device import device_name
 from ...jobs.job import ACTIVE, QUEUED, Job, State, Stopped, described
 from ...jobs.lines import Lines
 from ...jobs.work import Work, work
+from ...known_hashes import own_cache
 from ..manifest import Dataset, Pair
 from .captioner import (
     Captioned,
@@ -38,8 +39,6 @@ from .model_folder import check_model, model_fingerprint
 FORMAT = 1
 HOPELESS = 16
 """So many failures of the model before its first caption end the job."""
-HASHES = "model-hashes.json"
-"""What is known of model files, beside the jobs."""
 
 
 @dataclass(frozen=True)
@@ -102,8 +101,11 @@ class CaptionJob(Job[CaptionState]):
         return Dataset.load(self.manifest)
 
     def arguments(self) -> list[str]:
-        """What the command `caption` is given so that it works with this very model."""
-        return ["--model", self.settings.model]
+        """What the command `caption` is given so that it works with this very model, and on the
+        device that it is queued for: the ComfyUI that starts it may be on another machine, whose
+        GPU `auto` would take.
+        """
+        return ["--model", self.settings.model, "--device", pick_device(self.settings.device)]
 
     def device(self) -> str:
         """The device it computes on."""
@@ -146,7 +148,7 @@ def create_job(
     """
     model = Path(settings.model)
     check_model(model, settings.kind)
-    fingerprint = model_fingerprint(model, jobs_dir / HASHES, progress)
+    fingerprint = model_fingerprint(model, own_cache(), progress)
     identity = job_identity(fingerprint, settings)
     if not dataset.pairs:
         raise TrainerError("The dataset has no pair to caption.")
@@ -220,9 +222,9 @@ def _difference(former: CaptionJob, fingerprint: str, settings: CaptionSettings)
     return "; ".join(changed)
 
 
-def main(folder: Path, model: str | None = None) -> int:
-    """Caption the pictures of a job folder that have no caption yet, with the model in the folder
-    `model`, by default the one that job.json names; returns the exit status of the process.
+def main(folder: Path, **instead: str) -> int:
+    """Caption the pictures of a job folder that have no caption yet; returns the exit status of the
+    process. `instead` are a `model` (its folder) and a `device` other than job.json names.
 
     Pictures that had a problem are tried again.
     """
@@ -230,8 +232,7 @@ def main(folder: Path, model: str | None = None) -> int:
     # network.
     os.environ["HF_HUB_OFFLINE"] = "1"
     job = CaptionJob.open(folder)
-    if model:
-        job = replace(job, settings=replace(job.settings, model=model))
+    job = replace(job, settings=replace(job.settings, **instead))
     return work(job, lambda progress: _caption_pictures(job, progress))
 
 
@@ -260,7 +261,7 @@ def _caption_pictures(job: CaptionJob, progress: Work[CaptionState]) -> str:
 def _caption_waiting(job: CaptionJob, progress: Work[CaptionState], waiting: Sequence[Pair]) -> str:
     """Caption these pairs; returns the last problem, "" for none."""
     model = Path(job.settings.model)
-    if model_fingerprint(model, job.folder.parent / HASHES) != job.model_fingerprint:
+    if model_fingerprint(model, own_cache()) != job.model_fingerprint:
         raise TrainerError(
             f"The model {model.name} has changed since its captions were queued. Queue them again."
         )

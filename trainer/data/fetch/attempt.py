@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from ...files import publish
 from ...litter import temporary
-from ..image import MOST_SCANS, ORIENTATION, TOO_MANY_SCANS, scans
+from ..image import MOST_SCANS, ORIENTATION, TOO_MANY_SCANS, open_file, scans
 from . import disk
 from .network import (
     BadURL,
@@ -184,7 +184,8 @@ def examine(file: Path, max_pixels: int) -> tuple[str, int, int]:
 
     Image.init()
     try:
-        with Image.open(file, formats=[kind for kind in SUFFIX_OF if kind in Image.OPEN]) as image:
+        formats = [kind for kind in SUFFIX_OF if kind in Image.OPEN]
+        with open_file(file) as opened, Image.open(opened, formats=formats) as image:
             width, height = image.size
             if width * height > max_pixels:
                 raise Failure("too_many_pixels", f"{width} x {height}")
@@ -200,8 +201,8 @@ def examine(file: Path, max_pixels: int) -> tuple[str, int, int]:
     except Image.DecompressionBombError as error:
         raise Failure("too_many_pixels", str(error)) from error
     except UnidentifiedImageError as error:
-        with file.open("rb") as opened:
-            begin = opened.read(24)
+        with file.open("rb") as again:
+            begin = again.read(24)
         raise Failure("not_an_image", f"it begins with {begin!r}") from error
     except Exception as error:
         raise Failure("corrupt", f"it cannot be decoded: {error}") from error

@@ -26,6 +26,7 @@ from pathlib import Path
 
 from ...errors import TrainerError
 from ...jobs.job import Stopped
+from ..image import read_file
 from .attempt import TRANSIENT, Asked, Fetcher, examine
 from .disk import DiskFull, free_bytes
 from .network import Failure, NetworkSettings, connector
@@ -166,7 +167,7 @@ class _Download:
         """The result of a picture that a call before a kill has left. Raises Failure."""
         _, width, height = examine(file, self.settings.max_pixels)
         relative = file.relative_to(self.folder).as_posix()
-        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        digest = hashlib.sha256(read_file(file)).hexdigest()
         size = file.stat().st_size
         what = "found whole on disk"
         return Result(

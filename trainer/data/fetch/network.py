@@ -371,7 +371,7 @@ def retry_after_s(header: str | None) -> float:
     """
     if not header:
         return 0.0
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError, OverflowError):
         return max(0.0, float(header)) if header.strip().isdigit() else _seconds_until(header)
     return 0.0
 

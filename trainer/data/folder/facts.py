@@ -20,7 +20,7 @@ from typing import Any
 
 from ...errors import TrainerError
 from ...files import sha256_file, write_json
-from ..image import open_rgb, read_formats
+from ..image import MOST_FILE_BYTES, open_file, open_rgb, read_file, read_formats
 from .listing import File
 from .reading import Problem
 
@@ -222,7 +222,7 @@ def _pixels(path: Path) -> int:
     from PIL import Image
 
     try:
-        with Image.open(path, formats=read_formats()) as image:
+        with open_file(path) as file, Image.open(file, formats=read_formats()) as image:
             return image.width * image.height
     except Exception:
         return 0
@@ -237,11 +237,13 @@ def examine(folder: Path, file: str, known: list | None) -> list | Problem:
             return known
         if not status.st_size:
             return Problem(file, "the file is damaged or not a picture", "the file is empty")
+        if status.st_size > MOST_FILE_BYTES:
+            return Problem(file, "the file is larger than any picture")
         if status.st_size > WHOLE_BYTES:
             width, height = open_rgb(path).size
             digest = sha256_file(path)
         else:
-            data = path.read_bytes()
+            data = read_file(path)
             width, height = open_rgb(data).size
             digest = hashlib.sha256(data).hexdigest()
     except TrainerError as error:

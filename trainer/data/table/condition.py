@@ -224,6 +224,9 @@ def _check_lists(where: str, nodes: list[dict[str, Any]]) -> None:
 
 
 def _called(node: dict[str, Any]) -> str:
+    """The name of the function that a node calls; that of [...] for ARRAY[...], which is none."""
+    if node.get("type") == "ARRAY_CONSTRUCTOR":
+        return "list_value"
     return str(node.get("function_name") or "").lower()
 
 

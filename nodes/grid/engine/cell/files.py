@@ -84,7 +84,7 @@ def content_sha256(kind: str, name: str) -> str:
 def quiet_sha256(kind: str, name: str, progress: Callable[[int, int], None] | None = None) -> str:
     """The same without showing progress on a node."""
     try:
-        return file_sha256(readable(kind, name), names.cocktail_dir("hashes.json"), progress)
+        return file_sha256(readable(kind, name), names.hashes_file(), progress)
     except MergeError as error:
         raise GridError(str(error)) from None
 

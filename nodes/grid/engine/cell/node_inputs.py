@@ -13,7 +13,7 @@ from typing import Any
 
 from .....merge.hashing import file_sha256
 from .....trainer.errors import nearest
-from ....host.names import BadName, below, cocktail_dir
+from ....host.names import BadName, below, hashes_file
 from ..axes import lists
 from ..errors import GridError
 from ..patterns import matches
@@ -335,4 +335,4 @@ def content_sha256(folder: str, name: str) -> str:
         path = Path(full) if full else Path()
     if not path.is_file():
         raise GridError(f"There is no file {name!r} in ComfyUI's {folder} folder.")
-    return file_sha256(path, cocktail_dir("hashes.json"))
+    return file_sha256(path, hashes_file())

@@ -125,7 +125,10 @@ class Server:
         )
         if answer.get("node_errors") or "prompt_id" not in answer:
             raise Refused(_refusal(answer, prompt))
-        return _text(answer["prompt_id"])
+        taken = _text(answer["prompt_id"])
+        if len(taken) > LONGEST_WORD:
+            raise ValueError("an id of that length")
+        return taken
 
     @understood
     def known(self) -> set[str]:

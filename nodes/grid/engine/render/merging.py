@@ -38,7 +38,7 @@ def bound_to_files(recipe: str, contents: Mapping[str, str]) -> BoundRecipe:
         bound = bind_to_files(
             bind(mix.read(recipe), contents.__getitem__),
             names.ingredient_path,
-            names.cocktail_dir("hashes.json"),
+            names.hashes_file(),
             converted=names.cocktail_dir("converted"),
         )
         kept = _planned.pop(recipe, bound)
