@@ -23,7 +23,8 @@ FOLDER = Path(__file__).resolve().parents[1] / "workflows" / "api"
 OF_THEIR_OWN = ("cosmopolitan", "cosmopolitan_miniature", "cocktail_search")
 WITH_ALL = (
     "epochs_grid", "finetune_768_adamw", "finetune_above_768", "generated_captions",
-    "gentler_slope", "sweep_attention", "sweep_conditional_dropout", "vodka_mixes",
+    "gentler_slope", "sweep_attention", "sweep_conditional_dropout", "sweep_text_encoder",
+    "vodka_mixes",
 )  # fmt: skip
 """Graphs that train what others train too, at other sizes or more often: only with `--all`."""
 GRAPHS = [
