@@ -24,7 +24,7 @@ from .comfy import Comfy
 from .demo import Demo
 from .judge import JUDGES, checkpoints_of
 from .layout import load_dev
-from .pages import launched, open_page
+from .pages import launched, open_page, press_run
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURES = ROOT / "web" / "docs"
@@ -162,7 +162,7 @@ def block_bars(page: Page, name: str) -> None:
 
 def opened_graph(page: Page, name: str) -> None:
     """The demo's graph after a run, from the loss chart on."""
-    page.get_by_test_id("queue-button").get_by_role("button").first.click()
+    press_run(page)
     page.evaluate("() => window.app.extensionManager.command.execute('Comfy.Canvas.FitView')")
     page.wait_for_function(
         """() => window.app.graph.nodes.filter(node => node.type === "CocktailGridSheet")

@@ -60,6 +60,11 @@ def open_page(browser: Browser, server: Comfy) -> tuple[Page, set[str]]:
     return page, complaints
 
 
+def press_run(page: Page) -> None:
+    """Queue what the page shows, by its button: alone in newer pages, in a group in older ones."""
+    page.get_by_test_id("queue-button").click()
+
+
 def general(complaint: str) -> str:
     """A complaint without what differs between two servers: port, and which node types the page
     looks up on the web.

@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Page, TimeoutError
 
 from .comfy import Comfy
 from .demo import Demo, products
-from .pages import launched, open_page
+from .pages import launched, open_page, press_run
 
 TEMPLATE = "cosmopolitan_miniature"
 FOREIGN = {
@@ -91,7 +91,7 @@ def test_the_template_opens_runs_and_shows_its_sheets(demo: Demo, browser, basel
     page.wait_for_function(NODES, arg=len(demo.graph))
     page.wait_for_load_state("networkidle")
     with page.expect_response(lambda response: response.url.endswith("/prompt")) as answer:
-        page.get_by_test_id("queue-button").get_by_role("button").first.click()
+        press_run(page)
     queued = answer.value.json()
     assert answer.value.status == 200 and not queued["node_errors"]
     assert products(demo.comfy.wait(queued["prompt_id"])) == products(demo.outputs)
@@ -158,7 +158,7 @@ def test_the_map_of_a_grid_fills_on_its_node_and_is_there_after_a_reload(
     page.wait_for_function(f"() => ({MAP})()?.text.startsWith('cells appear')")
     sent = page.evaluate("async () => (await window.app.graphToPrompt()).output")
     assert "cells" not in sent["12"]["inputs"]
-    page.get_by_test_id("queue-button").get_by_role("button").first.click()
+    press_run(page)
     page.wait_for_function(
         f"() => ({MAP})()?.text === 'any_input: 12 of 12 cells, finished'", timeout=180_000
     )
@@ -265,7 +265,7 @@ def test_block_weights_are_painted_as_bars_and_stay_text(
     write("weights", painted)
     write("base", "")
     with page.expect_response(lambda response: response.url.endswith("/prompt")) as answer:
-        page.get_by_test_id("queue-button").get_by_role("button").first.click()
+        press_run(page)
     assert answer.value.status == 200 and not answer.value.json()["node_errors"]
     outputs = comfy.wait(answer.value.json()["prompt_id"])
     made = outputs["20"]["cocktail"][0]["recipe"]

@@ -16,7 +16,7 @@ from cocktail.nodes.host.progress import JOINER, as_text
 
 from .comfy import Comfy
 from .nodes.graphs import node
-from .pages import launched, open_page
+from .pages import launched, open_page, press_run
 from .trainer.folders import picture
 
 KINDS = pytest.mark.parametrize("nodes_2", [False, True], ids=["classic nodes", "Nodes 2.0"])
@@ -167,6 +167,6 @@ def queue(comfy: Comfy, page: Page, on_problem: str) -> None:
 def send(page: Page, graph: dict[str, Any]) -> None:
     page.evaluate("graph => window.app.loadApiJson(graph, 'hostile')", graph)
     with page.expect_response(lambda response: response.url.endswith("/prompt")) as answer:
-        page.get_by_test_id("queue-button").get_by_role("button").first.click()
+        press_run(page)
     # A plan is refused when it is queued, all others when they are worked on.
     assert answer.value.status == (400 if "plan" in graph["1"]["inputs"] else 200)

@@ -16,7 +16,7 @@ from .comfy import Comfy
 from .grid.grids import axis_node, checkpoints_node, grid_prompt, wait_for
 from .judge import checkpoints_of
 from .nodes.graphs import fine_tune, node
-from .pages import launched, open_page
+from .pages import launched, open_page, press_run
 from .panel import TAB, item, part, press, show, told
 from .trainer.conftest import make_tiny_base
 
@@ -163,7 +163,7 @@ def grows(page: Page, comfy: Comfy) -> None:
 
 def test_a_run_is_walked_from_its_graph_to_the_bin_and_back(page, comfy, base, bright):
     page.evaluate("graph => window.app.loadApiJson(graph, 'walk')", graph(base))
-    page.get_by_test_id("queue-button").click()
+    press_run(page)
     page.locator(TAB).click()
     item(page, NAME).wait_for()
     show(page, NAME)
@@ -190,7 +190,7 @@ def test_a_run_is_walked_from_its_graph_to_the_bin_and_back(page, comfy, base, b
     paused = run_of(comfy)["step"]
 
     page.evaluate("graph => window.app.loadApiJson(graph, 'vote')", voted())
-    page.get_by_test_id("queue-button").click()
+    press_run(page)
     vote_link(page).wait_for(state="attached")
     with page.context.expect_page() as opened:
         vote_link(page).evaluate("link => link.click()")
@@ -208,7 +208,7 @@ def test_a_run_is_walked_from_its_graph_to_the_bin_and_back(page, comfy, base, b
     page.evaluate("() => window.app.loadGraphData(window.app.graph.serialize())")
     vote_link(page).wait_for(state="attached")
     page.keyboard.press("Escape")
-    page.get_by_test_id("queue-button").click()
+    press_run(page)
     wait_for(lambda: comfy.get("/history") and picked(comfy))
     assert picked(comfy) == LIKED
     press(page, "Resume")
@@ -244,7 +244,7 @@ def test_in_nodes_2_it_goes_on_from_its_graph_and_a_checkpoint_comes_into_it(pag
     page.evaluate("graph => window.app.loadApiJson(graph, 'walk')", graph(base))
     page.locator("[data-node-id]").first.wait_for()
     stopped = run_of(comfy)["step"]
-    page.get_by_test_id("queue-button").click()
+    press_run(page)
     show(page, NAME)
     stands(page, "running")
     grows(page, comfy)
