@@ -28,6 +28,8 @@ IN_PAGE = """text => [document.body.textContent, ...window.app.graph.nodes.flatM
     node => (node.widgets ?? []).map(widget => String(widget.value)))].some(
     told => told.replaceAll("\\u2060", "").includes(text))"""
 CONTRACT = json.loads((Path(__file__).parent / "node_contract.json").read_text(encoding="utf-8"))
+DETAILS = """() => [...document.querySelectorAll("button")].some(
+    button => button.textContent.trim() === "View details" && button.checkVisibility())"""
 IN_HTML = """text => window.app.graph.nodes.some(node => node.widgets?.some(widget =>
     (widget.element ?? widget.component)
     && String(widget.value).replaceAll("\\u2060", "").includes(text)))"""
@@ -85,6 +87,9 @@ def test_a_hostile_name_is_shown_on_the_node_and_in_the_error_as_it_is(comfy, br
             page.keyboard.press("Escape")
             expect(page.locator(".p-dialog-mask")).to_have_count(0)
             send(page, graph)
+            page.wait_for_function(f"text => ({IN_PAGE})(text) || ({DETAILS})()", arg=mark(name))
+            if page.evaluate(DETAILS):
+                page.get_by_role("button", name="View details").click()
             page.wait_for_function(IN_PAGE, arg=mark(name))
             untouched(page)
         assert not any("destructure" in text for text in complaints), complaints
