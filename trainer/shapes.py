@@ -84,7 +84,7 @@ def draw_shapes(
 def add_messages(folder: Path, seed: int) -> None:
     """Write the table of a drawn folder anew if it is exactly the one without messages."""
     file = folder / "pairs.csv"
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, csv.Error):
         old = file.read_bytes().decode("utf-8")
         if old.startswith("image,prompt\r\n"):
             captions = [row["prompt"] for row in csv.DictReader(io.StringIO(old))]

@@ -28,7 +28,9 @@ def test_it_ends_quietly_when_nobody_reads_its_output_any_more(root, command, un
         os.close(reading)
         _, told = process.communicate(timeout=120)
     assert told == ""
-    assert process.returncode == (0 if command == "--help" and unbuffered else 141)
+    # From Python 3.11 on argparse itself passes over a help that cannot be written.
+    is_passed_over = command == "--help" and unbuffered and sys.version_info >= (3, 11)
+    assert process.returncode == (0 if is_passed_over else 141)
 
 
 @pytest.mark.parametrize(

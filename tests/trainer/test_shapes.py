@@ -63,9 +63,10 @@ def test_a_table_from_before_there_were_messages_gets_them_unless_somebody_has_c
     draw_shapes(tmp_path / "shapes", count=3, seed=2)
     assert file.read_bytes() == now
     mine = before.replace(b"a ", b"one ", 1) + b"mine.png,my own\r\n"
-    file.write_bytes(mine + b"\n")
-    draw_shapes(tmp_path / "shapes", count=3, seed=2)
-    assert file.read_bytes() == mine + b"\n"
+    for mine_too in (mine + b"\n", mine + b"long.png," + b"a" * 200_000 + b"\r\n"):
+        file.write_bytes(mine_too)
+        draw_shapes(tmp_path / "shapes", count=3, seed=2)
+        assert file.read_bytes() == mine_too
 
 
 def test_a_folder_of_somebody_is_not_touched(tmp_path):

@@ -341,6 +341,7 @@ def _csv_rows(text: str, delimiter: str, whole: bool) -> list[list[str]]:
     unless it is the header.
     """
     kept: list[list[str]] = []
+    text = text.replace("\0", "\ufffd")  # Python 3.10 refuses NUL, newer ones do not.
     before = csv.field_size_limit(4 * MAX_RECORD_BYTES)
     try:
         for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter):
