@@ -49,7 +49,7 @@ DRAWN: dict[str, Node] = {
         "CocktailCompareToBaseline",
         {
             "grid": ["35", 0], "baseline": "vodka 96", "most": 4, "gain": 4.0, "axis": "",
-            "clip_model": "none",
+            "clip_model": "none", "lpips": "none", "aesthetic_head": "none",
         },
     ),
     "contact_sheet": (

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+
 from comfy_api.latest import io
 
 from ...trainer.files import canonical_json
@@ -11,16 +14,18 @@ from ..host.progress import Progress, show_text, stop_if_interrupted
 from ..pictures import as_image, keep_png
 from ..schema import opt, schema
 from .axes import ALIASES
-from .engine.check import baseline_sheet, clip_score
-from .engine.check.baseline import Compared, compare, table
+from .engine.check import aesthetic, baseline_sheet, clip_score, lpips
+from .engine.check.baseline import Compared, Measure, compare, table
+from .engine.errors import GridError
 from .engine.plan.plan import Plan
 from .engine.store.store import Store
 from .engine.vote.ballot import Ballot
-from .engine.vote.field import Field
 from .engine.vote.winner import by_hand
 
 CATEGORY = "cocktail/select"
 NONE = "none"
+LPIPS, AESTHETIC = "lpips", "aesthetic"
+"""The folders below ComfyUI's models folder."""
 
 
 class CocktailCompareToBaseline(io.ComfyNode):
@@ -36,7 +41,15 @@ class CocktailCompareToBaseline(io.ComfyNode):
             "the same prompt, seed and size: the mean difference of the pixels by prompt, and a "
             "contact sheet of the largest. What differs most is worth looking at; it is not "
             "better or worse for that.",
-            search_aliases=[*ALIASES, "difference", "diff", "baseline", "regression", "CLIP score"],
+            search_aliases=[
+                *ALIASES,
+                "difference",
+                "diff",
+                "baseline",
+                "regression",
+                "CLIP score",
+                "LPIPS",
+            ],
             is_output_node=True,
             inputs=[
                 types.Grid.Input("grid", tooltip="The grid, from Render Grid or Queue Grid."),
@@ -80,8 +93,28 @@ class CocktailCompareToBaseline(io.ComfyNode):
                     optional=True,
                     tooltip="A CLIP model that says how well pictures fit their prompts: a folder "
                     "below models/LLM or models/captioners with config.json, safetensors weights "
-                    "and the processor's files. none: only pixels are compared. Nothing is "
-                    "downloaded.",
+                    "and the processor's files. none: no scores. Nothing is downloaded.",
+                ),
+                opt(
+                    io.Combo.Input,
+                    "lpips",
+                    options=[NONE, *names.weights_names(LPIPS)],
+                    default=NONE,
+                    optional=True,
+                    tooltip="Says how far apart two pictures look (LPIPS), by a file in "
+                    "models/lpips with torchvision's weights of AlexNet, VGG16 or SqueezeNet 1.1, "
+                    "and the package torchmetrics. none: no LPIPS. Nothing is downloaded.",
+                ),
+                opt(
+                    io.Combo.Input,
+                    "aesthetic_head",
+                    options=[NONE, *names.weights_names(AESTHETIC)],
+                    default=NONE,
+                    optional=True,
+                    tooltip="Guesses how much people like a picture, by a file in models/aesthetic "
+                    "with a head like those of LAION's aesthetic predictors, over the embeddings "
+                    "of clip_model, which must be the CLIP model that the head was made for: of "
+                    "LAION's it is ViT-L/14. none: no marks. Nothing is downloaded.",
                 ),
             ],
             outputs=[
@@ -97,6 +130,16 @@ class CocktailCompareToBaseline(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(
+        cls, lpips: str | None = NONE, aesthetic_head: str | None = NONE
+    ) -> bool | str:
+        try:
+            _files(lpips or NONE, aesthetic_head or NONE)
+        except (names.BadName, GridError) as error:
+            return str(error)
+        return True
+
+    @classmethod
     def execute(
         cls,
         grid: Plan,
@@ -105,15 +148,25 @@ class CocktailCompareToBaseline(io.ComfyNode):
         gain: float,
         axis: str = "",
         clip_model: str = NONE,
+        lpips: str = NONE,
+        aesthetic_head: str = NONE,
     ) -> io.NodeOutput:
+        network, head = _files(lpips, aesthetic_head)
+        if head is not None and clip_model == NONE:
+            raise GridError(
+                "The aesthetic head marks what a CLIP model sees: choose one as clip_model (for "
+                "LAION's heads ViT-L/14), or none as aesthetic_head."
+            )
         store = Store(names.cocktail_dir("grids", grid.name))
         field = Ballot(store, axis, grid).field
         base = by_hand(field, baseline) if baseline.strip() else 0
         show_text("comparing the pictures")
         compared = compare(field, base, store, Progress())
-        scores = _scores(grid, field, base, store, compared, clip_model)
-        text = table(field, base, compared, scores)
-        if clip_model != NONE and not scores:
+        measures = [] if network is None else [_lpips(network, store, compared)]
+        if clip_model != NONE:
+            measures += _by_clip(clip_model, head, grid, store, compared)
+        text = table(field, base, compared, measures)
+        if clip_model != NONE and CLIP_SCORE not in [one.words for one in measures]:
             text += "\n\nNo CLIP scores: the prompts of these cells are not known."
         shown = baseline_sheet.largest(compared.found, most)
         sheet = baseline_sheet.contact_sheet(field, base, store, shown, gain)
@@ -142,28 +195,67 @@ def clip_models() -> list[str]:
     return [NONE, *found]
 
 
-def _scores(
-    grid: Plan, field: Field, base: int, store: Store, compared: Compared, clip_model: str
-) -> list[tuple[int, int, float]]:
-    """The differences of the CLIP scores from the baseline's, of (candidate, place, difference);
-    of cells whose prompt is known.
+CLIP_SCORE = (
+    "CLIP score (100 x cosine of picture and prompt), difference from {baseline}: above 0 the "
+    "picture fits its prompt better, as that CLIP model sees it."
+)
+MARKS = (
+    "Aesthetic mark, difference from {baseline}: above 0 the picture is liked more, as that head "
+    "guesses."
+)
+APART = "LPIPS, how far apart the pictures look, from {baseline}: 0 is equal."
+
+
+def _files(network: str, head: str) -> tuple[Path | None, Path | None]:
+    """The files for LPIPS and for aesthetic marks, None where there is to be none. Raises BadName
+    for one that is not there, GridError where a package is missing.
     """
-    if clip_model == NONE:
-        return []
+    if network != NONE and (told := lpips.missing()):
+        raise GridError(told)
+    return (
+        None if network == NONE else names.weights_path(LPIPS, network, lpips.WANTED),
+        None if head == NONE else names.weights_path(AESTHETIC, head, aesthetic.WANTED),
+    )
+
+
+def _lpips(network: Path, store: Store, compared: Compared) -> Measure:
     import comfy.model_management
 
-    prompts = {cell.key: getattr(cell.settings, "prompt", "") for cell in grid.cells}
-    keys = {key for one in compared.found for key in (one.key, one.baseline)}
-    wanted = {key: (store.cell_path(key), prompts[key]) for key in sorted(keys) if prompts[key]}
+    show_text("how far apart the pictures look")
+    pairs = [(store.cell_path(one.baseline), store.cell_path(one.key)) for one in compared.found]
+    device = comfy.model_management.get_torch_device()
+    values = lpips.distances(network, pairs, device, Progress())
+    found = zip(compared.found, values, strict=True)
+    return Measure(APART, "{:.3f}", [(one.candidate, one.place, value) for one, value in found])
+
+
+def _by_clip(
+    clip_model: str, head: Path | None, grid: Plan, store: Store, compared: Compared
+) -> list[Measure]:
+    """Scores of the pictures whose prompts are known, and marks if there is a head."""
+    import comfy.model_management
+
     show_text("looking at the pictures with CLIP")
     device = comfy.model_management.get_torch_device()
-    folder = names.captioner_folder(clip_model)
-    scores = clip_score.clip_scores(folder, wanted, device, Progress())
-    return [
-        (one.candidate, one.place, scores[one.key] - scores[one.baseline])
+    clip = clip_score.Clip(names.captioner_folder(clip_model), device)
+    keys = sorted({key for one in compared.found for key in (one.key, one.baseline)})
+    pictures = clip.pictures({key: store.cell_path(key) for key in keys}, Progress())
+    prompts = {cell.key: getattr(cell.settings, "prompt", "") for cell in grid.cells}
+    scores = clip_score.clip_scores(clip, pictures, prompts)
+    measures = [_differences(CLIP_SCORE, compared, scores)] if scores else []
+    if head is not None:
+        measures.append(_differences(MARKS, compared, aesthetic.marks(head, pictures)))
+    return measures
+
+
+def _differences(words: str, compared: Compared, figures: Mapping[str, float]) -> Measure:
+    """By how much the figure of each picture is above that of the baseline's."""
+    values = [
+        (one.candidate, one.place, figures[one.key] - figures[one.baseline])
         for one in compared.found
-        if one.key in scores and one.baseline in scores
+        if one.key in figures and one.baseline in figures
     ]
+    return Measure(words, "{:+.2f}", values)
 
 
 NODES: list[type[io.ComfyNode]] = [CocktailCompareToBaseline]

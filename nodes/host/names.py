@@ -27,6 +27,8 @@ LONGEST_PART, LONGEST_PATH = 255, 4000
 """Bytes of a file's name and characters of a path that systems take."""
 TABLE = re.compile(r"\.((csv|tsv|jsonl|ndjson)(\.gz)?|parquet)$")
 """How the name of a table ends."""
+WEIGHTS = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
+"""How the name of a file of weights ends."""
 
 
 class BadName(ValueError):
@@ -469,11 +471,39 @@ def captioner_folder(name: str) -> Path:
 
 def _captioner_roots() -> dict[str, list[Path]]:
     """Folders of models by the label that names begin with."""
+    return {label: _model_folders(label) for label in ("LLM", "captioners")}
+
+
+def weights_names(kind: str) -> list[str]:
+    """The files of weights directly in models/`kind`, such as "lpips" or "aesthetic"."""
+    found = [
+        path.name
+        for folder in _model_folders(kind)
+        if folder.is_dir()
+        for path in folder.iterdir()
+        if path.suffix.lower() in WEIGHTS and not path.name.startswith(".") and path.is_file()
+    ]
+    return sorted(dict.fromkeys(found))
+
+
+def weights_path(kind: str, name: str, what: str) -> Path:
+    """The file of weights with this name; `what` says in words what it has to hold. Raises BadName
+    if there is none.
+    """
+    for folder in _model_folders(kind):
+        path = within(folder, name, "File")
+        if path.suffix.lower() in WEIGHTS and path.is_file():
+            return path
+    raise BadName(
+        f"There is no file {name!r} in models/{kind}.{nearest(name, weights_names(kind))} Put "
+        f"{what} there, and press R to refresh the lists."
+    )
+
+
+def _model_folders(kind: str) -> list[Path]:
+    """models/`kind`, and the folders that extra_model_paths.yaml adds to it."""
     import folder_paths
 
-    roots = {}
-    for label in ("LLM", "captioners"):
-        known = folder_paths.folder_names_and_paths
-        folders = folder_paths.get_folder_paths(label) if label in known else []
-        roots[label] = [Path(folder_paths.models_dir, label), *map(Path, folders)]
-    return {label: list(dict.fromkeys(folders)) for label, folders in roots.items()}
+    known = folder_paths.folder_names_and_paths
+    folders = folder_paths.get_folder_paths(kind) if kind in known else []
+    return list(dict.fromkeys([Path(folder_paths.models_dir, kind), *map(Path, folders)]))

@@ -9,6 +9,7 @@ import numpy
 import pytest
 
 from cocktail.merge.card.rounds import cuts, lengths
+from cocktail.nodes.grid.engine.vote.enough import ROUNDS_OVER, progress
 from cocktail.nodes.grid.engine.vote.field import field_of
 from cocktail.nodes.grid.engine.vote.information import most_telling
 from cocktail.nodes.grid.engine.vote.log import FOUR, PAIR
@@ -104,6 +105,53 @@ def test_without_two_pictures_that_differ_the_vote_is_over_at_once():
     ):
         _, found = next_question(state_of(field, **other), "Ann", PAIR)
         assert not found.ends
+
+
+def twins_0_and_1(field):
+    """Pixels by which 0 and 1 are the same in every place."""
+
+    def pixels(key):
+        place, who = at(field, key)
+        return key_of("twins", place) if who < 2 else key
+
+    return pixels
+
+
+def test_twins_that_nobody_can_tell_apart_win_together():
+    field, strengths = made_field(4, 20, 5), numpy.array([3.0, 3.0, 0, 0])
+    votes, found = run(field, strengths, PAIR, 200, pixels=twins_0_and_1(field))
+    assert found.state == DECIDED and len(votes) < 80 and found.leader in (0, 1)
+    assert found.best[0] + found.best[1] >= 0.9 > max(found.best)
+    assert "and m" in found.text and "whose pictures are alike, are the best with a" in found.text
+    votes, found = run(field, strengths, PAIR, len(votes))
+    assert found.state == MORE, "pictures that differ are not twins"
+
+
+def test_rounds_end_where_only_twins_are_left():
+    field, strengths = made_field(4, 5, 4), numpy.array([6.0, 6.0, 0, 0])
+    rules = {"ties": 0, "method": ROUNDS, "round_votes": 30}
+    votes, found = run(field, strengths, PAIR, 200, pixels=twins_0_and_1(field), **rules)
+    assert found.ends and len(votes) <= lengths(30, 2)[0]
+    made = [Comparison((good, bad), (good,)) for good in (0, 1) for bad in (2, 3)] * 2
+    now = outcome(made, list("abcd"), 14, sure=1.0, twins=lambda one, other: True)
+    assert now.rounds.alive == (0, 1) and now.rounds.votes_left
+    now = outcome(made * 2, list("abcd"), 28, sure=2.0, twins=lambda a, b: {a, b} == {0, 1})
+    assert now.verdict.state == ROUNDS_DONE and "in round 2 of 2: the rounds" in now.verdict.text
+    assert progress(made * 2, now.verdict, ROUNDS_OVER, 28).ends
+    assert (
+        "pictures of those that are left are alike"
+        in progress(made * 2, now.verdict, ROUNDS_OVER, 28).text
+    )
+
+
+@pytest.mark.parametrize("differ", [1, 12])
+def test_a_pair_that_is_alike_in_most_places_is_asked_about_in_the_others(differ: int):
+    field = made_field(2, 20, 2)
+    pixels = {key: key if at(field, key)[0] >= 40 - differ else "same" for key in field.where}
+    votes, found = run(field, numpy.zeros(2), PAIR, 50, pixels=pixels.get, ties=1.0)
+    assert len(votes) == differ and found.state == EXHAUSTED
+    votes, _ = run(field, numpy.zeros(2), PAIR, 50, pixels=pixels.get, ties=1.0, seed=2)
+    assert all(at(field, key)[0] >= 40 - differ for vote in votes for key in vote.shown)
 
 
 def test_the_vote_ends_when_one_is_best_and_says_who():

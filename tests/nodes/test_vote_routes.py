@@ -231,6 +231,24 @@ def test_where_all_pictures_are_alike_nobody_waits_for_votes(here, monkeypatch):
     assert Ballot(store).is_over()
 
 
+def test_models_with_the_same_pictures_win_together_and_nobody_waits(store):
+    plan = store.saved_plan()
+    cells = dict(zip(map(tuple, plan.positions()), plan.keys, strict=True))
+    for (seed, prompt, model), key in cells.items():
+        if model == 1:
+            shutil.copyfile(store.cell_path(cells[seed, prompt, 0]), store.cell_path(key))
+    for judge in ("Ann", "Bob", "Cy"):
+        while (asked := question(judge))["question"] is not None:
+            shown = [one["key"] for one in asked["question"]["shown"]]
+            assert 2 in [model_of(store, key) for key in shown], "0 and 1 cannot be told apart"
+            vote(asked, [key for key in shown if model_of(store, key) != 2], judge)
+    assert asked["over"] and asked["state"] == "decided"
+    both, _, words = asked["text"].partition(", whose pictures are alike, ")
+    assert sorted(both.split(" and ")) == ["model 0", "model 1"]
+    assert words.startswith("are the best with a probability of 9")
+    assert Ballot(store).is_over() and Ballot(store).progress(UNTIL[0], 0).ends
+
+
 def test_one_size_is_voted_on_alone(store):
     only = quote("prompt = prompt 1")
     status, asked = ask("GET", f"{VOTES}/question?where={only}")

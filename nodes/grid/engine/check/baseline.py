@@ -43,6 +43,18 @@ class Compared:
     """Places where they have other sizes."""
 
 
+@dataclass(frozen=True)
+class Measure:
+    """Another figure for pictures beside the baseline's."""
+
+    words: str
+    """What it says and from where on it is more; {baseline} stands for the baseline's label."""
+    form: str
+    """How a figure is written, such as {:.2f}."""
+    values: Sequence[tuple[int, int, float]]
+    """Of (candidate, place, value)."""
+
+
 def compare(
     field: Field,
     baseline: int,
@@ -119,10 +131,8 @@ def by_prompt(
     return dict(sorted(means.items(), key=lambda item: -size[item[0]]))
 
 
-def table(
-    field: Field, baseline: int, compared: Compared, scores: Sequence[tuple[int, int, float]] = ()
-) -> str:
-    """Differences by prompt as Markdown, and those of CLIP scores if there are some."""
+def table(field: Field, baseline: int, compared: Compared, measures: Sequence[Measure] = ()) -> str:
+    """Differences by prompt as Markdown, and a table for every other measure."""
     values = [(one.candidate, one.place, one.mean) for one in compared.found]
     label = cell_text(field.candidates[baseline].label)
     parts = [
@@ -130,12 +140,9 @@ def table(
         _table(field, baseline, values, "{:.2f}"),
         _words(compared),
     ]
-    if scores:
-        parts += [
-            f"CLIP score (100 x cosine of picture and prompt), difference from {label}: above 0 "
-            "the picture fits its prompt better, as that CLIP model sees it.",
-            _table(field, baseline, scores, "{:+.2f}"),
-        ]
+    for one in measures:
+        parts += [one.words.replace("{baseline}", label)]
+        parts += [_table(field, baseline, one.values, one.form)]
     return "\n\n".join(parts)
 
 

@@ -1,19 +1,22 @@
-"""CLIP scores of pictures: 100 times the cosine between a picture and its prompt, as a CLIP model
-from a local folder sees both (Hessel et al. 2021, "CLIPScore: a reference-free evaluation metric
-for image captioning", EMNLP, without its factor 2.5 and without the cut at 0).
+"""What a CLIP model from a local folder says of pictures. CLIP score: 100 times the cosine between
+a picture and its prompt, as the model sees both (Hessel et al. 2021, "CLIPScore: a reference-free
+evaluation metric for image captioning", EMNLP, without its factor 2.5 and without the cut at 0).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .....trainer import bounded_json
 from .....trainer.data.caption.model_folder import safe_config
 from .....trainer.errors import TrainerError
 from ..errors import GridError
 from ..store.picture import open_picture
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 KIND = "clip"
 BATCH = 8
@@ -28,36 +31,69 @@ def is_clip(folder: Path) -> bool:
     return isinstance(config, dict) and config.get("model_type") == KIND
 
 
+class Clip:
+    """A CLIP model. What it says of pictures and prompts are vectors of length 1."""
+
+    def __init__(self, folder: Path, device: Any) -> None:
+        """Raises GridError if the folder holds no CLIP model with safetensors weights."""
+        import torch
+
+        model, self._processor = _loaded(folder)
+        self._model = model.to(device=device, dtype=torch.float32).eval()
+        self._device = device
+
+    def pictures(
+        self,
+        files: Mapping[str, Path],
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> dict[str, Tensor]:
+        """The embedding of every picture by its key."""
+
+        def told(keys: Sequence[str]) -> Any:
+            images = [_picture(files[key]) for key in keys]
+            inputs = self._processor(images=images, return_tensors="pt").to(self._device)
+            return self._model.visual_projection(self._model.vision_model(**inputs).pooler_output)
+
+        return _embedded(list(files), told, progress)
+
+    def prompts(self, prompts: Iterable[str]) -> dict[str, Tensor]:
+        """The embedding of every prompt, which is cut at 77 tokens: the model takes no more."""
+
+        def told(texts: Sequence[str]) -> Any:
+            inputs = self._processor(
+                text=list(texts), return_tensors="pt", padding=True, truncation=True
+            ).to(self._device)
+            return self._model.text_projection(self._model.text_model(**inputs).pooler_output)
+
+        return _embedded(list(dict.fromkeys(prompts)), told)
+
+
 def clip_scores(
-    folder: Path,
-    pictures: Mapping[str, tuple[Path, str]],
-    device: Any,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    clip: Clip, pictures: Mapping[str, Tensor], prompts: Mapping[str, str]
 ) -> dict[str, float]:
-    """The score of every picture by its key; each is given with its file and prompt. Prompts are
-    cut at 77 tokens, as the model takes no more. Raises GridError if the folder holds no CLIP model
-    with safetensors weights.
-    """
+    """The score of every picture whose prompt is known, by its key."""
+    texts = clip.prompts(prompts[key] for key in pictures if prompts.get(key))
+    return {
+        key: 100 * float(picture @ texts[prompts[key]])
+        for key, picture in pictures.items()
+        if prompts.get(key)
+    }
+
+
+def _embedded(
+    what: Sequence[str],
+    told: Callable[[Sequence[str]], Any],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Tensor]:
     import torch
 
-    model, processor = _loaded(folder)
-    model = model.to(device=device, dtype=torch.float32).eval()
-    keys, found = list(pictures), {}
+    found: dict[str, Tensor] = {}
     with torch.inference_mode():
-        for start in range(0, len(keys), BATCH):
-            progress(start, len(keys))
-            batch = keys[start : start + BATCH]
-            images = [_picture(pictures[key][0]) for key in batch]
-            inputs = processor(
-                text=[pictures[key][1] for key in batch],
-                images=images,
-                return_tensors="pt",
-                padding=True,
-                truncation=True,
-            ).to(device)
-            told = model(**inputs)
-            cosines = torch.nn.functional.cosine_similarity(told.image_embeds, told.text_embeds)
-            found.update(zip(batch, (100 * cosines).tolist(), strict=True))
+        for start in range(0, len(what), BATCH):
+            progress(start, len(what))
+            batch = what[start : start + BATCH]
+            vectors = torch.nn.functional.normalize(told(batch).float(), dim=-1).cpu()
+            found.update(zip(batch, vectors, strict=True))
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,12 @@ from .questions import (
     VoteSoFar,
     all_alike,
     comparisons,
+    have_same_pictures,
     in_field,
     next_question,
 )
 from .strengths import Comparison
-from .verdict import NOTHING, SURE
+from .verdict import NOTHING, SURE, Twins
 
 MOST_PICTURES = 50_000
 """So many pictures are known by their pixels at a time."""
@@ -150,7 +151,7 @@ class Ballot:
         read = self.log.read()
         rounds = self._rounds(read, method, round_votes)
         alike = self._alike(comparisons(self.field, read.standing))
-        found = ranking.report(self.field, read.standing, by, sure, rounds, alike)
+        found = ranking.report(self.field, read.standing, by, sure, rounds, alike, self._twins)
         return {**found, "undone": read.undone, "problem": read.problem()}
 
     def progress(self, until: str, votes: int) -> enough.Enough:
@@ -160,7 +161,8 @@ class Ballot:
             return enough.Enough(True, NOTHING)
         labels = [one.label for one in self.field.candidates]
         rounds = votes if until == enough.ROUNDS_OVER else 0
-        return enough.progress(made, outcome(made, labels, rounds).verdict, until, votes)
+        found = outcome(made, labels, rounds, twins=self._twins).verdict
+        return enough.progress(made, found, until, votes)
 
     def is_over(self, method: str = "", round_votes: int = 0, most_votes: int = 0) -> bool:
         """Whether nobody is asked any more in a vote with these rules."""
@@ -168,8 +170,8 @@ class Ballot:
         rounds = self._rounds(read, method, round_votes)
         labels = [one.label for one in self.field.candidates]
         made = comparisons(self.field, read.standing)
-        found = outcome(made, labels, rounds, 0 if rounds else most_votes, alike=self._alike(made))
-        return found.verdict.ends
+        most, alike = 0 if rounds else most_votes, self._alike(made)
+        return outcome(made, labels, rounds, most, all_alike=alike, twins=self._twins).verdict.ends
 
     def note(self, until: str, votes: int) -> None:
         """Write down whether the vote is in rounds: who wins depends on it. Raises OSError."""
@@ -191,6 +193,10 @@ class Ballot:
     def _alike(self, made: Sequence[Comparison]) -> bool:
         """Whether there is nothing to compare; what has been compared did differ."""
         return not made and all_alike(self.field, self.store.files(), self._pixels)
+
+    @property
+    def _twins(self) -> Twins:
+        return partial(have_same_pictures, self.field, self.store.files(), self._pixels)
 
     def _counts(self, read: Votes, judge: str) -> dict[str, Any]:
         """The votes that count in this field, as the ranking counts them."""

@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 from . import rounds
 from .questions import ROUNDS
 from .strengths import Comparison
-from .verdict import BY_VOTES, SURE, Verdict
+from .verdict import BY_VOTES, ROUNDS_DONE, SURE, Verdict
 
 DECISION, ROUNDS_OVER, NUMBER = "it is decided", "the rounds are over", "so many votes"
 UNTIL = (DECISION, ROUNDS_OVER, NUMBER)
@@ -39,6 +39,9 @@ def progress(made: Sequence[Comparison], found: Verdict, until: str, votes: int)
         now = rounds.standing(made, len(found.best), votes)
         if not now.votes_left:
             return Enough(True, f"{cast}, all {now.rounds} rounds are over")
+        if found.state == ROUNDS_DONE:
+            alike = "the pictures of those that are left are alike"
+            return Enough(True, f"{cast}, in round {now.round} of {now.rounds} {alike}")
         return Enough(
             False,
             f"{cast}; round {now.round} of {now.rounds} with {len(now.alive)} candidates has "

@@ -10,7 +10,18 @@ from dataclasses import dataclass, replace
 from .....merge.card.rounds import Standing, ordered
 from .rounds import standing
 from .strengths import Comparison, Posterior, posterior
-from .verdict import ALIKE, ENOUGH, NOTHING, ROUNDS_DONE, SURE, Verdict, verdict
+from .verdict import (
+    ALIKE,
+    ENOUGH,
+    NOTHING,
+    ROUNDS_DONE,
+    SURE,
+    Twins,
+    Verdict,
+    alike,
+    no_twins,
+    verdict,
+)
 
 
 @dataclass(frozen=True)
@@ -31,19 +42,21 @@ def outcome(
     round_votes: int = 0,
     most_votes: int = 0,
     sure: float = SURE,
-    alike: bool = False,
+    all_alike: bool = False,
+    twins: Twins = no_twins,
 ) -> Outcome:
     """What these comparisons have led to. With `round_votes` they are in rounds that have so many
     votes together: the leader is one that is still in. With `most_votes` they end at that number.
-    Where all pictures are `alike` there is nothing to vote on.
+    Where pictures are `all_alike` there is nothing to vote on; `twins` win together, and a round of
+    twins alone is the last.
     """
     votes = posterior(made, len(labels))
     rounds = standing(made, len(labels), round_votes) if round_votes else None
     stayed = rounds.stayed if rounds is not None else ()
     order = tuple(ordered(range(len(labels)), votes.strengths.tolist(), stayed))
-    found = verdict(votes, labels, order[0], sure)
+    found = verdict(votes, labels, order[0], sure, twins=twins)
     best = f"the best with a probability of {found.best[order[0]]:.0%}"
-    if alike:
+    if all_alike:
         found = replace(found, state=ALIKE, text=NOTHING)
     elif found.ends:
         pass
@@ -51,6 +64,12 @@ def outcome(
         words = f"All {rounds.rounds} rounds are over; {labels[order[0]]} is left, {best}."
         if rounds.rounds == 1:
             words = f"The only round is over; {labels[order[0]]} is left, {best}."
+        found = replace(found, state=ROUNDS_DONE, text=words)
+    elif rounds is not None and all(twins(order[0], n) for n in rounds.alive if n != order[0]):
+        words = (
+            f"Nobody can tell {alike(labels, rounds.alive)} apart, and no others are left in round "
+            f"{rounds.round} of {rounds.rounds}: the rounds are over."
+        )
         found = replace(found, state=ROUNDS_DONE, text=words)
     elif most_votes and len(made) >= most_votes:
         words = f"There are {len(made)} votes, as many as were wanted. {found.text}"

@@ -8,6 +8,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from . import information
 from .field import Field
@@ -26,7 +27,9 @@ agree.
 MOST_PAIRS = 20_000
 """So many pairs of candidates are looked through for one that can be asked about."""
 TRIES = 8
-"""In so many places candidates may have identical pictures before others are asked for."""
+"""In so many places candidates may have identical pictures before they are looked for elsewhere:
+in as many drawn ones, and then other candidates are asked for.
+"""
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,23 @@ def all_alike(field: Field, finished: Collection[str], pixels: Callable[[str], s
     )
 
 
+def have_same_pictures(
+    field: Field,
+    finished: Collection[str],
+    pixels: Callable[[str], str | None],
+    one: int,
+    other: int,
+) -> bool:
+    """Whether all pictures of two candidates are there, and the same wherever both have one."""
+    pairs = [(place.keys[one], place.keys[other]) for place in field.places]
+    if not all(key in finished for pair in pairs for key in pair if key is not None):
+        return False
+    both = [pair for pair in pairs if None not in pair]
+    return bool(both) and all(
+        a and b and pixels(a) is not None and pixels(a) == pixels(b) for a, b in both
+    )
+
+
 def next_question(state: VoteSoFar, judge: str, count: int) -> tuple[Question | None, Verdict]:
     """The next question of `count` pictures, PAIR or FOUR, to a judge, and how far the vote is.
     None when the vote has ended, or when there is nothing left to ask this judge.
@@ -101,8 +121,10 @@ def next_question(state: VoteSoFar, judge: str, count: int) -> tuple[Question | 
     made = comparisons(state.field, state.votes)
     labels = [one.label for one in state.field.candidates]
     round_votes = state.round_votes if state.method == ROUNDS else 0
-    alike = not made and all_alike(state.field, state.finished, state.pixels)
-    now = outcome(made, labels, round_votes, state.most_votes, alike=alike)
+    seen = (state.field, state.finished, state.pixels)
+    twins = partial(have_same_pictures, *seen)
+    alike = not made and all_alike(*seen)
+    now = outcome(made, labels, round_votes, state.most_votes, all_alike=alike, twins=twins)
     found = now.verdict
     if found.ends:
         return None, found
@@ -114,6 +136,8 @@ def next_question(state: VoteSoFar, judge: str, count: int) -> tuple[Question | 
         keys = asker.again(wanted) if isinstance(wanted, Shown) else asker.ask(wanted)
         if keys is not None:
             return _question(state, judge, keys, own, drawn), found
+    if (keys := asker.any_pair(alive)) is not None:
+        return _question(state, judge, keys, own, drawn), found
     text = "You have compared all finished pictures."
     return None, Verdict(EXHAUSTED, found.leader, found.best, text)
 
@@ -152,6 +176,7 @@ class _Asker:
 
     def __init__(self, state: VoteSoFar, judge: str, drawn: random.Random) -> None:
         self._state = state
+        self._drawn = drawn
         self._seen = {frozenset(v.shown) for v in state.votes if v.judge == judge}
         asked: Counter[object] = Counter()
         for vote in state.votes:
@@ -172,18 +197,33 @@ class _Asker:
         return shown.keys if fresh and self._differ(shown.keys) else None
 
     def ask(self, candidates: Sequence[int]) -> tuple[str, ...] | None:
-        tries = 0
+        """The keys of pictures of these candidates; None if they cannot be shown to the judge, or
+        are identical wherever it was tried.
+        """
+        fresh = []
         for _, place in self._places:
             keys = tuple(place.keys[number] or "" for number in candidates)
-            if len(set(keys)) < len(keys) or frozenset(keys) in self._seen:
-                continue
-            if not all(key in self._state.finished for key in keys):
-                continue
-            if self._differ(keys):
-                return keys
-            tries += 1
-            if tries == TRIES:
-                return None
+            if len(set(keys)) == len(keys) and frozenset(keys) not in self._seen:
+                if not all(key in self._state.finished for key in keys):
+                    continue
+                if len(fresh) < TRIES and self._differ(keys):
+                    return keys
+                fresh.append(keys)
+        others = fresh[TRIES:]
+        drawn = self._drawn.sample(others, min(TRIES, len(others)))
+        return next(filter(self._differ, drawn), None)
+
+    def any_pair(self, candidates: Sequence[int]) -> tuple[str, ...] | None:
+        """The keys of two pictures of any of these candidates that the judge has not seen. All
+        pictures may have to be read for it.
+        """
+        for _, place in self._places:
+            keys = [key for n in candidates if (key := place.keys[n]) in self._state.finished]
+            there = [key for key in keys if key is not None]
+            if len({self._state.pixels(key) for key in there} - {None}) > 1:
+                for pair in itertools.combinations(there, PAIR):
+                    if frozenset(pair) not in self._seen and self._differ(pair):
+                        return pair
         return None
 
     def _differ(self, keys: Sequence[str]) -> bool:

@@ -16,7 +16,7 @@ from .log import Vote, comparable
 from .outcome import outcome
 from .questions import comparisons, in_field
 from .strengths import Comparison
-from .verdict import SURE, Verdict
+from .verdict import SURE, Twins, Verdict, no_twins
 
 JUDGE = "judge"
 """Groups of votes by who cast them; all others are axes of the grid, by their targets."""
@@ -62,12 +62,13 @@ def rank(
     labels: Sequence[str],
     sure: float = SURE,
     round_votes: int = 0,
-    alike: bool = False,
+    all_alike: bool = False,
+    twins: Twins = no_twins,
 ) -> Ranking:
     """The ranking of candidates by these votes, in rounds that have so many together. Where all
-    pictures are `alike` there can be none.
+    pictures are `all_alike` there can be none; `twins` win together.
     """
-    now = outcome(made, labels, round_votes, sure=sure, alike=alike)
+    now = outcome(made, labels, round_votes, sure=sure, all_alike=all_alike, twins=twins)
     votes, found = now.posterior, now.verdict
     beaten, met, seen = _counts(made)
     ends = votes.intervals()
@@ -94,15 +95,16 @@ def report(
     by: Sequence[str] = (),
     sure: float = SURE,
     round_votes: int = 0,
-    alike: bool = False,
+    all_alike: bool = False,
+    twins: Twins = no_twins,
 ) -> dict[str, Any]:
     """Everything that the votes say, as JSON: the ranking, one for each group of every axis (by its
     target) or of JUDGE in `by`, effects of these groups, and how far judges agree. With
-    `round_votes` the vote was in rounds that have so many together. `alike`: see `rank`.
+    `round_votes` the vote was in rounds that have so many together. The last two: see `rank`.
     """
     labels = [one.label for one in field.candidates]
     here = in_field(field, votes)
-    whole = rank(comparisons(field, here), labels, sure, round_votes, alike)
+    whole = rank(comparisons(field, here), labels, sure, round_votes, all_alike, twins)
     alpha, shared = agreement(here)
     found: dict[str, Any] = {
         "axis": field.axis,

@@ -5,7 +5,7 @@ the best ones.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -35,6 +35,8 @@ BY_VOTES = (DECIDED, LEVEL)
 """States in which the votes themselves say that no more are needed."""
 ENDS = (*BY_VOTES, ROUNDS_DONE, ENOUGH, ALIKE)
 """States of a vote that is over: nobody is asked any more."""
+Twins = Callable[[int, int], bool]
+"""Whether two candidates have the same pictures everywhere, so that nobody can tell them apart."""
 NOTHING = "All pictures are alike: there is nothing to compare."
 
 
@@ -57,15 +59,22 @@ class Verdict:
         return self.state in ENDS
 
 
+def no_twins(one: int, other: int) -> bool:
+    """No two candidates have the same pictures."""
+    return False
+
+
 def verdict(
     votes: Posterior,
     labels: Sequence[str],
     leader: int | None = None,
     sure: float = SURE,
     seed: int = 0,
+    twins: Twins = no_twins,
 ) -> Verdict:
     """What these votes suffice for, with that probability: that of the `leader`, the strongest if
-    none is named, is asked for. `seed` draws the samples that probabilities are counted in.
+    none is named, is asked for, together with its `twins`. `seed` draws the samples that
+    probabilities are counted in.
 
     More votes would not separate the best when the leader is surely less than MARGIN below the
     best, and to tell it from its nearest rival would take more than MOST_MORE votes.
@@ -78,22 +87,34 @@ def verdict(
     if best[leader] >= sure:
         text = f"{labels[leader]} is the best with a probability of {best[leader]:.0%}."
         return Verdict(DECIDED, leader, found, text)
+    others = [n for n in range(len(best)) if n != leader and best[n] >= RIVAL]
+    same = [leader, *(n for n in others if twins(leader, n))]
+    if len(same) > 1 and best[same].sum() >= sure:
+        text = f"{alike(labels, same)} are the best with a probability of {best[same].sum():.0%}."
+        return Verdict(DECIDED, leader, found, text)
     near = float((strengths.max(1) - strengths[:, leader] < MARGIN).mean())
-    if near >= sure and (more := _votes_to_tell(votes, leader, strengths, nu)) > MOST_MORE:
-        return Verdict(LEVEL, leader, found, _level_words(leader, best, labels, sure, more))
+    if near >= sure and (more := _votes_to_tell(votes, same, strengths, nu)) > MOST_MORE:
+        return Verdict(LEVEL, leader, found, _level_words(same, best, labels, sure, more))
     text = f"{labels[leader]} leads; it is the best with a probability of {best[leader]:.0%}."
     return Verdict(MORE, leader, found, text)
 
 
+def alike(labels: Sequence[str], same: Sequence[int]) -> str:
+    """The names of candidates with the same pictures."""
+    names = [labels[number] for number in same]
+    return f"{', '.join(names[:-1])} and {names[-1]}, whose pictures are alike,"
+
+
 def _votes_to_tell(
-    votes: Posterior, leader: int, strengths: numpy.ndarray, nu: numpy.ndarray
+    votes: Posterior, same: Sequence[int], strengths: numpy.ndarray, nu: numpy.ndarray
 ) -> float:
-    """About how many more votes on a pair would make it sure which of the leader and its nearest
-    rival is better, if they differ as they seem to.
+    """About how many more votes on a pair would make it sure which of the leader, the first of
+    those that are the `same`, and its nearest rival is better, if they differ as they seem to.
     """
     import numpy
 
-    best = numpy.delete(numpy.arange(votes.candidates), leader)
+    leader = same[0]
+    best = numpy.delete(numpy.arange(votes.candidates), same)
     rival = int(best[votes.strengths[best].argmax()])
     gap = float(votes.strengths[leader] - votes.strengths[rival])
     variance = float((strengths[:, leader] - strengths[:, rival]).var())
@@ -102,9 +123,10 @@ def _votes_to_tell(
 
 
 def _level_words(
-    leader: int, best: numpy.ndarray, labels: Sequence[str], sure: float, more: float
+    same: Sequence[int], best: numpy.ndarray, labels: Sequence[str], sure: float, more: float
 ) -> str:
-    rivals = [n for n in map(int, (-best).argsort()) if n != leader and best[n] >= RIVAL]
+    leader = same[0]
+    rivals = [n for n in map(int, (-best).argsort()) if n not in same and best[n] >= RIVAL]
     names = ", ".join(labels[n] for n in rivals[:5]) + (", ..." if len(rivals) > 5 else "")
     about = "thousands of" if more >= 2000 else f"about {round(more, -2):.0f}"
     return (
