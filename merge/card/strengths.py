@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy
 
-SPREAD = 0.8
-"""The standard deviation of the prior of a strength, in logits."""
+SPREADS = (0.1, 0.2, 0.4, 0.8, 1.6)
+"""Standard deviations of strengths, in logits, that are taken for equally likely at first."""
+WIDER = 2.0
+"""The prior of the strengths is so many times as wide as the spread that the votes suggest."""
 TIE_SPREAD = 2.0
 """The same of the logarithm of Davidson's nu."""
 NORMAL_95 = 1.959963984540054
@@ -57,16 +59,34 @@ class Strengths:
 
 
 def strengths(comparisons: Sequence[Comparison], candidates: int) -> Strengths:
-    """The strengths that make the votes most probable, by Newton's method."""
+    """The strengths that make the votes most probable."""
     import numpy
 
     tally = _choices(comparisons)
+    fits = [_fit(tally, candidates, spread) for spread in SPREADS]
+    most = max(evidence for _, _, evidence in fits)
+    weights = [math.exp(evidence - most) for _, _, evidence in fits]
+    shares = zip(weights, SPREADS, strict=True)
+    spread = math.sqrt(sum(share * spread**2 for share, spread in shares) / sum(weights))
+    at, covariance, _ = _fit(tally, candidates, WIDER * spread)
+    centre = numpy.eye(candidates) - 1 / candidates
+    covariance = covariance[:candidates, :candidates]
+    return Strengths(centre @ at[:candidates], centre @ covariance @ centre)
+
+
+def _fit(
+    tally: dict[Offers, Counter[int]], candidates: int, spread: float
+) -> tuple[numpy.ndarray, numpy.ndarray, float]:
+    """The maximum under a prior of this spread, by Newton's method, its covariance, and the log of
+    how probable the votes are under that prior, but for a constant (Laplace's approximation).
+    """
+    import numpy
+
     ties = any(TIE in taken for taken in tally.values())
-    parameters = candidates + ties
-    precision = numpy.full(parameters, 1 / SPREAD**2)
+    precision = numpy.full(candidates + ties, 1 / spread**2)
     if ties:
         precision[-1] = 1 / TIE_SPREAD**2
-    at = numpy.zeros(parameters)
+    at = numpy.zeros(len(precision))
     value, gradient, curvature = _derivatives(tally, at, ties)
     for _ in range(STEPS):
         step = numpy.linalg.solve(curvature + numpy.diag(precision), gradient - precision * at)
@@ -81,9 +101,10 @@ def strengths(comparisons: Sequence[Comparison], candidates: int) -> Strengths:
         at = there
         if float(numpy.abs(step).max()) < PRECISE:
             break
-    covariance = numpy.linalg.inv(curvature + numpy.diag(precision))[:candidates, :candidates]
-    centre = numpy.eye(candidates) - 1 / candidates
-    return Strengths(centre @ at[:candidates], centre @ covariance @ centre)
+    hessian = curvature + numpy.diag(precision)
+    evidence = value - 0.5 * float(precision @ at**2) + 0.5 * float(numpy.log(precision).sum())
+    evidence -= 0.5 * float(numpy.linalg.slogdet(hessian)[1])
+    return at, numpy.linalg.inv(hessian), evidence
 
 
 Offers = tuple[tuple[int, ...], bool]

@@ -27,10 +27,12 @@ SPREADS = (0.1, 0.2, 0.4, 0.8, 1.6)
 """Standard deviations of the strengths, in logits, that the prior takes for equally likely: from
 candidates that nobody can tell apart to one that wins 9 times in 10.
 """
-SHOWN = 3
-"""Which of them strengths and intervals are told under. Simulated judges: with 0.8 the 95 %
-intervals hold 94 to 96 % of strengths that differ by 0.2 to 0.4, whether pairs are drawn at random
-or chosen for what they tell; with 1.6 only 90 % of the latter (`benchmarks/votes.py`).
+WIDER = 2.0
+"""Strengths and intervals are told under a prior that is so many times as wide as the spread that
+the votes suggest: one of that spread itself shrinks them, and with a much wider one the candidates
+that are asked about because they were lucky seem too strong. Simulated judges: the 95 % intervals
+hold 94 to 97 % of the strengths of 480 random pairs with spreads from 0.2 to 0.8, and 91 % with
+1.2, as these judges have ties however far apart the candidates are (`benchmarks/votes.py`).
 """
 TIE_VARIANCE = 4.0
 """The prior of log(nu) is Gaussian around 0 with this variance: when all votes are ties the rate
@@ -186,15 +188,17 @@ def maximum(
 class Posterior:
     """What votes say of the strengths.
 
-    Strengths and intervals are those under a prior that hardly shrinks them, as intervals around
-    shrunken ones hold the truth too rarely. How probable something is, such as that a candidate is
-    the best, is counted in samples of the mixture of all priors with the weights that the votes
-    give them: under a wide one the luckiest of many would seem the best too soon.
+    Strengths and intervals are those under a prior that shrinks them little; see WIDER. How
+    probable something is, such as that a candidate is the best, is counted in samples of the
+    mixture of all priors with the weights that the votes give them: under a wide one the luckiest
+    of many would seem the best too soon.
     """
 
     weights: tuple[float, ...]
     """Of SPREADS."""
     parts: tuple[Normal, ...]
+    told: Normal
+    """What strengths and intervals are told from."""
     ties: bool
     """Whether some pair was a tie. Without one nu is 0."""
 
@@ -205,7 +209,7 @@ class Posterior:
     @cached_property
     def strengths(self) -> numpy.ndarray:
         """[candidates], in logits, 0 in the mean."""
-        return self._centre @ self.parts[SHOWN].mean[:-1]
+        return self._centre @ self.told.mean[:-1]
 
     @cached_property
     def mean(self) -> numpy.ndarray:
@@ -227,14 +231,13 @@ class Posterior:
     @cached_property
     def spread(self) -> float:
         """The standard deviation of the strengths in logits, as the votes suggest it."""
-        pairs = zip(self.weights, SPREADS, strict=True)
-        return math.sqrt(sum(weight * spread**2 for weight, spread in pairs))
+        return _spread(self.weights)
 
     def intervals(self) -> numpy.ndarray:
         """[candidates, 2]: the ends of the 95 % intervals of the strengths."""
         import numpy
 
-        covariance = self._centre @ self.parts[SHOWN].covariance[:-1, :-1] @ self._centre
+        covariance = self._centre @ self.told.covariance[:-1, :-1] @ self._centre
         half = NORMAL_95 * numpy.sqrt(numpy.diag(covariance))
         return numpy.stack([self.strengths - half, self.strengths + half], 1)
 
@@ -268,7 +271,13 @@ def posterior(comparisons: Sequence[Comparison], candidates: int) -> Posterior:
     best = max(part.evidence for part in parts)
     weights = [math.exp(part.evidence - best) for part in parts]
     shares = tuple(weight / sum(weights) for weight in weights)
-    return Posterior(shares, tuple(parts), has_ties(comparisons))
+    told = fit(choices, (WIDER * _spread(shares)) ** 2, parts[-1].mean)
+    return Posterior(shares, tuple(parts), told, has_ties(comparisons))
+
+
+def _spread(weights: Sequence[float]) -> float:
+    pairs = zip(weights, SPREADS, strict=True)
+    return math.sqrt(sum(weight * spread**2 for weight, spread in pairs))
 
 
 def probability_best(strengths: numpy.ndarray) -> numpy.ndarray:
