@@ -3,7 +3,8 @@
     COMFYUI_PATH=.comfy/comfyui .venv/bin/python -m tests.help_pictures BASE [PICTURE ...]
 
 BASE is a finished demo's .comfy/base, or better a copy: its graph is queued once more with nodes
-that draw what it has made, a simulated judge votes on its last grid, and both stay there.
+that draw what it has made, a run with samples is trained for the panel, a simulated judge votes on
+its last grid, and all of that stays there.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import math
 import os
 import random
 import sys
+import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from .demo import Demo
 from .judge import JUDGES, checkpoints_of
 from .layout import load_dev
 from .pages import launched, open_page, press_run
+from .panel import PALETTE, open_panel, part, ready, show
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURES = ROOT / "web" / "docs"
@@ -33,6 +36,8 @@ DEMO = WORKFLOWS / "api" / "cosmopolitan_miniature.json"
 GRID = "tasting"
 LARGEST_BYTES = 60_000
 README_BYTES = 200_000
+RUN = "shapes-64"
+PROMPTS = ("a red circle", "a blue square", "a green triangle")
 ZOOM = 0.58
 """Classic nodes show no text below 0.57."""
 LIKED = 1.2
@@ -73,8 +78,11 @@ def main(base: Path, wanted: Collection[str]) -> None:
     server.start()
     try:
         demo = Demo(server, DEMO)
-        demo.run()
+        if set(wanted) != {"panel"}:
+            demo.run()
         with launched(load_dev()) as browser:
+            if not wanted or "panel" in wanted:
+                panel(demo, browser)
             seen(server, browser, lambda name: not wanted or name in wanted)
         if not wanted or "ranking" in wanted:
             vote(server)
@@ -142,6 +150,48 @@ def seen(server: Comfy, browser: Browser, wanted: Callable[[str], bool]) -> None
             page.close()
 
 
+def panel(demo: Demo, browser: Browser) -> None:
+    """The panel with a run at work, which was paused on its way."""
+    server, graph, settings = demo.comfy, {key: demo.graph[key] for key in "12345"}, ["5", 0]
+    size = {"negative": "", "width": 64, "height": 64, "steps": 20, "cfg": 4.0, "seed": 1}
+    for number, prompt in enumerate(PROMPTS):
+        inputs = {"settings": settings, "prompt": prompt, **size}
+        graph[f"sample {number}"] = {"class_type": "CocktailSample", "inputs": inputs}
+        settings = [f"sample {number}", 0]
+    for key, kind, inputs in (
+        ("when", "SampleSettings", {"settings": settings, "every_epochs": 1, "every_steps": 0}),
+        ("run", "FineTune", {"base": ["4", 0], "dataset": ["3", 0], "settings": ["when", 0]}),
+    ):
+        graph[key] = {"class_type": f"Cocktail{kind}", "inputs": inputs}
+    graph["run"]["inputs"]["run_name"] = RUN
+    server.run(graph)
+    run = f"/cocktail/runs/{RUN}"
+
+    def until(status: str, epoch: int = 0) -> None:
+        while (found := server.get(run))["status"] != status or found["epoch"] < epoch:
+            if found["status"] in ("failed", "finished"):
+                raise SystemExit(f"{RUN} has {found['status']}: {found['message']}")
+            time.sleep(0.5)
+
+    until("running", 3)
+    server.post(f"{run}/pause", {})
+    until("paused")
+    server.post(f"{run}/resume", {})
+    until("running", 9)
+    page = ready(server, browser)
+    page.set_viewport_size({"width": 900, "height": 1172})
+    page.evaluate(PALETTE, "dark")
+    open_panel(page)
+    root = page.locator(".cocktail-runs")
+    root.evaluate("one => Object.assign(one.style, { position: 'fixed', inset: 0, zIndex: 9999 })")
+    show(page, RUN)
+    page.locator(".cocktail-runs .plot canvas").wait_for()
+    part(page, "Samples").locator(".picture img").first.wait_for()
+    page.wait_for_load_state("networkidle")
+    keep_page(page, "panel", README_BYTES)
+    server.post(f"{run}/stop", {})
+
+
 def block_bars(page: Page, name: str) -> None:
     """The node with its bars."""
     box = page.evaluate(
@@ -181,13 +231,13 @@ def opened_graph(page: Page, name: str) -> None:
         }""",
         ZOOM,
     )
-    keep_page(page, name)
+    keep_page(page, name, README_BYTES)
 
 
-def keep_page(page: Page, name: str) -> None:
+def keep_page(page: Page, name: str, most: int = LARGEST_BYTES) -> None:
     file = PICTURES / f"{name}.png"
     page.screenshot(path=file)
-    keep(Image.open(file), name, README_BYTES if name == "graph" else LARGEST_BYTES)
+    keep(Image.open(file), name, most)
     file.unlink()
     page.close()
 

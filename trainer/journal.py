@@ -107,6 +107,12 @@ class Journal:
         if self._wandb and figures:
             self._wandb.log({f"{kind}/{name}": value for name, value in figures.items()}, step=step)
 
+    def warn(self, epoch: int, step: int, text: str) -> None:
+        """Record a warning, and print it for the log."""
+        if not self.silent:
+            print(text, file=sys.stderr)
+        self.record("warning", epoch, step, text=text)
+
     def record_pairs(
         self,
         epoch: int,

@@ -34,6 +34,7 @@ from .preparation import prepare
 from .range_test import ENDED, RangeEnded, watch
 from .resume import Position, drop_points
 from .runs import Run
+from .samples import own_samples
 from .saving import save, save_and_stop, save_point
 from .sharing import Sharing
 from .steering import grant_wishes, obey
@@ -154,7 +155,8 @@ def _train_to_the_end(run: Run, journal: Journal, workers: Workers) -> dict[str,
         training.writer.close()
     if workers.main:
         drop_points(run.folder / "resume", keep=1)
-    return {"status": "finished", "message": message, "eta_s": 0.0}
+    control.listen()
+    return {"status": "finished", "message": control.told(message), "eta_s": 0.0}
 
 
 def _warn_of_slow_precision(journal: Journal, workers: Workers) -> None:
@@ -208,17 +210,33 @@ def _begin(training: Training) -> None:
         if journal.state.first_validation is None:
             validate(training, epoch=0)
         show_samples(training, epoch=0)
-    elif start.batch and start.batch < len(training.plan(start.epoch)):
+    elif not start.batch:
+        make_up_for_samples(training, start.epoch)
+    elif start.batch < len(training.plan(start.epoch)):
         make_up_for_what_was_due(training)
 
 
+def make_up_for_samples(training: Training, epoch: int) -> None:
+    """Draw samples at a resume point if its run ended before all of them were there."""
+    settings, start = training.run.settings, training.position
+    ended = not start.batch and not settings.range_test.steps
+    due = _due(start.step, settings.samples.every_steps) or (
+        ended and (epoch == settings.epochs or _due(epoch, settings.samples.every_epochs))
+    )
+    if due and not all(file.exists() for file in own_samples(training, epoch)):
+        show_samples(training, epoch)
+
+
 def make_up_for_what_was_due(training: Training) -> None:
-    """Validate and save at a resume point in an epoch if its run ended before it could."""
+    """Validate, draw samples and save at a resume point in an epoch if its run ended before it
+    could.
+    """
     settings, start = training.run.settings, training.position
     if _due(start.step, settings.validation.every_steps):
         measured = {line["step"] for line in training.run.validations()}
         if start.step not in measured:
             validate(training, start.epoch + 1)
+    make_up_for_samples(training, start.epoch + 1)
     if _due(start.step, settings.saving.every_steps):
         lines = training.run.metrics()
         saved = {line["step"] for line in lines if line["kind"] in CHECKPOINTS}
@@ -313,7 +331,8 @@ def _due(count: int, every: int) -> bool:
 
 def _close_epoch(training: Training) -> None:
     """Note how the epoch went, validate, save what is due by its number or by that of its last
-    step, and save a resume point: only then is the epoch over.
+    step, do what the run is asked for, and save a resume point: only then is the epoch over. The
+    last one is brought to its end.
     """
     epoch, settings = training.position.epoch + 1, training.run.settings
     step = training.position.step
@@ -335,12 +354,16 @@ def _close_epoch(training: Training) -> None:
     if last or _due(epoch, validation.every_epochs) or _due(step, validation.every_steps):
         validate(training, epoch)
     training.position = Position(epoch, 0, step)
-    if last or _due(epoch, samples.every_epochs) or _due(step, samples.every_steps):
-        show_samples(training, epoch)
     due = _due(epoch, settings.save_every_epochs) or _due(step, saving.every_steps)
     if last or due or _due_by_time(training):
         save(training)
-    grant_wishes(training)
+    if last or _due(epoch, samples.every_epochs) or _due(step, samples.every_steps):
+        show_samples(training, epoch)
+    if last:
+        training.control.listen()
+        grant_wishes(training)
+    else:
+        obey(training)
     save_point(training, wait=last)
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 import sys
-import traceback
 
 from .checkpoints import prune_checkpoints
 from .errors import TrainerError
 from .giving_way import Left, leave_to_prompts
-from .samples import draw_samples
+from .samples import draw_samples, own_samples
 from .saving import save, save_and_stop
 from .training import Training
 from .trend import trend
@@ -114,22 +113,16 @@ def _watch_trend(training: Training, epoch: int, action: str) -> None:
 
 
 def show_samples(training: Training, epoch: int) -> None:
-    """Draw the sample prompts. If that fails, the reason is recorded and the run goes on."""
-    settings = training.run.settings.samples
-    if not settings.prompts or not (settings.every_epochs or settings.every_steps):
+    """Draw the sample prompts. If the run ends meanwhile, they are drawn when it is resumed; one of
+    several processes, which end together after their next step, says that they are left out.
+    """
+    settings, alone = training.run.settings.samples, training.workers.count == 1
+    own = own_samples(training, epoch)
+    if not training.workers.main or not own or not (settings.every_epochs or settings.every_steps):
         return
-    if not training.workers.main:
-        return
-    try:
-        with training.evaluation():
-            files = draw_samples(training, epoch)
-        step = training.position.step
-        training.journal.record("samples", epoch, step, files=[file.name for file in files])
-    except Left:
+    left = draw_samples(training, epoch, own)
+    if left and alone:
         save_and_stop(training)
-    except Exception as error:
-        traceback.print_exc()
-        training.journal.record(
-            "warning", epoch, training.position.step, text=f"No samples: {error}"
-        )
-    training.journal.update(message="")
+    if left:
+        text = f"{len(left)} of {len(own)} samples were not drawn, because the run is to end."
+        training.journal.warn(epoch, training.position.step, text)

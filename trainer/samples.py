@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .files import write_bytes
-from .giving_way import Left, leave_to_prompts
-from .model.networks import LATENT_SCALE, load_vae
+from .giving_way import leave_to_prompts
+from .model.networks import LATENT_SCALE, load_model, load_vae
 from .settings.groups import LossSettings, SamplePrompt
 
 if TYPE_CHECKING:
@@ -17,47 +19,95 @@ if TYPE_CHECKING:
     from .training import Training
 
 
-def draw_samples(training: Training, epoch: int) -> list[Path]:
-    """Draw every sample prompt into the run's samples folder; returns the files.
+def draw_samples(
+    training: Training, epoch: int, wanted: Mapping[Path, SamplePrompt]
+) -> list[SamplePrompt]:
+    """Draw prompts into their files and record them; returns those that are left, because the run
+    is to end. If drawing fails, the reason is recorded and the run goes on.
 
-    A file is named by epoch, step and prompt number and holds its prompt and settings as text.
+    The first of several processes goes on with them until their next step; one that is alone is to
+    end at once: it may have left its device.
     """
+    journal, step, left = training.journal, training.position.step, dict(wanted)
+    try:
+        _embed(training, list(wanted.values()))
+        with training.evaluation():
+            for file in _drawn(training, wanted):
+                del left[file]
+    except Exception as error:
+        traceback.print_exc()
+        journal.warn(epoch, step, f"No samples: {error}")
+        left = {}
+    else:
+        files = [file.name for file in wanted if file not in left]
+        journal.record("samples", epoch, step, files=files)
+    journal.update(message="")
+    return list(left.values())
+
+
+def own_samples(training: Training, epoch: int) -> dict[Path, SamplePrompt]:
+    """The run's sample prompts by the files of their pictures at the step where it stands."""
     prompts = training.run.settings.samples.prompts
-    files = [sample_file(training, epoch, number) for number in range(1, len(prompts) + 1)]
-    return draw(training, prompts, files)
+    return {_file(training, epoch, n): prompt for n, prompt in enumerate(prompts, start=1)}
 
 
-def sample_file(training: Training, epoch: int, number: int, suffix: str = "") -> Path:
-    """The file of a prompt at the step where a training stands."""
+def samples_of(
+    training: Training, epoch: int, prompts: Sequence[SamplePrompt]
+) -> dict[Path, SamplePrompt]:
+    """Any prompts by the files of their pictures. Only pictures of the run's own prompts are
+    overwritten.
+    """
+    if tuple(prompts) == training.run.settings.samples.prompts:
+        return own_samples(training, epoch)
+    files = (_file(training, epoch, number, "-own") for number in itertools.count(1))
+    return dict(zip((file for file in files if not file.exists()), prompts, strict=False))
+
+
+def _file(training: Training, epoch: int, number: int, suffix: str = "") -> Path:
+    """The file of a prompt at the step where a training stands. It will hold the prompt and its
+    settings as text.
+    """
     name = f"e{epoch:03d}-s{training.position.step:06d}{suffix}-{number:02d}.png"
     return training.run.folder / "samples" / name
 
 
-def draw(training: Training, prompts: Sequence[SamplePrompt], files: Sequence[Path]) -> list[Path]:
-    """Draw each prompt into its file; returns those drawn before the run was asked to end. Raises
-    Left when that was while it had left the device to a prompt.
+def _embed(training: Training, prompts: Sequence[SamplePrompt]) -> None:
+    """See to it that prompts which the run did not know can be drawn. A frozen text encoder has
+    left the memory once all captions were embedded, and is loaded for them again.
     """
+    text = training.text
+    words = [words for prompt in prompts for words in (prompt.prompt, prompt.negative)]
+    if text.text_encoder is not None or set(text.known(words)) >= set(words):
+        return
+    device = training.workers.device
+    text.text_encoder = load_model(Path(training.run.base.path)).text_encoder.to(device)
+    try:
+        text.prepare(words, device, lambda done, total: None)
+    finally:
+        text.text_encoder = None
+
+
+def _drawn(training: Training, wanted: Mapping[Path, SamplePrompt]) -> Iterator[Path]:
+    """The file of each prompt once its picture is in it, until the run is to end."""
     from io import BytesIO
 
     from PIL.PngImagePlugin import PngInfo
 
-    drawn = []
     vae = load_vae(Path(training.run.base.path)).to(training.workers.device)
     alone = training.workers.count == 1
-    for number, (prompt, file) in enumerate(zip(prompts, files, strict=True), start=1):
+    for number, (file, prompt) in enumerate(wanted.items(), start=1):
         if alone and not leave_to_prompts(training, vae):
-            raise Left
-        training.journal.progress(message=f"Drawing samples ({number} of {len(prompts)})")
+            return
+        training.journal.progress(message=f"Drawing samples ({number} of {len(wanted)})")
         picture = _draw(training, vae, prompt)
         if picture is None:
-            break
+            return
         info = PngInfo()
         info.add_itxt("parameters", _described(prompt))
         data = BytesIO()
         picture.save(data, "PNG", pnginfo=info)
         write_bytes(file, data.getvalue())
-        drawn.append(file)
-    return drawn
+        yield file
 
 
 def _described(prompt: SamplePrompt) -> str:

@@ -95,18 +95,13 @@ def save_point(training: Training, wait: bool) -> None:
 
 def save_and_stop(training: Training) -> NoReturn:
     """Save a checkpoint if one was asked for, and a resume point, then raise Stopped or Paused."""
-    control, position, journal = training.control, training.position, training.journal
-    journal.update(status="stopping", message="Saving its resume point")
+    control = training.control
+    training.journal.update(status="stopping", message="Saving its resume point")
     if training.workers.agree(control.save):
         control.save = False
         save(training)
-    if control.samples:
-        control.samples = []
-        epoch = position.epoch if position.batch == 0 else position.epoch + 1
-        text = "No samples: the run was ended before it could draw them."
-        journal.record("warning", epoch, position.step, text=text)
     save_point(training, wait=True)
-    raise training.control.ending()
+    raise control.ending()
 
 
 def _when_there_is_room(training: Training, write: Callable[[], T]) -> T:

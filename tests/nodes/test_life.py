@@ -32,7 +32,8 @@ from hypothesis.stateful import (
 from cocktail.trainer import files
 from cocktail.trainer.errors import TrainerError
 from cocktail.trainer.jobs import process
-from cocktail.trainer.jobs.job import QUEUED, RESUMABLE, UNREADABLE, Refused
+from cocktail.trainer.jobs.job import LOCK, QUEUED, RESUMABLE, UNREADABLE, Refused
+from cocktail.trainer.jobs.lock import is_held
 from cocktail.trainer.runs import Run, list_runs
 
 from . import fake_trainer
@@ -196,7 +197,15 @@ class Life(RuleBasedStateMachine):
     @rule(name=st.sampled_from(NAMES))
     def wait(self, name: str) -> None:
         """Let a training that is at work come to its end, or to that of its step."""
-        time.sleep(2 * fake_trainer.STEP_S)
+        metrics, deadline = self.runs / name / "metrics.jsonl", time.monotonic() + WAIT_S
+
+        def steps() -> int:
+            return metrics.read_bytes().count(b'"step"') if metrics.exists() else 0
+
+        before = steps()
+        while steps() == before and is_held(self.runs / name / LOCK):
+            assert time.monotonic() < deadline, f"{name} takes no step"
+            time.sleep(fake_trainer.STEP_S / 4)
 
     @rule(name=st.sampled_from(NAMES))
     def kill_the_trainer(self, name: str) -> None:

@@ -347,7 +347,7 @@ def test_a_second_process_is_refused_but_one_who_only_looks_keeps_nobody_out(tmp
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there one who looks has the lock for a moment")
-def test_one_who_looks_does_not_take_another_who_looks_for_the_jobs_process(tmp_path):
+def test_one_who_looks_does_not_take_another_who_looks_for_the_jobs_process(tmp_path, monkeypatch):
     import fcntl
 
     job = make(tmp_path)
@@ -356,11 +356,17 @@ def test_one_who_looks_does_not_take_another_who_looks_for_the_jobs_process(tmp_
     with (job.folder / LOCK).open() as looking:
         fcntl.flock(looking, fcntl.LOCK_SH)
         assert not job.is_alive()
-        letting_go = threading.Timer(0.1, lambda: fcntl.flock(looking, fcntl.LOCK_UN))
-        letting_go.start()
+        waited = []
+
+        def let_go(seconds):
+            waited.append(seconds)
+            fcntl.flock(looking, fcntl.LOCK_UN)
+
+        clock = SimpleNamespace(monotonic=time.monotonic, sleep=let_go)
+        monkeypatch.setattr(jobs_lock, "time", clock)
         with exclusive(job):
             assert job.is_alive()
-        letting_go.join()
+        assert len(waited) == 1
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="its file systems have locks")

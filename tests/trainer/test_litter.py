@@ -164,10 +164,21 @@ def test_a_process_that_is_ended_while_it_prepares_does_not_stay_preparing(tmp_p
     run = a_run(tmp_path)
     run.write_state(replace(run.written(), status="preparing", message="Starts"))
     process = subprocess.Popen(
-        [sys.executable, str(MAIN), "run", str(run.folder), "--cache", run.paths.cache],
+        [
+            sys.executable,
+            "-X",
+            "importtime",
+            str(MAIN),
+            "run",
+            str(run.folder),
+            "--cache",
+            run.paths.cache,
+        ],
         stderr=subprocess.PIPE,
+        text=True,
     )
-    threading.Timer(0.3, process.send_signal, [signal.SIGTERM]).start()
+    assert process.stderr and any("torch" in line for line in process.stderr), "it imports nothing"
+    process.send_signal(signal.SIGTERM)
     process.communicate(timeout=120)
     assert run.state().status in ("stopped", "interrupted") and not run.is_alive()
     with exclusive(run):

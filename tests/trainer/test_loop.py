@@ -14,16 +14,25 @@ from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from cocktail.trainer import samples
 from cocktail.trainer.errors import TrainerError
 from cocktail.trainer.files import sha256_file
 from cocktail.trainer.identity import check_identity
-from cocktail.trainer.jobs.job import exclusive
+from cocktail.trainer.jobs.control import Control
+from cocktail.trainer.jobs.job import Paused, exclusive
 from cocktail.trainer.journal import Journal
-from cocktail.trainer.loop import between_steps, make_up_for_what_was_due, train_epochs
+from cocktail.trainer.loop import (
+    _begin,
+    between_steps,
+    make_up_for_what_was_due,
+    train_epochs,
+)
 from cocktail.trainer.preparation import check_compiler, prepare
 from cocktail.trainer.resume import Position, load_point
+from cocktail.trainer.steering import obey
 from cocktail.trainer.workers import Workers
 
 from .held import hold, let_go
@@ -168,6 +177,52 @@ def test_a_run_whose_base_was_gone_saves_what_was_due_once_it_is_back(
         training.position = end
         train_epochs(training)
     assert [checkpoint.step for checkpoint in run.checkpoints()] == [2, 3]
+
+
+def test_samples_that_the_end_of_a_run_breaks_off_are_drawn_or_said_to_be_left_out(
+    make_tiny_run, alone, monkeypatch
+):
+    prompts = [{"prompt": word} for word in ("a", "b")]
+    run = make_tiny_run("broken-off", epochs=1, samples={"every_epochs": 1, "prompts": prompts})
+    drawn, ends = [], []
+
+    def draw_one(training, vae, prompt):
+        training.control.pause = [*drawn, prompt.prompt] == ends
+        if training.control.ends:
+            return None
+        drawn.append(prompt.prompt)
+        return Image.new("RGB", (8, 8))
+
+    def end_at(*words):
+        drawn.clear()
+        ends[:] = words
+
+    def pictures():
+        return sorted(file.name for file in run.folder.glob("samples/*.png"))
+
+    monkeypatch.setattr(samples, "_draw", draw_one)
+    with exclusive(run) as lock, closing(Journal(run, lock)) as journal:
+        training = prepare(run, journal, Workers(run.settings))
+        training.control.samples = [("x", "y"), (), ("z",)]
+        end_at("x", "y")
+        with pytest.raises(Paused, match="Samples that were asked for are not drawn"):
+            obey(training)
+        assert (drawn, pictures()) == (["x"], ["e000-s000000-own-01.png"])
+        assert run.metrics()[-1]["files"] == pictures()
+        training.control = Control()
+        end_at("a", "b")
+        with pytest.raises(Paused) as paused:
+            train_epochs(training)
+        assert not str(paused.value), "nothing is left out for good"
+        assert drawn == ["a"] and pictures()[1:] == ["e001-s000003-01.png"]
+        assert [saved.step for saved in run.checkpoints()] == [3], "what is due is saved first"
+        training = prepare(run, journal, Workers(run.settings))
+        assert training.position == Position(1, 0, 3)
+        end_at()
+        _begin(training)
+        _begin(training)
+        assert drawn == ["a", "b"], "once"
+    assert pictures()[1:] == ["e001-s000003-01.png", "e001-s000003-02.png"]
 
 
 def test_a_run_whose_folder_is_deleted_ends_and_does_not_come_back(make_tiny_run, fork_training):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
-import threading
 import time
 from dataclasses import replace
 from types import SimpleNamespace
@@ -16,7 +16,7 @@ from PIL import Image
 from cocktail.trainer import giving_way, samples
 from cocktail.trainer import sharing as sharing_module
 from cocktail.trainer.errors import TrainerError
-from cocktail.trainer.giving_way import Left, park, step_aside, tensors_of
+from cocktail.trainer.giving_way import park, step_aside, tensors_of
 from cocktail.trainer.jobs.control import Control
 from cocktail.trainer.jobs.job import Stopped
 from cocktail.trainer.journal import Journal
@@ -24,7 +24,7 @@ from cocktail.trainer.loop import advance, ready_batches
 from cocktail.trainer.model.memory import MemoryUse, estimate
 from cocktail.trainer.model.single_file import read_shapes
 from cocktail.trainer.preparation import Filling, prepare
-from cocktail.trainer.resume import take_point
+from cocktail.trainer.resume import Position, take_point
 from cocktail.trainer.settings.groups import SamplePrompt, SharingSettings
 from cocktail.trainer.sharing import (
     Sharing,
@@ -339,7 +339,7 @@ def test_a_polite_run_gives_way_at_a_step_and_ends_with_the_bits_of_an_undisturb
     let_go(polite.folder)
     wait_for(lambda: polite.state().status == "paused", process)
     paused_at = polite.state().step
-    threading.Timer(0.5, use.say, (False,)).start()
+    use.say(False)
     wait_for(lambda: polite.state().status != "paused", process)
     assert polite.state().step >= paused_at
     assert exit_status(process) == 0, polite.log_tail()
@@ -421,7 +421,12 @@ def test_a_polite_run_gives_way_between_two_pictures_that_it_encodes(tmp_path, o
 def test_a_polite_run_gives_way_between_two_samples(tmp_path, monkeypatch):
     run, drawn = make(tmp_path), []
     training = SimpleNamespace(
-        run=run, workers=SimpleNamespace(count=1, device="cpu"), journal=Journal(run)
+        run=run,
+        workers=SimpleNamespace(count=1, device="cpu"),
+        journal=Journal(run),
+        position=Position(),
+        evaluation=contextlib.nullcontext,
+        text=SimpleNamespace(text_encoder=1, known=dict),
     )
     vae = torch.nn.Linear(1, 1)
     monkeypatch.setattr(samples, "load_vae", lambda base: vae)
@@ -436,7 +441,7 @@ def test_a_polite_run_gives_way_between_two_samples(tmp_path, monkeypatch):
 
     monkeypatch.setattr(samples, "_draw", draw_one)
     monkeypatch.setattr(samples, "leave_to_prompts", leave)
-    files = [tmp_path / f"{number}.png" for number in range(3)]
-    with pytest.raises(Left):
-        samples.draw(training, [SamplePrompt(prompt="a")] * 3, files)
-    assert [file.exists() for file in files] == [True, True, False]
+    wanted = {tmp_path / f"{word}.png": SamplePrompt(prompt=word) for word in "abc"}
+    assert samples.draw_samples(training, 0, wanted) == [SamplePrompt(prompt="c")]
+    assert [file.exists() for file in wanted] == [True, True, False]
+    assert run.metrics()[-1]["files"] == ["a.png", "b.png"]

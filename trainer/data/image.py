@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import logging
 import os
 import re
 import stat
@@ -357,7 +358,8 @@ def _orientation(image: Image.Image) -> int:
     """The Exif orientation from 1 (upright) to 8; 1 when the Exif block is damaged."""
     try:
         value = image.getexif().get(ORIENTATION, 1)
-    except Exception:
+    except Exception as error:
+        _log.debug("A damaged Exif block, whose picture is taken as it lies: %s", error)
         return 1
     return value if value in range(1, 9) else 1
 
@@ -365,10 +367,12 @@ def _orientation(image: Image.Image) -> int:
 def _is_animated(image: Any) -> bool:
     try:
         return bool(getattr(image, "is_animated", False))
-    except Exception:
+    except Exception as error:
+        _log.debug("A picture whose frames cannot be counted is taken for a film: %s", error)
         return True
 
 
+_log = logging.getLogger(__name__)
 _guard = threading.Lock()
 _restore = contextlib.ExitStack()
 _inside: list[int] = []

@@ -12,6 +12,8 @@ from typing import Any
 from ..errors import TrainerError
 from .job import Job, Paused, Stopped, exclusive
 
+LEFT_OUT = "Samples that were asked for are not drawn: ask again while it runs."
+
 
 class Ended(BaseException):
     """A signal came before the process was at its job. No library takes it for a fault."""
@@ -93,7 +95,13 @@ class Control:
         """How it is to end, with another message than the usual one if there is more to say. A stop
         counts for more than a pause.
         """
+        if self.samples:
+            message = self.told(message or "Ended on request. Resume it, and it goes on.")
         return Paused(message) if self.pause and not self.stop else Stopped(message)
+
+    def told(self, message: str) -> str:
+        """A message on the end of the process, which says so if samples are left out."""
+        return f"{message.rstrip('.')}. {LEFT_OUT}" if self.samples else message
 
     def heed(self) -> None:
         """Raise Stopped or Paused if the process is to end, as of now."""

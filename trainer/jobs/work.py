@@ -111,10 +111,12 @@ def _carried_out(
         raise
     except Paused as pause:
         message = str(pause) or "Paused on request. Resume it, and it goes on from here."
+        print(message)
         update(status="paused", at_rest=True, message=message)
         return 0
     except Stopped as stop:
         message = str(stop) or "Stopped on request. Queue it again to go on."
+        print(message)
         update(status="stopped", message=message)
         return 0
     except TrainerError as error:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import MISSING, dataclass
@@ -270,6 +271,10 @@ def _groups(
         if len(readable) == 1:
             yield [(pictures[0], error)]
             return
+        print(
+            f"{len(readable)} pictures at once failed, now each by itself: {_first_line(error)}",
+            file=sys.stderr,
+        )
         for entry in readable:
             yield from _groups(captioner, [entry])
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import sys
 import threading
@@ -218,13 +219,14 @@ def give_back() -> None:
 
 
 def _pixels(path: Path) -> int:
-    """The number of pixels in the file's header; 0 when that cannot be read."""
+    """The number of pixels in the file's header; 0 when that cannot be read, as `examine` tells."""
     from PIL import Image
 
     try:
         with open_file(path) as file, Image.open(file, formats=read_formats()) as image:
             return image.width * image.height
-    except Exception:
+    except Exception as error:
+        logging.getLogger(__name__).debug("%s has no size: %s", path, error)
         return 0
 
 
