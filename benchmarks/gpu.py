@@ -1,6 +1,6 @@
 """Training and merging full-size SD1.5 on a GPU, beside a bare loop and the well-known recipe.
 
-    python benchmarks/gpu.py                        # any CUDA card with 24 GB, about 30 GB of disk
+    python benchmarks/gpu.py                        # any CUDA card with 24 GB, 45 GB of free disk
     python benchmarks/gpu.py --device cpu --small   # a miniature: proves the paths, no GPU figures
 
 Weights are random and made here, so nothing is downloaded. Each line of the table is measured in a

@@ -39,6 +39,7 @@ SETTINGS = {
     "resolution": 64,
     "bucket_step": 64,
     "epochs": 1000,
+    "save_every_epochs": 1000,
     "batch_size": 16,
     "learning_rate": 3e-4,
     "train_text_encoder": False,
