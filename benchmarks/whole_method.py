@@ -264,7 +264,7 @@ def vote(server: Comfy) -> str:
     file = server.base / "output" / "cocktail" / "grids" / "whole-mixes" / "plan.json"
     saved = json.loads(file.read_text(encoding="utf-8"))
     decide(server, "whole-mixes", saved["cells"][-1]["settings"]["checkpoint"])
-    return "four judges"
+    return "by up to four judges, until nothing was asked any more"
 
 
 def stages_of(sizes: Sizes) -> dict[str, Work]:
