@@ -5,6 +5,7 @@ less than two seconds of work and with less than 200 MB.
 from __future__ import annotations
 
 import contextlib
+import gzip
 import io
 import json
 import os
@@ -269,6 +270,32 @@ def test_plans_of_workflows(comfy, plan):
     with cheap(comfy.process.pid), pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(request, timeout=60)
     assert refused.value.code == 400 and json.load(refused.value)["error"]
+
+
+JSON = {"Content-Type": "application/json"}
+BODIES: dict[str, tuple[dict[str, str], object, int]] = {
+    "many values": (JSON, b'{"a": [' + b"[]," * 5_000_000 + b"1]}", 400),
+    "in pieces": (JSON, (b" " * (1 << 20) for _ in range(60)), 413),
+    "packed": ({**JSON, "Content-Encoding": "gzip"}, gzip.compress(b" " * 90_000_000), 400),
+    "not packed": ({**JSON, "Content-Encoding": "gzip"}, b"{}", 400),
+    "punycode": ({"Content-Type": "application/json; charset=punycode"}, b"a-" * 200_000, 400),
+    "digits": (JSON, b'{"a": ' + b"9" * 4_000 + b"}", 400),
+}
+
+
+@pytest.mark.parametrize("what", list(BODIES))
+def test_bodies_of_requests(comfy, what):
+    headers, body, status = BODIES[what]
+    request = urllib.request.Request(f"{comfy.url}/cocktail/grids/plan", body, headers)
+    with cheap(comfy.process.pid):
+        try:
+            urllib.request.urlopen(request, timeout=60)
+        except urllib.error.HTTPError as refused:
+            assert refused.code == status and json.load(refused)["error"]
+        except (ConnectionError, urllib.error.URLError):
+            assert status == 413, "it may close the connection before all has been sent"
+        else:
+            raise AssertionError("it was taken")
 
 
 EMPTY = "[" + "[]," * 5_000_000 + "1]"

@@ -14,12 +14,14 @@ from typing import Any, TypeVar
 
 from aiohttp import web
 
+from ...trainer import bounded_json
 from ...trainer.errors import TrainerError
 from ...trainer.files import finite
 from ...trainer.jobs.job import Refused
 from .names import BadName
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+UTF_8 = ("utf-8", "utf8", "us-ascii", "ascii")
 MOST_BODY = 16 << 20
 """Bytes of JSON that a request may have."""
 AT_ONCE = 16
@@ -68,21 +70,41 @@ async def json_body(request: web.Request, wanted: str) -> dict[str, Any]:
     """The JSON object of a request. Raises HTTPBadRequest, which says what is `wanted`, for
     anything else.
 
-    Only application/json is taken: a page of another site cannot send it without being asked.
+    Only application/json is taken: a page of another site cannot send it without being asked. It
+    is measured before it is parsed, and never unpacked.
     """
-    size = request.content_length or 0
-    if size > MOST_BODY:
-        raise web.HTTPRequestEntityTooLarge(
-            MOST_BODY, size, text=f"Send {MOST_BODY >> 20} MB at most."
-        )
+    charset = (request.charset or "utf-8").lower()
+    if request.content_type != "application/json" or charset not in UTF_8:
+        raise web.HTTPBadRequest(text=f"Send {wanted} as application/json in UTF-8.")
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise web.HTTPBadRequest(text="Send the body as it is, without Content-Encoding.")
+    data = await _read(request, min(MOST_BODY, request.client_max_size or MOST_BODY))
     try:
-        body = await request.json() if request.content_type == "application/json" else None
+        body = bounded_json.parse(data, MOST_BODY, most_depth=bounded_json.DEEP)
         json.dumps(body, ensure_ascii=False).encode("utf-8")
-    except (ValueError, LookupError, RecursionError):
-        body = None
+    except (ValueError, RecursionError) as error:
+        raise web.HTTPBadRequest(text=f"Send {wanted} as application/json ({error}).") from None
     if not isinstance(body, dict):
         raise web.HTTPBadRequest(text=f"Send {wanted} as application/json.")
     return body
+
+
+async def _read(request: web.Request, most_bytes: int) -> bytes:
+    """The body, of which no more is taken than may be: one that is sent in pieces does not say
+    before how long it is. Raises HTTPRequestEntityTooLarge.
+    """
+    size, pieces = request.content_length or 0, []
+    if size <= most_bytes:
+        size = 0
+        async for piece in request.content.iter_chunked(1 << 16):
+            size += len(piece)
+            if size > most_bytes:
+                break
+            pieces.append(piece)
+    if size > most_bytes:
+        words = f"Send {most_bytes >> 10} KB at most."
+        raise web.HTTPRequestEntityTooLarge(most_bytes, size, text=words)
+    return b"".join(pieces)
 
 
 async def outside(do: Callable[[], T]) -> T:
