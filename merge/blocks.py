@@ -146,7 +146,10 @@ def parse_values(text: str) -> list[str]:
     """The numbers of a list such as "0, 0.5, 1", separated by commas, spaces or lines; a comma may
     follow the last. Raises MergeError, which names it, for a field that is left empty.
     """
-    fields = re.split(r"\s*,\s*|\s+", re.sub(r"\s*,?\s*$", "", text.strip().strip("[]").strip()))
+    parts = text.strip().strip("[]").split(",")
+    if len(parts) > 1 and not parts[-1].strip():
+        del parts[-1]
+    fields = [field for part in parts for field in part.split() or [""]]
     for number, field in enumerate(fields):
         if not field and len(fields) > 1:
             where = _slot_of_field(number, fields)

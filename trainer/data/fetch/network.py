@@ -44,6 +44,8 @@ NO_GATE = (
     "The installed aiohttp cannot check which address it connects to. Update it "
     "(pip install -U aiohttp): 3.12 or later is needed to use the network."
 )
+LONGEST_HOST = 253
+"""Characters of a host name (RFC 1035, section 2.3.4)."""
 LOCAL_TRANSLATED = ipaddress.ip_network("64:ff9b:1::/48")
 
 
@@ -252,6 +254,8 @@ def check_url(text: str, settings: NetworkSettings) -> URL:
         raise BadURL(f"it is not a URL: {error}") from error
     if url.scheme not in ("http", "https") or not host:
         raise BadURL("it is not an http or https URL")
+    if len(host) > LONGEST_HOST:
+        raise BadURL(f"its host has more than {LONGEST_HOST} characters, which no host has")
     if url.user is not None or url.password is not None:
         raise BadURL("it holds a user name or password")
     try:
