@@ -325,11 +325,13 @@ def sweep() -> None:
     """Remove, beside everything else, what killed processes have left in the pack's folders."""
 
     def remove() -> None:
-        for folder in (names.cocktail_dir(), names.checkpoint_dir(), names.hashes_file().parent):
+        own = names.hashes_file().parent
+        for folder in (names.cocktail_dir(), names.checkpoint_dir(), own):
             sweep_below(folder)
         with contextlib.suppress(Refused, TrainerError, OSError), recycle_bin().alone():
             _complete_all()
-        remove_abandoned(names.checkpoint_dir())
+        for folder in (names.checkpoint_dir(), own):
+            remove_abandoned(folder)
 
     threading.Thread(target=remove, name="cocktail sweep", daemon=True).start()
 

@@ -373,7 +373,7 @@ def saves_around_runs() -> dict[str, Case]:
         return found
 
     def remove_abandoned_below(folder: Path) -> None:
-        safetensors_file.remove_abandoned(folder / "output" / "cocktail")
+        safetensors_file.remove_abandoned(folder / "user" / "cocktail")
 
     return {
         "notes": Case(

@@ -85,6 +85,7 @@ def comfyui(monkeypatch, cellar):
     monkeypatch.setitem(sys.modules, "comfy.utils", utils)
     monkeypatch.setattr(merging.names, "ingredient_path", cellar.joinpath)
     monkeypatch.setattr(merging.names, "cocktail_dir", cellar.joinpath)
+    monkeypatch.setattr(merging.names, "hashes_file", lambda: cellar / "hashes.json")
     monkeypatch.setattr(merging, "_load", lambda merged: (object(), object(), object()))
     monkeypatch.setattr(merging, "_exchange", lambda models, merged: None)
     monkeypatch.setattr(merging, "_planned", type(merging._planned)())
