@@ -9,12 +9,14 @@ code and a real one of the miniature. The last line is JSON:
     prompt_latency_ms   by how much a run in the background lengthens an empty prompt, besides what
                         a program that keeps the processor as busy costs; medians
     poll_200k_ms        the server's answer to a poll of the long run that finds one new step
-    open_200k_s         from the click on the panel's icon and on the run to its chart, of which
-                        nobody has asked the server before
+    open_200k_s         from the click on the panel's icon, and then on the run, to its chart, of
+                        which nobody has asked the server before; by the page's own clock, since the
+                        robot that clicks looks only now and then
     memory_growth_mb    of the page's heap while the panel follows 10,000 new steps, which come one
                         by one; the page is told of them four times a second at most
-    pause_s             from queueing a prompt until a polite run has left the device, and step_s,
-                        what one step takes; the longest of three
+    pause_s             from queueing a prompt until a polite run has left the device, the longest
+                        of three; step_s is what one step takes, and step_beside_s the longest of
+                        a run that does not give way to such a prompt: both share the processor
 
 Exit status 1: a figure misses its target.
 """
@@ -27,6 +29,7 @@ import poll  # isort: skip
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import platform
@@ -68,6 +71,14 @@ def work(): torch.randn(512, 512) @ torch.randn(512, 512)
 work()
 print("busy", flush=True)
 while True: work()"""
+CLOCK = """() => {
+    addEventListener("click", () => (window.cocktailClicked ??= performance.now()), true);
+    new MutationObserver(() => {
+        if (document.querySelector(".cocktail-runs .plot canvas"))
+            requestAnimationFrame(() => (window.cocktailDrawn ??= performance.now()));
+    }).observe(document.body, { childList: true, subtree: true });
+}"""
+"""When somebody first clicked, and the first frame with a chart, in milliseconds."""
 COMPUTE = {
     "gradient_checkpointing": False,
     "attention": "sdpa",
@@ -165,12 +176,19 @@ def latency(server: Comfy) -> dict[str, float]:
     server.run(graph("background"))
     until(server, "background", lambda run: run["status"] == "running" and run["step"] >= 2)
     with_run = empty_prompt_ms(server)
+    began = time.time()
+    server.wait(server.queue(picture(100)))
+    ended = time.time()
     stop(server, "background")
+    file = server.base / "output" / "cocktail" / "runs" / "background" / "metrics.jsonl"
+    times = [line["time"] for line in Lines(file).read().lines if line["kind"] == "step"]
+    beside_prompt = [b - a for a, b in itertools.pairwise(times) if b > began and a < ended]
     return {
         "prompt_alone_ms": alone,
         "prompt_beside_busy_ms": beside,
         "prompt_beside_run_ms": with_run,
         "prompt_latency_ms": with_run - beside,
+        "step_beside_s": max(beside_prompt),
     }
 
 
@@ -181,10 +199,16 @@ def pausing(server: Comfy) -> dict[str, float]:
     taken = []
     for seed in range(3):
         began = time.perf_counter()
-        id = server.queue(picture(seed))
-        until(server, "polite", lambda run: run["status"] == "paused")
+        queued = [server.queue(picture(10 * seed))]
+
+        def paused(run: dict[str, Any], seed: int = 10 * seed, queued: list[str] = queued) -> bool:
+            if run["status"] != "paused" and server.history(queued[-1]) is not None:
+                queued.append(server.queue(picture(seed + len(queued))))
+            return run["status"] == "paused"
+
+        until(server, "polite", paused)
         taken.append(time.perf_counter() - began)
-        server.wait(id)
+        server.wait(queued[-1])
         run = until(server, "polite", lambda run: run["status"] == "running")
     stop(server, "polite")
     return {"pause_s": max(taken), "step_s": 1 / run["steps_per_second"]}
@@ -222,12 +246,11 @@ def page(server: Comfy, run: Any) -> dict[str, float]:
     with launched(kinds, gpu=True) as browser:
         server.post("/settings/Comfy.TutorialCompleted", True)
         opened, _ = open_page(browser, server)
-        began = time.perf_counter()
+        opened.evaluate(CLOCK)
         opened.locator(".cocktail-runs-tab-button").click()
         opened.locator(".cocktail-runs .runs button").filter(has_text="long").click()
-        plot = opened.locator(".cocktail-runs .plot")
-        plot.locator("canvas").first.wait_for()
-        open_s = time.perf_counter() - began
+        opened.locator(".cocktail-runs .plot canvas").first.wait_for()
+        clicked, drawn = opened.evaluate("[cocktailClicked, cocktailDrawn]")
         session = opened.context.new_cdp_session(opened)
 
         def heap_mb() -> float:
@@ -243,7 +266,7 @@ def page(server: Comfy, run: Any) -> dict[str, float]:
 
         before = followed(UPDATES // 10)
         after = followed(UPDATES)
-    return {"open_200k_s": open_s, "memory_growth_mb": after - before}
+    return {"open_200k_s": (drawn - clicked) / 1000, "memory_growth_mb": after - before}
 
 
 def follow(run: Any, updates: int) -> None:
@@ -287,7 +310,7 @@ def main() -> int:
             found |= latency(server)
             found |= pausing(server)
     missed = [name for name, most in TARGETS.items() if found.get(name, 0.0) >= most]
-    if found["pause_s"] > found["step_s"] + 2:
+    if found["pause_s"] > found["step_beside_s"] + 2:
         missed.append("pause_s")
     for name, value in found.items():
         print(f"{name:24}{value:12.4g}{'   NOT MET' if name in missed else ''}")

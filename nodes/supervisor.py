@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from ..trainer.settings.run_settings import RunSettings
 from .host import names
 
 INTERVAL_S = 1.0
+SPINS = "20000"
 RUN, CAPTIONING = "run", "caption"
 _lock = threading.Lock()
 _thread: threading.Thread | None = None
@@ -51,9 +53,20 @@ def _reach(kind: str, device: str) -> dict[str, str] | None:
     would take another, or none of this ComfyUI's. A training takes a GPU wherever there is one; a
     captioning computes on what it was told.
     """
-    if kind == RUN and device == "cpu" and training_device() != device:
-        return None
+    if kind == RUN and device == "cpu":
+        return patient_threads(os.environ) if training_device() == device else None
     return environment_on(device)
+
+
+def patient_threads(environment: Mapping[str, str]) -> dict[str, str]:
+    """The entry that lets the threads of a run on a CPU sleep sooner where they wait for each
+    other, unless this server's environment says how they wait. With the default (300,000 looks in
+    libgomp) they keep the cores from a prompt that computes at the same time: on two cores a polite
+    run then took up to 6 s to its next step instead of 0.3 s. Alone, a run is about 8 % slower by
+    it on the miniature.
+    """
+    told = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & environment.keys()
+    return {} if told else {"GOMP_SPINCOUNT": SPINS}
 
 
 def _ended(kind: str, name: str) -> None:

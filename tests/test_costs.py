@@ -37,7 +37,6 @@ from cocktail.nodes.grid.engine.plan.plan import MOST_CELLS
 from cocktail.nodes.grid.engine.plan.rules import read_rules
 from cocktail.nodes.grid.engine.store.plan_file import read_plan_file, read_whole_plan
 from cocktail.nodes.grid.engine.store.store import Store, list_grids
-from cocktail.trainer.curve import Followed as CurveFile
 from cocktail.trainer.data.fetch.attempt import Failure, examine
 from cocktail.trainer.data.folder.strict_text import parse_json, parse_yaml
 from cocktail.trainer.data.image import open_rgb, scans
@@ -46,6 +45,7 @@ from cocktail.trainer.errors import TrainerError, nearest
 from cocktail.trainer.jobs.job import read_state
 from cocktail.trainer.jobs.lines import Lines
 from cocktail.trainer.model.single_file import read_shapes
+from cocktail.trainer.recorded_steps import Followed as CurveFile
 from cocktail.trainer.runs import State, list_runs
 
 from .grid.test_plan import FIXED, content_of, typed

@@ -17,7 +17,7 @@ from ...trainer.figures import pairs, table, words
 from ...trainer.figures.curves import NotRecorded, read_curves
 from ...trainer.figures.heat_map import read_heat_map
 from ...trainer.files import canonical_json
-from ...trainer.jobs.lines import Followed, Lines
+from ...trainer.recorded_steps import followed
 from ...trainer.runs import Run
 from ..host import http
 from ..host.names import is_dataset_place
@@ -26,6 +26,8 @@ from .routes import open_run
 
 SIDES = (16, 1024)
 """The smallest and the largest side of a picture of a pair, in pixels."""
+MILESTONES = ("epoch", "validation")
+"""The lines of a run's metrics that change its figures."""
 
 
 def add(routes: Guarded) -> None:
@@ -136,13 +138,9 @@ def _kept(request: web.Request, read: Callable[[Run], Any]) -> Any:
     folder = open_run(request).folder
     records = ("run.json", "validation.jsonl", "dataset.parquet")
     stamps = tuple(_stamp(folder / name) for name in records)
-    milestones = _milestones(folder / "metrics.jsonl").lines()
+    marks = followed(folder / "metrics.jsonl").marks()
+    milestones = [line for line in marks if line["kind"] in MILESTONES]
     return _read(read, folder, stamps, len(milestones), canonical_json(milestones[-1:]))
-
-
-@lru_cache(maxsize=64)
-def _milestones(metrics: Path) -> Followed:
-    return Followed(Lines(metrics), ("epoch", "validation"))
 
 
 @lru_cache(maxsize=32)

@@ -84,3 +84,17 @@ def test_a_training_for_the_cpu_is_not_started_where_it_would_take_a_gpu(here, m
     assert "does not train on" in queue.stands(supervisor.RUN, run).message
     assert not run.is_alive() and not (run.folder / "log.txt").exists()
     assert queue.reach(supervisor.CAPTIONING, "cpu") == {}
+
+
+def test_threads_of_a_run_on_a_cpu_sleep_sooner_unless_they_are_told_how_to_wait(monkeypatch):
+    from cocktail.nodes import supervisor
+
+    monkeypatch.setattr(supervisor, "training_device", lambda: "cpu")
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    assert supervisor._reach(supervisor.RUN, "cpu") == {"GOMP_SPINCOUNT": "20000"}
+    assert supervisor._reach(supervisor.CAPTIONING, "cpu") == {}
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    assert supervisor._reach(supervisor.RUN, "cpu") == {}
+    monkeypatch.setattr(supervisor, "training_device", lambda: "cuda:0")
+    assert supervisor._reach(supervisor.RUN, "cpu") is None

@@ -8,7 +8,7 @@ import random
 
 import pytest
 
-from cocktail.trainer import curve as curves
+from cocktail.trainer import recorded_steps
 from cocktail.trainer.curve import curve
 from cocktail.trainer.data.manifest import Dataset, Pair
 from cocktail.trainer.jobs.lines import Lines
@@ -85,7 +85,7 @@ def test_a_run_that_grows_is_followed_and_a_step_that_is_there_twice_counts_once
         file.write('{"kind": "step", "epoch": 1, "st')
     assert curve(run, {}) == first, "a line that is on its way is left for the next time"
     record(run, {"kind": "start", "epoch": 0, "step": 2}, step(3, 0.9), step(4, 0.4))
-    monkeypatch.setattr(curves.Lines, "texts", watched := Watched(curves.Lines.texts))
+    monkeypatch.setattr(Lines, "texts", watched := Watched(Lines.texts))
     now = curve(run, {})
     assert watched.after == [first["next"]], "only what is new is read"
     assert now["train"]["mean"] == [0.1, 0.2, 0.9, 0.4] and now["restarts"] == [2.0]
@@ -178,8 +178,8 @@ def test_a_large_file_is_read_the_same_at_once(run, monkeypatch, odd):
     with (run.folder / "metrics.jsonl").open("a") as file:
         file.write('garbage "start"\n{"kind": "step", "epoch": 4, "st')
     slow = curve(run, {})
-    curves._followed.cache_clear()
-    monkeypatch.setattr(curves, "LARGE_BYTES", 1)
+    recorded_steps.followed.cache_clear()
+    monkeypatch.setattr(recorded_steps, "LARGE_BYTES", 1)
     assert curve(run, {}) == slow and slow["restarts"] == [2.0] and slow["checkpoints"]
     record(run, step(40, 0.5))
     assert curve(run, {})["last_step"] == 40
@@ -188,15 +188,15 @@ def test_a_large_file_is_read_the_same_at_once(run, monkeypatch, odd):
 def test_a_large_file_is_never_in_memory_as_a_whole(run, monkeypatch):
     import tracemalloc
 
-    monkeypatch.setattr(curves, "LARGE_BYTES", 1)
-    monkeypatch.setattr(curves, "CHUNK_BYTES", 1 << 16)
+    monkeypatch.setattr(recorded_steps, "LARGE_BYTES", 1)
+    monkeypatch.setattr(recorded_steps, "CHUNK_BYTES", 1 << 16)
     record(run, *(step(number, **{"note": "x" * 3000}) for number in range(1, 1001)))
     metrics = run.folder / "metrics.jsonl"
     size = metrics.stat().st_size
-    curves.Followed(metrics).read()  # DuckDB and numpy are loaded
+    recorded_steps.Followed(metrics).read()  # DuckDB and numpy are loaded
     tracemalloc.start()
     try:
-        assert len(curves.Followed(metrics).read()[0]) == 1000
+        assert len(recorded_steps.Followed(metrics).read()[0]) == 1000
         assert tracemalloc.get_traced_memory()[1] < size / 3
     finally:
         tracemalloc.stop()

@@ -123,16 +123,15 @@ def test_a_validation_within_an_epoch_has_a_place_of_its_own(tmp_path):
 
 
 def test_epochs_of_different_lengths_keep_their_borders():
-    steps = [{"kind": "step", "epoch": 1, "step": s} for s in range(1, 11)]
-    steps += [{"kind": "step", "epoch": 2, "step": s} for s in range(11, 31)]
+    steps = numpy.array([[1.0 if s <= 10 else 2.0, s] for s in range(1, 31)])
     closed = [{"kind": "epoch", "epoch": 1, "step": 10}, {"kind": "epoch", "epoch": 2, "step": 30}]
-    place = Places([*steps, *closed], 3, 40)
+    place = Places(steps, closed, 3, 40)
     assert [place(s) for s in (0, 5, 10, 20, 30)] == [0, 0.5, 1, 1.5, 2]
-    unfinished = Places(steps[:15], 3, 40)
+    unfinished = Places(steps[:15], [], 3, 40)
     assert [unfinished(s) for s in (10, 15, 20)] == [1, 1.5, 2]
-    begun = Places(steps[:5], 3, 30)
+    begun = Places(steps[:5], [], 3, 30)
     assert begun(5) == 0.5, "from the steps of the whole run"
-    assert Places([], 3, 0)(0) == 0
+    assert Places(steps[:0], [], 3, 0)(0) == 0
 
 
 def test_every_validation_set_has_a_curve(tmp_path):

@@ -15,7 +15,6 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as some
 
-from cocktail.trainer.curve import Followed
 from cocktail.trainer.data.manifest import Dataset, Pair
 from cocktail.trainer.data.table.columns import Mapping
 from cocktail.trainer.data.table.derived import ingest
@@ -23,6 +22,7 @@ from cocktail.trainer.data.table.select import SelectionSettings, select
 from cocktail.trainer.data.table.selection import read_columns, read_rows
 from cocktail.trainer.data.table.table import open_table
 from cocktail.trainer.errors import TrainerError
+from cocktail.trainer.recorded_steps import Followed
 
 from . import folders
 
@@ -63,7 +63,7 @@ def beside(pieces: list[str]) -> Iterator[tuple[Path, Path]]:
 @pytest.fixture(scope="module")
 def large_from_the_first_byte():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cocktail.trainer.curve.LARGE_BYTES", 1)
+        patch.setattr("cocktail.trainer.recorded_steps.LARGE_BYTES", 1)
         yield
 
 

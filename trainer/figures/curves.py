@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import TrainerError
+from ..recorded_steps import Floats, followed
 from ..runs import Run, is_loss
 from ..trend import change, trends
 
@@ -16,6 +17,8 @@ EVERYTHING = "all validation pairs"
 """The curve of all sets together, where there are several."""
 TRAINING = "measured training pairs"
 EMA = "EMA"
+MOST_EPOCHS = 1_000_000
+"""No run has more."""
 
 
 class NotRecorded(TrainerError):
@@ -113,37 +116,46 @@ class Curves:
 
 def read_curves(run: Run) -> Curves:
     """The curves of a run. After a resume a step can be recorded twice: the later record holds."""
-    lines = run.metrics()
-    steps = {line["step"]: line for line in lines if line["kind"] == "step" and _loss(line)}
+    import numpy as np
+
+    steps, marks, _ = followed(run.folder / "metrics.jsonl").read()
     measured = {
-        line["step"]: line for line in lines if line["kind"] == "validation" and _loss(line)
+        line["step"]: line
+        for line in marks
+        if line["kind"] == "validation" and isinstance(line["step"], int) and _loss(line)
     }
-    place = Places(lines, run.settings.epochs, run.state().steps)
-    order = sorted(steps)
+    place = Places(steps, marks, run.settings.epochs, run.state().steps)
+    steps = steps[np.isfinite(steps[:, 3])]
     return Curves(
         run.name,
-        tuple(order),
-        tuple(place(step) for step in order),
-        tuple(float(steps[step]["loss"]) for step in order),
+        tuple(steps[:, 1].astype(int).tolist()),
+        tuple(place.each(steps[:, 1]).tolist()),
+        tuple(steps[:, 3].tolist()),
         tuple(_sets(run, [measured[step] for step in sorted(measured)], place)),
     )
+
+
+def places(run: Run) -> Places:
+    """Where the steps of a run lie among its epochs."""
+    steps, marks, _ = followed(run.folder / "metrics.jsonl").read()
+    return Places(steps, marks, run.settings.epochs, run.state().steps)
 
 
 class Places:
     """Where the steps of a run lie among its epochs, whose numbers of steps may differ."""
 
-    def __init__(self, lines: Iterable[Mapping[str, Any]], epochs: int, steps: int) -> None:
-        """`lines` are a run's metrics; `epochs` and `steps` are those of the whole run, 0 if they
-        are not known.
+    def __init__(
+        self, recorded: Floats, marks: Iterable[Mapping[str, Any]], epochs: int, steps: int
+    ) -> None:
+        """`recorded` and `marks` are what `recorded_steps` reads; `epochs` and `steps` are those of
+        the whole run, 0 if they are not known. Epochs beyond MOST_EPOCHS are nonsense.
         """
-        last: dict[int, int] = {}
+        last = _ends(recorded[recorded[:, 0] <= MOST_EPOCHS])
         closed = set()
-        for line in lines:
-            if line["kind"] == "step":
-                last[line["epoch"]] = max(last.get(line["epoch"], 0), line["step"])
-            elif line["kind"] == "epoch":
-                closed.add(line["epoch"])
-                last[line["epoch"]] = line["step"]
+        for line in marks:
+            if line["kind"] == "epoch" and 0 < line["epoch"] <= MOST_EPOCHS:
+                closed.add(int(line["epoch"]))
+                last[int(line["epoch"])] = int(line["step"])
         self.ends = [0]
         for epoch in range(1, max(last, default=0) + 1):
             end = last.get(epoch, 0)
@@ -154,15 +166,31 @@ class Places:
 
     def __call__(self, step: int) -> float:
         """The place of a step: 2.5 is the middle of the third epoch."""
-        from bisect import bisect_left
+        import numpy as np
 
-        if len(self.ends) == 1 or step <= 0:
-            return 0.0
-        epoch = bisect_left(self.ends, step)
-        if epoch == len(self.ends):
-            return epoch - 1 + (step - self.ends[-1]) / (self.ends[-1] / (epoch - 1))
-        start, end = self.ends[epoch - 1], self.ends[epoch]
-        return epoch - 1 + (step - start) / (end - start)
+        return float(self.each(np.array([step]))[0])
+
+    def each(self, steps: Floats) -> Floats:
+        """The places of many steps. Those after the last epoch lie as far on as usual."""
+        import numpy as np
+
+        epochs = len(self.ends) - 1
+        if not epochs:
+            return np.zeros(len(steps))
+        ends = np.array([*self.ends, self.ends[-1] * (1 + 1 / epochs)], dtype=float)
+        which = np.searchsorted(ends, steps).clip(1, epochs + 1)
+        places = which - 1 + (steps - ends[which - 1]) / (ends[which] - ends[which - 1])
+        return np.where(steps <= 0, 0.0, places)
+
+
+def _ends(recorded: Floats) -> dict[int, int]:
+    """The last step of every epoch that has any."""
+    import numpy as np
+
+    epochs, which = np.unique(recorded[:, 0], return_inverse=True)
+    last = np.zeros(len(epochs))
+    np.maximum.at(last, which, recorded[:, 1])
+    return dict(zip(epochs.astype(int).tolist(), last.astype(int).tolist(), strict=True))
 
 
 def _loss(line: Mapping[str, Any], name: str = "loss") -> bool:

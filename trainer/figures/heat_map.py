@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..noise import TIMESTEPS
 from ..runs import Run
 from ..trend import STANDARD_ERRORS, Change, change, trend
-from .curves import NotRecorded, Places, are_levels, epoch_text, percent
+from .curves import NotRecorded, are_levels, epoch_text, percent, places
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -165,7 +165,7 @@ def read_heat_map(run: Run) -> HeatMap:
         )
     count = len(next(iter(lines[-1]["levels"].values())))
     lines = [line for line in lines if len(next(iter(line["levels"].values()))) == count]
-    place = Places(run.metrics(), run.settings.epochs, run.state().steps)
+    place = places(run)
     epochs = tuple(place(line["step"]) for line in lines)
     levels = make_levels(count)
     pairs = [line["levels"] for line in lines]

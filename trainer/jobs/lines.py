@@ -181,9 +181,11 @@ class Followed:
 
 
 def mentioning(data: bytes, kinds: Sequence[str]) -> list[bytes]:
-    """Those of some whole lines in which one of these words stands in quotes, each once."""
+    """Those of some whole lines, as `append` writes them, in which one of these words is a value,
+    each once.
+    """
     found: dict[int, bytes] = {}
-    for word in (json.dumps(kind).encode("utf-8") for kind in kinds):
+    for word in (f": {json.dumps(kind)}".encode() for kind in kinds):
         at = data.find(word)
         while at >= 0:
             start, end = data.rfind(b"\n", 0, at) + 1, data.find(b"\n", at)

@@ -255,9 +255,15 @@ export class Panel {
     for (const element of [this.chart.element, this.tabList, ...this.tabs.map(({ body }) => body)]) element.classList.toggle("away", !readable);
     if (!readable) return;
     this.times.section = this.times.change = Date.now();
-    await Promise.all([this.chart.show(run), this.findings.load(run), this.sweep.find(run), this.section.load(run)]);
+    await Promise.all([this.chartThenWords(run), this.sweep.find(run), this.section.load(run)]);
     this.state = JSON.stringify(run);
     this.hideMissing();
+  }
+
+  // The words read the same long file as the chart: together they would keep it waiting.
+  async chartThenWords(run) {
+    await this.chart.show(run);
+    if (this.shown?.name === run.name) await this.findings.load(run);
   }
 
   choose(section) {
