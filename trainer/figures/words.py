@@ -164,9 +164,10 @@ def _far(ranked: Sequence[Standing]) -> Line | None:
     far = [standing for standing in ranked if standing.score >= FAR]
     if not far:
         return None
+    verb = "stands" if len(far) == 1 else "stand"
     return Line(
-        f"{len(far)} of {len(ranked)} measured pairs stand out ({FAR:g} spreads or more above what "
-        f"is usual, the furthest {far[0].score:.1f}): look at them with Pairs That Stand Out.",
+        f"{len(far)} of {len(ranked)} measured pairs {verb} out ({FAR:g} spreads or more above what "
+        f"is usual, the furthest {far[0].score:.1f}). Pairs That Stand Out shows them.",
         _figures(pairs=len(far), measured=len(ranked), highest_score=far[0].score),
     )
 
