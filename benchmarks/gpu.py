@@ -316,7 +316,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "speed": {way: figures for way, figures in speeds.items() if figures},
         "resume": {
-            "equal_bits": bool(whole) and whole["sha256"] == resumed.get("sha256"),
+            "equal_bits": whole["sha256"] == resumed["sha256"] if whole and resumed else None,
             "resumed_at_step": resumed.get("began_at"),
         },
         "merge": merged,
@@ -435,7 +435,7 @@ def main() -> int:
         found = measure(options)
     print("\n".join(table(found, machine)))
     print(json.dumps({"machine": machine, **found}))
-    equal = found.get("resume", {}).get("equal_bits", False)
+    equal = found.get("resume", {}).get("equal_bits")
     pauses = found.get("speed", {}).get("ours bf16", {})
     return int(bool(found["failed"]) or not equal or not pauses.get("same_bits_after_pause"))
 
