@@ -146,6 +146,12 @@ MAP = """() => {
         }
     return { text: element.firstChild.textContent, colours, seen: picture.naturalWidth };
 }"""
+WHOLE = """() => window.app.graph.nodes
+    .flatMap(node => node.widgets ?? []).filter(widget => widget.name === "cells")
+    .every(({ element }) => 0 < element.firstChild.offsetHeight
+        && element.firstChild.offsetHeight <= element.clientHeight)"""
+"""Whether the line of text of every map has room."""
+FIT = "() => window.app.extensionManager.command.execute('Comfy.Canvas.FitView')"
 
 
 def test_the_map_of_a_grid_fills_on_its_node_and_is_there_after_a_reload(
@@ -156,6 +162,8 @@ def test_the_map_of_a_grid_fills_on_its_node_and_is_there_after_a_reload(
     page, complaints = open_page(browser, comfy)
     page.evaluate("graph => window.app.loadGraphData(graph)", graph)
     page.wait_for_function(f"() => ({MAP})()?.text.startsWith('cells appear')")
+    page.evaluate(FIT)
+    page.wait_for_function(WHOLE)
     sent = page.evaluate("async () => (await window.app.graphToPrompt()).output")
     assert "cells" not in sent["12"]["inputs"]
     press_run(page)
@@ -165,7 +173,7 @@ def test_the_map_of_a_grid_fills_on_its_node_and_is_there_after_a_reload(
     found = page.evaluate(MAP)
     assert found["colours"] == {"46,158,91,255": 12}, found
     page.wait_for_function(f"() => ({MAP})().seen === 64")
-    page.evaluate("() => window.app.extensionManager.command.execute('Comfy.Canvas.FitView')")
+    page.evaluate(FIT)
     page.screenshot(path=tmp_path / "map.png")
     print("screenshot:", tmp_path / "map.png")
     saved = page.evaluate("() => window.app.graph.serialize()")

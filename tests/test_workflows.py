@@ -249,6 +249,7 @@ def test_an_app_view_shows_inputs_and_results_that_the_graph_has(name, object_in
         assert "widget" in entry and entry["link"] is None, (nodes[key]["title"], widget)
         labels.append(entry.get("label", widget))
     assert len(set(labels)) == len(labels), "a form shows labels, without the titles of nodes"
+    assert not [label for label in labels if "_" in label or label in ("name", "text", "values")]
     assert view["outputs"]
     for key in view["outputs"]:
         assert object_info[nodes[key]["type"]]["output_node"], nodes[key]["title"]

@@ -8,12 +8,15 @@ const PROPERTY = "cocktail_grid";
 const MOST_SIDE = 14;
 const WIDTH = 300;
 const HEIGHT = 120;
+// Classic nodes leave it free above and below: with their usual 10 px no line of text has room.
+const MARGIN = 4;
 
 export function attach(node, api, listeners) {
   const map = new CellMap(node, api);
   const widget = node.addDOMWidget("cells", "cocktail_map", map.element, {
     serialize: false,
     hideOnZoom: false,
+    margin: MARGIN,
     getValue: () => "",
     setValue: () => {},
     getMinHeight: () => (map.grid ? 290 : 24),
@@ -43,7 +46,7 @@ class CellMap {
     this.loading = null;
     this.element = document.createElement("div");
     this.element.className = "cocktail-map";
-    Object.assign(this.element.style, { display: "flex", flexDirection: "column", gap: "4px", fontSize: "11px", overflow: "hidden" });
+    Object.assign(this.element.style, { display: "flex", flexDirection: "column", gap: "4px", padding: "0 6px", boxSizing: "border-box", fontSize: "11px", overflow: "hidden" });
     this.text = document.createElement("div");
     this.text.setAttribute("role", "status");
     this.text.textContent = "cells appear here when the grid is queued";
