@@ -166,8 +166,8 @@ def _far(ranked: Sequence[Standing]) -> Line | None:
         return None
     verb = "stands" if len(far) == 1 else "stand"
     return Line(
-        f"{len(far)} of {len(ranked)} measured pairs {verb} out ({FAR:g} spreads or more above what "
-        f"is usual, the furthest {far[0].score:.1f}). Pairs That Stand Out shows them.",
+        f"{len(far)} of {len(ranked)} measured pairs {verb} out ({FAR:g} spreads or more above "
+        f"what is usual, the furthest {far[0].score:.1f}). Pairs That Stand Out shows them.",
         _figures(pairs=len(far), measured=len(ranked), highest_score=far[0].score),
     )
 
