@@ -9,10 +9,17 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from cocktail.merge import content as merge_content
+from cocktail.trainer.checkpoints import _is_same
 from cocktail.trainer.errors import TrainerError
 from cocktail.trainer.model import content, layout
 from cocktail.trainer.model.layout import check_sd15, fault
-from cocktail.trainer.model.networks import build_unet, build_vae, load_model, load_vae
+from cocktail.trainer.model.networks import (
+    _check_finite,
+    build_unet,
+    build_vae,
+    load_model,
+    load_vae,
+)
 from cocktail.trainer.model.networks import sd15_shapes as built_shapes
 from cocktail.trainer.model.single_file import (
     TEXT_ENCODER,
@@ -241,3 +248,29 @@ def test_a_number_that_is_none_is_the_bases_fault(tiny_base, tmp_path, name, loa
     save_file(tensors, tmp_path / "base.safetensors")
     with pytest.raises(TrainerError, match=f"base.safetensors is damaged: {name} holds NaN or inf"):
         load(tmp_path / "base.safetensors")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_one_number_that_is_none_is_found_wherever_it_stands(dtype, value):
+    sound = torch.linspace(-1e4, 1e4, 1000).to(dtype)
+    _check_finite(Path("a"), {"sound": sound, "none": sound[:0], "whole": torch.arange(3)})
+    for place in (0, 1, 500, 998, 999):
+        broken = sound.clone()
+        broken[place] = value
+        with pytest.raises(TrainerError, match="a is damaged: broken holds NaN or infinity"):
+            _check_finite(Path("a"), {"sound": sound, "broken": broken})
+
+
+def test_checkpoints_are_compared_bit_by_bit_wherever_they_lie_in_memory():
+    numbers = torch.arange(33, dtype=torch.float16)
+    for start, end in ((0, 32), (0, 33), (1, 33), (4, 32), (0, 0)):
+        part = numbers[start:end]
+        assert _is_same(part, part.clone()) and _is_same(part.clone(), part)
+        for place in range(len(part)):
+            other = part.clone()
+            other.view(torch.int16)[place] ^= 1
+            assert not _is_same(part, other)
+    assert not _is_same(torch.tensor([0.0]), torch.tensor([-0.0]))
+    assert _is_same(torch.tensor([float("nan")]), torch.tensor([float("nan")]))
+    assert not _is_same(torch.zeros(4), torch.zeros(2, 2))

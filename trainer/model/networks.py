@@ -178,13 +178,24 @@ def text_encoder_layers(shapes: Shapes) -> int:
 
 def _check_finite(path: Path, state: dict[str, torch.Tensor]) -> None:
     """Raise TrainerError when a weight of a file is NaN or infinite: nothing could be learned."""
-    bad = [name for name, tensor in state.items() if not tensor.float().isfinite().all()]
+    bad = [name for name, tensor in state.items() if not _is_finite(tensor)]
     if bad:
         also = f" and {len(bad) - 1} more" if bad[1:] else ""
         raise TrainerError(
             f"{path.name} is damaged: {bad[0]}{also} holds NaN or infinity. The base itself is at "
             "fault, not the settings: choose another checkpoint, or a better copy of this one."
         )
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    """Whether no number is NaN or infinite, as fp32. The extremes tell: NaN is one of them wherever
+    it stands, and finding them takes a tenth of the time of asking for each number.
+    """
+    import torch
+
+    has_extremes = tensor.dtype in (torch.float16, torch.bfloat16, torch.float32)
+    numbers = tensor if has_extremes else tensor.float()
+    return not numbers.numel() or bool(torch.stack(numbers.aminmax()).isfinite().all())
 
 
 def _fill(module: Any, state: dict[str, torch.Tensor]) -> None:
