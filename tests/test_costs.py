@@ -36,7 +36,10 @@ from cocktail.nodes.grid.engine.plan.of_settings import make_plan
 from cocktail.nodes.grid.engine.plan.plan import MOST_CELLS
 from cocktail.nodes.grid.engine.plan.rules import read_rules
 from cocktail.nodes.grid.engine.store.plan_file import read_plan_file, read_whole_plan
+from cocktail.nodes.grid.engine.store.since import states_since
 from cocktail.nodes.grid.engine.store.store import Store, list_grids
+from cocktail.nodes.grid.engine.vote.ballot import Ballot
+from cocktail.nodes.grid.engine.vote.log import PAIR
 from cocktail.trainer.data.fetch.attempt import Failure, examine
 from cocktail.trainer.data.folder.strict_text import parse_json, parse_yaml
 from cocktail.trainer.data.image import open_rgb, scans
@@ -317,6 +320,13 @@ def many_cells(folder: Path) -> object:
     return read_plan_file(folder / "g" / "plan.json")
 
 
+def cells_in_a_line(folder: Path) -> object:
+    (folder / "g").mkdir()
+    plan = {"axes": [], "cells": [{"key": "a"}] * 100_000}
+    (folder / "g" / "plan.json").write_text(json.dumps(plan))
+    return read_plan_file(folder / "g" / "plan.json")
+
+
 def a_run(folder: Path) -> object:
     text = json.dumps({"format": 1, "settings": "here"}).replace('"here"', SHORT)
     (folder / "a").mkdir()
@@ -404,6 +414,7 @@ def a_pickle(folder: Path) -> object:
 COSTLY = {
     "plan.json": (a_plan, "too many values"),
     "cells of a plan": (many_cells, "2,000,000 cells"),
+    "cells in a line": (cells_in_a_line, "has 100,000 cells, and 20,000 is the most"),
     "run.json": (a_run, "too many values"),
     "state.json": (a_state, "too many values"),
     "metrics.jsonl": (lines, "left out"),
@@ -435,7 +446,10 @@ def test_a_plan_of_as_many_cells_as_there_may_be_opens(tmp_path):
     store.save_plan(plan)
     (listed,) = list_grids(tmp_path)
     assert listed["cells"] == MOST_CELLS, listed
-    assert len(store.saved_plan().positions()) == MOST_CELLS
+    with cheap():
+        assert len(states_since(store, "")["keys"]) == MOST_CELLS
+    with cheap(), pytest.raises(GridError, match="has 20,000 values, and 500 is the most that can"):
+        Ballot(store).question("Ann", PAIR)
     assert len(read_whole_plan(tmp_path / "g" / "plan.json")["cells"]) == MOST_CELLS
 
 

@@ -22,6 +22,7 @@ from .grids import Cell, Field, Grid, find_grids
 from .lineage import Find, Lineage, trace
 from .pictures import Picture, copy
 from .reading import Unreadable, inside, text
+from .rounds import MOST_CANDIDATES
 from .runs import Run
 from .votes import Decisive, Rank, Votes, compared, decisive, ranked, read_votes
 
@@ -245,7 +246,12 @@ def _grids(
         if votes.problem:
             problems.append(f"The votes on the grid {grid.name}: {votes.problem}")
         made = compared(compares, votes.standing)
-        if made:
+        if made and (count := len(compares.candidates)) > MOST_CANDIDATES:
+            problems.append(
+                f"The votes on the grid {grid.name}: they are on {count:,} models, and "
+                f"{MOST_CANDIDATES} is the most that are ranked."
+            )
+        elif made:
             round_votes = votes.rounds.get(compares.axis, 0)
             comparisons = [comparison for _, comparison in made]
             ranks, strengths = ranked(comparisons, len(compares.candidates), round_votes)

@@ -15,6 +15,8 @@ FIRST_SHARE = 0.4
 """The share of all votes in the first round; the others share the rest equally. Of 13 candidates
 and three rounds that are 40, 30 and 30 %.
 """
+MOST_CANDIDATES = 500
+"""Strengths of so many take less than a second; of 2,000 ten, and of 20,000 all memory there is."""
 DIGITS = 9
 """Strengths are equal when they agree in so many: the smaller number goes first then."""
 

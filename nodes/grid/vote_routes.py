@@ -112,7 +112,7 @@ def _add_phones(
         where = http.text(body, "where", LONGEST_WHERE, "")
         of_rounds = "round_votes" in body
         rules = {
-            "axis": Ballot(store, axis, where=where).field.axis,
+            "axis": Ballot(store, axis, where=where).voted.axis,
             "count": count,
             "method": method,
             "round_votes": http.whole_number(body, "round_votes", int(of_rounds), MOST_VOTES, 0),

@@ -211,6 +211,19 @@ def test_the_next_question_comes_at_once():
         assert min(taken) < 0.05
 
 
+def test_four_that_differ_nowhere_are_not_looked_for_everywhere():
+    """A grid of 20,000 cells: 20 candidates with three different pictures in each of 1,000 places,
+    and one of which three candidates are rendered so far.
+    """
+    field = made_field(20, 100, 10)
+    pixels = {key: f"{place} {who % 3}" for key in field.where for place, who in [at(field, key)]}
+    rendered = {key for key in field.where if at(field, key)[1] < 3}
+    for state in (state_of(field, pixels=pixels.get), state_of(field, finished=rendered)):
+        began = time.process_time()
+        question, _ = next_question(state, "Ann", FOUR)
+        assert time.process_time() - began < 2 and len(question.shown) == PAIR
+
+
 def test_judges_are_sometimes_asked_the_same_so_that_their_agreement_shows():
     field = made_field(6, 10, 2)
     before = [vote_on(field, p, (0, 1), ()) for p in range(20)]

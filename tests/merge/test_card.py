@@ -230,6 +230,13 @@ def test_judges_are_those_whose_votes_count(release: Released):
     assert (vote.judges, vote.counted, vote.ranks) == (2, whole.counted, whole.ranks)
 
 
+def test_votes_on_more_models_than_are_ranked_are_told(release: Released, monkeypatch):
+    monkeypatch.setattr("cocktail.merge.card.card.MOST_CANDIDATES", 3)
+    card = card_of(release)
+    told = "they are on 4 models, and 3 is the most that are ranked."
+    assert not card.ranked and f"The votes on the grid tasting: {told}" in card.problems
+
+
 def test_of_a_votes_file_that_was_cut_all_whole_lines_count(release: Released):
     file = release.grid / "votes.jsonl"
     whole = card_of(release)

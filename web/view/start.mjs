@@ -15,7 +15,7 @@ const TOOLS = {
 
 async function chooseGrid() {
   const { grids } = await new Server("").grids();
-  const links = grids.map(({ name, finished, cells }) => make("li", {}, make("a", { href: address({ grid: name }), text: name }), make("span", { class: "quiet", text: finished === undefined ? "" : ` ${finished} of ${cells} cells` })));
+  const links = grids.map(({ name, finished, cells, unreadable }) => make("li", {}, make("a", { href: address({ grid: name }), text: name }), make("span", { class: "quiet", text: ` ${unreadable ?? `${finished} of ${cells} cells`}` })));
   document.body.replaceChildren(make("main", { class: "grids" }, make("h1", { text: "Grids" }), links.length ? make("ul", {}, ...links) : make("p", { text: "There are no grids yet. Render one with Grid Plan and Render Grid." })));
 }
 

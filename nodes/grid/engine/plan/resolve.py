@@ -59,7 +59,7 @@ def check_count(name: str, axes: Sequence[Axis]) -> None:
     if count > MOST_CELLS:
         raise GridError(
             f"The grid {name} would have {count:,} cells; {MOST_CELLS:,} is the most. Remove values"
-            " from its axes."
+            " from its axes, or make several grids of it."
         )
 
 

@@ -98,8 +98,7 @@ def _in_parts(data: bytes, path: Path) -> PlanFile | None:
         return None
     begin, end = bounds
     count = data.count(CELL, begin, end)
-    if count > MOST_CELLS:
-        raise ValueError(f"it has {count:,} cells, more than {MOST_CELLS:,}")
+    _check_count(count, path)
     keys = KEY.findall(data, begin, end)
     if not keys or len(keys) != count:
         return None
@@ -122,10 +121,19 @@ def _bounds(data: bytes) -> tuple[int, int] | None:
 
 def _of_whole(plan: dict[str, Any], data: bytes, path: Path) -> PlanFile:
     head = {name: value for name, value in plan.items() if name != "cells"}
+    _check_count(len(plan["cells"]), path)
     keys = [cell["key"] for cell in plan["cells"]]
     if not all(isinstance(key, str) for key in keys):
         raise ValueError("the key of a cell is not text")
     return PlanFile(head, keys, data, path)
+
+
+def _check_count(count: int, path: Path) -> None:
+    if count > MOST_CELLS:
+        raise GridError(
+            f"plan.json of the grid {path.parent.name} has {count:,} cells, and {MOST_CELLS:,} is "
+            "the most that is read. Make several grids of it."
+        )
 
 
 def _check_axes(axes: Any) -> None:

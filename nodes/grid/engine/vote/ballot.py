@@ -9,6 +9,7 @@ from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+from .....merge.card.rounds import MOST_CANDIDATES
 from ..errors import GridError
 from ..plan.plan import Plan
 from ..store.picture import open_picture
@@ -58,6 +59,17 @@ class Ballot:
         """Raises OSError, and GridError if there is nothing to compare."""
         return self._whole.only(self.where)
 
+    @cached_property
+    def voted(self) -> Field:
+        """The field, which has no more candidates than can be ranked. Raises the same."""
+        count = len(self.field.candidates)
+        if count > MOST_CANDIDATES:
+            raise GridError(
+                f"The {self.field.axis} axis has {count:,} values, and {MOST_CANDIDATES} is the "
+                "most that can be voted on. Vote on another axis, or on a grid with fewer values."
+            )
+        return self.field
+
     @property
     def _whole(self) -> Field:
         if self.plan is not None:
@@ -83,7 +95,7 @@ class Ballot:
         method = ROUNDS if rounds else ACTIVE
         files = self.store.files()
         state = VoteSoFar(
-            self.field,
+            self.voted,
             read.standing,
             files,
             self._pixels,
@@ -142,7 +154,7 @@ class Ballot:
         self, by: Sequence[str] = (), sure: float = SURE, method: str = "", round_votes: int = 0
     ) -> dict[str, Any]:
         """Rankings as `ranking.report` gives them, and what could not be read of the votes."""
-        known = [ranking.JUDGE, *self.field.places[0].labels]
+        known = [ranking.JUDGE, *self.voted.places[0].labels]
         if unknown := [what for what in by if what not in known]:
             raise GridError(
                 f"Votes cannot be ranked by {unknown[0][:100]!r}. Give one of these: "
@@ -156,7 +168,7 @@ class Ballot:
 
     def progress(self, until: str, votes: int) -> enough.Enough:
         """How far the vote is; see `enough.progress`."""
-        made = comparisons(self.field, self.log.read().standing)
+        made = comparisons(self.voted, self.log.read().standing)
         if self._alike(made):
             return enough.Enough(True, NOTHING)
         labels = [one.label for one in self.field.candidates]
@@ -168,8 +180,8 @@ class Ballot:
         """Whether nobody is asked any more in a vote with these rules."""
         read = self.log.read()
         rounds = self._rounds(read, method, round_votes)
-        labels = [one.label for one in self.field.candidates]
-        made = comparisons(self.field, read.standing)
+        labels = [one.label for one in self.voted.candidates]
+        made = comparisons(self.voted, read.standing)
         most, alike = 0 if rounds else most_votes, self._alike(made)
         return outcome(made, labels, rounds, most, all_alike=alike, twins=self._twins).verdict.ends
 

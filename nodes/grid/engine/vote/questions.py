@@ -8,10 +8,10 @@ import random
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 from . import information
-from .field import Field
+from .field import Field, Place
 from .log import FOUR, PAIR, Vote, comparable
 from .outcome import outcome
 from .strengths import Comparison, Posterior
@@ -26,6 +26,10 @@ agree.
 """
 MOST_PAIRS = 20_000
 """So many pairs of candidates are looked through for one that can be asked about."""
+MOST_ALIKE = 200
+"""After so many sets of candidates whose pictures are identical wherever it was tried, no more of
+that size are tried: of 20 candidates with three different pictures all 4,845 fours are in vain.
+"""
 TRIES = 8
 """In so many places candidates may have identical pictures before they are looked for elsewhere:
 in as many drawn ones, and then other candidates are asked for.
@@ -186,9 +190,16 @@ class _Asker:
                 asked.update(state.field.places[place].labels.items())
         places = list(enumerate(state.field.places))
         drawn.shuffle(places)
-        self._places = sorted(
-            places, key=lambda p: (asked[p[0]], sum(asked[label] for label in p[1].labels.items()))
-        )
+        places.sort(key=lambda p: (asked[p[0]], sum(asked[label] for label in p[1].labels.items())))
+        self._places = [place for _, place in places]
+        self._finished = [self._bits(place) for place in self._places]
+        self._pixels = cache(state.pixels)
+        self._alike: Counter[int] = Counter()
+
+    def _bits(self, place: Place) -> int:
+        """A bit for every candidate that has a picture in a place."""
+        finished = self._state.finished
+        return sum(1 << number for number, key in enumerate(place.keys) if key in finished)
 
     def again(self, shown: Shown) -> tuple[str, ...] | None:
         """The keys of these very pictures, None if they cannot be shown to the judge."""
@@ -200,27 +211,32 @@ class _Asker:
         """The keys of pictures of these candidates; None if they cannot be shown to the judge, or
         are identical wherever it was tried.
         """
+        count, needed = len(candidates), sum(1 << number for number in candidates)
+        if self._alike[count] >= MOST_ALIKE:
+            return None
         fresh = []
-        for _, place in self._places:
+        for place, finished in zip(self._places, self._finished, strict=True):
+            if finished & needed != needed:
+                continue
             keys = tuple(place.keys[number] or "" for number in candidates)
-            if len(set(keys)) == len(keys) and frozenset(keys) not in self._seen:
-                if not all(key in self._state.finished for key in keys):
-                    continue
+            if len(set(keys)) == count and frozenset(keys) not in self._seen:
                 if len(fresh) < TRIES and self._differ(keys):
                     return keys
                 fresh.append(keys)
         others = fresh[TRIES:]
         drawn = self._drawn.sample(others, min(TRIES, len(others)))
-        return next(filter(self._differ, drawn), None)
+        found = next(filter(self._differ, drawn), None)
+        self._alike[count] += found is None and bool(fresh)
+        return found
 
     def any_pair(self, candidates: Sequence[int]) -> tuple[str, ...] | None:
         """The keys of two pictures of any of these candidates that the judge has not seen. All
         pictures may have to be read for it.
         """
-        for _, place in self._places:
+        for place in self._places:
             keys = [key for n in candidates if (key := place.keys[n]) in self._state.finished]
             there = [key for key in keys if key is not None]
-            if len({self._state.pixels(key) for key in there} - {None}) > 1:
+            if len({self._pixels(key) for key in there} - {None}) > 1:
                 for pair in itertools.combinations(there, PAIR):
                     if frozenset(pair) not in self._seen and self._differ(pair):
                         return pair
@@ -230,7 +246,7 @@ class _Asker:
         """Whether the pictures are there, and no two of them identical."""
         if not all(key in self._state.finished for key in keys):
             return False
-        pixels = {self._state.pixels(key) for key in keys}
+        pixels = {self._pixels(key) for key in keys}
         return len(pixels) == len(keys) and None not in pixels
 
 
