@@ -266,6 +266,9 @@ def test_votes_on_another_axis_are_not_counted_on_this_one(store):
     assert vote(asked, [], axis="prompt")[1]["votes"] == 1
     assert question()["votes"] == question()["own"] == 0
     assert question(axis="prompt")["own"] == 1
+    for axis, status in (("checkpoint", 400), ("nothing", 400), ("prompt", 200), ("prompt", 400)):
+        assert ask("POST", f"{VOTES}/undo", {"judge": "Ann", "axis": axis})[0] == status
+    assert question(axis="prompt")["own"] == 0
 
 
 def test_rounds_and_other_axes_can_be_voted_on(store):

@@ -144,9 +144,11 @@ class Ballot:
         return told
 
     def undo(self, judge: str) -> dict[str, Any]:
-        """Take back the last vote of a judge. Raises OSError, and GridError if there is none."""
+        """Take back the last vote of a judge; where an axis is named, of those on it. Raises
+        OSError, and GridError if there is none.
+        """
         judge = judge_name(judge)
-        vote = self.log.undo(judge)
+        vote = self.log.undo(judge, self._is_here)
         counts = self._counts(self.log.read(), judge)
         return {"undone": vote.id, "shown": list(vote.shown), **counts}
 
@@ -209,6 +211,11 @@ class Ballot:
     @property
     def _twins(self) -> Twins:
         return partial(have_same_pictures, self.field, self.store.files(), self._pixels)
+
+    def _is_here(self, vote: Vote) -> bool:
+        if not self.axis and not self.where:
+            return True
+        return self.field.comparison(vote.shown, vote.order) is not None
 
     def _counts(self, read: Votes, judge: str) -> dict[str, Any]:
         """The votes that count in this field, as the ranking counts them."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import time
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -108,11 +108,11 @@ class VoteLog:
             {"kind": IN_ROUNDS, "axis": axis, "votes": votes, "time": time.time()}
         )
 
-    def undo(self, judge: str) -> Vote:
-        """Take the last standing vote of a judge back, and say which it was. Raises OSError, and
-        GridError if there is none.
+    def undo(self, judge: str, is_meant: Callable[[Vote], bool] = lambda vote: True) -> Vote:
+        """Take the last standing vote of a judge that `is_meant` back, and say which it was. Raises
+        OSError, and GridError if there is none.
         """
-        own = [vote for vote in self.read().standing if vote.judge == judge]
+        own = [v for v in self.read().standing if v.judge == judge and is_meant(v)]
         if not own:
             raise GridError(f"{judge} has no vote here that could be taken back.")
         self._lines.append_first(
