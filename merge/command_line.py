@@ -215,8 +215,8 @@ def _prune_options(command: argparse.ArgumentParser) -> None:
         "--like",
         type=Path,
         metavar="FILE",
-        help="quantise the weights that are quantised in this checkpoint, in the same way (fp8 and "
-        "int8 with scales, MXFP8, NVFP4, NF4, FP4); best of a merge in fp32",
+        help="quantise the weights that are quantised in this checkpoint, in the same way (fp8, "
+        "int8 and int4 with scales, MXFP8, NVFP4, NF4, FP4); best of a merge in fp32",
     )
     _threads(command)
 

@@ -20,7 +20,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import IO, Any, TypeAlias, TypeGuard
 
@@ -29,7 +30,7 @@ from .block_scaled import Blocked
 from .by_rows import ByRows
 from .errors import MergeError, listed
 from .four_bits import Indexed
-from .key_names import UNET
+from .key_names import TEXT_PREFIXES, UNET, VAE
 from .safetensors_file import FLOATS, ITEM_BYTES, Header, Read, Tensor, stored_numbers
 
 METADATA = "_quantization_metadata"
@@ -58,6 +59,14 @@ HARMLESS = ("format", "full_precision_matrix_mult")
 TURNED = ("convrot", "convrot_groupsize")
 OF_ROWS = (*HARMLESS, *TURNED, "linear_dtype", "group_size", "params")
 SMALL_BYTES = 1 << 20
+FP8 = ("F8_E4M3", "F8_E5M2")
+IN_PARTS = (UNET, VAE, *TEXT_PREFIXES)
+NO_WEIGHTS = ("I8", "U8", "I16", "U16", "I32", "U32", "F8_E8M0")
+"""Types in which no checkpoint has a matrix of weights."""
+NO_MATRIX = re.compile(r"(ids|index|mask|bias)$")
+"""How the names of tensors end that may be whole numbers: positions, masks."""
+BESIDE = re.compile(r"scale|quant|absmax|zero|shift|codebook|qdata", re.IGNORECASE)
+"""In the names of what quantisers put beside or in place of a weight."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +98,7 @@ def with_numbers(header: Header) -> Header:
     tensors = dict(header.tensors)
     sides = [name for name in tensors if _is_side(name)]
     if not sides:
+        _refuse_odd(header, tensors)
         return header
     with header.path.open("rb") as file:
         read = reader(file)
@@ -106,6 +116,7 @@ def with_numbers(header: Header) -> Header:
             f"{plain.removesuffix(PACKED)}.weight" if plain.endswith(PACKED) else plain
         )
         ordered[weight.name if weight else name] = weight or tensor
+    _refuse_odd(header, ordered)
     kinds = sorted({_kind(tensor) for tensor in made.values()})
     note = f"{len(made)} quantised tensors ({', '.join(kinds)}) were read as the weights they mean"
     notes = (*header.notes, note) if made else header.notes
@@ -168,6 +179,34 @@ def _refuse_unknown(header: Header, used: Collection[str]) -> None:
     unknown = [name for name in header.tensors if name.endswith(UNKNOWN) and name not in used]
     if unknown:
         raise _refusal(header, unknown)
+
+
+def _refuse_odd(header: Header, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse weights that are stored in a type that needs a scale, but have none that is known."""
+    if found := list(_odd(tensors)):
+        raise _refusal(header, found, "a part of a weight in a format that is not known")
+
+
+def _odd(tensors: Mapping[str, Tensor]) -> Iterator[str]:
+    """The names of tensors that cannot be weights as they are stored: matrices of whole numbers,
+    and what lies beside fp8 in an unknown way.
+    """
+    in_parts = any(name.startswith(UNET) for name in tensors)
+    stored = {name: t.dtype for name, t in tensors.items() if not is_quantised(t)}
+    in_fp8 = {name for name, dtype in stored.items() if dtype in FP8}
+    quantised = in_fp8 | (tensors.keys() - stored.keys())
+    for name, tensor in tensors.items():
+        if in_parts and not name.startswith(IN_PARTS):
+            continue
+        layer, _, last = name.rpartition(".")
+        weight = f"{layer.removesuffix('.weight')}.weight"
+        is_matrix = len(tensor.shape) > 1 and not NO_MATRIX.search(name)
+        is_beside = last not in ("weight", "bias") and BESIDE.search(last)
+        is_data = name in in_fp8 and "data" in last
+        if (is_matrix and stored.get(name) in NO_WEIGHTS) or (
+            is_beside and (weight in quantised or is_data)
+        ):
+            yield name
 
 
 def _refuse_unread(header: Header, read: Read, made: Collection[str]) -> None:

@@ -379,6 +379,8 @@ def test_compare_and_inspect_see_the_weights_that_are_meant(write, tmp_path):
     assert "1 F8_E4M3" in told and "quantised tensors (scaled fp8)" in told
 
 
+OTHER, IN_FP8 = UNET + "other", torch.ones(2, 2).to(torch.float8_e4m3fn)
+ONES_U8 = torch.ones(2, 1, dtype=torch.uint8)
 NOT_KNOWN = [
     {LAYER + ".weight._data._data": torch.ones(2, 2, dtype=torch.uint8)},
     {"x.comfy_quant": described(format="some_int3"), "x.weight": torch.ones(2, 2)},
@@ -395,6 +397,18 @@ NOT_KNOWN = [
     },
     {WEIGHT + ".absmax": torch.ones(4)},
     {"model.diffusion_model.nowhere.weight_scale": torch.ones(())},
+    {WEIGHT + "._shift": torch.ones(32, 1), WEIGHT + "._data._data": torch.ones(16, 768).byte()},
+    {LAYER + ".weight_scales": torch.ones(32)},
+    {OTHER + ".scale": torch.ones(2), OTHER + ".weight": IN_FP8},
+    {OTHER + ".weight.scale": torch.ones(2), OTHER + ".weight": IN_FP8},
+    {OTHER + "._weight_qdata": IN_FP8, OTHER + "._weight_scale": torch.ones(2, 1)},
+    {OTHER + ".weight:qdata": IN_FP8, OTHER + ".weight:scale": torch.ones(2, 1)},
+    {OTHER + "_blocks": torch.ones(2, 2, 16).byte(), OTHER + "_scales": torch.ones(2, 2).byte()},
+    {OTHER + ".weight_q": torch.ones(2, 4).char(), OTHER + ".weight_s": torch.ones(2, 1)},
+    {OTHER + ".codes": torch.ones(2, 4, 1).short(), OTHER + ".codebooks": torch.ones(1, 9, 1, 8)},
+    {OTHER + ".weight_packed": torch.ones(2, 2).byte(), OTHER + ".weight_scale": ONES_U8},
+    {OTHER + ".weight": torch.ones(2, 2).byte(), OTHER + ".weight_scale": ONES_U8},
+    {OTHER + ".weight": torch.ones(2, 2).char()},
 ]
 """Beside the layer of `comfy`."""
 
@@ -403,23 +417,41 @@ NOT_KNOWN = [
 def test_what_is_not_known_is_refused_by_name(write, tmp_path, capsys, more):
     path, _ = checkpoint(write, "a", 1, "comfy", weight(1))
     path = write("a", load_file(path) | more)
-    name = next(iter(more)).removesuffix(".comfy_quant")
+    name = next(iter(more)).removesuffix(".comfy_quant").replace("weight_packed", "weight")
+    sides = ("up", "down")
+    lora = write("lora", {f"lora_unet_x.lora_{side}.weight": torch.ones(2, 2) for side in sides})
     for arguments in (
         ["run", "a", str(tmp_path / "out.safetensors"), "--models", str(tmp_path)],
         ["prune", str(path), str(tmp_path / "out.safetensors"), "--precision", "fp16"],
         ["compare", str(path), str(path)],
+        ["bake-lora", str(path), str(lora), str(tmp_path / "out.safetensors")],
+        ["extract-lora", str(path), str(path), str(tmp_path / "out.safetensors")],
+        ["inspect", str(path)],
     ):
-        assert main(arguments) == 1
-        told = capsys.readouterr().err
-        assert "is quantised in a way that cannot be read" in told and name in told
+        is_told = main(arguments) == (0 if arguments[0] == "inspect" else 1)
+        told = "".join(capsys.readouterr())
+        assert is_told and "is quantised in a way that cannot be read" in told and name in told
+        assert "Use the checkpoint before it was quantised." in told
     assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_whole_numbers_and_scales_that_belong_to_no_weight_are_read(write):
+    """As other families have them, in fp8 too."""
+    kept = {
+        "double_blocks.0.img_attn.norm.query_norm.scale": IN_FP8[0].clone(),
+        "double_blocks.0.img_attn.qkv.weight": IN_FP8,
+        "text.relative_position_index": torch.ones(2, 2, dtype=torch.int32),
+        "text.embeddings.position_ids": torch.ones(1, 77, dtype=torch.int32),
+        "spiece_model": torch.ones(99, dtype=torch.uint8),
+    }
+    assert open_checkpoint(write("a", kept)).tensors.keys() == kept.keys()
 
 
 def test_whole_numbers_without_scales_are_not_taken_for_weights(write, tmp_path):
     for name, seed in (("a", 1), ("b", 2)):
         made = {WEIGHT: (100 * weight(seed)).to(torch.int8)}
         write(name, {k: v for k, v in sd15_tensors(seed).items()} | made)
-    with pytest.raises(MergeError, match="whole numbers where weights should be"):
+    with pytest.raises(MergeError, match="to_k.weight .a part of a weight in a format"):
         merged(tmp_path, "0.5 a + 0.5 b")
 
 

@@ -14,14 +14,17 @@ from safetensors.torch import load_file, save_file
 from cocktail.merge.errors import MergeError
 from cocktail.merge.quantised import is_quantised
 from cocktail.merge.reading import open_checkpoint, read_values
+from cocktail.trainer.command_line import main
 from cocktail.trainer.disk import check_disk
 from cocktail.trainer.errors import TrainerError
 from cocktail.trainer.model.decoding import Quantised
 from cocktail.trainer.model.layout import check_sd15
 from cocktail.trainer.model.networks import load_model, load_vae
 from cocktail.trainer.model.single_file import TEXT_ENCODER, UNET, VAE, open_weights, read_shapes
+from cocktail.trainer.shapes import draw_shapes
 
 from ..merge.test_quantised import KINDS, LAYER, NOT_KNOWN, WEIGHT, weight
+from ..nodes.run_folders import pretend_comfyui
 
 TOLD = "It is read as the weights that are meant; a run trains and saves them in full."
 
@@ -177,6 +180,37 @@ def test_a_run_of_a_quantised_base_starts_at_its_weights_and_saves_plain_checkpo
         assert made[name].shape == value.shape
     moved = [name for name, value in made.items() if not torch.equal(value, given[name].to(value))]
     assert moved and all(name.startswith(UNET) and "attn2" in name for name in moved)
+
+
+def test_new_prints_that_the_base_is_quantised(two_bases, tmp_path, tokenizer, capsys):
+    draw_shapes(tmp_path / "pictures", 4, 1)
+    for base, lines in zip(two_bases, (1, 0), strict=True):
+        given = ["--base", str(base), "--dataset", str(tmp_path / "pictures")]
+        given += ["--tokenizer", str(tokenizer), "--validation-share", "0.5"]
+        assert main(["new", str(tmp_path / "runs"), base.stem, *given]) == 0
+        told = [line for line in capsys.readouterr().out.splitlines() if "is quantised" in line]
+        assert len(told) == lines
+        for line in told:
+            assert line.startswith("quantised.safetensors is quantised (") and line.endswith(TOLD)
+            assert all(kind in line for kind in ("scaled fp8", "int8", "4 bits"))
+
+
+def test_the_base_node_shows_that_its_checkpoint_is_quantised(two_bases, tmp_path, monkeypatch):
+    pretend_comfyui(tmp_path, monkeypatch)
+    from cocktail.nodes.finetune import run as nodes
+
+    shown: list[str] = []
+    monkeypatch.setattr(nodes, "show_text", shown.append)
+    monkeypatch.setattr(nodes.io, "NodeOutput", lambda *values, **more: (values, more))
+    for base in two_bases:
+        (tmp_path / "models" / "checkpoints" / base.name).symlink_to(base)
+        assert nodes.CocktailBase.validate_inputs(checkpoint=base.name) is True
+    made = nodes.CocktailBase.execute("quantised.safetensors")
+    (told,) = shown
+    assert told.startswith("quantised.safetensors is quantised (") and told.endswith(TOLD)
+    assert made == (("quantised.safetensors",), {"ui": {"text": [told]}})
+    assert nodes.CocktailBase.execute("plain.safetensors") == (("plain.safetensors",), {})
+    assert shown == [told]
 
 
 def test_the_disk_has_room_for_weights_in_full(two_bases, make_tiny_run, monkeypatch):

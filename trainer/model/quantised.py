@@ -9,7 +9,8 @@ whole tensors once. Neither imports the other; a test holds both to the same wei
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from . import decoding
@@ -39,6 +40,14 @@ OF_ROWS = (
     *HARMLESS, "convrot", "convrot_groupsize", "linear_dtype", "group_size", "params",
 )  # fmt: skip
 SMALL_BYTES = 1 << 20
+FP8 = ("F8_E4M3", "F8_E5M2")
+IN_PARTS = (
+    UNET, "first_stage_model.", "cond_stage_model.", "conditioner.", "text_encoders.",
+    "text_encoder.",
+)  # fmt: skip
+NO_WEIGHTS = ("I8", "U8", "I16", "U16", "I32", "U32", "F8_E8M0")
+NO_MATRIX = re.compile(r"(ids|index|mask|bias)$")
+BESIDE = re.compile(r"scale|quant|absmax|zero|shift|codebook|qdata", re.IGNORECASE)
 
 
 class NotKnown(ValueError):
@@ -52,6 +61,7 @@ def with_weights(contents: Contents, read: Read) -> dict[str, Stored | Quantised
     tensors = contents.tensors
     sides = {name for name in tensors if _is_side(name)}
     if not sides:
+        _refuse_odd(tensors)
         return {**tensors}
     described, used = _described(contents, read)
     if unknown := [name for name in tensors if name.endswith(UNKNOWN) and name not in used]:
@@ -70,7 +80,36 @@ def with_weights(contents: Contents, read: Read) -> dict[str, Stored | Quantised
             found[weight] = made[weight]
         elif name not in sides:
             found[name] = tensor
+    _refuse_odd(found)
     return found
+
+
+def _refuse_odd(tensors: Mapping[str, Stored | Quantised]) -> None:
+    """Refuse weights that are stored in a type that needs a scale, but have none that is known."""
+    if found := list(_odd(tensors)):
+        raise _refusal(found, "a part of a weight in a format that is not known")
+
+
+def _odd(tensors: Mapping[str, Stored | Quantised]) -> Iterator[str]:
+    """The names of tensors that cannot be weights as they are stored: matrices of whole numbers,
+    and what lies beside fp8 in an unknown way.
+    """
+    in_parts = any(name.startswith(UNET) for name in tensors)
+    stored = {name: t.dtype for name, t in tensors.items() if isinstance(t, Stored)}
+    in_fp8 = {name for name, dtype in stored.items() if dtype in FP8}
+    quantised = in_fp8 | (tensors.keys() - stored.keys())
+    for name, tensor in tensors.items():
+        if in_parts and not name.startswith(IN_PARTS):
+            continue
+        layer, _, last = name.rpartition(".")
+        weight = f"{layer.removesuffix('.weight')}.weight"
+        is_matrix = len(tensor.shape) > 1 and not NO_MATRIX.search(name)
+        is_beside = last not in ("weight", "bias") and BESIDE.search(last)
+        is_data = name in in_fp8 and "data" in last
+        if (is_matrix and stored.get(name) in NO_WEIGHTS) or (
+            is_beside and (weight in quantised or is_data)
+        ):
+            yield name
 
 
 def _is_side(name: str) -> bool:
