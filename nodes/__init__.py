@@ -9,16 +9,14 @@ from comfy_api.latest import ComfyExtension, io
 from ..trainer import marks
 from . import dataset, finetune, merge, routes, supervisor
 from .finetune import events
+from .given import checked
 from .grid import render as grid
 from .grid.engine.feed import feeds
 from .grid.engine.feed.ray_worker import RENDERS_ONLY
 from .host import names, sharing
 
 NODES: list[type[io.ComfyNode]] = [
-    *dataset.NODES,
-    *finetune.NODES,
-    *merge.NODES,
-    *grid.NODES,
+    checked(node) for node in (*dataset.NODES, *finetune.NODES, *merge.NODES, *grid.NODES)
 ]
 
 

@@ -40,9 +40,10 @@ from cocktail.nodes.grid.engine.store.since import states_since
 from cocktail.nodes.grid.engine.store.store import Store, list_grids
 from cocktail.nodes.grid.engine.vote.ballot import Ballot
 from cocktail.nodes.grid.engine.vote.log import PAIR
+from cocktail.trainer.data.decoding import scans, tiles
 from cocktail.trainer.data.fetch.attempt import Failure, examine
 from cocktail.trainer.data.folder.strict_text import parse_json, parse_yaml
-from cocktail.trainer.data.image import open_rgb, scans
+from cocktail.trainer.data.image import open_rgb
 from cocktail.trainer.data.manifest import COLUMNS, HEADER, Dataset, Pair
 from cocktail.trainer.errors import TrainerError, nearest
 from cocktail.trainer.jobs.job import read_state
@@ -196,6 +197,27 @@ def test_what_a_camera_puts_beside_the_picture_is_no_scan(tmp_path):
     assert examine(tmp_path / "a.jpg", 1 << 30) == (".jpg", 256, 256)
     with pytest.raises(TrainerError, match="scans"):
         open_rgb(data[:2] + inside * 40 + jpeg_of_scans(101)[2:])
+
+
+@pytest.mark.parametrize("plain", [True, False], ids=["j2k", "jp2"])
+def test_a_jpeg_2000_of_very_many_tiles(plain):
+    """Also where a box before it holds another codestream, of one tile."""
+    written = io.BytesIO()
+    options = {"no_jp2": plain, "tile_size": (64, 64), "num_resolutions": 1}
+    Image.new("RGB", (300, 200)).save(written, "JPEG2000", **options)
+    data = written.getvalue()
+    assert tiles(io.BytesIO(data)) == 5 * 4 * 3
+    assert open_rgb(data).size == (300, 200)
+    start = data.index(b"\xff\x4f\xff\x51")
+    small = struct.pack(">8I", 1000, 1000, 0, 0, 4, 4, 0, 0)
+    many = data[: start + 8] + small + data[start + 40 :]
+    if not plain:
+        size = many.index(b"ihdr") + 4
+        many = many[:size] + struct.pack(">2I", 1000, 1000) + many[size + 8 :]
+        decoy = data[start : start + 60]
+        many = many[:12] + struct.pack(">I4s", 8 + len(decoy), b"free") + decoy + many[12:]
+    with cheap(), pytest.raises(TrainerError, match="tiles"):
+        open_rgb(many)
 
 
 def chain(count: int) -> dict:

@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import stat
 import time
 from collections.abc import Callable
@@ -97,6 +98,28 @@ def regular(path: str | Path, flags: int) -> int:
         os.close(fd)
         raise _special(path)
     return fd
+
+
+def unshare(path: Path) -> None:
+    """Put a copy in the place of a file that has other names too, before something is appended to
+    it: they may be another's, if its folder came from elsewhere, or a copy that somebody keeps.
+    """
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return
+    if found.st_nlink < 2 or not stat.S_ISREG(found.st_mode):
+        return
+    part = temporary(path)
+    try:
+        with open(path, "rb", opener=regular) as file, part.open("wb") as copy:
+            shutil.copyfileobj(file, copy, 1 << 20)
+            copy.flush()
+            os.fsync(copy.fileno())
+        publish(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
 
 
 class TooLarge(OSError):

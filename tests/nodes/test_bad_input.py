@@ -4,8 +4,10 @@ help.
 
 from __future__ import annotations
 
+import itertools
 import json
 import struct
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -169,3 +171,95 @@ def test_settings_that_do_not_fit_together_are_refused(comfy):
     errors = refused(comfy, fine_tune("never", resolution=72))
     assert "must be a multiple of bucket_step, 16" in errors["settings"]
     assert "between 64 and 2048" in refused(comfy, fine_tune("never", resolution=4096))["settings"]
+
+
+CONTRACT = json.loads(
+    (Path(__file__).parents[1] / "node_contract.json").read_text(encoding="utf-8")
+)
+VALID = {
+    "checkpoint": "miniature_base.safetensors",
+    "name": "wrong-types",
+    "run_name": "wrong-types",
+    "folder": "input/few-2",
+    "file": "none",
+    "base": "miniature_base.safetensors",
+    "ids": "0" * 16,
+    "texts": "a text",
+    "sampler": "euler",
+    "scheduler": "normal",
+}
+"""Values of inputs without a default that can be used."""
+ELSEWHERE = {"CocktailCaptionDataset", "CocktailDownloadImages"}
+"""Refused before, as this ComfyUI has no model for captions and no network."""
+WRONG = {
+    "a text": ["draw", 0],
+    "an object": {"name": "x"},
+    "a number": 3,
+    "nothing": None,
+    "true or false": False,
+}
+"""What is linked or stands where one of the pack's own types belongs, and how it is called."""
+DRAW = {"draw": node("CocktailDrawShapes", name="few-2", count=2, seed=3)}
+
+
+def failed(comfy, **graph):
+    """What the only node that fails of a graph says."""
+    graph = DRAW | graph | {"end": node("PreviewAny", source=["bad", 0])}
+    if not CONTRACT[graph["bad"]["class_type"]]["outputs"]:
+        del graph["end"]
+    with pytest.raises(ComfyError) as error:
+        comfy.run(graph)
+    assert error.value.nodes.keys() == {"bad"}
+    return error.value.nodes["bad"]
+
+
+def test_what_is_not_of_the_type_of_an_input_is_named_in_words(comfy):
+    """In each node with an input of one of the pack's own types."""
+    comfy.run(DRAW | {"end": node("PreviewAny", source=["draw", 0])})
+    wrongs = itertools.cycle(WRONG.items())
+    asked = 0
+    for kind, found in CONTRACT.items():
+        own = [name for name, one in found["inputs"].items() if one["type"].startswith("COCKTAIL")]
+        if not own or kind in ELSEWHERE:
+            continue
+        called, wrong = next(wrongs)
+        if all(found["inputs"][name].get("optional") for name in own):
+            called, wrong = "a text", ["draw", 0]
+        values = {
+            name: VALID[name] if name in VALID else one["default"]
+            for name, one in found["inputs"].items()
+            if name in VALID or "default" in one
+        }
+        if kind == "CocktailBlockWeights":
+            values["base"] = "0.5"
+        said = failed(comfy, bad=node(kind, **values | dict.fromkeys(own, wrong)))
+        assert any(f"{name} takes " in said for name in own), (kind, said)
+        assert f", but gets {called}. Link an output of the type COCKTAIL_" in said, (kind, said)
+        asked += 1
+    assert asked > 50
+
+
+@pytest.mark.parametrize(
+    ("kind", "inputs", "said"),
+    [
+        ("TrainingPreset", {"preset": ["draw", 0]}, "preset cannot be 'input/few-2'."),
+        ("TrainingPreset", {"preset": None}, "preset takes one of its choices, but gets nothing."),
+        ("TrainingPreset", {"prset": ["draw", 0]}, "no input 'prset'. Did you mean preset?"),
+        ("SplitDataset", {"share": ["draw", 0]}, "share takes a number, but gets a text. Enter"),
+        ("SplitDataset", {"seed": ["draw", 0]}, "seed takes a whole number, but gets a text."),
+        ("SplitDataset", {"dataset": {"__value__": [1]}}, "takes a dataset, but gets a list."),
+    ],
+)
+def test_a_link_that_brings_no_choice_or_number_is_named_in_words(comfy, kind, inputs, said):
+    values = {"preset": "ED2 2023 baseline"}
+    if kind == "SplitDataset":
+        values = {"dataset": ["load", 0], "share": 0.5, "seed": 1}
+    bad = node(f"Cocktail{kind}", **values | inputs)
+    assert said in failed(comfy, **load(["draw", 0]), bad=bad)
+
+
+def test_no_choice_is_refused_before_the_graph_runs(comfy):
+    graph = with_base({"a": 1})
+    assert "checkpoint takes one of its choices, but gets an object." in str(refused(comfy, graph))
+    del graph["base"]["inputs"]["checkpoint"]
+    assert refused(comfy, graph)["base"] == "checkpoint"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import urllib.error
 import urllib.request
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cocktail.nodes.host.origin import is_foreign
 
@@ -30,6 +33,15 @@ HERE = "127.0.0.1:8188"
 )
 def test_another_sites_page_is_foreign(headers):
     assert is_foreign(headers.get)
+
+
+NEAR = st.text("[]:@%/#?.x0189\u0661\xa0", max_size=12)
+
+
+@given(st.tuples(NEAR, NEAR), st.sampled_from(["", "localhost", "http://localhost", "[::1]"]))
+def test_no_header_is_too_odd_to_be_told(odd, before):
+    host, origin = odd
+    assert is_foreign({"Host": before + host, "Origin": before + origin}.get) in (True, False)
 
 
 @pytest.mark.parametrize(
@@ -70,3 +82,24 @@ def test_a_change_from_another_site_is_refused_too(comfy):
         urllib.request.urlopen(request)
     assert refused.value.code == 403
     refused.value.close()
+
+
+@pytest.mark.parametrize("host", ["localhost:x", "[::1", "127.0.0.1:99999999", "a]b", "@:"])
+def test_an_odd_host_is_no_accident_of_ours(comfy, host):
+    assert status(comfy, "/cocktail/runs", Host=host) < 500
+    for origin in ("http://localhost:x", "http://[", f"http://{host}", f"http://{HERE}"):
+        ours = status(comfy, "/cocktail/runs", Host=host, Origin=origin)
+        # ComfyUI's own check fails before a route is asked, in every route.
+        assert ours < 500 or status(comfy, "/system_stats", Host=host, Origin=origin) == ours
+
+
+def status(comfy, path, **headers):
+    connection = http.client.HTTPConnection("127.0.0.1", comfy.port, timeout=60)
+    try:
+        connection.putrequest("GET", path, skip_host=True)
+        for name, value in headers.items():
+            connection.putheader(name, value)
+        connection.endheaders()
+        return connection.getresponse().status
+    finally:
+        connection.close()

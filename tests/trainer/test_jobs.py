@@ -213,6 +213,16 @@ def test_a_file_in_a_jobs_folder_is_never_taken_for_one_of_pythons_modules(tmp_p
     wait_for(lambda: status(job) == ["running"])
 
 
+def test_a_log_that_has_another_name_elsewhere_is_not_appended_to_there(tmp_path):
+    job, precious = make(tmp_path), tmp_path / "precious.txt"
+    precious.write_text("precious")
+    os.link(precious, job.folder / "log.txt")
+    assert start(job, "run")
+    wait_for(lambda: status(job) == ["running"])
+    assert not precious.samefile(job.folder / "log.txt")
+    assert precious.read_text() == job.log_tail() == "precious"
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no process is forked there")
 @pytest.mark.parametrize("how", ["held", "probed"])
 def test_a_process_that_was_forked_meanwhile_does_not_go_on_holding_a_lock(
@@ -646,6 +656,11 @@ def test_what_another_installation_has_queued_is_left_to_it_until_it_is_stopped(
     queue.stop("runs", job)
     assert queue.stands("runs", job).status == "stopped"
     queue.put("runs", job, "cpu")
+    with monkeypatch.context() as other:
+        other.setenv("COCKTAIL_KEY_FILE", str(tmp_path / "user" / "other.key"))
+        queue.tick()
+        assert not job.is_alive(), "it was stopped there, and is to go on here"
+        assert queue.stands("runs", job).message == jobs_queue.OF_ANOTHER
     queue.tick()
     wait_for(lambda: status(job) == ["running"])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -55,6 +56,19 @@ def test_a_line_that_was_cut_off_never_swallows_the_one_after_it(file):
     file.append({"n": 3})
     assert (numbers(file.read()), file.read().damaged) == ([1, 3], 1)
     assert numbers(file.read(before.next)) == [3]
+
+
+def test_a_file_that_has_another_name_elsewhere_is_not_appended_to_there(file, tmp_path):
+    precious = tmp_path / "precious.txt"
+    precious.write_bytes(b'{"n": 1}\n')
+    os.link(precious, file.path)
+    follower = Followed(file, ("step",))
+    assert follower.lines() == []
+    file.append({"n": 2, "kind": "step"})
+    file.append({"n": 3, "kind": "step"})
+    assert precious.read_bytes() == b'{"n": 1}\n' and numbers(file.read()) == [1, 2, 3]
+    assert [line["n"] for line in follower.lines()] == [2, 3]
+    assert {path.name for path in tmp_path.iterdir()} == {"precious.txt", "some.jsonl"}
 
 
 def test_halves_of_characters_do_not_stop_the_work(file):

@@ -20,6 +20,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 
 from ..errors import TrainerError
 from ..files import SpecialFile, TooLarge
+from .decoding import too_costly
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -62,15 +63,8 @@ Others are left out on purpose: to open PostScript, for example, Pillow starts a
 """
 MOST_FILE_BYTES = 1 << 30
 """No picture of so few pixels takes more."""
-MOST_SCANS = 100
-"""Of a JPEG. A progressive one has about ten; each costs as much time as a whole picture."""
-TOO_MANY_SCANS = f"it is a JPEG of more than {MOST_SCANS} scans, which takes too long to decode"
 STRIP = 256
 """Rows that are composited at a time."""
-MARKER = re.compile(rb"\xff([\x02-\xcf\xd8-\xfe])")
-"""A marker of a JPEG, but those that may stand inside a scan."""
-START, END, SCAN = b"\xd8", b"\xd9", b"\xda"
-"""The markers of the beginning and the end of a JPEG, and of a scan. The first two have no data."""
 BLACK_POINTS: Any = 0x2000
 """ImageCms.Flags.BLACKPOINTCOMPENSATION, which has another name in an old Pillow."""
 ORIENTATION = 0x0112
@@ -167,8 +161,8 @@ def _decode(image: Any, cover: tuple[int, int] | None, background: str) -> Image
     if image.width * image.height > MAX_PIXELS:
         raise TrainerError(TOO_MANY)
     photograph = image.format in ("JPEG", "MPO")
-    if photograph and scans(image.fp) > MOST_SCANS:
-        raise TrainerError(TOO_MANY_SCANS)
+    if costly := too_costly(image):
+        raise TrainerError(costly)
     animated = not photograph and _is_animated(image)
     if photograph and cover:
         image.draft("RGB", cover[::-1] if _orientation(image) >= 5 else cover)
@@ -179,33 +173,6 @@ def _decode(image: Any, cover: tuple[int, int] | None, background: str) -> Image
         picture = picture.transpose(_turns()[orientation])
     picture.info = {"animated": animated}
     return picture
-
-
-def scans(file: IO[bytes]) -> int:
-    """How often a scan begins in the first picture of a JPEG, without decoding it. What stands
-    inside a segment, such as a thumbnail, or behind the end, such as a film, does not count.
-    """
-    before = file.tell()
-    file.seek(0)
-    found, data, place = 0, b"", 0
-    while True:
-        marker = MARKER.search(data, place)
-        if marker is None or marker.end() + 2 > len(data):
-            kept = marker.start() if marker else max(place, len(data) - 1)
-            file.seek(max(0, kept - len(data)), io.SEEK_CUR)
-            block = file.read(1 << 20)
-            if not block:
-                break
-            data, place = data[kept:] + block, 0
-        elif marker[1] == END:
-            break
-        else:
-            found += marker[1] == SCAN
-            place = marker.end()
-            if marker[1] != START:
-                place += max(2, int.from_bytes(data[place : place + 2], "big"))
-    file.seek(before)
-    return found
 
 
 def _rgb(image: Image.Image, background: str) -> Image.Image:

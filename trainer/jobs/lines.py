@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from .. import bounded_json
-from ..files import HALVES, TooLarge, finite, regular
+from ..files import HALVES, TooLarge, finite, regular, unshare
 
 MOST_LINE_BYTES = 32 << 20
 """The longest lines hold the losses of all validation pairs."""
@@ -56,7 +56,7 @@ class Lines:
         """
         texts = (json.dumps(finite(v), ensure_ascii=False, allow_nan=False) for v in values)
         data = b"".join(text.encode("utf-8", HALVES) + b"\n" for text in texts)
-        with self._alone(), self._open("a+b") as file:
+        with self._alone(), self._to_append() as file:
             if file.tell() and not _ends_a_line(file):
                 data = b"\n" + data
             if file.write(data) != len(data):
@@ -76,7 +76,7 @@ class Lines:
         bytes. None when there is no file. Raises OSError.
         """
         try:
-            file = self._open("rb")
+            file = self._open()
         except FileNotFoundError:
             return
         with file:
@@ -91,7 +91,7 @@ class Lines:
         `kinds` lines that mention none of them are passed over unread.
         """
         try:
-            file = self._open("rb")
+            file = self._open()
         except FileNotFoundError:
             return Read([], 0)
         with file:
@@ -110,11 +110,14 @@ class Lines:
                 damaged, end = damaged + odd, end + len(whole)
         return Read(lines, end, damaged)
 
-    def _open(self, mode: str) -> IO[bytes]:
+    def _open(self) -> IO[bytes]:
         """Raises OSError for links, pipes and the like, and for what is too large to be read."""
-        if mode == "rb":
-            return open(self.path, mode, opener=_not_huge)
-        return open(self.path, mode, 0, opener=regular)
+        return open(self.path, "rb", opener=_not_huge)
+
+    def _to_append(self) -> IO[bytes]:
+        """Raises OSError for links, pipes and the like."""
+        unshare(self.path)
+        return open(self.path, "a+b", 0, opener=regular)
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:

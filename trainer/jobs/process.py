@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import bounded_json
-from ..files import regular, write_json
+from ..files import regular, unshare, write_json
 from .lock import POLL_S, Lock, is_held
 
 MAIN = Path(__file__).parents[1] / "__main__.py"
@@ -57,6 +57,7 @@ def launch(
     )
     if sys.platform != "win32":
         given[INHERITED] = str(lock.fd)
+    unshare(folder / "log.txt")
     with open(folder / "log.txt", "ab", opener=regular) as log:
         process = subprocess.Popen(
             [sys.executable, "-u", str(MAIN), command, str(folder.absolute()), *arguments],

@@ -100,8 +100,8 @@ class Queue:
             if state.status == QUEUED and old is not None:
                 self.tickets.write(replace(old, device=device, arguments=tuple(arguments)))
             elif state.status == QUEUED or state.can_go_on:
-                if old is not None:
-                    self.tickets.remove(old)
+                if state.can_go_on:
+                    self.tickets.forget(kind, job.folder.name)
                 number = self.tickets.next_number()
                 self.tickets.write(Ticket(number, kind, job.folder.name, device, tuple(arguments)))
                 (job.folder / "control.json").unlink(missing_ok=True)
@@ -131,12 +131,11 @@ class Queue:
                 job.request("pause")
 
     def _leave(self, kind: str, job: Job, state: Any) -> None:
-        """Take a job out of the queue. The ticket goes last: without it the state is one of a job
-        that nobody has queued, with it that of work that has ended.
+        """Take a job out of the queue, whoever has put it there. The ticket goes last: without it
+        the state is one of a job that nobody has queued, with it that of work that has ended.
         """
         job.write_state(replace(state, at_rest=state.status == "paused"))
-        if (ticket := self.tickets.of(kind, job.folder.name)) is not None:
-            self.tickets.remove(ticket)
+        self.tickets.forget(kind, job.folder.name)
 
     def stands(self, kind: str, job: Any) -> Any:
         """The state of a job, where one that only claims to be queued is not, and one that another
@@ -149,7 +148,7 @@ class Queue:
         if ticket is not None:
             seen = self._environment(ticket) is not None
             return state if seen else replace(state, message=ELSEWHERE)
-        if self.tickets.of_another(kind, job.folder.name):
+        if self.tickets.of_another(kind, job.folder.name) is not None:
             return replace(state, message=OF_ANOTHER)
         latest = job.state()
         return (

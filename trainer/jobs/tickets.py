@@ -52,16 +52,22 @@ class Tickets:
         """The ticket of a job, if it has one."""
         return next((one for one in self if (one.kind, one.name) == (kind, name)), None)
 
-    def of_another(self, kind: str, name: str) -> bool:
-        """Whether a job has a ticket with the mark of another installation, or what looks like one:
-        it starts nothing here.
+    def of_another(self, kind: str, name: str) -> Ticket | None:
+        """The ticket of a job with the mark of another installation, or what looks like one: it
+        starts nothing here.
         """
         for file in self._files():
             with contextlib.suppress(TrainerError):
                 ticket, mark = _read_any(file)
                 if (ticket.kind, ticket.name) == (kind, name) and _MARK.fullmatch(str(mark)):
-                    return True
-        return False
+                    return ticket
+        return None
+
+    def forget(self, kind: str, name: str) -> None:
+        """Remove the tickets of a job that nobody is to start any more, whoever has made them."""
+        for find in (self.of, self.of_another):
+            if (ticket := find(kind, name)) is not None:
+                self.remove(ticket)
 
     def next_number(self) -> int:
         """A number after those of all files, whether or not they can be read. One with so many

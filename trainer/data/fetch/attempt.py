@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 from ...files import publish
 from ...litter import temporary
-from ..image import MOST_SCANS, ORIENTATION, TOO_MANY_SCANS, open_file, scans
+from ..decoding import too_costly
+from ..image import ORIENTATION, open_file
 from . import disk
 from .network import (
     BadURL,
@@ -191,8 +192,8 @@ def examine(file: Path, max_pixels: int) -> tuple[str, int, int]:
                 raise Failure("too_many_pixels", f"{width} x {height}")
             turned = image.getexif().get(ORIENTATION, 1) >= 5
             suffix = SUFFIX_OF[image.format or ""]
-            if image.format in ("JPEG", "MPO") and scans(image.fp) > MOST_SCANS:
-                raise Failure("corrupt", TOO_MANY_SCANS)
+            if costly := too_costly(image):
+                raise Failure("corrupt", costly)
             if image.format == "JPEG":
                 image.draft(None, (1, 1))
             image.load()
