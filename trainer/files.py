@@ -100,6 +100,15 @@ def regular(path: str | Path, flags: int) -> int:
     return fd
 
 
+def version_of(path: Path) -> tuple[int, ...]:
+    """Numbers that change with a file, () when there is none."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return ()
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
 def unshare(path: Path) -> None:
     """Put a copy in the place of a file that has other names too, before something is appended to
     it: they may be another's, if its folder came from elsewhere, or a copy that somebody keeps.

@@ -30,7 +30,7 @@ from typing import Any
 from .data.buckets import no_steps, shows_anything
 from .data.manifest import TRAIN, Dataset
 from .errors import TrainerError
-from .files import canonical_json, sha256_text, write_json
+from .files import canonical_json, sha256_text, version_of, write_json
 from .jobs.job import NAME, UNREADABLE, Job, Unreadable, described, list_jobs, read_json
 from .jobs.job import State as JobState
 from .jobs.lines import Followed, Lines, Read
@@ -125,6 +125,11 @@ class Run(Job[State]):
         """The run with the paths that its folder names. Raises TrainerError when the folder is not
         a run's, damaged or of a newer version.
         """
+        return _opened(folder, *version_of(folder / "run.json"))
+
+    @classmethod
+    def read(cls, folder: Path) -> Run:
+        """The same, read anew."""
         value = described(folder, "run.json", "run", FORMAT, _REMEDY)
         try:
             run = cls(
@@ -236,6 +241,14 @@ def _are_losses(pairs: Any) -> bool:
 def is_loss(value: Any) -> bool:
     """Whether something is a number that can be a loss, or NaN: others have no square."""
     return isinstance(value, int | float) and not abs(value) > LARGEST_LOSS
+
+
+@lru_cache(maxsize=4096)
+def _opened(folder: Path, *version: int) -> Run:
+    """The run of one version of its run.json, which is read once: people keep thousands of runs,
+    and the list of them is asked for again and again.
+    """
+    return Run.read(folder)
 
 
 @lru_cache(maxsize=256)

@@ -20,7 +20,7 @@ from cocktail.trainer.journal import Journal
 from cocktail.trainer.notes import pin, unchanged
 from cocktail.trainer.optim.optimizers import optimizer_settings
 from cocktail.trainer.optim.schedules import rate_factor
-from cocktail.trainer.runs import Base, Paths, Run, create_run, extend, run_identity
+from cocktail.trainer.runs import Base, Paths, Run, create_run, extend, list_runs, run_identity
 from cocktail.trainer.settings.groups import SCHEDULES
 from cocktail.trainer.settings.run_settings import RunSettings
 
@@ -153,6 +153,20 @@ def test_a_run_of_a_newer_format_is_refused(tmp_path):
             Run.open(run.folder)
     (run.folder / "run.json").unlink()
     with pytest.raises(TrainerError, match="run.json is missing"):
+        Run.open(run.folder)
+
+
+def test_a_run_that_has_not_changed_is_not_read_again(tmp_path, monkeypatch):
+    make(tmp_path)
+    read, reads = Run.read, []
+    monkeypatch.setattr(Run, "read", lambda folder: reads.append(folder.name) or read(folder))
+    for _ in range(3):
+        (run,) = list_runs(tmp_path)
+    assert len(reads) <= 1, reads
+    extend(run, RunSettings().epochs + 1)
+    assert Run.open(run.folder).settings.epochs == RunSettings().epochs + 1
+    (run.folder / "run.json").write_text("{")
+    with pytest.raises(TrainerError, match="damaged"):
         Run.open(run.folder)
 
 
