@@ -86,9 +86,11 @@ def main(base: Path, wanted: Collection[str]) -> None:
             seen(server, browser, lambda name: not wanted or name in wanted)
         if not wanted or "ranking" in wanted:
             vote(server)
-        for name, picture in drawn(demo).items():
-            if not wanted or name in wanted:
-                keep(Image.open(picture), name)
+        of_nodes = {*DRAWN, *IN_GRAPH}
+        if of_nodes & set(wanted or of_nodes):
+            for name, picture in drawn(demo).items():
+                if not wanted or name in wanted:
+                    keep(Image.open(picture), name)
     finally:
         server.stop()
 
@@ -168,7 +170,12 @@ def panel(demo: Demo, browser: Browser) -> None:
     run = f"/cocktail/runs/{RUN}"
 
     def until(status: str, epoch: int = 0) -> None:
-        while (found := server.get(run))["status"] != status or found["epoch"] < epoch:
+        """A run that trains has no message: with one it saves, validates or draws."""
+        while (
+            (found := server.get(run))["status"] != status
+            or found["epoch"] < epoch
+            or (status == "running" and found["message"])
+        ):
             if found["status"] in ("failed", "finished"):
                 raise SystemExit(f"{RUN} has {found['status']}: {found['message']}")
             time.sleep(0.5)
