@@ -289,6 +289,8 @@ def _run(options: argparse.Namespace) -> int:
     recipe = _read_recipe(options.recipe, options.models)
     if _are_loras(recipe, options.models):
         return _mix_loras(recipe, options)
+    if options.rank is not None:
+        raise MergeError("--rank is for mixes of LoRA files, and this is none. Leave it out.")
     bound = bind_to_files(
         recipe,
         _finder(options.models),

@@ -14,6 +14,7 @@ from threading import Event
 from .blocks import BASE, LAYOUTS, TIME, slot_of
 from .errors import MergeError, listed
 from .family import family_of
+from .health import POSITION_IDS
 from .key_names import EMA_PART, TEXT_PART, UNET_PART, VAE_PART, part_of
 from .reading import numbers
 from .safetensors_file import FLOATS, Header, Tensor
@@ -49,11 +50,14 @@ class Comparison:
     only_in_b: tuple[str, ...]
     other_shape: tuple[str, ...]
     not_finite: tuple[str, ...] = ()
+    other_numbers: tuple[str, ...] = ()
+    """Tensors of whole numbers, such as position_ids, with other ones in the other file."""
 
     @property
     def is_equal(self) -> bool:
         """Whether both files have the same tensors with the same values."""
         rest = (*self.only_in_a, *self.only_in_b, *self.other_shape, *self.not_finite)
+        rest += self.other_numbers
         return not rest and all(block.equal == block.tensors for block in self.differences)
 
 
@@ -95,7 +99,9 @@ def compare(
     shared = [name for name in a.tensors if name in b.tensors and part_of(name) != EMA_PART]
     pairs = [(a.tensors[name], b.tensors[name]) for name in shared]
     other_shape = [x.name for x, y in pairs if x.shape != y.shape]
-    pairs = [(x, y) for x, y in pairs if x.shape == y.shape and {x.dtype, y.dtype} <= set(FLOATS)]
+    pairs = [(x, y) for x, y in pairs if x.shape == y.shape]
+    whole = [(x, y) for x, y in pairs if not _are_weights(x, y)]
+    pairs = [(x, y) for x, y in pairs if _are_weights(x, y)]
     if not pairs:
         raise MergeError(
             f"{a.path.name} ({family_of(a).name}) and {b.path.name} ({family_of(b).name}) have no "
@@ -117,7 +123,18 @@ def compare(
         tuple(n for n in b.tensors if n not in a.tensors and part_of(n) != EMA_PART),
         tuple(other_shape),
         not_finite,
+        tuple(x.name for x, y in whole if not _have_same_numbers(a, b, x, y)),
     )
+
+
+def _are_weights(x: Tensor, y: Tensor) -> bool:
+    is_float = {x.dtype, y.dtype} <= set(FLOATS)
+    return is_float and not x.name.endswith(POSITION_IDS)
+
+
+def _have_same_numbers(a: Header, b: Header, x: Tensor, y: Tensor) -> bool:
+    sides = zip(numbers(a, x), numbers(b, y), strict=True)
+    return all(bool((ours == theirs).all()) for ours, theirs in sides)
 
 
 def _slot(name: str, layout: str) -> str:
@@ -204,6 +221,7 @@ def report(found: Comparison, a: str, b: str) -> str:
         (found.only_in_a, f"only in {a}"),
         (found.only_in_b, f"only in {b}"),
         (found.other_shape, "of different shapes"),
+        (found.other_numbers, "with other whole numbers"),
         (found.not_finite, "with NaN or infinity, left out"),
     ):
         if names:

@@ -25,6 +25,12 @@ KINDS = (
     (b"Rar!", "a RAR archive", "Unpack it."),
     (b"7z\xbc\xaf", "a 7z archive", "Unpack it."),
     (b"\x1f\x8b", "a gzip archive", "Unpack it."),
+    (b"\xfd7zXZ", "an xz archive", "Unpack it."),
+    (b"\x28\xb5\x2f\xfd", "a Zstandard archive", "Unpack it."),
+    (b"BZh", "a bzip2 archive", "Unpack it."),
+    (b"%PDF-", "a PDF", "Choose the checkpoint."),
+    (b"RIFF", "a picture (WebP) or a sound", "Choose the checkpoint."),
+    (b"\x89HDF", "an HDF5 file (Keras)", "Use the .safetensors version of it."),
 )  # fmt: skip
 ZIP = b"PK\3\4"
 MOST_COMMENT = 1 << 16
@@ -53,6 +59,8 @@ def kind_of(start: bytes, file: IO[bytes] | None = None) -> tuple[str, str] | No
         if PICKLE_IN_ZIP.encode() in start or PICKLE_IN_ZIP in _names(file):
             return "a PyTorch checkpoint (a zip file)", PICKLED
         return "a zip archive", "Unpack it."
+    if start[257:262] == b"ustar":
+        return "a tar archive", "Unpack it."
     text = _text(start)
     if text.startswith("<"):
         advice = "A download failed or asked for a login: download the file again in a browser."

@@ -470,8 +470,8 @@ def _about_loras(
     kinds = other_kinds(name for i in loras for name in headers[i].tensors)
     why = (
         f"{names}: {'a LoRA file' if len(loras) == 1 else 'LoRA files'}"
-        f"{f' ({listed(list(kinds))})' if kinds else ''}, which hold factors of weights, and a mix "
-        "of factors is not a mix of LoRAs. "
+        f"{f' ({listed(list(kinds))})' if kinds else ''}. LoRA files hold factors of weights, and "
+        "a mix of factors is not a mix of LoRAs. "
     )
     if kinds:
         return why + "Only LoRA and LoCon files with up and down matrices can be mixed or baked."

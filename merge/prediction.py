@@ -24,6 +24,8 @@ MARKERS = (V_PRED, ZERO_TERMINAL, "edm_mean", "edm_std")
 """Names of tensors that say what a UNet predicts, beside those that begin with `EDM`."""
 EDM = "edm_vpred."
 METADATA = "modelspec.prediction_type"
+OF_COMFYUI = "modelspec.predict_key"
+"""What ComfyUI's Save Checkpoint calls the same."""
 BIAS = UNET + "output_blocks.11.1.transformer_blocks.0.norm1.bias"
 SPREAD = 0.09
 """Of `BIAS` in Stable Diffusion 2: above it ComfyUI takes a model for one that predicts v."""
@@ -57,10 +59,10 @@ def prediction_of(header: Header, family: Family) -> Prediction | None:
         return Prediction("v in EDM's scale", f"the tensor {EDM}sigma_max")
     if V_PRED in names:
         return Prediction(V, f"the tensor {V_PRED}")
-    told = header.metadata.get(METADATA, "").strip().lower()
-    if told:
-        kind = V if told.startswith("v") else EPSILON if told.startswith("eps") else told
-        return Prediction(kind, f"{METADATA} is {told!r}")
+    for field in (METADATA, OF_COMFYUI):
+        if told := header.metadata.get(field, "").strip().lower():
+            kind = V if told.startswith("v") else EPSILON if told.startswith("eps") else told
+            return Prediction(kind, f"{field} is {told!r}")
     if header.metadata.get("ss_v_parameterization") == "True":
         return Prediction(V, "ss_v_parameterization is True")
     if family == SD2 and BIAS in names:

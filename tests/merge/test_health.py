@@ -63,6 +63,22 @@ def test_compare_leaves_them_out_and_names_them(folder, write, capsys, monkeypat
     assert "nan %" not in told and "All tensors are equal" not in told
 
 
+def test_compare_sees_other_position_ids_in_whatever_type(folder, write, capsys, monkeypatch):
+    monkeypatch.chdir(folder)
+    right = torch.arange(77).reshape(1, 77)
+    for made, are_equal in (
+        (right.half(), True),
+        (right + 1, False),
+        (torch.full((1, 77), 0.58).half(), False),
+    ):
+        write("bad", load_file("good.safetensors") | {POSITIONS: made})
+        for files in (("good", "bad"), ("bad", "good")):
+            assert main(["compare", *(f"{name}.safetensors" for name in files)]) == 0
+            told = capsys.readouterr().out
+            assert ("All tensors are equal." in told) == are_equal
+            assert (f"with other whole numbers: 1 tensors ({POSITIONS})" in told) != are_equal
+
+
 def test_inspect_names_everything_that_is_wrong(folder, write):
     tensors = spoilt(float("nan")) | {UNET + "out.2.weight": torch.zeros(4, 320, 3, 3).half()}
     tensors[POSITIONS] = torch.full((1, 77), 0.58).half()

@@ -55,6 +55,14 @@ def test_a_mix_means_the_mix_of_the_weights(write, tmp_path, capsys):
     assert "rank 7" in capsys.readouterr().out
 
 
+def test_a_rank_for_checkpoints_is_refused(write, sd15, tmp_path, capsys):
+    for number, name in enumerate("ab"):
+        write(name, sd15(number))
+    out = tmp_path / "out.safetensors"
+    assert main(["run", "0.5 a + 0.5 b", str(out), "--models", str(tmp_path), "--rank", "4"]) == 1
+    assert "--rank is for mixes of LoRA files" in capsys.readouterr().err and not out.exists()
+
+
 def test_a_smaller_rank_tells_its_error(write, tmp_path, capsys):
     a, b = lora(1, 4), lora(2, 3)
     write("la", a)
@@ -189,8 +197,8 @@ def test_a_merge_of_checkpoints_refuses_lora_files(write, tmp_path):
     write("c", sd15_tensors(1))
     write("ha", {f"{LAYERS[0]}.hada_w1_a": torch.ones(32, 2)})
     for text, words in (
-        ("0.5 la + 0.5 lb", r"la, lb: LoRA files, which .* merge run"),
-        ("0.5 la + 0.5 c", "la: a LoRA file, which .* Bake it into a checkpoint first"),
+        ("0.5 la + 0.5 lb", r"la, lb: LoRA files. .* merge run"),
+        ("0.5 la + 0.5 c", "la: a LoRA file. .* Bake it into a checkpoint first"),
         ("0.5 ha + 0.5 c", r"ha: a LoRA file \(LoHa"),
     ):
         bound = bind_to_files(parse(text), lambda name: tmp_path / f"{name}.safetensors")

@@ -10,7 +10,7 @@ from cocktail.merge.checkpoint import SAME_FILE, bind_to_files, make_checkpoint,
 from cocktail.merge.command_line import main
 from cocktail.merge.errors import MergeError
 from cocktail.merge.family import family_of
-from cocktail.merge.prediction import EPSILON, METADATA, V, prediction_of
+from cocktail.merge.prediction import EPSILON, METADATA, OF_COMFYUI, V, prediction_of
 from cocktail.merge.reading import open_checkpoint
 from cocktail.merge.text import parse
 
@@ -74,10 +74,11 @@ def test_a_mix_of_both_is_refused_and_names_what_says_so(mix, mark, marked_first
     assert next(iter(mark)) in str(error.value) and "--allow mixed-prediction" in str(error.value)
 
 
+@pytest.mark.parametrize("field", [METADATA, OF_COMFYUI])
 @pytest.mark.parametrize("family", [sdxl, sd15_tensors])
-def test_metadata_tells_them_apart_too(mix, family):
-    with pytest.raises(MergeError, match=r"b predicts v \(modelspec.prediction_type is 'v'\)"):
-        mix("0.5 a + 0.5 b", a=family(1), b=(family(2), {METADATA: "v"}))
+def test_metadata_tells_them_apart_too(mix, family, field):
+    with pytest.raises(MergeError, match=rf"b predicts v \({field} is 'v'\)"):
+        mix("0.5 a + 0.5 b", a=family(1), b=(family(2), {field: "v"}))
     with pytest.raises(MergeError, match="ss_v_parameterization is True"):
         mix("0.5 a + 0.5 b", a=family(1), b=(family(2), {"ss_v_parameterization": "True"}))
 
