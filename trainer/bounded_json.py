@@ -65,9 +65,12 @@ def check(data: bytes, most_memory: int, most_depth: int) -> None:
     if VALUE_BYTES * values + LIST_BYTES * lists + OBJECT_BYTES * objects > most_memory:
         raise ValueError(f"it holds too many values ({values + lists + objects:,})")
     left = marks.translate(_BRACKETS, b",")
+    too_deep = b"[" * (most_depth + 1)
     for _ in range(most_depth):
         if not left:
             return
+        if too_deep in left:
+            break
         left = left.replace(b"[]", b"")
     if b"[]" in left or left.count(b"[") > most_depth:
         raise ValueError("it is nested too deeply")
