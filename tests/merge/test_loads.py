@@ -30,6 +30,7 @@ from cocktail.merge.recipe import (
 from .conftest import UNET
 
 BASE, V1, V3 = SIDES = [Ingredient(f"{name}.safetensors") for name in ("base", "v1", "v3")]
+LAYER = f"{TEXT}text_model.encoder.layers"
 IN_COMFYUI = """
 import sys
 from pathlib import Path
@@ -56,7 +57,7 @@ for file in sorted(Path(folder).glob("*.safetensors")):
 
 @pytest.fixture
 def cellar(miniatures, tmp_path):
-    """The UNets of the miniatures, moved apart; only the last has its text encoder too."""
+    """The UNets of the miniatures, moved apart; only the last has a layer of a text encoder too."""
     folder = tmp_path / "ingredients"
     folder.mkdir()
     for seed, side in enumerate(SIDES):
@@ -66,7 +67,7 @@ def cellar(miniatures, tmp_path):
         for name, value in unet.items():
             step = 0.01 * torch.randn(value.shape, generator=random)
             unet[name] = (value.float() + step).to(value.dtype)
-        text = {name: value for name, value in tensors.items() if name.startswith(TEXT)}
+        text = {name: value for name, value in tensors.items() if name.startswith(f"{LAYER}.0.")}
         save_file(unet | (text if side == V3 else {}), folder / side.name)
     return folder
 
