@@ -52,7 +52,7 @@ from cocktail.trainer.model.single_file import read_shapes
 from cocktail.trainer.recorded_steps import Followed as CurveFile
 from cocktail.trainer.runs import State, list_runs
 
-from .grid.test_plan import FIXED, content_of, typed
+from .grid.test_plan import FIXED, content_of, replacing, typed
 
 MOST_S, MOST_BYTES = 2.0, 200 << 20
 NAME = "n" * 5_000_000
@@ -99,6 +99,21 @@ def cheap(pid: int = os.getpid()) -> Iterator[None]:
 def test_rules(rules):
     with cheap(), pytest.raises(GridError):
         read_rules(rules, ["seed", "checkpoint"])
+
+
+@pytest.mark.parametrize(
+    ("prompt", "values"),
+    [
+        ("a" * 300_000, ["x" * 2_000]),
+        ("a" * 9_000, ["x" * 100_000]),
+        ("b" * 10_000 + "a", [f"x{number}" for number in range(15_000)]),
+        ("b" * 1_000_000 + "a", [f"x{number}" for number in range(100)]),
+    ],
+    ids=["found too often", "too long", "in too many cells", "too much in each"],
+)
+def test_searches_that_make_endless_texts(prompt, values):
+    with cheap(), pytest.raises(GridError, match="more than 10,000 times|50,000,000"):
+        make_plan("g", FIXED | {"prompt": prompt}, [replacing("a", *values)], content_of)
 
 
 def twice(levels: int) -> str:
