@@ -770,6 +770,8 @@ def test_a_run_is_extended_after_a_question(page, comfy):
     run = comfy.get("/cocktail/runs/longer")
     assert (run["status"], run["epochs"]) == ("stopped", 9)
     expect(page.locator(".cocktail-runs .head .tag")).to_have_text("stopped")
+    page.get_by_role("tab", name="Samples").press("Escape")
+    expect(told(page)).to_be_hidden()
 
 
 ENDED = """async ({ action, states }) => {

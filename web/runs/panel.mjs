@@ -290,7 +290,9 @@ export class Panel {
     if (next) this.choose(next.section);
   }
 
+  // What was said about the run does not stay above the list.
   toList() {
+    if (!this.lost) this.say("");
     this.root.dataset.view = "list";
     this.list.focus(this.shown?.name);
   }
