@@ -68,10 +68,36 @@ def strengths(comparisons: Sequence[Comparison], candidates: int) -> Strengths:
     weights = [math.exp(evidence - most) for _, _, evidence in fits]
     shares = zip(weights, SPREADS, strict=True)
     spread = math.sqrt(sum(share * spread**2 for share, spread in shares) / sum(weights))
-    at, covariance, _ = _fit(tally, candidates, WIDER * spread)
+    at, covariance = _told(tally, candidates, WIDER * spread)
     centre = numpy.eye(candidates) - 1 / candidates
-    covariance = covariance[:candidates, :candidates]
-    return Strengths(centre @ at[:candidates], centre @ covariance @ centre)
+    return Strengths(centre @ at, centre @ covariance @ centre)
+
+
+def _told(
+    tally: dict[Offers, Counter[int]], candidates: int, spread: float
+) -> tuple[numpy.ndarray, numpy.ndarray]:
+    """The mean of two answers to what ties say, each weighed by how probable it makes the votes:
+    the candidates are close, as Davidson has it, or nothing. Strengths and their covariance.
+    """
+    import numpy
+
+    at, covariance, close = _fit(tally, candidates, spread)
+    at, covariance = at[:candidates], covariance[:candidates, :candidates]
+    ties = sum(taken[TIE] for taken in tally.values())
+    if not ties:
+        return at, covariance
+    pairs = sum(taken.total() for (_, is_pair), taken in tally.items() if is_pair)
+    decided = {
+        offers: Counter({one: count for one, count in taken.items() if one != TIE})
+        for offers, taken in tally.items()
+    }
+    other, other_covariance, apart = _fit(decided, candidates, spread)
+    # How probable so many ties are if every share of them is equally likely beforehand.
+    rate = math.lgamma(ties + 1) + math.lgamma(pairs - ties + 1) - math.lgamma(pairs + 2)
+    share = 0.5 + 0.5 * math.tanh((apart + rate - close) / 2)
+    gap = other - at
+    mixed = (1 - share) * covariance + share * other_covariance
+    return at + share * gap, mixed + share * (1 - share) * numpy.outer(gap, gap)
 
 
 def _fit(

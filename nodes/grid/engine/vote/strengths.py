@@ -31,8 +31,8 @@ WIDER = 2.0
 """Strengths and intervals are told under a prior that is so many times as wide as the spread that
 the votes suggest: one of that spread itself shrinks them, and with a much wider one the candidates
 that are asked about because they were lucky seem too strong. Simulated judges: the 95 % intervals
-hold 94 to 97 % of the strengths of 480 random pairs with spreads from 0.2 to 0.8, and 91 % with
-1.2, as these judges have ties however far apart the candidates are (`benchmarks/votes.py`).
+hold 95 to 98 % of the strengths of 480 random pairs with spreads from 0.2 to 1.2
+(`benchmarks/votes.py`).
 """
 TIE_VARIANCE = 4.0
 """The prior of log(nu) is Gaussian around 0 with this variance: when all votes are ties the rate
@@ -271,8 +271,35 @@ def posterior(comparisons: Sequence[Comparison], candidates: int) -> Posterior:
     best = max(part.evidence for part in parts)
     weights = [math.exp(part.evidence - best) for part in parts]
     shares = tuple(weight / sum(weights) for weight in weights)
-    told = fit(choices, (WIDER * _spread(shares)) ** 2, parts[-1].mean)
+    told = _told(comparisons, candidates, (WIDER * _spread(shares)) ** 2)
     return Posterior(shares, tuple(parts), told, has_ties(comparisons))
+
+
+def _told(comparisons: Sequence[Comparison], candidates: int, variance: float) -> Normal:
+    """The mean of two answers to what ties say, each weighed by how probable it makes the votes:
+    the candidates are close, as Davidson has it, or nothing, as of judges who find a share of all
+    pairs equal. Then a tie at a large distance does not draw the two together.
+    """
+    import numpy
+
+    close = fit(choices_of(comparisons, candidates, has_ties(comparisons)), variance)
+    pairs = [c for c in comparisons if len(c.shown) == 2]
+    told_apart = sum(bool(c.order) for c in pairs)
+    ties = len(pairs) - told_apart
+    if not ties:
+        return close
+    apart = fit(choices_of([c for c in comparisons if c.order], candidates, False), variance)
+    # How probable so many ties are if every share of them is equally likely beforehand.
+    rate = math.lgamma(ties + 1) + math.lgamma(told_apart + 1) - math.lgamma(len(pairs) + 2)
+    share = 0.5 + 0.5 * math.tanh((apart.evidence + rate - close.evidence) / 2)
+    gap = apart.mean - close.mean
+    return Normal(
+        close.mean + share * gap,
+        (1 - share) * close.covariance
+        + share * apart.covariance
+        + share * (1 - share) * numpy.outer(gap, gap),
+        close.evidence,
+    )
 
 
 def _spread(weights: Sequence[float]) -> float:
