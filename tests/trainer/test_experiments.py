@@ -32,7 +32,7 @@ BASELINE = {
     "precision": "fp32",
     "save_every_epochs": 2,
     "saving": {"resume_minutes": 0.0},
-    "layers": {"text_encoder_last_layers": 3},
+    "layers": {"text_encoder_last_layers": 3, "unet_layers": "cross attention"},
 }
 VARIANTS = {
     "baseline": {"clip_skip": everydream_clip_skip(0)},
