@@ -327,7 +327,7 @@ def test_a_vote_on_a_phone_by_touch(comfy: Comfy, browser: Browser):
     expect(page.locator(".vote .status")).to_have_text("1 vote, 1 of them yours.")
     page.get_by_role("button", name="All bad").tap()
     expect(page.locator(".vote .status")).to_have_text("2 votes, 2 of them yours.")
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    sound_everywhere(page)
     context.close()
 
 
@@ -364,6 +364,7 @@ def test_whoever_scans_the_code_votes_by_thumb_until_there_are_enough(
     page.goto(f"{comfy.url}/cocktail/view#vote=thumbs&votes=4")
     expect(page.locator(".place")).to_contain_text(HTML)
     link = scanned(page, network)
+    sound_everywhere(page)
     context = browser.new_context(viewport={"width": 390, "height": 780}, has_touch=True)
     phone = context.new_page()
     phone.set_default_timeout(PATIENCE_MS)
@@ -399,6 +400,7 @@ def test_whoever_scans_the_code_votes_by_thumb_until_there_are_enough(
         choices.nth(at).tap()
     expect(status).to_have_text("2 votes of yours.")
     expect(choices).to_have_count(4)
+    phone.emulate_media(color_scheme="dark")
     sound(phone)
     assert phone.evaluate("document.documentElement.scrollWidth") <= 390
     phone.get_by_role("button", name="All bad").tap()
@@ -1034,8 +1036,7 @@ def test_a_whole_tournament_on_a_phone_by_touch(comfy: Comfy, browser: Browser):
         choices.nth(max(range(2), key=lambda at: of[keys[at]])).tap()
     expect(status).to_have_text(re.compile("^model 3 is the best"))
     expect(page.locator(".ranking tbody th").first).to_have_text("model 3")
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    sound(page)
+    sound_everywhere(page)
     context.close()
 
 
@@ -1100,6 +1101,9 @@ def test_pages_are_sound_on_every_screen_and_the_focus_is_seen(comfy: Comfy, bro
     tile(page, "model 0").first.press("Enter")
     expect(page.locator(".lens")).to_be_focused()
     assert page.locator(".lens").evaluate("one => getComputedStyle(one).outlineStyle") == "solid"
+    pinched(page, 195, 400, 20, 60)
+    page.wait_for_function(f"{VIEWS}.every(one => / scale\\([23]/.test(one))")
+    page.keyboard.press("z")
     page.keyboard.press("m")
     expect(page.locator(".facts dl")).to_contain_text("checkpoint")
     outlined(page, 14)
