@@ -598,6 +598,24 @@ def test_the_limit_of_time_is_many_times_what_a_table_needs(make_table, tmp_path
     assert request_module.most_cpu_s(packed) > most, "it has the same records"
 
 
+def test_a_parquet_table_of_large_row_groups_is_read_with_the_memory_that_they_need(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr("os.cpu_count", lambda: 16)
+    mapping = Mapping(image="image", prompt="prompt", upscaled="upscaled")
+    path = tmp_path / "t.parquet"
+    duckdb.execute(
+        "COPY (SELECT i || '.png' AS image, repeat(md5(i::VARCHAR), 30) AS prompt,"
+        " i % 1000 = 0 AS upscaled FROM range(40_000) numbers(i))"
+        f" TO '{path}' (FORMAT parquet, ROW_GROUP_SIZE 40_000)"
+    )
+    wanted = SelectionSettings(min_words=0, raw="any")
+    found = answer(path, wanted, tmp_path / "cache", mapping, memory_mb=64)
+    assert (found.funnel[0].rows, found.rows) == (40_000, 40)
+    with pytest.raises(TrainerError, match="memory are not enough for t.parquet. Save it again"):
+        answer(path, wanted, tmp_path / "cache", mapping, memory_mb=16)
+
+
 @pytest.mark.parametrize("action", ["select", "ingest"])
 def test_a_stopped_selection_leaves_nothing_behind(make_table, tmp_path, action):
     path, cache = tmp_path / "t.csv", tmp_path / "cache"

@@ -206,6 +206,25 @@ def check_unchanged(table: Table, source: dict[str, Any]) -> None:
         raise TrainerError(f"{table.name} changed while it was read. Run the selection again.")
 
 
+def _fitting(table: Table, memory_mb: int) -> tuple[int, int]:
+    """How many threads may read a table, and the megabytes they need: each thread unpacks a whole
+    row group of a Parquet file, which may hold a million records.
+    """
+    import duckdb
+
+    threads = os.cpu_count() or 1
+    if table.format != "parquet":
+        return threads, memory_mb
+    with duckdb.connect() as connection:
+        found = connection.execute(
+            "SELECT sum(total_uncompressed_size) FROM parquet_metadata(?) GROUP BY row_group_id",
+            [literal(table.path)],
+        ).fetchall()
+    group_mb = max((size for (size,) in found), default=0) / 1e6
+    fitting = max(1, min(threads, int(memory_mb / max(1.0, 2 * group_mb))))
+    return fitting, max(memory_mb, min(3 * memory_mb, round(memory_mb / 2 + 1.5 * group_mb)))
+
+
 @contextmanager
 def connected(
     table: Table,
@@ -223,11 +242,13 @@ def connected(
     cache.mkdir(parents=True, exist_ok=True)
     spill = Path(tempfile.mkdtemp(prefix=f".spill-{os.getpid()}-", dir=cache))
     try:
+        threads, memory_mb = _fitting(table, memory_mb)
         connection = duckdb.connect(
             str(database) if database else ":memory:",
             read_only=bool(database) and not write,
             config={
                 "memory_limit": f"{memory_mb}MB",
+                "threads": threads,
                 "temp_directory": str(spill),
                 "preserve_insertion_order": True,
                 "autoinstall_known_extensions": False,
@@ -245,9 +266,11 @@ def connected(
             connection.execute("SET lock_configuration = true")
             yield connection
     except duckdb.OutOfMemoryException as error:
+        advice = "Split the table into smaller ones, or raise memory_mb of the selection's request."
+        if table.format == "parquet":
+            advice = "Save it again with at most 20,000 rows in a row group, or as CSV."
         raise TrainerError(
-            f"{memory_mb} MB of memory are not enough for {table.name}. "
-            "Raise the memory limit of the selection."
+            f"{memory_mb} MB of memory are not enough for {table.name}. {advice}"
         ) from error
     except (duckdb.IOException, duckdb.InvalidInputException, duckdb.ConversionException) as error:
         raise TrainerError(
