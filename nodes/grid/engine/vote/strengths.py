@@ -31,7 +31,7 @@ WIDER = 2.0
 """Strengths and intervals are told under a prior that is so many times as wide as the spread that
 the votes suggest: one of that spread itself shrinks them, and with a much wider one the candidates
 that are asked about because they were lucky seem too strong. Simulated judges: the 95 % intervals
-hold 95 to 98 % of the strengths of 480 random pairs with spreads from 0.2 to 1.2
+hold 94 to 97 % of the strengths of 480 random pairs with spreads from 0.2 to 1.2
 (`benchmarks/votes.py`).
 """
 TIE_VARIANCE = 4.0
