@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import threading
 
+import pytest
+
+from cocktail.trainer.errors import TrainerError
+from cocktail.trainer.journal import Journal
 from cocktail.trainer.runs import State
 
 from .run_folders import make_run
@@ -98,3 +103,24 @@ def test_threads_of_a_run_on_a_cpu_sleep_sooner_unless_they_are_told_how_to_wait
     assert supervisor._reach(supervisor.RUN, "cpu") == {}
     monkeypatch.setattr(supervisor, "training_device", lambda: "cuda:0")
     assert supervisor._reach(supervisor.RUN, "cpu") is None
+
+
+def test_weights_and_biases_starts_only_with_the_owners_switch(here, monkeypatch):
+    """Neither queued, nor by a process that was told where the owner's settings are."""
+    from cocktail.nodes import supervisor
+    from cocktail.nodes.host import names
+
+    run, opened = make_run(here, logging={"wandb": True}), []
+    monkeypatch.setattr("cocktail.trainer.journal._wandb", lambda run: opened.append(run.name))
+    journal = Journal(run, settings_file=names.network_file())
+    for start in (lambda: supervisor.queue_run(run), journal.start_wandb):
+        with pytest.raises(TrainerError, match="has not allowed"):
+            start()
+    assert supervisor.jobs().stands(supervisor.RUN, run).status == "stopped" and not opened
+    names.network_file().parent.mkdir(parents=True, exist_ok=True)
+    names.network_file().write_text(json.dumps({"wandb": True}))
+    supervisor.queue_run(run)
+    journal.start_wandb()
+    assert supervisor.jobs().stands(supervisor.RUN, run).status == "queued" and opened == ["one"]
+    journal._wandb = None
+    journal.close()
