@@ -207,6 +207,30 @@ def test_folders_from_elsewhere_are_listed_told_of_and_hold_up_nothing(page, ser
             shutil.rmtree(run.folder, ignore_errors=True)
 
 
+def test_where_nothing_can_be_written_a_plan_is_told_and_its_feed_refused_in_words(server):
+    image = {"width": 16, "height": 16, "batch_size": 1, "color": 0}
+    plan = {
+        "name": "read-only",
+        "workflow": {
+            "1": {"class_type": "EmptyImage", "inputs": image},
+            "9": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
+        },
+        "axes": [{"target": "1.color", "values": "1, 2"}],
+    }
+    folder = server.base / "output" / "cocktail" / "grids"
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o555)
+    try:
+        told = server.post("/cocktail/grids/plan", {"plan": plan})
+        fed = server.post("/cocktail/grids", {"plan": plan})
+    finally:
+        folder.chmod(0o755)
+    assert "error" not in told, told
+    if RIGHTS_BIND:
+        assert "Nothing can be written in the folder of the grid" in fed["error"]
+        assert not any(folder.glob("read-only*"))
+
+
 def test_a_run_of_which_any_part_is_gone_is_told_of_in_words_on_every_route(server):
     whole = make_run(server.base, "half", epochs=2)
     names = sorted(path.name for path in whole.folder.iterdir())
