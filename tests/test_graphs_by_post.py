@@ -22,7 +22,7 @@ SHORT = {
 
 THE_METHOD = "cosmopolitan"
 SMALL = {
-    "Choose rows.sample": 24,
+    "Choose rows.sample": 16,
     "Settings at 64 px.epochs": 2, "Settings at 64 px.validation_timesteps": 1,
     "Settings at 80 px.epochs": 2, "Settings at 80 px.validation_timesteps": 1,
     "Plan of the epochs.steps": 1, "Plan of the tasting.steps": 1,
