@@ -114,7 +114,7 @@ def _record(text: bytes, place: int, delimiter: int) -> tuple[list[bytes] | None
                 return broken
         elif byte == RETURN:
             return broken
-        elif state == "start" and byte == QUOTE:
+        elif state == "start" and byte == QUOTE and len(cell) < 2:
             cell, state = bytearray(), "quoted"
         else:
             cell.append(byte)
