@@ -116,6 +116,22 @@ def test_searches_that_make_endless_texts(prompt, values):
         make_plan("g", FIXED | {"prompt": prompt}, [replacing("a", *values)], content_of)
 
 
+@pytest.mark.parametrize(
+    ("rules", "prompt"),
+    [
+        ("\n".join([" and ".join(["seed != x"] * 140)] * 30), "a"),
+        ("\n".join([" and ".join(["seed != x"] * 90)] * 30 + ["steps = 1"]), "a"),
+        ("\n".join(["prompt = *b*c"] * 500), "a" * 10_000),
+        ("prompt = *b*c\n" * 20_000, "a"),
+    ],
+    ids=["too many conditions", "tried too often", "long prompts", "too long"],
+)
+def test_rules_that_are_tried_on_every_cell(rules, prompt):
+    seeds = typed("seed", "1-5000")
+    with cheap(), pytest.raises(GridError, match="too long|conditions|is the most"):
+        make_plan("g", FIXED | {"prompt": prompt}, [seeds], content_of, rules)
+
+
 def twice(levels: int) -> str:
     """A short text of a recipe in which each level is used four times by the next."""
     text = "a"

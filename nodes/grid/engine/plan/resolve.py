@@ -16,6 +16,10 @@ from .rules import Rule
 
 S = TypeVar("S", bound=CellSettings)
 MOST_AXES = 64
+MOST_CHECKS, LETTERS_OF_A_CHECK = 1_000_000, 200
+"""How often conditions of rules are tried on cells, all together. A long text, such as a prompt,
+counts once more for every so many letters.
+"""
 
 
 class Maker(Protocol[S]):
@@ -47,6 +51,23 @@ class Resolved(Generic[S]):
     """SHA-256 of files by kind and name."""
     notes: list[str]
     """Sentences about rules and values without effect."""
+
+
+@dataclass
+class _Checks:
+    """Counts how often conditions are tried."""
+
+    done: int = 0
+
+    def count(self, words: Sequence[str]) -> None:
+        """Raise GridError when these words are one too many."""
+        self.done += 1 + sum(map(len, words)) // LETTERS_OF_A_CHECK
+        if self.done > MOST_CHECKS:
+            raise GridError(
+                "Trying all rules on all cells would take too long. Write fewer rules or fewer "
+                "conditions, put the one that fits the fewest cells first in a rule, or make "
+                "several grids."
+            )
 
 
 def check_count(name: str, axes: Sequence[Axis]) -> None:
@@ -86,10 +107,11 @@ def resolve(
     found: list[S] = []
     cells: list[Cell] = []
     used: set[Rule] = set()
+    checks = _Checks()
     for position in itertools.product(*(range(len(axis.values)) for axis in axes)):
         values = [axis.values[at] for axis, at in zip(axes, position, strict=True)]
         settings = maker.settings(values)
-        if leaving := _leaving(rules, maker, settings, _by_target(axes, values)):
+        if leaving := _leaving(rules, maker, settings, _by_target(axes, values), checks):
             used.update(leaving)
             continue
         maker.check(settings)
@@ -107,12 +129,18 @@ def _by_target(axes: Sequence[Axis], values: Sequence[Value]) -> dict[str, Value
 
 
 def _leaving(
-    rules: Sequence[Rule], maker: Maker[S], settings: S, values: Mapping[str, Value]
+    rules: Sequence[Rule],
+    maker: Maker[S],
+    settings: S,
+    values: Mapping[str, Value],
+    checks: _Checks,
 ) -> list[Rule]:
-    """The rules that leave a cell out."""
+    """The rules that leave a cell out. Raises GridError when they have been tried too often."""
 
     def called(name: str) -> list[str]:
-        return maker.words(settings, name, values.get(name))
+        words = maker.words(settings, name, values.get(name))
+        checks.count(words)
+        return words
 
     return [rule for rule in rules if rule.leaves_out(called)]
 

@@ -12,6 +12,8 @@ from ..patterns import matches
 
 MOST_RULES, LONGEST_RULE = 1_000, 2_000
 """Rules of a grid, and characters of one."""
+MOST_CONDITIONS, MOST_LETTERS = 3_000, 200_000
+"""Conditions of all rules of a grid, and characters of all of them."""
 
 ANOTHER = re.compile(r"\sand\s+[^=!]+!?=")
 """What looks like another condition in a pattern, under a name that does not exist."""
@@ -58,6 +60,8 @@ def read_rules(text: str, known: Iterable[str], axes: Sequence[Axis] = ()) -> tu
     lines, words = text.splitlines(), _words(axes)
     if len(lines) > MOST_RULES:
         raise GridError(f"There are {len(lines):,} rules; {MOST_RULES:,} is the most.")
+    if len(text) > MOST_LETTERS:
+        raise GridError(f"The rules have {len(text):,} characters; {MOST_LETTERS:,} is the most.")
     names = {name.lower(): name for name in known}
     longest_first = sorted(names, key=len, reverse=True)
     any_name = "|".join(re.escape(name) for name in longest_first)
@@ -89,6 +93,8 @@ def read_rules(text: str, known: Iterable[str], axes: Sequence[Axis] = ()) -> tu
             is_exact = found.pattern.lower() in words.get(name.lower(), ())
             conditions.append(replace(found, name=name, is_exact=is_exact))
         rules.append(Rule(tuple(conditions), line.strip()))
+    if (count := sum(len(rule.conditions) for rule in rules)) > MOST_CONDITIONS:
+        raise GridError(f"The rules have {count:,} conditions; {MOST_CONDITIONS:,} is the most.")
     return tuple(rules)
 
 
