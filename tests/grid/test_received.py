@@ -12,6 +12,7 @@ import shutil
 import socketserver
 import struct
 import threading
+import time
 import urllib.error
 import urllib.request
 import zlib
@@ -28,6 +29,7 @@ from PIL import Image
 
 from cocktail.nodes.grid.engine.check.twins import pixel_hashes
 from cocktail.nodes.grid.engine.errors import GridError
+from cocktail.nodes.grid.engine.feed import remote
 from cocktail.nodes.grid.engine.feed.fed_grid import FORMAT, Order, order_from_json
 from cocktail.nodes.grid.engine.feed.remote import Failed, Gone, Refused, Server
 from cocktail.nodes.grid.engine.plan.of_settings import make_plan
@@ -53,6 +55,44 @@ PLAIN: dict[str, Any] = {
     "9": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
 }
 """A workflow that needs no model."""
+
+
+class Slow(socketserver.BaseRequestHandler):
+    """A server that sends its answer byte by byte: each comes soon, and the whole never."""
+
+    answer = b""
+
+    def handle(self) -> None:
+        self.request.recv(1 << 16)
+        with contextlib.suppress(OSError):
+            for byte in self.answer:
+                self.request.sendall(bytes([byte]))
+                threading.Event().wait(0.01)
+
+
+@pytest.mark.parametrize("part", ["head", "body", "chunks", "error"])
+def test_a_server_that_answers_byte_by_byte_is_given_up(monkeypatch, part):
+    monkeypatch.setattr(remote, "TIMEOUT_S", 0.2)
+    head = b"HTTP/1.1 %d OK\r\n" % (500 if part == "error" else 200)
+    answers = {
+        "head": head + b"X: " + b"x" * 2_000,
+        "body": head + b"Content-Length: 2000\r\n\r\n" + b" " * 2_000,
+        "chunks": head + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\n \r\n" * 400,
+        "error": head + b"Content-Length: 2000\r\n\r\n" + b" " * 2_000,
+    }
+    monkeypatch.setattr(Slow, "answer", answers[part])
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Slow) as web:
+        thread = threading.Thread(target=web.serve_forever, args=(0.05,))
+        thread.start()
+        server = Server(f"http://127.0.0.1:{web.server_address[1]}")
+        began = time.monotonic()
+        try:
+            with pytest.raises((Gone, Refused)):
+                server.send({}, "a", "9") if part == "error" else server.known()
+            assert time.monotonic() - began < 5
+        finally:
+            web.shutdown()
+            thread.join()
 
 
 def plan(name: str, count: int, **more: Any) -> dict[str, Any]:

@@ -27,6 +27,8 @@ HERE = "127.0.0.1:8188"
         {"Host": "localhost:x", "Origin": "http://localhost:8188"},
         {"Host": "LOCALHOST:8188", "Origin": "http://127.0.0.1:8188"},
         {"Host": "[::1]:8188", "Origin": "http://evil.example:8188"},
+        {"Host": "[::ffff:127.0.0.1]:8188", "Origin": "http://evil.example"},
+        {"Host": "localhost.:8188", "Origin": "http://evil.example"},
         {"Host": HERE, "Sec-Fetch-Site": "cross-site"},
         {"Host": "studio.example", "Sec-Fetch-Site": "cross-site"},
     ],

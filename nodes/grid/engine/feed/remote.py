@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 import http.client
+import io
 import ipaddress
 import json
 import math
 import ssl
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -20,6 +22,8 @@ from .....trainer import bounded_json
 from ..errors import GridError
 
 TIMEOUT_S = 30.0
+SLOWEST = 10_000
+"""Bytes that an answer must bring a second once it has lasted for twice the timeout."""
 LARGEST_BYTES = 1_000_000_000
 """Of a picture. Other answers are read up to LARGEST_ANSWER."""
 LARGEST_ANSWER = 32 << 20
@@ -215,6 +219,57 @@ class Server:
             raise Gone(f"{self.url} does not answer: {getattr(error, 'reason', error)}") from None
 
 
+class _Patient(io.RawIOBase):
+    """The bytes of an answer as they come. Raises TimeoutError when they come too slowly: the
+    timeout alone begins anew with every byte.
+    """
+
+    def __init__(self, raw: io.RawIOBase) -> None:
+        self.raw, self.began, self.size = raw, time.monotonic(), 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        count = self.raw.readinto(buffer)
+        self.size += count or 0
+        if time.monotonic() - self.began > 2 * TIMEOUT_S + self.size / SLOWEST:
+            raise TimeoutError("it sends its answer too slowly")
+        return count
+
+    def close(self) -> None:
+        self.raw.close()
+        super().close()
+
+
+class _Response(http.client.HTTPResponse):
+    def __init__(self, *details: Any, **named: Any) -> None:
+        super().__init__(*details, **named)
+        self.fp: Any = io.BufferedReader(_Patient(self.fp.detach()))
+
+
+class _Connection(http.client.HTTPConnection):
+    response_class = _Response
+
+
+class _SafeConnection(http.client.HTTPSConnection):
+    response_class = _Response
+
+
+class _Plain(urllib.request.HTTPHandler):
+    def http_open(self, req: urllib.request.Request) -> Any:
+        return self.do_open(_Connection, req)
+
+
+class _Safe(urllib.request.HTTPSHandler):
+    def __init__(self, context: ssl.SSLContext) -> None:
+        super().__init__(context=context)
+        self.secure = context
+
+    def https_open(self, req: urllib.request.Request) -> Any:
+        return self.do_open(_SafeConnection, req, context=self.secure)
+
+
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     """A server must answer itself: the place it redirects to was not allowed."""
 
@@ -231,7 +286,7 @@ def _opener(url: str) -> urllib.request.OpenerDirector:
     ):
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     return urllib.request.build_opener(
-        urllib.request.ProxyHandler({}), _NoRedirect, urllib.request.HTTPSHandler(context=context)
+        urllib.request.ProxyHandler({}), _NoRedirect, _Plain, _Safe(context)
     )
 
 
