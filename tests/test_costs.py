@@ -15,6 +15,7 @@ import sys
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -214,6 +215,21 @@ def test_a_jpeg_of_thousands_of_scans(tmp_path):
         written = io.BytesIO()
         Image.new("RGB", (64, 64)).save(written, "JPEG", progressive=progressive)
         assert open_rgb(written.getvalue()).size == (64, 64)
+
+
+@pytest.mark.parametrize("kind", ["fill bytes", "PNG"])
+def test_a_picture_in_millions_of_pieces(tmp_path, kind):
+    written = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(written, "PNG")
+    data, piece = written.getvalue(), struct.pack(">I4sI", 0, b"prVt", zlib.crc32(b"prVt"))
+    data = data[:33] + piece * 1_500_000 + data[33:]
+    if kind == "fill bytes":
+        data = b"\xff\xd8" + b"\xff" * 20_000_000
+    (tmp_path / "a.jpg").write_bytes(data)
+    with cheap(), pytest.raises(TrainerError, match="small pieces"):
+        open_rgb(data)
+    with cheap(), pytest.raises(Failure, match="small pieces"):
+        examine(tmp_path / "a.jpg", 1 << 30)
 
 
 def test_what_a_camera_puts_beside_the_picture_is_no_scan(tmp_path):

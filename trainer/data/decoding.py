@@ -7,6 +7,8 @@ import re
 import struct
 from typing import IO, Any
 
+from ..errors import TrainerError
+
 MOST_SCANS = 100
 """Of a JPEG. A progressive one has about ten; each costs as much time as a whole picture."""
 TOO_MANY_SCANS = f"it is a JPEG of more than {MOST_SCANS} scans, which takes too long to decode"
@@ -17,12 +19,37 @@ be said of each is taken: about 12 KB.
 TOO_MANY_TILES = (
     f"it is a JPEG 2000 of more than {MOST_TILES} tiles and components, which takes too much memory"
 )
+MOST_READS = 1_000_000
+"""Of a picture's file: a GIF of 120 MB has as many, the largest PNG, as programs write it, half of
+them. Of a file that is made for it, Pillow reads each byte on its own.
+"""
+TOO_MANY_READS = "it consists of so many small pieces that reading it takes too long; save it anew"
 MARKER = re.compile(rb"\xff([\x02-\xcf\xd8-\xfe])")
 """A marker of a JPEG, but those that may stand inside a scan."""
 START, END, SCAN = b"\xd8", b"\xd9", b"\xda"
 """The markers of the beginning and the end of a JPEG, and of a scan. The first two have no data."""
 CODESTREAM = b"\xff\x4f\xff\x51"
 """How a JPEG 2000 begins, in a box or alone: it goes on with its size and that of its tiles."""
+
+
+class _Counted:
+    """Counts how often somebody reads. Raises TrainerError after MOST_READS."""
+
+    reads = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.reads += 1
+        if self.reads > MOST_READS:
+            raise TrainerError(TOO_MANY_READS)
+        return super().read(size)  # type: ignore[misc]
+
+
+class CountedFile(_Counted, io.BufferedReader):
+    """An opened file of a picture."""
+
+
+class CountedBytes(_Counted, io.BytesIO):
+    """A picture's file in memory."""
 
 
 def too_costly(image: Any) -> str:

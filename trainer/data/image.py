@@ -20,7 +20,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 
 from ..errors import TrainerError
 from ..files import SpecialFile, TooLarge
-from .decoding import too_costly
+from .decoding import CountedBytes, CountedFile, too_costly
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -121,7 +121,7 @@ def open_rgb(
     except ValueError as error:
         raise TrainerError(f"{background!r} is not a colour; write it like #ffffff") from error
     try:
-        file = io.BytesIO(source) if isinstance(source, bytes) else open_file(source)
+        file = CountedBytes(source) if isinstance(source, bytes) else open_file(source)
     except OSError as error:
         raise TrainerError(f"it cannot be read: {error.strerror or error}") from error
     with file:
@@ -147,7 +147,7 @@ def open_file(path: Path) -> IO[bytes]:
         raise SpecialFile(errno.EINVAL, "it is no regular file", os.fspath(path))
     if found.st_size > MOST_FILE_BYTES:
         raise TooLarge(path, MOST_FILE_BYTES)
-    return path.open("rb")
+    return CountedFile(io.FileIO(os.fspath(path)))
 
 
 def read_file(path: Path) -> bytes:
