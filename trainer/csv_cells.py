@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 FORMULA = (*"=+-@", "\t", "\n", *"\uff1d\uff0b\uff0d\uff20")
 """What a spreadsheet takes for the beginning of a formula, full-width signs too."""
+WITHIN = re.compile("(?<=[;\n])(?=[-=+@\uff1d\uff0b\uff0d\uff20])")
+"""Where a formula would begin in a spreadsheet that separates cells by `;`, as many of Europe do: a
+quotation mark behind a comma is an ordinary sign there, and a line end one of a row.
+"""
 
 
 def as_cell(value: Any) -> Any:
@@ -14,7 +19,7 @@ def as_cell(value: Any) -> Any:
     3.13 does not quote it, and what follows would be a row of its own.
     """
     if isinstance(value, str):
-        value = value.replace("\r\n", "\n").replace("\r", "\n")
+        value = WITHIN.sub("'", value.replace("\r\n", "\n").replace("\r", "\n"))
     if isinstance(value, str) and value.startswith(FORMULA) and not _is_number(value):
         return f"'{value}"
     return value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 
 import pytest
 
@@ -20,7 +21,7 @@ FORMULAS = [
 
 @pytest.mark.parametrize("text", FORMULAS)
 def test_a_formula_is_shown_as_text_in_every_table(text):
-    shown = "'" + text.replace("\r", "\n")
+    shown = "'" + text.replace("\r", "\n").replace("\n", "\n'")
     assert as_cell(text) == shown and as_cell(f"a{text}") == f"a{shown[1:]}"
     pair = Pair("0" * 16, text, "0" * 64, 64, 64, text)
     standing = Standing(pair.id, "training", 1.0, None, (1.0,))
@@ -35,3 +36,12 @@ def test_a_formula_is_shown_as_text_in_every_table(text):
 @pytest.mark.parametrize("value", ["-1.5", "+3", "1e-6", "-inf", "a=b", "", "a", 5, -2.5, None])
 def test_numbers_and_plain_texts_stay_as_they_are(value):
     assert as_cell(value) == value
+
+
+def test_a_formula_behind_a_semicolon_or_a_line_end_is_text_too():
+    """Where `;` separates cells, a spreadsheet reads quotation marks behind commas as text."""
+    written = io.StringIO()
+    csv.writer(written).writerow(["x", as_cell("a;=1+1;b\r\n@SUM(A1);+2;-3"), "y"])
+    cells = re.split(r"[;\r\n]+", written.getvalue())
+    assert cells[1:5] == ["'=1+1", "b", "'@SUM(A1)", "'+2"] and cells[5].startswith("'-3")
+    assert as_cell("a; -b\n c=d;e") == "a; -b\n c=d;e"
