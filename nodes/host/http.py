@@ -27,9 +27,9 @@ MOST_BODY = 16 << 20
 AT_ONCE = 16
 """Requests that are worked on at a time; others wait for their turn."""
 T = TypeVar("T")
-ODD = (errno.EINVAL, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EFBIG)
+ODD = (errno.EINVAL, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EFBIG, errno.ENOENT)
 """Errors of a folder that came from elsewhere: a link, pipe or folder where a file should be, or a
-file that is far too large.
+file that is far too large; and of one that somebody deletes meanwhile.
 """
 Refusals = Mapping[type[Exception], int]
 REFUSALS: Refusals = {Refused: 409, BadName: 400, TrainerError: 400, OSError: 500}
@@ -145,6 +145,8 @@ def _of_disk(refusal: OSError) -> str:
     name = Path(os.fsdecode(refusal.filename)).name if refusal.filename else ""
     if refusal.errno == errno.EFBIG:
         return f"{name} cannot be read: {refusal.strerror}. Delete it, or put another in its place."
+    if refusal.errno == errno.ENOENT:
+        return f"{name} is no longer there: it was deleted or moved meanwhile. Refresh the list."
     if refusal.errno in ODD:
         return f"{name} is a link or no regular file. Put the file in its place, or delete it."
     where = f" ({name})" if name else ""

@@ -4,6 +4,7 @@ word and no accident of the server.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import random
@@ -18,6 +19,7 @@ from typing import Any
 import pytest
 
 from cocktail.nodes.grid.engine.feed.fed_grid import FORMAT, Order
+from cocktail.nodes.host.http import answer
 from cocktail.trainer import notes
 from cocktail.trainer.jobs.lines import Lines
 from cocktail.trainer.sharing import set_policy
@@ -228,3 +230,8 @@ def test_every_route_answers_in_words_whatever_lies_in_the_folders(here):
 
 def answers(paths: list[str]) -> list[int]:
     return [status for status, _ in ask_all([("GET", path, None) for path in paths])]
+
+
+def test_a_file_that_is_deleted_meanwhile_is_told_of_in_words(tmp_path):
+    told = asyncio.run(answer((tmp_path / "state.json").read_bytes))
+    assert told.status == 400 and "state.json is no longer there" in str(told.text)
