@@ -335,3 +335,9 @@ def test_the_settings_file_is_plain_json(tmp_path):
     file = tmp_path / "network.json"
     file.write_text(json.dumps({"download": True, "private_addresses": True}), encoding="utf-8")
     assert require_download(file) == ALL
+
+
+def test_settings_that_are_nested_too_deeply_are_no_json(tmp_path):
+    (tmp_path / "network.json").write_text("[" * 100_000)
+    with pytest.raises(TrainerError, match="are not JSON"):
+        read_network_settings(tmp_path / "network.json")

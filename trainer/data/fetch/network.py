@@ -100,7 +100,7 @@ def read_network_settings(file: Path) -> NetworkSettings:
         raise TrainerError(
             f"The network settings in {file} cannot be read: {error}. {_advice(file)}"
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise TrainerError(
             f"The network settings in {file} are not JSON: {error}. {_advice(file)}"
         ) from error
