@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import duckdb
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as some
 
 from cocktail.trainer.data.table import table as table_module
@@ -379,6 +379,7 @@ def test_a_quote_behind_spaces_cuts_no_caption(tmp_path):
 @given(
     some.lists(PIECES, max_size=25), some.booleans(), some.sampled_from([b"a,b\n", b"a,b,c\r\n"])
 )
+@example([b'1,b, ""\n', b"\xff\n"], False, b"a,b\n")
 def test_any_small_table_is_read_as_the_rules_say(tmp_path_factory, pieces, mark, header):
     """Every record comes as plain Python reads it, or is listed with its line; none is lost."""
     data = (b"\xef\xbb\xbf" if mark else b"") + header + b"".join(pieces)

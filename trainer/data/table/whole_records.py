@@ -144,7 +144,7 @@ class _Records:
         # DuckDB takes a quote for a letter behind more than one space.
         plain = rb'(?! ?")[^' + self.delimiter + rb"\r\n]*"
         field = b"(?: ?" + quoted + b" *|" + plain + b")"
-        nothing = b"(?:" + self.delimiter + b'(?:"")?)*'
+        nothing = b"(?:" + self.delimiter + b'(?: ?"" *)?)*'
         end = b"(?:" + end + rb"|\Z)"
         more = b"(?:" + self.delimiter + field + b")"
         self.field = re.compile(field)
