@@ -92,5 +92,5 @@ def test_a_pair_that_stands_out_is_counted(tmp_path):
     losses = {pair: [0.1 + 0.001 * n] for n, pair in enumerate(ids)}
     losses[ids[0]] = [0.4]
     record_validation(run, 0, 0, losses)
-    (far,) = [line for line in read_lines(run) if "stand out" in line.text]
+    (far,) = [line for line in read_lines(run) if "stands out" in line.text]
     assert far.figures["pairs"] == 1 and far.figures["measured"] == 24
